@@ -1,0 +1,291 @@
+// Device: where tensors live and where operations run. One interface for CPU, CUDA and simulation.
+//
+// Words: a *row* is one token's vector; matrices are row-major float32 unless said; a *step* runs a ragged
+// batch: tokens of several sequences laid end to end, prefill chunks and single decode tokens together.
+//
+// Threads: one engine thread drives a device. Ops return when their work is enqueued; Synchronize() waits.
+// (On a CPU every op is complete when it returns.) Pack() may run on another thread than the ops.
+//
+// Determinism: every op computes a row's result from that row, its sequence and the weights alone, in an
+// order of additions that does not depend on the other rows of the batch, on how a prompt was cut into
+// chunks, or on the number of threads. A kernel that gives this up for speed may do so only when
+// DeviceOptions::deterministic is false.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "chips/data_type.h"
+
+namespace tidepool::chips {
+
+// ---- what a device is ------------------------------------------------------------------------------
+
+enum class DeviceKind : uint8_t { kCpu, kCuda, kSimulated };
+
+struct DeviceInfo {
+  DeviceKind kind = DeviceKind::kCpu;
+  std::string name;             // "Intel Xeon ... (2 cores)"
+  std::string instruction_set;  // "reference", "avx2", "avx512", ...
+  int threads = 1;
+  uint64_t memory_bytes = 0;    // physical or cgroup limit, what the ledger's default limit is taken from
+};
+
+// Measured, not nominal. Filled by Device::MeasureRoofline (takes about 0.3 s on a CPU).
+struct Roofline {
+  double memory_bytes_per_s = 0;  // sequential read
+  double int8_ops_per_s = 0;      // multiply and add count as two
+  double f32_flops_per_s = 0;
+};
+
+// ---- memory ----------------------------------------------------------------------------------------
+
+// Device memory with one owner. Move-only; frees itself. Accounting is the caller's (compute/memory).
+class DeviceBuffer {
+ public:
+  using Release = void (*)(void* data, size_t bytes);
+  DeviceBuffer() = default;
+  DeviceBuffer(void* data, size_t bytes, Release release) : data_(data), bytes_(bytes), release_(release) {}
+  DeviceBuffer(DeviceBuffer&& other) noexcept { *this = std::move(other); }
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
+    if (this != &other) {
+      Reset();
+      data_ = std::exchange(other.data_, nullptr);
+      bytes_ = std::exchange(other.bytes_, 0);
+      release_ = other.release_;
+    }
+    return *this;
+  }
+  ~DeviceBuffer() { Reset(); }
+  void Reset() {
+    if (data_ != nullptr) release_(data_, bytes_);
+    data_ = nullptr;
+    bytes_ = 0;
+  }
+  std::byte* data() const { return static_cast<std::byte*>(data_); }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+  Release release_ = nullptr;
+};
+
+// ---- weights ---------------------------------------------------------------------------------------
+
+// kNative keeps the file's quantised type (activations may be rounded to int8 inside kernels);
+// kFloat32 decodes the weights and computes in float32: the yardstick for accuracy.
+enum class WeightPrecision : uint8_t { kNative, kFloat32 };
+
+// A weight matrix W [rows = outputs, columns = inputs], y = W x, in the file's layout.
+struct WeightSpec {
+  DataType type = DataType::kF32;
+  int64_t rows = 0;
+  int64_t columns = 0;
+  WeightPrecision precision = WeightPrecision::kNative;
+};
+
+// A weight in the layout a device's kernels want. A view: the bytes belong to the buffer it was packed into.
+struct PackedWeight {
+  WeightSpec spec;
+  const std::byte* data = nullptr;
+  size_t bytes = 0;
+  uint32_t layout = 0;  // private to the device that packed it
+  bool empty() const { return data == nullptr; }
+};
+
+// ---- views -----------------------------------------------------------------------------------------
+
+struct Matrix {
+  float* data = nullptr;
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t stride = 0;  // elements between rows, >= columns
+};
+struct ConstMatrix {
+  const float* data = nullptr;
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t stride = 0;
+  ConstMatrix() = default;
+  ConstMatrix(const float* d, int64_t r, int64_t c, int64_t s) : data(d), rows(r), columns(c), stride(s) {}
+  ConstMatrix(const Matrix& m) : data(m.data), rows(m.rows), columns(m.columns), stride(m.stride) {}  // NOLINT
+};
+
+// ---- paged KV --------------------------------------------------------------------------------------
+
+inline constexpr int32_t kKvBlockTokens = 16;
+
+// One block holds kKvBlockTokens tokens of all layers of one model. Within a block, for each layer:
+// K [kv_heads][16][key_dim], then V [kv_heads][16][value_dim], elements of `type` (kF32 or kF16).
+struct KvLayout {
+  DataType type = DataType::kF16;
+  int32_t layers = 0;
+  int32_t kv_heads = 0;
+  int32_t key_dim = 0;
+  int32_t value_dim = 0;
+
+  size_t element_bytes() const { return type == DataType::kF32 ? 4 : 2; }
+  size_t layer_bytes() const {
+    return static_cast<size_t>(kKvBlockTokens) * static_cast<size_t>(kv_heads) *
+           static_cast<size_t>(key_dim + value_dim) * element_bytes();
+  }
+  size_t block_bytes() const { return layer_bytes() * static_cast<size_t>(layers); }
+  // Byte offset of K (or V) of `head` at token 0 of a block; tokens follow at key_dim (value_dim) elements.
+  size_t key_offset(int32_t layer, int32_t head) const {
+    return static_cast<size_t>(layer) * layer_bytes() +
+           static_cast<size_t>(head) * kKvBlockTokens * static_cast<size_t>(key_dim) * element_bytes();
+  }
+  size_t value_offset(int32_t layer, int32_t head) const {
+    return static_cast<size_t>(layer) * layer_bytes() +
+           static_cast<size_t>(kv_heads) * kKvBlockTokens * static_cast<size_t>(key_dim) * element_bytes() +
+           static_cast<size_t>(head) * kKvBlockTokens * static_cast<size_t>(value_dim) * element_bytes();
+  }
+};
+
+// One sequence's part of a step. Token i of the slice has position context + i and lives in block
+// (context + i) / 16, slot (context + i) % 16. `blocks` covers context + token_count tokens.
+struct SequenceSlice {
+  int32_t token_begin = 0;             // first row of the step's matrices
+  int32_t token_count = 0;
+  int32_t context = 0;                 // tokens in the KV cache before this step
+  std::byte* const* blocks = nullptr;  // block table (device pointers)
+  int32_t block_count = 0;
+};
+
+// ---- operations ------------------------------------------------------------------------------------
+
+struct LinearTarget {
+  const PackedWeight* weight = nullptr;
+  const float* bias = nullptr;  // [rows] or nullptr
+  Matrix out;                   // [x.rows, weight rows]
+};
+
+enum class RopePairing : uint8_t {
+  kHalfSplit,    // pairs (i, i + d/2): Hugging Face checkpoints, NEOX
+  kInterleaved,  // pairs (2i, 2i + 1): GGUF `llama`
+};
+
+struct RopeArgs {
+  Matrix x;                            // [tokens, heads * head_dim], turned in place
+  int32_t head_dim = 0;
+  int32_t rotary_dim = 0;              // first rotary_dim elements of each head turn
+  std::span<const int32_t> positions;  // [tokens]
+  const float* inverse_frequency = nullptr;  // [rotary_dim / 2]: angle = position * inverse_frequency[i]
+  float amplitude = 1;                 // cos and sin are multiplied by it (YaRN)
+  RopePairing pairing = RopePairing::kHalfSplit;
+};
+
+struct KvAppendArgs {
+  ConstMatrix key;    // [tokens, kv_heads * key_dim]
+  ConstMatrix value;  // [tokens, kv_heads * value_dim]
+  const KvLayout* layout = nullptr;
+  int32_t layer = 0;
+  std::span<const SequenceSlice> sequences;
+};
+
+// softmax(scale * q k^T + mask) v over the paged KV of each token's own sequence (KV of this step's tokens has
+// been appended before). Query head h reads KV head h / (query_heads / kv_heads).
+struct AttentionArgs {
+  ConstMatrix query;  // [tokens, query_heads * key_dim]
+  Matrix out;         // [tokens, query_heads * value_dim]
+  const KvLayout* layout = nullptr;
+  int32_t layer = 0;
+  int32_t query_heads = 0;
+  float scale = 1;
+  int32_t window = 0;  // 0: all earlier tokens; w: the last w tokens, the token itself included
+  bool causal = true;  // false (encoders): every token of the sequence; the slice must hold the whole sequence
+  std::span<const SequenceSlice> sequences;
+};
+
+enum class Activation : uint8_t { kSilu, kGeluTanh, kGeluExact };
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  // out[t] = scale * row tokens[t] of table.
+  virtual void Embed(const PackedWeight& table, std::span<const int32_t> tokens, float scale, Matrix out) = 0;
+  // out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * gain. In place allowed. For per-head norms view a contiguous
+  // [tokens, heads * d] matrix as [tokens * heads, d].
+  virtual void RmsNorm(ConstMatrix x, const float* gain, float eps, Matrix out) = 0;
+  // out[t] = (x[t] - mean) / sqrt(variance + eps) * gain + bias. In place allowed.
+  virtual void LayerNorm(ConstMatrix x, const float* gain, const float* bias, float eps, Matrix out) = 0;
+  // For each target: out = x W^T + bias. The targets share x, so it is rounded (quantised) only once.
+  virtual void Linear(ConstMatrix x, std::span<const LinearTarget> targets) = 0;
+  virtual void Rope(const RopeArgs& args) = 0;
+  virtual void AppendKv(const KvAppendArgs& args) = 0;
+  virtual void Attention(const AttentionArgs& args) = 0;
+  // out = activation(gate) * up, elementwise. out may be gate.
+  virtual void GatedActivation(Activation activation, ConstMatrix gate, ConstMatrix up, Matrix out) = 0;
+  virtual void Activate(Activation activation, ConstMatrix x, Matrix out) = 0;
+  // out = a + b. out may be a.
+  virtual void Add(ConstMatrix a, ConstMatrix b, Matrix out) = 0;
+  // out[i] = x[rows[i]].
+  virtual void GatherRows(ConstMatrix x, std::span<const int32_t> rows, Matrix out) = 0;
+
+  virtual void Synchronize() = 0;
+};
+
+// ---- device ----------------------------------------------------------------------------------------
+
+struct DeviceOptions {
+  int threads = 0;              // 0: one per core this process may use
+  std::string instruction_set;  // "": the best the processor has; "reference", "avx2", "avx512": for tests
+  bool deterministic = false;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual const DeviceInfo& info() const = 0;
+
+  // Zero-filled, aligned to at least 64 bytes. kUnavailable when the machine has no more.
+  virtual Result<DeviceBuffer> Allocate(size_t bytes) = 0;
+
+  // Bytes of a weight in this device's layout: known from the shape, so that the ledger can charge it first.
+  // kInvalid for a type the device cannot compute with.
+  virtual Result<size_t> PackedBytes(const WeightSpec& spec) const = 0;
+  // Packs `source` (the file's rows, RowBytes(type, columns) each; no alignment) into `destination`
+  // (PackedBytes bytes, 64-byte aligned). Parallel inside.
+  virtual Result<PackedWeight> Pack(const WeightSpec& spec, std::span<const std::byte> source,
+                                    std::byte* destination) = 0;
+  // Copies host floats (norms, biases, tables) to device memory.
+  virtual void CopyToDevice(void* destination, const void* source, size_t bytes) = 0;
+  virtual void CopyToHost(void* destination, const void* source, size_t bytes) = 0;
+
+  // Scratch that the ops themselves need for steps of at most this size (quantised activations, attention
+  // partials). ReserveScratch allocates it once; ops then never allocate. The caller charges ScratchBytes.
+  virtual size_t ScratchBytes(int32_t max_tokens, int32_t max_columns) const = 0;
+  virtual Status ReserveScratch(int32_t max_tokens, int32_t max_columns) = 0;
+
+  virtual Ops& ops() = 0;
+  virtual Roofline MeasureRoofline() = 0;
+};
+
+// The CPU. An unknown or unsupported instruction_set is an error that lists what this machine has.
+Result<std::unique_ptr<Device>> MakeCpuDevice(const DeviceOptions& options);
+// Instruction sets this machine can run, best first; always ends with "reference".
+std::vector<std::string> CpuInstructionSets();
+
+// A device without kernels: memory is real, time is modelled. Its Ops compute nothing (models with scripted
+// answers do not call them); AdvanceStep sleeps for the modelled duration of a step.
+struct SimulatedDeviceOptions {
+  uint64_t memory_bytes = uint64_t{1} << 30;
+  double step_base_s = 0;        // seconds per step
+  double step_per_token_s = 0;   // plus seconds per token in it
+};
+class SimulatedDevice : public Device {
+ public:
+  // Blocks the engine thread for the modelled time of a step of `tokens` tokens.
+  virtual void AdvanceStep(int32_t tokens) = 0;
+};
+std::unique_ptr<SimulatedDevice> MakeSimulatedDevice(const SimulatedDeviceOptions& options);
+
+}  // namespace tidepool::chips
