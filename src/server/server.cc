@@ -1,0 +1,332 @@
+#include "server/server.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <fstream>
+#include <thread>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "chips/device.h"
+#include "compute/engine/engine.h"
+#include "compute/memory/ledger.h"
+#include "gateway/gateway.h"
+#include "platform/accounts/keys.h"
+#include "platform/catalog/catalog.h"
+#include "platform/inference/inference.h"
+#include "server/bench.h"
+#include "server/doctor.h"
+
+namespace tidepool::server {
+namespace {
+
+// One server per home: two would fight over the store and the keys.
+class HomeLock {
+ public:
+  static Result<HomeLock> Take(const std::filesystem::path& home) {
+    const std::filesystem::path path = home / "server.lock";
+    const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (file < 0) {
+      return Fail(ErrorKind::kUnavailable, "home_not_writable",
+                  fmt::format("cannot write {}; set TIDEPOOL_HOME to a folder of your own", path.string()), "home");
+    }
+    if (::flock(file, LOCK_EX | LOCK_NB) != 0) {
+      ::close(file);
+      return Fail(ErrorKind::kConflict, "home_in_use",
+                  fmt::format("another Tidepool server runs in {}; stop it (make down) or choose another TIDEPOOL_HOME",
+                              home.string()),
+                  "home");
+    }
+    return HomeLock(file);
+  }
+  HomeLock(HomeLock&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
+  HomeLock& operator=(HomeLock&&) = delete;
+  ~HomeLock() {
+    if (file_ >= 0) ::close(file_);
+  }
+
+ private:
+  explicit HomeLock(int file) : file_(file) {}
+  int file_;
+};
+
+Status MakeHome(const std::filesystem::path& home) {
+  std::error_code problem;
+  std::filesystem::create_directories(home, problem);
+  if (problem) {
+    return Fail(ErrorKind::kUnavailable, "home_not_writable",
+                fmt::format("cannot make {}: {}; set TIDEPOOL_HOME to a folder of your own", home.string(),
+                            problem.message()),
+                "home");
+  }
+  ::chmod(home.c_str(), 0700);  // keys and prompts' caches live here
+  std::filesystem::create_directories(home / "logs", problem);
+  return {};
+}
+
+gateway::GatewayOptions MakeGatewayOptions(const Settings& s) {
+  gateway::GatewayOptions o;
+  o.listen = s.listen;
+  o.open = s.http.open;
+  o.allow_plain_http = s.http.allow_plain;
+  o.trusted_proxy = s.http.trusted_proxy;
+  o.tls_certificate = s.http.tls_certificate;
+  o.tls_key = s.http.tls_key;
+  o.allowed_hosts = s.http.allowed_hosts;
+  o.cors_origins = s.http.cors_origins;
+  o.threads = static_cast<int32_t>(s.http.threads);
+  o.max_connections = static_cast<int32_t>(s.http.max_connections);
+  o.max_body_bytes = s.http.max_body;
+  o.max_header_bytes = static_cast<uint32_t>(s.http.max_header);
+  o.max_write_buffer_bytes = s.http.max_write_buffer;
+  o.header_timeout_s = s.http.header_timeout_s;
+  o.body_timeout_s = s.http.body_timeout_s;
+  o.idle_timeout_s = s.http.idle_timeout_s;
+  o.write_timeout_s = s.http.write_timeout_s;
+  o.keep_alive_comment_s = s.http.keep_alive_comment_s;
+  o.drain_timeout_s = s.http.drain_timeout_s;
+  o.max_json_depth = static_cast<int32_t>(s.http.max_json_depth);
+  return o;
+}
+
+platform::CatalogOptions MakeCatalogOptions(const Settings& s) {
+  platform::CatalogOptions o;
+  o.home = s.home;
+  o.hub_endpoint = s.hub.endpoint;
+  o.hub_token = s.hub.token;
+  o.allow_private_addresses = s.pull.allow_private_addresses;
+  for (const std::string& root : s.pull.allowed_roots) o.allowed_roots.emplace_back(root);
+  o.max_concurrent_pulls = static_cast<int32_t>(s.pull.max_concurrent);
+  o.pip_command = s.pull.pip;
+  return o;
+}
+
+platform::InferenceOptions MakeInferenceOptions(const Settings& s) {
+  platform::InferenceOptions o;
+  o.context_length = static_cast<int32_t>(s.models.context_length);
+  o.default_max_tokens = static_cast<int32_t>(s.models.default_max_tokens);
+  o.max_waiting_for_load = static_cast<int32_t>(s.models.max_waiting_for_load);
+  o.load_timeout_s = s.models.load_timeout_s;
+  o.precision =
+      s.pool.precision == "f32" ? chips::WeightPrecision::kFloat32 : chips::WeightPrecision::kNative;
+  o.kv_type = s.pool.kv_type == "f32" ? chips::DataType::kF32 : chips::DataType::kF16;
+  return o;
+}
+
+compute::EngineOptions MakeEngineOptions(const Settings& s) {
+  compute::EngineOptions o;
+  o.max_batch_tokens = static_cast<int32_t>(s.pool.max_batch_tokens);
+  o.max_sequences = static_cast<int32_t>(s.pool.max_sequences);
+  o.max_waiting = static_cast<int32_t>(s.pool.max_waiting);
+  o.kv_type = s.pool.kv_type == "f32" ? chips::DataType::kF32 : chips::DataType::kF16;
+  o.deterministic = s.pool.deterministic;
+  o.prefix_cache = s.pool.prefix_cache;
+  return o;
+}
+
+LogOptions MakeLogOptions(const Settings& s) {
+  LogOptions o;
+  o.level = s.log.level == "debug"  ? LogLevel::kDebug
+            : s.log.level == "warn" ? LogLevel::kWarn
+            : s.log.level == "error" ? LogLevel::kError
+                                     : LogLevel::kInfo;
+  o.json = s.log.json;
+  o.file = s.log.file;
+  return o;
+}
+
+// $TIDEPOOL_HOME/server.json tells scripts and the command line where the server is; removed at the end.
+class ServerFile {
+ public:
+  ServerFile(const std::filesystem::path& home, const std::string& url) : path_(home / "server.json") {
+    const std::filesystem::path half = home / "server.json.part";
+    std::ofstream(half) << nlohmann::ordered_json{{"url", url}, {"pid", ::getpid()}, {"version", kVersion}}.dump()
+                        << "\n";
+    std::error_code ignored;
+    std::filesystem::rename(half, path_, ignored);
+  }
+  ~ServerFile() {
+    std::error_code ignored;
+    std::filesystem::remove(path_, ignored);
+  }
+  ServerFile(const ServerFile&) = delete;
+  ServerFile& operator=(const ServerFile&) = delete;
+
+ private:
+  std::filesystem::path path_;
+};
+
+// Everything that runs, in the order it is built; destroyed in reverse.
+struct Pool {
+  SteadyClock clock;
+  MetricsRegistry metrics;
+  std::unique_ptr<chips::Device> device;
+  std::unique_ptr<chips::SimulatedDevice> simulated;
+  chips::Roofline roofline;
+  std::unique_ptr<compute::Ledger> ledger;
+  std::unique_ptr<platform::KeyStore> keys;
+  std::unique_ptr<platform::Catalog> catalog;
+  std::unique_ptr<compute::Engine> engine;
+  std::unique_ptr<platform::Inference> inference;
+  std::string created_key;
+};
+
+Status BuildPool(const Settings& settings, Pool& pool) {
+  std::optional<std::string> created_key;
+  TP_ASSIGN(pool.keys, platform::KeyStore::Open(settings.home, created_key));
+  pool.created_key = created_key.value_or("");
+  chips::DeviceOptions device_options;
+  device_options.threads = static_cast<int>(settings.pool.threads);
+  device_options.instruction_set = settings.pool.instruction_set;
+  device_options.deterministic = settings.pool.deterministic;
+  TP_ASSIGN(pool.device, chips::MakeCpuDevice(device_options));
+  TP_ASSIGN(const uint64_t pool_bytes, PoolBytes(settings, pool.device->info().memory_bytes));
+  pool.ledger = std::make_unique<compute::Ledger>(pool_bytes);
+  pool.roofline = pool.device->MeasureRoofline();
+  TP_ASSIGN(pool.catalog, platform::Catalog::Open(MakeCatalogOptions(settings)));
+  pool.engine =
+      compute::Engine::Start(*pool.device, *pool.ledger, pool.clock, pool.metrics, MakeEngineOptions(settings));
+  pool.inference = platform::Inference::Create(*pool.catalog, *pool.engine, *pool.device, *pool.ledger, pool.clock,
+                                               pool.metrics, MakeInferenceOptions(settings));
+  if (settings.simulated.enabled) {
+    chips::SimulatedDeviceOptions simulated_options;
+    simulated_options.step_base_s = settings.simulated.step_ms / 1e3;
+    simulated_options.step_per_token_s = settings.simulated.token_us / 1e6;
+    pool.simulated = chips::MakeSimulatedDevice(simulated_options);
+    TP_TRY(pool.inference->AddScripted(*pool.simulated, "scripted",
+                                       static_cast<int32_t>(settings.simulated.context_length)));
+  }
+  return {};
+}
+
+nlohmann::ordered_json DescribeStatus(const Pool& pool, Nanoseconds started) {
+  nlohmann::ordered_json owners = nlohmann::ordered_json::array();
+  for (const auto& [key, bytes] : pool.ledger->Snapshot()) {
+    owners.push_back({{"owner", key.first}, {"kind", compute::ChargeKindName(key.second)}, {"bytes", bytes}});
+  }
+  const compute::Engine::Load load = pool.engine->load();
+  return {{"version", kVersion},
+          {"pid", ::getpid()},
+          {"uptime_s", static_cast<double>(pool.clock.now() - started) / kSecond},
+          {"device", pool.device->info().name},
+          {"instruction_set", pool.device->info().instruction_set},
+          {"threads", pool.device->info().threads},
+          {"roofline",
+           {{"memory_bytes_per_s", pool.roofline.memory_bytes_per_s},
+            {"int8_ops_per_s", pool.roofline.int8_ops_per_s},
+            {"f32_flops_per_s", pool.roofline.f32_flops_per_s}}},
+          {"pool", {{"limit_bytes", pool.ledger->limit()}, {"used_bytes", pool.ledger->used()}, {"owners", owners}}},
+          {"running", load.running},
+          {"waiting", load.waiting},
+          {"steps", load.steps}};
+}
+
+gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds started) {
+  gateway::ServerHooks hooks;
+  hooks.version = kVersion;
+  hooks.settings = [&settings] { return nlohmann::ordered_json{{"data", DescribeSettings(settings)}}; };
+  hooks.doctor = [&settings, &pool] {
+    return DescribeMachine(*pool.device, pool.ledger->limit(), settings.home);
+  };
+  hooks.status = [&pool, started] { return DescribeStatus(pool, started); };
+  hooks.bench = [&pool](const nlohmann::ordered_json& request) {
+    return RunBench(request, *pool.inference, *pool.engine, pool.clock, pool.roofline);
+  };
+  return hooks;
+}
+
+void PrintBanner(const Pool& pool, const std::string& url, const Settings& settings) {
+  const chips::DeviceInfo& info = pool.device->info();
+  fmt::print("Tidepool {}  ·  {} cores, {}  ·  pool {:.1f} GiB  ·  memory {:.0f} GB/s, int8 {:.2f} TOPS\n", kVersion,
+             info.threads, info.instruction_set, static_cast<double>(pool.ledger->limit()) / (1 << 30),
+             pool.roofline.memory_bytes_per_s / 1e9, pool.roofline.int8_ops_per_s / 1e12);
+  if (!pool.created_key.empty()) {
+    fmt::print("admin key  {}  (shown once; the command line reads {})\n", pool.created_key,
+               (settings.home / "admin.key").string());
+  }
+  if (settings.http.open) fmt::print("open       no key is needed (--open)\n");
+  fmt::print("open   {}      API  {}/v1\n", url, url);
+  std::fflush(stdout);
+}
+
+// Waits for SIGTERM/SIGINT, which every thread has blocked, and takes the server down.
+void RunUntilSignal(gateway::Gateway& gateway, compute::Engine& engine, const Clock& clock, double drain_timeout_s) {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  int received = 0;
+  sigwait(&signals, &received);
+  LogInfo("draining: no new work, running answers may end", {{"timeout_s", drain_timeout_s}});
+  std::atomic<bool> drained{false};
+  std::thread drain([&] {
+    gateway.Drain();
+    engine.Drain(clock.now() + static_cast<Nanoseconds>(drain_timeout_s * kSecond));
+    drained = true;
+  });
+  while (!drained) {
+    const timespec wait{0, 50'000'000};
+    if (sigtimedwait(&signals, nullptr, &wait) > 0) {
+      LogWarn("second signal: stopping at once");
+      std::fflush(nullptr);
+      ::_exit(130);
+    }
+  }
+  drain.join();
+}
+
+}  // namespace
+
+int Serve(const Settings& settings) {
+  ConfigureLog(MakeLogOptions(settings));
+  // Blocked before any thread starts, so that only RunUntilSignal sees them.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+
+  const auto fail = [](const Error& error) {
+    fmt::print(stderr, "tidepool: {}\n", error.message);
+    return error.kind == ErrorKind::kInvalid ? 2 : 1;
+  };
+  if (const Status made = MakeHome(settings.home); !made) return fail(made.error());
+  const Result<HomeLock> lock = HomeLock::Take(settings.home);
+  if (!lock) return fail(lock.error());
+
+  Pool pool;
+  if (const Status built = BuildPool(settings, pool); !built) return fail(built.error());
+  const Nanoseconds started = pool.clock.now();
+  auto gateway = gateway::Gateway::Start(MakeGatewayOptions(settings), *pool.inference, *pool.catalog, *pool.keys,
+                                         pool.clock, pool.metrics, MakeHooks(settings, pool, started));
+  if (!gateway) return fail(gateway.error());
+  {
+    const ServerFile file(settings.home, (*gateway)->url());
+    PrintBanner(pool, (*gateway)->url(), settings);
+    LogInfo("serving", {{"url", (*gateway)->url()}, {"home", settings.home.string()}});
+    for (const std::string& model : settings.models.preload) {
+      pool.inference->Load(model, [model](const Status& loaded) {
+        if (loaded) {
+          LogInfo("model ready", {{"model", model}});
+        } else {
+          LogError("model cannot be loaded", {{"model", model}, {"reason", loaded.error().message}});
+        }
+      });
+    }
+    RunUntilSignal(**gateway, *pool.engine, pool.clock, settings.http.drain_timeout_s);
+  }
+  (*gateway)->Stop();
+  LogInfo("stopped");
+  return 0;
+}
+
+}  // namespace tidepool::server

@@ -1,0 +1,18 @@
+// The composition root: the only place that knows every floor. Wires them, runs until a signal, takes them down.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "server/settings.h"
+
+namespace tidepool::server {
+
+inline constexpr const char* kVersion = "0.1.0";
+
+// Serves until SIGTERM or SIGINT (drains, bounded by http.drain_timeout_s; a second signal stops at once).
+// Returns the process' exit code.
+int Serve(const Settings& settings);
+
+}  // namespace tidepool::server

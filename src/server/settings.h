@@ -1,0 +1,106 @@
+// Settings: one TOML file, TIDEPOOL_* variables, flags. A flag beats a variable, a variable beats the file.
+//
+// One table (settings.cc) is the only source: parsing, checks, `tidepool settings`, GET /api/v1/settings and the
+// reference page docs/settings.md come from it. A setting `pool.memory` is `[pool] memory = ...` in the file,
+// TIDEPOOL_POOL_MEMORY in the environment and --pool-memory on the command line.
+//
+// Threads: a Settings is a value; made once at start-up.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+
+namespace tidepool::server {
+
+struct Settings {
+  std::filesystem::path home;
+  std::string listen;
+
+  struct {
+    bool open = false;
+    bool allow_plain = false;
+    std::string trusted_proxy;
+    std::string tls_certificate, tls_key;
+    std::vector<std::string> allowed_hosts, cors_origins;
+    int64_t threads = 0, max_connections = 0;
+    uint64_t max_body = 0, max_header = 0, max_write_buffer = 0;
+    double header_timeout_s = 0, body_timeout_s = 0, idle_timeout_s = 0, write_timeout_s = 0;
+    double keep_alive_comment_s = 0, drain_timeout_s = 0;
+    int64_t max_json_depth = 0;
+  } http;
+
+  struct {
+    std::string memory;  // "70%" or bytes; PoolBytes() resolves it
+    std::string kv_type, precision, instruction_set;
+    int64_t threads = 0, max_batch_tokens = 0, max_sequences = 0, max_waiting = 0;
+    bool prefix_cache = true, deterministic = false;
+  } pool;
+
+  struct {
+    int64_t context_length = 0, default_max_tokens = 0, max_waiting_for_load = 0;
+    double load_timeout_s = 0;
+    std::vector<std::string> preload;
+  } models;
+
+  struct {
+    std::string endpoint, token;
+  } hub;
+
+  struct {
+    bool allow_private_addresses = false;
+    std::vector<std::string> allowed_roots;
+    int64_t max_concurrent = 0;
+    std::string pip;
+  } pull;
+
+  struct {
+    bool enabled = false;
+    double step_ms = 0, token_us = 0;
+    int64_t context_length = 0;
+  } simulated;
+
+  struct {
+    std::string level;
+    bool json = false;
+    std::string file;
+  } log;
+
+  // Where each setting came from: "default", "file", "environment", "flag".
+  std::map<std::string, std::string> sources;
+};
+
+struct SettingsInput {
+  std::vector<std::pair<std::string, std::string>> environment;  // all variables; TIDEPOOL_* are looked at
+  std::vector<std::string> flags;                                // "--listen=..", "--listen", "..", "--open"
+  std::string config_file;  // "": $TIDEPOOL_HOME/tidepool.toml if it exists
+};
+
+// Resolves all sources. Errors name the setting, where it came from, the value, and what is allowed; unknown
+// names are errors that suggest the closest one.
+Result<Settings> ResolveSettings(const SettingsInput& input);
+
+// The process' environment, for SettingsInput.
+std::vector<std::pair<std::string, std::string>> ProcessEnvironment();
+
+// The pool's hard limit in bytes, given the machine's memory.
+Result<uint64_t> PoolBytes(const Settings& settings, uint64_t machine_bytes);
+
+// "512MiB", "12 GiB", "1.5G", "4096" -> bytes.
+Result<uint64_t> ParseBytes(std::string_view text);
+
+// [{name, value, source, default, allowed, help, environment, flag}], secrets masked.
+nlohmann::ordered_json DescribeSettings(const Settings& settings);
+// docs/settings.md.
+std::string SettingsReference();
+// For `tidepool serve --help`.
+std::string SettingsHelp();
+
+}  // namespace tidepool::server
