@@ -1,0 +1,32 @@
+# A thin front of scripts/: each target is one script, and every script says what it does with --help.
+.PHONY: help up down build test sanitize bench fuzz format clean
+
+help:            ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+
+up:              ## set up, build, pull a small model, serve in the background, show a first answer
+	@scripts/up
+
+down:            ## stop what `make up` started
+	@scripts/down
+
+build:           ## set up and build the binary (build/tidepool)
+	@scripts/setup && scripts/build
+
+test:            ## set up for tests, build everything, run all tests
+	@scripts/test
+
+sanitize:        ## engine and gateway tests under address, undefined and thread sanitizers
+	@scripts/sanitize
+
+bench:           ## speed against llama.cpp and other peers, measured in the same run
+	@scripts/bench
+
+fuzz:            ## every fuzz target for FUZZ_SECONDS (600) each
+	@scripts/fuzz
+
+format:          ## clang-format over src/
+	@scripts/format
+
+clean:           ## remove build/
+	rm -rf build
