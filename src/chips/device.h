@@ -34,7 +34,7 @@ struct DeviceInfo {
   std::string name;             // "Intel Xeon ... (2 cores)"
   std::string instruction_set;  // "reference", "avx2", "avx512", ...
   int threads = 1;
-  uint64_t memory_bytes = 0;    // physical or cgroup limit, what the ledger's default limit is taken from
+  uint64_t memory_bytes = 0;  // physical or cgroup limit, what the ledger's default limit is taken from
 };
 
 // Measured, not nominal. Filled by Device::MeasureRoofline (takes about 0.3 s on a CPU).
@@ -115,7 +115,8 @@ struct ConstMatrix {
   int64_t stride = 0;
   ConstMatrix() = default;
   ConstMatrix(const float* d, int64_t r, int64_t c, int64_t s) : data(d), rows(r), columns(c), stride(s) {}
-  ConstMatrix(const Matrix& m) : data(m.data), rows(m.rows), columns(m.columns), stride(m.stride) {}  // NOLINT
+  ConstMatrix(const Matrix& m)
+      : data(m.data), rows(m.rows), columns(m.columns), stride(m.stride) {}  // NOLINT
 };
 
 // ---- paged KV --------------------------------------------------------------------------------------
@@ -123,7 +124,8 @@ struct ConstMatrix {
 inline constexpr int32_t kKvBlockTokens = 16;
 
 // One block holds kKvBlockTokens tokens of all layers of one model. Within a block, for each layer:
-// K [kv_heads][16][key_dim], then V [kv_heads][16][value_dim], elements of `type` (kF32 or kF16).
+// K [kv_heads][key_dim][16], then V [kv_heads][16][value_dim], elements of `type` (kF32 or kF16). Keys are
+// transposed: the scores of a block's 16 tokens are then sums of contiguous vectors, without shuffles.
 struct KvLayout {
   DataType type = DataType::kF16;
   int32_t layers = 0;
@@ -137,7 +139,8 @@ struct KvLayout {
            static_cast<size_t>(key_dim + value_dim) * element_bytes();
   }
   size_t block_bytes() const { return layer_bytes() * static_cast<size_t>(layers); }
-  // Byte offset of K (or V) of `head` at token 0 of a block; tokens follow at key_dim (value_dim) elements.
+  // Byte offset of K (or V) of `head` at token 0 of a block. K: tokens follow at 1 element, dimensions at 16.
+  // V: tokens follow at value_dim elements, dimensions at 1.
   size_t key_offset(int32_t layer, int32_t head) const {
     return static_cast<size_t>(layer) * layer_bytes() +
            static_cast<size_t>(head) * kKvBlockTokens * static_cast<size_t>(key_dim) * element_bytes();
@@ -152,7 +155,7 @@ struct KvLayout {
 // One sequence's part of a step. Token i of the slice has position context + i and lives in block
 // (context + i) / 16, slot (context + i) % 16. `blocks` covers context + token_count tokens.
 struct SequenceSlice {
-  int32_t token_begin = 0;             // first row of the step's matrices
+  int32_t token_begin = 0;  // first row of the step's matrices
   int32_t token_count = 0;
   int32_t context = 0;                 // tokens in the KV cache before this step
   std::byte* const* blocks = nullptr;  // block table (device pointers)
@@ -173,12 +176,12 @@ enum class RopePairing : uint8_t {
 };
 
 struct RopeArgs {
-  Matrix x;                            // [tokens, heads * head_dim], turned in place
+  Matrix x;  // [tokens, heads * head_dim], turned in place
   int32_t head_dim = 0;
-  int32_t rotary_dim = 0;              // first rotary_dim elements of each head turn
-  std::span<const int32_t> positions;  // [tokens]
+  int32_t rotary_dim = 0;                    // first rotary_dim elements of each head turn
+  std::span<const int32_t> positions;        // [tokens]
   const float* inverse_frequency = nullptr;  // [rotary_dim / 2]: angle = position * inverse_frequency[i]
-  float amplitude = 1;                 // cos and sin are multiplied by it (YaRN)
+  float amplitude = 1;                       // cos and sin are multiplied by it (YaRN)
   RopePairing pairing = RopePairing::kHalfSplit;
 };
 
@@ -190,8 +193,8 @@ struct KvAppendArgs {
   std::span<const SequenceSlice> sequences;
 };
 
-// softmax(scale * q k^T + mask) v over the paged KV of each token's own sequence (KV of this step's tokens has
-// been appended before). Query head h reads KV head h / (query_heads / kv_heads).
+// softmax(scale * q k^T + mask) v over the paged KV of each token's own sequence (KV of this step's tokens
+// has been appended before). Query head h reads KV head h / (query_heads / kv_heads).
 struct AttentionArgs {
   ConstMatrix query;  // [tokens, query_heads * key_dim]
   Matrix out;         // [tokens, query_heads * value_dim]
@@ -200,7 +203,8 @@ struct AttentionArgs {
   int32_t query_heads = 0;
   float scale = 1;
   int32_t window = 0;  // 0: all earlier tokens; w: the last w tokens, the token itself included
-  bool causal = true;  // false (encoders): every token of the sequence; the slice must hold the whole sequence
+  bool causal =
+      true;  // false (encoders): every token of the sequence; the slice must hold the whole sequence
   std::span<const SequenceSlice> sequences;
 };
 
@@ -236,8 +240,10 @@ class Ops {
 // ---- device ----------------------------------------------------------------------------------------
 
 struct DeviceOptions {
-  int threads = 0;              // 0: one per core this process may use
-  std::string instruction_set;  // "": the best the processor has; "reference", "avx2", "avx512": for tests
+  int threads = 0;  // 0: one per core this process may use
+  // "": the best the processor has; else one of CpuInstructionSets(): "reference", "avx2", "avx512",
+  // "avx512vnni".
+  std::string instruction_set;
   bool deterministic = false;
 };
 
@@ -278,8 +284,8 @@ std::vector<std::string> CpuInstructionSets();
 // answers do not call them); AdvanceStep sleeps for the modelled duration of a step.
 struct SimulatedDeviceOptions {
   uint64_t memory_bytes = uint64_t{1} << 30;
-  double step_base_s = 0;        // seconds per step
-  double step_per_token_s = 0;   // plus seconds per token in it
+  double step_base_s = 0;       // seconds per step
+  double step_per_token_s = 0;  // plus seconds per token in it
 };
 class SimulatedDevice : public Device {
  public:

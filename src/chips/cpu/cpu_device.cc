@@ -1,0 +1,209 @@
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "chips/cpu/cpu_ops.h"
+#include "chips/cpu/processor.h"
+#include "chips/cpu/thread_pool.h"
+#include "chips/device.h"
+#include "chips/quantisation.h"
+
+namespace tidepool::chips {
+namespace {
+
+using cpu::CpuOps;
+using cpu::ThreadPool;
+
+// Larger than any real weight (a 512k x 64k table has 2^35 elements), small enough that no product overflows.
+constexpr int64_t kMaxSide = int64_t{1} << 31;
+constexpr int64_t kMaxElements = int64_t{1} << 40;
+
+std::string ShapeText(const WeightSpec& spec) {
+  return "[" + std::to_string(spec.rows) + ", " + std::to_string(spec.columns) + "]";
+}
+
+Status CheckSpec(const WeightSpec& spec) {
+  const DataTypeTraits* traits = FindDataTypeTraits(spec.type);
+  if (traits == nullptr || !CanDequantise(spec.type)) {
+    const std::string name =
+        traits == nullptr ? std::to_string(static_cast<int>(spec.type)) : std::string(traits->name);
+    return Fail(ErrorKind::kInvalid, "unsupported_weight_type",
+                "Weights of type " + name +
+                    " cannot be computed with on this device; convert the model to one of "
+                    "F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K or a neighbour of these.");
+  }
+  if (spec.rows <= 0 || spec.columns <= 0 || spec.rows > kMaxSide || spec.columns > kMaxSide ||
+      spec.rows > kMaxElements / spec.columns) {
+    return Fail(ErrorKind::kInvalid, "bad_weight_shape",
+                "A weight of shape " + ShapeText(spec) + " is impossible.");
+  }
+  if (spec.columns % traits->block_elements != 0) {
+    return Fail(ErrorKind::kInvalid, "bad_weight_shape",
+                "A weight of shape " + ShapeText(spec) + " and type " + std::string(traits->name) +
+                    " needs columns in multiples of " + std::to_string(traits->block_elements) + ".");
+  }
+  return {};
+}
+
+class CpuDevice final : public Device {
+ public:
+  CpuDevice(DeviceInfo info, std::unique_ptr<ThreadPool> pool, std::unique_ptr<CpuOps> ops)
+      : info_(std::move(info)), pool_(std::move(pool)), ops_(std::move(ops)) {}
+
+  const DeviceInfo& info() const override { return info_; }
+  Result<DeviceBuffer> Allocate(size_t bytes) override { return cpu::AllocateHostMemory(bytes); }
+
+  Result<size_t> PackedBytes(const WeightSpec& spec) const override {
+    TP_TRY(CheckSpec(spec));
+    return ops_->PackedBytes(spec);
+  }
+
+  Result<PackedWeight> Pack(const WeightSpec& spec, std::span<const std::byte> source,
+                            std::byte* destination) override {
+    TP_TRY(CheckSpec(spec));
+    const size_t expected = static_cast<size_t>(spec.rows) * RowBytes(spec.type, spec.columns);
+    if (source.size() != expected) {
+      return Fail(ErrorKind::kInvalid, "bad_weight_size",
+                  "A weight of shape " + ShapeText(spec) + " and type " +
+                      std::string(TraitsOf(spec.type).name) + " takes " + std::to_string(expected) +
+                      " bytes, but " + std::to_string(source.size()) + " were given.");
+    }
+    CHECK(destination != nullptr && reinterpret_cast<uintptr_t>(destination) % 64 == 0);
+    return ops_->Pack(spec, source.data(), destination);
+  }
+
+  void CopyToDevice(void* destination, const void* source, size_t bytes) override {
+    std::memcpy(destination, source, bytes);
+  }
+  void CopyToHost(void* destination, const void* source, size_t bytes) override {
+    std::memcpy(destination, source, bytes);
+  }
+
+  size_t ScratchBytes(int32_t max_tokens, int32_t max_columns) const override {
+    return ops_->ScratchBytes(max_tokens, max_columns);
+  }
+  Status ReserveScratch(int32_t max_tokens, int32_t max_columns) override {
+    return ops_->ReserveScratch(max_tokens, max_columns);
+  }
+
+  Ops& ops() override { return *ops_; }
+  Roofline MeasureRoofline() override;
+
+ private:
+  double MeasureBandwidth();
+
+  DeviceInfo info_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<CpuOps> ops_;
+};
+
+// Every thread repeats the same probe; the rates add up. A thread that finds no chunk left (another one took
+// two) would count twice, so chunks wait for nobody and the sum is scaled by the wall time.
+template <typename Probe>
+double MeasureOnAllThreads(ThreadPool& pool, double probe_seconds, Probe&& probe) {
+  std::vector<double> rates(static_cast<size_t>(pool.threads()), 0.0);
+  const auto begin = std::chrono::steady_clock::now();
+  pool.Run(pool.threads(), [&](int64_t chunk, int) { rates[static_cast<size_t>(chunk)] = probe(); });
+  const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - begin;
+  double sum = 0;
+  for (const double rate : rates) sum += rate;
+  return sum * std::min(1.0, probe_seconds / wall.count());
+}
+
+double CpuDevice::MeasureBandwidth() {
+  constexpr size_t kBytes = size_t{256} << 20, kChunk = size_t{1} << 20;
+  constexpr double kSeconds = 0.1;
+  Result<DeviceBuffer> buffer = cpu::AllocateHostMemory(kBytes);
+  if (!buffer) return 0;
+  constexpr auto kChunks = static_cast<int64_t>(kBytes / kChunk);
+  std::byte* const data = buffer->data();
+  // Written first: untouched pages are all one page of zeros and would be read from the cache.
+  pool_->Run(kChunks, [&](int64_t chunk, int) {
+    std::memset(data + chunk * static_cast<int64_t>(kChunk), 1, kChunk);
+  });
+  std::atomic<uint64_t> keep{0};
+  double best = 0, spent = 0;
+  do {
+    const auto begin = std::chrono::steady_clock::now();
+    pool_->Run(kChunks, [&](int64_t chunk, int) {
+      keep.fetch_add(ops_->ReadAll(data + chunk * static_cast<int64_t>(kChunk), kChunk),
+                     std::memory_order_relaxed);
+    });
+    const std::chrono::duration<double> pass = std::chrono::steady_clock::now() - begin;
+    best = std::max(best, static_cast<double>(kBytes) / pass.count());
+    spent += pass.count();
+  } while (spent < kSeconds);
+  return best;
+}
+
+Roofline CpuDevice::MeasureRoofline() {
+  constexpr double kProbeSeconds = 0.05;
+  Roofline roofline;
+  roofline.memory_bytes_per_s = MeasureBandwidth();
+  roofline.int8_ops_per_s =
+      MeasureOnAllThreads(*pool_, kProbeSeconds, [&] { return ops_->MeasureInt8OpsPerS(kProbeSeconds); });
+  roofline.f32_flops_per_s =
+      MeasureOnAllThreads(*pool_, kProbeSeconds, [&] { return ops_->MeasureF32FlopsPerS(kProbeSeconds); });
+  return roofline;
+}
+
+}  // namespace
+
+std::vector<std::string> CpuInstructionSets() {
+  const cpu::ProcessorFeatures& features = cpu::DetectFeatures();
+  std::vector<std::string> sets;
+#if defined(TIDEPOOL_VECTOR_KERNELS)
+  if (features.avx512_vnni) sets.emplace_back("avx512vnni");
+  if (features.avx512) sets.emplace_back("avx512");
+  if (features.avx2) sets.emplace_back("avx2");
+#else
+  (void)features;
+#endif
+  sets.emplace_back("reference");
+  return sets;
+}
+
+Result<std::unique_ptr<Device>> MakeCpuDevice(const DeviceOptions& options) {
+  const std::vector<std::string> sets = CpuInstructionSets();
+  const std::string chosen = options.instruction_set.empty() ? sets.front() : options.instruction_set;
+  if (std::find(sets.begin(), sets.end(), chosen) == sets.end()) {
+    std::string known;
+    for (const std::string& set : sets) known += (known.empty() ? "" : ", ") + set;
+    return Fail(ErrorKind::kInvalid, "unknown_instruction_set",
+                "instruction_set \"" + chosen + "\" is not available here; this machine has: " + known + ".",
+                "instruction_set");
+  }
+  if (options.threads < 0 || options.threads > ThreadPool::kMaxThreads) {
+    return Fail(ErrorKind::kInvalid, "bad_threads",
+                "threads is " + std::to_string(options.threads) +
+                    "; allowed are 0 (one per usable core) to " + std::to_string(ThreadPool::kMaxThreads) +
+                    ".",
+                "threads");
+  }
+  const int threads =
+      options.threads > 0 ? options.threads : std::min(cpu::UsableCores(), ThreadPool::kMaxThreads);
+  auto pool = std::make_unique<ThreadPool>(threads);
+  std::unique_ptr<CpuOps> ops;
+  if (chosen == "reference") ops = cpu::MakeReferenceOps(*pool);
+#if defined(TIDEPOOL_VECTOR_KERNELS)
+  if (ops == nullptr) ops = cpu::MakeVectorOps(*pool, chosen, options.deterministic);
+#endif
+  CHECK(ops != nullptr);
+  DeviceInfo info;
+  info.kind = DeviceKind::kCpu;
+  info.name =
+      cpu::ProcessorName() + " (" + std::to_string(threads) + (threads == 1 ? " thread)" : " threads)");
+  info.instruction_set = chosen;
+  info.threads = threads;
+  info.memory_bytes = cpu::UsableMemoryBytes();
+  return std::unique_ptr<Device>(
+      std::make_unique<CpuDevice>(std::move(info), std::move(pool), std::move(ops)));
+}
+
+}  // namespace tidepool::chips

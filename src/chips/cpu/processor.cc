@@ -1,0 +1,152 @@
+#include "chips/cpu/processor.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <limits>
+#include <sstream>
+#include <thread>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace tidepool::chips::cpu {
+namespace {
+
+ProcessorFeatures Detect() {
+  ProcessorFeatures features;
+#if defined(__x86_64__)
+  // The builtin also asks XGETBV whether the system saves the registers. F16C has no name in older compilers.
+  __builtin_cpu_init();
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 29)) != 0;
+  features.avx2 = f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  features.avx512 = features.avx2 && __builtin_cpu_supports("avx512f") &&
+                    __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                    __builtin_cpu_supports("avx512dq");
+  features.avx512_vnni = features.avx512 && __builtin_cpu_supports("avx512vnni");
+#endif
+  return features;
+}
+
+std::string ReadFirstLine(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+// 0 for "max", absence or nonsense; version 1 writes "no limit" as a number near 2^63.
+uint64_t ParseLimit(const std::string& text) {
+  if (text.empty() || text[0] < '0' || text[0] > '9') return 0;
+  const uint64_t value = std::strtoull(text.c_str(), nullptr, 10);
+  return value >= (uint64_t{1} << 60) ? 0 : value;
+}
+
+template <typename T>
+void Tighten(T& limit, T candidate) {
+  if (candidate > 0 && (limit == 0 || candidate < limit)) limit = candidate;
+}
+
+void ReadVersion2(const std::string& folder, CgroupLimits& limits) {
+  std::istringstream cpu_max(ReadFirstLine(folder + "/cpu.max"));  // "200000 100000" or "max 100000"
+  std::string quota;
+  double period = 0;
+  if (cpu_max >> quota >> period && period > 0) {
+    Tighten(limits.cores, static_cast<double>(ParseLimit(quota)) / period);
+  }
+  Tighten(limits.memory_bytes, ParseLimit(ReadFirstLine(folder + "/memory.max")));
+}
+
+void ReadVersion1(const std::string& cpu_folder, const std::string& memory_folder, CgroupLimits& limits) {
+  const uint64_t quota = ParseLimit(ReadFirstLine(cpu_folder + "/cpu.cfs_quota_us"));  // -1: none
+  const uint64_t period = ParseLimit(ReadFirstLine(cpu_folder + "/cpu.cfs_period_us"));
+  if (period > 0) Tighten(limits.cores, static_cast<double>(quota) / static_cast<double>(period));
+  Tighten(limits.memory_bytes, ParseLimit(ReadFirstLine(memory_folder + "/memory.limit_in_bytes")));
+}
+
+// "/a/b" -> "/a" -> "" : every ancestor's limit holds too.
+template <typename Visit>
+void ForEachAncestor(std::string path, Visit&& visit) {
+  if (path.find("..") != std::string::npos) path.clear();  // outside our namespace: only the root is visible
+  if (path == "/") path.clear();
+  for (;;) {
+    visit(path);
+    if (path.empty()) return;
+    path.resize(path.find_last_of('/') == std::string::npos ? 0 : path.find_last_of('/'));
+  }
+}
+
+std::string ReadWholeFile(const std::string& path) {
+  std::ifstream file(path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+CgroupLimits OwnCgroupLimits() {
+  return ReadCgroupLimits("/sys/fs/cgroup", ReadWholeFile("/proc/self/cgroup"));
+}
+
+}  // namespace
+
+const ProcessorFeatures& DetectFeatures() {
+  static const ProcessorFeatures features = Detect();
+  return features;
+}
+
+std::string ProcessorName() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("model name", 0) != 0) continue;
+    const size_t begin = line.find_first_not_of(" \t", line.find(':') + 1);
+    if (begin != std::string::npos) return line.substr(begin);
+  }
+  return "CPU";
+}
+
+CgroupLimits ReadCgroupLimits(const std::string& cgroup_root, const std::string& membership) {
+  CgroupLimits limits;
+  std::istringstream lines(membership);
+  for (std::string line; std::getline(lines, line);) {  // "hierarchy:controllers:path"
+    const size_t first = line.find(':');
+    const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    const std::string path = line.substr(second + 1);
+    if (controllers.empty()) {
+      ForEachAncestor(path, [&](const std::string& p) { ReadVersion2(cgroup_root + p, limits); });
+    } else {
+      ForEachAncestor(path, [&](const std::string& p) {
+        ReadVersion1(cgroup_root + "/cpu" + p, cgroup_root + "/memory" + p, limits);
+      });
+    }
+  }
+  return limits;
+}
+
+int UsableCores() {
+  int cores = static_cast<int>(std::thread::hardware_concurrency());
+  cpu_set_t mask;
+  if (sched_getaffinity(0, sizeof mask, &mask) == 0) cores = CPU_COUNT(&mask);
+  const double quota = OwnCgroupLimits().cores;
+  if (quota > 0) cores = std::min(cores, static_cast<int>(std::ceil(quota)));
+  return std::max(cores, 1);
+}
+
+uint64_t UsableMemoryBytes() {
+  const long pages = sysconf(_SC_PHYS_PAGES);
+  const long page_bytes = sysconf(_SC_PAGESIZE);
+  uint64_t bytes = pages > 0 && page_bytes > 0
+                       ? static_cast<uint64_t>(pages) * static_cast<uint64_t>(page_bytes)
+                       : std::numeric_limits<uint64_t>::max();
+  const uint64_t limit = OwnCgroupLimits().memory_bytes;
+  return limit > 0 ? std::min(bytes, limit) : bytes;
+}
+
+}  // namespace tidepool::chips::cpu

@@ -1,0 +1,32 @@
+// What this machine and this process may use: instruction sets, cores, memory.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace tidepool::chips::cpu {
+
+struct ProcessorFeatures {
+  bool avx2 = false;         // AVX2 + FMA + F16C, and the system saves their registers
+  bool avx512 = false;       // F + BW + VL + DQ (implies avx2)
+  bool avx512_vnni = false;  // avx512 and VNNI
+};
+const ProcessorFeatures& DetectFeatures();
+
+std::string ProcessorName();  // "Intel(R) Xeon(R) Processor @ 2.50GHz"
+
+// Limits of the control group of this process and its ancestors (version 2, or version 1). 0: no limit.
+struct CgroupLimits {
+  double cores = 0;
+  uint64_t memory_bytes = 0;
+};
+// `cgroup_root` is /sys/fs/cgroup, `membership` the text of /proc/self/cgroup: arguments so that it can be
+// tested.
+CgroupLimits ReadCgroupLimits(const std::string& cgroup_root, const std::string& membership);
+
+// Cores by affinity mask and quota, at least 1.
+int UsableCores();
+// Physical memory or the control group's limit, whichever is less.
+uint64_t UsableMemoryBytes();
+
+}  // namespace tidepool::chips::cpu

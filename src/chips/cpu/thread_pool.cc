@@ -1,0 +1,119 @@
+#include "chips/cpu/thread_pool.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/check.h"
+
+namespace tidepool::chips::cpu {
+namespace {
+
+constexpr uint64_t kFieldMask = (uint64_t{1} << 20) - 1;
+// Long enough to bridge the serial gaps between the ops of a step (a norm, a small copy), short enough that
+// an idle server or a crowded machine loses nothing.
+constexpr auto kWorkerSpin = std::chrono::microseconds(60);
+constexpr auto kJoinSpin = std::chrono::microseconds(100);
+
+uint64_t MakeTicket(uint64_t epoch, uint64_t chunks) { return (epoch << 40) | (chunks << 20); }
+uint64_t NextChunk(uint64_t ticket) { return ticket & kFieldMask; }
+uint64_t ChunkCount(uint64_t ticket) { return (ticket >> 20) & kFieldMask; }
+bool HasWork(uint64_t ticket) { return NextChunk(ticket) < ChunkCount(ticket); }
+
+inline void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Spins until `ready` or the time is over. The clock is read every 32 pauses (about 2 us).
+template <typename Ready>
+bool SpinUntil(std::chrono::microseconds limit, Ready&& ready) {
+  if (ready()) return true;
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      Pause();
+      if (ready()) return true;
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  return false;
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) {
+  const int workers = std::clamp(threads, 1, kMaxThreads) - 1;
+  workers_.reserve(static_cast<size_t>(workers));
+  for (int i = 0; i < workers; ++i) workers_.emplace_back([this, i] { WorkerLoop(i + 1); });
+}
+
+ThreadPool::~ThreadPool() {
+  stop_.store(true);
+  wake_signal_.fetch_add(1);
+  wake_signal_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::RunErased(int64_t chunks, Function function, void* context) {
+  if (chunks <= 0) return;
+  CHECK(chunks <= kMaxChunks);
+  if (workers_.empty() || chunks == 1) {
+    // No lock: the body only uses scratch of thread 0, which belongs to the caller's own kind of work.
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) function(context, chunk, 0);
+    return;
+  }
+  const std::lock_guard<std::mutex> lock(run_mutex_);
+  chunks_done_.store(0, std::memory_order_relaxed);
+  function_.store(function, std::memory_order_relaxed);
+  context_.store(context, std::memory_order_relaxed);
+  const uint64_t epoch = (ticket_.load(std::memory_order_relaxed) >> 40) + 1;
+  // Sequentially consistent with sleepers_: either a worker that is going to sleep sees the ticket, or we see
+  // it.
+  ticket_.store(MakeTicket(epoch, static_cast<uint64_t>(chunks)));
+  if (sleepers_.load() > 0) {
+    wake_signal_.fetch_add(1);
+    wake_signal_.notify_all();
+  }
+  WorkOnCurrentJob(0);
+  const auto total = static_cast<uint32_t>(chunks);
+  const auto done = [&] { return chunks_done_.load(std::memory_order_acquire) == total; };
+  if (SpinUntil(kJoinSpin, done)) return;
+  caller_sleeps_.store(1);
+  for (uint32_t seen = chunks_done_.load(); seen != total; seen = chunks_done_.load())
+    chunks_done_.wait(seen);
+  caller_sleeps_.store(0);
+}
+
+bool ThreadPool::WorkOnCurrentJob(int thread) {
+  bool worked = false;
+  uint64_t ticket = ticket_.load(std::memory_order_acquire);
+  while (HasWork(ticket)) {
+    const Function function = function_.load(std::memory_order_relaxed);
+    void* const context = context_.load(std::memory_order_relaxed);
+    if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
+                                       std::memory_order_acquire)) {
+      continue;
+    }
+    function(context, static_cast<int64_t>(NextChunk(ticket)), thread);
+    worked = true;
+    const uint64_t total = ChunkCount(ticket);
+    // The last access to the job: after this increment the caller may return and publish the next one.
+    if (chunks_done_.fetch_add(1) + 1 == total && caller_sleeps_.load() != 0) chunks_done_.notify_one();
+    ticket = ticket_.load(std::memory_order_acquire);
+  }
+  return worked;
+}
+
+void ThreadPool::WorkerLoop(int thread) {
+  while (!stop_.load(std::memory_order_relaxed)) {
+    if (WorkOnCurrentJob(thread)) continue;
+    const auto ready = [&] { return HasWork(ticket_.load(std::memory_order_relaxed)) || stop_.load(); };
+    if (SpinUntil(kWorkerSpin, ready)) continue;
+    sleepers_.fetch_add(1);
+    const uint32_t signal = wake_signal_.load();
+    if (!HasWork(ticket_.load()) && !stop_.load()) wake_signal_.wait(signal);
+    sleepers_.fetch_sub(1);
+  }
+}
+
+}  // namespace tidepool::chips::cpu

@@ -1,0 +1,84 @@
+#include "chips/cpu/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+namespace tidepool::chips::cpu {
+namespace {
+
+TEST(ThreadPool, RunsEveryChunkExactlyOnce) {
+  for (const int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    ASSERT_EQ(pool.threads(), threads);
+    for (const int64_t chunks : {0, 1, 2, 3, 7, 64, 1000}) {
+      std::vector<std::atomic<int>> counts(static_cast<size_t>(chunks));
+      std::atomic<bool> bad_thread{false};
+      pool.Run(chunks, [&](int64_t chunk, int thread) {
+        counts[static_cast<size_t>(chunk)].fetch_add(1);
+        if (thread < 0 || thread >= threads) bad_thread = true;
+      });
+      for (const auto& count : counts) EXPECT_EQ(count.load(), 1);
+      EXPECT_FALSE(bad_thread);
+    }
+  }
+}
+
+// Plain (not atomic) writes of the body must be visible to the caller after Run, and the next job's fields
+// must never mix with the last one's: thread sanitizer and the sums would both show it.
+TEST(ThreadPool, ManySmallJobsBackToBackAndWithPauses) {
+  ThreadPool pool(4);
+  std::vector<int64_t> results(16);
+  for (int round = 0; round < 20000; ++round) {
+    const int64_t chunks = 1 + round % 16;
+    pool.Run(chunks, [&](int64_t chunk, int) { results[static_cast<size_t>(chunk)] = round + chunk; });
+    for (int64_t chunk = 0; chunk < chunks; ++chunk)
+      ASSERT_EQ(results[static_cast<size_t>(chunk)], round + chunk);
+    // Long enough for the workers to fall asleep: the wake-up path.
+    if (round % 2000 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+}
+
+TEST(ThreadPool, ThreadNumbersAreExclusive) {
+  ThreadPool pool(4);
+  std::vector<std::atomic<int>> inside(4);
+  std::atomic<int> overlaps{0};
+  pool.Run(2000, [&](int64_t, int thread) {
+    if (inside[static_cast<size_t>(thread)].fetch_add(1) != 0) overlaps.fetch_add(1);
+    std::this_thread::yield();
+    inside[static_cast<size_t>(thread)].fetch_sub(1);
+  });
+  EXPECT_EQ(overlaps.load(), 0);
+}
+
+TEST(ThreadPool, CallersFromSeveralThreadsTakeTurns) {
+  ThreadPool pool(3);
+  std::vector<std::thread> callers;
+  std::vector<int64_t> sums(4, 0);
+  for (size_t c = 0; c < sums.size(); ++c) {
+    callers.emplace_back([&, c] {
+      for (int round = 0; round < 500; ++round) {
+        std::atomic<int64_t> sum{0};
+        pool.Run(10, [&](int64_t chunk, int) { sum.fetch_add(chunk); });
+        sums[c] += sum.load();
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  for (const int64_t sum : sums) EXPECT_EQ(sum, 500 * 45);
+}
+
+TEST(ThreadPool, ShutsDownWhileWorkersSpinOrSleep) {
+  for (int round = 0; round < 200; ++round) {
+    ThreadPool pool(3);
+    if (round % 3 != 0) pool.Run(5, [](int64_t, int) {});
+    if (round % 50 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+}  // namespace
+}  // namespace tidepool::chips::cpu
