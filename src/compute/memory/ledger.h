@@ -1,14 +1,17 @@
-// One ledger of bytes per device. Every byte the pool uses is charged here before it is taken and has one owner;
-// the limit is hard. Nothing is inferred from free memory.
+// One ledger of bytes per device. Every byte the pool uses is charged here before it is taken and has one
+// owner; the limit is hard. Nothing is inferred from free memory.
 //
 // Invariant: sum of all charges = used() <= limit(). Threads: any.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "base/result.h"
@@ -16,11 +19,12 @@
 namespace tidepool::compute {
 
 enum class ChargeKind : uint8_t { kWeights, kKv, kState, kScratch };
+inline constexpr int kChargeKinds = 4;
 std::string_view ChargeKindName(ChargeKind kind);
 
 class Ledger;
 
-// Gives its bytes back when it goes out of scope. Move-only.
+// Gives its bytes back when it goes out of scope. Move-only. The ledger must outlive it.
 class Charge {
  public:
   Charge() = default;
@@ -42,13 +46,24 @@ class Ledger {
  public:
   explicit Ledger(uint64_t limit_bytes) : limit_(limit_bytes) {}
 
-  // Charges `bytes` to `owner` (a model's name), or refuses with kUnavailable "out_of_pool_memory" and the numbers:
-  // asked, used, limit, and who holds most.
+  // Charges `bytes` to `owner` (a model's name), or refuses with kUnavailable "out_of_pool_memory" and the
+  // numbers: asked, used, limit, and who holds most. When short it asks the reclaimer for the missing bytes
+  // first, which may block for the rest of a step.
   Result<Charge> Take(std::string owner, ChargeKind kind, uint64_t bytes);
+  // The same without the reclaimer: for the engine thread, which reclaims by itself.
+  Result<Charge> TryTake(std::string owner, ChargeKind kind, uint64_t bytes);
+
+  // Who gives back what is only kept because there was room (prefix caches, empty slabs). Called on the
+  // thread of Take, with the missing bytes; one call at a time. An empty function takes the reclaimer out and
+  // waits for a call in progress.
+  void SetReclaimer(std::function<void(uint64_t missing_bytes)> reclaimer);
 
   uint64_t limit() const { return limit_; }
   uint64_t used() const;
   uint64_t free() const;
+  // Bytes charged with this kind, over all owners. limit() less what is not KV is the most that KV can ever
+  // have.
+  uint64_t used_by(ChargeKind kind) const;
   // By owner and kind, for /metrics, ps and tests.
   std::map<std::pair<std::string, ChargeKind>, uint64_t> Snapshot() const;
 
@@ -56,8 +71,11 @@ class Ledger {
   friend class Charge;
   void Return(const std::string& owner, ChargeKind kind, uint64_t bytes);
   const uint64_t limit_;
+  std::mutex reclaimer_mutex_;  // taken before mutex_, never after
+  std::function<void(uint64_t)> reclaimer_;
   mutable std::mutex mutex_;
   uint64_t used_ = 0;
+  std::array<uint64_t, kChargeKinds> used_by_kind_{};
   std::map<std::pair<std::string, ChargeKind>, uint64_t> charges_;
 };
 

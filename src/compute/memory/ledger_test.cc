@@ -1,0 +1,131 @@
+#include "compute/memory/ledger.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "compute/memory/ledger_metrics.h"
+
+namespace tidepool::compute {
+namespace {
+
+using ::testing::HasSubstr;
+
+uint64_t Sum(const Ledger& ledger) {
+  uint64_t sum = 0;
+  for (const auto& [key, bytes] : ledger.Snapshot()) sum += bytes;
+  return sum;
+}
+
+TEST(LedgerTest, TakesUpToTheLimitAndGivesBack) {
+  Ledger ledger(1000);
+  auto weights = ledger.Take("a", ChargeKind::kWeights, 600);
+  ASSERT_TRUE(weights);
+  auto kv = ledger.Take("a", ChargeKind::kKv, 400);
+  ASSERT_TRUE(kv);
+  EXPECT_EQ(ledger.free(), 0u);
+  EXPECT_EQ(ledger.used_by(ChargeKind::kKv), 400u);
+  EXPECT_FALSE(ledger.Take("b", ChargeKind::kKv, 1));
+  kv->Release();
+  EXPECT_EQ(kv->bytes(), 0u);
+  EXPECT_EQ(ledger.used(), 600u);
+  {
+    Charge moved = std::move(*weights);
+    EXPECT_EQ(moved.bytes(), 600u);
+    EXPECT_EQ(ledger.used(), 600u);
+  }
+  EXPECT_EQ(ledger.used(), 0u);
+  EXPECT_TRUE(ledger.Snapshot().empty());
+}
+
+TEST(LedgerTest, RefusalNamesTheNumbers) {
+  Ledger ledger(1000);
+  auto weights = ledger.Take("qwen3", ChargeKind::kWeights, 900);
+  const auto refused = ledger.Take("llama", ChargeKind::kKv, 200);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().kind, ErrorKind::kUnavailable);
+  EXPECT_EQ(refused.error().code, "out_of_pool_memory");
+  for (const char* part : {"llama", "200", "900", "1000", "qwen3 (weights)"}) {
+    EXPECT_THAT(refused.error().message, HasSubstr(part));
+  }
+}
+
+TEST(LedgerTest, HugeRequestDoesNotOverflow) {
+  Ledger ledger(1000);
+  auto first = ledger.Take("a", ChargeKind::kKv, 1);
+  EXPECT_FALSE(ledger.Take("a", ChargeKind::kKv, UINT64_MAX));
+  EXPECT_EQ(ledger.used(), 1u);
+}
+
+TEST(LedgerTest, MoveAssignmentReturnsWhatWasHeld) {
+  Ledger ledger(1000);
+  auto a = ledger.Take("a", ChargeKind::kKv, 300);
+  auto b = ledger.Take("b", ChargeKind::kState, 500);
+  *a = std::move(*b);
+  EXPECT_EQ(ledger.used(), 500u);
+  EXPECT_EQ(ledger.used_by(ChargeKind::kKv), 0u);
+}
+
+TEST(LedgerTest, AsksTheReclaimerForWhatIsMissing) {
+  Ledger ledger(1000);
+  auto cache = ledger.Take("cache", ChargeKind::kKv, 700);
+  uint64_t asked = 0;
+  ledger.SetReclaimer([&](uint64_t missing) {
+    asked += missing;
+    cache->Release();
+  });
+  EXPECT_FALSE(ledger.TryTake("weights", ChargeKind::kWeights, 500));
+  EXPECT_EQ(asked, 0u);
+  EXPECT_TRUE(ledger.Take("weights", ChargeKind::kWeights, 500));
+  EXPECT_EQ(asked, 200u);
+  EXPECT_FALSE(ledger.Take("weights", ChargeKind::kWeights, 1001))
+      << "can never fit: the cache is left alone";
+  EXPECT_EQ(asked, 200u);
+  ledger.SetReclaimer(nullptr);
+}
+
+TEST(LedgerTest, InvariantHoldsUnderThreads) {
+  Ledger ledger(10'000);
+  std::atomic<bool> over{false};
+  auto work = [&](unsigned seed) {
+    std::mt19937 random(seed);
+    std::vector<Charge> held;
+    for (int i = 0; i < 5000; ++i) {
+      if (held.size() < 8 && random() % 2 == 0) {
+        auto charge = ledger.Take("m" + std::to_string(random() % 3),
+                                  static_cast<ChargeKind>(random() % kChargeKinds), random() % 2000);
+        if (charge) held.push_back(std::move(*charge));
+      } else if (!held.empty()) {
+        held.erase(held.begin() + static_cast<ptrdiff_t>(random() % held.size()));
+      }
+      if (ledger.used() > ledger.limit() || Sum(ledger) > ledger.limit()) over = true;
+    }
+  };
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < 4; ++i) threads.emplace_back(work, i);
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_FALSE(over);
+  EXPECT_EQ(ledger.used(), 0u);
+  EXPECT_TRUE(ledger.Snapshot().empty());
+}
+
+TEST(LedgerMetricsTest, ExportsOwnersAndKinds) {
+  MetricsRegistry registry;
+  Ledger ledger(1000);
+  LedgerMetrics metrics(ledger, registry);
+  auto charge = ledger.Take("qwen3", ChargeKind::kKv, 250);
+  metrics.Update();
+  EXPECT_THAT(registry.Serialize(), HasSubstr("tidepool_pool_bytes{kind=\"kv\",owner=\"qwen3\"} 250"));
+  EXPECT_THAT(registry.Serialize(), HasSubstr("tidepool_pool_used_bytes 250"));
+  EXPECT_THAT(registry.Serialize(), HasSubstr("tidepool_pool_limit_bytes 1000"));
+  charge->Release();
+  metrics.Update();
+  EXPECT_THAT(registry.Serialize(), HasSubstr("tidepool_pool_bytes{kind=\"kv\",owner=\"qwen3\"} 0"));
+}
+
+}  // namespace
+}  // namespace tidepool::compute
