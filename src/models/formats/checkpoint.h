@@ -44,6 +44,7 @@ struct OpenLimits {
   uint64_t max_string_bytes = 64u << 20;     // of one metadata string
   uint64_t max_json_bytes = 256u << 20;      // of a safetensors header, config.json, tokenizer.json
   uint64_t max_metadata_bytes = 1u << 30;    // all metadata in memory together
+  uint32_t max_files = 4096;                 // of a split or sharded model
 };
 
 // Metadata by key. GGUF: its own keys ("llama.block_count"). Safetensors: config.json flattened with dots
@@ -57,7 +58,7 @@ class Metadata {
   virtual std::optional<double> Float(std::string_view key) const = 0;
   virtual std::optional<bool> Bool(std::string_view key) const = 0;
   virtual std::optional<std::string_view> String(std::string_view key) const = 0;
-  virtual std::optional<std::vector<int64_t>> Ints(std::string_view key) const = 0;   // also bool arrays: 0/1
+  virtual std::optional<std::vector<int64_t>> Ints(std::string_view key) const = 0;  // also bool arrays: 0/1
   virtual std::optional<std::vector<double>> Floats(std::string_view key) const = 0;
   virtual std::optional<std::vector<std::string_view>> Strings(std::string_view key) const = 0;
   virtual std::vector<std::string_view> Keys() const = 0;
@@ -69,7 +70,8 @@ class Checkpoint {
 
   // `path`: a .gguf file (any part of a split set, or its only file), a .safetensors file with its
   // config.json beside it, or a folder with config.json and *.safetensors (one, or sharded with an index).
-  static Result<std::unique_ptr<Checkpoint>> Open(const std::filesystem::path& path, const OpenLimits& limits = {});
+  static Result<std::unique_ptr<Checkpoint>> Open(const std::filesystem::path& path,
+                                                  const OpenLimits& limits = {});
 
   virtual Format format() const = 0;
   virtual const std::filesystem::path& path() const = 0;
@@ -85,12 +87,19 @@ class Checkpoint {
   virtual std::string_view tokenizer_json() const = 0;
   virtual std::string_view tokenizer_config_json() const = 0;
   virtual std::string_view generation_config_json() const = 0;
-  // chat_template.jinja, else tokenizer_config.json's chat_template (the "default" one of a list), else GGUF's
-  // tokenizer.chat_template. Empty: none.
+  // chat_template.jinja, else tokenizer_config.json's chat_template (the "default" one of a list), else
+  // GGUF's tokenizer.chat_template. Empty: none.
   virtual std::string_view chat_template() const = 0;
   // Other text files of the folder by name ("vocab.txt", "modules.json", "1_Pooling/config.json"); bounded.
   virtual std::optional<std::string> ReadSideFile(std::string_view name) const = 0;
 };
+
+// Looks for values that no sound model has, in the fields where a few bytes spoil many weights: block scales
+// and minima that are NaN or infinite, E8M0 scales whose products overflow; in plain float tensors, every
+// value. Integers pass. Reads the tensor once at memory speed; architectures call it for what they pack,
+// since Open does not read tensor data. Error: kCorrupt "bad_tensor_values" with the first bad element's
+// block.
+Status ValidateTensorValues(const Checkpoint& checkpoint, const Tensor& tensor);
 
 // The whole tensor as float32, also F8_E4M3 with its "<name>_scale_inv" block scales (128 x 128).
 // Kinds that cannot be decoded give kInvalid.
