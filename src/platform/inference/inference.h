@@ -1,10 +1,11 @@
 // From a model's name and messages to running generations: what every dialect of the gateway calls.
 //
-// Resolves the name to a deployment (loading it when needed), renders the template, tokenizes, checks limits, fills in
-// the model's sampling defaults, and submits to the engine. Knows nothing of HTTP.
+// Resolves the name to a deployment (loading it when needed), renders the template, tokenizes, checks limits,
+// fills in the model's sampling defaults, and submits to the engine. Knows nothing of HTTP.
 //
-// Threads: any; nothing here blocks on the engine. Loading runs on a loader thread; requests for a model that is
-// loading wait in order and see progress. Callbacks (ChatSink) come from the engine or loader thread and must not block.
+// Threads: any; nothing here blocks on the engine. Loading runs on a loader thread; requests for a model that
+// is loading wait in order and see progress. Callbacks (ChatSink) come from the engine or loader thread and
+// must not block.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@
 
 namespace tidepool::platform {
 
-// Sampling as a client gave it: what is absent takes the model's default (generation_config.json), then the API's.
+// Sampling as a client gave it: what is absent takes the model's default (generation_config.json), then the
+// API's.
 struct SamplingRequest {
   std::optional<double> temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
   std::optional<int64_t> top_k, seed, max_tokens, min_tokens, reasoning_budget;
@@ -39,8 +41,10 @@ struct SamplingRequest {
 struct ChatRequest {
   std::string request_id;
   std::string model;
-  nlohmann::ordered_json messages;          // array, as the OpenAI API has it (validated by the dialect)
-  nlohmann::ordered_json template_variables = nlohmann::ordered_json::object();  // enable_thinking, chat_template_kwargs
+  nlohmann::ordered_json messages;  // array, as the OpenAI API has it (validated by the dialect)
+  // enable_thinking and other variables of the template. Also add_generation_prompt (default true) and
+  // continue_final_message (true: the last message, the assistant's, is left open and continued).
+  nlohmann::ordered_json template_variables = nlohmann::ordered_json::object();
   SamplingRequest sampling;
   Principal principal;
 };
@@ -54,15 +58,20 @@ struct Prompt {
 struct CompletionRequest {
   std::string request_id;
   std::string model;
-  std::vector<Prompt> prompts;              // 1..128; choices are prompts x n
+  std::vector<Prompt> prompts;  // 1..128; choices are prompts x n (at most 1024)
   SamplingRequest sampling;
+  // The prompt comes back: each choice's first OnToken has no tokens and the prompt's text as content (the
+  // caller adds nothing itself). With max_tokens = 0 that is all of the answer: finish reason kLength, no
+  // output tokens.
   bool echo = false;
+  // "<|im_start|>" in a string prompt becomes its control token: only for callers that write whole templates.
+  bool parse_special = false;
   Principal principal;
 };
 struct EmbeddingRequest {
   std::string request_id;
   std::string model;
-  std::vector<Prompt> inputs;               // 1..2048
+  std::vector<Prompt> inputs;  // 1..2048
   Principal principal;
 };
 struct EmbeddingReply {
@@ -71,8 +80,9 @@ struct EmbeddingReply {
   int32_t prompt_tokens = 0;
 };
 
-// Receives the choices of one request. `choice` counts prompts first, then n: prompt p, sample s -> p * n + s.
-// Engine or loader thread; must not block. OnDone comes exactly once, last.
+// Receives the choices of one request. `choice` counts prompts first, then n: prompt p, sample s -> p * n +
+// s. Engine or loader thread; must not block. OnDone comes exactly once, last; never when Chat or Complete
+// themselves returned an error.
 class ChatSink {
  public:
   virtual ~ChatSink() = default;
@@ -81,7 +91,8 @@ class ChatSink {
   virtual void OnPromptLogprobs(int32_t /*choice*/, std::span<const compute::TokenLogprob>) {}
   virtual void OnToken(int32_t choice, const compute::TokenEvent& event) = 0;
   virtual void OnFinish(int32_t choice, const compute::FinishEvent& event) = 0;
-  // All choices ended (usage summed; a prompt shared by n choices is counted once), or the request failed as a whole.
+  // All choices ended (usage summed; a prompt shared by n choices is counted once), or the request failed as
+  // a whole.
   virtual void OnDone(const Result<compute::Usage>& usage) = 0;
 };
 
@@ -97,10 +108,10 @@ enum class DeploymentState : uint8_t { kStored, kLoading, kReady, kFailed };
 std::string_view DeploymentStateName(DeploymentState state);
 
 struct DeploymentStatus {
-  std::string id;                  // the stored model's id
+  std::string id;  // the stored model's id
   DeploymentState state = DeploymentState::kStored;
-  double load_share = 0;           // kLoading
-  Error error;                     // kFailed
+  double load_share = 0;  // kLoading
+  Error error;            // kFailed
   StoredModel model;
   std::optional<compute::ModelEntry> engine;  // kReady
 };
@@ -109,7 +120,7 @@ struct InferenceOptions {
   int32_t context_length = 0;      // cap for every model; 0: the model's own
   int32_t default_max_tokens = 0;  // when a client gives none; 0: until the context is full
   int32_t max_waiting_for_load = 1024;
-  double load_timeout_s = 300;     // a request waiting longer for a load fails with 503
+  double load_timeout_s = 300;  // a request waiting longer for a load fails with 503
   chips::WeightPrecision precision = chips::WeightPrecision::kNative;
   chips::DataType kv_type = chips::DataType::kF16;
 };
@@ -119,26 +130,27 @@ class Inference {
   virtual ~Inference() = default;
   // All arguments outlive it. `simulated`, if given, adds the model "scripted" (no weights) to the list.
   static std::unique_ptr<Inference> Create(Catalog& catalog, compute::Engine& engine, chips::Device& device,
-                                           compute::Ledger& ledger, const Clock& clock, MetricsRegistry& metrics,
-                                           const InferenceOptions& options);
+                                           compute::Ledger& ledger, const Clock& clock,
+                                           MetricsRegistry& metrics, const InferenceOptions& options);
   // Adds a model without files: the simulated device's "scripted" model (byte tokenizer, ChatML template).
   virtual Status AddScripted(chips::SimulatedDevice& device, std::string name, int32_t context_length) = 0;
 
   virtual Result<std::shared_ptr<Generation>> Chat(ChatRequest request, std::shared_ptr<ChatSink> sink) = 0;
-  virtual Result<std::shared_ptr<Generation>> Complete(CompletionRequest request, std::shared_ptr<ChatSink> sink) = 0;
+  virtual Result<std::shared_ptr<Generation>> Complete(CompletionRequest request,
+                                                       std::shared_ptr<ChatSink> sink) = 0;
   virtual Result<std::shared_ptr<Generation>> Embed(EmbeddingRequest request,
                                                     std::function<void(Result<EmbeddingReply>)> done) = 0;
 
   // Load on demand; `done` comes from the loader thread. Tokenize loads only the tokenizer.
   virtual void Load(const std::string& model, std::function<void(Status)> done) = 0;
   virtual Status Unload(const std::string& model, bool force) = 0;  // kConflict while in use
-  virtual std::vector<DeploymentStatus> List() const = 0;            // stored, loading and ready
+  virtual std::vector<DeploymentStatus> List() const = 0;           // stored, loading and ready
   virtual Result<DeploymentStatus> Find(std::string_view model) const = 0;
   // Unloads if idle, then removes from the store; kConflict while requests run or it loads.
   virtual Status Remove(const std::string& model) = 0;
 
-  virtual Result<std::vector<int32_t>> Tokenize(const std::string& model, std::string_view text, bool add_special,
-                                                bool parse_special) = 0;
+  virtual Result<std::vector<int32_t>> Tokenize(const std::string& model, std::string_view text,
+                                                bool add_special, bool parse_special) = 0;
   virtual Result<std::vector<int32_t>> TokenizeChat(const ChatRequest& request) = 0;
   virtual Result<std::string> Detokenize(const std::string& model, std::span<const int32_t> tokens) = 0;
   // The bytes of one token as text, for logprobs ("bytes" field); empty if the model is not loaded.

@@ -1,0 +1,488 @@
+#include "platform/inference/deployments.h"
+
+#include <fmt/format.h>
+#include <algorithm>
+#include <chrono>
+
+#include "base/log.h"
+#include "models/architectures/model.h"
+
+namespace tidepool::platform {
+namespace {
+
+constexpr size_t kMaxCachedAssets = 8;
+constexpr auto kWatchPeriod = std::chrono::milliseconds(100);
+
+std::string VersionOf(const StoredModel& model) {
+  std::string version;
+  for (const StoredFile& file : model.files) version += file.sha256 + ';';
+  return version;
+}
+
+Error ShuttingDown() {
+  return {ErrorKind::kUnavailable, "shutting_down",
+          "the server is shutting down; send the request again later", "", 5};
+}
+
+}  // namespace
+
+Deployments::Deployments(Catalog& catalog, compute::Engine& engine, chips::Device& device,
+                         compute::Ledger& ledger, const Clock& clock, MetricsRegistry& metrics,
+                         const InferenceOptions& options)
+    : catalog_(catalog), engine_(engine), device_(device), ledger_(ledger), clock_(clock), options_(options) {
+  loads_ok_ =
+      metrics.counter("tidepool_model_loads_total", "Loads of models by outcome", {{"outcome", "ok"}});
+  loads_failed_ =
+      metrics.counter("tidepool_model_loads_total", "Loads of models by outcome", {{"outcome", "failed"}});
+  evictions_ =
+      metrics.counter("tidepool_model_evictions_total", "Idle models unloaded to make room for another");
+  load_s_ = metrics.histogram("tidepool_model_load_seconds", "Time from the start of a load to ready",
+                              LatencyBounds());
+  waiting_gauge_ = metrics.gauge("tidepool_load_waiting_requests", "Requests waiting for a model to load");
+  loader_ = std::thread([this] { RunLoader(); });
+  watch_ = std::thread([this] { RunWatch(); });
+}
+
+Deployments::~Deployments() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  loader_wake_.notify_all();
+  watch_wake_.notify_all();
+  loader_.join();
+  watch_.join();
+  for (auto& [id, deployment] : deployments_) {
+    for (Waiting& waiting : deployment.waiters) waiting.waiter.failed(ShuttingDown());
+  }
+  for (auto& task : posted_) task();
+}
+
+// ---- names ------------------------------------------------------------------------------------------
+
+Result<StoredModel> Deployments::Resolve(std::string_view name) const {
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = built_in_.find(std::string(name));
+    if (it != built_in_.end()) return it->second.model;
+  }
+  return catalog_.Find(name);
+}
+
+Status Deployments::AddScripted(chips::SimulatedDevice& device, std::string name, int32_t context_length) {
+  BuiltIn built_in{&device, context_length, {}};
+  built_in.model.id = name;
+  built_in.model.source = "built in";
+  built_in.model.format = "none";
+  built_in.model.architecture = "scripted";
+  built_in.model.context_length = context_length;
+  {
+    const std::lock_guard lock(mutex_);
+    if (built_in_.contains(name)) {
+      return Fail(ErrorKind::kConflict, "already_exists", fmt::format("a built-in model \"{}\" exists", name),
+                  "name");
+    }
+    built_in_.emplace(name, built_in);
+  }
+  Result<ReadyModel> ready = LoadBuiltIn(built_in);
+  const std::lock_guard lock(mutex_);
+  if (!ready) {
+    built_in_.erase(name);
+    return Fail(ready.error());
+  }
+  Deployment& deployment = deployments_[name];
+  deployment.model = built_in.model;
+  deployment.ready = std::move(*ready);
+  deployment.state = DeploymentState::kReady;
+  return {};
+}
+
+// ---- waiting for a load -----------------------------------------------------------------------------
+
+Result<std::optional<ReadyModel>> Deployments::Acquire(const StoredModel& model, LoadWaiter waiter) {
+  const std::lock_guard lock(mutex_);
+  if (stopping_) return Fail(ShuttingDown());
+  Deployment& deployment = deployments_[model.id];
+  if (deployment.state == DeploymentState::kReady) return std::optional<ReadyModel>(deployment.ready);
+  if (waiting_ >= options_.max_waiting_for_load) {
+    return Fail(Error{ErrorKind::kOverloaded, "queue_full",
+                      fmt::format("{} requests already wait for models to load (limit {}); try again later",
+                                  waiting_, options_.max_waiting_for_load),
+                      "model", 2});
+  }
+  if (deployment.state != DeploymentState::kLoading) {
+    deployment.state = DeploymentState::kLoading;
+    deployment.model = model;
+    deployment.share = 0;
+    deployment.cancel_load = false;
+    load_queue_.push_back(model.id);
+    loader_wake_.notify_one();
+  }
+  const auto timeout = static_cast<Nanoseconds>(options_.load_timeout_s * static_cast<double>(kSecond));
+  deployment.waiters.push_back({std::move(waiter), clock_.now() + timeout});
+  waiting_gauge_.Set(++waiting_);
+  watch_wake_.notify_one();
+  return std::optional<ReadyModel>();
+}
+
+std::optional<ReadyModel> Deployments::FindReady(const std::string& id) const {
+  const std::lock_guard lock(mutex_);
+  const auto it = deployments_.find(id);
+  if (it == deployments_.end() || it->second.state != DeploymentState::kReady) return std::nullopt;
+  return it->second.ready;
+}
+
+void Deployments::Forget(const std::string& id, compute::ModelHandle handle) {
+  const std::lock_guard lock(mutex_);
+  const auto it = deployments_.find(id);
+  if (it == deployments_.end() || it->second.ready.handle != handle) return;
+  if (it->second.state == DeploymentState::kReady) deployments_.erase(it);
+}
+
+void Deployments::Post(std::function<void()> task) {
+  {
+    const std::lock_guard lock(mutex_);
+    posted_.push_back(std::move(task));
+  }
+  watch_wake_.notify_one();
+}
+
+void Deployments::RunWatch() {
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    if (posted_.empty() && waiting_ == 0) {
+      watch_wake_.wait(lock);
+    } else if (posted_.empty()) {
+      watch_wake_.wait_for(lock, kWatchPeriod);
+    }
+    std::deque<std::function<void()>> tasks;
+    tasks.swap(posted_);
+    lock.unlock();
+    for (auto& task : tasks) task();
+    TickWaiters();
+    lock.lock();
+  }
+}
+
+// Cancelled and late waiters end; the others hear how far the load is.
+void Deployments::TickWaiters() {
+  std::vector<std::pair<Waiting, Error>> ended;
+  std::vector<std::pair<std::function<void(const compute::ProgressEvent&)>, compute::ProgressEvent>> progress;
+  {
+    const std::lock_guard lock(mutex_);
+    const Nanoseconds now = clock_.now();
+    for (auto& [id, deployment] : deployments_) {
+      std::deque<Waiting> kept;
+      for (Waiting& waiting : deployment.waiters) {
+        if (waiting.waiter.cancelled && waiting.waiter.cancelled()) {
+          ended.emplace_back(std::move(waiting),
+                             Error{ErrorKind::kCancelled, "cancelled",
+                                   "the request was cancelled while its model loaded", "", 0});
+        } else if (now >= waiting.deadline) {
+          ended.emplace_back(
+              std::move(waiting),
+              Error{ErrorKind::kUnavailable, "load_timeout",
+                    fmt::format("model \"{}\" did not load within {} s ({:.0f} % done); try again later", id,
+                                options_.load_timeout_s, deployment.share * 100),
+                    "model", 10});
+        } else {
+          if (waiting.waiter.progress) {
+            progress.emplace_back(waiting.waiter.progress,
+                                  compute::ProgressEvent{compute::ProgressEvent::Phase::kLoading,
+                                                         static_cast<int32_t>(kept.size()),
+                                                         static_cast<float>(deployment.share)});
+          }
+          kept.push_back(std::move(waiting));
+        }
+      }
+      deployment.waiters = std::move(kept);
+    }
+    waiting_ -= static_cast<int32_t>(ended.size());
+    waiting_gauge_.Set(waiting_);
+  }
+  for (auto& [waiting, error] : ended) waiting.waiter.failed(error);
+  for (auto& [call, event] : progress) call(event);
+}
+
+// ---- loading ----------------------------------------------------------------------------------------
+
+void Deployments::RunLoader() {
+  for (;;) {
+    std::string id;
+    StoredModel model;
+    std::optional<BuiltIn> built_in;
+    {
+      std::unique_lock lock(mutex_);
+      loader_wake_.wait(lock, [this] { return stopping_ || !load_queue_.empty(); });
+      if (stopping_) return;
+      id = load_queue_.front();
+      load_queue_.pop_front();
+      model = deployments_[id].model;
+      const auto it = built_in_.find(id);
+      if (it != built_in_.end()) built_in = it->second;
+    }
+    const Nanoseconds start = clock_.now();
+    Result<ReadyModel> loaded = built_in ? LoadBuiltIn(*built_in) : Load(model);
+    const double seconds = static_cast<double>(clock_.now() - start) / static_cast<double>(kSecond);
+    if (loaded) {
+      loads_ok_.Increment();
+      load_s_.Observe(seconds);
+      LogInfo("model loaded", {{"model", id},
+                               {"seconds", fmt::format("{:.2f}", seconds)},
+                               {"bytes", loaded->info.weight_bytes},
+                               {"context", loaded->context_length}});
+    } else {
+      loads_failed_.Increment();
+      LogWarn("model could not be loaded", {{"model", id}, {"error", loaded.error().message}});
+    }
+    FinishLoad(id, std::move(loaded));
+  }
+}
+
+void Deployments::FinishLoad(const std::string& id, Result<ReadyModel> loaded) {
+  for (;;) {
+    std::deque<Waiting> waiters;
+    {
+      const std::lock_guard lock(mutex_);
+      if (stopping_) return;  // the destructor tells those who wait
+      Deployment& deployment = deployments_[id];
+      waiters.swap(deployment.waiters);
+      if (waiters.empty() || !loaded) {
+        deployment.state = loaded ? DeploymentState::kReady : DeploymentState::kFailed;
+        if (loaded) {
+          deployment.ready = *loaded;
+        } else {
+          deployment.error = loaded.error();
+        }
+      }
+      waiting_ -= static_cast<int32_t>(waiters.size());
+      waiting_gauge_.Set(waiting_);
+      if (waiters.empty()) return;
+    }
+    for (Waiting& waiting : waiters) {
+      if (!loaded) {
+        waiting.waiter.failed(loaded.error());
+      } else if (waiting.waiter.cancelled && waiting.waiter.cancelled()) {
+        waiting.waiter.failed({ErrorKind::kCancelled, "cancelled", "the request was cancelled", "", 0});
+      } else {
+        waiting.waiter.ready(*loaded);
+      }
+    }
+    if (!loaded) return;
+  }
+}
+
+// Loading goes on while somebody may still want it; says how far it is.
+bool Deployments::KeepLoading(const std::string& id, double share) {
+  const std::lock_guard lock(mutex_);
+  const auto it = deployments_.find(id);
+  if (stopping_ || it == deployments_.end() || it->second.cancel_load) return false;
+  it->second.share = share;
+  return true;
+}
+
+int32_t Deployments::CapContext(int32_t own) const {
+  if (options_.context_length <= 0) return own;
+  return own > 0 ? std::min(own, options_.context_length) : options_.context_length;
+}
+
+Result<ReadyModel> Deployments::Load(const StoredModel& model) {
+  TP_ASSIGN(const std::filesystem::path path, catalog_.Materialise(model));
+  TP_ASSIGN(const std::unique_ptr<formats::Checkpoint> checkpoint, formats::Checkpoint::Open(path));
+  DropStaleAssets(model);
+  std::shared_ptr<const ModelAssets> assets = AssetsIfCached(model.id);
+  if (!assets) {
+    TP_ASSIGN(assets, LoadModelAssets(*checkpoint));
+    CacheAssets(model, assets);
+  }
+  architectures::LoadOptions load;
+  load.precision = options_.precision;
+  load.kv_type = options_.kv_type;
+  load.progress = [this, id = model.id](uint64_t done, uint64_t all) {
+    return KeepLoading(id, all == 0 ? 0 : static_cast<double>(done) / static_cast<double>(all));
+  };
+  TP_ASSIGN(const uint64_t bytes, architectures::PackedModelBytes(*checkpoint, device_, load));
+  TP_ASSIGN(compute::Charge charge, TakeWeights(model.id, bytes));
+  TP_ASSIGN(std::unique_ptr<architectures::Model> loaded,
+            architectures::LoadModel(*checkpoint, device_, load));
+
+  ReadyModel ready;
+  ready.id = model.id;
+  ready.info = loaded->info();
+  ready.context_length = CapContext(ready.info.context_length);
+  TP_ASSIGN(ready.handle, engine_.AddModel(model.id, std::move(loaded), assets->tokenizer,
+                                           ready.context_length, std::move(charge)));
+  ready.assets = std::move(assets);
+  return ready;
+}
+
+Result<ReadyModel> Deployments::LoadBuiltIn(const BuiltIn& built_in) {
+  TP_ASSIGN(std::unique_ptr<architectures::Model> model,
+            architectures::MakeScriptedModel(*built_in.device, built_in.context_length));
+  ReadyModel ready;
+  ready.id = built_in.model.id;
+  ready.info = model->info();
+  ready.context_length = built_in.context_length;
+  ready.assets = MakeModelAssets(text::Tokenizer::Bytes(), ChatMlTemplate());
+  TP_ASSIGN(compute::Charge charge, TakeWeights(ready.id, ready.info.weight_bytes));
+  TP_ASSIGN(ready.handle, engine_.AddModel(ready.id, std::move(model), ready.assets->tokenizer,
+                                           ready.context_length, std::move(charge)));
+  return ready;
+}
+
+// Charges the weights, unloading idle models, the least recently used first, while there is no room. Besides
+// the weights a model needs a workspace and KV blocks: an eighth of the weights and 64 MiB are wanted free
+// for them, as far as idle models can give it; the engine charges what it really takes.
+Result<compute::Charge> Deployments::TakeWeights(const std::string& id, uint64_t bytes) {
+  const uint64_t wanted = bytes == 0 ? 0 : bytes + bytes / 8 + (uint64_t{64} << 20);
+  while (wanted <= ledger_.limit() && ledger_.free() < wanted && EvictIdle()) {
+  }
+  for (;;) {
+    Result<compute::Charge> charge = ledger_.Take(id, compute::ChargeKind::kWeights, bytes);
+    if (charge || bytes > ledger_.limit() || !EvictIdle()) return charge;
+  }
+}
+
+bool Deployments::EvictIdle() {
+  std::vector<compute::ModelEntry> entries = engine_.ListModels();
+  std::erase_if(
+      entries, [](const compute::ModelEntry& e) { return e.running + e.waiting > 0 || e.weight_bytes == 0; });
+  std::sort(entries.begin(), entries.end(),
+            [](const auto& a, const auto& b) { return a.last_used < b.last_used; });
+  for (const compute::ModelEntry& entry : entries) {
+    // A request may have come since: then it stays and the next one is tried.
+    if (!engine_.RemoveModel(entry.handle, /*force=*/false)) continue;
+    Forget(entry.name, entry.handle);
+    evictions_.Increment();
+    LogInfo("idle model unloaded to make room", {{"model", entry.name}, {"bytes", entry.weight_bytes}});
+    return true;
+  }
+  return false;
+}
+
+// ---- unloading --------------------------------------------------------------------------------------
+
+Status Deployments::Unload(const std::string& id, bool force) {
+  compute::ModelHandle handle = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = deployments_.find(id);
+    if (it == deployments_.end()) return {};
+    if (it->second.state == DeploymentState::kLoading) {
+      if (!force) {
+        return Fail(ErrorKind::kConflict, "model_loading",
+                    fmt::format("model \"{}\" is loading; wait, or force it to stop", id), "model");
+      }
+      it->second.cancel_load = true;
+      return {};
+    }
+    if (it->second.state != DeploymentState::kReady) {
+      deployments_.erase(it);
+      return {};
+    }
+    handle = it->second.ready.handle;
+  }
+  TP_TRY(engine_.RemoveModel(handle, force));
+  Forget(id, handle);
+  return {};
+}
+
+Status Deployments::Remove(const std::string& id) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (built_in_.contains(id)) {
+      return Fail(ErrorKind::kInvalid, "built_in",
+                  fmt::format("model \"{}\" is built in and cannot be removed", id), "model");
+    }
+  }
+  TP_TRY(Unload(id, /*force=*/false));
+  TP_TRY(catalog_.Remove(id));
+  const std::lock_guard lock(mutex_);
+  std::erase_if(assets_cache_, [&](const CachedAssets& cached) { return cached.id == id; });
+  return {};
+}
+
+// ---- looking ----------------------------------------------------------------------------------------
+
+DeploymentStatus Deployments::StatusOf(const StoredModel& model,
+                                       const std::vector<compute::ModelEntry>& entries) const {
+  DeploymentStatus status;
+  status.id = model.id;
+  status.model = model;
+  const auto it = deployments_.find(model.id);
+  if (it == deployments_.end()) return status;
+  const Deployment& deployment = it->second;
+  status.state = deployment.state;
+  status.load_share = deployment.share;
+  if (deployment.state == DeploymentState::kFailed) status.error = deployment.error;
+  if (deployment.state != DeploymentState::kReady) return status;
+  status.load_share = 1;
+  for (const compute::ModelEntry& entry : entries) {
+    if (entry.handle == deployment.ready.handle) status.engine = entry;
+  }
+  return status;
+}
+
+std::vector<DeploymentStatus> Deployments::List() const {
+  const std::vector<compute::ModelEntry> entries = engine_.ListModels();
+  std::vector<StoredModel> models = catalog_.List();
+  const std::lock_guard lock(mutex_);
+  for (const auto& [name, built_in] : built_in_) models.push_back(built_in.model);
+  std::vector<DeploymentStatus> out;
+  out.reserve(models.size());
+  for (const StoredModel& model : models) out.push_back(StatusOf(model, entries));
+  return out;
+}
+
+Result<DeploymentStatus> Deployments::Find(std::string_view name) const {
+  TP_ASSIGN(const StoredModel model, Resolve(name));
+  const std::vector<compute::ModelEntry> entries = engine_.ListModels();
+  const std::lock_guard lock(mutex_);
+  return StatusOf(model, entries);
+}
+
+// ---- tokenizers without weights ---------------------------------------------------------------------
+
+std::shared_ptr<const ModelAssets> Deployments::AssetsIfCached(const std::string& id) const {
+  const std::lock_guard lock(mutex_);
+  const auto it = deployments_.find(id);
+  if (it != deployments_.end() && it->second.state == DeploymentState::kReady) return it->second.ready.assets;
+  for (const CachedAssets& cached : assets_cache_) {
+    if (cached.id == id) return cached.assets;
+  }
+  return nullptr;
+}
+
+void Deployments::CacheAssets(const StoredModel& model, std::shared_ptr<const ModelAssets> assets) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(assets_cache_, [&](const CachedAssets& cached) { return cached.id == model.id; });
+  assets_cache_.push_front({model.id, VersionOf(model), std::move(assets)});
+  if (assets_cache_.size() > kMaxCachedAssets) assets_cache_.pop_back();
+}
+
+// Files pulled again under the same name make the cached tokenizer stale.
+void Deployments::DropStaleAssets(const StoredModel& model) {
+  const std::string version = VersionOf(model);
+  const std::lock_guard lock(mutex_);
+  std::erase_if(assets_cache_,
+                [&](const CachedAssets& c) { return c.id == model.id && c.version != version; });
+}
+
+Result<std::shared_ptr<const ModelAssets>> Deployments::Assets(const StoredModel& model) {
+  DropStaleAssets(model);
+  if (auto cached = AssetsIfCached(model.id)) return cached;
+  const std::lock_guard parse_lock(assets_mutex_);
+  if (auto cached = AssetsIfCached(model.id)) return cached;
+  if (model.format == "none") {
+    auto assets = MakeModelAssets(text::Tokenizer::Bytes(), ChatMlTemplate());
+    CacheAssets(model, assets);
+    return assets;
+  }
+  TP_ASSIGN(const std::filesystem::path path, catalog_.Materialise(model));
+  TP_ASSIGN(const std::unique_ptr<formats::Checkpoint> checkpoint, formats::Checkpoint::Open(path));
+  TP_ASSIGN(std::shared_ptr<const ModelAssets> assets, LoadModelAssets(*checkpoint));
+  CacheAssets(model, assets);
+  return assets;
+}
+
+}  // namespace tidepool::platform

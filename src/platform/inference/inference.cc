@@ -1,0 +1,411 @@
+#include "platform/inference/inference.h"
+
+#include <fmt/format.h>
+#include <algorithm>
+
+#include "platform/inference/deployments.h"
+#include "platform/inference/model_assets.h"
+#include "platform/inference/prompt.h"
+#include "platform/inference/running_generation.h"
+#include "platform/inference/sampling.h"
+
+namespace tidepool::platform {
+
+std::string_view DeploymentStateName(DeploymentState state) {
+  switch (state) {
+    case DeploymentState::kStored: return "stored";
+    case DeploymentState::kLoading: return "loading";
+    case DeploymentState::kReady: return "ready";
+    case DeploymentState::kFailed: return "failed";
+  }
+  return "unknown";
+}
+
+namespace {
+
+constexpr size_t kMaxPrompts = 128;
+constexpr size_t kMaxChoices = 1024;
+constexpr size_t kMaxEmbeddingInputs = 2048;
+
+using PlanResult = Result<std::vector<ChoicePlan>>;
+using Planner = std::function<PlanResult(const ReadyModel&)>;
+
+// What the gateway holds; letting go of it cancels.
+class GenerationHandle final : public Generation {
+ public:
+  explicit GenerationHandle(std::shared_ptr<RunningGeneration> running) : running_(std::move(running)) {}
+  ~GenerationHandle() override { running_->Cancel(); }
+  void Cancel() override { running_->Cancel(); }
+  void SetPaused(bool paused) override { running_->SetPaused(paused); }
+
+ private:
+  const std::shared_ptr<RunningGeneration> running_;
+};
+
+// An embedding request between its hand-over and its end; `done` is called once.
+class RunningEmbedding {
+ public:
+  using Done = std::function<void(Result<EmbeddingReply>)>;
+  RunningEmbedding(compute::Engine& engine, Done done) : engine_(engine), done_(std::move(done)) {}
+
+  Status Start(const ReadyModel& model, compute::EmbedRequest request,
+               const std::shared_ptr<RunningEmbedding>& self) {
+    int32_t prompt_tokens = 0;
+    for (const auto& input : request.inputs) prompt_tokens += static_cast<int32_t>(input.size());
+    request.model = model.handle;
+    request.done = [self, id = model.id, prompt_tokens](Result<std::vector<std::vector<float>>> vectors) {
+      if (!vectors) return self->done_(Fail(vectors.error()));
+      self->done_(EmbeddingReply{id, std::move(*vectors), prompt_tokens});
+    };
+    TP_ASSIGN(const compute::RequestHandle handle, engine_.Embed(std::move(request)));
+    handle_.store(handle);
+    if (cancelled_.load()) engine_.Cancel(handle);
+    return {};
+  }
+  void FailBeforeStart(const Error& error) { done_(Fail(error)); }
+  void Cancel() {
+    cancelled_.store(true);
+    if (const compute::RequestHandle handle = handle_.load(); handle != 0) engine_.Cancel(handle);
+  }
+  bool cancelled() const { return cancelled_.load(); }
+
+ private:
+  compute::Engine& engine_;
+  const Done done_;
+  std::atomic<compute::RequestHandle> handle_{0};
+  std::atomic<bool> cancelled_{false};
+};
+
+class EmbeddingHandle final : public Generation {
+ public:
+  explicit EmbeddingHandle(std::shared_ptr<RunningEmbedding> running) : running_(std::move(running)) {}
+  ~EmbeddingHandle() override { running_->Cancel(); }
+  void Cancel() override { running_->Cancel(); }
+  void SetPaused(bool) override {}  // nothing streams
+
+ private:
+  const std::shared_ptr<RunningEmbedding> running_;
+};
+
+// The engine says kNotFound for a handle whose model was unloaded in the meantime.
+bool ModelWasUnloaded(const Error& error) { return error.kind == ErrorKind::kNotFound; }
+
+Error CannotGenerate(const std::string& id) {
+  return {
+      ErrorKind::kInvalid, "embeddings_only",
+      fmt::format(
+          "model \"{}\" makes embeddings and cannot generate text; use /v1/embeddings, or another model", id),
+      "model", 0};
+}
+
+size_t TextBytes(const nlohmann::ordered_json& messages) {
+  std::vector<std::string_view> strings;
+  CollectStrings(messages, strings);
+  size_t bytes = 0;
+  for (const std::string_view s : strings) bytes += s.size();
+  return bytes;
+}
+
+// n choices of one prompt: seeds seed, seed + 1, ...
+void AddChoices(ChoicePlan choice, const SamplingRequest& sampling, std::vector<ChoicePlan>& plan) {
+  for (int32_t s = 0; s < sampling.n; ++s) {
+    ChoicePlan sibling = choice;
+    if (choice.request.sampling.seed) *sibling.request.sampling.seed += static_cast<uint64_t>(s);
+    sibling.first_of_prompt = s == 0;
+    plan.push_back(std::move(sibling));
+  }
+}
+
+PlanResult PlanChat(const ChatRequest& request, const ReadyModel& model) {
+  if (!model.info.generates) return Fail(CannotGenerate(model.id));
+  const ModelAssets& assets = *model.assets;
+  TP_TRY(CheckTextFits(assets, TextBytes(request.messages), model.context_length, "messages"));
+  TP_ASSIGN(RenderedPrompt prompt,
+            RenderChat(assets, request.messages, request.template_variables, UnixTimeSeconds()));
+  const auto thinking = request.template_variables.find("enable_thinking");
+  const bool thinking_off = thinking != request.template_variables.end() && *thinking == false;
+  const bool use_off = thinking_off && assets.thinking_off.temperature.has_value();
+  ChoicePlan choice;
+  TP_ASSIGN(choice.request.sampling,
+            MergeSampling(request.sampling, use_off ? assets.thinking_off : assets.sampling, 0,
+                          model.info.vocab_size));
+  choice.request.request_id = request.request_id;
+  choice.request.prompt = std::move(prompt.tokens);
+  choice.request.reasoning = std::move(prompt.reasoning);
+  choice.request.workspace = request.principal.workspace;
+  choice.request.account = request.principal.account;
+  std::vector<ChoicePlan> plan;
+  AddChoices(std::move(choice), request.sampling, plan);
+  return plan;
+}
+
+PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& model) {
+  if (!model.info.generates) return Fail(CannotGenerate(model.id));
+  const ModelAssets& assets = *model.assets;
+  SamplingRequest sampling = request.sampling;
+  // "Score my prompt": no output is wanted. The engine makes one token at least; it is not shown.
+  const bool only_echo = request.echo && sampling.max_tokens == 0;
+  if (only_echo) {
+    sampling.max_tokens = 1;
+    sampling.min_tokens.reset();
+  }
+  TP_ASSIGN(const compute::SamplingParams params,
+            MergeSampling(sampling, assets.sampling, 0, model.info.vocab_size));
+  std::vector<ChoicePlan> plan;
+  for (size_t i = 0; i < request.prompts.size(); ++i) {
+    const Prompt& prompt = request.prompts[i];
+    const std::string param = request.prompts.size() == 1 ? "prompt" : fmt::format("prompt[{}]", i);
+    TP_TRY(CheckTextFits(assets, prompt.text.size(), model.context_length, param));
+    ChoicePlan choice;
+    TP_ASSIGN(choice.request.prompt, EncodePrompt(assets, prompt, request.parse_special, param));
+    choice.request.sampling = params;
+    choice.request.sampling.prompt_logprobs = request.echo && params.top_logprobs >= 0;
+    choice.request.request_id = request.request_id;
+    choice.request.workspace = request.principal.workspace;
+    choice.request.account = request.principal.account;
+    choice.discard_output = only_echo;
+    if (request.echo) {
+      choice.echo =
+          prompt.is_tokens ? assets.tokenizer->Decode(prompt.tokens, /*render_special=*/true) : prompt.text;
+    }
+    AddChoices(std::move(choice), sampling, plan);
+  }
+  return plan;
+}
+
+Result<compute::EmbedRequest> PlanEmbedding(const EmbeddingRequest& request, const ReadyModel& model) {
+  if (model.info.pooling == architectures::Pooling::kNone) {
+    return Fail(
+        ErrorKind::kInvalid, "embeddings_unsupported",
+        fmt::format(
+            "model \"{}\" names no pooling, so it makes no embeddings; use an embedding model such as "
+            "minilm:l6-v2",
+            model.id),
+        "model");
+  }
+  compute::EmbedRequest out;
+  out.request_id = request.request_id;
+  out.workspace = request.principal.workspace;
+  out.account = request.principal.account;
+  for (size_t i = 0; i < request.inputs.size(); ++i) {
+    const std::string param = request.inputs.size() == 1 ? "input" : fmt::format("input[{}]", i);
+    TP_TRY(CheckTextFits(*model.assets, request.inputs[i].text.size(), model.context_length, param));
+    TP_ASSIGN(std::vector<int32_t> tokens, EncodePrompt(*model.assets, request.inputs[i], false, param));
+    if (model.context_length > 0 && tokens.size() > static_cast<size_t>(model.context_length)) {
+      return Fail(ErrorKind::kInvalid, "context_length_exceeded",
+                  fmt::format("the input has {} tokens, the model reads {}; split it", tokens.size(),
+                              model.context_length),
+                  param);
+    }
+    out.inputs.push_back(std::move(tokens));
+  }
+  return out;
+}
+
+class InferenceImpl final : public Inference {
+ public:
+  InferenceImpl(Catalog& catalog, compute::Engine& engine, chips::Device& device, compute::Ledger& ledger,
+                const Clock& clock, MetricsRegistry& metrics, const InferenceOptions& options)
+      : engine_(engine),
+        options_(options),
+        deployments_(catalog, engine, device, ledger, clock, metrics, options) {}
+
+  Status AddScripted(chips::SimulatedDevice& device, std::string name, int32_t context_length) override {
+    return deployments_.AddScripted(device, std::move(name), context_length);
+  }
+
+  Result<std::shared_ptr<Generation>> Chat(ChatRequest request, std::shared_ptr<ChatSink> sink) override {
+    TP_ASSIGN(const StoredModel model, deployments_.Resolve(request.model));
+    if (!model.generates) return Fail(CannotGenerate(model.id));
+    ApplyDefaultMaxTokens(request.sampling);
+    const auto shared = std::make_shared<const ChatRequest>(std::move(request));
+    return Begin(
+        model, [shared](const ReadyModel& ready) { return PlanChat(*shared, ready); }, std::move(sink));
+  }
+
+  Result<std::shared_ptr<Generation>> Complete(CompletionRequest request,
+                                               std::shared_ptr<ChatSink> sink) override {
+    TP_ASSIGN(const StoredModel model, deployments_.Resolve(request.model));
+    if (!model.generates) return Fail(CannotGenerate(model.id));
+    const size_t prompts = request.prompts.size();
+    if (prompts == 0 || prompts > kMaxPrompts) {
+      return Fail(ErrorKind::kInvalid, "out_of_range",
+                  fmt::format("give 1 to {} prompts in one request, not {}", kMaxPrompts, prompts), "prompt");
+    }
+    if (request.sampling.n > 0 && prompts * static_cast<size_t>(request.sampling.n) > kMaxChoices) {
+      return Fail(ErrorKind::kTooLarge, "too_many_choices",
+                  fmt::format("{} prompts times n = {} is more than {} choices", prompts, request.sampling.n,
+                              kMaxChoices),
+                  "n");
+    }
+    ApplyDefaultMaxTokens(request.sampling);
+    const auto shared = std::make_shared<const CompletionRequest>(std::move(request));
+    return Begin(
+        model, [shared](const ReadyModel& ready) { return PlanCompletion(*shared, ready); }, std::move(sink));
+  }
+
+  Result<std::shared_ptr<Generation>> Embed(EmbeddingRequest request,
+                                            std::function<void(Result<EmbeddingReply>)> done) override;
+
+  void Load(const std::string& model, std::function<void(Status)> done) override;
+
+  Status Unload(const std::string& model, bool force) override {
+    TP_ASSIGN(const StoredModel stored, deployments_.Resolve(model));
+    return deployments_.Unload(stored.id, force);
+  }
+  std::vector<DeploymentStatus> List() const override { return deployments_.List(); }
+  Result<DeploymentStatus> Find(std::string_view model) const override { return deployments_.Find(model); }
+  Status Remove(const std::string& model) override {
+    TP_ASSIGN(const StoredModel stored, deployments_.Resolve(model));
+    return deployments_.Remove(stored.id);
+  }
+
+  Result<std::vector<int32_t>> Tokenize(const std::string& model, std::string_view text, bool add_special,
+                                        bool parse_special) override {
+    TP_ASSIGN(const auto assets, FindAssets(model));
+    return assets->tokenizer->Encode(text, {.add_special = add_special, .parse_special = parse_special});
+  }
+  Result<std::vector<int32_t>> TokenizeChat(const ChatRequest& request) override {
+    TP_ASSIGN(const auto assets, FindAssets(request.model));
+    TP_ASSIGN(RenderedPrompt prompt,
+              RenderChat(*assets, request.messages, request.template_variables, UnixTimeSeconds()));
+    return std::move(prompt.tokens);
+  }
+  Result<std::string> Detokenize(const std::string& model, std::span<const int32_t> tokens) override {
+    TP_ASSIGN(const auto assets, FindAssets(model));
+    Prompt prompt;
+    prompt.is_tokens = true;
+    prompt.tokens.assign(tokens.begin(), tokens.end());
+    if (tokens.empty()) return std::string();
+    TP_TRY(EncodePrompt(*assets, prompt, false, "tokens"));
+    return assets->tokenizer->Decode(tokens, /*render_special=*/true);
+  }
+  std::string TokenText(const std::string& model, int32_t token) const override {
+    const Result<StoredModel> stored = deployments_.Resolve(model);
+    if (!stored) return {};
+    const auto assets = deployments_.AssetsIfCached(stored->id);
+    return assets ? std::string(assets->tokenizer->TokenBytes(token, /*render_special=*/true))
+                  : std::string();
+  }
+
+ private:
+  void ApplyDefaultMaxTokens(SamplingRequest& sampling) const {
+    if (!sampling.max_tokens && options_.default_max_tokens > 0)
+      sampling.max_tokens = options_.default_max_tokens;
+  }
+  Result<std::shared_ptr<const ModelAssets>> FindAssets(const std::string& model) {
+    TP_ASSIGN(const StoredModel stored, deployments_.Resolve(model));
+    return deployments_.Assets(stored);
+  }
+  Result<std::shared_ptr<Generation>> Begin(const StoredModel& model, Planner planner,
+                                            std::shared_ptr<ChatSink> sink);
+  LoadWaiter WaiterFor(const StoredModel& model, const std::shared_ptr<RunningGeneration>& running,
+                       Planner planner, bool may_retry);
+  Status PlanAndStart(const ReadyModel& ready, RunningGeneration& running, const Planner& planner);
+
+  compute::Engine& engine_;
+  const InferenceOptions options_;
+  Deployments deployments_;
+};
+
+Status InferenceImpl::PlanAndStart(const ReadyModel& ready, RunningGeneration& running,
+                                   const Planner& planner) {
+  TP_ASSIGN(std::vector<ChoicePlan> plan, planner(ready));
+  return running.Start(ready.handle, ready.id, plan);
+}
+
+LoadWaiter InferenceImpl::WaiterFor(const StoredModel& model,
+                                    const std::shared_ptr<RunningGeneration>& running, Planner planner,
+                                    bool may_retry) {
+  LoadWaiter waiter;
+  waiter.ready = [this, model, running, planner, may_retry](const ReadyModel& ready) {
+    const Status started = PlanAndStart(ready, *running, planner);
+    if (started) return;
+    if (may_retry && ModelWasUnloaded(started.error())) {
+      deployments_.Forget(ready.id, ready.handle);
+      const auto again = deployments_.Acquire(model, WaiterFor(model, running, planner, false));
+      if (again && !*again) return;
+    }
+    running->FailBeforeStart(started.error());
+  };
+  waiter.failed = [running](const Error& error) { running->FailBeforeStart(error); };
+  waiter.progress = [running](const compute::ProgressEvent& event) { running->OnProgress(event); };
+  waiter.cancelled = [running] { return running->cancelled(); };
+  return waiter;
+}
+
+Result<std::shared_ptr<Generation>> InferenceImpl::Begin(const StoredModel& model, Planner planner,
+                                                         std::shared_ptr<ChatSink> sink) {
+  const auto running = std::make_shared<RunningGeneration>(
+      engine_, std::move(sink), [this](std::function<void()> task) { deployments_.Post(std::move(task)); });
+  // Twice: a model found ready may be unloaded before the request reaches the engine.
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    TP_ASSIGN(const std::optional<ReadyModel> ready,
+              deployments_.Acquire(model, WaiterFor(model, running, planner, /*may_retry=*/true)));
+    if (!ready) break;
+    const Status started = PlanAndStart(*ready, *running, planner);
+    if (started) break;
+    if (attempt == 1 || !ModelWasUnloaded(started.error())) return Fail(started.error());
+    deployments_.Forget(ready->id, ready->handle);
+  }
+  return std::make_shared<GenerationHandle>(running);
+}
+
+Result<std::shared_ptr<Generation>> InferenceImpl::Embed(EmbeddingRequest request,
+                                                         std::function<void(Result<EmbeddingReply>)> done) {
+  TP_ASSIGN(const StoredModel model, deployments_.Resolve(request.model));
+  if (request.inputs.empty() || request.inputs.size() > kMaxEmbeddingInputs) {
+    return Fail(
+        ErrorKind::kInvalid, "out_of_range",
+        fmt::format("give 1 to {} inputs in one request, not {}", kMaxEmbeddingInputs, request.inputs.size()),
+        "input");
+  }
+  const auto shared = std::make_shared<const EmbeddingRequest>(std::move(request));
+  const auto running = std::make_shared<RunningEmbedding>(engine_, std::move(done));
+  const auto start = [shared, running](const ReadyModel& ready) -> Status {
+    TP_ASSIGN(compute::EmbedRequest plan, PlanEmbedding(*shared, ready));
+    return running->Start(ready, std::move(plan), running);
+  };
+  LoadWaiter waiter;
+  waiter.ready = [start, running](const ReadyModel& ready) {
+    const Status started = start(ready);
+    if (!started) running->FailBeforeStart(started.error());
+  };
+  waiter.failed = [running](const Error& error) { running->FailBeforeStart(error); };
+  waiter.cancelled = [running] { return running->cancelled(); };
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    TP_ASSIGN(const std::optional<ReadyModel> ready, deployments_.Acquire(model, waiter));
+    if (!ready) break;
+    const Status started = start(*ready);
+    if (started) break;
+    if (attempt == 1 || !ModelWasUnloaded(started.error())) return Fail(started.error());
+    deployments_.Forget(ready->id, ready->handle);
+  }
+  return std::make_shared<EmbeddingHandle>(running);
+}
+
+void InferenceImpl::Load(const std::string& model, std::function<void(Status)> done) {
+  const Result<StoredModel> stored = deployments_.Resolve(model);
+  if (!stored) {
+    return deployments_.Post([done = std::move(done), error = stored.error()] { done(Fail(error)); });
+  }
+  LoadWaiter waiter;
+  waiter.ready = [done](const ReadyModel&) { done({}); };
+  waiter.failed = [done](const Error& error) { done(Fail(error)); };
+  const auto acquired = deployments_.Acquire(*stored, std::move(waiter));
+  if (!acquired) {
+    deployments_.Post([done, error = acquired.error()] { done(Fail(error)); });
+  } else if (*acquired) {
+    deployments_.Post([done] { done({}); });
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Inference> Inference::Create(Catalog& catalog, compute::Engine& engine, chips::Device& device,
+                                             compute::Ledger& ledger, const Clock& clock,
+                                             MetricsRegistry& metrics, const InferenceOptions& options) {
+  return std::make_unique<InferenceImpl>(catalog, engine, device, ledger, clock, metrics, options);
+}
+
+}  // namespace tidepool::platform

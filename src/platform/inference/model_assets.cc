@@ -1,0 +1,111 @@
+#include "platform/inference/model_assets.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+
+namespace tidepool::platform {
+namespace {
+
+SamplingDefaults DefaultsFromMetadata(const formats::Metadata& metadata) {
+  SamplingDefaults out;
+  out.temperature = metadata.Float("general.sampling.temp");
+  out.top_p = metadata.Float("general.sampling.top_p");
+  out.min_p = metadata.Float("general.sampling.min_p");
+  out.top_k = metadata.Int("general.sampling.top_k");
+  out.repetition_penalty = metadata.Float("general.sampling.penalty_repeat");
+  return out;
+}
+
+bool IsEmpty(const SamplingDefaults& d) {
+  return !d.temperature && !d.top_p && !d.min_p && !d.top_k && !d.repetition_penalty;
+}
+
+// What the model cards advise, for files that carry no defaults (most GGUF files). Told apart by fields: the
+// architecture and what the template can do or writes.
+void AddKnownDefaults(std::string_view architecture, std::string_view source, ModelAssets& assets) {
+  const auto has = [&](std::string_view text) { return source.find(text) != std::string_view::npos; };
+  if (architecture == "qwen3" && assets.capabilities.thinking_switch) {
+    assets.sampling = {.temperature = 0.6, .top_p = 0.95, .min_p = {}, .repetition_penalty = {}, .top_k = 20};
+    assets.thinking_off = {
+        .temperature = 0.7, .top_p = 0.8, .min_p = {}, .repetition_penalty = {}, .top_k = 20};
+  } else if (architecture == "qwen3") {
+    const bool thinks = assets.capabilities.opens_reasoning;
+    assets.sampling = {.temperature = thinks ? 0.6 : 0.7,
+                       .top_p = thinks ? 0.95 : 0.8,
+                       .min_p = {},
+                       .repetition_penalty = {},
+                       .top_k = 20};
+  } else if (architecture == "qwen2" && has("You are Qwen")) {
+    assets.sampling = {
+        .temperature = 0.7, .top_p = 0.8, .min_p = {}, .repetition_penalty = 1.05, .top_k = 20};
+  } else if (architecture == "llama" && has("<|start_header_id|>")) {
+    assets.sampling = {.temperature = 0.6, .top_p = 0.9, .min_p = {}, .repetition_penalty = {}, .top_k = {}};
+  } else if (architecture.starts_with("gemma3")) {
+    assets.sampling = {.temperature = 1.0, .top_p = 0.95, .min_p = {}, .repetition_penalty = {}, .top_k = 64};
+  }
+}
+
+}  // namespace
+
+std::string_view ChatMlTemplate() {
+  return "{%- for message in messages -%}"
+         "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}"
+         "{%- endfor -%}"
+         "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}";
+}
+
+SamplingDefaults ParseGenerationConfig(std::string_view json) {
+  SamplingDefaults out;
+  const auto config = nlohmann::json::parse(json, nullptr, /*allow_exceptions=*/false);
+  if (!config.is_object()) return out;
+  const auto number = [&](const char* key) -> std::optional<double> {
+    const auto it = config.find(key);
+    if (it == config.end() || !it->is_number()) return std::nullopt;
+    return it->get<double>();
+  };
+  out.temperature = number("temperature");
+  out.top_p = number("top_p");
+  out.min_p = number("min_p");
+  out.repetition_penalty = number("repetition_penalty");
+  const auto top_k = config.find("top_k");
+  if (top_k != config.end() && top_k->is_number_integer()) out.top_k = top_k->get<int64_t>();
+  return out;
+}
+
+std::shared_ptr<const ModelAssets> MakeModelAssets(std::shared_ptr<const text::Tokenizer> tokenizer,
+                                                   std::string_view template_source) {
+  auto assets = std::make_shared<ModelAssets>();
+  assets->tokenizer = std::move(tokenizer);
+  const text::Tokenizer& tok = *assets->tokenizer;
+  if (tok.special().bos) assets->bos_text = tok.TokenBytes(*tok.special().bos, true);
+  if (tok.special().eos) assets->eos_text = tok.TokenBytes(*tok.special().eos, true);
+  assets->spellings = ControlSpellings::Of(tok);
+  for (text::TokenId id = 0; id < tok.vocab_size(); ++id) {
+    assets->longest_token_bytes =
+        std::max({assets->longest_token_bytes, tok.TokenBytes(id, true).size(), tok.Piece(id).size()});
+  }
+  assets->own_template = !template_source.empty();
+  auto parsed = templates::ChatTemplate::Parse(assets->own_template ? template_source : ChatMlTemplate());
+  if (parsed) {
+    assets->capabilities = templates::ProbeCapabilities(*parsed, assets->bos_text, assets->eos_text);
+    assets->chat_template = std::move(*parsed);
+  } else {
+    assets->template_error = parsed.error();
+  }
+  return assets;
+}
+
+Result<std::shared_ptr<const ModelAssets>> LoadModelAssets(const formats::Checkpoint& checkpoint) {
+  TP_ASSIGN(std::shared_ptr<const text::Tokenizer> tokenizer, text::Tokenizer::Load(checkpoint));
+  const std::string_view source = checkpoint.chat_template();
+  auto assets = std::const_pointer_cast<ModelAssets>(MakeModelAssets(std::move(tokenizer), source));
+  assets->sampling = ParseGenerationConfig(checkpoint.generation_config_json());
+  if (IsEmpty(assets->sampling)) assets->sampling = DefaultsFromMetadata(checkpoint.metadata());
+  if (IsEmpty(assets->sampling) && !source.empty())
+    AddKnownDefaults(checkpoint.architecture(), source, *assets);
+  return std::shared_ptr<const ModelAssets>(std::move(assets));
+}
+
+}  // namespace tidepool::platform

@@ -1,0 +1,171 @@
+#include "platform/inference/running_generation.h"
+
+#include "base/check.h"
+
+namespace tidepool::platform {
+
+// Adds the choice's number to what the engine says.
+class RunningGeneration::ChoiceSink final : public compute::GenerateSink {
+ public:
+  ChoiceSink(std::shared_ptr<RunningGeneration> owner, int32_t choice, std::string echo, bool discard)
+      : owner_(std::move(owner)), choice_(choice), echo_(std::move(echo)), discard_(discard) {}
+
+  void OnProgress(const compute::ProgressEvent& event) override {
+    // One choice speaks for all: they wait in the same queue.
+    if (choice_ == 0) owner_->sink_->OnProgress(event);
+  }
+  void OnPromptLogprobs(std::span<const compute::TokenLogprob> logprobs) override {
+    Begin();
+    owner_->sink_->OnPromptLogprobs(choice_, logprobs);
+  }
+  void OnToken(const compute::TokenEvent& event) override {
+    Begin();
+    if (!discard_) owner_->sink_->OnToken(choice_, event);
+  }
+  void OnFinish(const compute::FinishEvent& event) override {
+    Begin();
+    // The engine lets go of its sinks; ours must not keep the request alive in a ring.
+    const std::shared_ptr<RunningGeneration> owner = std::move(owner_);
+    owner->ChoiceFinished(choice_, event);
+  }
+
+ private:
+  void Begin() {
+    owner_->EnsureStarted();
+    if (echo_.empty()) return;
+    const std::string echo = std::move(echo_);
+    echo_.clear();
+    owner_->sink_->OnToken(choice_, {.tokens = {}, .content = echo, .reasoning = {}, .logprobs = {}});
+  }
+
+  std::shared_ptr<RunningGeneration> owner_;
+  const int32_t choice_;
+  std::string echo_;
+  const bool discard_;
+};
+
+Status RunningGeneration::Start(compute::ModelHandle model, const std::string& model_name,
+                                std::vector<ChoicePlan>& plan) {
+  const auto count = static_cast<int32_t>(plan.size());
+  CHECK(count > 0);
+  {
+    const std::lock_guard lock(mutex_);
+    remaining_ = count;
+    choices_ = count;
+    model_name_ = model_name;
+    handles_.clear();
+    first_of_prompt_.clear();
+    discard_.clear();
+    for (const ChoicePlan& choice : plan) {
+      first_of_prompt_.push_back(choice.first_of_prompt);
+      discard_.push_back(choice.discard_output);
+    }
+  }
+  for (int32_t i = 0; i < count; ++i) {
+    ChoicePlan& choice = plan[static_cast<size_t>(i)];
+    // The first is copied: if its model is gone by now, the caller starts the whole plan again elsewhere.
+    compute::GenerateRequest request = i == 0 ? choice.request : std::move(choice.request);
+    request.model = model;
+    request.sink = std::make_shared<ChoiceSink>(shared_from_this(), i, choice.echo, choice.discard_output);
+    const Result<compute::RequestHandle> handle = engine_.Submit(std::move(request));
+    if (!handle) {
+      if (i == 0) return Fail(handle.error());
+      {
+        const std::lock_guard lock(mutex_);
+        failure_ = handle.error();
+      }
+      Cancel();
+      Leave(count - i);
+      return {};
+    }
+    bool paused = false;
+    {
+      const std::lock_guard lock(mutex_);
+      handles_.push_back(*handle);
+      paused = paused_;
+    }
+    if (cancelled()) engine_.Cancel(*handle);
+    if (paused) engine_.SetPaused(*handle, true);
+  }
+  return {};
+}
+
+void RunningGeneration::FailBeforeStart(const Error& error) { sink_->OnDone(Fail(error)); }
+
+void RunningGeneration::EnsureStarted() {
+  if (started_) return;
+  started_ = true;
+  sink_->OnStart(model_name_, choices_);
+}
+
+void RunningGeneration::ChoiceFinished(int32_t choice, const compute::FinishEvent& event) {
+  compute::FinishEvent shown = event;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto i = static_cast<size_t>(choice);
+    if (discard_[i]) {
+      shown.usage.completion_tokens = shown.usage.reasoning_tokens = 0;
+      if (shown.reason == compute::FinishReason::kStop) shown.reason = compute::FinishReason::kLength;
+    }
+    if (first_of_prompt_[i]) {
+      usage_.prompt_tokens += shown.usage.prompt_tokens;
+      usage_.cached_tokens += shown.usage.cached_tokens;
+    }
+    usage_.completion_tokens += shown.usage.completion_tokens;
+    usage_.reasoning_tokens += shown.usage.reasoning_tokens;
+  }
+  sink_->OnFinish(choice, shown);
+  bool done = false;
+  {
+    const std::lock_guard lock(mutex_);
+    done = --remaining_ == 0;
+  }
+  if (done) Done();
+}
+
+void RunningGeneration::Leave(int32_t choices) {
+  bool done = false;
+  {
+    const std::lock_guard lock(mutex_);
+    remaining_ -= choices;
+    done = remaining_ == 0;
+  }
+  if (done) {
+    post_([self = shared_from_this()] { self->Done(); });
+  }
+}
+
+void RunningGeneration::Done() {
+  std::optional<Error> failure;
+  {
+    const std::lock_guard lock(mutex_);
+    failure = failure_;
+  }
+  if (failure) {
+    sink_->OnDone(Fail(*failure));
+  } else {
+    sink_->OnDone(usage_);
+  }
+}
+
+void RunningGeneration::Cancel() {
+  cancelled_.store(true, std::memory_order_release);
+  std::vector<compute::RequestHandle> handles;
+  {
+    const std::lock_guard lock(mutex_);
+    handles = handles_;
+  }
+  for (const compute::RequestHandle handle : handles) engine_.Cancel(handle);
+}
+
+void RunningGeneration::SetPaused(bool paused) {
+  std::vector<compute::RequestHandle> handles;
+  {
+    const std::lock_guard lock(mutex_);
+    paused_ = paused;
+    handles = handles_;
+  }
+  for (const compute::RequestHandle handle : handles) engine_.SetPaused(handle, paused);
+}
+
+}  // namespace tidepool::platform
