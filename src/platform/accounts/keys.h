@@ -1,7 +1,7 @@
 // The admin key: made at first start, shown once, stored as a keyed hash.
 //
-// $TIDEPOOL_HOME/admin.key (mode 0600) is the command line's copy; $TIDEPOOL_HOME/keys.json holds the hash only.
-// Threads: Verify may be called from any thread.
+// $TIDEPOOL_HOME/admin.key (mode 0600) is the command line's copy; $TIDEPOOL_HOME/keys.json holds the hash
+// only. Threads: Verify may be called from any thread.
 #pragma once
 
 #include <filesystem>
