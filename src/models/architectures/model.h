@@ -1,11 +1,11 @@
 // A loaded model: configuration, packed weights and a forward pass over a ragged batch.
 //
-// A family is one file (llama.cc, qwen3.cc, ...) that reads its configuration and tensors from a Checkpoint and
-// composes chips::Ops into Forward. Families dispatch on fields, not on names of models.
+// A family is one file (llama.cc, qwen3.cc, ...) that reads its configuration and tensors from a Checkpoint
+// and composes chips::Ops into Forward. Families dispatch on fields, not on names of models.
 //
-// Threads: Load may run on any thread (one at a time per device packs fastest); after it a Model is immutable.
-// Forward is called by the device's engine thread only. Forward allocates nothing: everything it needs is in the
-// StepWorkspace, whose size the caller reserved (and charged) with WorkspaceBytes.
+// Threads: Load may run on any thread (one at a time per device packs fastest); after it a Model is
+// immutable. Forward is called by the device's engine thread only. Forward allocates nothing: everything it
+// needs is in the StepWorkspace, whose size the caller reserved (and charged) with WorkspaceBytes.
 #pragma once
 
 #include <atomic>
@@ -26,37 +26,43 @@ namespace tidepool::architectures {
 enum class Pooling : uint8_t { kNone, kMean, kCls, kLast };
 
 struct ModelInfo {
-  std::string family;            // "llama", "qwen2", "qwen3", "gemma3", "bert", "scripted"
-  std::string quantisation;      // "Q4_1", "mixed (Q4_K, Q6_K)", "BF16": by bytes
+  std::string family;        // "llama", "qwen2", "qwen3", "gemma3", "bert", "scripted"
+  std::string quantisation;  // "Q4_1", "mixed (Q4_K, Q6_K)", "BF16": by bytes
   int32_t vocab_size = 0;
   int32_t hidden_size = 0;
   int32_t layers = 0;
-  int32_t context_length = 0;    // tokens the model was trained for
+  int32_t context_length = 0;  // tokens the model was trained for
   uint64_t parameters = 0;
-  uint64_t weight_bytes = 0;     // packed, on the device
-  bool generates = true;         // has logits
-  bool causal = true;            // false: encoders; a sequence must be run whole in one step
+  uint64_t weight_bytes = 0;  // packed, on the device
+  bool generates = true;      // has logits
+  bool causal = true;         // false: encoders; a sequence must be run whole in one step
   Pooling pooling = Pooling::kNone;
   bool normalise_embedding = true;
 };
 
 // Limits of one step; the workspace is sized by them.
 struct StepLimits {
-  int32_t max_tokens = 512;      // rows of the ragged batch
-  int32_t max_logit_rows = 64;   // rows that need logits
+  int32_t max_tokens = 512;     // rows of the ragged batch
+  int32_t max_logit_rows = 64;  // rows that need logits
 };
 
+// The caller guarantees: 1 <= n <= max_tokens, token ids in [0, vocab_size), positions = the sequence's
+// context + index, block tables that cover every token, at most max_logit_rows logit rows; for encoders whole
+// sequences.
 struct Step {
-  std::span<const int32_t> tokens;        // [n]
-  std::span<const int32_t> positions;     // [n]
+  std::span<const int32_t> tokens;                  // [n]
+  std::span<const int32_t> positions;               // [n]
   std::span<const chips::SequenceSlice> sequences;  // cover the n rows in order
-  std::span<const int32_t> logit_rows;    // rows (of n) whose logits are wanted, ascending
-  std::span<const int32_t> hidden_rows;   // rows whose final hidden state (after the last norm) is wanted
+  std::span<const int32_t> logit_rows;              // rows (of n) whose logits are wanted, ascending
+  std::span<const int32_t> hidden_rows;  // rows whose final hidden state (after the last norm) is wanted
 };
 
 struct StepOutput {
   const float* logits = nullptr;  // [logit_rows, vocab_size], host-readable, valid until the next Forward
-  const float* hidden = nullptr;  // [hidden_rows, hidden_size]
+  const float* hidden = nullptr;  // [hidden_rows, hidden_size], valid until the next Forward
+  // [logit_rows] when the model could not compute some of them, else empty: a row that is not 0 has no logits
+  // and its request ends with an error, the others go on. (Only the scripted model does this so far.)
+  std::span<const uint8_t> failed_rows;
 };
 
 struct LoadOptions {
@@ -71,29 +77,30 @@ class Model {
   virtual ~Model() = default;
   virtual const ModelInfo& info() const = 0;
   virtual const chips::KvLayout& kv_layout() const = 0;
-  // Bytes of StepWorkspace memory for steps within `limits`, and the widest matrix the ops will see
-  // (for Device::ReserveScratch).
+  // Bytes of StepWorkspace memory for steps within `limits`, and the widest input any op will see (for
+  // Device::ReserveScratch): hidden size, all query heads together or feed-forward width; never the
+  // vocabulary.
   virtual size_t WorkspaceBytes(const StepLimits& limits) const = 0;
   virtual int32_t MaxColumns() const = 0;
   // `workspace`: WorkspaceBytes(limits) bytes of device memory, 64-byte aligned.
   virtual StepOutput Forward(const Step& step, const StepLimits& limits, std::byte* workspace) = 0;
 };
 
-// Bytes of device memory the weights will take, without loading them: the caller charges them to the ledger first.
-// Equal to ModelInfo::weight_bytes of the loaded model.
+// Bytes of device memory the weights will take, without loading them: the caller charges them to the ledger
+// first. Equal to ModelInfo::weight_bytes of the loaded model.
 Result<uint64_t> PackedModelBytes(const formats::Checkpoint& checkpoint, const chips::Device& device,
                                   const LoadOptions& options);
 
-// Chooses the family by the checkpoint's architecture. Unknown: kInvalid "unknown_architecture" with the list of
-// known ones. The checkpoint may be closed afterwards: nothing refers to it.
+// Chooses the family by the checkpoint's architecture. Unknown: kInvalid "unknown_architecture" with the list
+// of known ones. The checkpoint may be closed afterwards: nothing refers to it.
 Result<std::unique_ptr<Model>> LoadModel(const formats::Checkpoint& checkpoint, chips::Device& device,
                                          const LoadOptions& options = {});
 
 // Names LoadModel knows, sorted: GGUF architectures and model_types.
 std::vector<std::string> KnownArchitectures();
 
-// The model without weights that answers by script (see scripted.cc): for tests of everything above the engine,
-// and for trying the product without a model.
+// The model without weights that answers by script (see scripted.cc): for tests of everything above the
+// engine, and for trying the product without a model.
 Result<std::unique_ptr<Model>> MakeScriptedModel(chips::SimulatedDevice& device, int32_t context_length);
 
 }  // namespace tidepool::architectures

@@ -1,0 +1,63 @@
+// How a family plugs in: a factory that reads the configuration, and a model that declares its weights.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "base/result.h"
+#include "chips/device.h"
+#include "models/architectures/fields.h"
+#include "models/architectures/model.h"
+#include "models/architectures/weights.h"
+
+namespace tidepool::architectures {
+
+// A model under construction, and then the model. The registry calls, in this order: the family's factory,
+// naming(), DeclareWeights(), and for a real load WeightPlan::Load and Adopt().
+class FamilyModel : public Model {
+ public:
+  const ModelInfo& info() const final { return info_; }
+  const chips::KvLayout& kv_layout() const final { return kv_; }
+
+  virtual HfNaming naming() const { return DecoderNaming(); }
+  // Declares every tensor with the place its view goes to (members of this object, which stays where it is).
+  virtual Status DeclareWeights(WeightPlan& plan) = 0;
+  // Takes the loaded weights.
+  void Adopt(chips::Device& device, chips::DeviceBuffer weights, const WeightPlan& plan);
+
+ protected:
+  chips::Ops& ops() const { return device_->ops(); }
+
+  ModelInfo info_;
+  chips::KvLayout kv_;
+
+ private:
+  chips::Device* device_ = nullptr;
+  chips::DeviceBuffer weights_;
+};
+
+using FamilyResult = Result<std::unique_ptr<FamilyModel>>;
+
+// One factory a family file. `fields` and its checkpoint live during construction only.
+FamilyResult MakeLlama(const Fields& fields, const LoadOptions& options);
+FamilyResult MakeQwen2(const Fields& fields, const LoadOptions& options);
+FamilyResult MakeQwen3(const Fields& fields, const LoadOptions& options);
+FamilyResult MakeGemma3(const Fields& fields, const LoadOptions& options);
+FamilyResult MakeBert(const Fields& fields, const LoadOptions& options);
+
+struct Family {
+  std::string_view architecture;  // GGUF's general.architecture or config.json's model_type
+  FamilyResult (*make)(const Fields&, const LoadOptions&);
+};
+std::span<const Family> Families();
+
+// How hidden states become one embedding: GGUF's pooling_type, or 1_Pooling/config.json and modules.json
+// beside safetensors. kNone when the checkpoint says nothing.
+struct PoolingChoice {
+  Pooling pooling = Pooling::kNone;
+  bool normalise = true;
+};
+Result<PoolingChoice> ReadPooling(const Fields& fields);
+
+}  // namespace tidepool::architectures
