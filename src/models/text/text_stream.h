@@ -1,8 +1,16 @@
 // From tokens to what a client may see: whole characters, cut at stop strings, reasoning set apart.
 //
-// One TextStream per running answer. Push() takes a token's bytes; what is ready comes out. It never emits half a
-// character, never holds back what cannot become part of a stop string or a reasoning tag, and gives the same total
-// whatever the sizes of the pieces.
+// One TextStream per running answer. Push() takes a token's bytes; what is ready comes out. It never emits
+// half a character, never holds back what cannot become part of a stop string or a reasoning tag, and gives
+// the same total whatever the sizes of the pieces. The rules, which depend on the text alone:
+//
+//  - Bytes become characters first; an ill-formed sequence is U+FFFD once per maximal subpart.
+//  - Of several stop strings the one that is complete first counts; of those that end together, the longest.
+//  - Reasoning begins where the answer begins with the open tag (at most 32 bytes of white space may come
+//  before
+//    it, and go), or at once with starts_inside; it ends at the first close tag. A tag later in the answer is
+//    text.
+//  - Line breaks right after an open tag and right after a close tag are dropped, as other servers do.
 //
 // Threads: owned by one thread (the engine's).
 #pragma once
@@ -16,16 +24,16 @@ namespace tidepool::text {
 
 // How a model sets its reasoning apart. Empty tags: it does not.
 struct ReasoningFormat {
-  std::string open_tag;           // "<think>"
-  std::string close_tag;          // "</think>"
-  bool starts_inside = false;     // the template's generation prompt already opened it
+  std::string open_tag;        // "<think>"
+  std::string close_tag;       // "</think>"
+  bool starts_inside = false;  // the template's generation prompt already opened it
 };
 
 struct TextStreamOptions {
-  std::vector<std::string> stop;      // matched in the answer (not in the reasoning); empty strings are ignored
-  bool include_stop = false;          // keep the matched stop string in the text
+  std::vector<std::string> stop;  // matched in the answer (not in the reasoning); empty strings are ignored
+  bool include_stop = false;      // keep the matched stop string in the text
   ReasoningFormat reasoning;
-  bool strip_leading_space = false;   // see Tokenizer::strips_leading_space
+  bool strip_leading_space = false;  // see Tokenizer::strips_leading_space
 };
 
 struct TextDelta {
@@ -41,6 +49,31 @@ struct TextDelta {
   }
 };
 
+// Finds strings in a stream, byte by byte (Aho-Corasick), and says how much of its end may become a match.
+class StreamMatcher {
+ public:
+  // Empty strings are left out.
+  explicit StreamMatcher(const std::vector<std::string>& strings);
+  struct State {
+    uint32_t node = 0;
+  };
+  // Takes the next byte; returns the length of the longest string that ends with it, 0 if none does.
+  size_t Step(State& state, char byte) const;
+  // Bytes at the end of what was seen that are the beginning of a string: what must be held back.
+  size_t held(State state) const { return nodes_[state.node].depth; }
+
+ private:
+  struct Node {
+    uint32_t first_child = 0, next_sibling = 0;  // 0: none (the root is nobody's child)
+    uint32_t fail = 0;                           // the longest proper suffix that is a beginning too
+    uint32_t depth = 0;
+    uint32_t match = 0;  // length of the longest string that ends here
+    char byte = 0;
+  };
+  uint32_t Child(uint32_t node, char byte) const;
+  std::vector<Node> nodes_;
+};
+
 class TextStream {
  public:
   explicit TextStream(TextStreamOptions options);
@@ -48,18 +81,30 @@ class TextStream {
   void Push(std::string_view token_bytes, TextDelta& out);
   // The end of the answer: everything held back comes out; a trailing incomplete character becomes U+FFFD.
   void Finish(TextDelta& out);
-  bool in_reasoning() const { return in_reasoning_; }
+  bool in_reasoning() const { return part_ == Part::kReasoning; }
 
  private:
-  void Drain(bool final, TextDelta& out);
+  // Undecided: nothing but white space and perhaps the beginning of the open tag so far.
+  enum class Part : uint8_t { kUndecided, kReasoning, kAnswer, kStopped };
+
+  void Take(char byte, TextDelta& out);
+  void TakeText(std::string_view text, TextDelta& out);
+  void TakeUndecided(char byte, TextDelta& out);
+  void TakeReasoning(char byte, TextDelta& out);
+  void TakeAnswer(char byte, TextDelta& out);
+  void DecideAnswer(TextDelta& out);
+  void Flush(size_t keep, TextDelta& out);
 
   TextStreamOptions options_;
-  std::string pending_;            // bytes not yet emitted
-  bool in_reasoning_ = false;
-  bool reasoning_done_ = false;
-  bool at_start_ = true;           // nothing emitted yet in the current part
-  bool first_bytes_ = true;
-  bool stopped_ = false;
+  StreamMatcher stop_matcher_;
+  StreamMatcher close_matcher_;
+  StreamMatcher::State matched_;
+  Part part_ = Part::kAnswer;
+  std::string raw_;                // an incomplete character: at most 3 bytes
+  std::string held_;               // whole characters not yet emitted
+  std::string decided_;            // scratch of DecideAnswer
+  bool drop_space_ = false;        // the next byte, if a space, is the tokenizer's own
+  bool drop_line_breaks_ = false;  // since the last tag
 };
 
 }  // namespace tidepool::text

@@ -47,7 +47,8 @@ class Tokenizer {
                                                      std::string_view tokenizer_config_json = {},
                                                      std::string_view generation_config_json = {});
   // 256 byte tokens and a few control tokens: for the simulated model ("scripted").
-  // ids 0..255 are the bytes, 256 <|im_start|>, 257 <|im_end|> (end of generation), 258 <think>, 259 </think>.
+  // ids 0..255 are the bytes, 256 <|im_start|>, 257 <|im_end|> (end of generation), 258 <think>, 259
+  // </think>.
   static std::unique_ptr<Tokenizer> Bytes();
 
   virtual std::string_view kind() const = 0;  // "bpe", "spm", "unigram", "wordpiece", "bytes"
@@ -57,11 +58,11 @@ class Tokenizer {
   // Ill-formed UTF-8 in `text` becomes U+FFFD first (as the Python oracles do when decoding with "replace").
   virtual std::vector<TokenId> Encode(std::string_view text, const EncodeOptions& options = {}) const = 0;
 
-  // The bytes a token stands for inside a running text (may be part of a character). Control tokens give "" unless
-  // `render_special`, then their text. An id outside the vocabulary gives "".
+  // The bytes a token stands for inside a running text (may be part of a character). Control tokens give ""
+  // unless `render_special`, then their text. An id outside the vocabulary gives "".
   virtual std::string_view TokenBytes(TokenId id, bool render_special = false) const = 0;
-  // The text of a whole sequence; a family's leading-space rule applies at its start. Not necessarily valid UTF-8
-  // if the ids end inside a character.
+  // The text of a whole sequence; a family's leading-space rule applies at its start. Not necessarily valid
+  // UTF-8 if the ids end inside a character.
   virtual std::string Decode(std::span<const TokenId> ids, bool render_special = false) const = 0;
   virtual bool IsControl(TokenId id) const = 0;
   // True if Decode drops one leading space of the first token (SentencePiece with a dummy prefix).
