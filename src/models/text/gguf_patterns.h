@@ -11,7 +11,6 @@ struct GgufPattern {
   std::span<const std::string_view> splits;  // applied one after the other, matches isolated
   bool ignore_merges = false;
   bool add_bos = false;
-      false;  // the family's tokenizer.json does; GGUF files do not say, nor does llama.cpp do it
 };
 
 // Null: an unknown name.
