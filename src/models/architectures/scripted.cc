@@ -1,0 +1,141 @@
+// The model of the simulated device: no weights, it says what the prompt asks it to (script.h).
+//
+// It remembers only what an attention cache remembers: every token's id is written into the sequence's own KV
+// block, and the history is read back from the block table at each step. A wrong block table, prefix hit or
+// lost block therefore changes the answer or fails the row, which makes tests above the engine honest tests
+// of paging.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "base/check.h"
+#include "models/architectures/carve.h"
+#include "models/architectures/model.h"
+#include "models/architectures/script.h"
+
+namespace tidepool::architectures {
+namespace {
+
+constexpr int32_t kHidden = 16;
+constexpr float kUnlikely =
+    -20;  // against 0: at temperature 1 another token has 260 e^-20 = 5e-7 of the mass
+
+class Scripted final : public Model {
+ public:
+  Scripted(chips::SimulatedDevice& device, int32_t context_length) : device_(device) {
+    info_.family = "scripted";
+    info_.quantisation = "none";
+    info_.vocab_size = kScriptVocab;
+    info_.hidden_size = kHidden;
+    info_.layers = 1;
+    info_.context_length = context_length;
+    info_.pooling = Pooling::kLast;
+    kv_ = {.type = chips::DataType::kF32, .layers = 1, .kv_heads = 1, .key_dim = 1, .value_dim = 1};
+  }
+
+  const ModelInfo& info() const override { return info_; }
+  const chips::KvLayout& kv_layout() const override { return kv_; }
+  size_t WorkspaceBytes(const StepLimits& limits) const override { return Carve(limits, nullptr).bytes; }
+  int32_t MaxColumns() const override { return kHidden; }
+  StepOutput Forward(const Step& step, const StepLimits& limits, std::byte* workspace) override;
+
+ private:
+  struct Workspace {
+    float *logits, *hidden;
+    uint8_t* failed;
+    size_t bytes;
+  };
+  Workspace Carve(const StepLimits& limits, std::byte* base) const {
+    const auto rows = static_cast<size_t>(std::min(limits.max_logit_rows, limits.max_tokens));
+    Carver carver(base);
+    Workspace w;
+    w.logits = carver.Take<float>(rows * kScriptVocab);
+    w.hidden = carver.Take<float>(static_cast<size_t>(limits.max_tokens) * kHidden);
+    w.failed = carver.Take<uint8_t>(rows);
+    w.bytes = carver.bytes();
+    return w;
+  }
+
+  chips::SimulatedDevice& device_;
+  ModelInfo info_;
+  chips::KvLayout kv_;
+};
+
+// The history that ends with `row`, found in the slice the row belongs to.
+TokenHistory HistoryOf(const chips::KvLayout& layout, const Step& step, int32_t row) {
+  const auto slice =
+      std::upper_bound(step.sequences.begin(), step.sequences.end(), row,
+                       [](int32_t r, const chips::SequenceSlice& s) { return r < s.token_begin; }) -
+      1;
+  return {layout, slice->blocks, slice->context + (row - slice->token_begin) + 1};
+}
+
+uint64_t Mix(uint64_t x) {  // splitmix64's finaliser
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+// A vector that depends on every token of the history: equal texts embed equally, others do not.
+void HiddenState(const TokenHistory& history, float* out) {
+  uint64_t hash = 0;
+  for (int32_t i = 0; i < history.size(); ++i)
+    hash = Mix(hash + 0x9E3779B97F4A7C15u + static_cast<uint64_t>(history[i]));
+  for (int32_t i = 0; i < kHidden; ++i) {
+    hash = Mix(hash + 0x9E3779B97F4A7C15u);
+    out[i] = static_cast<float>(static_cast<double>(hash >> 11) * 0x1p-52 - 1.0);
+  }
+}
+
+StepOutput Scripted::Forward(const Step& step, const StepLimits& limits, std::byte* workspace) {
+  CHECK(std::ssize(step.tokens) <= limits.max_tokens && std::ssize(step.logit_rows) <= limits.max_logit_rows);
+  const Workspace w = Carve(limits, workspace);
+  for (const chips::SequenceSlice& slice : step.sequences) {
+    const TokenHistory history(kv_, slice.blocks, slice.context + slice.token_count);
+    for (int32_t i = 0; i < slice.token_count; ++i) {
+      const auto row = static_cast<size_t>(slice.token_begin + i);
+      history.Write(slice.context + i, step.tokens[row], step.positions[row]);
+    }
+  }
+
+  int32_t stall_ms = 0;
+  for (size_t i = 0; i < step.logit_rows.size(); ++i) {
+    const ScriptedToken next = NextScriptedToken(HistoryOf(kv_, step, step.logit_rows[i]));
+    float* const logits = w.logits + i * kScriptVocab;
+    std::fill_n(logits, kScriptVocab, kUnlikely);
+    logits[next.token] = 0;
+    w.failed[i] = next.failed ? 1 : 0;
+    stall_ms = std::max(stall_ms, next.stall_ms);
+  }
+  for (size_t i = 0; i < step.hidden_rows.size(); ++i) {
+    HiddenState(HistoryOf(kv_, step, step.hidden_rows[i]), w.hidden + i * kHidden);
+  }
+  device_.AdvanceStep(static_cast<int32_t>(step.tokens.size()));
+  if (stall_ms > 0) std::this_thread::sleep_for(std::chrono::milliseconds(stall_ms));
+
+  StepOutput output;
+  if (!step.logit_rows.empty()) {
+    output.logits = w.logits;
+    output.failed_rows = std::span(w.failed, step.logit_rows.size());
+  }
+  if (!step.hidden_rows.empty()) output.hidden = w.hidden;
+  return output;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Model>> MakeScriptedModel(chips::SimulatedDevice& device, int32_t context_length) {
+  // Positions are kept as float32, which is exact up to 2^24.
+  constexpr int32_t kMin = 16, kMax = 1 << 24;
+  if (context_length < kMin || context_length >= kMax) {
+    return Fail(ErrorKind::kInvalid, "bad_context_length",
+                fmt::format("context_length is {}; the scripted model takes {} to {}", context_length, kMin,
+                            kMax - 1),
+                "context_length");
+  }
+  return std::make_unique<Scripted>(device, context_length);
+}
+
+}  // namespace tidepool::architectures
