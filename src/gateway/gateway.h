@@ -1,7 +1,7 @@
 // The HTTP server: dialects (openai, native), security, limits. decode -> call -> encode, no business rules.
 //
-// Threads: I/O threads of its own (Asio, one io_context each). Engine callbacks are posted to the connection's
-// executor through a bounded buffer. Asio and Beast stay inside this folder's http_*.cc files.
+// Threads: I/O threads of its own (Asio, one io_context each). Engine callbacks are posted to the
+// connection's executor through a bounded buffer. Asio and Beast stay inside this folder's http_*.cc files.
 #pragma once
 
 #include <cstdint>
@@ -35,10 +35,10 @@ struct GatewayOptions {
   uint32_t max_header_bytes = 32u << 10;
   double header_timeout_s = 10;
   double body_timeout_s = 60;
-  double idle_timeout_s = 75;              // keep-alive
-  double write_timeout_s = 30;             // a reader that takes nothing for so long is dropped
+  double idle_timeout_s = 75;                  // keep-alive
+  double write_timeout_s = 30;                 // a reader that takes nothing for so long is dropped
   uint64_t max_write_buffer_bytes = 1u << 20;  // per connection; above half of it the generation is paused
-  double keep_alive_comment_s = 10;        // SSE comments while nothing is produced
+  double keep_alive_comment_s = 10;            // SSE comments while nothing is produced
   int32_t max_json_depth = 64;
   double drain_timeout_s = 30;
 };
@@ -46,8 +46,14 @@ struct GatewayOptions {
 // What the native API shows of the process around it; the composition root fills these.
 struct ServerHooks {
   std::function<nlohmann::ordered_json()> settings;  // GET /api/v1/settings
-  std::function<nlohmann::ordered_json()> doctor;    // GET /api/v1/doctor (may take a second; runs off the I/O threads)
-  std::function<nlohmann::ordered_json()> status;    // GET /api/v1/status: pool, ledger, uptime
+  std::function<nlohmann::ordered_json()>
+      doctor;  // GET /api/v1/doctor (may take a second; runs off the I/O threads)
+  std::function<nlohmann::ordered_json()> status;  // GET /api/v1/status: pool, ledger, uptime
+  // POST /api/v1/bench {"model","prompt_tokens","generate_tokens","batch":[..]} (checked), on a thread of its
+  // own, one at a time ->
+  // {"data":[{"id","test":"prefill|decode","batch","tokens","seconds","tokens_per_s","share_of_limit",
+  // "limit"}]}. Not set: 501.
+  std::function<Result<nlohmann::ordered_json>(const nlohmann::ordered_json&)> bench;
   std::string version;
   std::string commit;
 };
@@ -55,17 +61,21 @@ struct ServerHooks {
 class Gateway {
  public:
   virtual ~Gateway() = default;
-  // Checks the options (listening beyond loopback without protection is kInvalid) and binds; serving starts at once.
+  // Checks the options (listening beyond loopback without protection is kInvalid) and binds; serving starts
+  // at once.
   static Result<std::unique_ptr<Gateway>> Start(const GatewayOptions& options, platform::Inference& inference,
                                                 platform::Catalog& catalog, platform::KeyStore& keys,
-                                                const Clock& clock, MetricsRegistry& metrics, ServerHooks hooks);
+                                                const Clock& clock, MetricsRegistry& metrics,
+                                                ServerHooks hooks);
   virtual std::string url() const = 0;  // "http://127.0.0.1:8433", with the real port
-  // /ready answers 503 and new work is refused from now on; returns when streams ended or the time-out passed.
+  // /ready answers 503 and new work is refused from now on; returns when streams ended or the time-out
+  // passed.
   virtual bool Drain() = 0;
   virtual void Stop() = 0;
 };
 
-// The OpenAPI document of every route the gateway serves (also GET /openapi.json, and committed as api/openapi.json).
+// The OpenAPI document of every route the gateway serves (also GET /openapi.json, and committed as
+// api/openapi.json).
 nlohmann::ordered_json OpenApiDocument();
 
 }  // namespace tidepool::gateway

@@ -1,0 +1,205 @@
+#include "gateway/application.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+
+#include "base/ids.h"
+#include "base/log.h"
+#include "gateway/errors.h"
+
+namespace tidepool::gateway {
+namespace {
+
+constexpr std::string_view kMetricPrefix = "tidepool_http_";
+
+std::string MetricName(std::string_view what) { return std::string(kMetricPrefix).append(what); }
+
+}  // namespace
+
+Result<nlohmann::ordered_json> JsonBody(const Services& services, const HttpRequest& request, bool optional) {
+  if (optional && request.body.empty()) return nlohmann::ordered_json::object();
+  TP_ASSIGN(auto body, ParseJson(request.body, services.json_limits()));
+  if (!body.is_object()) {
+    return Fail(ErrorKind::kInvalid, "malformed_json", "The body must be a JSON object.");
+  }
+  return body;
+}
+
+Application::Application(Services& services, Security security, const platform::KeyStore& keys)
+    : services_(services), security_(std::move(security)), keys_(keys) {
+  MetricsRegistry& metrics = services.metrics;
+  in_flight_gauge_ = metrics.gauge(MetricName("requests_in_flight"), "Requests being answered");
+  bytes_received_ = metrics.counter(MetricName("request_body_bytes_total"), "Bytes of request bodies");
+  bytes_sent_ = metrics.counter(MetricName("response_bytes_total"), "Bytes of responses, with headers");
+  dropped_readers_ =
+      metrics.counter(MetricName("dropped_readers_total"), "Clients dropped for reading too slowly");
+  aborted_ = metrics.counter(MetricName("aborted_requests_total"), "Requests whose client went away");
+}
+
+std::optional<HttpResponse> Application::Screen(HttpRequest& request) {
+  const std::string* id = request.Header("x-request-id");
+  request.id = id != nullptr && IsSaneRequestId(*id) ? *id : RandomId("req-");
+  if (auto status = ScreenRouted(request); !status) {
+    HttpResponse response = ErrorResponse(status.error());
+    if (status.error().code == "method_not_allowed") {
+      response.status = 405;
+      response.headers.push_back({"Allow", status.error().param});
+    } else if (status.error().code == "unsupported_media_type" ||
+               status.error().code == "unsupported_encoding") {
+      response.status = 415;
+    } else if (response.status == 401) {
+      response.headers.push_back({"WWW-Authenticate", "Bearer"});
+    }
+    return response;
+  }
+  if (request.method == "OPTIONS" && request.route == nullptr) return Security::Preflight(request);
+  return std::nullopt;
+}
+
+Result<void> Application::ScreenRouted(HttpRequest& request) {
+  TP_TRY(security_.CheckSource(request));
+  if (request.method == "OPTIONS" && !request.allowed_origin.empty() &&
+      request.Header("access-control-request-method") != nullptr) {
+    return {};
+  }
+  TP_ASSIGN(RouteMatch match, MatchRoute(Routes(), request.method, request.target));
+  if (match.route == nullptr) {
+    if (!match.allow.empty()) {
+      return Fail(ErrorKind::kInvalid, "method_not_allowed",
+                  fmt::format("{} is not possible here, only {}.", request.method, match.allow), match.allow);
+    }
+    return Fail(ErrorKind::kNotFound, "unknown_path",
+                fmt::format("There is no {} {}. GET /openapi.json lists what there is.", request.method,
+                            request.target.substr(0, 200)));
+  }
+  const Route& route = *match.route;
+  request.route = match.route;
+  request.path_values = std::move(match.values);
+  if (route.access != Access::kPublic) TP_TRY(security_.CheckKey(request, keys_));
+  if (route.access == Access::kAdmin && !request.principal.admin) {
+    return Fail(ErrorKind::kForbidden, "admin_only", "This needs the admin key.");
+  }
+  const std::string* length = request.Header("content-length");
+  const bool has_body =
+      request.Header("transfer-encoding") != nullptr || (length != nullptr && *length != "0");
+  const std::string* type = request.Header("content-type");
+  if (has_body && (type == nullptr || !IsJsonContentType(*type))) {
+    return Fail(ErrorKind::kInvalid, "unsupported_media_type",
+                fmt::format("The body must be JSON, sent with \"Content-Type: application/json\"{}.",
+                            type == nullptr ? std::string()
+                                            : fmt::format(" (it came as \"{}\")", type->substr(0, 60))),
+                "Content-Type");
+  }
+  const std::string* encoding = request.Header("content-encoding");
+  if (has_body && encoding != nullptr && *encoding != "identity") {
+    return Fail(ErrorKind::kInvalid, "unsupported_encoding", "Send the body without a Content-Encoding.",
+                "Content-Encoding");
+  }
+  if (route.inference && services_.draining) {
+    Error error{ErrorKind::kUnavailable, "draining", "The server is stopping and takes no new work.", "", 5};
+    return Fail(std::move(error));
+  }
+  return {};
+}
+
+void Application::Handle(std::shared_ptr<Exchange> exchange) {
+  const Route& route = *exchange->request().route;
+  {
+    std::lock_guard lock(mutex_);
+    ++in_flight_;
+  }
+  in_flight_gauge_.Add(1);
+  if (route.lane == Lane::kInline) return Run(exchange);
+  Workers& workers = route.lane == Lane::kWorker ? services_.workers : services_.slow;
+  if (!workers.Submit([this, exchange] { Run(exchange); })) {
+    exchange->Send(ErrorResponse(Error{ErrorKind::kOverloaded, "server_busy",
+                                       "Too many requests wait for this already; try again.", "", 1}));
+  }
+}
+
+void Application::Run(const std::shared_ptr<Exchange>& exchange) {
+  try {
+    exchange->request().route->handler(services_, exchange);
+  } catch (const std::exception& problem) {
+    LogError("a handler failed", {{"request_id", exchange->request().id},
+                                  {"route", exchange->request().route->pattern},
+                                  {"reason", problem.what()}});
+    exchange->Send(
+        ErrorResponse(500, "internal_error", "The server failed to answer this request; see its log."));
+  }
+}
+
+HttpResponse Application::Refuse(int status, std::string_view code, std::string_view message) {
+  return ErrorResponse(status, code, message);
+}
+
+void Application::Decorate(const HttpRequest& request, std::vector<HttpHeader>& headers) {
+  headers.push_back({"X-Request-Id", request.id.empty() ? RandomId("req-") : request.id});
+  headers.push_back({"X-Content-Type-Options", "nosniff"});
+  if (!request.allowed_origin.empty()) {
+    headers.push_back({"Access-Control-Allow-Origin", request.allowed_origin});
+    headers.push_back({"Access-Control-Expose-Headers", "X-Request-Id, Tidepool-Ignored, Retry-After"});
+    headers.push_back({"Vary", "Origin"});
+  }
+}
+
+Application::RouteMetrics& Application::MetricsOf(const Route* route) {
+  const auto found = metrics_.find(route);
+  if (found != metrics_.end()) return found->second;
+  RouteMetrics& made = metrics_[route];
+  made.seconds = services_.metrics.histogram(
+      MetricName("request_seconds"), "Time to answer a request, whole streams", LatencyBounds(),
+      {{"route", route == nullptr ? "other" : std::string(route->pattern)}});
+  return made;
+}
+
+void Application::Finished(const HttpRequest& request, const ExchangeSummary& summary) {
+  const Route* route = request.route;
+  const int status = summary.status;
+  {
+    std::lock_guard lock(mutex_);
+    RouteMetrics& metrics = MetricsOf(route);
+    auto counter = metrics.requests.find(status);
+    if (counter == metrics.requests.end()) {
+      counter =
+          metrics.requests
+              .emplace(status, services_.metrics.counter(
+                                   MetricName("requests_total"), "Requests answered, by route and status",
+                                   {{"route", route == nullptr ? "other" : std::string(route->pattern)},
+                                    {"status", fmt::to_string(status)}}))
+              .first;
+    }
+    counter->second.Increment();
+    metrics.seconds.Observe(summary.seconds);
+    if (summary.handled && --in_flight_ == 0) idle_.notify_all();
+  }
+  bytes_received_.Increment(static_cast<double>(request.body.size()));
+  bytes_sent_.Increment(static_cast<double>(summary.bytes_sent));
+  if (summary.handled) in_flight_gauge_.Add(-1);
+  if (summary.aborted) aborted_.Increment();
+  if (summary.dropped_reader) dropped_readers_.Increment();
+  // Probes come every few seconds for ever.
+  const bool probe = route != nullptr && route->lane == Lane::kInline && status < 400;
+  const LogLevel level = probe ? LogLevel::kDebug : LogLevel::kInfo;
+  if (!LogEnabled(level)) return;
+  Log(level, "request",
+      {{"request_id", request.id},
+       {"method", request.method},
+       {"path", request.target.substr(0, 200)},
+       {"status", status},
+       {"seconds", fmt::format("{:.4f}", summary.seconds)},
+       {"bytes", summary.bytes_sent},
+       {"peer", request.peer.address},
+       {"key", request.principal.key_id},
+       {"end", summary.dropped_reader ? "reader too slow"
+               : summary.aborted      ? "client gone"
+                                      : "complete"}});
+}
+
+bool Application::WaitIdle(double timeout_s) {
+  std::unique_lock lock(mutex_);
+  return idle_.wait_for(lock, std::chrono::duration<double>(timeout_s), [this] { return in_flight_ == 0; });
+}
+
+}  // namespace tidepool::gateway

@@ -1,0 +1,54 @@
+// Tidepool's own API: models, pulls, the machine, and what every server has (health, metrics, its
+// description).
+#pragma once
+
+#include <memory>
+
+#include "gateway/http.h"
+#include "gateway/services.h"
+
+namespace tidepool::gateway::native {
+
+// system.cc
+void Health(Services& services, std::shared_ptr<Exchange> exchange);
+void Ready(Services& services, std::shared_ptr<Exchange> exchange);
+void Version(Services& services, std::shared_ptr<Exchange> exchange);
+void OpenApi(Services& services, std::shared_ptr<Exchange> exchange);
+void Metrics(Services& services, std::shared_ptr<Exchange> exchange);
+void Settings(Services& services, std::shared_ptr<Exchange> exchange);
+void Doctor(Services& services, std::shared_ptr<Exchange> exchange);
+void ServerStatus(Services& services, std::shared_ptr<Exchange> exchange);
+void Bench(Services& services, std::shared_ptr<Exchange> exchange);
+
+// models.cc
+void ListModels(Services& services, std::shared_ptr<Exchange> exchange);
+void GetModel(Services& services, std::shared_ptr<Exchange> exchange);
+void DeleteModel(Services& services, std::shared_ptr<Exchange> exchange);
+void LoadModel(Services& services, std::shared_ptr<Exchange> exchange);
+void UnloadModel(Services& services, std::shared_ptr<Exchange> exchange);
+void Catalogue(Services& services, std::shared_ptr<Exchange> exchange);
+
+// pulls.cc
+void StartPull(Services& services, std::shared_ptr<Exchange> exchange);
+void ListPulls(Services& services, std::shared_ptr<Exchange> exchange);
+void GetPull(Services& services, std::shared_ptr<Exchange> exchange);
+void PausePull(Services& services, std::shared_ptr<Exchange> exchange);
+void ResumePull(Services& services, std::shared_ptr<Exchange> exchange);
+void CancelPull(Services& services, std::shared_ptr<Exchange> exchange);
+
+// schemas.cc
+nlohmann::ordered_json ModelSchema();
+nlohmann::ordered_json ModelListSchema();
+nlohmann::ordered_json LoadSchema();
+nlohmann::ordered_json UnloadSchema();
+nlohmann::ordered_json CatalogueSchema();
+nlohmann::ordered_json PullRequestSchema();
+nlohmann::ordered_json PullSchema();
+nlohmann::ordered_json PullListSchema();
+nlohmann::ordered_json BenchRequestSchema();
+nlohmann::ordered_json BenchSchema();
+nlohmann::ordered_json HealthSchema();
+nlohmann::ordered_json ReadySchema();
+nlohmann::ordered_json VersionSchema();
+
+}  // namespace tidepool::gateway::native

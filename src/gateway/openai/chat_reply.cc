@@ -1,0 +1,139 @@
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "base/ids.h"
+#include "gateway/json_body.h"
+#include "gateway/openai/reply.h"
+#include "gateway/sse.h"
+
+namespace tidepool::gateway::openai {
+namespace {
+
+// {"token","logprob","bytes","top_logprobs"}: the bytes let a client join tokens that hold half a character.
+void AppendToken(std::string& out, std::string_view bytes, float logprob) {
+  out.append(R"({"token":)");
+  AppendJsonString(out, bytes);
+  // OpenAI's stand-in for minus infinity, which JSON cannot say.
+  fmt::format_to(std::back_inserter(out), R"(,"logprob":{},"bytes":[)",
+                 std::isfinite(logprob) ? logprob : -9999.0f);
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    if (i > 0) out.push_back(',');
+    fmt::format_to(std::back_inserter(out), "{}",
+                   static_cast<unsigned>(static_cast<unsigned char>(bytes[i])));
+  }
+  out.push_back(']');
+}
+
+class ChatReply final : public Reply {
+ public:
+  ChatReply(std::shared_ptr<Exchange> exchange, const platform::Inference& inference,
+            const ParsedChat& parsed)
+      : Reply(std::move(exchange), inference, parsed.reply, parsed.request.model, RandomId("chatcmpl-")) {}
+
+ private:
+  void AppendChunk(int32_t choice, std::string_view delta, std::string_view logprobs, std::string_view reason,
+                   std::string& out) {
+    if (prefix_.empty()) prefix_ = "data: " + Prefix("chat.completion.chunk");
+    out.append(prefix_);
+    fmt::format_to(std::back_inserter(out), R"({{"index":{},"delta":)", choice);
+    out.append(delta);
+    if (options_.logprobs) {
+      if (logprobs.empty()) {
+        out.append(R"(,"logprobs":null)");
+      } else {
+        out.append(R"(,"logprobs":{"content":[)").append(logprobs).append(R"(],"refusal":null})");
+      }
+    }
+    out.append(R"(,"finish_reason":)").append(reason).append("}").append(ChunkEnd()).append("\n\n");
+  }
+
+  void AppendStart(int32_t choice, std::string& out) override {
+    AppendChunk(choice, R"({"role":"assistant","content":""})", {}, "null", out);
+  }
+
+  void AppendDelta(int32_t choice, const compute::TokenEvent& event, std::string& out) override {
+    std::string logprobs;
+    if (options_.logprobs) AppendLogprobs(event.logprobs, logprobs);
+    if (event.content.empty() && event.reasoning.empty() && logprobs.empty()) return;
+    delta_.assign("{");
+    if (!event.reasoning.empty()) {
+      delta_.append(R"("reasoning_content":)");
+      AppendJsonString(delta_, event.reasoning);
+    }
+    if (!event.content.empty()) {
+      if (delta_.size() > 1) delta_.push_back(',');
+      delta_.append(R"("content":)");
+      AppendJsonString(delta_, event.content);
+    }
+    delta_.push_back('}');
+    AppendChunk(choice, delta_, logprobs, "null", out);
+  }
+
+  void AppendFinish(int32_t choice, std::string& out) override {
+    AppendChunk(choice, "{}", {}, At(choice).finish_reason, out);
+  }
+
+  void AppendUsage(const compute::Usage& usage, std::string& out) override {
+    AppendEvent(out, Prefix("chat.completion.chunk") + R"(],"usage":)" + UsageJson(usage) + "}");
+  }
+
+  void CollectDelta(Choice& choice, const compute::TokenEvent& event) override {
+    choice.content.append(event.content);
+    choice.reasoning.append(event.reasoning);
+    if (!options_.logprobs || event.logprobs.empty()) return;
+    if (!choice.logprobs.empty()) choice.logprobs.push_back(',');
+    AppendLogprobs(event.logprobs, choice.logprobs);
+  }
+
+  std::string Whole(const compute::Usage& usage) override {
+    std::string out = Prefix("chat.completion");
+    for (size_t i = 0; i < choices_.size(); ++i) {
+      const Choice& choice = choices_[i];
+      if (i > 0) out.push_back(',');
+      fmt::format_to(std::back_inserter(out), R"({{"index":{},"message":{{"role":"assistant","content":)", i);
+      AppendJsonString(out, choice.content);
+      if (!choice.reasoning.empty()) {
+        out.append(R"(,"reasoning_content":)");
+        AppendJsonString(out, choice.reasoning);
+      }
+      out.append(R"(,"refusal":null},"logprobs":)");
+      if (options_.logprobs) {
+        out.append(R"({"content":[)").append(choice.logprobs).append(R"(],"refusal":null})");
+      } else {
+        out.append("null");
+      }
+      out.append(R"(,"finish_reason":)")
+          .append(choice.finish_reason.empty() ? R"("stop")" : choice.finish_reason);
+      out.push_back('}');
+    }
+    out.append(R"(],"usage":)").append(UsageJson(usage)).append("}");
+    return out;
+  }
+
+  void AppendLogprobs(std::span<const compute::TokenLogprob> tokens, std::string& out) const {
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      if (i > 0) out.push_back(',');
+      AppendToken(out, inference_.TokenText(model_, tokens[i].token), tokens[i].logprob);
+      out.append(R"(,"top_logprobs":[)");
+      for (size_t j = 0; j < tokens[i].top.size(); ++j) {
+        if (j > 0) out.push_back(',');
+        AppendToken(out, inference_.TokenText(model_, tokens[i].top[j].first), tokens[i].top[j].second);
+        out.push_back('}');
+      }
+      out.append("]}");
+    }
+  }
+
+  std::string prefix_;  // of every chunk; the model's name is known when the first is written
+  std::string delta_;
+};
+
+}  // namespace
+
+std::shared_ptr<Reply> MakeChatReply(std::shared_ptr<Exchange> exchange, const platform::Inference& inference,
+                                     const ParsedChat& parsed) {
+  return std::make_shared<ChatReply>(std::move(exchange), inference, parsed);
+}
+
+}  // namespace tidepool::gateway::openai

@@ -1,0 +1,162 @@
+#include "gateway/openai/handlers.h"
+
+#include <fmt/format.h>
+
+#include "gateway/errors.h"
+#include "gateway/openai/embedding_reply.h"
+#include "gateway/openai/reply.h"
+#include "gateway/openai/requests.h"
+
+namespace tidepool::gateway::openai {
+namespace {
+
+HttpResponse WithIgnored(HttpResponse response, const std::vector<std::string>& ignored) {
+  if (!ignored.empty()) response.headers.push_back({"Tidepool-Ignored", IgnoredHeader(ignored)});
+  return response;
+}
+
+template <typename Request>
+void Fill(Request& request, const HttpRequest& http) {
+  request.request_id = http.id;
+  request.principal = http.principal;
+}
+
+Json ModelJson(const platform::DeploymentStatus& status) {
+  Json out;
+  out["id"] = status.id;
+  out["object"] = "model";
+  out["created"] = status.model.created;
+  out["owned_by"] = "tidepool";
+  out["state"] = platform::DeploymentStateName(status.state);
+  const int32_t context = status.engine && status.engine->info.context_length > 0
+                              ? status.engine->info.context_length
+                              : status.model.context_length;
+  out["context_length"] = context;
+  out["max_model_len"] = context;  // the name vLLM's clients read
+  const bool generates = status.engine ? status.engine->info.generates : status.model.generates;
+  out["capabilities"] = Json::array({generates ? "chat" : "embeddings"});
+  return out;
+}
+
+// The text of each prompt, as echo shows it.
+Result<std::vector<std::string>> EchoTexts(Services& services, const platform::CompletionRequest& request) {
+  std::vector<std::string> texts;
+  if (!request.echo) return texts;
+  for (const platform::Prompt& prompt : request.prompts) {
+    if (!prompt.is_tokens) {
+      texts.push_back(prompt.text);
+      continue;
+    }
+    TP_ASSIGN(std::string text, services.inference.Detokenize(request.model, prompt.tokens));
+    texts.push_back(std::move(text));
+  }
+  return texts;
+}
+
+void Attach(const std::shared_ptr<Exchange>& exchange, const std::shared_ptr<Reply>& reply,
+            Result<std::shared_ptr<platform::Generation>> generation) {
+  if (!generation) return reply->Fail(generation.error());
+  exchange->Listen(MakeReplyListener(reply, std::move(*generation)));
+}
+
+// An embedding has no stream to watch: only a client that leaves ends it early.
+class CancelListener final : public ExchangeListener {
+ public:
+  explicit CancelListener(std::shared_ptr<platform::Generation> generation)
+      : generation_(std::move(generation)) {}
+  void OnClosed() override { generation_->Cancel(); }
+
+ private:
+  const std::shared_ptr<platform::Generation> generation_;
+};
+
+}  // namespace
+
+void ChatCompletions(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto body = JsonBody(services, exchange->request());
+  if (!body) return exchange->Send(ErrorResponse(body.error()));
+  auto parsed = ParseChat(*body);
+  if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
+  Fill(parsed->request, exchange->request());
+  auto reply = MakeChatReply(exchange, services.inference, *parsed);
+  Attach(exchange, reply, services.inference.Chat(std::move(parsed->request), reply));
+}
+
+void Completions(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto body = JsonBody(services, exchange->request());
+  if (!body) return exchange->Send(ErrorResponse(body.error()));
+  auto parsed = ParseCompletion(*body);
+  if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
+  Fill(parsed->request, exchange->request());
+  auto echo = EchoTexts(services, parsed->request);
+  if (!echo) return exchange->Send(ErrorResponse(echo.error()));
+  auto reply = MakeCompletionReply(exchange, services.inference, *parsed, std::move(*echo));
+  Attach(exchange, reply, services.inference.Complete(std::move(parsed->request), reply));
+}
+
+void Embeddings(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto body = JsonBody(services, exchange->request());
+  if (!body) return exchange->Send(ErrorResponse(body.error()));
+  auto parsed = ParseEmbedding(*body);
+  if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
+  Fill(parsed->request, exchange->request());
+  const EmbeddingFormat format{parsed->base64, parsed->dimensions};
+  // Spelling out a thousand vectors takes milliseconds: not on the engine's thread.
+  auto done = [&services, exchange, format,
+               ignored = parsed->ignored](Result<platform::EmbeddingReply> vectors) {
+    auto send = [exchange, format, ignored,
+                 vectors = std::make_shared<Result<platform::EmbeddingReply>>(std::move(vectors))] {
+      exchange->Send(WithIgnored(EmbeddingResponse(*vectors, format), ignored));
+    };
+    if (!services.workers.Submit(send)) send();
+  };
+  auto generation = services.inference.Embed(std::move(parsed->request), std::move(done));
+  if (!generation) return exchange->Send(ErrorResponse(generation.error()));
+  exchange->Listen(std::make_shared<CancelListener>(std::move(*generation)));
+}
+
+void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
+  Json body;
+  body["object"] = "list";
+  body["data"] = Json::array();
+  for (const auto& status : services.inference.List()) body["data"].push_back(ModelJson(status));
+  exchange->Send(JsonResponse(body));
+}
+
+void GetModel(Services& services, std::shared_ptr<Exchange> exchange) {
+  const auto status = services.inference.Find(exchange->request().PathValue("id"));
+  if (!status) return exchange->Send(ErrorResponse(status.error()));
+  exchange->Send(JsonResponse(ModelJson(*status)));
+}
+
+void Tokenize(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto body = JsonBody(services, exchange->request());
+  if (!body) return exchange->Send(ErrorResponse(body.error()));
+  auto parsed = ParseTokenize(*body);
+  if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
+  Fill(parsed->request, exchange->request());
+  auto tokens = parsed->chat ? services.inference.TokenizeChat(parsed->request)
+                             : services.inference.Tokenize(parsed->request.model, parsed->text,
+                                                           parsed->add_special, parsed->parse_special);
+  if (!tokens) return exchange->Send(ErrorResponse(tokens.error()));
+  Json reply;
+  reply["model"] = parsed->request.model;
+  reply["count"] = tokens->size();
+  reply["tokens"] = *tokens;
+  exchange->Send(WithIgnored(JsonResponse(reply), parsed->ignored));
+}
+
+void Detokenize(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto body = JsonBody(services, exchange->request());
+  if (!body) return exchange->Send(ErrorResponse(body.error()));
+  auto parsed = ParseDetokenize(*body);
+  if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
+  auto text = services.inference.Detokenize(parsed->model, parsed->tokens);
+  if (!text) return exchange->Send(ErrorResponse(text.error()));
+  Json reply;
+  reply["model"] = parsed->model;
+  reply["text"] = std::move(*text);
+  exchange->Send(JsonResponse(reply));
+}
+
+}  // namespace tidepool::gateway::openai

@@ -1,0 +1,27 @@
+// The endpoints that speak OpenAI's dialect. Each is a Handler of the route table (router.h).
+#pragma once
+
+#include <memory>
+
+#include "gateway/http.h"
+#include "gateway/services.h"
+
+namespace tidepool::gateway::openai {
+
+void ChatCompletions(Services& services, std::shared_ptr<Exchange> exchange);
+void Completions(Services& services, std::shared_ptr<Exchange> exchange);
+void Embeddings(Services& services, std::shared_ptr<Exchange> exchange);
+void ListModels(Services& services, std::shared_ptr<Exchange> exchange);
+void GetModel(Services& services, std::shared_ptr<Exchange> exchange);
+void Tokenize(Services& services, std::shared_ptr<Exchange> exchange);
+void Detokenize(Services& services, std::shared_ptr<Exchange> exchange);
+
+nlohmann::ordered_json ChatReplySchema();
+nlohmann::ordered_json CompletionReplySchema();
+nlohmann::ordered_json EmbeddingReplySchema();
+nlohmann::ordered_json ModelListSchema();
+nlohmann::ordered_json ModelSchema();
+nlohmann::ordered_json TokenizeReplySchema();
+nlohmann::ordered_json DetokenizeReplySchema();
+
+}  // namespace tidepool::gateway::openai

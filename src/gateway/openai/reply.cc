@@ -1,0 +1,237 @@
+#include "gateway/openai/reply.h"
+
+#include <fmt/format.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "gateway/errors.h"
+#include "gateway/json_body.h"
+#include "gateway/sse.h"
+
+namespace tidepool::gateway::openai {
+namespace {
+
+bool WantsProgress(const HttpRequest& request) {
+  const std::string* value = request.Header("tidepool-progress");
+  return value != nullptr && *value == "1";
+}
+
+std::string_view PhaseName(compute::ProgressEvent::Phase phase) {
+  using Phase = compute::ProgressEvent::Phase;
+  switch (phase) {
+    case Phase::kQueued: return "queued";
+    case Phase::kLoading: return "loading";
+    case Phase::kPrefill: return "prefill";
+    case Phase::kDecode: return "decode";
+  }
+  return "queued";
+}
+
+std::string_view ReasonJson(compute::FinishReason reason) {
+  return reason == compute::FinishReason::kLength ? R"("length")" : R"("stop")";
+}
+
+class ReplyListener final : public ExchangeListener {
+ public:
+  ReplyListener(std::weak_ptr<Reply> reply, std::shared_ptr<platform::Generation> generation)
+      : reply_(std::move(reply)), generation_(std::move(generation)) {}
+  void OnClosed() override { generation_->Cancel(); }
+  void OnPressure(bool high) override { generation_->SetPaused(high); }
+  void OnQuiet() override {
+    if (const auto reply = reply_.lock()) reply->Quiet();
+  }
+
+ private:
+  const std::weak_ptr<Reply> reply_;
+  const std::shared_ptr<platform::Generation> generation_;
+};
+
+}  // namespace
+
+std::string UsageJson(const compute::Usage& usage) {
+  return fmt::format(
+      R"({{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":{}}},)"
+      R"("completion_tokens_details":{{"reasoning_tokens":{}}}}})",
+      usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens,
+      usage.cached_tokens, usage.reasoning_tokens);
+}
+
+Reply::Reply(std::shared_ptr<Exchange> exchange, const platform::Inference& inference, ReplyOptions options,
+             std::string model, std::string id)
+    : exchange_(std::move(exchange)),
+      inference_(inference),
+      options_(std::move(options)),
+      id_(std::move(id)),
+      created_(UnixTimeSeconds()),
+      progress_(options_.stream && WantsProgress(exchange_->request())),
+      model_(std::move(model)) {}
+
+Reply::~Reply() {
+  if (!done_) {
+    SendError(
+        Error{ErrorKind::kInternal, "answer_lost", "The server lost this answer before its end.", "", 0});
+  }
+}
+
+std::string Reply::Prefix(std::string_view object) const {
+  std::string out = R"({"id":")";
+  out.append(id_).append(R"(","object":")").append(object);
+  fmt::format_to(std::back_inserter(out), R"(","created":{},"model":)", created_);
+  AppendJsonString(out, model_);
+  out.append(R"(,"choices":[)");
+  return out;
+}
+
+std::string_view Reply::ChunkEnd() const { return options_.include_usage ? R"(],"usage":null})" : "]}"; }
+
+std::vector<HttpHeader> Reply::Headers() const {
+  std::vector<HttpHeader> headers;
+  if (!options_.ignored.empty()) headers.push_back({"Tidepool-Ignored", IgnoredHeader(options_.ignored)});
+  return headers;
+}
+
+// The status line is held back until there is something to say, so that a request that fails before its first
+// token gets its proper status.
+void Reply::EnsureBegun() {
+  if (begun_) return;
+  begun_ = true;
+  std::vector<HttpHeader> headers = Headers();
+  headers.push_back({"Cache-Control", "no-cache"});
+  headers.push_back({"X-Accel-Buffering", "no"});  // nginx would collect the events otherwise
+  exchange_->Begin(200, kEventStream, std::move(headers));
+}
+
+Reply::Choice& Reply::At(int32_t choice) {
+  if (static_cast<size_t>(choice) >= choices_.size()) choices_.resize(static_cast<size_t>(choice) + 1);
+  return choices_[static_cast<size_t>(choice)];
+}
+
+void Reply::OnStart(const std::string& model, int32_t choices) {
+  std::lock_guard lock(mutex_);
+  model_ = model;
+  if (choices > 0) At(choices - 1);
+}
+
+void Reply::OnProgress(const compute::ProgressEvent& event) {
+  if (!progress_ || event.phase == compute::ProgressEvent::Phase::kDecode) return;
+  std::lock_guard lock(mutex_);
+  if (done_) return;
+  const bool same = any_progress_ && last_progress_.phase == event.phase &&
+                    last_progress_.queue_position == event.queue_position &&
+                    event.share - last_progress_.share < 0.01f && event.share < 1;
+  if (same) return;
+  any_progress_ = true;
+  last_progress_ = event;
+  EnsureBegun();
+  std::string data = fmt::format(R"({{"phase":"{}")", PhaseName(event.phase));
+  if (event.phase == compute::ProgressEvent::Phase::kQueued) {
+    fmt::format_to(std::back_inserter(data), R"(,"queue_position":{}}})", event.queue_position);
+  } else {
+    fmt::format_to(std::back_inserter(data), R"(,"share":{:.3f}}})", event.share);
+  }
+  std::string out;
+  AppendNamedEvent(out, "progress", data);
+  exchange_->Write(out);
+}
+
+void Reply::OnPromptLogprobs(int32_t /*choice*/, std::span<const compute::TokenLogprob> /*logprobs*/) {}
+
+void Reply::OnToken(int32_t choice, const compute::TokenEvent& event) {
+  std::lock_guard lock(mutex_);
+  if (done_) return;
+  Choice& state = At(choice);
+  if (!options_.stream) return CollectDelta(state, event);
+  EnsureBegun();
+  scratch_.clear();
+  if (!state.started) {
+    state.started = true;
+    AppendStart(choice, scratch_);
+  }
+  AppendDelta(choice, event, scratch_);
+  if (!scratch_.empty()) exchange_->Write(scratch_);
+}
+
+void Reply::OnFinish(int32_t choice, const compute::FinishEvent& event) {
+  std::lock_guard lock(mutex_);
+  if (done_) return;
+  if (event.reason == compute::FinishReason::kError || event.reason == compute::FinishReason::kCancelled) {
+    if (!error_) {
+      error_ = event.reason == compute::FinishReason::kError
+                   ? event.error
+                   : Error{ErrorKind::kUnavailable, "cancelled",
+                           "The server ended this request before its answer.", "", 1};
+    }
+    return;
+  }
+  Choice& state = At(choice);
+  state.finish_reason = std::string(ReasonJson(event.reason));
+  if (!options_.stream) return;
+  EnsureBegun();
+  scratch_.clear();
+  if (!state.started) {
+    state.started = true;
+    AppendStart(choice, scratch_);
+  }
+  AppendFinish(choice, scratch_);
+  exchange_->Write(scratch_);
+}
+
+void Reply::OnDone(const Result<compute::Usage>& usage) {
+  std::lock_guard lock(mutex_);
+  if (done_) return;
+  done_ = true;
+  if (!usage) return SendError(error_.value_or(usage.error()));
+  if (error_) return SendError(*error_);
+  if (!options_.stream) {
+    HttpResponse response;
+    response.headers = Headers();
+    response.body = Whole(*usage);
+    return exchange_->Send(std::move(response));
+  }
+  EnsureBegun();
+  scratch_.clear();
+  if (options_.include_usage) AppendUsage(*usage, scratch_);
+  AppendEvent(scratch_, "[DONE]");
+  exchange_->Write(scratch_);
+  exchange_->End();
+}
+
+void Reply::Fail(const Error& error) {
+  std::lock_guard lock(mutex_);
+  if (done_) return;
+  done_ = true;
+  SendError(error);
+}
+
+// Inside a stream an error is an event with OpenAI's error object (its SDKs raise it); [DONE] does not
+// follow.
+void Reply::SendError(const Error& error) {
+  if (!begun_) {
+    HttpResponse response = ErrorResponse(error);
+    for (HttpHeader& header : Headers()) response.headers.push_back(std::move(header));
+    return exchange_->Send(std::move(response));
+  }
+  // (A cancelled one is mostly a client that went away, which the request's own line tells.)
+  Log(error.code == "cancelled" ? LogLevel::kDebug : LogLevel::kWarn, "a stream ended with an error",
+      {{"request_id", exchange_->request().id}, {"code", error.code}, {"reason", error.message}});
+  std::string out;
+  AppendEvent(out, DumpJson(ErrorJson(error)));
+  exchange_->Write(out);
+  exchange_->End();
+}
+
+void Reply::Quiet() {
+  std::lock_guard lock(mutex_);
+  if (done_ || !options_.stream) return;
+  EnsureBegun();
+  std::string out;
+  AppendComment(out, "waiting");
+  exchange_->Write(out);
+}
+
+std::shared_ptr<ExchangeListener> MakeReplyListener(std::weak_ptr<Reply> reply,
+                                                    std::shared_ptr<platform::Generation> generation) {
+  return std::make_shared<ReplyListener>(std::move(reply), std::move(generation));
+}
+
+}  // namespace tidepool::gateway::openai

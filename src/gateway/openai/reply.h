@@ -1,0 +1,101 @@
+// From the engine's events to OpenAI's answers, whole or streamed. One reply is the sink of one request.
+//
+// Threads: sink methods come from the engine or loader thread, Quiet() from the I/O thread; a mutex orders
+// them. Nothing here blocks: text goes to the exchange, which buffers it within bounds.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "gateway/http.h"
+#include "gateway/openai/requests.h"
+#include "platform/inference/inference.h"
+
+namespace tidepool::gateway::openai {
+
+class Reply : public platform::ChatSink {
+ public:
+  Reply(std::shared_ptr<Exchange> exchange, const platform::Inference& inference, ReplyOptions options,
+        std::string model, std::string id);
+  // A sink that was dropped without OnDone is a defect below: the client gets an error instead of silence.
+  ~Reply() override;
+
+  void OnStart(const std::string& model, int32_t choices) final;
+  void OnProgress(const compute::ProgressEvent& event) final;
+  void OnPromptLogprobs(int32_t choice, std::span<const compute::TokenLogprob> logprobs) override;
+  void OnToken(int32_t choice, const compute::TokenEvent& event) final;
+  void OnFinish(int32_t choice, const compute::FinishEvent& event) final;
+  void OnDone(const Result<compute::Usage>& usage) final;
+
+  // The request could not be started.
+  void Fail(const Error& error);
+  // Nothing was sent for a while.
+  void Quiet();
+
+ protected:
+  struct Choice {
+    bool started = false;
+    std::string content;  // whole answers only
+    std::string reasoning;
+    std::string logprobs;       // JSON items, comma-separated, not sent yet (or all, for whole answers)
+    std::string finish_reason;  // JSON: "\"stop\""
+  };
+
+  // Under mutex_. Append complete events to `out`.
+  virtual void AppendStart(int32_t choice, std::string& out) = 0;
+  virtual void AppendDelta(int32_t choice, const compute::TokenEvent& event, std::string& out) = 0;
+  virtual void AppendFinish(int32_t choice, std::string& out) = 0;
+  virtual void AppendUsage(const compute::Usage& usage, std::string& out) = 0;
+  virtual void CollectDelta(Choice& choice, const compute::TokenEvent& event) = 0;
+  virtual std::string Whole(const compute::Usage& usage) = 0;
+
+  // {"id":...,"object":OBJECT,"created":...,"model":...,"choices":[
+  std::string Prefix(std::string_view object) const;
+  // "usage":null when the client asked for usage: OpenAI's chunks carry the key then.
+  std::string_view ChunkEnd() const;
+  void EnsureBegun();
+  Choice& At(int32_t choice);
+
+  const std::shared_ptr<Exchange> exchange_;
+  const platform::Inference& inference_;
+  const ReplyOptions options_;
+  const std::string id_;
+  const int64_t created_;
+  const bool progress_;  // the client asked for progress events
+
+  std::mutex mutex_;
+  std::string model_;
+  std::vector<Choice> choices_;
+
+ private:
+  void SendError(const Error& error);
+  std::vector<HttpHeader> Headers() const;
+
+  bool begun_ = false;
+  bool done_ = false;
+  std::optional<Error> error_;  // of the first choice that failed
+  std::string scratch_;         // reused for every chunk
+  compute::ProgressEvent last_progress_;
+  bool any_progress_ = false;
+};
+
+// OpenAI's usage object.
+std::string UsageJson(const compute::Usage& usage);
+
+std::shared_ptr<Reply> MakeChatReply(std::shared_ptr<Exchange> exchange, const platform::Inference& inference,
+                                     const ParsedChat& parsed);
+// `echo`: the text of each prompt, put before its answers; empty: no echo.
+std::shared_ptr<Reply> MakeCompletionReply(std::shared_ptr<Exchange> exchange,
+                                           const platform::Inference& inference,
+                                           const ParsedCompletion& parsed, std::vector<std::string> echo);
+
+// Ties a running generation to its connection: cancels it when the client goes away, pauses it while the
+// client reads too slowly, keeps the connection alive while nothing comes.
+std::shared_ptr<ExchangeListener> MakeReplyListener(std::weak_ptr<Reply> reply,
+                                                    std::shared_ptr<platform::Generation> generation);
+
+}  // namespace tidepool::gateway::openai

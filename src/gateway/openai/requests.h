@@ -1,0 +1,61 @@
+// OpenAI's request bodies, checked and turned into the platform's requests. Pure: JSON in, request or Error
+// out.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "gateway/openai/fields.h"
+#include "platform/inference/inference.h"
+
+namespace tidepool::gateway::openai {
+
+// How the client wants the answer.
+struct ReplyOptions {
+  bool stream = false;
+  bool include_usage = false;  // a last chunk with the usage
+  bool logprobs = false;
+  std::vector<std::string> ignored;  // for the header Tidepool-Ignored
+};
+
+struct ParsedChat {
+  platform::ChatRequest request;
+  ReplyOptions reply;
+};
+struct ParsedCompletion {
+  platform::CompletionRequest request;
+  ReplyOptions reply;
+};
+struct ParsedEmbedding {
+  platform::EmbeddingRequest request;
+  bool base64 = false;
+  int32_t dimensions = 0;  // 0: all
+  std::vector<std::string> ignored;
+};
+struct ParsedTokenize {
+  bool chat = false;
+  platform::ChatRequest request;  // chat; else only `model` is used
+  std::string text;
+  bool add_special = true, parse_special = false;
+  std::vector<std::string> ignored;
+};
+struct ParsedDetokenize {
+  std::string model;
+  std::vector<int32_t> tokens;
+};
+
+Result<ParsedChat> ParseChat(const Json& body);
+Result<ParsedCompletion> ParseCompletion(const Json& body);
+Result<ParsedEmbedding> ParseEmbedding(const Json& body);
+Result<ParsedTokenize> ParseTokenize(const Json& body);
+Result<ParsedDetokenize> ParseDetokenize(const Json& body);
+
+Json ChatSchema();
+Json CompletionSchema();
+Json EmbeddingSchema();
+Json TokenizeSchema();
+Json DetokenizeSchema();
+
+}  // namespace tidepool::gateway::openai

@@ -1,0 +1,24 @@
+// The fields that chat and text completions share: sampling, stops, and what is known but not supported.
+#pragma once
+
+#include <vector>
+
+#include "gateway/openai/fields.h"
+#include "platform/inference/inference.h"
+
+namespace tidepool::gateway::openai {
+
+const std::vector<Field>& SamplingFields();
+// After FieldReader::Check. What a table cannot say is checked here: the parts of stop and logit_bias, min <=
+// max.
+Result<platform::SamplingRequest> ReadSampling(const FieldReader& reader);
+
+// Values of fields that ask for nothing.
+bool IsEmptyOrFalse(const Json& value);  // false, [], {}, ""
+
+// Token ids: an array of integers 0 .. 2^31 - 1, at most `limit`.
+Result<std::vector<int32_t>> ReadTokens(const Json& value, std::string_view name, size_t limit);
+
+inline constexpr size_t kMaxPromptTokens = 2'000'000;
+
+}  // namespace tidepool::gateway::openai

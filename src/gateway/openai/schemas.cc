@@ -1,0 +1,110 @@
+// JSON schemas of the replies, for the OpenAPI document.
+#include "gateway/openai/handlers.h"
+
+namespace tidepool::gateway::openai {
+
+using Json = nlohmann::ordered_json;
+
+namespace {
+
+Json Parsed(const char* text) { return Json::parse(text); }
+
+constexpr const char* kUsage = R"({
+  "type": "object",
+  "properties": {
+    "prompt_tokens": {"type": "integer"},
+    "completion_tokens": {"type": "integer"},
+    "total_tokens": {"type": "integer"},
+    "prompt_tokens_details": {"type": "object", "properties": {"cached_tokens": {"type": "integer"}}},
+    "completion_tokens_details": {"type": "object", "properties": {"reasoning_tokens": {"type": "integer"}}}
+  }
+})";
+
+}  // namespace
+
+Json ChatReplySchema() {
+  Json schema = Parsed(R"({
+    "type": "object",
+    "properties": {
+      "id": {"type": "string"}, "object": {"const": "chat.completion"}, "created": {"type": "integer"},
+      "model": {"type": "string"},
+      "choices": {"type": "array", "items": {"type": "object", "properties": {
+        "index": {"type": "integer"},
+        "message": {"type": "object", "properties": {
+          "role": {"const": "assistant"}, "content": {"type": "string"},
+          "reasoning_content": {"type": "string"}, "refusal": {"type": "null"}}},
+        "logprobs": {"type": ["object", "null"]},
+        "finish_reason": {"enum": ["stop", "length"]}}}}
+    }
+  })");
+  schema["properties"]["usage"] = Parsed(kUsage);
+  return schema;
+}
+
+Json CompletionReplySchema() {
+  Json schema = Parsed(R"({
+    "type": "object",
+    "properties": {
+      "id": {"type": "string"}, "object": {"const": "text_completion"}, "created": {"type": "integer"},
+      "model": {"type": "string"},
+      "choices": {"type": "array", "items": {"type": "object", "properties": {
+        "index": {"type": "integer"}, "text": {"type": "string"},
+        "logprobs": {"type": ["object", "null"]},
+        "finish_reason": {"enum": ["stop", "length"]}}}}
+    }
+  })");
+  schema["properties"]["usage"] = Parsed(kUsage);
+  return schema;
+}
+
+Json EmbeddingReplySchema() {
+  return Parsed(R"({
+    "type": "object",
+    "properties": {
+      "object": {"const": "list"},
+      "data": {"type": "array", "items": {"type": "object", "properties": {
+        "object": {"const": "embedding"}, "index": {"type": "integer"},
+        "embedding": {"type": ["array", "string"], "items": {"type": "number"}}}}},
+      "model": {"type": "string"},
+      "usage": {"type": "object", "properties": {
+        "prompt_tokens": {"type": "integer"}, "total_tokens": {"type": "integer"}}}
+    }
+  })");
+}
+
+Json ModelSchema() {
+  return Parsed(R"({
+    "type": "object",
+    "properties": {
+      "id": {"type": "string"}, "object": {"const": "model"}, "created": {"type": "integer"},
+      "owned_by": {"type": "string"},
+      "state": {"enum": ["stored", "loading", "ready", "failed"]},
+      "context_length": {"type": "integer"}, "max_model_len": {"type": "integer"},
+      "capabilities": {"type": "array", "items": {"enum": ["chat", "embeddings"]}}
+    }
+  })");
+}
+
+Json ModelListSchema() {
+  Json schema = Parsed(R"({"type": "object", "properties": {"object": {"const": "list"}}})");
+  schema["properties"]["data"]["type"] = "array";
+  schema["properties"]["data"]["items"] = ModelSchema();
+  return schema;
+}
+
+Json TokenizeReplySchema() {
+  return Parsed(R"({
+    "type": "object",
+    "properties": {
+      "model": {"type": "string"}, "count": {"type": "integer"},
+      "tokens": {"type": "array", "items": {"type": "integer"}}
+    }
+  })");
+}
+
+Json DetokenizeReplySchema() {
+  return Parsed(
+      R"({"type": "object", "properties": {"model": {"type": "string"}, "text": {"type": "string"}}})");
+}
+
+}  // namespace tidepool::gateway::openai

@@ -1,0 +1,124 @@
+#include <cctype>
+
+#include "gateway/gateway.h"
+#include "gateway/router.h"
+
+namespace tidepool::gateway {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kErrorSchema = R"({
+  "type": "object",
+  "properties": {"error": {"type": "object", "properties": {
+    "message": {"type": "string"}, "type": {"type": "string"},
+    "param": {"type": ["string", "null"]}, "code": {"type": ["string", "null"]}}}}
+})";
+
+// "/v1/models/{id...}" -> "/v1/models/{id}": OpenAPI has no greedy parameters.
+std::string PathOf(std::string_view pattern) {
+  std::string path(pattern);
+  if (const size_t dots = path.find("...}"); dots != std::string::npos) path.erase(dots, 3);
+  return path;
+}
+
+// "POST /v1/chat/completions" -> "post_v1_chat_completions"
+std::string OperationId(const Route& route) {
+  std::string id;
+  for (const char c : route.method)
+    id.push_back(static_cast<char>(std::tolower(static_cast<unsigned char>(c))));
+  bool gap = true;
+  for (const char c : PathOf(route.pattern)) {
+    if (std::isalnum(static_cast<unsigned char>(c)) != 0) {
+      if (gap) id.push_back('_');
+      gap = false;
+      id.push_back(c);
+    } else {
+      gap = true;
+    }
+  }
+  return id;
+}
+
+Json Parameters(std::string_view pattern) {
+  Json parameters = Json::array();
+  for (size_t open = pattern.find('{'); open != std::string_view::npos; open = pattern.find('{', open + 1)) {
+    std::string name(pattern.substr(open + 1, pattern.find('}', open) - open - 1));
+    const bool greedy = name.ends_with("...");
+    if (greedy) name.resize(name.size() - 3);
+    Json parameter;
+    parameter["name"] = name;
+    parameter["in"] = "path";
+    parameter["required"] = true;
+    parameter["schema"]["type"] = "string";
+    if (greedy) parameter["description"] = "May hold slashes, raw or as %2F";
+    parameters.push_back(std::move(parameter));
+  }
+  return parameters;
+}
+
+Json ErrorReply(std::string_view description) {
+  Json reply;
+  reply["description"] = description;
+  reply["content"]["application/json"]["schema"]["$ref"] = "#/components/schemas/Error";
+  return reply;
+}
+
+Json Operation(const Route& route) {
+  Json operation;
+  operation["operationId"] = OperationId(route);
+  operation["tags"] = Json::array({route.tag});
+  operation["summary"] = route.summary;
+  if (route.access == Access::kPublic) operation["security"] = Json::array();
+  if (route.access == Access::kAdmin) operation["description"] = "Needs the admin key.";
+  if (Json parameters = Parameters(route.pattern); !parameters.empty())
+    operation["parameters"] = std::move(parameters);
+  if (route.request != nullptr) {
+    operation["requestBody"]["required"] = route.request().contains("required");
+    operation["requestBody"]["content"]["application/json"]["schema"] = route.request();
+  }
+  Json& success = operation["responses"][std::to_string(route.success)];
+  success["description"] = "Success";
+  Json schema = route.response != nullptr ? route.response() : Json{{"type", "object"}};
+  if (route.content_type != "application/json") schema = Json{{"type", "string"}};
+  success["content"][std::string(route.content_type)]["schema"] = std::move(schema);
+  if (route.streams) {
+    success["content"]["text/event-stream"]["schema"] = Json{
+        {"type", "string"},
+        {"description",
+         "With \"stream\": true: chunks as data lines, then [DONE]. With the header Tidepool-Progress: 1 "
+         "also `progress` events (queue position, loading and prefill shares)."}};
+  }
+  if (route.request != nullptr)
+    operation["responses"]["400"] = ErrorReply("The request is wrong; param names the field");
+  if (route.access != Access::kPublic) operation["responses"]["401"] = ErrorReply("No key, or a wrong one");
+  if (route.inference) operation["responses"]["503"] = ErrorReply("Stopping, loading failed, or no memory");
+  operation["responses"]["default"] = ErrorReply("Any other error");
+  return operation;
+}
+
+}  // namespace
+
+Json OpenApiDocument() {
+  Json document;
+  document["openapi"] = "3.1.0";
+  document["info"]["title"] = "Tidepool";
+  document["info"]["version"] = "1";
+  document["info"]["description"] =
+      "An open AI cloud in one server. Every reply has the header X-Request-Id; fields of a request that "
+      "have no effect "
+      "are named in the header Tidepool-Ignored.";
+  document["info"]["license"]["name"] = "Apache-2.0";
+  document["security"] = Json::array({Json{{"key", Json::array()}}});
+  document["components"]["securitySchemes"]["key"]["type"] = "http";
+  document["components"]["securitySchemes"]["key"]["scheme"] = "bearer";
+  document["components"]["schemas"]["Error"] = Json::parse(kErrorSchema);
+  for (const Route& route : Routes()) {
+    std::string method(route.method);
+    for (char& c : method) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    document["paths"][PathOf(route.pattern)][method] = Operation(route);
+  }
+  return document;
+}
+
+}  // namespace tidepool::gateway

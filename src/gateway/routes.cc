@@ -1,0 +1,75 @@
+// Every route of the server. A new endpoint is one line here; api/openapi.json follows from it.
+#include "gateway/native/handlers.h"
+#include "gateway/openai/handlers.h"
+#include "gateway/openai/requests.h"
+#include "gateway/router.h"
+
+namespace tidepool::gateway {
+
+std::span<const Route> Routes() {
+  using enum Access;
+  using enum Lane;
+  static const std::vector<Route> kRoutes = {
+      // method, pattern, access, lane, new work?, handler, tag, summary, body, reply, status, streams, type
+      {"POST", "/v1/chat/completions", kKey, kWorker, true, openai::ChatCompletions, "openai",
+       "Answers a conversation", openai::ChatSchema, openai::ChatReplySchema, 200, true},
+      {"POST", "/v1/completions", kKey, kWorker, true, openai::Completions, "openai", "Continues a text",
+       openai::CompletionSchema, openai::CompletionReplySchema, 200, true},
+      {"POST", "/v1/embeddings", kKey, kWorker, true, openai::Embeddings, "openai",
+       "Turns texts into vectors", openai::EmbeddingSchema, openai::EmbeddingReplySchema},
+      {"GET", "/v1/models", kKey, kWorker, false, openai::ListModels, "openai", "The models that can be used",
+       nullptr, openai::ModelListSchema},
+      {"GET", "/v1/models/{id...}", kKey, kWorker, false, openai::GetModel, "openai", "One model", nullptr,
+       openai::ModelSchema},
+      {"POST", "/tokenize", kKey, kWorker, false, openai::Tokenize, "text",
+       "Text or a conversation to token ids", openai::TokenizeSchema, openai::TokenizeReplySchema},
+      {"POST", "/detokenize", kKey, kWorker, false, openai::Detokenize, "text", "Token ids to text",
+       openai::DetokenizeSchema, openai::DetokenizeReplySchema},
+
+      {"GET", "/health", kPublic, kInline, false, native::Health, "server", "Whether the process answers",
+       nullptr, native::HealthSchema},
+      {"GET", "/ready", kPublic, kInline, false, native::Ready, "server",
+       "Whether new work is taken (503 while stopping)", nullptr, native::ReadySchema},
+      {"GET", "/version", kPublic, kInline, false, native::Version, "server", "Version and commit", nullptr,
+       native::VersionSchema},
+      {"GET", "/openapi.json", kPublic, kWorker, false, native::OpenApi, "server", "This document"},
+      {"GET", "/metrics", kKey, kWorker, false, native::Metrics, "server",
+       "Metrics in Prometheus' text format", nullptr, nullptr, 200, false, "text/plain"},
+
+      {"GET", "/api/v1/models", kKey, kWorker, false, native::ListModels, "native",
+       "The models of the store and what they do", nullptr, native::ModelListSchema},
+      {"GET", "/api/v1/models/{id...}", kKey, kWorker, false, native::GetModel, "native",
+       "One model of the store", nullptr, native::ModelSchema},
+      {"DELETE", "/api/v1/models/{id...}", kAdmin, kSlow, false, native::DeleteModel, "native",
+       "Removes a model from the store (409 while it is in use)"},
+      {"POST", "/api/v1/models/{id...}/load", kAdmin, kWorker, true, native::LoadModel, "native",
+       "Loads a model into memory", native::LoadSchema, native::ModelSchema},
+      {"POST", "/api/v1/models/{id...}/unload", kAdmin, kSlow, false, native::UnloadModel, "native",
+       "Takes a model out of memory", native::UnloadSchema, native::ModelSchema},
+      {"GET", "/api/v1/catalogue", kKey, kWorker, false, native::Catalogue, "native",
+       "Models that can be pulled by name", nullptr, native::CatalogueSchema},
+      {"POST", "/api/v1/pulls", kAdmin, kSlow, true, native::StartPull, "native", "Starts fetching a model",
+       native::PullRequestSchema, native::PullSchema, 202},
+      {"GET", "/api/v1/pulls", kAdmin, kWorker, false, native::ListPulls, "native",
+       "Running and recent pulls", nullptr, native::PullListSchema},
+      {"GET", "/api/v1/pulls/{id}", kAdmin, kWorker, false, native::GetPull, "native", "One pull", nullptr,
+       native::PullSchema},
+      {"POST", "/api/v1/pulls/{id}/pause", kAdmin, kSlow, false, native::PausePull, "native",
+       "Pauses a pull; its bytes are kept", nullptr, native::PullSchema},
+      {"POST", "/api/v1/pulls/{id}/resume", kAdmin, kSlow, false, native::ResumePull, "native",
+       "Goes on with a pull", nullptr, native::PullSchema},
+      {"POST", "/api/v1/pulls/{id}/cancel", kAdmin, kSlow, false, native::CancelPull, "native",
+       "Ends a pull and drops its bytes", nullptr, native::PullSchema},
+      {"GET", "/api/v1/settings", kAdmin, kWorker, false, native::Settings, "native",
+       "The settings in force"},
+      {"GET", "/api/v1/doctor", kAdmin, kSlow, false, native::Doctor, "native",
+       "What the machine has and is able to do"},
+      {"GET", "/api/v1/status", kAdmin, kWorker, false, native::ServerStatus, "native",
+       "The pool, its memory, the uptime"},
+      {"POST", "/api/v1/bench", kAdmin, kSlow, true, native::Bench, "native",
+       "Measures prefill and decode speed (one at a time)", native::BenchRequestSchema, native::BenchSchema},
+  };
+  return kRoutes;
+}
+
+}  // namespace tidepool::gateway

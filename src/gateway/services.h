@@ -1,0 +1,33 @@
+// What the handlers work with. Everything outlives the handlers and may be used from any thread.
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "gateway/gateway.h"
+#include "gateway/http.h"
+#include "gateway/json_body.h"
+#include "gateway/workers.h"
+
+namespace tidepool::gateway {
+
+struct Services {
+  const GatewayOptions& options;
+  platform::Inference& inference;
+  platform::Catalog& catalog;
+  const Clock& clock;
+  MetricsRegistry& metrics;
+  const ServerHooks& hooks;
+  Workers& workers;  // milliseconds: parsing, rendering, tokenizing
+  Workers& slow;     // seconds: loading, deleting, measuring
+  std::atomic<bool>& draining;
+  std::atomic<bool>& bench_running;
+
+  JsonLimits json_limits() const { return JsonLimits{options.max_json_depth, 2'000'000, 4096}; }
+};
+
+// The body of the request as JSON; an empty body is an empty object if `optional`.
+Result<nlohmann::ordered_json> JsonBody(const Services& services, const HttpRequest& request,
+                                        bool optional = false);
+
+}  // namespace tidepool::gateway
