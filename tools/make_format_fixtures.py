@@ -5,6 +5,7 @@
   metadata.gguf         every kind of metadata value, tensors of one to four dimensions, alignment 64
   split-0000N-of-00003.gguf   a split set as gguf.GGUFWriter writes it
   sharded/              a Hugging Face folder: two shards with an index, config.json and text files
+and the seeds of the fuzz targets gguf_fuzz and safetensors_fuzz in fuzz/corpus/ (see those for their input).
 Everything comes from one seed; running it again gives the same bytes.
 """
 import argparse
@@ -187,16 +188,52 @@ def write_sharded(folder):
     write_json("generation_config.json", {"eos_token_id": [1, 2], "temperature": 0.6})
 
 
+def write_fuzz_seeds(testdata, corpus):
+    gguf_seeds, folder_seeds = corpus / "gguf_fuzz", corpus / "safetensors_fuzz"
+    gguf_seeds.mkdir(parents=True, exist_ok=True)
+    folder_seeds.mkdir(parents=True, exist_ok=True)
+    (gguf_seeds / "metadata").write_bytes((testdata / "metadata.gguf").read_bytes())
+    (gguf_seeds / "split_part").write_bytes((testdata / "split-00001-of-00003.gguf").read_bytes())
+    writer = gguf.GGUFWriter(gguf_seeds / "one_block_of_each", "fixture")
+    rng = np.random.default_rng(SEED)
+    for kind in (*HALF_FIELDS, Type.MXFP4):
+        writer.add_tensor(kind.name, random_blocks(rng, kind, 9)[:1], raw_dtype=kind)
+    close(writer)
+
+    def header(value):
+        text = json.dumps(value).encode()
+        return len(text).to_bytes(8, "little") + text
+
+    tensor = header({"__metadata__": {"format": "pt"},
+                     "w": {"dtype": "F8_E4M3", "shape": [2, 2], "data_offsets": [0, 4]},
+                     "w_scale_inv": {"dtype": "F32", "shape": [1, 1], "data_offsets": [4, 8]},
+                     "h": {"dtype": "BF16", "shape": [2], "data_offsets": [8, 12]}})
+    tensor += bytes([0x38, 0x40, 0xB8, 1]) + np.float32(0.5).tobytes() + b"\x80\x3f\x00\x40"
+    config = json.dumps({"model_type": "fixture", "quantization_config": {"weight_block_size": [2, 1]},
+                         "a": {"b": [1, 2.5, -3], "c": [True], "d": ["x", "\u6f6e"], "e": [[1], {"f": None}]}})
+    index = json.dumps({"metadata": {}, "weight_map": {"w": "shard.safetensors", "h": "shard.safetensors"}})
+    templates = json.dumps({"chat_template": [{"name": "default", "template": "{{ messages }}"}]})
+    (folder_seeds / "file").write_bytes(b"\0" + tensor)
+    (folder_seeds / "json").write_bytes(b"\1" + config.encode())
+    (folder_seeds / "name").write_bytes(b"\2model-00001-of-00002.safetensors")
+    (folder_seeds / "path").write_bytes(b"\2" + b"1_Pooling/../config.json")
+    parts = [config.encode(), index.encode(), templates.encode(), tensor]
+    (folder_seeds / "folder").write_bytes(b"\3" + b"\xff".join(parts))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = pathlib.Path(__file__).resolve().parent.parent / "src/models/formats/testdata"
-    parser.add_argument("--out", type=pathlib.Path, default=default)
-    folder = parser.parse_args().out
+    root = pathlib.Path(__file__).resolve().parent.parent
+    parser.add_argument("--out", type=pathlib.Path, default=root / "src/models/formats/testdata")
+    parser.add_argument("--corpus", type=pathlib.Path, default=root / "fuzz/corpus")
+    arguments = parser.parse_args()
+    folder = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
     write_dequantisation(folder / "dequantisation.gguf")
     write_metadata(folder / "metadata.gguf")
     write_split(folder)
     write_sharded(folder / "sharded")
+    write_fuzz_seeds(folder, arguments.corpus)
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             print(f"{path.stat().st_size:8d}  {path.relative_to(folder)}")
