@@ -46,46 +46,12 @@ void AddedTokenMatcher::Build(std::vector<AddedToken> tokens) {
     if (!tokens_.empty() && tokens_.back().content == token.content) tokens_.pop_back();
     tokens_.push_back(std::move(token));
   }
-  // Breadth-first over ranges of the sorted contents that share a prefix, so that siblings lie together.
-  struct Range {
-    size_t begin, end, depth;
-  };
-  nodes_.assign(1, Node{});
-  edges_.clear();
-  std::vector<Range> ranges{{0, tokens_.size(), 0}};
-  for (size_t n = 0; n < nodes_.size(); ++n) {
-    auto [begin, end, depth] = ranges[n];
-    if (begin < end && tokens_[begin].content.size() == depth)
-      nodes_[n].token = static_cast<int32_t>(begin++);
-    nodes_[n].first_child = static_cast<uint32_t>(edges_.size());
-    while (begin < end) {
-      const char byte = tokens_[begin].content[depth];
-      size_t stop = begin;
-      while (stop < end && tokens_[stop].content[depth] == byte) ++stop;
-      edges_.push_back({static_cast<uint8_t>(byte), static_cast<uint32_t>(nodes_.size())});
-      ++nodes_[n].children;
-      nodes_.emplace_back();
-      ranges.push_back({begin, stop, depth + 1});
-      begin = stop;
-    }
-  }
+  std::vector<std::pair<std::string_view, int32_t>> entries;
+  for (size_t i = 0; i < tokens_.size(); ++i)
+    entries.emplace_back(tokens_[i].content, static_cast<int32_t>(i));
+  trie_.Build(entries);
   std::fill(std::begin(first_byte_), std::end(first_byte_), false);
   for (const AddedToken& token : tokens_) first_byte_[static_cast<uint8_t>(token.content[0])] = true;
-}
-
-int32_t AddedTokenMatcher::LongestAt(std::string_view text, size_t position) const {
-  int32_t best = -1;
-  for (uint32_t node = 0;;) {
-    if (nodes_[node].token >= 0) best = nodes_[node].token;
-    if (position == text.size()) return best;
-    const Edge* begin = edges_.data() + nodes_[node].first_child;
-    const Edge* end = begin + nodes_[node].children;
-    const auto byte = static_cast<uint8_t>(text[position++]);
-    const Edge* edge =
-        std::lower_bound(begin, end, byte, [](const Edge& e, uint8_t b) { return e.byte < b; });
-    if (edge == end || edge->byte != byte) return best;
-    node = edge->node;
-  }
 }
 
 bool AddedTokenMatcher::Next(std::string_view text, size_t from, bool parse_special, size_t start,
@@ -96,7 +62,8 @@ bool AddedTokenMatcher::Next(std::string_view text, size_t from, bool parse_spec
       ++i;
       continue;
     }
-    const int32_t index = LongestAt(text, i);
+    int32_t index = -1;
+    trie_.ForEachPrefix(text, i, [&](int32_t value, size_t) { index = value; });
     if (index < 0) {
       ++i;
       continue;

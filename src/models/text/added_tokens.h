@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "models/text/prefix_trie.h"
 #include "models/text/tokenizer.h"
 
 namespace tidepool::text {
@@ -49,21 +50,10 @@ class AddedTokenMatcher {
     size_t resume = 0;          // where the search goes on
     TokenId id = 0;
   };
-  struct Node {
-    uint32_t first_child = 0;  // into edges_
-    uint16_t children = 0;
-    int32_t token = -1;  // into tokens_
-  };
-  struct Edge {
-    uint8_t byte = 0;
-    uint32_t node = 0;
-  };
   bool Next(std::string_view text, size_t from, bool parse_special, size_t start, Found& found) const;
-  int32_t LongestAt(std::string_view text, size_t position) const;
 
   std::vector<AddedToken> tokens_;  // sorted by content
-  std::vector<Node> nodes_;
-  std::vector<Edge> edges_;  // those of one node are together, sorted
+  PrefixTrie trie_;                 // content -> index into tokens_
   bool first_byte_[256] = {};
 };
 

@@ -63,6 +63,7 @@ class PipelineTokenizer final : public Tokenizer {
       }
       text += bytes;
     }
+    if (parts_.drops_trailing_space && text.ends_with(' ')) text.pop_back();
     return text;
   }
 

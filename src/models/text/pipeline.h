@@ -25,6 +25,7 @@ struct TokenizerParts {
   SpecialTokens special;
   std::vector<TokenId> before, after;  // what add_special puts around the text
   bool strips_leading_space = false;
+  bool drops_trailing_space = false;  // a space after the last word, from an end-of-word mark
 };
 
 std::unique_ptr<Tokenizer> MakePipelineTokenizer(TokenizerParts parts);

@@ -9,11 +9,22 @@
 
 namespace tidepool::text {
 
-// The White_Space property.
-bool IsWhitespace(uint32_t code);
+bool IsWhitespace(uint32_t code);      // the White_Space property
+bool IsWordCharacter(uint32_t code);   // \w: letters, marks, digits, connectors, joiners
+bool IsPunctuation(uint32_t code);     // the P categories and ASCII's symbols
+bool IsNumeric(uint32_t code);         // the N categories
+bool IsRemovedByClean(uint32_t code);  // control, format, unassigned: what BERT drops
+bool IsNonspacingMark(uint32_t code);  // Mn
+bool IsCombiningMark(uint32_t code);   // M
+bool IsBertIdeograph(uint32_t code);   // the blocks that BERT sets apart with spaces
 
-// \w of Rust regular expressions: letters, marks, digits, connectors, joiners.
-bool IsWordCharacter(uint32_t code);
+// Appends the lower case of `code`.
+void AppendLowercase(std::string& out, uint32_t code);
+
+enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
+// `text` in that form, with the tables of Hugging Face's normalizers (older than utf8proc's, which does the
+// work).
+void NormalizeText(std::string& text, NormalForm form);
 
 // PCRE2 knows an older Unicode than Hugging Face's regular expressions, and its \s includes U+180E.
 // Characters that it would classify otherwise are replaced by old ones of the same class and length in UTF-8,
