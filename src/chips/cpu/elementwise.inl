@@ -1,0 +1,204 @@
+// Norms, rotary embedding, activations, conversions, probes.
+
+// exp by 2^n e^r, |r| <= ln 2 / 2, a polynomial of degree 6: relative error below 3e-7 on [-87, 88]; 0 below
+// it, e^88 above it; NaN stays NaN.
+TP_INLINE Floats Exp(Floats x) {
+  const Floats bounded = Min(Set1(88.0f), Max(Set1(-87.0f), x));
+  const Floats n = Round(Mul(bounded, Set1(1.44269504088896341f)));
+  Floats r = NegFma(n, Set1(0.693359375f), bounded);  // ln 2 in two parts
+  r = NegFma(n, Set1(-2.12194440e-4f), r);
+  Floats p = Set1(1.0f / 720);
+  p = Fma(p, r, Set1(1.0f / 120));
+  p = Fma(p, r, Set1(1.0f / 24));
+  p = Fma(p, r, Set1(1.0f / 6));
+  p = Fma(p, r, Set1(0.5f));
+  p = Fma(p, r, Set1(1.0f));
+  p = Fma(p, r, Set1(1.0f));
+  const Floats power = BitsToFloats(ShiftLeft23(AddInt32(ToInts(n), SetInt(127))));
+  return Select(Less(x, Set1(-87.0f)), Zero(), Mul(p, power));
+}
+
+TP_INLINE float FirstLane(Floats v) {
+  float lanes[kLanes];
+  Store(lanes, v);
+  return lanes[0];
+}
+
+TP_INLINE float SumOfSquares(const float* x, float mean, int64_t columns) {
+  Floats sum = Zero();
+  const Floats centre = Set1(mean);
+  int64_t c = 0;
+  for (; c + kLanes <= columns; c += kLanes) {
+    const Floats v = Sub(Load(x + c), centre);
+    sum = Fma(v, v, sum);
+  }
+  if (c < columns) {
+    const Floats v = Select(FirstLanes(columns - c), Sub(LoadFirst(x + c, columns - c), centre), Zero());
+    sum = Fma(v, v, sum);
+  }
+  return SumLanes(sum);
+}
+
+static void RmsNormRows(const NormTask& task) {
+  for (int64_t row = task.row_begin; row < task.row_end; ++row) {
+    const float* x = task.x + row * task.x_stride;
+    float* out = task.out + row * task.out_stride;
+    const float mean_square = SumOfSquares(x, 0.0f, task.columns) / static_cast<float>(task.columns);
+    const Floats scale = Set1(1.0f / __builtin_sqrtf(mean_square + task.eps));
+    for (int64_t c = 0; c < task.columns; c += kLanes) {
+      const int64_t left = task.columns - c;
+      StoreFirst(out + c, Mul(Mul(LoadFirst(x + c, left), scale), LoadFirst(task.gain + c, left)), left);
+    }
+  }
+}
+
+static void LayerNormRows(const NormTask& task) {
+  for (int64_t row = task.row_begin; row < task.row_end; ++row) {
+    const float* x = task.x + row * task.x_stride;
+    float* out = task.out + row * task.out_stride;
+    Floats sum = Zero();
+    for (int64_t c = 0; c < task.columns; c += kLanes) sum = Add(sum, LoadFirst(x + c, task.columns - c));
+    const float mean = SumLanes(sum) / static_cast<float>(task.columns);
+    const float variance = SumOfSquares(x, mean, task.columns) / static_cast<float>(task.columns);
+    const Floats scale = Set1(1.0f / __builtin_sqrtf(variance + task.eps));
+    for (int64_t c = 0; c < task.columns; c += kLanes) {
+      const int64_t left = task.columns - c;
+      const Floats shift = task.bias == nullptr ? Zero() : LoadFirst(task.bias + c, left);
+      const Floats centred = Mul(Sub(LoadFirst(x + c, left), Set1(mean)), scale);
+      StoreFirst(out + c, Fma(centred, LoadFirst(task.gain + c, left), shift), left);
+    }
+  }
+}
+
+static void RopeRows(const RopeTask& task) {
+  const int64_t half = task.rotary_dim / 2;
+  const int64_t table = task.interleaved ? task.rotary_dim : half;
+  for (int64_t row = task.row_begin; row < task.row_end; ++row) {
+    const float* cosines = task.cosines + (row - task.row_begin) * table;
+    const float* sines = task.sines + (row - task.row_begin) * table;
+    for (int64_t h = 0; h < task.heads; ++h) {
+      float* head = task.x + row * task.stride + h * task.head_dim;
+      for (int64_t i = 0; i < table; i += kLanes) {
+        const int64_t left = table - i;
+        const Floats c = LoadFirst(cosines + i, left), s = LoadFirst(sines + i, left);
+        const Floats a = LoadFirst(head + i, left);
+        if (task.interleaved) {
+          StoreFirst(head + i, Fma(SwapPairs(a), s, Mul(a, c)), left);
+        } else {
+          const Floats b = LoadFirst(head + half + i, left);
+          StoreFirst(head + i, NegFma(b, s, Mul(a, c)), left);
+          StoreFirst(head + half + i, Fma(b, c, Mul(a, s)), left);
+        }
+      }
+    }
+  }
+}
+
+TP_INLINE Floats Silu(Floats x) { return Div(x, Add(Set1(1.0f), Exp(Sub(Zero(), x)))); }
+
+// 0.5 x (1 + tanh u) = x / (1 + exp(-2 u)).
+TP_INLINE Floats GeluTanh(Floats x) {
+  const Floats cube = Mul(Mul(x, x), x);
+  const Floats twice = Mul(Set1(1.59576912160573f), Fma(Set1(0.044715f), cube, x));
+  return Div(x, Add(Set1(1.0f), Exp(Sub(Zero(), twice))));
+}
+
+// erf by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7.
+TP_INLINE Floats GeluExact(Floats x) {
+  const Floats z = Mul(x, Set1(0.70710678118654752f));
+  const Floats magnitude = Abs(z);
+  const Floats t = Div(Set1(1.0f), Fma(Set1(0.3275911f), magnitude, Set1(1.0f)));
+  Floats p = Set1(1.061405429f);
+  p = Fma(p, t, Set1(-1.453152027f));
+  p = Fma(p, t, Set1(1.421413741f));
+  p = Fma(p, t, Set1(-0.284496736f));
+  p = Fma(p, t, Set1(0.254829592f));
+  const Floats tail = Mul(Mul(p, t), Exp(Sub(Zero(), Mul(magnitude, magnitude))));
+  const Floats erf = CopySign(Sub(Set1(1.0f), tail), x);
+  return Mul(Mul(Set1(0.5f), x), Add(Set1(1.0f), erf));
+}
+
+template <ActivationKernel kActivation>
+static void ActivateRows(const ElementwiseTask& task) {
+  for (int64_t row = task.row_begin; row < task.row_end; ++row) {
+    const float* a = task.a + row * task.a_stride;
+    const float* b = task.b == nullptr ? nullptr : task.b + row * task.b_stride;
+    float* out = task.out + row * task.out_stride;
+    for (int64_t c = 0; c < task.columns; c += kLanes) {
+      const int64_t left = task.columns - c;
+      const Floats x = LoadFirst(a + c, left);
+      Floats y = kActivation == kSiluKernel       ? Silu(x)
+                 : kActivation == kGeluTanhKernel ? GeluTanh(x)
+                                                  : GeluExact(x);
+      if (b != nullptr) y = Mul(y, LoadFirst(b + c, left));
+      StoreFirst(out + c, y, left);
+    }
+  }
+}
+
+static void AddRows(const ElementwiseTask& task) {
+  for (int64_t row = task.row_begin; row < task.row_end; ++row) {
+    const float* a = task.a + row * task.a_stride;
+    const float* b = task.b + row * task.b_stride;
+    float* out = task.out + row * task.out_stride;
+    for (int64_t c = 0; c < task.columns; c += kLanes) {
+      const int64_t left = task.columns - c;
+      StoreFirst(out + c, Add(LoadFirst(a + c, left), LoadFirst(b + c, left)), left);
+    }
+  }
+}
+
+static void ConvertToHalf(const float* from, uint16_t* to, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) StoreHalf(to + i, Load(from + i));
+  if (i < count) {
+    uint16_t lanes[kLanes];
+    StoreHalf(lanes, LoadFirst(from + i, count - i));
+    __builtin_memcpy(to + i, lanes, static_cast<size_t>(count - i) * sizeof(uint16_t));
+  }
+}
+
+constexpr int kProbeChains = 10;  // enough to hide a latency of 4 or 5 on two ports
+
+static float ProbeF32(int64_t rounds) {
+  Floats sums[kProbeChains];
+  for (Floats& sum : sums) sum = Set1(1.0f);
+  Floats factor = Set1(0.999f);
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (Floats& sum : sums) {
+      sum = Fma(sum, factor, factor);
+      asm volatile("" : "+v"(sum));
+    }
+  }
+  float total = 0;
+  for (const Floats& sum : sums) total += FirstLane(sum);
+  return total;
+}
+
+// What the 4-bit kernels do: one instruction with VNNI, multiply and add without.
+static int32_t ProbeInt8(int64_t rounds) {
+  Ints sums[kProbeChains];
+  for (Ints& sum : sums) sum = ZeroInts();
+  Ints u = SetByte(3), s = SetByte(-1);
+  asm volatile("" : "+v"(u), "+v"(s));
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (Ints& sum : sums) {
+      sum = TP_HAS_DOT ? DotBytes(sum, u, s) : AddInt16(sum, MulAddBytes(u, s));
+      asm volatile("" : "+v"(sum), "+v"(u));
+    }
+  }
+  int32_t total = 0;
+  for (const Ints& sum : sums) total += SumInts(sum);
+  return total;
+}
+
+static uint64_t ReadAllBytes(const std::byte* data, size_t bytes) {
+  Ints sums[4] = {ZeroInts(), ZeroInts(), ZeroInts(), ZeroInts()};
+  constexpr size_t kBytes = sizeof(Ints);
+  for (size_t i = 0; i < bytes; i += 4 * kBytes) {
+    for (size_t j = 0; j < 4; ++j) sums[j] = AddInt32(sums[j], LoadInts(data + i + j * kBytes));
+  }
+  uint64_t total = 0;
+  for (const Ints& sum : sums) total += static_cast<uint64_t>(static_cast<uint32_t>(SumInts(sum)));
+  return total;
+}

@@ -1,0 +1,244 @@
+// The table of kernels that one instruction set offers, and the plain structures they take.
+//
+// Each kernels_<set>.cc is compiled with that set's flags. Whatever it includes is compiled with them too,
+// and a linker keeps only one copy of an inline function or template: if that copy came from there, the
+// program would fault on a lesser processor. So this header (all that those files include, beside
+// <immintrin.h> and the *.inl files, whose contents have internal linkage) holds plain structures and
+// enumerations only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tidepool::chips::cpu {
+
+inline constexpr int kPanelRows = 16;   // output rows interleaved in one panel
+inline constexpr int kGroup = 32;       // columns that share an activation scale
+inline constexpr int kSuperGroups = 8;  // groups in a super-block of the K types
+
+// How a weight is laid out; PackedWeight::layout. panel_layout.h describes the bytes.
+enum PanelLayout : uint32_t {
+  kPanelF32,
+  kPanelF16,
+  kPanelBF16,
+  kPanelQ4_0,
+  kPanelQ4_1,
+  kPanelQ5_0,
+  kPanelQ5_1,
+  kPanelQ8_0,
+  kPanelQ2_K,
+  kPanelQ3_K,
+  kPanelQ4_K,
+  kPanelQ5_K,
+  kPanelQ6_K,
+  kPanelIQ4_NL,
+  kPanelIQ4_XS,
+  kPanelMXFP4,
+  kPanelLayouts,
+};
+
+// Codes u are unsigned; w = scale (u - zero) or scale u + minimum. What bits are kept where:
+enum CodeStorage : uint8_t { kNibble, kNibblePlusBit, kNibblePlusTwoBits, kTwoBits, kTwoBitsPlusBit, kByte };
+enum ScaleKind : uint8_t {
+  kHalfScale,     // f16 per group
+  kHalfScaleMin,  // f16 scale and minimum per group
+  kBfloatScale,   // bf16 per group (powers of two)
+  kSuper32,       // f16 per super-block times int8 per group
+  kSuperMin32,    // the same, and f16 times uint8 subtracted
+  kSuper16,       // as kSuper32 with an int8 for each 16 columns
+  kSuperMin16,
+};
+
+struct PanelFormat {
+  CodeStorage storage;
+  ScaleKind scales;
+  int zero;       // 0 where there is a minimum
+  bool codebook;  // nibbles index a table of 16 codes
+  int largest_code;
+};
+
+inline constexpr PanelFormat kPanelFormats[kPanelLayouts] = {
+    {kByte, kHalfScale, 0, false, 0},  // the three float layouts have no codes
+    {kByte, kHalfScale, 0, false, 0},
+    {kByte, kHalfScale, 0, false, 0},
+    {kNibble, kHalfScale, 8, false, 15},            // Q4_0
+    {kNibble, kHalfScaleMin, 0, false, 15},         // Q4_1
+    {kNibblePlusBit, kHalfScale, 16, false, 31},    // Q5_0
+    {kNibblePlusBit, kHalfScaleMin, 0, false, 31},  // Q5_1
+    {kByte, kHalfScale, 128, false, 255},           // Q8_0
+    {kTwoBits, kSuperMin16, 0, false, 3},           // Q2_K
+    {kTwoBitsPlusBit, kSuper16, 4, false, 7},       // Q3_K
+    {kNibble, kSuperMin32, 0, false, 15},           // Q4_K
+    {kNibblePlusBit, kSuperMin32, 0, false, 31},    // Q5_K
+    {kNibblePlusTwoBits, kSuper16, 32, false, 63},  // Q6_K
+    {kNibble, kHalfScale, 128, true, 255},          // IQ4_NL
+    {kNibble, kSuper32, 128, true, 255},            // IQ4_XS
+    {kNibble, kBfloatScale, 12, true, 24},          // MXFP4
+};
+constexpr bool IsQuantised(PanelLayout layout) { return layout >= kPanelQ4_0; }
+constexpr bool HasMinimum(ScaleKind kind) {
+  return kind == kHalfScaleMin || kind == kSuperMin32 || kind == kSuperMin16;
+}
+constexpr bool IsSuper(ScaleKind kind) { return kind >= kSuper32; }
+// Scales for each 16 columns instead of 32.
+constexpr bool ScalesBy16(ScaleKind kind) { return kind == kSuper16 || kind == kSuperMin16; }
+
+// Bytes of one panel's codes of a group, of its scales in a super-block or (not super) a group, and of one
+// group's scales within a super-block, which follow the f16 factors.
+constexpr size_t CodeBytes(CodeStorage storage) {
+  switch (storage) {
+    case kNibble: return 256;
+    case kNibblePlusBit: return 256 + 64;
+    case kNibblePlusTwoBits: return 256 + 128;
+    case kTwoBits: return 128;
+    case kTwoBitsPlusBit: return 128 + 64;
+    case kByte: break;
+  }
+  return 512;
+}
+constexpr size_t SuperGroupBytes(ScaleKind kind) {
+  return size_t{kPanelRows} * (ScalesBy16(kind) ? 2 : 1) * (HasMinimum(kind) ? 2 : 1);
+}
+constexpr size_t ScaleBytes(ScaleKind kind) {
+  const size_t factors = size_t{2} * kPanelRows * (HasMinimum(kind) ? 2 : 1);
+  return IsSuper(kind) ? factors + kSuperGroups * SuperGroupBytes(kind) : factors;
+}
+
+// The codebooks, moved up by the format's zero so that they are unsigned.
+inline constexpr uint8_t kIq4Codes[16] = {1,   24,  45,  63,  79,  93,  106, 118,
+                                          129, 141, 153, 166, 181, 197, 217, 241};
+inline constexpr uint8_t kMxfp4Codes[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+
+// Rows of activations rounded to int8, one scale for each group of 32: x ~ scale * code.
+struct QuantisedRows {
+  const int8_t* codes;     // [rows][columns], -127..127
+  const int16_t* pairs;    // [rows][columns], each four codes as (0, 2, 1, 3); only for some kernels
+  const float* scales;     // [rows][groups]
+  const float* sums;       // [rows][groups or 2 groups] scale * (sum of codes), for minimums
+  const int32_t* offsets;  // [rows][groups or 2 groups] -zero * (sum of codes)
+  int64_t columns;
+};
+
+struct QuantiseTask {
+  const float* x;
+  int64_t x_stride;
+  int64_t row_begin, row_end, columns;
+  int8_t* codes;
+  int16_t* pairs;  // nullptr: not wanted
+  float* scales;
+  int32_t* sums16;  // [rows][2 groups] sums of codes
+};
+
+// A range of rows of x times a range of panels.
+struct LinearTask {
+  const std::byte* weight;  // panel 0
+  size_t panel_bytes;
+  size_t codes_offset;  // of the codes within a panel
+  int64_t panel_begin, panel_end;
+  int64_t outputs;  // rows of the weight: the last panel may be partial
+  int64_t columns;
+  int64_t row_begin, row_end;  // rows of x
+  const float* x;              // float layouts
+  int64_t x_stride;
+  QuantisedRows quantised;  // quantised layouts
+  float* out;
+  int64_t out_stride;
+  const float* bias;  // or nullptr
+};
+
+inline constexpr int kAttentionRows = 16;    // query rows (token x head of the group) of one task at most
+inline constexpr int kAttentionSplit = 256;  // positions that are reduced together; the borders are absolute
+
+// Query rows [row_begin, row_end) of one sequence and one KV head against splits [split_begin, split_end).
+// Row r is token r / group, head r % group of the group.
+struct AttentionTask {
+  const float* query;    // token 0 of the sequence, first head of the group
+  int64_t query_stride;  // between tokens
+  float* out;            // the same place in the output; unused when `partial` is set
+  int64_t out_stride;
+  float* partial;  // [splits of the task][rows of the task][2 + value_dim]: maximum, sum, values
+  int64_t row_begin, row_end;
+  int32_t group;
+  int32_t key_dim, value_dim;
+  bool half;  // KV as f16, else f32
+  std::byte* const* blocks;
+  size_t key_offset, value_offset;  // of this layer and head within a block
+  int64_t context, token_count;
+  int64_t split_begin, split_end;
+  int64_t window;  // 0: none
+  bool causal;
+  float scale;
+  float* scratch;  // AttentionScratchFloats(value_dim)
+};
+constexpr int64_t AttentionScratchFloats(int64_t value_dim) {
+  return int64_t{kAttentionRows} * (kAttentionSplit + 2 * value_dim);
+}
+
+struct MergeTask {
+  const float* partial;  // [splits][rows][2 + value_dim]
+  int64_t splits, rows;
+  float* out;  // row r at out + (row_begin + r) / group * stride + ... as above
+  int64_t out_stride, row_begin;
+  int32_t group, value_dim;
+  float* scratch;  // 2 * value_dim
+};
+
+struct NormTask {
+  const float* x;
+  int64_t x_stride, row_begin, row_end, columns;
+  const float* gain;
+  const float* bias;  // layer norm; may be nullptr
+  float eps;
+  float* out;
+  int64_t out_stride;
+};
+
+struct RopeTask {
+  float* x;
+  int64_t stride, row_begin, row_end;
+  int64_t heads;
+  int32_t head_dim, rotary_dim;
+  bool interleaved;
+  // Half split: [rows][rotary_dim / 2]. Interleaved: [rows][rotary_dim], (c0, c0, c1, c1 ..) and (-s0, s0,
+  // -s1, s1 ..). The rows begin at row_begin.
+  const float* cosines;
+  const float* sines;
+};
+
+struct ElementwiseTask {
+  const float* a;
+  int64_t a_stride;
+  const float* b;  // nullptr: unary
+  int64_t b_stride;
+  float* out;
+  int64_t out_stride;
+  int64_t row_begin, row_end, columns;
+};
+
+enum ActivationKernel : uint8_t { kSiluKernel, kGeluTanhKernel, kGeluExactKernel, kActivationKernels };
+
+struct KernelTable {
+  const char* name;
+  bool needs_pairs;  // 8-bit codes take QuantisedRows::pairs
+  void (*quantise)(const QuantiseTask&);
+  void (*linear[kPanelLayouts])(const LinearTask&);
+  void (*attend)(const AttentionTask&);
+  void (*merge)(const MergeTask&);
+  void (*rms_norm)(const NormTask&);
+  void (*layer_norm)(const NormTask&);
+  void (*rope)(const RopeTask&);
+  void (*add)(const ElementwiseTask&);
+  void (*activate[kActivationKernels])(const ElementwiseTask&);
+  void (*to_half)(const float* from, uint16_t* to, int64_t count);
+  // Arithmetic probes: `rounds` times kProbeOperations operations from registers.
+  float (*probe_f32)(int64_t rounds);
+  int32_t (*probe_int8)(int64_t rounds);
+  int64_t probe_f32_operations, probe_int8_operations;
+  uint64_t (*read_all)(const std::byte* data, size_t bytes);
+};
+
+extern const KernelTable kAvx2Kernels;
+extern const KernelTable kAvx512Kernels;
+extern const KernelTable kAvx512VnniKernels;
+
+}  // namespace tidepool::chips::cpu

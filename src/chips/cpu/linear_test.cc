@@ -1,0 +1,257 @@
+// Linear of every instruction set and weight type, with two oracles:
+//
+// (1) the reference operation (weights decoded, sums in double), within a bound that covers the rounding of
+//     activations: a group's scale is s = peak / 127 and a code is off by at most s / 2, so
+//       |y - y_ref| <= sum_g s_g / 2 * (1 + 2^-10) * sum_{k in g} |w_k|  +  (2)
+//     (the 2^-10 covers the roundings of 127 / peak and of the product, a few 2^-24 of 127);
+// (2) the same rounded activations summed in double: what is left is the float32 arithmetic. Integer dot
+//     products are exact. With n groups an output sees at most 2 operations a group for scale and sum (4
+//     where scales are by 16 columns), twice that with minimums, each off by a relative u = 2^-24 of a
+//     partial sum that is at most A = sum (|w_k| + 2 |m_k|) |x_k|, where m_k is the minimum (scale * code = w
+//     - m):
+//       |y - y_2| <= 8 (n + 2) u A.
+// Float layouts: blocks of 256 columns are chains of 256 fused multiply-adds, then one addition a block:
+//       |y - y_ref| <= (256 + n_blocks + 2) u sum |w_k x_k| (first order; a factor 1.01 covers the rest).
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "chips/cpu/random_weights.h"
+
+namespace tidepool::chips::cpu {
+namespace {
+
+constexpr double kU = 1.0 / (1 << 24);
+
+bool IsPlain(const WeightSpec& spec) {
+  return spec.precision == WeightPrecision::kFloat32 || TraitsOf(spec.type).block_elements == 1;
+}
+
+// x rounded to int8 as the kernels do it, back in double; `half_steps` receives scale / 2 of each element.
+std::vector<double> RoundedRow(const float* x, int64_t columns, std::vector<double>& half_steps) {
+  std::vector<double> rounded(static_cast<size_t>(columns));
+  half_steps.assign(static_cast<size_t>(columns), 0.0);
+  for (int64_t begin = 0; begin < columns; begin += 32) {
+    float peak = 0;
+    for (int64_t k = begin; k < begin + 32; ++k) peak = std::max(peak, std::fabs(x[k]));
+    const float inverse = peak < 1e-35f ? 0.0f : 127.0f / peak;
+    const float scale = peak * (1.0f / 127.0f);
+    for (int64_t k = begin; k < begin + 32; ++k) {
+      rounded[static_cast<size_t>(k)] = static_cast<double>(std::nearbyint(x[k] * inverse)) * scale;
+      half_steps[static_cast<size_t>(k)] = 0.5 * scale;
+    }
+  }
+  return rounded;
+}
+
+struct Case {
+  WeightSpec spec;
+  int64_t batch;
+  bool with_bias;
+};
+
+void CheckLinear(Device& device, const Case& c, std::mt19937& random) {
+  const WeightSpec& spec = c.spec;
+  SCOPED_TRACE(device.info().instruction_set + " " + std::string(TraitsOf(spec.type).name) + " " +
+               std::to_string(spec.rows) + "x" + std::to_string(spec.columns) + " batch " +
+               std::to_string(c.batch) + (spec.precision == WeightPrecision::kFloat32 ? " float32" : ""));
+  const std::vector<std::byte> source = RandomWeights(spec.type, spec.rows, spec.columns, random);
+  const OwnedWeight owned = PackOn(device, spec, source);
+  const int64_t stride = spec.columns + 3, out_stride = spec.rows + 5;
+  std::vector<float> x = RandomFloats(static_cast<size_t>(c.batch * stride), 1.0f, random);
+  const std::vector<float> bias = RandomFloats(static_cast<size_t>(spec.rows), 1.0f, random);
+  constexpr float kUntouched = 12345.0f;
+  std::vector<float> out(static_cast<size_t>(c.batch * out_stride), kUntouched);
+  const LinearTarget target{&owned.weight, c.with_bias ? bias.data() : nullptr,
+                            Matrix{out.data(), c.batch, spec.rows, out_stride}};
+  device.ops().Linear(ConstMatrix(x.data(), c.batch, spec.columns, stride), std::span(&target, 1));
+
+  const size_t row_bytes = RowBytes(spec.type, spec.columns);
+  std::vector<float> weight(static_cast<size_t>(spec.columns));
+  std::vector<double> half_steps;
+  for (int64_t n = 0; n < spec.rows; ++n) {
+    const std::byte* row = source.data() + static_cast<size_t>(n) * row_bytes;
+    DequantiseRow(spec.type, row, spec.columns, weight.data());
+    const std::vector<float> minimums = MinimumsOf(spec.type, row, spec.columns);
+    for (int64_t m = 0; m < c.batch; ++m) {
+      const float* xm = x.data() + m * stride;
+      const std::vector<double> rounded = RoundedRow(xm, spec.columns / 32 * 32, half_steps);
+      double exact = c.with_bias ? bias[static_cast<size_t>(n)] : 0.0, same = exact;
+      double magnitude = std::fabs(exact), rounding = 0, plain_magnitude = std::fabs(exact);
+      for (int64_t k = 0; k < spec.columns; ++k) {
+        const auto i = static_cast<size_t>(k);
+        exact += static_cast<double>(weight[i]) * xm[k];
+        plain_magnitude += std::fabs(static_cast<double>(weight[i]) * xm[k]);
+        if (IsPlain(spec)) continue;
+        same += weight[i] * rounded[i];
+        magnitude += (std::fabs(weight[i]) + 2 * std::fabs(minimums[i])) * std::fabs(rounded[i]);
+        rounding += half_steps[i] * (1.0 + 1.0 / 1024) * std::fabs(weight[i]);
+      }
+      const double y = out[static_cast<size_t>(m * out_stride + n)];
+      if (IsPlain(spec)) {
+        const double steps =
+            static_cast<double>(std::min<int64_t>(spec.columns, 256) + spec.columns / 256 + 3);
+        ASSERT_LE(std::fabs(y - exact), 1.01 * steps * kU * plain_magnitude + 1e-30) << n << "," << m;
+      } else {
+        const double arithmetic = 8.0 * (static_cast<double>(spec.columns) / 32 + 2) * kU * magnitude + 1e-30;
+        ASSERT_LE(std::fabs(y - same), arithmetic) << n << "," << m;
+        ASSERT_LE(std::fabs(y - exact), rounding + arithmetic) << n << "," << m;
+      }
+    }
+  }
+  for (int64_t m = 0; m < c.batch; ++m) {
+    for (int64_t n = spec.rows; n < out_stride; ++n) {
+      ASSERT_EQ(out[static_cast<size_t>(m * out_stride + n)], kUntouched) << "wrote beyond a row";
+    }
+  }
+}
+
+TEST(Linear, AgreesWithItsOraclesForEveryTypeAtOddSizes) {
+  std::mt19937 random(1);
+  for (const std::string& set : VectorInstructionSets()) {
+    for (const int threads : {1, 2}) {
+      const std::unique_ptr<Device> device = MakeDevice(set, threads);
+      for (const DataType type : AllWeightTypes()) {
+        const int64_t block = std::max<int64_t>(TraitsOf(type).block_elements, 1);
+        for (const int64_t batch : {1, 2, 3, 5, 7, 17, 33}) {
+          for (const int64_t rows : {1, 15, 16, 50}) {
+            if (threads == 2 && rows != 50) continue;
+            const int64_t columns = block * (batch % 2 == 1 ? 1 : 3);
+            CheckLinear(*device, {{type, rows, columns, WeightPrecision::kNative}, batch, batch % 3 == 0},
+                        random);
+          }
+        }
+        CheckLinear(*device,
+                    {{type, 37, 3 * std::max<int64_t>(block, 192), WeightPrecision::kNative}, 9, true},
+                    random);
+        CheckLinear(*device,
+                    {{type, 37, 3 * std::max<int64_t>(block, 192), WeightPrecision::kFloat32}, 9, true},
+                    random);
+        CheckLinear(*device, {{type, 18, block, WeightPrecision::kFloat32}, 2, false}, random);
+      }
+      for (const int64_t columns : {1, 2, 7, 13, 255, 257, 600}) {  // plain types take any width
+        for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+          CheckLinear(*device, {{type, 19, columns, WeightPrecision::kNative}, 5, true}, random);
+          CheckLinear(*device, {{type, 70, columns, WeightPrecision::kNative}, 1, false}, random);
+        }
+      }
+    }
+  }
+}
+
+TEST(Linear, ReferenceIsTheFormula) {
+  std::mt19937 random(2);
+  const std::unique_ptr<Device> device = MakeDevice("reference", 2);
+  for (const DataType type : AllWeightTypes()) {
+    const int64_t columns = std::max<int64_t>(TraitsOf(type).block_elements, 8);
+    const WeightSpec spec{type, 17, columns, WeightPrecision::kNative};
+    const std::vector<std::byte> source = RandomWeights(type, spec.rows, columns, random);
+    const OwnedWeight owned = PackOn(*device, spec, source);
+    const std::vector<float> x = RandomFloats(static_cast<size_t>(3 * columns), 1.0f, random);
+    std::vector<float> out(3 * 17), weight(static_cast<size_t>(columns));
+    const LinearTarget target{&owned.weight, nullptr, Matrix{out.data(), 3, 17, 17}};
+    device->ops().Linear(ConstMatrix(x.data(), 3, columns, columns), std::span(&target, 1));
+    for (int64_t n = 0; n < 17; ++n) {
+      DequantiseRow(type, source.data() + static_cast<size_t>(n) * RowBytes(type, columns), columns,
+                    weight.data());
+      for (int64_t m = 0; m < 3; ++m) {
+        double sum = 0;
+        for (int64_t k = 0; k < columns; ++k)
+          sum +=
+              static_cast<double>(x[static_cast<size_t>(m * columns + k)]) * weight[static_cast<size_t>(k)];
+        EXPECT_EQ(out[static_cast<size_t>(m * 17 + n)], static_cast<float>(sum));
+      }
+    }
+  }
+}
+
+// The same bits alone or in any batch, with one thread or three, and with other targets beside it.
+TEST(Linear, ARowsResultDoesNotDependOnItsCompany) {
+  std::mt19937 random(3);
+  constexpr int64_t kBatch = 45, kRows = 150, kColumns = 768;
+  for (const std::string& set : VectorInstructionSets()) {
+    const std::unique_ptr<Device> one = MakeDevice(set, 1), three = MakeDevice(set, 3);
+    for (const DataType type : AllWeightTypes()) {
+      for (const WeightPrecision precision : {WeightPrecision::kNative, WeightPrecision::kFloat32}) {
+        SCOPED_TRACE(set + " " + std::string(TraitsOf(type).name));
+        const WeightSpec spec{type, kRows, kColumns, precision};
+        const std::vector<std::byte> source = RandomWeights(type, kRows, kColumns, random);
+        const OwnedWeight a = PackOn(*one, spec, source), b = PackOn(*three, spec, source);
+        const std::vector<float> x = RandomFloats(kBatch * kColumns, 1.0f, random);
+        std::vector<float> together(kBatch * kRows), other(kBatch * kRows), alone(kRows);
+        const LinearTarget pair[2] = {{&b.weight, nullptr, Matrix{together.data(), kBatch, kRows, kRows}},
+                                      {&b.weight, nullptr, Matrix{other.data(), kBatch, kRows, kRows}}};
+        three->ops().Linear(ConstMatrix(x.data(), kBatch, kColumns, kColumns), pair);
+        ASSERT_EQ(together, other);
+        for (int64_t m = 0; m < kBatch; ++m) {
+          const LinearTarget target{&a.weight, nullptr, Matrix{alone.data(), 1, kRows, kRows}};
+          one->ops().Linear(ConstMatrix(x.data() + m * kColumns, 1, kColumns, kColumns),
+                            std::span(&target, 1));
+          ASSERT_EQ(0, std::memcmp(alone.data(), together.data() + m * kRows, kRows * sizeof(float)))
+              << "row " << m;
+        }
+      }
+    }
+  }
+}
+
+TEST(Linear, MixedTargetsShareTheirInput) {
+  std::mt19937 random(4);
+  constexpr int64_t kColumns = 256, kBatch = 6;
+  for (const std::string& set : VectorInstructionSets()) {
+    const std::unique_ptr<Device> device = MakeDevice(set, 2);
+    std::vector<OwnedWeight> weights;
+    std::vector<std::vector<float>> outs, singles;
+    std::vector<LinearTarget> targets;
+    const std::vector<float> x = RandomFloats(kBatch * kColumns, 1.0f, random);
+    int64_t rows = 20;
+    for (const DataType type : AllWeightTypes()) {
+      const WeightSpec spec{type, rows, kColumns, WeightPrecision::kNative};
+      weights.push_back(PackOn(*device, spec, RandomWeights(type, rows, kColumns, random)));
+      outs.emplace_back(static_cast<size_t>(kBatch * rows));
+      rows += 13;
+    }
+    singles = outs;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const int64_t n = weights[i].weight.spec.rows;
+      targets.push_back({&weights[i].weight, nullptr, Matrix{outs[i].data(), kBatch, n, n}});
+      const LinearTarget single{&weights[i].weight, nullptr, Matrix{singles[i].data(), kBatch, n, n}};
+      device->ops().Linear(ConstMatrix(x.data(), kBatch, kColumns, kColumns), std::span(&single, 1));
+    }
+    device->ops().Linear(ConstMatrix(x.data(), kBatch, kColumns, kColumns), targets);
+    EXPECT_EQ(outs, singles);
+    device->ops().Linear(ConstMatrix(x.data(), 0, kColumns, kColumns),
+                         targets);  // an empty batch does nothing
+    EXPECT_EQ(outs, singles);
+  }
+}
+
+TEST(Linear, ExtremeActivations) {
+  std::mt19937 random(5);
+  constexpr int64_t kColumns = 64, kRows = 16;
+  for (const std::string& set : VectorInstructionSets()) {
+    const std::unique_ptr<Device> device = MakeDevice(set, 1);
+    const WeightSpec spec{DataType::kQ8_0, kRows, kColumns, WeightPrecision::kNative};
+    const OwnedWeight owned = PackOn(*device, spec, RandomWeights(spec.type, kRows, kColumns, random));
+    std::vector<float> out(kRows);
+    const LinearTarget target{&owned.weight, nullptr, Matrix{out.data(), 1, kRows, kRows}};
+    const auto run = [&](std::vector<float> x) {
+      device->ops().Linear(ConstMatrix(x.data(), 1, kColumns, kColumns), std::span(&target, 1));
+    };
+    run(std::vector<float>(kColumns, 0.0f));
+    for (const float y : out) EXPECT_EQ(y, 0.0f);
+    run(std::vector<float>(kColumns, 1e-40f));  // subnormal: rounds to nothing, never to garbage
+    for (const float y : out) EXPECT_LE(std::fabs(y), 1e-34f);
+    std::vector<float> x(kColumns, 1.0f);
+    x[40] = std::nanf("");
+    run(x);
+    for (const float y : out) EXPECT_TRUE(std::isnan(y));
+    x[40] = INFINITY;
+    run(x);
+    for (const float y : out) EXPECT_FALSE(std::isfinite(y));
+  }
+}
+
+}  // namespace
+}  // namespace tidepool::chips::cpu
