@@ -1,11 +1,15 @@
 // The engine: the step loop of one device. Many models, many sequences, one thread.
 //
-// Any thread may call the public methods; they post to the engine thread through a bounded queue. Sinks are called
-// on the engine thread and must not block: copy what you need and return. After OnFinish a sink is never called again.
+// Any thread may call the public methods; they post to the engine thread through a bounded queue. Sinks are
+// called on the engine thread and must not block: copy what you need and return. After OnFinish a sink is
+// never called again.
 //
-// Guarantees: a request is refused before it starts if it can never fit (with the numbers); Cancel frees all its
-// blocks by the next step; every admitted request ends in exactly one OnFinish; the tokens reported are the tokens
-// scheduled (usage counts are the engine's own).
+// Guarantees: a request is refused before it starts if it can never fit (with the numbers); Cancel frees all
+// its blocks by the next step; every admitted request ends in exactly one OnFinish; the tokens reported are
+// the tokens scheduled (usage counts are the engine's own).
+//
+// max_tokens 0 means until the context is full, or as much as the pool's memory can ever hold for one
+// sequence.
 #pragma once
 
 #include <cstdint>
@@ -31,11 +35,11 @@ namespace tidepool::compute {
 using ModelHandle = uint64_t;    // 0: none
 using RequestHandle = uint64_t;  // 0: none
 
-// Ranges (checked by ValidateSampling, which names the field): temperature 0..2 (0 = greedy), top_k 0 (off) or more,
-// top_p (0,1], min_p [0,1], repetition_penalty (0,10], presence and frequency -2..2, logit_bias -100..100 at most
-// 1024 entries, max_tokens >= 1, min_tokens <= max_tokens, at most 16 stop strings of at most 1024 bytes,
-// top_logprobs -1 (off) or 0..20, n is the caller's (one request each).
-// Order of application: penalties, bias, temperature, top_k, top_p, min_p (Hugging Face's order).
+// Ranges (checked by ValidateSampling, which names the field): temperature 0..2 (0 = greedy), top_k 0 (off)
+// or more, top_p (0,1], min_p [0,1], repetition_penalty (0,10], presence and frequency -2..2, logit_bias
+// -100..100 at most 1024 entries, max_tokens >= 1, min_tokens <= max_tokens, at most 16 stop strings of at
+// most 1024 bytes, top_logprobs -1 (off) or 0..20, n is the caller's (one request each). Order of
+// application: penalties, bias, temperature, top_k, top_p, min_p (Hugging Face's order).
 struct SamplingParams {
   float temperature = 1.0f;
   int32_t top_k = 0;
@@ -45,31 +49,32 @@ struct SamplingParams {
   float presence_penalty = 0.0f;    // over output
   float frequency_penalty = 0.0f;   // over output
   std::vector<std::pair<int32_t, float>> logit_bias;
-  std::optional<uint64_t> seed;     // none: from the operating system
-  int32_t max_tokens = 0;           // 0: until the context is full
+  std::optional<uint64_t> seed;  // none: from the operating system
+  int32_t max_tokens = 0;        // 0: until the context is full
   int32_t min_tokens = 0;
   bool ignore_eos = false;
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
   bool include_stop = false;
-  int32_t top_logprobs = -1;        // -1: none; 0: the chosen token's only; n: and the n best
-  bool prompt_logprobs = false;     // logprobs of the prompt too (completions with echo)
-  int32_t reasoning_budget = -1;    // tokens of reasoning before it is closed; -1: no bound
+  int32_t top_logprobs = -1;      // -1: none; 0: the chosen token's only; n: and the n best
+  bool prompt_logprobs = false;   // logprobs of the prompt too (completions with echo)
+  int32_t reasoning_budget = -1;  // tokens of reasoning before it is closed; -1: no bound
 };
 Status ValidateSampling(const SamplingParams& params, int32_t vocab_size);
 
 struct TokenLogprob {
   int32_t token = 0;
-  float logprob = 0;                // natural log of the model's own distribution (before sampling parameters)
+  float logprob = 0;  // natural log of the model's own distribution (before sampling parameters)
   std::vector<std::pair<int32_t, float>> top;
 };
 
 // What one step produced for one request. Views are valid during the call.
 struct TokenEvent {
-  std::span<const int32_t> tokens;          // tokens sampled since the last event (usually one)
-  std::string_view content;                 // text that became complete; may be empty
+  std::span<const int32_t> tokens;  // tokens sampled since the last event (usually one), the one that
+                                    // ended the answer included: their number is completion_tokens
+  std::string_view content;         // text that became complete; may be empty
   std::string_view reasoning;
-  std::span<const TokenLogprob> logprobs;   // one per token if asked for
+  std::span<const TokenLogprob> logprobs;  // one per token if asked for
 };
 
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kError };
@@ -83,35 +88,38 @@ struct Usage {
 
 struct FinishEvent {
   FinishReason reason = FinishReason::kStop;
-  std::string stop;               // the stop string or the name of the stop token, if any
+  std::string stop;  // the stop string or the name of the stop token, if any
   Usage usage;
-  Error error;                    // reason == kError
+  Error error;  // reason == kError
   double queue_s = 0, prefill_s = 0, decode_s = 0;
 };
 
 struct ProgressEvent {
   enum class Phase : uint8_t { kQueued, kLoading, kPrefill, kDecode } phase = Phase::kQueued;
-  int32_t queue_position = 0;     // kQueued: requests ahead
-  float share = 0;                // kLoading, kPrefill: 0..1
+  int32_t queue_position = 0;  // kQueued: requests ahead
+  float share = 0;             // kLoading, kPrefill: 0..1
 };
 
 class GenerateSink {
  public:
   virtual ~GenerateSink() = default;
   virtual void OnProgress(const ProgressEvent&) {}
-  virtual void OnPromptLogprobs(std::span<const TokenLogprob>) {}  // once, before the first token, if asked for
+  // Once, before the first token, if asked for: one entry a prompt token. Nothing comes before the first
+  // token, so its entry has logprob 0 and an empty top.
+  virtual void OnPromptLogprobs(std::span<const TokenLogprob>) {}
   virtual void OnToken(const TokenEvent& event) = 0;
   virtual void OnFinish(const FinishEvent& event) = 0;
 };
 
 struct GenerateRequest {
-  std::string request_id;                  // for logs
+  std::string request_id;  // for logs
   ModelHandle model = 0;
-  std::vector<int32_t> prompt;             // at least one token
+  std::vector<int32_t> prompt;  // at least one token
   SamplingParams sampling;
   text::ReasoningFormat reasoning;
-  std::string workspace;                   // prefix reuse stays within one
-  std::string account;                     // opaque path, for fair share
+  std::string workspace;             // prefix reuse stays within one
+  std::string account;               // opaque path, for fair share
+  bool strip_leading_space = false;  // of the answer, where the tokenizer adds one (chat, not continuation)
   std::shared_ptr<GenerateSink> sink;
 };
 
@@ -124,24 +132,25 @@ struct EmbedRequest {
   std::function<void(Result<std::vector<std::vector<float>>>)> done;  // engine thread
 };
 
-struct ModelEntry {                          // what ListModels reports
+struct ModelEntry {  // what ListModels reports
   ModelHandle handle = 0;
   std::string name;
   architectures::ModelInfo info;
   uint64_t weight_bytes = 0, workspace_bytes = 0, kv_bytes = 0;
-  int32_t kv_blocks_used = 0;                // held by running requests
-  int32_t kv_blocks_cached = 0;              // prefix cache, reclaimable
+  int32_t kv_blocks_used = 0;    // held by running requests
+  int32_t kv_blocks_cached = 0;  // prefix cache, reclaimable
   int32_t running = 0, waiting = 0;
   Nanoseconds last_used = 0;
 };
 
 struct EngineOptions {
-  int32_t max_batch_tokens = 512;   // rows of a step: decodes first, the rest prefill chunks
-  int32_t max_sequences = 64;       // sequences of one step, per model
-  int32_t max_waiting = 4096;       // queue bound; beyond it kOverloaded
+  int32_t max_batch_tokens = 512;  // rows of a step: decodes first, the rest prefill chunks
+  int32_t max_sequences = 64;      // sequences of one step, per model
+  int32_t max_waiting = 4096;      // queue bound; beyond it kOverloaded
   chips::DataType kv_type = chips::DataType::kF16;
   bool deterministic = false;
   bool prefix_cache = true;
+  uint64_t kv_slab_bytes = 8u << 20;  // KV memory is taken from the ledger in slabs of about this size
 };
 
 class Engine {
@@ -154,21 +163,28 @@ class Engine {
   // Takes a loaded model and the charge for its weights; charges its workspace now and its KV as it grows.
   // context_length 0: the model's own. The tokenizer is used to build text from tokens.
   virtual Result<ModelHandle> AddModel(std::string name, std::unique_ptr<architectures::Model> model,
-                                       std::shared_ptr<const text::Tokenizer> tokenizer, int32_t context_length,
-                                       Charge weights) = 0;
+                                       std::shared_ptr<const text::Tokenizer> tokenizer,
+                                       int32_t context_length, Charge weights) = 0;
   // kConflict while requests of it run, unless `force`, which cancels them. Its bytes are back on return.
+  // Not from a sink (it waits for the engine thread); neither AddModel, Trim nor Drain.
   virtual Status RemoveModel(ModelHandle model, bool force) = 0;
   virtual std::vector<ModelEntry> ListModels() const = 0;
 
-  // Checks and queues. Errors: context_length_exceeded, kv_too_small, queue_full (with retry_after_s), bad sampling.
+  // Checks and queues. Errors: context_length_exceeded, kv_too_small, queue_full (with retry_after_s), bad
+  // sampling.
   virtual Result<RequestHandle> Submit(GenerateRequest request) = 0;
   virtual Result<RequestHandle> Embed(EmbedRequest request) = 0;
   virtual void Cancel(RequestHandle request) = 0;
   // A paused request keeps its KV but is not scheduled: for readers that cannot keep up.
   virtual void SetPaused(RequestHandle request, bool paused) = 0;
 
-  // Refuses new work (kUnavailable) and returns when all running work has ended or `deadline` passed.
+  // Refuses new work (kUnavailable) and returns when all running work has ended (true) or the engine's clock
+  // has reached `deadline` (false; what still runs goes on).
   virtual bool Drain(Nanoseconds deadline) = 0;
+
+  // Gives KV memory that only holds prefix caches, or nothing, back to the ledger until `bytes` are freed;
+  // returns the bytes freed. The engine does this by itself when Ledger::Take is short.
+  virtual uint64_t Trim(uint64_t /*bytes*/) { return 0; }
 
   struct Load {
     int32_t running = 0, waiting = 0;

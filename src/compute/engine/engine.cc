@@ -1,0 +1,165 @@
+// Life cycle and models: what callers' threads do. Submission is in submission.cc.
+#include "compute/engine/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <future>
+
+#include "base/check.h"
+#include "compute/engine/engine_impl.h"
+
+namespace tidepool::compute {
+
+std::unique_ptr<Engine> Engine::Start(chips::Device& device, Ledger& ledger, const Clock& clock,
+                                      MetricsRegistry& metrics, const EngineOptions& options) {
+  return std::make_unique<EngineImpl>(device, ledger, clock, metrics, options);
+}
+
+namespace {
+
+EngineOptions Sane(EngineOptions options) {
+  options.max_sequences = std::max(options.max_sequences, 1);
+  // Decodes of all sequences and at least one block of prefill share a step.
+  options.max_batch_tokens =
+      std::max(options.max_batch_tokens, options.max_sequences + chips::kKvBlockTokens);
+  options.max_waiting = std::max(options.max_waiting, 1);
+  return options;
+}
+
+}  // namespace
+
+EngineImpl::EngineImpl(chips::Device& device, Ledger& ledger, const Clock& clock, MetricsRegistry& metrics,
+                       const EngineOptions& options)
+    : device_(device),
+      ledger_(ledger),
+      clock_(clock),
+      registry_(metrics),
+      options_(Sane(options)),
+      ledger_metrics_(ledger, metrics) {
+  plan_.sequences.reserve(static_cast<size_t>(options_.max_sequences));
+  ledger_metrics_.Update();
+  thread_ = std::thread([this] { Run(); });
+  ledger_.SetReclaimer([this](uint64_t bytes) { Trim(bytes); });
+}
+
+EngineImpl::~EngineImpl() {
+  ledger_.SetReclaimer(nullptr);  // waits for a call in progress, which the thread still answers
+  {
+    std::lock_guard lock(inbox_mutex_);
+    stop_ = true;
+  }
+  inbox_ready_.notify_one();
+  thread_.join();
+}
+
+void EngineImpl::Call(std::function<void()> work) {
+  CHECK(std::this_thread::get_id() != thread_.get_id());  // a sink must not wait for its own thread
+  std::promise<void> done;
+  {
+    std::lock_guard lock(inbox_mutex_);
+    calls_.push_back([&] {
+      work();
+      done.set_value();
+    });
+  }
+  inbox_ready_.notify_one();
+  done.get_future().wait();
+}
+
+Result<ModelHandle> EngineImpl::AddModel(std::string name, std::unique_ptr<architectures::Model> model,
+                                         std::shared_ptr<const text::Tokenizer> tokenizer,
+                                         int32_t context_length, Charge weights) {
+  CHECK(model != nullptr && tokenizer != nullptr);
+  const architectures::ModelInfo& info = model->info();
+  if (context_length < 0) {
+    return Fail(
+        ErrorKind::kInvalid, "invalid_parameter",
+        fmt::format("context_length is {}; it must be at least 1, or 0 for the model's own", context_length),
+        "context_length");
+  }
+  auto loaded = std::make_unique<LoadedModel>();
+  loaded->card = std::make_shared<ModelCard>();
+  ModelCard& card = *loaded->card;
+  card.handle = next_handle_.fetch_add(1);
+  card.name = name;
+  card.info = info;
+  card.tokenizer = std::move(tokenizer);
+  card.context_length =
+      context_length == 0 ? info.context_length : std::min(context_length, info.context_length);
+  card.kv_block_bytes = model->kv_layout().block_bytes();
+  card.weight_bytes = weights.bytes();
+  card.last_used = clock_.now();
+
+  // An encoder computes an input whole, so its longest must fit into one step.
+  loaded->limits.max_tokens =
+      info.causal ? options_.max_batch_tokens : std::max(options_.max_batch_tokens, card.context_length);
+  loaded->limits.max_logit_rows = info.generates ? options_.max_sequences : 1;
+  card.workspace_bytes = model->WorkspaceBytes(loaded->limits);
+  TP_ASSIGN(loaded->workspace_charge, ledger_.Take(name, ChargeKind::kScratch, card.workspace_bytes));
+  TP_ASSIGN(loaded->workspace, device_.Allocate(std::max<size_t>(card.workspace_bytes, 64)));
+  loaded->weights_charge = std::move(weights);
+  loaded->model = std::move(model);
+  loaded->pool =
+      std::make_unique<BlockPool>(device_, ledger_,
+                                  BlockPoolOptions{.owner = name,
+                                                   .block_bytes = std::max<size_t>(card.kv_block_bytes, 1),
+                                                   .slab_bytes = options_.kv_slab_bytes,
+                                                   .prefix_cache = options_.prefix_cache && info.causal});
+  loaded->metrics = std::make_unique<ModelMetrics>(registry_, name);
+
+  const ModelHandle handle = card.handle;
+  Status status;
+  Call([&] { status = Register(std::move(loaded)); });
+  if (!status) return Fail(std::move(status).error());
+  return handle;
+}
+
+Status EngineImpl::RemoveModel(ModelHandle model, bool force) {
+  TP_ASSIGN(const auto card, FindModel(model));
+  Result<std::unique_ptr<LoadedModel>> removed = nullptr;
+  Call([&] { removed = Unregister(model, force); });
+  if (!removed) return Fail(std::move(removed).error());
+  return {};  // freed here, on the caller's thread
+}
+
+std::vector<ModelEntry> EngineImpl::ListModels() const {
+  std::vector<std::shared_ptr<ModelCard>> cards;
+  {
+    std::lock_guard lock(inbox_mutex_);
+    for (const auto& [handle, card] : cards_) cards.push_back(card);
+  }
+  std::vector<ModelEntry> entries;
+  for (const auto& card : cards) {
+    entries.push_back({.handle = card->handle,
+                       .name = card->name,
+                       .info = card->info,
+                       .weight_bytes = card->weight_bytes,
+                       .workspace_bytes = card->workspace_bytes,
+                       .kv_bytes = card->kv_bytes,
+                       .kv_blocks_used = card->kv_blocks_used,
+                       .kv_blocks_cached = card->kv_blocks_cached,
+                       .running = card->running,
+                       .waiting = card->waiting,
+                       .last_used = card->last_used});
+  }
+  return entries;
+}
+
+bool EngineImpl::Drain(Nanoseconds deadline) {
+  draining_ = true;
+  std::unique_lock lock(inbox_mutex_);
+  // The clock may be one that only moves by hand: look at it again every so often.
+  while (active_ > 0 && clock_.now() < deadline) idle_.wait_for(lock, std::chrono::milliseconds(10));
+  return active_ == 0;
+}
+
+uint64_t EngineImpl::Trim(uint64_t bytes) {
+  uint64_t freed = 0;
+  Call([&] { freed = Reclaim(bytes, nullptr); });
+  return freed;
+}
+
+Engine::Load EngineImpl::load() const { return {.running = running_, .waiting = queued_, .steps = steps_}; }
+
+}  // namespace tidepool::compute

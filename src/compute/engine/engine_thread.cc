@@ -1,0 +1,300 @@
+// The loop of the engine thread: take what callers posted, admit, run a step.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "compute/engine/engine_impl.h"
+
+namespace tidepool::compute {
+namespace {
+
+constexpr Nanoseconds kQueueReportInterval = 500 * kMillisecond;
+
+}  // namespace
+
+void EngineImpl::Run() {
+  while (TakeInbox()) {
+    AdmitWaiting();
+    ReportQueue();
+    // The one point where a scheduling decision is committed: from here on the plan is carried out.
+    if (scheduler_.Plan(plan_)) ExecuteStep();
+  }
+  StopAll();
+}
+
+bool EngineImpl::TakeInbox() {
+  {
+    std::unique_lock lock(inbox_mutex_);
+    const auto has_mail = [&] {
+      return stop_ || !arrivals_.empty() || !attention_.empty() || !calls_.empty();
+    };
+    if (!scheduler_.HasRunnable() && !has_mail()) {
+      // Requests may wait without anything running (all others paused): look at their progress now and then.
+      if (sequences_.empty()) {
+        inbox_ready_.wait(lock, has_mail);
+      } else {
+        inbox_ready_.wait_for(lock, std::chrono::nanoseconds(kQueueReportInterval), has_mail);
+      }
+    }
+    if (stop_) return false;
+    std::swap(arrivals_, taken_arrivals_);
+    std::swap(attention_, taken_attention_);
+    std::swap(calls_, taken_calls_);
+  }
+  for (auto& sequence : taken_arrivals_) Arrive(std::move(sequence));
+  taken_arrivals_.clear();
+  for (const auto& ticket : taken_attention_) ApplyAttention(ticket);
+  taken_attention_.clear();
+  for (const auto& call : taken_calls_) call();
+  taken_calls_.clear();
+  return true;
+}
+
+void EngineImpl::Arrive(std::unique_ptr<Sequence> arrived) {
+  Sequence& sequence = *arrived;
+  sequence.job = next_job_++;
+  sequence.ticket->jobs.push_back(sequence.job);
+  sequences_.emplace(sequence.job, std::move(arrived));
+  const auto model = models_.find(sequence.card->handle);
+  if (model == models_.end()) {
+    Finish(
+        sequence, FinishReason::kError, {},
+        Error{.kind = ErrorKind::kNotFound,
+              .code = "model_not_found",
+              .message = fmt::format("{} was unloaded before the request could start", sequence.card->name),
+              .param = "model"});
+    return;
+  }
+  sequence.model = model->second.get();
+  ++sequence.model->sequences;
+  const bool generates = sequence.generation != nullptr;
+  scheduler_.Arrive({.job = sequence.job,
+                     .model = sequence.card->handle,
+                     .account = sequence.account(),
+                     .prompt_tokens = sequence.prompt_tokens,
+                     .wants_logits = generates,
+                     .prompt_logits = generates && sequence.generation->request.sampling.prompt_logprobs});
+  UpdateGauges(*sequence.model);
+}
+
+void EngineImpl::ApplyAttention(const std::shared_ptr<Ticket>& ticket) {
+  ticket->listed = false;  // before the flags are read: a later change lists it again
+  if (ticket->cancel) {
+    while (!ticket->jobs.empty()) {
+      Sequence* sequence = FindSequence(ticket->jobs.back());
+      CHECK(sequence != nullptr);
+      Finish(*sequence, FinishReason::kCancelled, {}, {});
+    }
+    return;
+  }
+  for (const JobId job : ticket->jobs) scheduler_.SetPaused(job, ticket->paused);
+}
+
+// ---- admission ---------------------------------------------------------------------------------------
+
+void EngineImpl::AdmitWaiting() {
+  while (const JobId job = scheduler_.NextAdmission()) {
+    Sequence& sequence = *FindSequence(job);
+    if (TryAdmit(sequence)) {
+      scheduler_.Admitted(job, sequence.kv.cached_tokens());
+    } else {
+      scheduler_.NoRoom(job);
+    }
+    UpdateGauges(*sequence.model);
+  }
+}
+
+bool EngineImpl::TryAdmit(Sequence& sequence) {
+  LoadedModel& model = *sequence.model;
+  const bool echo = sequence.generation != nullptr && sequence.generation->request.sampling.prompt_logprobs;
+  const bool pools_rows = sequence.embed != nullptr;  // every token's hidden state is wanted
+  const BlockPool::AdmitRequest request{
+      .prompt = std::span(sequence.tokens).first(static_cast<size_t>(sequence.prompt_tokens)),
+      .max_tokens = sequence.reserve_tokens,
+      .workspace = sequence.workspace(),
+      .match_prefix = !echo && !pools_rows,
+      .share = model.card->info.causal && !pools_rows};
+  if (!model.pool->Admit(request, sequence.kv)) {
+    const uint64_t wanted =
+        static_cast<uint64_t>(BlockPool::BlocksFor(sequence.reserve_tokens)) * model.card->kv_block_bytes;
+    const uint64_t free = ledger_.free();
+    if (wanted > free) Reclaim(wanted - free, &model);
+    if (!model.pool->Admit(request, sequence.kv)) return false;
+  }
+  sequence.admitted = true;
+  sequence.admitted_at = clock_.now();
+  sequence.computed = sequence.kv.cached_tokens();
+  if (sequence.generation != nullptr) sequence.generation->usage.cached_tokens = sequence.computed;
+  model.metrics->queue_s.Observe(static_cast<double>(sequence.admitted_at - sequence.submitted_at) * 1e-9);
+  CountAdmitted(*sequence.ticket);
+  running_.fetch_add(1);
+  return true;
+}
+
+void EngineImpl::CountAdmitted(Ticket& ticket) {
+  if (ticket.unadmitted > 0 && --ticket.unadmitted == 0) queued_.fetch_sub(1);
+}
+
+// The model that was used longest ago gives first.
+uint64_t EngineImpl::Reclaim(uint64_t bytes, const LoadedModel* except) {
+  uint64_t freed = 0;
+  while (freed < bytes) {
+    LoadedModel* oldest = nullptr;
+    for (const auto& [handle, model] : models_) {
+      if (model.get() == except || model->pool->shrinkable_bytes() == 0) continue;
+      if (oldest == nullptr || model->card->last_used < oldest->card->last_used) oldest = model.get();
+    }
+    if (oldest == nullptr) break;
+    const uint64_t got = oldest->pool->Shrink(bytes - freed);
+    UpdateGauges(*oldest);
+    if (got == 0) break;
+    freed += got;
+  }
+  if (freed > 0) scheduler_.RoomReturned();
+  return freed;
+}
+
+// ---- models ------------------------------------------------------------------------------------------
+
+Status EngineImpl::EnsureScratch(int32_t max_tokens, int32_t max_columns) {
+  if (max_tokens <= scratch_tokens_ && max_columns <= scratch_columns_) return {};
+  max_tokens = std::max(max_tokens, scratch_tokens_);
+  max_columns = std::max(max_columns, scratch_columns_);
+  const uint64_t before = scratch_tokens_ == 0 ? 0 : device_.ScratchBytes(scratch_tokens_, scratch_columns_);
+  const uint64_t after = device_.ScratchBytes(max_tokens, max_columns);
+  const uint64_t more = after > before ? after - before : 0;
+  if (more > ledger_.free()) Reclaim(more - ledger_.free(), nullptr);
+  TP_ASSIGN(Charge charge, ledger_.TryTake("device", ChargeKind::kScratch, more));
+  TP_TRY(device_.ReserveScratch(max_tokens, max_columns));
+  scratch_charges_.push_back(std::move(charge));
+  scratch_tokens_ = max_tokens;
+  scratch_columns_ = max_columns;
+  return {};
+}
+
+Status EngineImpl::Register(std::unique_ptr<LoadedModel> model) {
+  TP_TRY(EnsureScratch(model->limits.max_tokens, model->model->MaxColumns()));
+  const architectures::ModelInfo& info = model->card->info;
+  if (info.vocab_size > sampler_vocab_) {
+    sampler_vocab_ = info.vocab_size;
+    sampler_ = std::make_unique<Sampler>(sampler_vocab_);
+  }
+  const auto rows = static_cast<size_t>(model->limits.max_tokens);
+  step_tokens_.reserve(rows);
+  step_positions_.reserve(rows);
+  hidden_rows_.reserve(rows);
+  logit_rows_.reserve(static_cast<size_t>(model->limits.max_logit_rows));
+  slices_.reserve(static_cast<size_t>(options_.max_sequences));
+  scheduler_.AddModel({.model = model->card->handle,
+                       .causal = info.causal,
+                       .batch_tokens = options_.max_batch_tokens,
+                       .max_step_tokens = model->limits.max_tokens,
+                       .max_sequences = options_.max_sequences,
+                       .max_logit_rows = model->limits.max_logit_rows});
+  {
+    std::lock_guard lock(inbox_mutex_);
+    cards_.emplace(model->card->handle, model->card);
+  }
+  UpdateGauges(*model);
+  models_.emplace(model->card->handle, std::move(model));
+  return {};
+}
+
+Result<std::unique_ptr<LoadedModel>> EngineImpl::Unregister(ModelHandle handle, bool force) {
+  const auto entry = models_.find(handle);
+  if (entry == models_.end()) {
+    return Fail(ErrorKind::kNotFound, "model_not_found", "the model was unloaded meanwhile", "model");
+  }
+  LoadedModel& model = *entry->second;
+  if (model.sequences > 0 && !force) {
+    return Fail(ErrorKind::kConflict, "model_in_use",
+                fmt::format("{} has {} requests; wait for them or unload it by force", model.card->name,
+                            model.sequences),
+                "model");
+  }
+  std::vector<std::shared_ptr<Ticket>> tickets;
+  for (const auto& [job, sequence] : sequences_) {
+    if (sequence->model == &model) tickets.push_back(sequence->ticket);
+  }
+  for (const auto& ticket : tickets) {
+    while (!ticket->jobs.empty())
+      Finish(*FindSequence(ticket->jobs.back()), FinishReason::kCancelled, {}, {});
+  }
+  CHECK(model.sequences == 0);
+  model.pool->Shrink(UINT64_MAX);
+  UpdateGauges(model);
+  scheduler_.RemoveModel(handle);
+  {
+    std::lock_guard lock(inbox_mutex_);
+    cards_.erase(handle);
+  }
+  auto removed = std::move(entry->second);
+  models_.erase(entry);
+  return removed;
+}
+
+// ---- what others see ---------------------------------------------------------------------------------
+
+void EngineImpl::UpdateGauges(LoadedModel& model) {
+  const BlockPoolStats stats = model.pool->stats();
+  ModelCard& card = *model.card;
+  card.kv_bytes = stats.bytes;
+  card.kv_blocks_used = stats.used;
+  card.kv_blocks_cached = stats.cached;
+  model.metrics->kv_used.Set(stats.used);
+  model.metrics->kv_cached.Set(stats.cached);
+  model.metrics->kv_free.Set(stats.free);
+  model.metrics->prefix_evictions.Increment(static_cast<double>(stats.evictions - model.exported_evictions));
+  model.exported_evictions = stats.evictions;
+  if (models_.contains(card.handle)) {
+    card.waiting = scheduler_.waiting(card.handle);
+    card.running = scheduler_.admitted(card.handle);
+    model.metrics->waiting.Set(card.waiting);
+    model.metrics->running.Set(card.running);
+  }
+  if (const uint64_t used = ledger_.used(); used != exported_ledger_bytes_) {
+    exported_ledger_bytes_ = used;
+    ledger_metrics_.Update();
+  }
+}
+
+void EngineImpl::ReportQueue() {
+  const Nanoseconds now = clock_.now();
+  if (queued_ == 0 || now - queue_reported_at_ < kQueueReportInterval) return;
+  queue_reported_at_ = now;
+  for (const auto& [handle, model] : models_) {
+    waiting_scratch_.clear();
+    scheduler_.ListWaiting(handle, waiting_scratch_);
+    int32_t position = 0;
+    for (const JobId job : waiting_scratch_) {
+      Sequence& sequence = *FindSequence(job);
+      if (sequence.generation != nullptr && sequence.reported_position != position) {
+        sequence.reported_position = position;
+        sequence.generation->request.sink->OnProgress(
+            {.phase = ProgressEvent::Phase::kQueued, .queue_position = position});
+      }
+      ++position;
+    }
+  }
+}
+
+Sequence* EngineImpl::FindSequence(JobId job) {
+  const auto entry = sequences_.find(job);
+  return entry == sequences_.end() ? nullptr : entry->second.get();
+}
+
+void EngineImpl::StopAll() {
+  {
+    std::lock_guard lock(inbox_mutex_);
+    std::swap(arrivals_, taken_arrivals_);
+    std::swap(calls_, taken_calls_);
+  }
+  for (auto& sequence : taken_arrivals_) Arrive(std::move(sequence));
+  taken_arrivals_.clear();
+  for (const auto& call : taken_calls_) call();
+  taken_calls_.clear();
+  while (!sequences_.empty()) Finish(*sequences_.begin()->second, FinishReason::kCancelled, {}, {});
+}
+
+}  // namespace tidepool::compute

@@ -1,0 +1,218 @@
+// From a row of logits to what a client sees of one request, and its end.
+#include <algorithm>
+
+#include "compute/engine/engine_impl.h"
+
+namespace tidepool::compute {
+namespace {
+
+double Seconds(Nanoseconds from, Nanoseconds to) {
+  return from == 0 || to < from ? 0 : static_cast<double>(to - from) * 1e-9;
+}
+
+bool Contains(const std::vector<int32_t>& tokens, int32_t token) {
+  return std::find(tokens.begin(), tokens.end(), token) != tokens.end();
+}
+
+Error RowFailed() {
+  return {.kind = ErrorKind::kInternal,
+          .code = "model_failed",
+          .message = "the model could not compute the next token of this request",
+          .param = {}};
+}
+
+Error NotFinite() {
+  return {
+      .kind = ErrorKind::kInternal,
+      .code = "logits_not_finite",
+      .message =
+          "the model gave logits that are not finite numbers for this request; its weights may be damaged "
+          "or the prompt overflows them",
+      .param = {}};
+}
+
+}  // namespace
+
+void EngineImpl::TakeLogits(Sequence& sequence, const PlannedSequence& planned,
+                            const architectures::StepOutput& output, int32_t first_row) {
+  LoadedModel& model = *sequence.model;
+  const auto vocab = static_cast<size_t>(model.card->info.vocab_size);
+  const bool was_prefill = planned.begin < sequence.prompt_tokens;
+  for (int32_t row = first_row; row < first_row + planned.logit_rows; ++row) {
+    if (!output.failed_rows.empty() && output.failed_rows[static_cast<size_t>(row)] != 0) {
+      Finish(sequence, FinishReason::kError, {}, RowFailed());
+      return;
+    }
+  }
+  const float* rows = output.logits + static_cast<size_t>(first_row) * vocab;
+  Generation& generation = *sequence.generation;
+  if (was_prefill && generation.request.sampling.prompt_logprobs) TakePromptLogprobs(sequence, planned, rows);
+  const bool samples = sequence.computed >= sequence.prompt_tokens;
+  int32_t token = -1;
+  if (samples) {
+    const std::span<const float> logits(rows + static_cast<size_t>(planned.logit_rows - 1) * vocab, vocab);
+    token = NextToken(sequence, logits);
+    if (token < 0) {
+      Finish(sequence, FinishReason::kError, {}, NotFinite());
+      return;
+    }
+  }
+  // Only now: the KV of a row that failed must not become a shared prefix.
+  model.pool->Commit(sequence.kv, std::span(sequence.tokens).first(static_cast<size_t>(sequence.computed)));
+  if (was_prefill) ReportPrefill(sequence);
+  if (!samples) return;
+  if (was_prefill && generation.request.sampling.prompt_logprobs) {
+    generation.request.sink->OnPromptLogprobs(generation.prompt_logprobs);
+  }
+  Emit(sequence, token);
+}
+
+void EngineImpl::TakePromptLogprobs(Sequence& sequence, const PlannedSequence& planned, const float* rows) {
+  Generation& generation = *sequence.generation;
+  const auto vocab = static_cast<size_t>(sequence.card->info.vocab_size);
+  for (int32_t i = 0; i < planned.count; ++i) {
+    const auto next = static_cast<size_t>(planned.begin + i + 1);  // the row speaks of the token that follows
+    if (next >= generation.prompt_logprobs.size()) break;
+    sampler_->Logprobs({rows + static_cast<size_t>(i) * vocab, vocab}, sequence.tokens[next],
+                       generation.request.sampling.top_logprobs, generation.prompt_logprobs[next]);
+  }
+}
+
+// The next token, or -1. A spent reasoning budget says the close tag instead of what was drawn.
+int32_t EngineImpl::NextToken(Sequence& sequence, std::span<const float> logits) {
+  Generation& generation = *sequence.generation;
+  const SamplingParams& params = generation.request.sampling;
+  const int32_t output_tokens = generation.usage.completion_tokens;
+  const bool too_early = output_tokens < params.min_tokens;
+  int32_t token = sampler_->Sample(
+      logits,
+      {.params = &params,
+       .counts = generation.penalised ? &generation.counts : nullptr,
+       .masked = too_early ? std::span<const int32_t>(generation.end_tokens) : std::span<const int32_t>(),
+       .seed = generation.seed,
+       .index = static_cast<uint64_t>(output_tokens)});
+  if (token < 0) return token;
+  if (!generation.budget_spent && generation.stream.in_reasoning() && !generation.close_tokens.empty() &&
+      generation.usage.reasoning_tokens >= params.reasoning_budget) {
+    generation.budget_spent = true;
+    generation.forced = generation.close_tokens.size();
+  }
+  if (generation.forced > 0) token = generation.close_tokens[--generation.forced];
+  if (params.top_logprobs >= 0) sampler_->Logprobs(logits, token, params.top_logprobs, generation.logprob);
+  return token;
+}
+
+void EngineImpl::Emit(Sequence& sequence, int32_t token) {
+  Generation& generation = *sequence.generation;
+  const SamplingParams& params = generation.request.sampling;
+  const text::Tokenizer& tokenizer = *sequence.card->tokenizer;
+  const Nanoseconds now = clock_.now();
+  if (generation.first_token_at == 0) {
+    generation.first_token_at = now;
+    sequence.model->metrics->ttft_s.Observe(Seconds(sequence.submitted_at, now));
+  } else {
+    sequence.model->metrics->tpot_s.Observe(Seconds(generation.last_token_at, now));
+  }
+  generation.last_token_at = now;
+
+  sequence.tokens.push_back(token);
+  ++generation.usage.completion_tokens;
+  if (generation.stream.in_reasoning()) ++generation.usage.reasoning_tokens;
+  if (generation.penalised) generation.counts.Add(token, true);
+
+  text::TextDelta& delta = generation.delta;
+  delta.Clear();
+  // With min_tokens an end token was masked; one that came by force or by ignore_eos is text.
+  const bool ended =
+      generation.usage.completion_tokens > params.min_tokens && Contains(generation.end_tokens, token);
+  bool finished = true;
+  FinishReason reason = FinishReason::kStop;
+  if (!ended) {
+    generation.stream.Push(tokenizer.TokenBytes(token, Contains(generation.visible, token)), delta);
+    if (!delta.stopped) {
+      finished = generation.usage.completion_tokens >= generation.max_new_tokens;
+      reason = FinishReason::kLength;
+    }
+  }
+  if (finished && !delta.stopped) generation.stream.Finish(delta);
+
+  const bool wants_logprobs = params.top_logprobs >= 0;
+  generation.request.sink->OnToken({.tokens = {&sequence.tokens.back(), 1},
+                                    .content = delta.content,
+                                    .reasoning = delta.reasoning,
+                                    .logprobs = wants_logprobs
+                                                    ? std::span<const TokenLogprob>(&generation.logprob, 1)
+                                                    : std::span<const TokenLogprob>()});
+  if (!finished) return;
+  std::string stop = delta.stop;
+  if (ended && stop.empty()) stop = tokenizer.Piece(token);
+  Finish(sequence, reason, std::move(stop), {});
+}
+
+// ---- ends --------------------------------------------------------------------------------------------
+
+std::unique_ptr<Sequence> EngineImpl::Detach(Sequence& sequence) {
+  if (sequence.model != nullptr) {
+    sequence.model->pool->Release(sequence.kv);
+    scheduler_.Remove(sequence.job);
+    --sequence.model->sequences;
+    UpdateGauges(*sequence.model);
+  }
+  if (sequence.admitted) {
+    running_.fetch_sub(1);
+  } else {
+    CountAdmitted(*sequence.ticket);
+  }
+  std::erase(sequence.ticket->jobs, sequence.job);
+  auto node = sequences_.extract(sequence.job);
+  return std::move(node.mapped());
+}
+
+void EngineImpl::EndTicket(const std::shared_ptr<Ticket>& ticket) {
+  const Nanoseconds now = clock_.now();
+  if (last_finish_at_ != 0) {
+    constexpr double kLongest = 10;  // an idle hour says nothing about how fast requests end
+    finish_interval_s_ = 0.9 * finish_interval_s_ + 0.1 * std::min(Seconds(last_finish_at_, now), kLongest);
+  }
+  last_finish_at_ = now;
+  std::lock_guard lock(inbox_mutex_);
+  tickets_.erase(ticket->handle);
+  if (active_.fetch_sub(1) == 1) idle_.notify_all();
+}
+
+void EngineImpl::Finish(Sequence& ending, FinishReason reason, std::string stop, Error error) {
+  if (ending.embed != nullptr) {
+    FinishEmbedding(ending, reason, std::move(error));
+    return;
+  }
+  const std::unique_ptr<Sequence> sequence = Detach(ending);
+  Generation& generation = *sequence->generation;
+  const Nanoseconds now = clock_.now();
+  FinishEvent event;
+  event.reason = reason;
+  event.stop = std::move(stop);
+  event.error = std::move(error);
+  event.usage = generation.usage;
+  const Nanoseconds admitted_at = sequence->admitted ? sequence->admitted_at : now;
+  const Nanoseconds first_at = generation.first_token_at != 0 ? generation.first_token_at : now;
+  event.queue_s = Seconds(sequence->submitted_at, admitted_at);
+  event.prefill_s = Seconds(admitted_at, first_at);
+  event.decode_s = Seconds(first_at, now);
+  if (sequence->model != nullptr) {
+    ModelMetrics& metrics = *sequence->model->metrics;
+    switch (reason) {
+      case FinishReason::kStop: metrics.finished_stop.Increment(); break;
+      case FinishReason::kLength: metrics.finished_length.Increment(); break;
+      case FinishReason::kCancelled: metrics.finished_cancelled.Increment(); break;
+      case FinishReason::kError: metrics.finished_error.Increment(); break;
+    }
+    metrics.prompt_tokens.Increment(event.usage.prompt_tokens);
+    metrics.cached_tokens.Increment(event.usage.cached_tokens);
+    metrics.completion_tokens.Increment(event.usage.completion_tokens);
+    metrics.reasoning_tokens.Increment(event.usage.reasoning_tokens);
+  }
+  generation.request.sink->OnFinish(event);
+  EndTicket(sequence->ticket);
+}
+
+}  // namespace tidepool::compute

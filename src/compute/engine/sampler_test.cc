@@ -1,0 +1,390 @@
+#include "compute/engine/sampler.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <numeric>
+#include <random>
+#include <set>
+
+#include "compute/engine/random.h"
+
+namespace tidepool::compute {
+namespace {
+
+using ::testing::HasSubstr;
+
+// The known answers of Philox4x32-10 that come with the paper's code (Random123, kat_vectors).
+TEST(PhiloxTest, KnownAnswers) {
+  using Words = std::array<uint32_t, 4>;
+  EXPECT_EQ(Philox({0, 0, 0, 0}, {0, 0}), (Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(Philox({~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}),
+            (Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(Philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+            (Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+std::vector<float> RandomLogits(size_t count, uint64_t seed, float spread = 3) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal(0, spread);
+  std::vector<float> logits(count);
+  for (float& logit : logits) logit = normal(random);
+  return logits;
+}
+
+struct History {
+  std::vector<int32_t> prompt, output;
+};
+
+// The slow reference: the documented order, one step after the other, in double, with whole sorts.
+std::vector<double> ReferenceDistribution(const std::vector<float>& row, const SamplingParams& params,
+                                          const History& history, const std::vector<int32_t>& masked = {}) {
+  const size_t n = row.size();
+  std::vector<double> logits(row.begin(), row.end());
+  std::map<int32_t, int> in_output;
+  std::set<int32_t> seen(history.prompt.begin(), history.prompt.end());
+  for (const int32_t token : history.output) {
+    ++in_output[token];
+    seen.insert(token);
+  }
+  for (const int32_t token : seen) {
+    double& logit = logits[static_cast<size_t>(token)];
+    logit = logit > 0 ? logit / static_cast<double>(params.repetition_penalty)
+                      : logit * static_cast<double>(params.repetition_penalty);
+  }
+  for (const auto& [token, count] : in_output) {
+    logits[static_cast<size_t>(token)] -= static_cast<double>(params.frequency_penalty) * count;
+    logits[static_cast<size_t>(token)] -= static_cast<double>(params.presence_penalty);
+  }
+  for (const auto& [token, bias] : params.logit_bias)
+    logits[static_cast<size_t>(token)] += static_cast<double>(bias);
+  const double minus_infinity = -std::numeric_limits<double>::infinity();
+  for (const int32_t token : masked) logits[static_cast<size_t>(token)] = minus_infinity;
+  for (double& logit : logits) logit /= static_cast<double>(params.temperature);
+
+  auto softmax = [&] {
+    const double max = *std::max_element(logits.begin(), logits.end());
+    std::vector<double> p(n);
+    double sum = 0;
+    for (size_t i = 0; i < n; ++i) sum += p[i] = std::exp(logits[i] - max);
+    for (double& x : p) x /= sum;
+    return p;
+  };
+  std::vector<size_t> order(n);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return logits[a] > logits[b]; });
+  if (params.top_k > 0 && static_cast<size_t>(params.top_k) < n) {
+    const double kth = logits[order[static_cast<size_t>(params.top_k) - 1]];
+    for (double& logit : logits) logit = logit < kth ? minus_infinity : logit;
+  }
+  if (params.top_p < 1) {
+    const auto p = softmax();
+    double before = 0;
+    for (const size_t i : order) {
+      if (before >= static_cast<double>(params.top_p)) logits[i] = minus_infinity;
+      before += p[i];
+    }
+  }
+  if (params.min_p > 0) {
+    const auto p = softmax();
+    const double best = *std::max_element(p.begin(), p.end());
+    for (size_t i = 0; i < n; ++i) {
+      if (p[i] < static_cast<double>(params.min_p) * best) logits[i] = minus_infinity;
+    }
+  }
+  return softmax();
+}
+
+// Draws and compares with Pearson's chi-squared; cells expected below 8 are pooled. The bound is the 1 - 1e-6
+// quantile (Wilson and Hilferty's approximation); seeds are fixed, so the test never flickers.
+void ExpectDistribution(const std::vector<float>& row, const SamplingParams& params,
+                        const History& history = {}, const std::vector<int32_t>& masked = {},
+                        int draws = 40'000) {
+  const auto expected = ReferenceDistribution(row, params, history, masked);
+  TokenCounts counts;
+  counts.Reserve(history.prompt.size() + history.output.size());
+  for (const int32_t token : history.prompt) counts.Add(token, false);
+  for (const int32_t token : history.output) counts.Add(token, true);
+  Sampler sampler(static_cast<int32_t>(row.size()));
+  std::vector<int> seen(row.size());
+  for (int i = 0; i < draws; ++i) {
+    const int32_t token = sampler.Sample(row, {.params = &params,
+                                               .counts = HasPenalties(params) ? &counts : nullptr,
+                                               .masked = masked,
+                                               .seed = 12345,
+                                               .index = static_cast<uint64_t>(i)});
+    ASSERT_GE(token, 0);
+    ++seen[static_cast<size_t>(token)];
+  }
+  double chi = 0, pooled_expected = 0;
+  int pooled_seen = 0, cells = 0;
+  for (size_t i = 0; i < row.size(); ++i) {
+    const double e = expected[i] * draws;
+    if (expected[i] == 0) {
+      ASSERT_EQ(seen[i], 0) << "token " << i << " is outside the kept set";
+    } else if (e < 8) {
+      pooled_expected += e;
+      pooled_seen += seen[i];
+    } else {
+      chi += (seen[i] - e) * (seen[i] - e) / e;
+      ++cells;
+    }
+  }
+  if (pooled_expected >= 8) {
+    chi += (pooled_seen - pooled_expected) * (pooled_seen - pooled_expected) / pooled_expected;
+    ++cells;
+  }
+  if (cells < 2) return;
+  const double k = cells - 1;
+  const double z = 4.753;  // of 1 - 1e-6
+  const double bound = k * std::pow(1 - 2 / (9 * k) + z * std::sqrt(2 / (9 * k)), 3);
+  EXPECT_LT(chi, bound) << "degrees of freedom " << k;
+}
+
+SamplingParams Params(float temperature) {
+  SamplingParams params;
+  params.temperature = temperature;
+  return params;
+}
+
+TEST(SamplerTest, TemperatureAlone) {
+  const auto row = RandomLogits(60, 1);
+  for (const float temperature : {0.1f, 0.7f, 1.0f, 2.0f}) {
+    SCOPED_TRACE(temperature);
+    ExpectDistribution(row, Params(temperature));
+  }
+}
+
+TEST(SamplerTest, EveryCombinationOfFilters) {
+  const auto row = RandomLogits(200, 2, 2);
+  for (const int32_t top_k : {0, 1, 5, 40, 500}) {
+    for (const float top_p : {1.0f, 0.95f, 0.5f, 0.01f}) {
+      for (const float min_p : {0.0f, 0.05f, 0.5f, 1.0f}) {
+        for (const float temperature : {0.6f, 1.3f}) {
+          SCOPED_TRACE(::testing::Message() << "top_k " << top_k << " top_p " << top_p << " min_p " << min_p
+                                            << " temperature " << temperature);
+          SamplingParams params = Params(temperature);
+          params.top_k = top_k;
+          params.top_p = top_p;
+          params.min_p = min_p;
+          ExpectDistribution(row, params, {}, {}, 8'000);
+        }
+      }
+    }
+  }
+}
+
+TEST(SamplerTest, PenaltiesAndBias) {
+  const auto row = RandomLogits(40, 3, 2);
+  const History history{.prompt = {1, 2, 2, 3, 30}, .output = {2, 5, 5, 5, 7, 39}};
+  for (const float repetition : {1.0f, 1.3f, 0.7f}) {
+    for (const float presence : {0.0f, 1.0f, -1.0f}) {
+      for (const float frequency : {0.0f, 0.5f, -0.5f}) {
+        SCOPED_TRACE(::testing::Message() << repetition << ' ' << presence << ' ' << frequency);
+        SamplingParams params = Params(1);
+        params.repetition_penalty = repetition;
+        params.presence_penalty = presence;
+        params.frequency_penalty = frequency;
+        params.logit_bias = {{4, 2.0f}, {5, -1.0f}, {6, -100.0f}};
+        params.top_p = 0.97f;
+        ExpectDistribution(row, params, history, {}, 15'000);
+      }
+    }
+  }
+}
+
+TEST(SamplerTest, MaskedTokensNeverComeOut) {
+  auto row = RandomLogits(40, 4);
+  row[7] = 20;
+  SamplingParams params = Params(1);
+  ExpectDistribution(row, params, {}, {7, 8});
+  params.top_k = 3;
+  ExpectDistribution(row, params, {}, {7, 8});
+  params.top_p = 0.9f;
+  ExpectDistribution(row, params, {}, {7, 8});
+}
+
+TEST(SamplerTest, LargeVocabularies) {
+  for (const float spread : {0.0f, 0.5f, 3.0f, 12.0f}) {
+    const auto row = RandomLogits(3'000, 5, spread == 0 ? 1e-6f : spread);
+    for (const float top_p : {1.0f, 0.9f, 0.3f}) {
+      SCOPED_TRACE(::testing::Message() << "spread " << spread << " top_p " << top_p);
+      SamplingParams params = Params(0.8f);
+      params.top_p = top_p;
+      ExpectDistribution(row, params, {}, {}, 60'000);
+    }
+    SamplingParams params = Params(0.8f);
+    params.top_k = 700;  // beyond what the heap selects
+    ExpectDistribution(row, params, {}, {}, 30'000);
+  }
+}
+
+TEST(SamplerTest, EqualLogits) {
+  std::vector<float> row(64, 1.0f);
+  SamplingParams params = Params(1);
+  params.top_p = 0.5f;  // the first 32 by id
+  ExpectDistribution(row, params);
+  params.top_p = 1;
+  params.top_k = 3;  // equal to the third largest: all stay
+  ExpectDistribution(row, params);
+}
+
+TEST(SamplerTest, GreedyTakesTheLargestAndTheLowestIdAmongEquals) {
+  Sampler sampler(50);
+  SamplingParams params = Params(0);
+  auto row = RandomLogits(50, 6);
+  row[20] = row[33] = 9;
+  EXPECT_EQ(sampler.Sample(row, {.params = &params}), 20);
+  params.logit_bias = {{20, -1.0f}};
+  EXPECT_EQ(sampler.Sample(row, {.params = &params}), 33);
+  params.logit_bias.clear();
+  const int32_t masked[] = {20, 33};
+  const int32_t third = sampler.Sample(row, {.params = &params, .masked = masked});
+  row[20] = row[33] = -100;
+  EXPECT_EQ(third, std::max_element(row.begin(), row.end()) - row.begin());
+}
+
+TEST(SamplerTest, VeryLowTemperatureIsGreedy) {
+  Sampler sampler(50);
+  const auto row = RandomLogits(50, 8);
+  const auto best = static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin());
+  for (const float temperature : {1e-45f, 1e-20f, 1e-6f, 1e-4f}) {
+    SamplingParams params = Params(temperature);
+    for (uint64_t i = 0; i < 20; ++i) EXPECT_EQ(sampler.Sample(row, {.params = &params, .index = i}), best);
+  }
+}
+
+TEST(SamplerTest, TheSameSeedAndIndexDrawTheSame) {
+  const auto row = RandomLogits(1000, 9);
+  Sampler a(1000), b(5000);
+  const SamplingParams params = Params(1);
+  for (uint64_t i = 0; i < 100; ++i) {
+    const SampleSpec spec{.params = &params, .seed = 77, .index = i};
+    const int32_t token = a.Sample(row, spec);
+    EXPECT_EQ(b.Sample(row, spec), token);
+    EXPECT_EQ(a.Sample(row, spec), token);
+  }
+}
+
+TEST(SamplerTest, RefusesWhatIsNotFinite) {
+  Sampler sampler(50);
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                          -std::numeric_limits<float>::infinity()}) {
+    for (const float temperature : {0.0f, 1.0f}) {
+      auto row = RandomLogits(50, 10);
+      row[49] = bad;
+      const SamplingParams params = Params(temperature);
+      EXPECT_EQ(sampler.Sample(row, {.params = &params}), -1);
+    }
+  }
+}
+
+TEST(SamplerTest, ExtremeButFiniteLogits) {
+  Sampler sampler(4);
+  const std::vector<float> row = {3e38f, -3e38f, 0, 1};
+  for (const float temperature : {0.001f, 1.0f, 2.0f}) {
+    SamplingParams params = Params(temperature);
+    params.top_p = 0.9f;
+    params.min_p = 0.1f;
+    EXPECT_EQ(sampler.Sample(row, {.params = &params}), 0);
+  }
+}
+
+TEST(SamplerTest, LogprobsAreTheRawLogSoftmax) {
+  const auto row = RandomLogits(500, 11);
+  double sum = 0;
+  for (const float logit : row) sum += std::exp(static_cast<double>(logit));
+  Sampler sampler(500);
+  TokenLogprob logprob;
+  sampler.Logprobs(row, 17, 20, logprob);
+  EXPECT_EQ(logprob.token, 17);
+  // The float exponentials are within 3e-7 of exact, so their sum is; the logarithm turns that into an
+  // absolute error.
+  EXPECT_NEAR(logprob.logprob, static_cast<double>(row[17]) - std::log(sum), 2e-6);
+  std::vector<int32_t> order(row.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(),
+            [&](int32_t a, int32_t b) { return row[static_cast<size_t>(a)] > row[static_cast<size_t>(b)]; });
+  ASSERT_EQ(logprob.top.size(), 20u);
+  for (size_t i = 0; i < 20; ++i) {
+    EXPECT_EQ(logprob.top[i].first, order[i]);
+    EXPECT_NEAR(logprob.top[i].second,
+                static_cast<double>(row[static_cast<size_t>(order[i])]) - std::log(sum), 2e-6);
+  }
+  sampler.Logprobs(row, 17, 0, logprob);
+  EXPECT_TRUE(logprob.top.empty());
+}
+
+// ---- validation --------------------------------------------------------------------------------------
+
+TEST(ValidateSamplingTest, DefaultsAndEndsOfRangesPass) {
+  EXPECT_TRUE(ValidateSampling({}, 100));
+  SamplingParams params;
+  params.temperature = 2;
+  params.top_p = 1e-6f;
+  params.min_p = 1;
+  params.repetition_penalty = 10;
+  params.presence_penalty = -2;
+  params.frequency_penalty = 2;
+  params.logit_bias = {{0, -100.0f}, {99, 100.0f}};
+  params.max_tokens = params.min_tokens = 5;
+  params.stop.assign(16, std::string(1024, 'x'));
+  params.top_logprobs = 20;
+  EXPECT_TRUE(ValidateSampling(params, 100));
+}
+
+TEST(ValidateSamplingTest, EveryFieldOutOfRangeIsNamed) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity();
+  std::vector<std::pair<std::string, SamplingParams>> cases;
+  auto add = [&](const std::string& name, auto change) {
+    SamplingParams params;
+    change(params);
+    cases.emplace_back(name, params);
+  };
+  for (const float bad : {-0.1f, 2.1f, nan, infinity}) {
+    add("temperature", [&](SamplingParams& p) { p.temperature = bad; });
+  }
+  for (const float bad : {0.0f, -1.0f, 1.01f, nan}) add("top_p", [&](SamplingParams& p) { p.top_p = bad; });
+  for (const float bad : {-0.1f, 1.01f, nan}) add("min_p", [&](SamplingParams& p) { p.min_p = bad; });
+  for (const float bad : {0.0f, -1.0f, 10.5f, nan}) {
+    add("repetition_penalty", [&](SamplingParams& p) { p.repetition_penalty = bad; });
+  }
+  for (const float bad : {-2.1f, 2.1f, nan}) {
+    add("presence_penalty", [&](SamplingParams& p) { p.presence_penalty = bad; });
+    add("frequency_penalty", [&](SamplingParams& p) { p.frequency_penalty = bad; });
+  }
+  add("top_k", [](SamplingParams& p) { p.top_k = -1; });
+  add("logit_bias", [](SamplingParams& p) { p.logit_bias = {{100, 0.0f}}; });
+  add("logit_bias", [](SamplingParams& p) { p.logit_bias = {{-1, 0.0f}}; });
+  add("logit_bias", [](SamplingParams& p) { p.logit_bias = {{1, 100.5f}}; });
+  add("logit_bias", [&](SamplingParams& p) { p.logit_bias = {{1, nan}}; });
+  add("logit_bias", [](SamplingParams& p) { p.logit_bias.assign(1025, {1, 0.0f}); });
+  add("max_tokens", [](SamplingParams& p) { p.max_tokens = -1; });
+  add("min_tokens", [](SamplingParams& p) { p.min_tokens = -1; });
+  add("min_tokens", [](SamplingParams& p) {
+    p.max_tokens = 4;
+    p.min_tokens = 5;
+  });
+  add("stop", [](SamplingParams& p) { p.stop.assign(17, "x"); });
+  add("stop", [](SamplingParams& p) { p.stop = {std::string(1025, 'x')}; });
+  add("stop_token_ids", [](SamplingParams& p) { p.stop_token_ids = {100}; });
+  add("stop_token_ids", [](SamplingParams& p) { p.stop_token_ids = {-5}; });
+  add("top_logprobs", [](SamplingParams& p) { p.top_logprobs = 21; });
+  add("top_logprobs", [](SamplingParams& p) { p.top_logprobs = -2; });
+  add("reasoning_budget", [](SamplingParams& p) { p.reasoning_budget = -2; });
+  for (const auto& [name, params] : cases) {
+    const Status status = ValidateSampling(params, 100);
+    ASSERT_FALSE(status) << name;
+    EXPECT_EQ(status.error().kind, ErrorKind::kInvalid);
+    EXPECT_EQ(status.error().param, name);
+    EXPECT_THAT(status.error().message, HasSubstr(name == "stop" ? "stop string" : name));
+  }
+}
+
+}  // namespace
+}  // namespace tidepool::compute

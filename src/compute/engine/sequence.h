@@ -1,0 +1,118 @@
+// The state of models and sequences inside the engine. Who may touch what:
+//   ModelCard   any thread: what it says is immutable, its counters are atomic
+//   Ticket      any thread: the flags; the engine thread: jobs
+//   the rest    the engine thread, after Submit built it on the caller's
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "chips/device.h"
+#include "compute/engine/engine.h"
+#include "compute/engine/engine_metrics.h"
+#include "compute/engine/sampler.h"
+#include "compute/kv/block_pool.h"
+#include "compute/scheduler/scheduler.h"
+#include "models/architectures/model.h"
+#include "models/text/text_stream.h"
+
+namespace tidepool::compute {
+
+// A model as callers see it.
+struct ModelCard {
+  ModelHandle handle = 0;
+  std::string name;
+  architectures::ModelInfo info;
+  std::shared_ptr<const text::Tokenizer> tokenizer;
+  int32_t context_length = 0;
+  uint64_t kv_block_bytes = 0;
+  uint64_t weight_bytes = 0, workspace_bytes = 0;
+  std::atomic<uint64_t> kv_bytes{0};
+  std::atomic<int32_t> kv_blocks_used{0}, kv_blocks_cached{0}, running{0}, waiting{0};
+  std::atomic<Nanoseconds> last_used{0};
+};
+
+// A model as the engine thread holds it. Destroying it frees its memory, then gives its charges back.
+struct LoadedModel {
+  std::shared_ptr<ModelCard> card;
+  Charge weights_charge, workspace_charge;
+  std::unique_ptr<architectures::Model> model;
+  chips::DeviceBuffer workspace;
+  architectures::StepLimits limits;
+  std::unique_ptr<BlockPool> pool;
+  std::unique_ptr<ModelMetrics> metrics;
+  int32_t sequences = 0;  // waiting and admitted
+  uint64_t exported_evictions = 0;
+};
+
+// A request as its caller may steer it.
+struct Ticket {
+  RequestHandle handle = 0;
+  std::atomic<bool> cancel{false};
+  std::atomic<bool> paused{false};
+  std::atomic<bool> listed{false};  // is in the inbox's attention list
+  std::vector<JobId> jobs;          // engine thread: what still waits or runs
+  int32_t unadmitted = 0;           // engine thread: counts for the queue bound until 0
+};
+
+// The generating half of a sequence.
+struct Generation {
+  Generation(GenerateRequest r, text::TextStreamOptions options)
+      : request(std::move(r)), stream(std::move(options)) {}
+
+  GenerateRequest request;
+  text::TextStream stream;
+  text::TextDelta delta;
+  int32_t max_new_tokens = 0;
+  uint64_t seed = 0;
+  bool penalised = false;
+  TokenCounts counts;
+  std::vector<int32_t> end_tokens;    // end of generation and stop_token_ids
+  std::vector<int32_t> visible;       // reasoning tags that are control tokens but must reach the text stream
+  std::vector<int32_t> close_tokens;  // the close tag, for a spent reasoning budget
+  size_t forced = 0;                  // close_tokens still to be said, counted from the end
+  bool budget_spent = false;
+  Usage usage;
+  TokenLogprob logprob;
+  std::vector<TokenLogprob> prompt_logprobs;
+  Nanoseconds first_token_at = 0, last_token_at = 0;
+};
+
+// One embedding request: its inputs are sequences of their own.
+struct EmbedTask {
+  EmbedRequest request;
+  std::vector<std::vector<float>> vectors;
+  size_t remaining = 0;
+  bool ended = false;
+};
+
+struct Sequence {
+  JobId job = 0;
+  LoadedModel* model = nullptr;
+  std::shared_ptr<ModelCard> card;
+  std::shared_ptr<Ticket> ticket;
+  KvSequence kv;
+  std::vector<int32_t> tokens;  // prompt, then output
+  int32_t prompt_tokens = 0;
+  int32_t reserve_tokens = 0;  // prompt and most output
+  int32_t computed = 0;
+  bool admitted = false;
+  std::unique_ptr<Generation> generation;  // or
+  std::shared_ptr<EmbedTask> embed;
+  size_t embed_index = 0;
+  std::vector<double> pooled;  // mean pooling: the sum so far
+  Nanoseconds submitted_at = 0, admitted_at = 0, progress_at = 0;
+  int32_t reported_position = -1;
+
+  std::string_view workspace() const {
+    return generation != nullptr ? generation->request.workspace : embed->request.workspace;
+  }
+  const std::string& account() const {
+    return generation != nullptr ? generation->request.account : embed->request.account;
+  }
+};
+
+}  // namespace tidepool::compute

@@ -1,0 +1,112 @@
+// One step: the plan becomes arrays, the model runs, its rows become tokens.
+#include <algorithm>
+
+#include "base/check.h"
+#include "compute/engine/engine_impl.h"
+
+namespace tidepool::compute {
+namespace {
+
+constexpr Nanoseconds kPrefillReportInterval = 100 * kMillisecond;
+
+bool WantsHidden(architectures::Pooling pooling, int32_t position, int32_t prompt_tokens) {
+  switch (pooling) {
+    case architectures::Pooling::kMean: return true;
+    case architectures::Pooling::kCls: return position == 0;
+    case architectures::Pooling::kLast: return position == prompt_tokens - 1;
+    case architectures::Pooling::kNone: return false;
+  }
+  return false;
+}
+
+}  // namespace
+
+void EngineImpl::ExecuteStep() {
+  LoadedModel& model = *models_.at(plan_.model);
+  const Nanoseconds started_at = clock_.now();
+  BuildStep(model);
+  const architectures::Step step{.tokens = step_tokens_,
+                                 .positions = step_positions_,
+                                 .sequences = slices_,
+                                 .logit_rows = logit_rows_,
+                                 .hidden_rows = hidden_rows_};
+  const architectures::StepOutput output = model.model->Forward(step, model.limits, model.workspace.data());
+  FinishStep(model, output, started_at);
+}
+
+void EngineImpl::BuildStep(LoadedModel& model) {
+  step_tokens_.clear();
+  step_positions_.clear();
+  slices_.clear();
+  logit_rows_.clear();
+  hidden_rows_.clear();
+  for (const PlannedSequence& planned : plan_.sequences) {
+    Sequence& sequence = *FindSequence(planned.job);
+    CHECK(sequence.computed == planned.begin);
+    CHECK(static_cast<size_t>(planned.begin + planned.count) <= sequence.tokens.size());
+    model.pool->Extend(sequence.kv, planned.begin + planned.count);
+    const auto first_row = static_cast<int32_t>(step_tokens_.size());
+    for (int32_t i = 0; i < planned.count; ++i) {
+      const int32_t position = planned.begin + i;
+      step_tokens_.push_back(sequence.tokens[static_cast<size_t>(position)]);
+      step_positions_.push_back(position);
+      if (i >= planned.count - planned.logit_rows) logit_rows_.push_back(first_row + i);
+      if (sequence.embed != nullptr &&
+          WantsHidden(model.card->info.pooling, position, sequence.prompt_tokens)) {
+        hidden_rows_.push_back(first_row + i);
+      }
+    }
+    const auto table = sequence.kv.table();
+    slices_.push_back({.token_begin = first_row,
+                       .token_count = planned.count,
+                       .context = planned.begin,
+                       .blocks = table.data(),
+                       .block_count = static_cast<int32_t>(table.size())});
+  }
+  CHECK(static_cast<int32_t>(step_tokens_.size()) <= model.limits.max_tokens);
+  CHECK(static_cast<int32_t>(logit_rows_.size()) <= model.limits.max_logit_rows);
+}
+
+void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput& output,
+                            Nanoseconds started_at) {
+  const Nanoseconds now = clock_.now();
+  steps_.fetch_add(1);
+  model.card->last_used = now;
+  model.metrics->steps.Increment();
+  model.metrics->step_s.Observe(static_cast<double>(now - started_at) * 1e-9);
+  model.metrics->step_tokens.Observe(plan_.tokens);
+
+  scheduler_.StepDone(plan_);  // before sequences end and their jobs with them
+  int32_t logit_row = 0;
+  int32_t hidden_row = 0;
+  for (size_t i = 0; i < plan_.sequences.size(); ++i) {
+    const PlannedSequence& planned = plan_.sequences[i];
+    Sequence& sequence = *FindSequence(planned.job);
+    sequence.computed += planned.count;
+    if (sequence.embed != nullptr) {
+      const float* rows =
+          output.hidden + static_cast<size_t>(hidden_row) * static_cast<size_t>(model.card->info.hidden_size);
+      const int32_t first = slices_[i].token_begin;
+      hidden_row += static_cast<int32_t>(
+          std::count_if(hidden_rows_.begin() + hidden_row, hidden_rows_.end(),
+                        [&](int32_t row) { return row >= first && row < first + planned.count; }));
+      TakeHidden(sequence, planned, rows);
+    } else {
+      TakeLogits(sequence, planned, output, logit_row);
+    }
+    logit_row += planned.logit_rows;
+  }
+  UpdateGauges(model);
+}
+
+void EngineImpl::ReportPrefill(Sequence& sequence) {
+  const Nanoseconds now = clock_.now();
+  const bool complete = sequence.computed >= sequence.prompt_tokens;
+  if (!complete && now - sequence.progress_at < kPrefillReportInterval) return;
+  sequence.progress_at = now;
+  sequence.generation->request.sink->OnProgress(
+      {.phase = complete ? ProgressEvent::Phase::kDecode : ProgressEvent::Phase::kPrefill,
+       .share = static_cast<float>(sequence.computed) / static_cast<float>(sequence.prompt_tokens)});
+}
+
+}  // namespace tidepool::compute
