@@ -1,0 +1,48 @@
+// Runs llama.cpp on given token ids and writes its logits: a part of make_logit_oracles.py, built by it against a
+// llama.cpp tree, never with the project.
+//
+//   llama_logits MODEL.gguf IDS.i32 LOGITS.f32 THREADS
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <vector>
+
+#include "llama.h"
+
+int main(int argc, char** argv) {
+  if (argc != 5) return 2;
+  std::ifstream in(argv[2], std::ios::binary);
+  const std::vector<char> raw((std::istreambuf_iterator<char>(in)), {});
+  const auto* ids = reinterpret_cast<const int32_t*>(raw.data());
+  const auto count = static_cast<int32_t>(raw.size() / sizeof(int32_t));
+
+  llama_backend_init();
+  llama_model* model = llama_model_load_from_file(argv[1], llama_model_default_params());
+  if (model == nullptr) return 3;
+  llama_context_params params = llama_context_default_params();
+  params.n_ctx = static_cast<uint32_t>(count);
+  params.n_batch = static_cast<uint32_t>(count);
+  params.n_threads = params.n_threads_batch = std::atoi(argv[4]);
+  llama_context* context = llama_init_from_model(model, params);
+  if (context == nullptr) return 4;
+
+  llama_batch batch = llama_batch_init(count, 0, 1);
+  batch.n_tokens = count;
+  for (int32_t i = 0; i < count; ++i) {
+    batch.token[i] = ids[i];
+    batch.pos[i] = i;
+    batch.n_seq_id[i] = 1;
+    batch.seq_id[i][0] = 0;
+    batch.logits[i] = 1;
+  }
+  if (llama_decode(context, batch) != 0) return 5;
+  const auto vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(model)));
+  std::ofstream out(argv[3], std::ios::binary);
+  for (int32_t i = 0; i < count; ++i) {
+    out.write(reinterpret_cast<const char*>(llama_get_logits_ith(context, i)),
+              static_cast<std::streamsize>(vocab * sizeof(float)));
+  }
+  return out.good() ? 0 : 6;
+}
