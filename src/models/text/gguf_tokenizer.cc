@@ -13,7 +13,9 @@
 #include "models/text/gguf_patterns.h"
 #include "models/text/pipeline.h"
 #include "models/text/spm_bpe.h"
+#include "models/text/unigram.h"
 #include "models/text/utf8.h"
+#include "models/text/wordpiece.h"
 
 namespace tidepool::text {
 namespace {
@@ -306,6 +308,86 @@ Status BuildSpm(const formats::Checkpoint& checkpoint, const GgufVocabulary& voc
   return {};
 }
 
+// A unigram vocabulary. Control and byte pieces are not found in text (bytes are the fallback's), user-defined ones
+// cost nothing, so that they always win.
+Status BuildUnigram(const formats::Checkpoint& checkpoint, const GgufVocabulary& vocabulary, TokenizerParts& parts) {
+  parts.kind = "unigram";
+  const formats::Metadata& metadata = checkpoint.metadata();
+  SentencePieceSpaces spaces;
+  spaces.add_dummy_prefix = metadata.Bool("tokenizer.ggml.add_space_prefix").value_or(false);
+  spaces.remove_extra = metadata.Bool("tokenizer.ggml.remove_extra_whitespaces").value_or(false);
+  spaces.space_mark = kSpaceMark;
+  std::string blob;
+  for (const int64_t byte : metadata.Ints("tokenizer.ggml.precompiled_charsmap").value_or(std::vector<int64_t>{})) {
+    blob += static_cast<char>(byte);
+  }
+  TP_ASSIGN(Charsmap map, Charsmap::Parse(blob));
+  std::vector<VocabularyEntry> entries;
+  std::vector<std::string> verbatim;
+  for (const VocabularyEntry& entry : Entries(vocabulary)) {
+    const int64_t type = vocabulary.types[static_cast<size_t>(entry.id)];
+    if (type == kUserDefined) verbatim.emplace_back(entry.piece);
+    if (type == kNormal || type == kUserDefined || type == kUnused) {
+      entries.push_back({entry.piece, entry.id, type == kUserDefined ? 0 : entry.score});
+    }
+  }
+  parts.normalizer = MakeSentencePiece(std::move(map), spaces, std::move(verbatim));
+  parts.strips_leading_space = spaces.add_dummy_prefix;
+  const auto unknown = metadata.Int("tokenizer.ggml.unknown_token_id").value_or(*parts.special.unknown);
+  if (unknown < 0 || unknown >= static_cast<int64_t>(vocabulary.tokens.size())) {
+    return Corrupt(fmt::format("{}: tokenizer.ggml.unknown_token_id = {} is outside the vocabulary",
+                               checkpoint.path().string(), unknown),
+                   "tokenizer.ggml.unknown_token_id");
+  }
+  TP_ASSIGN(parts.model, Unigram::Create(entries, {.unknown = static_cast<TokenId>(unknown), .byte_fallback = false}));
+  parts.special.add_eos = true;
+  FillSentencePieceBytes(vocabulary, parts);
+  return {};
+}
+
+// GGUF spells BERT's pieces the other way round: "▁the" begins a word, "ing" goes on.
+Status BuildWordPiece(const formats::Checkpoint& checkpoint, const GgufVocabulary& vocabulary,
+                      TokenizerParts& parts) {
+  parts.kind = "wordpiece";
+  const formats::Metadata& metadata = checkpoint.metadata();
+  BertNormalization normalization;
+  normalization.lowercase = metadata.Bool("tokenizer.ggml.normalizer.lowercase").value_or(true);
+  normalization.strip_accents =
+      metadata.Bool("tokenizer.ggml.normalizer.strip_accents").value_or(normalization.lowercase);
+  parts.normalizer = MakeBert(normalization);
+  std::vector<PreTokenizerPointer> steps;
+  steps.push_back(MakeCharacterSplit(IsWhitespace, SplitBehavior::kRemoved));
+  steps.push_back(MakeCharacterSplit(IsPunctuation, SplitBehavior::kIsolated));
+  parts.pre_tokenizer = MakePreTokenizerSequence(std::move(steps));
+  parts.special.bos = 101;
+  parts.special.unknown = 100;
+  parts.special.separator = 102;
+  TP_TRY(ReadSpecial(checkpoint, parts));
+  if (*parts.special.unknown >= parts.tokens.size()) {
+    return Corrupt(fmt::format("{}: no unknown token in a vocabulary of {}", checkpoint.path().string(),
+                               parts.tokens.size()),
+                   "tokenizer.ggml.unknown_token_id");
+  }
+  WordPieceOptions options;
+  options.unknown = *parts.special.unknown;
+  options.word_prefix = kSpaceMark;
+  options.continuing_prefix.clear();
+  options.max_characters = 100;
+  const auto entries = Entries(vocabulary);
+  parts.model = std::make_unique<WordPiece>(entries, std::move(options));
+  for (size_t i = 0; i < vocabulary.tokens.size(); ++i) {
+    if (vocabulary.types[i] != kNormal) continue;
+    parts.tokens.SetBytes(static_cast<TokenId>(i), WithSpaces(vocabulary.tokens[i]));
+  }
+  parts.strips_leading_space = true;
+  parts.special.cls = parts.special.bos;
+  if (parts.special.bos && *parts.special.bos < parts.tokens.size()) parts.before.push_back(*parts.special.bos);
+  if (parts.special.separator && *parts.special.separator < parts.tokens.size()) {
+    parts.after.push_back(*parts.special.separator);
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Tokenizer>> LoadGgufTokenizer(const formats::Checkpoint& checkpoint) {
@@ -319,6 +401,11 @@ Result<std::unique_ptr<Tokenizer>> LoadGgufTokenizer(const formats::Checkpoint& 
   } else if (vocabulary.model == "llama") {
     parts.special.unknown = 0;
     TP_TRY(BuildSpm(checkpoint, vocabulary, parts));
+  } else if (vocabulary.model == "t5") {
+    parts.special.unknown = 2;
+    TP_TRY(BuildUnigram(checkpoint, vocabulary, parts));
+  } else if (vocabulary.model == "bert") {
+    TP_TRY(BuildWordPiece(checkpoint, vocabulary, parts));
   } else {
     return Fail(
         ErrorKind::kInvalid, "unsupported_tokenizer",
@@ -328,8 +415,10 @@ Result<std::unique_ptr<Tokenizer>> LoadGgufTokenizer(const formats::Checkpoint& 
             checkpoint.path().string(), vocabulary.model),
         "tokenizer.ggml.model");
   }
-  TP_TRY(ReadSpecial(checkpoint, parts));
-  AddAround(parts);
+  if (parts.kind != "wordpiece") {  // which has read them already
+    TP_TRY(ReadSpecial(checkpoint, parts));
+    AddAround(parts);
+  }
   NameSpecialTokens(parts);
   return MakePipelineTokenizer(std::move(parts));
 }

@@ -67,7 +67,7 @@ TEST_P(LlamaCppVocabulary, EncodesAsLlamaCpp) {
 INSTANTIATE_TEST_SUITE_P(All, LlamaCppVocabulary,
                          testing::Values("qwen2", "qwen35", "llama-bpe", "llama-spm", "gpt-2", "deepseek-llm",
                                          "deepseek-coder", "phi-3", "gemma-4", "starcoder", "command-r",
-                                         "falcon", "refact"),
+                                         "falcon", "refact", "bert-bge"),
                          [](const auto& param) {
                            std::string name = param.param;
                            std::replace(name.begin(), name.end(), '-', '_');

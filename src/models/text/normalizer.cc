@@ -149,11 +149,9 @@ class Bert final : public Normalizer {
   void Apply(std::string& text) const override {
     if (options_.clean_text) {
       Rewrite(text, [](std::string& out, uint32_t code, std::string_view bytes) {
-        if (IsWhitespace(code)) {
-          out += ' ';
-        } else if (code != 0 && code != 0xFFFD && !IsRemovedByClean(code)) {
-          out += bytes;
-        }
+        // First what goes: to the reference \v, \f and U+0085 are control characters, not white space.
+        if (code == 0 || code == 0xFFFD || IsRemovedByClean(code)) return;
+        out += IsWhitespace(code) ? std::string_view(" ") : bytes;
       });
     }
     if (options_.handle_chinese_chars && !IsAscii(text)) {
