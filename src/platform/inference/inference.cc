@@ -130,6 +130,7 @@ PlanResult PlanChat(const ChatRequest& request, const ReadyModel& model) {
             MergeSampling(request.sampling, use_off ? assets.thinking_off : assets.sampling, 0,
                           model.info.vocab_size));
   choice.request.request_id = request.request_id;
+  choice.request.strip_leading_space = assets.tokenizer->strips_leading_space() && !prompt.continues;
   choice.request.prompt = std::move(prompt.tokens);
   choice.request.reasoning = std::move(prompt.reasoning);
   choice.request.workspace = request.principal.workspace;
@@ -164,10 +165,6 @@ PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& mo
     choice.request.workspace = request.principal.workspace;
     choice.request.account = request.principal.account;
     choice.discard_output = only_echo;
-    if (request.echo) {
-      choice.echo =
-          prompt.is_tokens ? assets.tokenizer->Decode(prompt.tokens, /*render_special=*/true) : prompt.text;
-    }
     AddChoices(std::move(choice), sampling, plan);
   }
   return plan;

@@ -60,9 +60,8 @@ struct CompletionRequest {
   std::string model;
   std::vector<Prompt> prompts;  // 1..128; choices are prompts x n (at most 1024)
   SamplingRequest sampling;
-  // The prompt comes back: each choice's first OnToken has no tokens and the prompt's text as content (the
-  // caller adds nothing itself). With max_tokens = 0 that is all of the answer: finish reason kLength, no
-  // output tokens.
+  // Logprobs of the prompt come in OnPromptLogprobs when top_logprobs is set; the prompt's text is the
+  // caller's to show. With max_tokens = 0 nothing else comes: finish reason kLength, no output tokens.
   bool echo = false;
   // "<|im_start|>" in a string prompt becomes its control token: only for callers that write whole templates.
   bool parse_special = false;

@@ -91,6 +91,12 @@ std::shared_ptr<const ModelAssets> MakeModelAssets(std::shared_ptr<const text::T
   if (parsed) {
     assets->capabilities = templates::ProbeCapabilities(*parsed, assets->bos_text, assets->eos_text);
     assets->chat_template = std::move(*parsed);
+    // A template that says nothing of reasoning may still belong to a model that marks it.
+    if (assets->capabilities.reasoning_open.empty() && tok.FindPiece("<think>") &&
+        tok.FindPiece("</think>")) {
+      assets->capabilities.reasoning_open = "<think>";
+      assets->capabilities.reasoning_close = "</think>";
+    }
   } else {
     assets->template_error = parsed.error();
   }

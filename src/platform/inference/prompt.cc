@@ -264,6 +264,7 @@ Result<RenderedPrompt> RenderChat(const ModelAssets& assets, const Json& message
   out.tokens = EncodeRendered(*assets.tokenizer, assets.spellings, text, marker);
   PrependBos(assets, out.tokens);
   out.text = RemoveMarkers(text, marker);
+  out.continues = turn_end.continue_final_message;
   out.reasoning.open_tag = assets.capabilities.reasoning_open;
   out.reasoning.close_tag = assets.capabilities.reasoning_close;
   out.reasoning.starts_inside = EndsOpen(text, out.reasoning.open_tag);

@@ -17,6 +17,7 @@ struct RenderedPrompt {
   std::string text;  // what the template wrote, without markers
   std::vector<int32_t> tokens;
   text::ReasoningFormat reasoning;
+  bool continues = false;  // the answer goes on in the last message: its first space counts
 };
 
 // Renders the template over the messages and tokenizes it. Strings of the client never become control tokens

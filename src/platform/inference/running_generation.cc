@@ -7,40 +7,31 @@ namespace tidepool::platform {
 // Adds the choice's number to what the engine says.
 class RunningGeneration::ChoiceSink final : public compute::GenerateSink {
  public:
-  ChoiceSink(std::shared_ptr<RunningGeneration> owner, int32_t choice, std::string echo, bool discard)
-      : owner_(std::move(owner)), choice_(choice), echo_(std::move(echo)), discard_(discard) {}
+  ChoiceSink(std::shared_ptr<RunningGeneration> owner, int32_t choice, bool discard)
+      : owner_(std::move(owner)), choice_(choice), discard_(discard) {}
 
   void OnProgress(const compute::ProgressEvent& event) override {
     // One choice speaks for all: they wait in the same queue.
     if (choice_ == 0) owner_->sink_->OnProgress(event);
   }
   void OnPromptLogprobs(std::span<const compute::TokenLogprob> logprobs) override {
-    Begin();
+    owner_->EnsureStarted();
     owner_->sink_->OnPromptLogprobs(choice_, logprobs);
   }
   void OnToken(const compute::TokenEvent& event) override {
-    Begin();
+    owner_->EnsureStarted();
     if (!discard_) owner_->sink_->OnToken(choice_, event);
   }
   void OnFinish(const compute::FinishEvent& event) override {
-    Begin();
+    owner_->EnsureStarted();
     // The engine lets go of its sinks; ours must not keep the request alive in a ring.
     const std::shared_ptr<RunningGeneration> owner = std::move(owner_);
     owner->ChoiceFinished(choice_, event);
   }
 
  private:
-  void Begin() {
-    owner_->EnsureStarted();
-    if (echo_.empty()) return;
-    const std::string echo = std::move(echo_);
-    echo_.clear();
-    owner_->sink_->OnToken(choice_, {.tokens = {}, .content = echo, .reasoning = {}, .logprobs = {}});
-  }
-
   std::shared_ptr<RunningGeneration> owner_;
   const int32_t choice_;
-  std::string echo_;
   const bool discard_;
 };
 
@@ -66,7 +57,7 @@ Status RunningGeneration::Start(compute::ModelHandle model, const std::string& m
     // The first is copied: if its model is gone by now, the caller starts the whole plan again elsewhere.
     compute::GenerateRequest request = i == 0 ? choice.request : std::move(choice.request);
     request.model = model;
-    request.sink = std::make_shared<ChoiceSink>(shared_from_this(), i, choice.echo, choice.discard_output);
+    request.sink = std::make_shared<ChoiceSink>(shared_from_this(), i, choice.discard_output);
     const Result<compute::RequestHandle> handle = engine_.Submit(std::move(request));
     if (!handle) {
       if (i == 0) return Fail(handle.error());

@@ -20,7 +20,6 @@ namespace tidepool::platform {
 
 struct ChoicePlan {
   compute::GenerateRequest request;  // without model handle and sink
-  std::string echo;                  // comes first as content
   bool discard_output = false;       // echo with max_tokens = 0: the one token the engine makes is not shown
   bool first_of_prompt = true;       // its prompt and cached tokens count; those of its siblings do not
 };
