@@ -134,7 +134,7 @@ HttpParser::State HttpParser::Feed(std::string& input) {
   }
   if (problem == http::error::body_limit) {
     return Refuse(413, "body_too_large",
-                  fmt::format("The request's body is longer than {} bytes (setting server.max_body_bytes).",
+                  fmt::format("The request's body is longer than {} bytes (setting http.max_body).",
                               limits_.max_body_bytes));
   }
   if (problem == http::error::bad_version) {

@@ -71,8 +71,8 @@ Status CheckListening(const GatewayOptions& options, const ListenAddress& addres
     return Fail(
         ErrorKind::kInvalid, "plain_http_beyond_loopback",
         fmt::format(
-            "Listening on {} would send keys over the network in the clear. Set tls_certificate and "
-            "tls_key, or trusted_proxy (a proxy in front that speaks TLS), or allow_plain_http = true if "
+            "Listening on {} would send keys over the network in the clear. Set http.tls_certificate and "
+            "http.tls_key, or http.trusted_proxy (a proxy in front that speaks TLS), or http.allow_plain if "
             "the network is yours.",
             address.address),
         "listen");
@@ -152,13 +152,12 @@ Status Security::CheckSource(HttpRequest& request) const {
   }
   const std::string* host = request.Header("host");
   if (host != nullptr && !HostAllowed(*host, request)) {
-    return Fail(
-        ErrorKind::kForbidden, "host_not_allowed",
-        fmt::format(
-            "The Host \"{}\" is not one of this server's names. Add it to the setting allowed_hosts if it "
-            "is yours.",
-            host->substr(0, 100)),
-        "Host");
+    return Fail(ErrorKind::kForbidden, "host_not_allowed",
+                fmt::format("The Host \"{}\" is not one of this server's names. Add it to the setting "
+                            "http.allowed_hosts if it "
+                            "is yours.",
+                            host->substr(0, 100)),
+                "Host");
   }
   const std::string* origin = request.Header("origin");
   if (origin == nullptr) return {};
@@ -170,12 +169,11 @@ Status Security::CheckSource(HttpRequest& request) const {
   // The server's own pages.
   const size_t scheme = wanted.find("://");
   if (host != nullptr && scheme != std::string::npos && wanted.substr(scheme + 3) == Lower(*host)) return {};
-  return Fail(
-      ErrorKind::kForbidden, "origin_not_allowed",
-      fmt::format(
-          "Web pages of \"{}\" may not use this server. Add it to the setting cors_origins to allow them.",
-          origin->substr(0, 100)),
-      "Origin");
+  return Fail(ErrorKind::kForbidden, "origin_not_allowed",
+              fmt::format("Web pages of \"{}\" may not use this server. Add it to the setting "
+                          "http.cors_origins to allow them.",
+                          origin->substr(0, 100)),
+              "Origin");
 }
 
 Status Security::CheckKey(HttpRequest& request, const platform::KeyStore& keys) const {

@@ -111,14 +111,14 @@ class ChatReply final : public Reply {
     return out;
   }
 
-  void AppendLogprobs(std::span<const compute::TokenLogprob> tokens, std::string& out) const {
+  void AppendLogprobs(std::span<const compute::TokenLogprob> tokens, std::string& out) {
     for (size_t i = 0; i < tokens.size(); ++i) {
       if (i > 0) out.push_back(',');
-      AppendToken(out, inference_.TokenText(model_, tokens[i].token), tokens[i].logprob);
+      AppendToken(out, TextOf(tokens[i].token), tokens[i].logprob);
       out.append(R"(,"top_logprobs":[)");
       for (size_t j = 0; j < tokens[i].top.size(); ++j) {
         if (j > 0) out.push_back(',');
-        AppendToken(out, inference_.TokenText(model_, tokens[i].top[j].first), tokens[i].top[j].second);
+        AppendToken(out, TextOf(tokens[i].top[j].first), tokens[i].top[j].second);
         out.push_back('}');
       }
       out.append("]}");

@@ -60,7 +60,7 @@ class CompletionReply final : public Reply {
     const auto number = [](std::string& list, float logprob) {
       fmt::format_to(std::back_inserter(list), "{}", std::isfinite(logprob) ? logprob : -9999.0f);
     };
-    const std::string text = inference_.TokenText(model_, token.token);
+    const std::string& text = TextOf(token.token);
     comma(lists.tokens);
     AppendJsonString(lists.tokens, text);
     comma(lists.logprobs);
@@ -79,7 +79,7 @@ class CompletionReply final : public Reply {
     std::vector<std::string> seen;  // two tokens may spell the same text; an object has one key of a name
     for (const auto& [id, logprob] : token.top) {
       std::string spelled;
-      AppendJsonString(spelled, inference_.TokenText(model_, id));
+      AppendJsonString(spelled, TextOf(id));
       if (std::find(seen.begin(), seen.end(), spelled) != seen.end()) continue;
       if (!seen.empty()) lists.top.push_back(',');
       lists.top.append(spelled).push_back(':');

@@ -11,6 +11,8 @@
 namespace tidepool::gateway::openai {
 namespace {
 
+constexpr size_t kMaxTokenTexts = 4096;
+
 bool WantsProgress(const HttpRequest& request) {
   const std::string* value = request.Header("tidepool-progress");
   return value != nullptr && *value == "1";
@@ -104,6 +106,13 @@ void Reply::EnsureBegun() {
 Reply::Choice& Reply::At(int32_t choice) {
   if (static_cast<size_t>(choice) >= choices_.size()) choices_.resize(static_cast<size_t>(choice) + 1);
   return choices_[static_cast<size_t>(choice)];
+}
+
+const std::string& Reply::TextOf(int32_t token) {
+  const auto found = token_texts_.find(token);
+  if (found != token_texts_.end()) return found->second;
+  if (token_texts_.size() >= kMaxTokenTexts) token_texts_.clear();
+  return token_texts_.emplace(token, inference_.TokenText(model_, token)).first->second;
 }
 
 void Reply::OnStart(const std::string& model, int32_t choices) {

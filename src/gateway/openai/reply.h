@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "gateway/http.h"
@@ -59,6 +60,8 @@ class Reply : public platform::ChatSink {
   std::string_view ChunkEnd() const;
   void EnsureBegun();
   Choice& At(int32_t choice);
+  // The text of a token, remembered: the same tokens come back in every list of likeliest ones.
+  const std::string& TextOf(int32_t token);
 
   const std::shared_ptr<Exchange> exchange_;
   const platform::Inference& inference_;
@@ -79,6 +82,7 @@ class Reply : public platform::ChatSink {
   bool done_ = false;
   std::optional<Error> error_;  // of the first choice that failed
   std::string scratch_;         // reused for every chunk
+  std::unordered_map<int32_t, std::string> token_texts_;  // TextOf
   compute::ProgressEvent last_progress_;
   bool any_progress_ = false;
 };

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Many chat streams at once against one server on loopback: errors, time to first token, tokens/s, the server's memory.
+
+    bench/streams.py                                   # 1,000 streams, simulated model, starts build/tidepool itself
+    bench/streams.py --model smollm2:135m --tokens 16  # a stored model of $TIDEPOOL_HOME
+
+Only the standard library. Exit status 1 if any stream failed. Memory is the server's, from /proc: before, the peak while
+the streams ran, and after they ended.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def memory_mib(pid):
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def percentile(values, share):
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+
+class Stream:
+    """One request. Reads raw bytes: an HTTP library would be what is measured."""
+
+    def __init__(self):
+        self.first_token_s = None
+        self.tokens = 0
+        self.seconds = 0.0
+        self.error = None
+
+    async def run(self, host, port, payload):
+        start = time.perf_counter()
+        writer = None
+        try:
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(payload)
+            status = (await reader.readline()).decode()
+            if " 200 " not in status:
+                raise RuntimeError(f"{status.strip()}: {(await reader.read(2000)).decode(errors='replace')[-300:]}")
+            done = False
+            while not done:
+                line = await reader.readline()
+                if not line:
+                    raise RuntimeError("the connection ended inside the stream")
+                if not line.startswith(b"data: "):
+                    continue
+                if line.startswith(b"data: [DONE]"):
+                    done = True
+                elif b'"error"' in line[:20]:
+                    raise RuntimeError(line.decode().strip())
+                elif b'"usage":{' in line:
+                    self.tokens = json.loads(line[6:])["usage"]["completion_tokens"]
+                elif self.first_token_s is None and b'"content":"' in line and b'"content":""' not in line:
+                    self.first_token_s = time.perf_counter() - start
+        except Exception as problem:  # each failure is counted and shown, none ends the run
+            self.error = f"{type(problem).__name__}: {problem}"
+        finally:
+            self.seconds = time.perf_counter() - start
+            if writer is not None:
+                writer.close()
+
+
+async def watch_memory(pid, peak, stop):
+    while not stop.is_set():
+        peak[0] = max(peak[0], memory_mib(pid))
+        await asyncio.sleep(0.1)
+
+
+async def drive(arguments, url, key, pid):
+    host, port = url.split("//")[1].split(":")
+    body = json.dumps({
+        "model": arguments.model, "stream": True, "stream_options": {"include_usage": True}, "temperature": 0,
+        "max_tokens": arguments.tokens, "ignore_eos": True,
+        "messages": [{"role": "user", "content": arguments.prompt.replace("%TOKENS%", str(arguments.tokens))}]}).encode()
+    payload = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n"
+               f"Content-Type: application/json\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n").encode() + body
+    warm = Stream()
+    await warm.run(host, int(port), payload)
+    if warm.error:
+        sys.exit(f"the first request failed: {warm.error}")
+    before = memory_mib(pid)
+    peak, stop = [before], asyncio.Event()
+    watcher = asyncio.create_task(watch_memory(pid, peak, stop))
+    streams = [Stream() for _ in range(arguments.streams)]
+    start = time.perf_counter()
+    await asyncio.wait_for(asyncio.gather(*(s.run(host, int(port), payload) for s in streams)), arguments.limit_s)
+    seconds = time.perf_counter() - start
+    stop.set()
+    await watcher
+    await asyncio.sleep(1)
+    first = [s.first_token_s for s in streams if s.first_token_s is not None]
+    tokens = sum(s.tokens for s in streams)
+    return {
+        "model": arguments.model, "streams": len(streams), "tokens_each": arguments.tokens,
+        "errors": sum(s.error is not None for s in streams),
+        "first_error": next((s.error for s in streams if s.error), None),
+        "seconds": round(seconds, 3), "tokens": tokens, "tokens_per_s": round(tokens / seconds, 1),
+        "ttft_s": {f"p{int(share * 100)}": round(percentile(first, share), 4) for share in (0.5, 0.9, 0.99)},
+        "stream_s": {"p50": round(percentile([s.seconds for s in streams], 0.5), 3),
+                     "max": round(max(s.seconds for s in streams), 3)},
+        "server_rss_mib": {"before": round(before, 1), "peak": round(peak[0], 1), "after": round(memory_mib(pid), 1)},
+        "rss_kib_per_stream": round((peak[0] - before) * 1024 / len(streams), 1),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--model", default="scripted")
+    parser.add_argument("--prompt", default="[[tokens:%TOKENS%]]", help="%%TOKENS%% becomes --tokens")
+    parser.add_argument("--limit-s", type=float, default=300, help="the run is given up after so long")
+    parser.add_argument("--binary", default=os.environ.get("TIDEPOOL_BINARY", str(ROOT / "build" / "tidepool")))
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    simulated = arguments.model == "scripted"
+    with tempfile.TemporaryDirectory(prefix="tidepool-streams-") as folder:
+        home = pathlib.Path(folder if simulated else os.environ.get("TIDEPOOL_HOME", pathlib.Path.home() / ".tidepool"))
+        if (home / "server.json").exists():
+            sys.exit(f"a server runs in {home}; stop it first (make down)")
+        log = open(pathlib.Path(folder) / "output.log", "wb")
+        flags = ["--simulated"] if simulated else []
+        server = subprocess.Popen([arguments.binary, "serve", "--listen", "127.0.0.1:0", *flags], stdout=log, stderr=log,
+                                  env={**os.environ, "TIDEPOOL_HOME": str(home)})
+        try:
+            deadline = time.monotonic() + 60
+            while not (home / "server.json").exists():
+                if server.poll() is not None or time.monotonic() > deadline:
+                    sys.exit("the server did not start:\n" + (pathlib.Path(folder) / "output.log").read_text())
+                time.sleep(0.02)
+            info = json.loads((home / "server.json").read_text())
+            key = (home / "admin.key").read_text().strip()
+            result = asyncio.run(drive(arguments, info["url"], key, server.pid))
+        finally:
+            if server.poll() is None:
+                server.send_signal(signal.SIGTERM)
+                server.wait(60)
+    if arguments.json:
+        print(json.dumps({"data": [{"id": "streams", **result}]}))
+    else:
+        for name, value in result.items():
+            print(f"{name:20} {value}")
+    sys.exit(1 if result["errors"] else 0)
+
+
+if __name__ == "__main__":
+    main()

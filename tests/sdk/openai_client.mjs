@@ -1,0 +1,113 @@
+// The official `openai` package for JavaScript, unmodified, against the server whose URL and key come as arguments.
+// Prints one line a check; exits with 1 at the first that fails.
+import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+import { pathToFileURL } from "node:url";
+
+const [url, key, modules] = process.argv.slice(2);
+const require = createRequire(pathToFileURL(modules + "/package.json"));
+const { OpenAI, NotFoundError, BadRequestError, AuthenticationError, APIError } = require("openai");
+
+const model = "scripted";
+const client = new OpenAI({ baseURL: url + "/v1", apiKey: key, maxRetries: 0, timeout: 60000 });
+const ask = (content) => [{ role: "user", content }];
+
+async function idle() {
+  for (let i = 0; i < 500; ++i) {
+    const reply = await fetch(url + "/api/v1/models", { headers: { authorization: `Bearer ${key}` } });
+    const entry = (await reply.json()).data.find((m) => m.id === model);
+    const { running = 0, waiting = 0, kv_blocks_used = 0 } = entry.engine ?? {};
+    if (running + waiting + kv_blocks_used === 0) return;
+    await new Promise((done) => setTimeout(done, 20));
+  }
+  assert.fail("the engine is still busy");
+}
+
+const checks = {
+  async models() {
+    const ids = [];
+    for await (const entry of client.models.list()) ids.push(entry.id);
+    assert(ids.includes(model));
+    await assert.rejects(client.models.retrieve("org/none:Q4"), NotFoundError);
+  },
+  async chat() {
+    const { data, response } = await client.chat.completions
+      .create({ model, messages: ask("[[say:hello there]]") })
+      .withResponse();
+    assert.equal(data.choices[0].message.content, "hello there");
+    assert.equal(data.choices[0].finish_reason, "stop");
+    assert(data.usage.total_tokens > data.usage.prompt_tokens);
+    assert(response.headers.get("x-request-id"));
+  },
+  async streaming() {
+    const stream = await client.chat.completions.create({
+      model, messages: ask("[[think:hm]][[say:déjà 漢字 😀]]"), stream: true, stream_options: { include_usage: true },
+    });
+    let text = "", reasoning = "", usage = null;
+    for await (const chunk of stream) {
+      text += chunk.choices[0]?.delta.content ?? "";
+      reasoning += chunk.choices[0]?.delta.reasoning_content ?? "";
+      usage = chunk.usage ?? usage;
+    }
+    assert.equal(text, "déjà 漢字 😀");
+    assert.equal(reasoning, "hm");
+    assert(usage.completion_tokens_details.reasoning_tokens > 0);
+  },
+  async streamHelper() {
+    const stream = client.chat.completions.stream({ model, messages: ask("[[say:helper]]") });
+    assert.equal(await stream.finalContent(), "helper");
+  },
+  async choicesAndLogprobs() {
+    const answer = await client.chat.completions.create({
+      model, messages: ask("[[say:abcdef]]"), n: 2, max_tokens: 3, logprobs: true, top_logprobs: 2,
+    });
+    assert.deepEqual(answer.choices.map((choice) => choice.message.content), ["abc", "abc"]);
+    assert.equal(answer.choices[1].logprobs.content.length, 3);
+    assert.equal(answer.choices[0].finish_reason, "length");
+  },
+  async completions() {
+    const answer = await client.completions.create({ model, prompt: ["[[say:a]]", "[[say:b]]"], max_tokens: 20 });
+    assert.deepEqual(answer.choices.map((choice) => choice.text), ["a", "b"]);
+  },
+  async errors() {
+    await assert.rejects(client.chat.completions.create({ model: "none", messages: ask("x") }), NotFoundError);
+    await assert.rejects(client.chat.completions.create({ model, messages: ask("x"), top_p: 7 }), (error) => {
+      assert(error instanceof BadRequestError);
+      assert.equal(error.param, "top_p");
+      assert(error.requestID);
+      return true;
+    });
+    const stranger = new OpenAI({ baseURL: url + "/v1", apiKey: "tp-wrong", maxRetries: 0 });
+    await assert.rejects(stranger.models.list(), AuthenticationError);
+    const failing = await client.chat.completions.create({
+      model, messages: ask("[[fail_after:3]][[say:abcdefghij]]"), stream: true,
+    });
+    await assert.rejects(async () => {
+      for await (const _ of failing);
+    }, APIError);
+  },
+  async aborting() {
+    const stream = await client.chat.completions.create({
+      model, messages: ask("[[stall_ms:20]][[tokens:100000]]"), max_tokens: 2000, stream: true,
+    });
+    let seen = 0;
+    for await (const _ of stream) if (++seen === 3) break; // ends the loop: the SDK aborts the request
+    await idle();
+  },
+  async manyAtOnce() {
+    const answers = await Promise.all(
+      Array.from({ length: 30 }, (_, i) =>
+        client.chat.completions.create({ model, messages: ask(`[[say:answer ${i}]]`) })));
+    answers.forEach((answer, i) => assert.equal(answer.choices[0].message.content, `answer ${i}`));
+  },
+};
+
+for (const [name, check] of Object.entries(checks)) {
+  try {
+    await check();
+    console.log(`ok ${name}`);
+  } catch (problem) {
+    console.error(`failed ${name}:`, problem);
+    process.exit(1);
+  }
+}

@@ -1,0 +1,306 @@
+"""The official `openai` package for Python, unmodified, against the real server with the simulated model."""
+
+import asyncio
+import base64
+import os
+import struct
+import time
+
+import openai
+import pytest
+
+from server_process import MODEL, Server
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with openai.OpenAI(base_url=server.url + "/v1", api_key=server.key, max_retries=0, timeout=60) as made:
+        yield made
+
+
+def ask(text):
+    return [{"role": "user", "content": text}]
+
+
+def running(client):
+    """Requests in the engine, and KV blocks they hold, as the native API tells."""
+    models = client.get(str(client.base_url).replace("/v1/", "/api/v1/models"), cast_to=object)
+    engine = next(m for m in models["data"] if m["id"] == MODEL).get("engine") or {}
+    return engine.get("running", 0) + engine.get("waiting", 0), engine.get("kv_blocks_used", 0)
+
+
+def wait_idle(client, seconds=20):
+    deadline = time.monotonic() + seconds
+    while running(client) != (0, 0):
+        assert time.monotonic() < deadline, f"still running: {running(client)}"
+        time.sleep(0.02)
+
+
+def test_models(client):
+    ids = [model.id for model in client.models.list()]
+    assert MODEL in ids
+    assert client.models.retrieve(MODEL).id == MODEL
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("org/no-such-model:Q4_K_M")
+
+
+def test_chat(client):
+    reply = client.chat.completions.with_raw_response.create(
+        model=MODEL, messages=ask("[[say:hello there]]"), temperature=0, user="me")
+    assert reply.headers["x-request-id"]
+    assert reply.headers["tidepool-ignored"] == "user"
+    answer = reply.parse()
+    assert answer.object == "chat.completion"
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].message.content == "hello there"
+    assert answer.choices[0].finish_reason == "stop"
+    usage = answer.usage
+    assert usage.prompt_tokens > 0 and usage.completion_tokens > 0
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert usage.prompt_tokens_details.cached_tokens >= 0
+
+
+def test_repeated_prompts_are_cached(client):
+    messages = ask("[[say:x]] " + "a long shared beginning " * 20)
+    client.chat.completions.create(model=MODEL, messages=messages)
+    second = client.chat.completions.create(model=MODEL, messages=messages)
+    assert second.usage.prompt_tokens_details.cached_tokens >= 256
+    assert second.usage.prompt_tokens_details.cached_tokens < second.usage.prompt_tokens
+
+
+def test_reasoning(client):
+    answer = client.chat.completions.create(model=MODEL, messages=ask("[[think:let me see]][[say:42]]"))
+    assert answer.choices[0].message.content == "42"
+    assert answer.choices[0].message.reasoning_content == "let me see"
+    assert answer.usage.completion_tokens_details.reasoning_tokens > 0
+    reasoning, content = "", ""
+    for chunk in client.chat.completions.create(
+            model=MODEL, messages=ask("[[think:let me see]][[say:42]]"), stream=True):
+        delta = chunk.choices[0].delta
+        reasoning += getattr(delta, "reasoning_content", None) or ""
+        content += delta.content or ""
+    assert (reasoning, content) == ("let me see", "42")
+
+
+def test_streaming_with_usage(client):
+    chunks = list(client.chat.completions.create(
+        model=MODEL, messages=ask("[[say:streaming works, déjà vu 漢字 😀]]"), stream=True,
+        stream_options={"include_usage": True}))
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == "streaming works, déjà vu 漢字 😀"
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    assert all(c.usage is None for c in chunks[:-1])
+    assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens > 0
+    assert len({c.id for c in chunks}) == 1
+
+
+def test_streaming_helper(client):
+    with client.chat.completions.stream(model=MODEL, messages=ask("[[say:helper]]")) as stream:
+        for _ in stream:
+            pass
+        final = stream.get_final_completion()
+    assert final.choices[0].message.content == "helper"
+
+
+def test_n_and_limits(client):
+    answer = client.chat.completions.create(model=MODEL, messages=ask("[[say:abcdefgh]]"), n=3, max_tokens=4)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert all(choice.finish_reason == "length" for choice in answer.choices)
+    assert answer.usage.completion_tokens == 12
+    texts = ["", "", ""]
+    for chunk in client.chat.completions.create(
+            model=MODEL, messages=ask("[[say:abcdefgh]]"), n=3, max_completion_tokens=4, stream=True):
+        texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert texts == [choice.message.content for choice in answer.choices]
+
+
+def test_stop(client):
+    answer = client.chat.completions.create(model=MODEL, messages=ask("[[say:one two three]]"), stop=[" three", "zzz"])
+    assert answer.choices[0].message.content == "one two"
+    assert answer.choices[0].finish_reason == "stop"
+    kept = client.chat.completions.create(model=MODEL, messages=ask("[[say:one two three]]"), stop=" two",
+                                          extra_body={"include_stop_str_in_output": True})
+    assert kept.choices[0].message.content == "one two"
+
+
+def test_logprobs(client):
+    answer = client.chat.completions.create(
+        model=MODEL, messages=ask("[[say:abc]]"), logprobs=True, top_logprobs=3, temperature=0)
+    tokens = answer.choices[0].logprobs.content
+    said = b"".join(bytes(token.bytes) for token in tokens)
+    assert said.startswith(b"abc")
+    for token in tokens:
+        assert token.logprob <= 0
+        assert len(token.top_logprobs) == 3
+        assert token.top_logprobs[0].logprob == max(t.logprob for t in token.top_logprobs)
+    streamed = b""
+    for chunk in client.chat.completions.create(
+            model=MODEL, messages=ask("[[say:abc]]"), logprobs=True, temperature=0, stream=True):
+        if chunk.choices[0].logprobs:
+            streamed += b"".join(bytes(t.bytes) for t in chunk.choices[0].logprobs.content)
+    assert streamed == said
+
+
+def test_completions(client):
+    answer = client.completions.create(model=MODEL, prompt="[[say:done]]", max_tokens=50)
+    assert answer.object == "text_completion"
+    assert answer.choices[0].text == "done"
+    many = client.completions.create(model=MODEL, prompt=["[[say:a]]", "[[say:b]]"], n=2, echo=True, max_tokens=50)
+    assert [c.text for c in many.choices] == ["[[say:a]]a", "[[say:a]]a", "[[say:b]]b", "[[say:b]]b"]
+    text = "".join(c.choices[0].text for c in client.completions.create(
+        model=MODEL, prompt="[[say:streamed]]", max_tokens=50, stream=True))
+    assert text == "streamed"
+    tokens = list("[[say:by tokens]]".encode())
+    assert client.completions.create(model=MODEL, prompt=tokens, max_tokens=50).choices[0].text == "by tokens"
+    default = client.completions.create(model=MODEL, prompt="[[tokens:100]]")
+    assert default.usage.completion_tokens == 16  # OpenAI's default
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model=MODEL, prompt="x", suffix="y")
+    assert refused.value.param == "suffix"
+
+
+def test_errors(client, server):
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="nothing:here", messages=ask("x"))
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.chat.completions.create(model=MODEL, messages=ask("x"), temperature=9)
+    assert wrong.value.param == "temperature"
+    assert wrong.value.request_id
+    with pytest.raises(openai.BadRequestError) as tools:
+        client.chat.completions.create(
+            model=MODEL, messages=ask("x"), tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])
+    assert tools.value.param == "tools"
+    with pytest.raises(openai.BadRequestError) as long:
+        client.chat.completions.create(model=MODEL, messages=ask("x " * 400000), max_tokens=10)
+    assert long.value.code == "context_length_exceeded"
+    stranger = openai.OpenAI(base_url=server.url + "/v1", api_key="tp-wrong", max_retries=0)
+    with pytest.raises(openai.AuthenticationError):
+        stranger.models.list()
+
+
+def test_a_failure_inside_a_stream_is_raised(client):
+    received = ""
+    with pytest.raises(openai.APIError):
+        for chunk in client.chat.completions.create(
+                model=MODEL, messages=ask("[[fail_after:3]][[say:abcdefghij]]"), stream=True):
+            received += chunk.choices[0].delta.content or ""
+    assert len(received) <= 3
+    wait_idle(client)
+
+
+def test_closing_a_stream_frees_the_engine(client):
+    stream = client.chat.completions.create(
+        model=MODEL, messages=ask("[[stall_ms:20]][[tokens:100000]]"), stream=True, max_tokens=2000)
+    for number, _ in enumerate(stream):
+        if number == 3:
+            break
+    assert running(client)[0] == 1 and running(client)[1] > 0
+    stream.close()
+    wait_idle(client)
+
+
+def test_a_client_that_times_out_frees_the_engine(client):
+    impatient = client.with_options(timeout=1.0)
+    with pytest.raises(openai.APITimeoutError):
+        impatient.chat.completions.create(
+            model=MODEL, messages=ask("[[stall_ms:50]][[tokens:100000]]"), max_tokens=2000)
+    wait_idle(client)
+
+
+def test_async_and_many_at_once(server):
+    async def one(client, number):
+        text = ""
+        stream = await client.chat.completions.create(
+            model=MODEL, messages=ask(f"[[say:answer number {number}]]"), stream=True)
+        async for chunk in stream:
+            text += chunk.choices[0].delta.content or ""
+        return text
+
+    async def main():
+        async with openai.AsyncOpenAI(base_url=server.url + "/v1", api_key=server.key, max_retries=0) as client:
+            answers = await asyncio.gather(*(one(client, i) for i in range(40)))
+            assert answers == [f"answer number {i}" for i in range(40)]
+            whole = await client.chat.completions.create(model=MODEL, messages=ask("[[say:async]]"))
+            assert whole.choices[0].message.content == "async"
+            # A task that is cancelled closes its connection, and that its request.
+            task = asyncio.create_task(client.chat.completions.create(
+                model=MODEL, messages=ask("[[stall_ms:50]][[tokens:100000]]"), max_tokens=2000))
+            await asyncio.sleep(0.5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+    with openai.OpenAI(base_url=server.url + "/v1", api_key=server.key) as client:
+        wait_idle(client)
+
+
+def test_a_generating_model_gives_no_embeddings(client):
+    with pytest.raises(openai.BadRequestError):
+        client.embeddings.create(model=MODEL, input="x")
+
+
+def test_tokenize_and_back(client):
+    root = str(client.base_url).removesuffix("/v1/")
+    tokens = client.post(root + "/tokenize", cast_to=object, body={"model": MODEL, "text": "héllo", "add_special": False})
+    assert tokens["count"] == len("héllo".encode())
+    text = client.post(root + "/detokenize", cast_to=object, body={"model": MODEL, "tokens": tokens["tokens"]})
+    assert text["text"] == "héllo"
+    chat = client.post(root + "/tokenize", cast_to=object, body={"model": MODEL, "messages": ask("hi")})
+    assert chat["count"] > len("hi")
+
+
+MINILM = os.path.join(os.environ.get("TIDEPOOL_TEST_DATA", ""), "all-MiniLM-L6-v2")
+
+
+@pytest.mark.skipif(not os.path.isdir(MINILM), reason="no all-MiniLM-L6-v2 in TIDEPOOL_TEST_DATA")
+def test_embeddings(client):
+    root = str(client.base_url).removesuffix("/v1/")
+    pull = client.post(root + "/api/v1/pulls", cast_to=object, body={"source": MINILM, "name": "minilm:test"})
+    deadline = time.monotonic() + 120
+    while pull["state"] in ("queued", "running"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        pull = client.get(root + "/api/v1/pulls/" + pull["id"], cast_to=object)
+    assert pull["state"] == "done", pull
+    model = pull["result"]
+    # The client asks for base64 unless told otherwise.
+    answer = client.embeddings.create(model=model, input=["a cat", "a kitten", "the price of oil"])
+    cat, kitten, oil = (item.embedding for item in answer.data)
+    assert len(cat) == 384 and answer.usage.prompt_tokens > 6
+    dot = lambda a, b: sum(x * y for x, y in zip(a, b))
+    assert dot(cat, cat) == pytest.approx(1, abs=1e-3)
+    assert dot(cat, kitten) > dot(cat, oil) + 0.2
+    floats = client.embeddings.create(model=model, input="a cat", encoding_format="float").data[0].embedding
+    assert floats == pytest.approx(cat, abs=1e-5)
+    raw = client.embeddings.with_raw_response.create(model=model, input="a cat", encoding_format="base64").http_response
+    packed = base64.b64decode(raw.json()["data"][0]["embedding"])
+    assert list(struct.unpack(f"<{len(packed) // 4}f", packed)) == pytest.approx(cat, abs=1e-5)
+    short = client.embeddings.create(model=model, input="a cat", dimensions=64).data[0].embedding
+    assert len(short) == 64 and dot(short, short) == pytest.approx(1, abs=1e-3)
+    with pytest.raises(openai.BadRequestError) as wide:
+        client.embeddings.create(model=model, input="a cat", dimensions=1000)
+    assert wide.value.param == "dimensions"
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model=model, messages=ask("x"))
+
+
+def test_sigterm_lets_answers_end():
+    with Server() as server:
+        with openai.OpenAI(base_url=server.url + "/v1", api_key=server.key, max_retries=0) as client:
+            stream = iter(client.chat.completions.create(
+                model=MODEL, messages=ask("[[stall_ms:20]][[say:" + "slow " * 10 + "]]"), stream=True))
+            text = next(stream).choices[0].delta.content or ""
+            server.process.terminate()
+            for chunk in stream:
+                text += chunk.choices[0].delta.content or ""
+            assert text == "slow " * 10
+        assert server.process.wait(60) == 0
