@@ -157,7 +157,7 @@ TEST_P(Determinism, EmbeddingsAloneAndBatched) {
     }
     auto embed = [&](std::vector<std::vector<int32_t>> some) {
       std::promise<std::vector<std::vector<float>>> done;
-      EmbedRequest request{.model = rig.model(), .inputs = std::move(some)};
+      EmbedRequest request = EmbedOf(rig.model(), std::move(some));
       request.done = [&](Result<std::vector<std::vector<float>>> result) {
         EXPECT_TRUE(result) << (result ? "" : result.error().message);
         done.set_value(result.value_or(std::vector<std::vector<float>>{}));

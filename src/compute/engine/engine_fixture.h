@@ -21,10 +21,10 @@ class RecordingSink final : public GenerateSink {
     std::lock_guard lock(mutex_);
     progress.push_back(event);
   }
-  void OnPromptLogprobs(std::span<const TokenLogprob> logprobs) override {
+  void OnPromptLogprobs(std::span<const TokenLogprob> entries) override {
     std::lock_guard lock(mutex_);
     EXPECT_TRUE(tokens.empty());
-    prompt_logprobs.assign(logprobs.begin(), logprobs.end());
+    prompt_logprobs.assign(entries.begin(), entries.end());
   }
   void OnToken(const TokenEvent& event) override {
     std::lock_guard lock(mutex_);
@@ -70,6 +70,15 @@ class RecordingSink final : public GenerateSink {
   std::mutex mutex_;
   std::condition_variable changed_;
 };
+
+inline EmbedRequest EmbedOf(ModelHandle model, std::vector<std::vector<int32_t>> inputs) {
+  EmbedRequest request;
+  request.model = model;
+  request.inputs = std::move(inputs);
+  request.workspace = "w";
+  request.account = "a";
+  return request;
+}
 
 class EngineTest : public ::testing::Test {
  protected:

@@ -13,6 +13,15 @@ namespace {
 
 using ::testing::HasSubstr;
 
+text::TextStreamOptions StreamOptions(std::vector<std::string> stop, bool include_stop,
+                                      text::ReasoningFormat reasoning = {}) {
+  text::TextStreamOptions options;
+  options.stop = std::move(stop);
+  options.include_stop = include_stop;
+  options.reasoning = std::move(reasoning);
+  return options;
+}
+
 // What a text stream of its own makes of the tokens.
 text::TextDelta TextOf(const std::vector<int32_t>& tokens, text::TextStreamOptions options = {}) {
   const auto tokenizer = text::Tokenizer::Bytes();
@@ -35,6 +44,11 @@ std::vector<int32_t> TalkativePrompt(int32_t length, int32_t prompt_length = 20)
       return prompt;
     }
   }
+}
+
+GenerateRequest Endless(GenerateRequest request) {
+  request.sampling.ignore_eos = true;
+  return request;
 }
 
 // ---- answers -----------------------------------------------------------------------------------------
@@ -119,7 +133,7 @@ TEST_F(EngineTest, StopStringsEndTheAnswer) {
     request.sampling.stop = {"never ever", stop};
     request.sampling.include_stop = include;
     const auto sink = Generate(std::move(request));
-    EXPECT_EQ(sink->content, TextOf(answer, {.stop = {stop}, .include_stop = include}).content);
+    EXPECT_EQ(sink->content, TextOf(answer, StreamOptions({stop}, include)).content);
     EXPECT_EQ(sink->finish.reason, FinishReason::kStop);
     EXPECT_EQ(sink->finish.stop, stop);
     EXPECT_LT(sink->finish.usage.completion_tokens, 60);
@@ -213,7 +227,8 @@ TEST_F(EngineTest, ReasoningIsSetApartAndCounted) {
   EXPECT_EQ(sink->content, "");
   EXPECT_EQ(
       sink->reasoning,
-      TextOf(answer, {.reasoning = {.open_tag = "<think>", .close_tag = "</think>", .starts_inside = true}})
+      TextOf(answer, StreamOptions({}, false,
+                                   {.open_tag = "<think>", .close_tag = "</think>", .starts_inside = true}))
           .reasoning);
   EXPECT_EQ(sink->finish.usage.reasoning_tokens, 40);
 }
@@ -281,7 +296,7 @@ TEST_F(EngineTest, PrefixCacheCanBeTurnedOff) {
 // ---- refusals ----------------------------------------------------------------------------------------
 
 TEST_F(EngineTest, RefusesWhatCanNeverWorkWithTheNumbers) {
-  StartEngine({}, 2'200'000);
+  StartEngine({}, 1'900'000);
   const ModelHandle model = AddFake("fake", {.context_length = 200'000});
   auto sink = std::make_shared<RecordingSink>();
   auto refused = [&](GenerateRequest request, const char* code, std::vector<const char*> parts) {
@@ -297,7 +312,7 @@ TEST_F(EngineTest, RefusesWhatCanNeverWorkWithTheNumbers) {
   refused(Request(model, Prompt(10), 199'991, sink), "context_length_exceeded", {"199991", "10"});
   refused(Request(model, Prompt(10), INT32_MAX, sink), "context_length_exceeded", {"2147483647"});
   refused(Request(model, Prompt(100'000), 50'000, sink), "kv_too_small",
-          {"150000", "9375 blocks", "2200000"});
+          {"150000", "9375 blocks", "1900000"});
   refused(Request(model + 100, Prompt(10), 5, sink), "model_not_found", {});
   GenerateRequest bad = Request(model, Prompt(10), 5, sink);
   bad.sampling.top_p = 0;
@@ -325,7 +340,7 @@ TEST_F(EngineTest, AFullQueueSaysWhenToComeBack) {
   Result<RequestHandle> last = RequestHandle{0};
   for (int i = 0; i < 10 && last; ++i) {
     sinks.push_back(std::make_shared<RecordingSink>());
-    last = engine->Submit(Request(model, Prompt(10, i), 100, sinks.back()));
+    last = engine->Submit(Endless(Request(model, Prompt(10, i), 100, sinks.back())));
   }
   ASSERT_FALSE(last);
   EXPECT_EQ(last.error().kind, ErrorKind::kOverloaded);
@@ -339,9 +354,8 @@ TEST_F(EngineTest, AFullQueueSaysWhenToComeBack) {
 TEST_F(EngineTest, CancelFreesEverythingByTheNextStep) {
   StartEngine();
   const ModelHandle model = AddFake("fake", {.step_time = std::chrono::milliseconds(2)});
-  const auto prompt = TalkativePrompt(400);
   auto sink = std::make_shared<RecordingSink>();
-  const auto handle = engine->Submit(Request(model, prompt, 400, sink));
+  const auto handle = engine->Submit(Endless(Request(model, Prompt(20), 1000, sink)));
   ASSERT_TRUE(handle);
   sink->WaitForTokens(5);
   EXPECT_GT(Entry(model).kv_blocks_used, 0);
@@ -363,7 +377,7 @@ TEST_F(EngineTest, CancelWhileWaiting) {
   const ModelHandle model = AddFake("fake", {.step_time = std::chrono::milliseconds(2)});
   auto running = std::make_shared<RecordingSink>();
   auto waiting = std::make_shared<RecordingSink>();
-  const auto first = engine->Submit(Request(model, TalkativePrompt(300), 300, running));
+  const auto first = engine->Submit(Endless(Request(model, Prompt(20), 1000, running)));
   running->WaitForTokens(1);
   const auto second = engine->Submit(Request(model, Prompt(10), 300, waiting));
   engine->Cancel(*second);
@@ -386,7 +400,7 @@ TEST_F(EngineTest, APausedRequestKeepsItsKvAndGoesOnLater) {
   // Another request runs to its end meanwhile; by then the pause is in force.
   Generate(Request(model, Prompt(5), 5, nullptr));
   const size_t said = sink->token_count();
-  ASSERT_LT(said, 60u);
+  ASSERT_LT(said, 60u) << "paused too late";
   Generate(Request(model, Prompt(6), 20, nullptr));
   EXPECT_EQ(sink->token_count(), said);
   EXPECT_GT(Entry(model).kv_blocks_used, 0);
@@ -502,7 +516,7 @@ TEST_F(EngineTest, EmbedsManyInputsPerStepInOrder) {
   std::vector<std::vector<int32_t>> inputs;
   for (int32_t i = 0; i < 50; ++i) inputs.push_back(Prompt(1 + i % 20, i));
   inputs.push_back(Prompt(300));  // longer than max_batch_tokens
-  const auto vectors = EmbedAndWait(*engine, {.model = model, .inputs = inputs});
+  const auto vectors = EmbedAndWait(*engine, EmbedOf(model, inputs));
   ASSERT_TRUE(vectors) << vectors.error().message;
   ASSERT_EQ(vectors->size(), inputs.size());
   for (size_t i = 0; i < inputs.size(); ++i) {
@@ -524,8 +538,8 @@ TEST_F(EngineTest, MeanAndLastPoolingOverChunks) {
   }
   const ModelHandle by_mean = AddFake("mean", {.pooling = architectures::Pooling::kMean});
   const ModelHandle by_last = AddFake("last", {.pooling = architectures::Pooling::kLast});
-  const auto got_mean = EmbedAndWait(*engine, {.model = by_mean, .inputs = {input, input}});
-  const auto got_last = EmbedAndWait(*engine, {.model = by_last, .inputs = {input}});
+  const auto got_mean = EmbedAndWait(*engine, EmbedOf(by_mean, {input, input}));
+  const auto got_last = EmbedAndWait(*engine, EmbedOf(by_last, {input}));
   ASSERT_TRUE(got_mean && got_last);
   const auto want_mean = Normalised(std::vector<float>(mean.begin(), mean.end()));
   const auto want_last = Normalised(FakeModel::HiddenAfter(input));
@@ -546,11 +560,11 @@ TEST_F(EngineTest, EmbeddingRefusals) {
     const auto result = EmbedAndWait(*engine, std::move(request));
     return result ? std::string("none") : result.error().code;
   };
-  EXPECT_EQ(code({.model = chat, .inputs = {{1}}}), "model_cannot_embed");
-  EXPECT_EQ(code({.model = encoder, .inputs = {}}), "invalid_parameter");
-  EXPECT_EQ(code({.model = encoder, .inputs = {{1}, {}}}), "empty_prompt");
-  EXPECT_EQ(code({.model = encoder, .inputs = {{999}}}), "invalid_token");
-  EXPECT_EQ(code({.model = encoder, .inputs = {Prompt(31)}}), "context_length_exceeded");
+  EXPECT_EQ(code(EmbedOf(chat, {{1}})), "model_cannot_embed");
+  EXPECT_EQ(code(EmbedOf(encoder, {})), "invalid_parameter");
+  EXPECT_EQ(code(EmbedOf(encoder, {{1}, {}})), "empty_prompt");
+  EXPECT_EQ(code(EmbedOf(encoder, {{999}})), "invalid_token");
+  EXPECT_EQ(code(EmbedOf(encoder, {Prompt(31)})), "context_length_exceeded");
   auto sink = std::make_shared<RecordingSink>();
   const auto refused = engine->Submit(Request(encoder, {1}, 1, sink));
   ASSERT_FALSE(refused);
@@ -566,7 +580,7 @@ TEST_F(EngineTest, ACancelledEmbeddingEndsOnce) {
                                                 .step_time = std::chrono::milliseconds(5)});
   std::atomic<int> calls{0};
   std::promise<ErrorKind> ended;
-  EmbedRequest request{.model = model, .inputs = std::vector<std::vector<int32_t>>(100, Prompt(10))};
+  EmbedRequest request = EmbedOf(model, std::vector<std::vector<int32_t>>(100, Prompt(10)));
   request.done = [&](Result<std::vector<std::vector<float>>> result) {
     ++calls;
     ended.set_value(result ? ErrorKind::kInternal : result.error().kind);
@@ -607,7 +621,7 @@ TEST_F(EngineTest, RemoveModelInUseNeedsForce) {
   StartEngine();
   const ModelHandle model = AddFake("fake", {.step_time = std::chrono::milliseconds(2)});
   auto sink = std::make_shared<RecordingSink>();
-  ASSERT_TRUE(engine->Submit(Request(model, TalkativePrompt(300), 300, sink)));
+  ASSERT_TRUE(engine->Submit(Endless(Request(model, Prompt(20), 1000, sink))));
   sink->WaitForTokens(1);
   const Status refused = engine->RemoveModel(model, false);
   ASSERT_FALSE(refused);

@@ -40,7 +40,7 @@ class TokenCounts {
 struct SampleSpec {
   const SamplingParams* params = nullptr;
   const TokenCounts* counts = nullptr;  // may be nullptr without penalties
-  std::span<const int32_t> masked;      // tokens that may not come out (min_tokens)
+  std::span<const int32_t> masked{};    // tokens that may not come out (min_tokens)
   uint64_t seed = 0;
   uint64_t index = 0;
 };
