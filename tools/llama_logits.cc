@@ -1,17 +1,37 @@
-// Runs llama.cpp on given token ids and writes its logits: a part of make_logit_oracles.py, built by it against a
-// llama.cpp tree, never with the project.
+// Runs llama.cpp on given token ids and writes its logits, or tokenizes texts: a part of make_logit_oracles.py, built by
+// it against a llama.cpp tree, never with the project.
 //
 //   llama_logits MODEL.gguf IDS.i32 LOGITS.f32 THREADS
+//   llama_logits MODEL.gguf --tokenize TEXT...          one line of ids for each text, no special tokens
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <vector>
 
 #include "llama.h"
 
+static int Tokenize(const char* file, int count, char** texts) {
+  llama_model_params params = llama_model_default_params();
+  params.vocab_only = true;
+  llama_model* model = llama_model_load_from_file(file, params);
+  if (model == nullptr) return 3;
+  for (int i = 0; i < count; ++i) {
+    const auto size = static_cast<int32_t>(std::strlen(texts[i]));
+    std::vector<llama_token> ids(static_cast<size_t>(size) + 8);
+    const int32_t n = llama_tokenize(llama_model_get_vocab(model), texts[i], size, ids.data(),
+                                     static_cast<int32_t>(ids.size()), false, false);
+    if (n < 0) return 4;
+    for (int32_t t = 0; t < n; ++t) std::printf("%d ", ids[static_cast<size_t>(t)]);
+    std::printf("\n");
+  }
+  return 0;
+}
+
 int main(int argc, char** argv) {
+  if (argc >= 4 && std::strcmp(argv[2], "--tokenize") == 0) return Tokenize(argv[1], argc - 3, argv + 3);
   if (argc != 5) return 2;
   std::ifstream in(argv[2], std::ios::binary);
   const std::vector<char> raw((std::istreambuf_iterator<char>(in)), {});

@@ -40,14 +40,13 @@ QUESTIONS = [
 # ---- models ----------------------------------------------------------------------------------------
 
 def load(folder, file):
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
-    return tokenizer, model
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
 
 
-def encode(tokenizer, text, family):
-    ids = tokenizer(text, add_special_tokens=False).input_ids
-    return ([2] if family == "gemma3" else []) + ids  # Gemma was trained with <bos> = 2 in front
+def encode(program, model_file, texts, family):
+    lines = subprocess.run([program, model_file, "--tokenize", *texts], check=True, capture_output=True, text=True)
+    begin = [2] if family == "gemma3" else []  # Gemma was trained with <bos> = 2 in front
+    return [begin + [int(i) for i in line.split()] for line in lines.stdout.splitlines()]
 
 
 def log_probabilities(model, ids):
@@ -123,27 +122,29 @@ def report_rounded_scale(model, ids, steps, top):
 
 def make_decoder(name, arguments, llama_program):
     file = MODELS[name]
-    tokenizer, model = load(arguments.models, file)
+    path = str(arguments.models / file)
+    texts = [(REAL / "texts" / text).read_text(encoding="utf-8") for text in TEXTS]
+    encoded = encode(llama_program, path, texts + QUESTIONS, name)
+    model = load(arguments.models, file)
     width = 2 if model.config.vocab_size <= 65536 else 3
     body, kls = b"", []
-    for text in TEXTS:
-        ids = encode(tokenizer, (REAL / "texts" / text).read_text(encoding="utf-8"), name)[:POSITIONS]
+    for text, ids in zip(TEXTS, encoded):
+        ids = ids[:POSITIONS]
         assert len(ids) == POSITIONS, (text, len(ids))
         log_p = log_probabilities(model, ids)
         top, steps = pack(log_p)
-        q = llama_log_probabilities(llama_program, str(arguments.models / file), ids, log_p.shape[1])
+        q = llama_log_probabilities(llama_program, path, ids, log_p.shape[1])
         kls.append(mean_kl(buckets(steps), top, q))
         print(f"{name} {text}: packing costs {mean_kl(buckets(steps), top, log_p):.1e}, llama.cpp KL {kls[-1]:.5f}",
               flush=True)
         if name == "gemma3":
             report_rounded_scale(model, ids, steps, top)
         body += np.asarray(ids, "<i4").tobytes() + id_bytes(top, width) + steps.tobytes()
-    for question in QUESTIONS:
-        ids = encode(tokenizer, question, name)
+    for question, ids in zip(QUESTIONS, encoded[len(TEXTS):]):
         tokens, gaps = greedy(model, ids)
         body += struct.pack("<I", len(ids)) + np.asarray(ids, "<i4").tobytes()
         body += np.asarray(tokens, "<i4").tobytes() + np.asarray(gaps, "<f4").tobytes()
-        print(repr(question), "->", repr(tokenizer.decode(tokens)), f"{min(gaps):.4f}", flush=True)
+        print(f"{question!r} -> {tokens[:8]}... smallest gap {min(gaps):.4f}", flush=True)
     header = struct.pack("<IIIIII", len(TEXTS), POSITIONS, TOP, width, len(QUESTIONS), CONTINUATION)
     (REAL / f"{name}.bin").write_bytes(header + np.asarray(kls, "<f8").tobytes() + body)
 
