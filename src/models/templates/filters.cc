@@ -143,17 +143,16 @@ Value Indent(Runtime& runtime, const Value& subject, const Arguments& arguments)
 
 Value Truncate(Runtime& runtime, const Value& subject, const Arguments& arguments) {
   const Parameters p(runtime, "truncate", arguments, {"length", "killwords", "end", "leeway"});
-  if (!subject.is_string()) runtime.Fail("truncate: expected str");
   const int64_t length = p.Int(0, 255);
   const std::string end(p.Text(2, "..."));
   const int64_t leeway = p.has(3) && !p[3].is_none() ? p.Int(3, 5) : 5;
   const auto end_size = static_cast<int64_t>(CountCodePoints(end));
   if (length < end_size || leeway < 0) runtime.Fail("truncate: length or leeway too small");
+  const int64_t size = Length(subject);
+  if (size < 0) runtime.Fail(fmt::format("object of type '{}' has no len()", TypeName(subject)));
+  if (size <= length || size - length <= leeway) return subject;
+  if (!subject.is_string()) runtime.Fail(fmt::format("truncate: expected str, got {}", TypeName(subject)));
   const auto& string = subject.As<StringObject>();
-  if (static_cast<int64_t>(string.length) <= length ||
-      static_cast<int64_t>(string.length) - length <= leeway) {
-    return subject;
-  }
   auto head =
       std::string_view(string.text).substr(0, OffsetOf(string.text, static_cast<size_t>(length - end_size)));
   if (!p.Flag(1, false)) head = head.substr(0, head.rfind(' '));
@@ -380,12 +379,20 @@ Value Round(Runtime& runtime, const Value& subject, const Arguments& arguments) 
 
 Value FileSize(Runtime& runtime, const Value& subject, const Arguments& arguments) {
   const Parameters p(runtime, "filesizeformat", arguments, {"binary"});
-  const Value bytes = FloatFilter(runtime, subject, {});
+  double value = subject.is_number() ? subject.real() : 0;
+  if (subject.is_undefined()) runtime.FailUndefined(subject);
+  if (!subject.is_number() && !(subject.is_string() && ParseFloat(subject.text(), &value))) {
+    runtime.Fail(fmt::format("could not convert to float: {}", Repr(runtime, subject)));
+  }
   const bool binary = p.Flag(0, false);
   const double base = binary ? 1024 : 1000;
-  const double value = bytes.real();
   if (value == 1) return runtime.String("1 Byte");
-  if (value < base) return runtime.String(fmt::format("{} Bytes", static_cast<int64_t>(value)));
+  if (std::isnan(value) || std::isinf(value)) runtime.Fail("cannot convert float to integer");
+  if (value < base) {
+    Integer whole = 0;
+    if (!ToInteger(value, &whole)) runtime.Fail("cannot convert float to integer");
+    return runtime.String(IntegerText(whole) + " Bytes");
+  }
   constexpr std::string_view kPrefixes = "kMGTPEZY";
   double unit = base;
   for (size_t i = 0; i < kPrefixes.size(); ++i) {

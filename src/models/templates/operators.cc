@@ -419,6 +419,13 @@ Value Subscript(Runtime& runtime, const Value& value, const Value& key, bool* fo
   }
 }
 
+// Attributes that every Python object has, as far as templates may try them: the sandbox hides them.
+bool IsObjectAttribute(std::string_view name) {
+  return name == "__class__" || name == "__init__" || name == "__doc__" || name == "__eq__" ||
+         name == "__hash__" || name == "__str__" || name == "__repr__" || name == "__new__" ||
+         name == "__module__";
+}
+
 // What getattr() answers, methods and properties; `found` is false where it raises AttributeError.
 Value NativeAttribute(Runtime& runtime, const Value& value, std::string_view name, bool* found) {
   *found = true;
@@ -450,6 +457,7 @@ Value NativeAttribute(Runtime& runtime, const Value& value, std::string_view nam
 }  // namespace
 
 Value GetAttribute(Runtime& runtime, const Value& value, std::string_view name) {
+  if (IsObjectAttribute(name)) return runtime.Unsafe(name, TypeName(value));
   if (value.is_undefined()) runtime.FailUndefined(value);
   bool found = false;
   Value attribute = NativeAttribute(runtime, value, name, &found);

@@ -158,6 +158,7 @@ std::vector<std::pair<Value, Value>> DictEntries(Runtime& runtime, const Argumen
   std::vector<std::pair<Value, Value>> entries;
   if (!arguments.positional.empty()) {
     const Value& source = arguments.positional[0];
+    if (source.is_undefined()) runtime.FailUndefined(source);
     if (source.Is(Kind::kDict)) {
       entries = source.As<DictObject>().entries;
     } else {
