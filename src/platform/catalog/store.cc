@@ -231,6 +231,16 @@ void Store::DropOrphans(const Scanned& scanned) const {
   }
 }
 
+// A half pull can be resumed for a month; after that its bytes only cost disk.
+void Store::DropOldPartials() const {
+  constexpr auto kKept = std::chrono::hours(24 * 30);
+  for (const fs::path& folder : EntriesOf(root_ / "partial")) {
+    std::error_code error;
+    const fs::file_time_type changed = fs::last_write_time(folder, error);
+    if (!error && fs::file_time_type::clock::now() - changed > kKept) RemoveTree(folder);
+  }
+}
+
 Result<fs::path> Store::Materialise(const StoredModel& model) const {
   const fs::path folder = root_ / "links" / LinksKey(model);
   std::error_code error;
