@@ -54,18 +54,23 @@ def log_probabilities(model, ids):
         return torch.log_softmax(model(torch.tensor([ids])).logits[0], dim=-1).numpy()
 
 
-def greedy(model, ids):
-    """32 likeliest tokens, each with the gap of its logit to the runner-up's."""
+def greedy(model, prompts):
+    """For each prompt the 32 likeliest tokens, each with the gap of its logit to the runner-up's. One padded batch."""
+    width = max(len(ids) for ids in prompts)
+    feed = torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts])
+    mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
     tokens, gaps, cache = [], [], None
-    feed = torch.tensor([ids])
     with torch.no_grad():
         for _ in range(CONTINUATION):
-            out = model(feed, past_key_values=cache, use_cache=True)
-            best = torch.topk(out.logits[0, -1], 2)
-            tokens.append(int(best.indices[0]))
-            gaps.append(float(best.values[0] - best.values[1]))
-            cache, feed = out.past_key_values, best.indices[:1].reshape(1, 1)
-    return tokens, gaps
+            out = model(feed, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                        logits_to_keep=1)
+            best = torch.topk(out.logits[:, -1], 2)
+            tokens.append(best.indices[:, 0])
+            gaps.append(best.values[:, 0] - best.values[:, 1])
+            cache, feed, positions = out.past_key_values, best.indices[:, :1], positions[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
+    return torch.stack(tokens, 1).tolist(), torch.stack(gaps, 1).tolist()
 
 
 def llama_log_probabilities(program, model_file, ids, vocab):
@@ -140,8 +145,8 @@ def make_decoder(name, arguments, llama_program):
         if name == "gemma3":
             report_rounded_scale(model, ids, steps, top)
         body += np.asarray(ids, "<i4").tobytes() + id_bytes(top, width) + steps.tobytes()
-    for question, ids in zip(QUESTIONS, encoded[len(TEXTS):]):
-        tokens, gaps = greedy(model, ids)
+    prompts = encoded[len(TEXTS):]
+    for question, ids, tokens, gaps in zip(QUESTIONS, prompts, *greedy(model, prompts)):
         body += struct.pack("<I", len(ids)) + np.asarray(ids, "<i4").tobytes()
         body += np.asarray(tokens, "<i4").tobytes() + np.asarray(gaps, "<f4").tobytes()
         print(f"{question!r} -> {tokens[:8]}... smallest gap {min(gaps):.4f}", flush=True)
