@@ -55,6 +55,17 @@ Result<Decoder> DecoderOf(const JsonObject& root) {
   return decoder;
 }
 
+// A vocabulary may have holes, but a few bytes of file must not ask for megabytes of table.
+Status CheckHoles(const JsonModel& model, const std::vector<AddedToken>& added) {
+  const int64_t most = static_cast<int64_t>(model.vocabulary.size() + added.size()) * 2 + 65536;
+  int64_t largest = 0;
+  for (const VocabularyEntry& entry : model.vocabulary) largest = std::max<int64_t>(largest, entry.id);
+  for (const AddedToken& token : added) largest = std::max<int64_t>(largest, token.id);
+  if (largest < most) return {};
+  return BadJson("model.vocab", fmt::format("has the id {}, far beyond its {} pieces", largest,
+                                            model.vocabulary.size() + added.size()));
+}
+
 // The model's pieces, then the added tokens, which may name pieces of the model or ids of their own.
 void FillTokens(const JsonModel& model, const Decoder& decoder, TokenizerParts& parts) {
   for (const VocabularyEntry& entry : model.vocabulary) {
@@ -182,6 +193,7 @@ Result<std::unique_ptr<Tokenizer>> Assemble(const JsonObject& root, std::string_
   parts.kind = model.kind;
   parts.special.unknown = model.unknown;
   TP_ASSIGN(parts.added, ReadAddedTokens(root));
+  TP_TRY(CheckHoles(model, parts.added));
   FillTokens(model, decoder, parts);
   parts.model = std::move(model.model);
   TP_TRY(ReadTokenizerConfig(tokenizer_config_json, parts));

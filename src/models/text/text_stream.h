@@ -24,15 +24,15 @@ namespace tidepool::text {
 
 // How a model sets its reasoning apart. Empty tags: it does not.
 struct ReasoningFormat {
-  std::string open_tag;        // "<think>"
-  std::string close_tag;       // "</think>"
+  std::string open_tag{};      // "<think>"
+  std::string close_tag{};     // "</think>"
   bool starts_inside = false;  // the template's generation prompt already opened it
 };
 
 struct TextStreamOptions {
-  std::vector<std::string> stop;  // matched in the answer (not in the reasoning); empty strings are ignored
-  bool include_stop = false;      // keep the matched stop string in the text
-  ReasoningFormat reasoning;
+  std::vector<std::string> stop{};  // matched in the answer (not in the reasoning); empty strings are ignored
+  bool include_stop = false;        // keep the matched stop string in the text
+  ReasoningFormat reasoning{};
   bool strip_leading_space = false;  // see Tokenizer::strips_leading_space
 };
 
