@@ -241,6 +241,14 @@ void Store::DropOldPartials() const {
   }
 }
 
+void Store::DropOldPartials() const {
+  for (const fs::path& entry : EntriesOf(root_ / "partial")) {
+    std::error_code error;
+    const auto changed = fs::last_write_time(entry, error);
+    if (!error && fs::file_time_type::clock::now() - changed > kKeepPartials) RemoveTree(entry);
+  }
+}
+
 Result<fs::path> Store::Materialise(const StoredModel& model) const {
   const fs::path folder = root_ / "links" / LinksKey(model);
   std::error_code error;
