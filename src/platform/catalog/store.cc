@@ -22,7 +22,6 @@ namespace fs = std::filesystem;
 constexpr uint64_t kMaxManifestBytes = 4 << 20;
 constexpr uint64_t kSpareDiskBytes = uint64_t{64} << 20;  // left free for everyone else on the disk
 constexpr size_t kMaxModels = 100'000;
-constexpr auto kKeepPartials = std::chrono::hours(24 * 14);
 
 std::string LinksKey(const StoredModel& model) {
   std::string text = model.format;
@@ -238,14 +237,6 @@ void Store::DropOldPartials() const {
     std::error_code error;
     const fs::file_time_type changed = fs::last_write_time(folder, error);
     if (!error && fs::file_time_type::clock::now() - changed > kKept) RemoveTree(folder);
-  }
-}
-
-void Store::DropOldPartials() const {
-  for (const fs::path& entry : EntriesOf(root_ / "partial")) {
-    std::error_code error;
-    const auto changed = fs::last_write_time(entry, error);
-    if (!error && fs::file_time_type::clock::now() - changed > kKeepPartials) RemoveTree(entry);
   }
 }
 
