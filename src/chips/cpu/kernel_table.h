@@ -111,18 +111,19 @@ inline constexpr uint8_t kMxfp4Codes[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 
 
 // Rows of activations rounded to int8, one scale for each group of 32: x ~ scale * code.
 struct QuantisedRows {
-  const int8_t* codes;     // [rows][columns], -127..127
-  const int16_t* pairs;    // [rows][columns], each four codes as (0, 2, 1, 3); only for some kernels
+  const int8_t* codes;     // [rows][stride], -127..127
+  const int16_t* pairs;    // [rows][stride], each four codes as (0, 2, 1, 3); only for some kernels
   const float* scales;     // [rows][groups]
   const float* sums;       // [rows][groups or 2 groups] scale * (sum of codes), for minimums
   const int32_t* offsets;  // [rows][groups or 2 groups] -zero * (sum of codes)
-  int64_t columns;
+  int64_t stride;
 };
 
 struct QuantiseTask {
   const float* x;
   int64_t x_stride;
   int64_t row_begin, row_end, columns;
+  int64_t stride;  // of codes and pairs
   int8_t* codes;
   int16_t* pairs;  // nullptr: not wanted
   float* scales;

@@ -12,9 +12,19 @@ TP_INLINE Floats LoadWeight(const std::byte* p) {
   return LoadBfloat(p);
 }
 
+// A block of columns of all rows of a task, copied together: rows of x are often a multiple of 4 KiB apart,
+// and would push each other out of the first-level cache.
+constexpr int64_t kFloatTileRows = 64;
+constexpr int64_t kFloatTileStride = kFloatBlock + 16;
+struct FloatTile {
+  const float* x;  // the row `row` at x + (row - first_row) * stride, column `begin` first
+  int64_t stride, first_row, end_row;
+};
+
 // kRows rows of x times kPanels panels, columns [begin, end).
 template <PanelLayout kLayout, int kRows, int kPanels>
-static void FloatBlock(const LinearTask& task, int64_t first_panel, int64_t row, int64_t begin, int64_t end) {
+static void FloatBlock(const LinearTask& task, const FloatTile& tile, int64_t first_panel, int64_t row,
+                       int64_t begin, int64_t end) {
   constexpr int64_t kElement = kLayout == kPanelF32 ? 4 : 2;
   constexpr int kVectors = kPanels * kFloatVectors;
   const std::byte* weight[kPanels];
@@ -25,7 +35,7 @@ static void FloatBlock(const LinearTask& task, int64_t first_panel, int64_t row,
         task.weight + static_cast<size_t>(first_panel + p) * task.panel_bytes + begin * kPanelRows * kElement;
   }
   for (int m = 0; m < kRows; ++m) {
-    x[m] = task.x + (row + m) * task.x_stride + begin;
+    x[m] = tile.x + (row + m - tile.first_row) * tile.stride;
     for (int v = 0; v < kVectors; ++v) sum[m][v] = Zero();
   }
 #pragma GCC unroll 4
@@ -55,36 +65,72 @@ static void FloatBlock(const LinearTask& task, int64_t first_panel, int64_t row,
 }
 
 template <PanelLayout kLayout, int kPanels>
-static void FloatRows(const LinearTask& task, int64_t panel, int64_t begin, int64_t end) {
-  int64_t row = task.row_begin;
-  if constexpr (kPanels == 1) {
-    for (; row + kFloatRows <= task.row_end; row += kFloatRows) {
-      FloatBlock<kLayout, kFloatRows, 1>(task, panel, row, begin, end);
+static void FloatRows(const LinearTask& task, const FloatTile& tile, int64_t panel, int64_t begin,
+                      int64_t end) {
+  int64_t row = tile.first_row;
+  if constexpr (kPanels <= kFloatPanels) {
+    for (; row + kFloatRows <= tile.end_row; row += kFloatRows) {
+      FloatBlock<kLayout, kFloatRows, kPanels>(task, tile, panel, row, begin, end);
     }
     if constexpr (kFloatRows > 4) {
-      if (row + 4 <= task.row_end) FloatBlock<kLayout, 4, 1>(task, panel, row, begin, end), row += 4;
+      if (row + 4 <= tile.end_row)
+        FloatBlock<kLayout, 4, kPanels>(task, tile, panel, row, begin, end), row += 4;
     }
   }
-  for (; row + 2 <= task.row_end; row += 2) FloatBlock<kLayout, 2, kPanels>(task, panel, row, begin, end);
-  if (row < task.row_end) FloatBlock<kLayout, 1, kPanels>(task, panel, row, begin, end);
+  for (; row + 2 <= tile.end_row; row += 2)
+    FloatBlock<kLayout, 2, kPanels>(task, tile, panel, row, begin, end);
+  if (row < tile.end_row) FloatBlock<kLayout, 1, kPanels>(task, tile, panel, row, begin, end);
+}
+
+template <PanelLayout kLayout, int kPanels>
+static int64_t FloatPanels(const LinearTask& task, const FloatTile& tile, int64_t panel, int64_t begin,
+                           int64_t end) {
+  for (; panel + kPanels <= task.panel_end; panel += kPanels) {
+    FloatRows<kLayout, kPanels>(task, tile, panel, begin, end);
+  }
+  return panel;
+}
+
+// Few rows: panel after panel, so that the weights stream.
+template <PanelLayout kLayout, int kPanels>
+static int64_t FloatFewRows(const LinearTask& task, int64_t panel) {
+  for (; panel + kPanels <= task.panel_end; panel += kPanels) {
+    for (int64_t k = 0; k < task.columns; k += kFloatBlock) {
+      const int64_t end = k + kFloatBlock < task.columns ? k + kFloatBlock : task.columns;
+      const FloatTile tile = {task.x + task.row_begin * task.x_stride + k, task.x_stride, task.row_begin,
+                              task.row_end};
+      FloatRows<kLayout, kPanels>(task, tile, panel, k, end);
+    }
+  }
+  return panel;
 }
 
 template <PanelLayout kLayout>
 static void LinearFloat(const LinearTask& task) {
-  // A single row has one chain of additions per vector; several panels at once hide the latency.
-  constexpr int kWidePanels = 4 / kFloatVectors;
-  int64_t panel = task.panel_begin;
-  if (task.row_end - task.row_begin <= 3) {
-    for (; panel + kWidePanels <= task.panel_end; panel += kWidePanels) {
-      for (int64_t k = 0; k < task.columns; k += kFloatBlock) {
-        FloatRows<kLayout, kWidePanels>(task, panel, k,
-                                        k + kFloatBlock < task.columns ? k + kFloatBlock : task.columns);
-      }
-    }
+  // Every vector of sums is one chain of additions; several panels at once hide the latency where rows are
+  // few, and halve the loads of x where they are many.
+  const int64_t rows = task.row_end - task.row_begin;
+  if (rows <= 8) {
+    constexpr int kFewPanels = 4 / kFloatVectors;
+    int64_t panel = task.panel_begin;
+    if (rows <= 3) panel = FloatFewRows<kLayout, kFewPanels>(task, panel);
+    if constexpr (kFloatPanels > 1) panel = FloatFewRows<kLayout, kFloatPanels>(task, panel);
+    FloatFewRows<kLayout, 1>(task, panel);
+    return;
   }
-  for (; panel < task.panel_end; ++panel) {
+  alignas(64) float copy[kFloatTileRows * kFloatTileStride];
+  for (int64_t row = task.row_begin; row < task.row_end; row += kFloatTileRows) {
+    const int64_t row_end = row + kFloatTileRows < task.row_end ? row + kFloatTileRows : task.row_end;
     for (int64_t k = 0; k < task.columns; k += kFloatBlock) {
-      FloatRows<kLayout, 1>(task, panel, k, k + kFloatBlock < task.columns ? k + kFloatBlock : task.columns);
+      const int64_t end = k + kFloatBlock < task.columns ? k + kFloatBlock : task.columns;
+      for (int64_t r = row; r < row_end; ++r) {
+        __builtin_memcpy(copy + (r - row) * kFloatTileStride, task.x + r * task.x_stride + k,
+                         static_cast<size_t>(end - k) * sizeof(float));
+      }
+      const FloatTile tile = {copy, kFloatTileStride, row, row_end};
+      int64_t panel = task.panel_begin;
+      if constexpr (kFloatPanels > 1) panel = FloatPanels<kLayout, kFloatPanels>(task, tile, panel, k, end);
+      FloatPanels<kLayout, 1>(task, tile, panel, k, end);
     }
   }
 }

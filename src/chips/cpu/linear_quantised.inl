@@ -1,6 +1,9 @@
 // y = x W^T for quantised panels: dot products of 8-bit integers, exact within a group, scaled and added in
 // float32 in the order of the groups. Every path (any number of rows) does the same additions for an output.
 
+// Stops the compiler from regrouping a chain of integer additions into a tree, whose leaves it then spills.
+TP_INLINE void KeepInRegister(Ints& v) { asm("" : "+v"(v)); }
+
 // Code vector j of a group: lane r holds row r's columns 4 j .. 4 j + 3. See panel_layout.h for the planes.
 template <CodeStorage kStorage, int kJ>
 TP_INLINE Ints UnpackCodes(const std::byte* codes) {
@@ -53,6 +56,7 @@ struct GroupDot {
         for (int m = 0; m < kRows; ++m) {
           sums[m] = AddInt32(sums[m], MulAdd16(even, BroadcastInt(pairs[m] + kJ * 4)));
           sums[m] = AddInt32(sums[m], MulAdd16(odd, BroadcastInt(pairs[m] + kJ * 4 + 2)));
+          KeepInRegister(sums[m]);
         }
       } else {
         constexpr int kInChain = (kJ - kFirst) % kChain;
@@ -61,6 +65,7 @@ struct GroupDot {
         for (int m = 0; m < kRows; ++m) {
           const Ints product = MulAddBytes(u, BroadcastInt(x[m] + kJ * 4));
           short_sums[m] = kInChain == 0 ? product : AddInt16(short_sums[m], product);
+          KeepInRegister(short_sums[m]);
           if constexpr (kLast) sums[m] = AddInt32(sums[m], MulAdd16(short_sums[m], ones));
         }
       }
@@ -94,8 +99,8 @@ static void QuantisedBlock(const LinearTask& task, const std::byte* panel, int64
     const int32_t* x_offsets[kRows];
     Floats total[kRows];
     for (int m = 0; m < kRows; ++m) {
-      x[m] = q.codes + (row + m) * q.columns;
-      pairs[m] = kWide ? q.pairs + (row + m) * q.columns : nullptr;
+      x[m] = q.codes + (row + m) * q.stride;
+      pairs[m] = kWide ? q.pairs + (row + m) * q.stride : nullptr;
       x_scales[m] = q.scales + (row + m) * groups;
       x_sums[m] = kMinimum ? q.sums + (row + m) * groups * kParts : nullptr;
       x_offsets[m] = kFormat.zero != 0 ? q.offsets + (row + m) * groups * kParts : nullptr;
@@ -186,7 +191,7 @@ static void QuantiseRows(const QuantiseTask& task) {
   const int64_t groups = task.columns / kGroup;
   for (int64_t row = task.row_begin; row < task.row_end; ++row) {
     const float* x = task.x + row * task.x_stride;
-    int8_t* codes = task.codes + row * task.columns;
+    int8_t* codes = task.codes + row * task.stride;
     for (int64_t g = 0; g < groups; ++g, x += kGroup, codes += kGroup) {
       Floats v[kVectors];
       Floats largest = Zero();
@@ -214,7 +219,7 @@ static void QuantiseRows(const QuantiseTask& task) {
         sums[1] = SumInts(AddInt32(c[kVectors - 2], c[kVectors - 1]));
       }
       if (task.pairs != nullptr) {
-        int16_t* pairs = task.pairs + row * task.columns + g * kGroup;
+        int16_t* pairs = task.pairs + row * task.stride + g * kGroup;
         for (int i = 0; i < kGroup; i += 16) {
           __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)));
           wide = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(wide, 0xd8), 0xd8);

@@ -118,4 +118,5 @@ TP_INLINE Ints DotBytes(Ints sum, Ints, Ints) { return sum; }
 constexpr int kLinearRows = 4;    // rows of x that share one unpacking of a weight block
 constexpr int kFloatVectors = 2;  // vectors of a panel
 constexpr int kFloatRows = 4;
+constexpr int kFloatPanels = 1;    // panels at once for many rows
 constexpr int kAttentionSums = 8;  // accumulators of the attention loops at most

@@ -117,4 +117,5 @@ TP_INLINE Ints DotBytes(Ints sum, Ints, Ints) { return sum; }
 constexpr int kLinearRows = 8;    // rows of x that share one unpacking of a weight block
 constexpr int kFloatVectors = 1;  // vectors of a panel
 constexpr int kFloatRows = 8;
+constexpr int kFloatPanels = 2;     // panels at once for many rows
 constexpr int kAttentionSums = 16;  // accumulators of the attention loops at most

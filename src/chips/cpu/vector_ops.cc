@@ -186,7 +186,7 @@ void VectorOps::Linear(ConstMatrix x, std::span<const LinearTarget> targets) {
     if (activations_.capacity() < ActivationScratch::ElementsFor(x.rows, x.columns)) {
       CHECK(activations_.Reserve(ActivationScratch::ElementsFor(x.rows, x.columns)).has_value());
     }
-    pass_rows = std::min(x.rows, activations_.capacity() / x.columns);
+    pass_rows = std::min(x.rows, activations_.capacity() / ActivationScratch::StrideFor(x.columns));
   }
   for (int64_t begin = 0; begin < x.rows; begin += pass_rows) {
     const int64_t end = std::min(x.rows, begin + pass_rows);

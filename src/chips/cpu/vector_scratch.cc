@@ -29,9 +29,15 @@ int64_t Round64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 }  // namespace
 
-int64_t ActivationScratch::ElementsFor(int64_t rows, int64_t columns) {
+int64_t ActivationScratch::StrideFor(int64_t columns) {
   const int64_t padded = (columns + kGroup - 1) / kGroup * kGroup;
-  return std::max(padded, std::min(rows * padded, kMaxElements));
+  return padded % 512 == 0 ? padded + 2 * kGroup : padded;
+}
+
+int64_t ActivationScratch::ElementsFor(int64_t rows, int64_t columns) {
+  // A narrower matrix may have the wider stride.
+  const int64_t stride = StrideFor(columns) + 2 * kGroup;
+  return std::max(stride, std::min(rows * stride, kMaxElements));
 }
 
 size_t ActivationScratch::BytesFor(int64_t elements) const {
@@ -69,9 +75,10 @@ Status ActivationScratch::Reserve(int64_t elements) {
 }
 
 void ActivationScratch::Begin(int64_t rows, int64_t columns) {
-  CHECK(rows * columns <= capacity_);
   rows_ = rows;
   columns_ = columns;
+  stride_ = StrideFor(columns);
+  CHECK(rows * stride_ <= capacity_);
   sums_valid_.fill(false);
   offsets_valid_.fill(false);
 }
@@ -79,6 +86,7 @@ void ActivationScratch::Begin(int64_t rows, int64_t columns) {
 QuantiseTask ActivationScratch::Task() const {
   QuantiseTask task{};
   task.columns = columns_;
+  task.stride = stride_;
   task.codes = codes_;
   task.pairs = pairs_;
   task.scales = scales_;
@@ -122,7 +130,7 @@ QuantisedRows ActivationScratch::For(PanelLayout layout) {
   rows.codes = codes_;
   rows.pairs = pairs_;
   rows.scales = scales_;
-  rows.columns = columns_;
+  rows.stride = stride_;
   if (HasMinimum(format.scales)) rows.sums = Sums(by16);
   if (format.zero != 0) rows.offsets = Offsets(format.zero, by16);
   return rows;

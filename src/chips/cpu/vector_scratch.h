@@ -23,6 +23,9 @@ class ActivationScratch {
   // stays bounded; at least one row.
   static constexpr int64_t kMaxElements = int64_t{4} << 20;
   static int64_t ElementsFor(int64_t rows, int64_t columns);
+  // Codes between rows: whole groups, and never a multiple of 512, since rows at the same place of a 4 KiB
+  // page would push each other out of the first-level cache.
+  static int64_t StrideFor(int64_t columns);
   size_t BytesFor(int64_t elements) const;
   Status Reserve(int64_t elements);
   int64_t capacity() const { return capacity_; }
@@ -39,7 +42,7 @@ class ActivationScratch {
   const int32_t* Offsets(int zero, bool by16);
 
   bool with_pairs_;
-  int64_t capacity_ = 0, rows_ = 0, columns_ = 0;
+  int64_t capacity_ = 0, rows_ = 0, columns_ = 0, stride_ = 0;
   DeviceBuffer buffer_;
   int8_t* codes_ = nullptr;
   int16_t* pairs_ = nullptr;

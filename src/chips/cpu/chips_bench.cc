@@ -1,0 +1,196 @@
+// Speed of Linear and Attention on the shapes of Qwen3-0.6B, as a share of what this machine can do.
+//
+//   chips_bench [--set avx512] [--threads N] [--types Q4_0,Q8_0] [--rows 1,4,16,128,512] [--layers 6]
+//   [--seconds 0.3]
+//
+// The limit of a row is the larger of bytes / bandwidth and operations / rate, both measured in the same run:
+// int8 rate for quantised types, float32 rate for the others. Times are the best of several repetitions;
+// "core" divides by the processor time used instead, which other load on the machine disturbs less.
+#include <fmt/format.h>
+#include <time.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <sstream>
+
+#include "chips/cpu/random_weights.h"
+
+namespace tidepool::chips::cpu {
+namespace {
+
+struct Settings {
+  std::string set;
+  int threads = 0;
+  std::vector<std::string> types;
+  std::vector<int64_t> rows = {1, 4, 16, 128, 512};
+  int layers = 6;
+  double seconds = 0.3;
+};
+
+std::vector<std::string> Split(const std::string& text) {
+  std::vector<std::string> parts;
+  std::istringstream stream(text);
+  for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
+  return parts;
+}
+
+double ProcessSeconds() {
+  timespec t{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+struct Timing {
+  double wall_s = 1e30, core_s = 1e30;
+};
+template <typename Body>
+Timing Best(double seconds, Body&& body) {
+  using Clock = std::chrono::steady_clock;
+  body();
+  Timing best;
+  const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+  do {
+    const auto begin = Clock::now();
+    const double cpu = ProcessSeconds();
+    body();
+    best.core_s = std::min(best.core_s, ProcessSeconds() - cpu);
+    best.wall_s = std::min(best.wall_s, std::chrono::duration<double>(Clock::now() - begin).count());
+  } while (Clock::now() < end);
+  return best;
+}
+
+// The four groups of matrices of a layer that share their input: [columns, outputs...].
+struct Group {
+  int64_t columns;
+  std::vector<int64_t> outputs;
+};
+const std::vector<Group>& LayerGroups() {
+  static const std::vector<Group> groups = {
+      {1024, {2048, 1024, 1024}}, {2048, {1024}}, {1024, {3072, 3072}}, {3072, {1024}}};
+  return groups;
+}
+
+void BenchLinear(Device& device, const Roofline& roofline, DataType type, WeightPrecision precision,
+                 const Settings& settings) {
+  std::mt19937 random(1);
+  std::vector<std::vector<OwnedWeight>> layers;
+  double bytes = 0, products = 0;
+  for (int layer = 0; layer < settings.layers; ++layer) {
+    layers.emplace_back();
+    for (const Group& group : LayerGroups()) {
+      for (const int64_t outputs : group.outputs) {
+        const WeightSpec spec{type, outputs, group.columns, precision};
+        layers.back().push_back(PackOn(device, spec, RandomWeights(type, outputs, group.columns, random)));
+        bytes += static_cast<double>(layers.back().back().weight.bytes);
+        products += static_cast<double>(outputs * group.columns);
+      }
+    }
+  }
+  const bool plain = precision == WeightPrecision::kFloat32 || TraitsOf(type).block_elements == 1;
+  for (const int64_t rows : settings.rows) {
+    (void)device.ReserveScratch(static_cast<int32_t>(rows), 3072);
+    const std::vector<float> x = RandomFloats(static_cast<size_t>(rows * 3072), 1.0f, random);
+    std::vector<float> out(static_cast<size_t>(rows * 6144));
+    std::vector<LinearTarget> targets;
+    const Timing time = Best(settings.seconds, [&] {
+      for (const std::vector<OwnedWeight>& layer : layers) {
+        size_t next = 0;
+        for (const Group& group : LayerGroups()) {
+          targets.clear();
+          float* to = out.data();
+          for (const int64_t outputs : group.outputs) {
+            targets.push_back({&layer[next++].weight, nullptr, Matrix{to, rows, outputs, outputs}});
+            to += rows * outputs;
+          }
+          device.ops().Linear(ConstMatrix(x.data(), rows, group.columns, group.columns), targets);
+        }
+      }
+    });
+    const double operations = 2 * products * static_cast<double>(rows);
+    const double rate = plain ? roofline.f32_flops_per_s : roofline.int8_ops_per_s;
+    const double limit_s = std::max(bytes / roofline.memory_bytes_per_s, operations / rate);
+    fmt::print("{:<8} rows {:>4}  {:7.2f} GB/s  {:8.1f} GOPS  {:8.1f} GOPS/core  {:5.1f} % of the limit\n",
+               precision == WeightPrecision::kFloat32 ? "float32" : TraitsOf(type).name, rows,
+               bytes / time.wall_s * 1e-9, operations / time.wall_s * 1e-9, operations / time.core_s * 1e-9,
+               100 * limit_s / time.wall_s);
+  }
+}
+
+void BenchAttention(Device& device, const Settings& settings) {
+  std::mt19937 random(2);
+  const KvLayout layout{DataType::kF16, 1, 8, 128, 128};
+  constexpr int32_t kHeads = 16;
+  for (const auto& [tokens, context] : {std::pair{1, 512}, {1, 8192}, {512, 0}, {512, 7680}}) {
+    (void)device.ReserveScratch(512, 3072);
+    const int32_t blocks = (tokens + context + 15) / 16;
+    DeviceBuffer memory = device.Allocate(static_cast<size_t>(blocks) * layout.block_bytes()).value();
+    std::vector<std::byte*> table;
+    for (int32_t b = 0; b < blocks; ++b) {
+      table.push_back(memory.data() + static_cast<size_t>(b) * layout.block_bytes());
+    }
+    const SequenceSlice slice{0, tokens, context, table.data(), blocks};
+    const int64_t columns = kHeads * 128;
+    const std::vector<float> query = RandomFloats(static_cast<size_t>(tokens * columns), 1.0f, random);
+    std::vector<float> out(query.size());
+    AttentionArgs args;
+    args.query = ConstMatrix(query.data(), tokens, columns, columns);
+    args.out = Matrix{out.data(), tokens, columns, columns};
+    args.layout = &layout;
+    args.query_heads = kHeads;
+    args.scale = 0.088f;
+    args.sequences = std::span(&slice, 1);
+    const Timing time = Best(settings.seconds, [&] { device.ops().Attention(args); });
+    const double pairs = static_cast<double>(tokens) * (context + 0.5 * (tokens + 1));
+    const double operations = 2.0 * pairs * kHeads * 256;
+    fmt::print(
+        "attention {:>4} tokens at {:>5}: {:8.1f} us  {:7.2f} GFLOPS  {:7.2f} GFLOPS/core  KV {:6.2f} GB/s\n",
+        tokens, context, time.wall_s * 1e6, operations / time.wall_s * 1e-9, operations / time.core_s * 1e-9,
+        static_cast<double>(static_cast<size_t>(blocks) * layout.block_bytes()) / time.wall_s * 1e-9);
+  }
+}
+
+int Main(int argc, char** argv) {
+  Settings settings;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string flag = argv[i], value = argv[i + 1];
+    if (flag == "--set") settings.set = value;
+    if (flag == "--threads") settings.threads = std::atoi(value.c_str());
+    if (flag == "--types") settings.types = Split(value);
+    if (flag == "--layers") settings.layers = std::atoi(value.c_str());
+    if (flag == "--seconds") settings.seconds = std::atof(value.c_str());
+    if (flag == "--rows") {
+      settings.rows.clear();
+      for (const std::string& part : Split(value)) settings.rows.push_back(std::atoll(part.c_str()));
+    }
+  }
+  DeviceOptions options;
+  options.instruction_set = settings.set;
+  options.threads = settings.threads;
+  Result<std::unique_ptr<Device>> device = MakeCpuDevice(options);
+  if (!device) {
+    fmt::print(stderr, "{}\n", device.error().message);
+    return 1;
+  }
+  const Roofline roofline = (*device)->MeasureRoofline();
+  fmt::print("{}, {}: {:.1f} GB/s, int8 {:.3f} TOPS, float32 {:.3f} TFLOPS\n", (*device)->info().name,
+             (*device)->info().instruction_set, roofline.memory_bytes_per_s * 1e-9,
+             roofline.int8_ops_per_s * 1e-12, roofline.f32_flops_per_s * 1e-12);
+  const auto wanted = [&](std::string_view name) {
+    return settings.types.empty() || std::ranges::find(settings.types, name) != settings.types.end();
+  };
+  for (const DataType type : AllWeightTypes()) {
+    if (wanted(TraitsOf(type).name))
+      BenchLinear(**device, roofline, type, WeightPrecision::kNative, settings);
+  }
+  if (wanted("float32"))
+    BenchLinear(**device, roofline, DataType::kQ8_0, WeightPrecision::kFloat32, settings);
+  if (wanted("attention")) BenchAttention(**device, settings);
+  return 0;
+}
+
+}  // namespace
+}  // namespace tidepool::chips::cpu
+
+int main(int argc, char** argv) { return tidepool::chips::cpu::Main(argc, argv); }

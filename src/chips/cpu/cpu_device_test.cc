@@ -1,0 +1,238 @@
+// The device around the kernels: errors, memory, the machine's limits, scratch, the simulated device.
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <new>
+#include <thread>
+
+#include "chips/cpu/processor.h"
+#include "chips/cpu/random_weights.h"
+
+namespace {
+std::atomic<int64_t> g_allocations{0};
+}
+// Not inlined: g++ would take the pair for a mismatch of new and free.
+__attribute__((noinline)) void* operator new(size_t bytes) {
+  g_allocations.fetch_add(1, std::memory_order_relaxed);
+  if (void* p = std::malloc(bytes)) return p;
+  throw std::bad_alloc();
+}
+__attribute__((noinline)) void operator delete(void* p) noexcept { std::free(p); }
+__attribute__((noinline)) void operator delete(void* p, size_t) noexcept { std::free(p); }
+
+namespace tidepool::chips::cpu {
+namespace {
+
+TEST(CpuDevice, UnknownInstructionSetNamesThoseThatExist) {
+  DeviceOptions options;
+  options.instruction_set = "mmx";
+  const auto device = MakeCpuDevice(options);
+  ASSERT_FALSE(device.has_value());
+  EXPECT_EQ(device.error().kind, ErrorKind::kInvalid);
+  EXPECT_EQ(device.error().param, "instruction_set");
+  for (const std::string& set : CpuInstructionSets()) {
+    EXPECT_NE(device.error().message.find(set), std::string::npos) << device.error().message;
+  }
+  EXPECT_EQ(CpuInstructionSets().back(), "reference");
+}
+
+TEST(CpuDevice, ThreadsOutOfRangeAreRefused) {
+  for (const int threads : {-1, 257, 1 << 30}) {
+    DeviceOptions options;
+    options.threads = threads;
+    const auto device = MakeCpuDevice(options);
+    ASSERT_FALSE(device.has_value());
+    EXPECT_EQ(device.error().param, "threads");
+  }
+}
+
+TEST(CpuDevice, InfoIsSensible) {
+  const auto device = MakeCpuDevice({}).value();
+  EXPECT_EQ(device->info().kind, DeviceKind::kCpu);
+  EXPECT_EQ(device->info().instruction_set, CpuInstructionSets().front());
+  EXPECT_EQ(device->info().threads, UsableCores());
+  EXPECT_GT(device->info().memory_bytes, uint64_t{64} << 20);
+}
+
+TEST(CpuDevice, MemoryIsZeroAndAlignedAndRefusedKindly) {
+  const auto device = MakeCpuDevice({}).value();
+  for (const size_t bytes : {size_t{1}, size_t{4097}, size_t{5} << 20}) {
+    const DeviceBuffer buffer = device->Allocate(bytes).value();
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % 64, 0u);
+    for (size_t i = 0; i < bytes; i += 1021) ASSERT_EQ(buffer.data()[i], std::byte{0});
+  }
+  const auto too_much = device->Allocate(size_t{1} << 62);
+  ASSERT_FALSE(too_much.has_value());
+  EXPECT_EQ(too_much.error().kind, ErrorKind::kUnavailable);
+  EXPECT_EQ(device->Allocate(0).value().bytes(), 0u);
+}
+
+TEST(CpuDevice, ImpossibleWeightsAreErrorsForEveryBackend) {
+  for (const std::string& set : CpuInstructionSets()) {
+    const std::unique_ptr<Device> device = MakeDevice(set, 1);
+    for (const WeightSpec spec : {WeightSpec{DataType::kQ4_0, 4, 33}, WeightSpec{DataType::kQ4_K, 4, 128},
+                                  WeightSpec{DataType::kF32, 0, 4}, WeightSpec{DataType::kF32, 4, -1},
+                                  WeightSpec{DataType::kF32, int64_t{1} << 40, int64_t{1} << 40},
+                                  WeightSpec{static_cast<DataType>(999), 4, 32}}) {
+      const auto bytes = device->PackedBytes(spec);
+      ASSERT_FALSE(bytes.has_value());
+      EXPECT_EQ(bytes.error().kind, ErrorKind::kInvalid);
+    }
+    const WeightSpec good{DataType::kQ8_0, 4, 32};
+    const DeviceBuffer buffer = device->Allocate(device->PackedBytes(good).value()).value();
+    const std::vector<std::byte> short_source(4 * 34 - 1);
+    EXPECT_FALSE(device->Pack(good, short_source, buffer.data()).has_value());
+  }
+}
+
+TEST(CpuDevice, RooflineIsMeasured) {
+  for (const std::string& set : CpuInstructionSets()) {
+    const Roofline roofline = MakeDevice(set, 2)->MeasureRoofline();
+    EXPECT_GT(roofline.memory_bytes_per_s, 1e7) << set;
+    EXPECT_GT(roofline.int8_ops_per_s, 1e7) << set;
+    EXPECT_GT(roofline.f32_flops_per_s, 1e7) << set;
+  }
+}
+
+// A step's operations after ReserveScratch and one warm-up take nothing from the heap.
+TEST(CpuDevice, OperationsDoNotAllocate) {
+  std::mt19937 random(1);
+  for (const std::string& set : VectorInstructionSets()) {
+    const std::unique_ptr<Device> device = MakeDevice(set, 2);
+    constexpr int32_t kTokens = 70, kWidth = 512;
+    ASSERT_TRUE(device->ReserveScratch(kTokens, kWidth).has_value());
+    std::vector<OwnedWeight> weights;
+    for (const DataType type : AllWeightTypes()) {
+      const WeightSpec spec{type, kWidth, kWidth, WeightPrecision::kNative};
+      weights.push_back(PackOn(*device, spec, RandomWeights(type, kWidth, kWidth, random)));
+    }
+    std::vector<float> x = RandomFloats(kTokens * kWidth, 1.0f, random), y(x.size());
+    const std::vector<float> frequencies(32, 0.5f);
+    const KvLayout kv{DataType::kF16, 1, 8, 64, 64};
+    const DeviceBuffer memory = device->Allocate(200 * kv.block_bytes()).value();
+    std::vector<std::byte*> blocks;
+    for (size_t b = 0; b < 200; ++b) blocks.push_back(memory.data() + b * kv.block_bytes());
+    std::vector<int32_t> positions(kTokens);
+    const auto step = [&](int32_t tokens, int32_t context) {
+      const Matrix in{x.data(), tokens, kWidth, kWidth}, out{y.data(), tokens, kWidth, kWidth};
+      for (int32_t t = 0; t < tokens; ++t) positions[static_cast<size_t>(t)] = context + t;
+      const SequenceSlice slice{0, tokens, context, blocks.data(), 200};
+      Ops& ops = device->ops();
+      for (const OwnedWeight& owned : weights) {
+        const LinearTarget target{&owned.weight, nullptr, out};
+        ops.Linear(in, std::span(&target, 1));
+      }
+      RopeArgs rope{in, 64, 64, std::span(positions).first(static_cast<size_t>(tokens)), frequencies.data()};
+      ops.Rope(rope);
+      ops.AppendKv({in, in, &kv, 0, std::span(&slice, 1)});
+      AttentionArgs attention{in, out, &kv, 0, 8, 0.125f, 0, true, std::span(&slice, 1)};
+      ops.Attention(attention);
+      ops.RmsNorm(in, x.data(), 1e-5f, out);
+      ops.GatedActivation(Activation::kSilu, in, in, out);
+      ops.Add(in, in, out);
+    };
+    step(kTokens, 0);
+    const int64_t before = g_allocations.load();
+    for (int i = 0; i < 5; ++i) {
+      step(kTokens, 70 * i);
+      step(1, 3000);  // one row over many splits: the split attention
+    }
+    EXPECT_EQ(g_allocations.load(), before) << set;
+  }
+}
+
+// Packing on a loading thread while the engine thread computes.
+TEST(CpuDevice, PackingBesideOperations) {
+  std::mt19937 random(2);
+  const std::unique_ptr<Device> device = MakeDevice(CpuInstructionSets().front(), 3);
+  const WeightSpec spec{DataType::kQ8_0, 600, 256, WeightPrecision::kNative};
+  const std::vector<std::byte> source = RandomWeights(spec.type, spec.rows, spec.columns, random);
+  const OwnedWeight first = PackOn(*device, spec, source);
+  std::thread loader([&] {
+    for (int i = 0; i < 20; ++i) {
+      const OwnedWeight again = PackOn(*device, spec, source);
+      EXPECT_EQ(0, std::memcmp(again.weight.data, first.weight.data, first.weight.bytes));
+    }
+  });
+  const std::vector<float> x = RandomFloats(4 * 256, 1.0f, random);
+  std::vector<float> expected(4 * 600), out(4 * 600);
+  const LinearTarget once{&first.weight, nullptr, Matrix{expected.data(), 4, 600, 600}};
+  device->ops().Linear(ConstMatrix(x.data(), 4, 256, 256), std::span(&once, 1));
+  for (int i = 0; i < 200; ++i) {
+    const LinearTarget target{&first.weight, nullptr, Matrix{out.data(), 4, 600, 600}};
+    device->ops().Linear(ConstMatrix(x.data(), 4, 256, 256), std::span(&target, 1));
+    ASSERT_EQ(out, expected);
+  }
+  loader.join();
+}
+
+class CgroupFolder : public testing::Test {
+ protected:
+  void SetUp() override {
+    root_ = std::filesystem::path(testing::TempDir()) /
+            ("cgroup_" + std::to_string(std::chrono::steady_clock::now().time_since_epoch().count()));
+  }
+  void TearDown() override { std::filesystem::remove_all(root_); }
+  void Write(const std::string& path, const std::string& text) {
+    std::filesystem::create_directories((root_ / path).parent_path());
+    std::ofstream(root_ / path) << text << "\n";
+  }
+  std::filesystem::path root_;
+};
+
+TEST_F(CgroupFolder, Version2TakesTheTightestAncestor) {
+  Write("a/cpu.max", "300000 100000");
+  Write("a/memory.max", "4000000000");
+  Write("a/b/cpu.max", "max 100000");
+  Write("a/b/memory.max", "8000000000");
+  const CgroupLimits limits = ReadCgroupLimits(root_.string(), "0::/a/b\n");
+  EXPECT_DOUBLE_EQ(limits.cores, 3.0);
+  EXPECT_EQ(limits.memory_bytes, 4000000000u);
+}
+
+TEST_F(CgroupFolder, Version1QuotaAndMissingLimits) {
+  Write("cpu/x/cpu.cfs_quota_us", "150000");
+  Write("cpu/x/cpu.cfs_period_us", "100000");
+  Write("cpu/cpu.cfs_quota_us", "-1");
+  Write("cpu/cpu.cfs_period_us", "100000");
+  Write("memory/memory.limit_in_bytes", "9223372036854771712");
+  const CgroupLimits limits = ReadCgroupLimits(root_.string(), "4:memory:/x\n3:cpu,cpuacct:/x\n");
+  EXPECT_DOUBLE_EQ(limits.cores, 1.5);
+  EXPECT_EQ(limits.memory_bytes, 0u);
+}
+
+TEST_F(CgroupFolder, NonsenseIsNoLimit) {
+  Write("cpu.max", "hello");
+  Write("memory.max", "-7");
+  for (const std::string membership : {"", "0::/", "garbage", "0::/../../etc", "::\n0::/none/here"}) {
+    const CgroupLimits limits = ReadCgroupLimits(root_.string(), membership);
+    EXPECT_EQ(limits.cores, 0.0);
+    EXPECT_EQ(limits.memory_bytes, 0u);
+  }
+}
+
+TEST(SimulatedDevice, HasMemoryAndTimeButNoKernels) {
+  SimulatedDeviceOptions options;
+  options.memory_bytes = 1 << 20;
+  options.step_base_s = 0.002;
+  options.step_per_token_s = 0.001;
+  const auto device = MakeSimulatedDevice(options);
+  EXPECT_EQ(device->info().kind, DeviceKind::kSimulated);
+  EXPECT_EQ(device->Allocate(1000).value().bytes(), 1000u);
+  EXPECT_FALSE(device->Allocate((1 << 20) + 1).has_value());
+  const auto begin = std::chrono::steady_clock::now();
+  device->AdvanceStep(3);
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(5));
+  std::vector<float> x(4);
+  EXPECT_DEATH(
+      device->ops().Add(Matrix{x.data(), 1, 4, 4}, Matrix{x.data(), 1, 4, 4}, Matrix{x.data(), 1, 4, 4}),
+      "simulated_device_has_no_kernels");
+}
+
+}  // namespace
+}  // namespace tidepool::chips::cpu
