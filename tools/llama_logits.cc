@@ -1,5 +1,5 @@
-// Runs llama.cpp on given token ids and writes its logits, or tokenizes texts: a part of make_logit_oracles.py, built by
-// it against a llama.cpp tree, never with the project.
+// Runs llama.cpp on given token ids and writes its logits, or tokenizes texts: a part of
+// make_logit_oracles.py, built by it against a llama.cpp tree, never with the project.
 //
 //   llama_logits MODEL.gguf IDS.i32 LOGITS.f32 THREADS
 //   llama_logits MODEL.gguf --tokenize TEXT...          one line of ids for each text, no special tokens
