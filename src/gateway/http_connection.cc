@@ -309,8 +309,10 @@ void HttpConnection::Pump() {
   const HttpRequest& request = exchange.request();
   output_.clear();
   output_offset_ = 0;
+  bool overflow = false;
   {
     std::lock_guard lock(exchange.mutex_);
+    overflow = exchange.overflow_;
     if (exchange.response_ && !exchange.head_taken_) {
       HttpResponse& response = *exchange.response_;
       exchange.head_taken_ = true;
@@ -342,6 +344,8 @@ void HttpConnection::Pump() {
       }
     }
   }
+  // Text is missing from the answer: it must not look complete.
+  if (overflow) return Lost(true);
   if (output_.empty()) {
     if (last_output_) FinishExchange();
     return;

@@ -32,9 +32,8 @@ std::vector<std::string_view> Split(std::string_view path) {
 bool IsGreedy(std::string_view segment) { return segment.starts_with('{') && segment.ends_with("...}"); }
 bool IsValue(std::string_view segment) { return segment.starts_with('{'); }
 std::string_view ValueName(std::string_view segment) {
-  segment.remove_prefix(1);
-  segment.remove_suffix(IsGreedy(segment) ? 4 : 1);
-  return segment;
+  const size_t tail = IsGreedy(segment) ? 4 : 1;
+  return segment.substr(1, segment.size() - 1 - tail);
 }
 
 // Where each segment of `pattern` begins in `path`; false if it does not fit. At most one greedy segment.

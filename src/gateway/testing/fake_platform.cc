@@ -225,7 +225,11 @@ std::string FakeInference::TokenText(const std::string& /*model*/, int32_t token
 }
 
 FakeCatalog::FakeCatalog() {
-  catalogue_.push_back({"smollm2:135m", {"org/smollm2"}, "", "apache-2.0", "llama", "135M", 2048});
+  platform::CatalogueEntry entry;
+  entry.id = "smollm2:135m";
+  entry.sources = {"org/smollm2"};
+  entry.licence = "apache-2.0";
+  catalogue_.push_back(std::move(entry));
 }
 
 Result<platform::StoredModel> FakeCatalog::Find(std::string_view /*id*/) const {

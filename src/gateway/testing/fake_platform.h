@@ -23,8 +23,7 @@ inline constexpr std::string_view kTestKey = "tp-test-key";
 // One scripted generation; a script runs on a thread of its own, as the engine's would.
 class FakeRun {
  public:
-  FakeRun(std::shared_ptr<platform::ChatSink> sink, int32_t choices)
-      : choices(choices), sink_(std::move(sink)) {}
+  FakeRun(std::shared_ptr<platform::ChatSink> sink, int32_t count) : choices(count), sink_(std::move(sink)) {}
   void Token(std::string_view content, std::string_view reasoning = {}, int32_t choice = 0,
              std::vector<compute::TokenLogprob> logprobs = {});
   void PromptLogprobs(int32_t choice, std::vector<compute::TokenLogprob> logprobs);
