@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -34,6 +35,7 @@ class RecordingSink final : public GenerateSink {
     reasoning += event.reasoning;
     logprobs.insert(logprobs.end(), event.logprobs.begin(), event.logprobs.end());
     changed_.notify_all();
+    if (on_token) on_token(tokens.size());
   }
   void OnFinish(const FinishEvent& event) override {
     std::lock_guard lock(mutex_);
@@ -59,6 +61,7 @@ class RecordingSink final : public GenerateSink {
     return finishes > 0;
   }
 
+  std::function<void(size_t)> on_token;  // engine thread, with the number of tokens so far; set before Submit
   std::vector<int32_t> tokens;
   std::string content, reasoning;
   std::vector<TokenLogprob> logprobs, prompt_logprobs;
@@ -121,6 +124,13 @@ class EngineTest : public ::testing::Test {
     EXPECT_TRUE(handle) << (handle ? "" : handle.error().message);
     if (handle) sink->Wait();
     return sink;
+  }
+  // Waits until the model is held inside a step (hold was set before).
+  void WaitInStep() {
+    while (fake->entered == fake->steps) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  void TearDown() override {
+    if (fake != nullptr && engine != nullptr) fake->hold = false;
   }
   ModelEntry Entry(ModelHandle model) {
     for (const ModelEntry& entry : engine->ListModels()) {

@@ -335,7 +335,8 @@ TEST_F(EngineTest, ZeroMaxTokensTakesWhatTheMemoryHolds) {
 
 TEST_F(EngineTest, AFullQueueSaysWhenToComeBack) {
   StartEngine({.max_sequences = 1, .max_waiting = 3});
-  const ModelHandle model = AddFake("fake", {.step_time = std::chrono::milliseconds(5)});
+  const ModelHandle model = AddFake();
+  fake->hold = true;
   std::vector<std::shared_ptr<RecordingSink>> sinks;
   Result<RequestHandle> last = RequestHandle{0};
   for (int i = 0; i < 10 && last; ++i) {
@@ -353,16 +354,21 @@ TEST_F(EngineTest, AFullQueueSaysWhenToComeBack) {
 
 TEST_F(EngineTest, CancelFreesEverythingByTheNextStep) {
   StartEngine();
-  const ModelHandle model = AddFake("fake", {.step_time = std::chrono::milliseconds(2)});
+  const ModelHandle model = AddFake();
   auto sink = std::make_shared<RecordingSink>();
+  sink->on_token = [&](size_t said) {
+    if (said == 5) fake->hold = true;
+  };
   const auto handle = engine->Submit(Endless(Request(model, Prompt(20), 1000, sink)));
   ASSERT_TRUE(handle);
   sink->WaitForTokens(5);
+  WaitInStep();
   EXPECT_GT(Entry(model).kv_blocks_used, 0);
   const uint64_t before = engine->load().steps;
   engine->Cancel(*handle);
+  fake->hold = false;
   sink->Wait();
-  EXPECT_LE(engine->load().steps, before + 1);
+  EXPECT_EQ(engine->load().steps, before + 1) << "the step that was running, and no other";
   EXPECT_EQ(sink->finish.reason, FinishReason::kCancelled);
   EXPECT_EQ(sink->finish.usage.completion_tokens, static_cast<int32_t>(sink->tokens.size()));
   EXPECT_EQ(Entry(model).kv_blocks_used, 0);
@@ -374,37 +380,39 @@ TEST_F(EngineTest, CancelFreesEverythingByTheNextStep) {
 
 TEST_F(EngineTest, CancelWhileWaiting) {
   StartEngine({.max_sequences = 1});
-  const ModelHandle model = AddFake("fake", {.step_time = std::chrono::milliseconds(2)});
+  const ModelHandle model = AddFake();
   auto running = std::make_shared<RecordingSink>();
   auto waiting = std::make_shared<RecordingSink>();
+  fake->hold = true;
   const auto first = engine->Submit(Endless(Request(model, Prompt(20), 1000, running)));
-  running->WaitForTokens(1);
+  WaitInStep();
   const auto second = engine->Submit(Request(model, Prompt(10), 300, waiting));
   engine->Cancel(*second);
+  engine->Cancel(*first);
+  fake->hold = false;
   waiting->Wait();
+  running->Wait();
   EXPECT_EQ(waiting->finish.reason, FinishReason::kCancelled);
   EXPECT_TRUE(waiting->tokens.empty());
   EXPECT_EQ(engine->load().waiting, 0);
-  engine->Cancel(*first);
-  running->Wait();
 }
 
 TEST_F(EngineTest, APausedRequestKeepsItsKvAndGoesOnLater) {
   StartEngine();
-  const ModelHandle model = AddFake("fake", {.step_time = std::chrono::milliseconds(1)});
+  const ModelHandle model = AddFake();
   const auto prompt = TalkativePrompt(60);
   auto sink = std::make_shared<RecordingSink>();
-  const auto handle = engine->Submit(Request(model, prompt, 60, sink));
+  std::atomic<RequestHandle> handle{0};
+  sink->on_token = [&](size_t said) {
+    while (handle == 0) std::this_thread::yield();
+    if (said == 3) engine->SetPaused(handle, true);
+  };
+  handle = engine->Submit(Request(model, prompt, 60, sink)).value();
   sink->WaitForTokens(3);
-  engine->SetPaused(*handle, true);
-  // Another request runs to its end meanwhile; by then the pause is in force.
-  Generate(Request(model, Prompt(5), 5, nullptr));
-  const size_t said = sink->token_count();
-  ASSERT_LT(said, 60u) << "paused too late";
-  Generate(Request(model, Prompt(6), 20, nullptr));
-  EXPECT_EQ(sink->token_count(), said);
+  Generate(Request(model, Prompt(6), 20, nullptr));  // another runs to its end meanwhile
+  EXPECT_EQ(sink->token_count(), 3u);
   EXPECT_GT(Entry(model).kv_blocks_used, 0);
-  engine->SetPaused(*handle, false);
+  engine->SetPaused(handle, false);
   sink->Wait();
   EXPECT_EQ(sink->tokens, FakeModel::GreedyAnswer(prompt, 60));
 }
@@ -440,11 +448,14 @@ TEST_F(EngineTest, AFailingRequestEndsAloneAndOthersGoOn) {
 
 TEST_F(EngineTest, ReportsProgress) {
   StartEngine({.max_batch_tokens = 32, .max_sequences = 1});
-  const ModelHandle model = AddFake("fake", {.step_time = std::chrono::milliseconds(20)});
+  const ModelHandle model = AddFake();
   auto first = std::make_shared<RecordingSink>();
   auto second = std::make_shared<RecordingSink>();
+  fake->hold = true;
   ASSERT_TRUE(engine->Submit(Request(model, Prompt(320), 1, first)));
+  WaitInStep();
   ASSERT_TRUE(engine->Submit(Request(model, Prompt(10), 1, second)));
+  fake->hold = false;
   first->Wait();
   second->Wait();
   ASSERT_FALSE(first->progress.empty());
@@ -573,11 +584,10 @@ TEST_F(EngineTest, EmbeddingRefusals) {
 
 TEST_F(EngineTest, ACancelledEmbeddingEndsOnce) {
   StartEngine({.max_batch_tokens = 20, .max_sequences = 2});
-  const ModelHandle model = AddFake("encoder", {.context_length = 30,
-                                                .causal = false,
-                                                .generates = false,
-                                                .pooling = architectures::Pooling::kMean,
-                                                .step_time = std::chrono::milliseconds(5)});
+  const ModelHandle model = AddFake(
+      "encoder",
+      {.context_length = 30, .causal = false, .generates = false, .pooling = architectures::Pooling::kMean});
+  fake->hold = true;
   std::atomic<int> calls{0};
   std::promise<ErrorKind> ended;
   EmbedRequest request = EmbedOf(model, std::vector<std::vector<int32_t>>(100, Prompt(10)));
@@ -588,6 +598,7 @@ TEST_F(EngineTest, ACancelledEmbeddingEndsOnce) {
   const auto handle = engine->Embed(std::move(request));
   ASSERT_TRUE(handle);
   engine->Cancel(*handle);
+  fake->hold = false;
   EXPECT_EQ(ended.get_future().get(), ErrorKind::kCancelled);
   EXPECT_TRUE(engine->Drain(clock.now() + 10 * kSecond));
   EXPECT_EQ(calls, 1);
@@ -619,13 +630,16 @@ TEST_F(EngineTest, RemoveModelGivesItsBytesBack) {
 
 TEST_F(EngineTest, RemoveModelInUseNeedsForce) {
   StartEngine();
-  const ModelHandle model = AddFake("fake", {.step_time = std::chrono::milliseconds(2)});
+  const ModelHandle model = AddFake();
   auto sink = std::make_shared<RecordingSink>();
-  ASSERT_TRUE(engine->Submit(Endless(Request(model, Prompt(20), 1000, sink))));
-  sink->WaitForTokens(1);
+  fake->hold = true;
+  const auto handle = engine->Submit(Endless(Request(model, Prompt(20), 1000, sink)));
+  engine->SetPaused(*handle, true);  // it stays for as long as the test needs it
+  fake->hold = false;
   const Status refused = engine->RemoveModel(model, false);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().kind, ErrorKind::kConflict);
+  fake = nullptr;
   ASSERT_TRUE(engine->RemoveModel(model, true));
   EXPECT_EQ(sink->Wait().reason, FinishReason::kCancelled);
   EXPECT_EQ(ledger->used_by(ChargeKind::kKv), 0u);
@@ -655,12 +669,13 @@ TEST_F(EngineTest, AModelThatDoesNotFitIsRefused) {
 
 TEST_F(EngineTest, DrainRefusesNewWorkAndWaits) {
   StartEngine();
-  const ModelHandle model = AddFake("fake", {.step_time = std::chrono::milliseconds(1)});
+  const ModelHandle model = AddFake();
   const auto prompt = TalkativePrompt(50);
   auto sink = std::make_shared<RecordingSink>();
+  fake->hold = true;
   ASSERT_TRUE(engine->Submit(Request(model, prompt, 50, sink)));
-  sink->WaitForTokens(1);
   EXPECT_FALSE(engine->Drain(clock.now()));
+  fake->hold = false;
   EXPECT_TRUE(engine->Drain(clock.now() + 60 * kSecond));
   EXPECT_EQ(sink->Wait().reason, FinishReason::kLength);
   EXPECT_EQ(sink->tokens, FakeModel::GreedyAnswer(prompt, 50));

@@ -112,6 +112,8 @@ class FakeModel final : public architectures::Model {
     CHECK(!step.tokens.empty() && step.tokens.size() <= static_cast<size_t>(limits.max_tokens));
     CHECK(step.positions.size() == step.tokens.size());
     CHECK(step.logit_rows.size() <= static_cast<size_t>(limits.max_logit_rows));
+    ++entered;
+    while (hold) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (options_.step_time.count() > 0) std::this_thread::sleep_for(options_.step_time);
     ++steps;
     tokens_computed += step.tokens.size();
@@ -169,6 +171,8 @@ class FakeModel final : public architectures::Model {
     return output;
   }
 
+  std::atomic<bool> hold{false};  // Forward waits while it is set: tests then know what happens during a step
+  std::atomic<uint64_t> entered{0};
   std::atomic<uint64_t> steps{0};
   std::atomic<uint64_t> tokens_computed{0};
 
