@@ -1,10 +1,17 @@
 // The binary: `tidepool serve` runs the server, every other command is a client of the API (src/cli).
 #include <fmt/format.h>
+#include <signal.h>
+#include <sys/types.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "cli/cli.h"
 #include "server/server.h"
 #include "server/settings.h"
 
@@ -45,17 +52,41 @@ int Serve(const std::vector<std::string>& flags) {
   return tidepool::server::Serve(*settings);
 }
 
+// Where a running server says it is (it may have chosen its port), else where the settings would put it.
+std::string ServerUrl(const Settings& settings) {
+  std::ifstream file(settings.home / "server.json");
+  const auto running = nlohmann::json::parse(file, nullptr, false);
+  if (running.is_object() && running.value("url", "") != "" && running.contains("pid") &&
+      running["pid"].is_number_integer() && ::kill(running["pid"].get<pid_t>(), 0) == 0) {
+    return running["url"].get<std::string>();
+  }
+  std::string listen = settings.listen;
+  if (listen.rfind("0.0.0.0:", 0) == 0) listen.replace(0, 7, "127.0.0.1");
+  return (settings.http.tls_certificate.empty() ? "http://" : "https://") + listen;
+}
+
+Result<tidepool::cli::ClientSettings> MakeClientSettings(
+    const std::vector<std::pair<std::string, std::string>>& overrides) {
+  std::vector<std::string> flags;
+  for (const auto& [name, value] : overrides) flags.push_back("--" + name + "=" + value);
+  TP_ASSIGN(const Settings settings, ResolveSettings(InputFor(flags)));
+  tidepool::cli::ClientSettings client;
+  client.home = settings.home.string();
+  client.url = ServerUrl(settings);
+  client.admin_key_path = (settings.home / "admin.key").string();
+  if (const char* key = std::getenv("TIDEPOOL_API_KEY"); key != nullptr) client.key = key;
+  if (const char* url = std::getenv("TIDEPOOL_URL"); url != nullptr && *url != 0) client.url = url;
+  return client;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::vector<std::string> arguments(argv + 1, argv + argc);
-  if (!arguments.empty() && arguments[0] == "serve") {
-    return Serve({arguments.begin() + 1, arguments.end()});
-  }
-  if (arguments == std::vector<std::string>{"settings", "--reference"}) {
-    fmt::print("{}", tidepool::server::SettingsReference());
-    return 0;
-  }
-  fmt::print(stderr, "usage: tidepool serve [--listen ADDRESS:PORT] ...\n");
-  return 2;
+  tidepool::cli::Hooks hooks;
+  hooks.serve = Serve;
+  hooks.client_settings = MakeClientSettings;
+  hooks.version = tidepool::server::kVersion;
+  hooks.settings_help = tidepool::server::SettingsHelp;
+  hooks.settings_reference = tidepool::server::SettingsReference;
+  return tidepool::cli::Main(argc, argv, hooks);
 }

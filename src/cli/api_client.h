@@ -1,0 +1,56 @@
+// HTTP to the server, over libcurl. One request at a time; not thread-safe.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "cli/sse.h"
+
+namespace tidepool::cli {
+
+using Json = nlohmann::ordered_json;
+
+class ApiClient {
+ public:
+  // Requests stop with kCancelled soon after `interrupted` returns true.
+  ApiClient(std::string url, std::string key, std::function<bool()> interrupted);
+  ~ApiClient();
+  ApiClient(const ApiClient&) = delete;
+  ApiClient& operator=(const ApiClient&) = delete;
+
+  const std::string& url() const { return url_; }
+  void set_key(std::string key) { key_ = std::move(key); }
+
+  // Errors of the server come back with its code and message; no server is kUnavailable "no_server".
+  Result<Json> Get(std::string_view path, double timeout_s = 30);
+  Result<Json> Post(std::string_view path, const Json& body, double timeout_s = 30);
+  Result<Json> Delete(std::string_view path, double timeout_s = 30);
+  // The status of GET `path` without a key, or 0 when nobody answers.
+  int Probe(std::string_view path, double timeout_s);
+  // POST that answers with events. `on_event` is called for each; returning false ends the stream without an
+  // error.
+  Status Stream(std::string_view path, const Json& body, const std::vector<std::string>& headers,
+                const std::function<bool(const SseEvent&)>& on_event);
+
+  // One segment of a path: everything but letters, digits, '-', '.', '_' and '~' is escaped.
+  static std::string Segment(std::string_view text);
+
+ private:
+  struct Request;
+  Result<Json> Exchange(const char* method, std::string_view path, const Json* body, double timeout_s);
+  Status Perform(Request& request);
+
+  std::string url_;
+  std::string key_;
+  std::function<bool()> interrupted_;
+};
+
+// The Error in a reply of the server: {"error": {"message", "code", "param"}}.
+Error ServerError(int status, std::string_view body);
+
+}  // namespace tidepool::cli

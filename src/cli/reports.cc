@@ -1,0 +1,153 @@
+// bench, doctor, settings, version.
+#include <fmt/format.h>
+
+#include "cli/commands.h"
+#include "cli/text.h"
+
+namespace tidepool::cli {
+namespace {
+
+double Number(const Json& json, const char* key) {
+  const auto it = json.find(key);
+  return it != json.end() && it->is_number() ? it->get<double>() : 0;
+}
+
+// Strings as they are, other values as JSON; lists of strings joined.
+std::string Shown(const Json& value) {
+  if (value.is_null()) return {};
+  if (value.is_string()) return value.get<std::string>();
+  if (!value.is_array()) return value.dump();
+  std::string out;
+  for (const Json& item : value) out += (out.empty() ? "" : ", ") + Shown(item);
+  return out;
+}
+
+std::string Text(const Json& json, const char* key) {
+  const auto it = json.find(key);
+  return it == json.end() ? std::string() : Shown(*it);
+}
+
+// "memory_bytes_per_s" -> "memory" "12.3 GB/s": the unit is the end of the name.
+std::pair<std::string, std::string> NamedQuantity(const std::string& name, const Json& value) {
+  const auto ends = [&](std::string_view suffix) { return name.ends_with(suffix); };
+  const auto label = [&](std::string_view suffix) {
+    std::string text = name.substr(0, name.size() - suffix.size());
+    for (char& c : text) c = c == '_' ? ' ' : c;
+    return text;
+  };
+  if (value.is_number()) {
+    const double number = value.get<double>();
+    if (ends("_bytes_per_s")) return {label("_bytes_per_s"), RateText(number)};
+    if (ends("_ops_per_s")) return {label("_ops_per_s"), CountText(number) + "op/s"};
+    if (ends("_flops_per_s")) return {label("_flops_per_s"), CountText(number) + "flop/s"};
+    if (ends("_bytes")) return {label("_bytes"), BytesText(number)};
+  }
+  return {label(""), Shown(value)};
+}
+
+void PrintAdvice(Terminal& terminal, const Json& advice) {
+  if (!advice.is_array() || advice.empty()) return;
+  fmt::print("\n");
+  for (const Json& item : advice) {
+    const std::string level = Text(item, "level");
+    std::string mark = terminal.unicode() ? "·" : "-";
+    if (level == "ok") mark = terminal.Green(terminal.unicode() ? "✓" : "ok");
+    if (level == "warn") mark = terminal.Yellow("!");
+    fmt::print("{} {}\n", mark, Text(item, "text"));
+  }
+}
+
+}  // namespace
+
+Status Bench(Session& session, const BenchOptions& options) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  Terminal& terminal = session.terminal();
+  terminal.ShowStatus(fmt::format("measuring {} (this takes a while; Ctrl-C stops)", options.model));
+  const Json body = {{"model", options.model},
+                     {"prompt_tokens", options.prompt_tokens},
+                     {"generate_tokens", options.generate_tokens},
+                     {"batch", options.batch}};
+  const auto reply = api->Post("/api/v1/bench", body, 3600);
+  terminal.ClearStatus();
+  if (!reply) return Fail(reply.error());
+  if (session.json()) {
+    PrintJson(*reply);
+    return {};
+  }
+  std::vector<std::vector<std::string>> rows;
+  for (const Json& row : reply->value("data", Json::array())) {
+    const double share = Number(row, "share_of_limit");
+    rows.push_back({Text(row, "test"), Text(row, "batch"), Text(row, "tokens"),
+                    SecondsText(Number(row, "seconds")), NumberText(Number(row, "tokens_per_s")),
+                    share > 0 ? fmt::format("{:.0f}%", share * 100) : "",
+                    row.contains("limit") && row["limit"].is_number() ? NumberText(Number(row, "limit"))
+                                                                      : Text(row, "limit")});
+  }
+  fmt::print("{}", TableText({{"TEST"},
+                              {"BATCH", Align::kRight},
+                              {"TOKENS", Align::kRight},
+                              {"TIME", Align::kRight},
+                              {"TOKENS/S", Align::kRight},
+                              {"OF LIMIT", Align::kRight},
+                              {"LIMIT", Align::kRight}},
+                             rows));
+  return {};
+}
+
+Status Doctor(Session& session) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  session.terminal().ShowStatus("looking at the machine");
+  const auto reply = api->Get("/api/v1/doctor", 120);
+  session.terminal().ClearStatus();
+  if (!reply) return Fail(reply.error());
+  if (session.json()) {
+    PrintJson(*reply);
+    return {};
+  }
+  fmt::print("{:<26}{}\n", "server", api->url());
+  for (const auto& [name, value] : reply->items()) {
+    if (name == "advice") continue;
+    const auto [label, text] = NamedQuantity(name, value);
+    if (!text.empty()) fmt::print("{:<26}{}\n", label, text);
+  }
+  PrintAdvice(session.terminal(), reply->value("advice", Json::array()));
+  return {};
+}
+
+Status ShowSettings(Session& session) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json reply, api->Get("/api/v1/settings"));
+  if (session.json()) {
+    PrintJson(reply);
+    return {};
+  }
+  std::vector<std::vector<std::string>> rows;
+  for (const Json& setting : reply.value("data", Json::array())) {
+    const std::string name = setting.contains("name") ? Text(setting, "name") : Text(setting, "id");
+    rows.push_back({name, Text(setting, "value"), Text(setting, "source")});
+  }
+  fmt::print("{}", TableText({{"SETTING"}, {"VALUE"}, {"FROM"}}, rows));
+  return {};
+}
+
+Status Version(Session& session) {
+  Json out = {{"version", session.hooks().version}};
+  if (ApiClient* api = session.ApiIfRunning()) {
+    out["server_url"] = api->url();
+    if (const auto reply = api->Get("/version", 5)) {
+      out["server_version"] = reply->value("version", std::string());
+      out["server_commit"] = reply->value("commit", std::string());
+    }
+  }
+  if (session.json()) {
+    PrintJson(out);
+    return {};
+  }
+  fmt::print("tidepool {}\n", session.hooks().version);
+  if (out.contains("server_version")) {
+    fmt::print("server   {} at {}\n", Text(out, "server_version"), Text(out, "server_url"));
+  }
+  return {};
+}
+
+}  // namespace tidepool::cli
