@@ -123,7 +123,7 @@ std::vector<std::string> CloseNames(std::string_view name, const std::vector<std
     if (begins) distance = std::min<size_t>(distance, 1);
     if (distance <= allowed) scored.push_back({distance, &candidate});
   }
-  std::stable_sort(scored.begin(), scored.end(), [](const Scored& a, const Scored& b) {
+  std::sort(scored.begin(), scored.end(), [](const Scored& a, const Scored& b) {
     return a.distance != b.distance ? a.distance < b.distance : *a.name < *b.name;
   });
   std::vector<std::string> out;

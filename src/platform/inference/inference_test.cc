@@ -7,7 +7,9 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <fstream>
+#include <future>
 #include <map>
+#include <numeric>
 #include <thread>
 
 #include "base/ids.h"
@@ -455,6 +457,46 @@ TEST_F(RealModelTest, AnIdleModelMakesRoomForAnother) {
   ASSERT_TRUE(second->result.value()) << second->result->error().message;
   EXPECT_EQ(inference_->Find("smollm2:135m")->state, DeploymentState::kStored);
   EXPECT_EQ(inference_->Find("twin:135m")->state, DeploymentState::kReady);
+}
+
+TEST_F(RealModelTest, AnEmbeddingModelEmbedsAndDoesNotChat) {
+  const fs::path folder = model_.parent_path() / "all-MiniLM-L6-v2";
+  if (!fs::exists(folder)) GTEST_SKIP() << folder << " is absent";
+  StartCpu(uint64_t{1} << 30);
+  catalog_.Add("minilm:l6-v2", folder);
+  EmbeddingRequest request;
+  request.model = "minilm:l6-v2";
+  request.inputs.resize(3);
+  request.inputs[0].text = "A cat sits on the mat.";
+  request.inputs[1].text = "The cat is sitting on a mat.";
+  request.inputs[2].text = "Interest rates rose again in spring.";
+  std::promise<Result<EmbeddingReply>> promise;
+  const auto generation =
+      inference_->Embed(request, [&](Result<EmbeddingReply> reply) { promise.set_value(std::move(reply)); });
+  ASSERT_TRUE(generation) << generation.error().message;
+  const auto reply = promise.get_future().get();
+  ASSERT_TRUE(reply) << reply.error().message;
+  ASSERT_EQ(reply->vectors.size(), 3u);
+  EXPECT_EQ(reply->vectors[0].size(), 384u);
+  EXPECT_GT(reply->prompt_tokens, 20);
+  const auto dot = [&](size_t a, size_t b) {
+    return std::inner_product(reply->vectors[a].begin(), reply->vectors[a].end(), reply->vectors[b].begin(),
+                              0.0);
+  };
+  EXPECT_NEAR(dot(0, 0), 1.0, 1e-4);  // normalised
+  EXPECT_GT(dot(0, 1), 0.8);
+  EXPECT_LT(dot(0, 2), 0.3);
+
+  const auto chat = inference_->Chat(Ask("minilm:l6-v2", "Hi"), std::make_shared<Recorder>());
+  ASSERT_FALSE(chat);
+  EXPECT_EQ(chat.error().code, "embeddings_only");
+  // And a model that only generates refuses the other way round.
+  request.model = "smollm2:135m";
+  std::promise<Result<EmbeddingReply>> refused;
+  const auto other = inference_->Embed(
+      request, [&](Result<EmbeddingReply> answer) { refused.set_value(std::move(answer)); });
+  ASSERT_TRUE(other);
+  EXPECT_EQ(refused.get_future().get().error().code, "embeddings_unsupported");
 }
 
 TEST_F(RealModelTest, AModelThatCannotFitIsRefusedWithTheNumbers) {
