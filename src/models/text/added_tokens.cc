@@ -1,6 +1,7 @@
 #include "models/text/added_tokens.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "models/text/unicode.h"
 #include "models/text/utf8.h"
@@ -38,10 +39,16 @@ size_t SkipSpace(std::string_view text, size_t position) {
 }  // namespace
 
 void AddedTokenMatcher::Build(std::vector<AddedToken> tokens) {
-  std::stable_sort(tokens.begin(), tokens.end(),
-                   [](const AddedToken& a, const AddedToken& b) { return a.content < b.content; });
+  // Stable by hand: std::stable_sort trips a deprecation inside libstdc++ 12 under clang.
+  std::vector<size_t> order(tokens.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    const int difference = tokens[a].content.compare(tokens[b].content);
+    return difference != 0 ? difference < 0 : a < b;
+  });
   tokens_.clear();
-  for (AddedToken& token : tokens) {
+  for (const size_t index : order) {
+    AddedToken& token = tokens[index];
     if (token.content.empty()) continue;
     if (!tokens_.empty() && tokens_.back().content == token.content) tokens_.pop_back();
     tokens_.push_back(std::move(token));

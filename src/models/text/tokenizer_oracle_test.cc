@@ -24,8 +24,12 @@ struct Case {
 class CaseReader {
  public:
   explicit CaseReader(std::string data) : data_(std::move(data)) {}
+  bool AtEnd() const { return at_ >= data_.size(); }
+  // What tools/tokenizer_component_oracle.py puts before the cases of a pipeline.
+  std::string Json() { return Bytes(Number()); }
+  uint32_t Count() { return Number(); }
   bool Next(Case& out) {
-    if (at_ >= data_.size()) return false;
+    if (AtEnd()) return false;
     out.text = Bytes(Number());
     for (auto* ids : {&out.plain, &out.special}) {
       ids->resize(Number());
@@ -115,6 +119,49 @@ TEST_P(HuggingFaceOracle, EncodesAndDecodesAlike) {
   }
   EXPECT_EQ(wrong, 0) << "of " << cases;
   EXPECT_GE(cases, 20000);
+}
+
+// The same for random pipelines of components that no family in the list uses.
+TEST(ComponentOracle, PipelinesEncodeAlike) {
+  const auto python = TestDataFolder() / "venv" / "bin" / "python";
+  if (!std::filesystem::exists(python)) GTEST_SKIP() << python << " is absent; scripts/test_data makes it";
+  const char* seed = std::getenv("TIDEPOOL_ORACLE_SEED");
+  const char* made = std::getenv("TIDEPOOL_ORACLE_FILE");  // made before, to look into a failure
+  const auto output = made ? std::filesystem::path(made)
+                           : std::filesystem::temp_directory_path() /
+                                 ("tidepool_component_oracle_" + std::to_string(getpid()));
+  if (made == nullptr) {
+    const std::string command = "'" + python.string() + "' '" + TIDEPOOL_SOURCE_DIR +
+                                "/tools/tokenizer_component_oracle.py' '" + output.string() + "' --seed " +
+                                (seed ? seed : "1");
+    ASSERT_EQ(std::system(command.c_str()), 0) << command;
+  }
+  CaseReader reader(ReadWholeFile(output));
+  if (made == nullptr) std::filesystem::remove(output);
+  int pipelines = 0, wrong = 0;
+  for (; !reader.AtEnd(); ++pipelines) {
+    const std::string json = reader.Json();
+    const auto tokenizer = Tokenizer::FromJson(json);
+    const size_t model = json.find("\"model\"");
+    EXPECT_TRUE(tokenizer) << tokenizer.error().message << json.substr(0, model);
+    bool shown = false;
+    Case expected;
+    for (uint32_t left = reader.Count(); left > 0 && reader.Next(expected); --left) {
+      if (!tokenizer) continue;
+      const auto plain = (*tokenizer)->Encode(expected.text);
+      const auto special = (*tokenizer)->Encode(expected.text, {.add_special = true, .parse_special = true});
+      if (plain == expected.plain && special == expected.special) continue;
+      ++wrong;
+      if (shown || wrong > 200) continue;
+      shown = true;
+      ADD_FAILURE() << "pipeline " << pipelines << " " << json.substr(0, model) << json.substr(model, 300)
+                    << "\n text " << Show(expected.text) << "\n plain    " << Show(**tokenizer, plain)
+                    << "\n expected " << Show(**tokenizer, expected.plain) << "\n special  "
+                    << Show(**tokenizer, special) << "\n expected " << Show(**tokenizer, expected.special);
+    }
+  }
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GE(pipelines, 60);
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -233,7 +233,7 @@ double CpuSeconds(const Tokenizer& tokenizer, const std::string& text) {
   double best = 1e9;
   for (int i = 0; i < 2; ++i) {
     const std::clock_t start = std::clock();
-    EXPECT_FALSE(tokenizer.Encode(text).empty());
+    EXPECT_LE(tokenizer.Encode(text).size(), text.size() + 1);  // none for spaces in BERT's
     best = std::min(best, static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC);
   }
   return best;
