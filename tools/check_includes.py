@@ -16,7 +16,7 @@ OWNED = {
     r"^spdlog/": ["base"],
     r"^prometheus/": ["base"],
     r"^pcre2": ["models/text"],
-    r"^utf8proc": ["models/text", "models/templates"],
+    r"^utf8proc": ["models/text", "models/templates", "cli"],
     r"^curl/": ["platform/catalog", "cli"],
     r"^zip\.h": ["platform/catalog"],
     r"^sodium": ["platform/accounts", "platform/catalog"],

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <fstream>
@@ -267,7 +268,10 @@ int Dispatch(int argc, char** argv, const Hooks& hooks) {
   AddModels(app, options, entries);
   AddReports(app, options, entries);
   const std::string name = CommandOf(argc, argv);
-  if (!name.empty() && app.get_subcommand_no_throw(name) == nullptr) return UnknownCommand(app, name);
+  const auto commands = app.get_subcommands([](const CLI::App*) { return true; });
+  const bool known =
+      std::any_of(commands.begin(), commands.end(), [&](const CLI::App* c) { return c->check_name(name); });
+  if (!name.empty() && !known) return UnknownCommand(app, name);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& problem) {

@@ -99,11 +99,9 @@ struct LineEditor::Impl {
   History* history = nullptr;
   HistEvent event{};
   std::string path;
-  std::string prompt;
 };
 
 namespace {
-LineEditor* current_editor = nullptr;
 std::string current_prompt;
 char* PromptOf(EditLine*) { return current_prompt.data(); }
 }  // namespace
@@ -123,7 +121,6 @@ LineEditor::LineEditor(std::string history_path) : impl_(std::make_unique<Impl>(
   el_set(impl_->editor, EL_EDITOR, "emacs");
   el_set(impl_->editor, EL_SIGNAL, 0);
   el_set(impl_->editor, EL_HIST, history, impl_->history);
-  current_editor = this;
 }
 
 LineEditor::~LineEditor() {
@@ -132,7 +129,6 @@ LineEditor::~LineEditor() {
   umask(mask);
   history_end(impl_->history);
   el_end(impl_->editor);
-  current_editor = nullptr;
 }
 
 LineEditor::Outcome LineEditor::Read(std::string_view prompt, std::string* line) {

@@ -282,7 +282,7 @@ TEST(ChatTemplate, HostileTemplatesMeetALimit) {
       "{% set n = namespace(l=[1], m=[1]) %}{% for i in range(64) %}{% set n.l = [n.l, n.l] %}{% set n.m = "
       "[n.m, n.m] %}"
       "{% endfor %}{{ n.l == n.m }}",
-      "{% set n = namespace(l=[1]) %}{% for i in range(64) %}{% set n.l = (n.l, n.l) %}{% endfor %}{{ {n.l: "
+      "{% set n = namespace(l=(1,)) %}{% for i in range(64) %}{% set n.l = (n.l, n.l) %}{% endfor %}{{ {n.l: "
       "1} }}",
       "{% set n = namespace(l=1) %}{% for i in range(99999) %}{% set n.l = [n.l] %}{% endfor %}",
       "{% set n = namespace(g=[]) %}{% for i in range(99999) %}{% set n.g = n.g|map('upper') %}{% endfor "
