@@ -145,8 +145,9 @@ def test_chat_on_a_terminal(server):
     screen.type("/set temperature abc\n")
     screen.wait_for(r"no value for temperature")
     screen.type("/set max_tokens 8\n")
-    screen.wait_for(r">>> ")
+    screen.type("/set verbose on\n")
     screen.type("hello there\n")
+    screen.wait_for(r"whole .* s")  # the numbers after the answer
     screen.wait_for(r">>> ")
     screen.type("\x03")  # Ctrl-C at the prompt: stays
     screen.wait_for(r"Ctrl-D leaves")

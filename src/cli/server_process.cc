@@ -118,10 +118,14 @@ Result<RunningServer> WaitReady(pid_t child, const ClientSettings& settings, con
 }  // namespace
 
 bool FindServer(const ClientSettings& settings, RunningServer* server) {
-  *server = ReadServerFile(settings);
-  if (server->pid > 0 && kill(server->pid, 0) == 0 && Answers(server->url)) return true;
-  *server = {settings.url, 0};
-  return Answers(settings.url);
+  const RunningServer noted = ReadServerFile(settings);
+  *server = {settings.url, noted.url == settings.url ? noted.pid : 0};
+  if (Answers(settings.url)) return true;
+  // A server of this home on another port; an address elsewhere was asked for on purpose.
+  if (!IsLocal(settings.url) || noted.pid <= 0 || kill(noted.pid, 0) != 0 || !Answers(noted.url))
+    return false;
+  *server = noted;
+  return true;
 }
 
 Result<RunningServer> EnsureServer(const ClientSettings& settings,

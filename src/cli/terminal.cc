@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <cwchar>
 
 #include "cli/text.h"
 
@@ -104,6 +105,27 @@ struct LineEditor::Impl {
 namespace {
 std::string current_prompt;
 char* PromptOf(EditLine*) { return current_prompt.data(); }
+
+// libedit's own reader tries again after a signal; this one gives up, so that Ctrl-C ends the line.
+int ReadCharacter(EditLine*, wchar_t* out) {
+  std::mbstate_t state{};
+  while (true) {
+    char byte = 0;
+    const ssize_t got = read(STDIN_FILENO, &byte, 1);
+    if (got == 0) return 0;
+    if (got < 0) {
+      if (errno == EINTR && !Interrupts::Pending()) continue;
+      return -1;
+    }
+    const size_t used = std::mbrtowc(out, &byte, 1, &state);
+    if (used == static_cast<size_t>(-2)) continue;  // the character goes on
+    if (used == static_cast<size_t>(-1)) {
+      state = std::mbstate_t{};
+      continue;  // not in this encoding
+    }
+    return 1;
+  }
+}
 }  // namespace
 
 LineEditor::LineEditor(std::string history_path) : impl_(std::make_unique<Impl>()) {
@@ -120,6 +142,7 @@ LineEditor::LineEditor(std::string history_path) : impl_(std::make_unique<Impl>(
   el_set(impl_->editor, EL_PROMPT, PromptOf);
   el_set(impl_->editor, EL_EDITOR, "emacs");
   el_set(impl_->editor, EL_SIGNAL, 0);
+  el_set(impl_->editor, EL_GETCFN, ReadCharacter);
   el_set(impl_->editor, EL_HIST, history, impl_->history);
 }
 
@@ -134,6 +157,7 @@ LineEditor::~LineEditor() {
 LineEditor::Outcome LineEditor::Read(std::string_view prompt, std::string* line) {
   current_prompt = prompt;
   int count = 0;
+  el_resize(impl_->editor);
   errno = 0;
   const char* text = el_gets(impl_->editor, &count);
   if (text == nullptr || count <= 0) {

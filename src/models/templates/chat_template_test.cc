@@ -371,6 +371,26 @@ TEST(Capabilities, PlainChatMl) {
   EXPECT_EQ(found.reasoning_open, "");
 }
 
+TEST(Capabilities, OpenedReasoning) {
+  const std::string opens =
+      std::string(kChatMl) + "{% if add_generation_prompt %}<think>\n{% endif %}{# </think> #}";
+  const auto found = ProbeCapabilities(*ChatTemplate::Parse(opens), "", "");
+  EXPECT_TRUE(found.opens_reasoning);
+  EXPECT_EQ(found.reasoning_close, "</think>");
+  const std::string closes = opens + "{% if enable_thinking is false %}</think>{% endif %}";
+  EXPECT_TRUE(ProbeCapabilities(*ChatTemplate::Parse(closes), "", "").thinking_switch);
+}
+
+TEST(Capabilities, OnlyParts) {
+  const auto found = ProbeCapabilities(
+      *ChatTemplate::Parse(
+          "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"),
+      "", "");
+  EXPECT_TRUE(found.content_parts);
+  EXPECT_FALSE(found.string_content);
+  EXPECT_TRUE(found.system_role);
+}
+
 TEST(Capabilities, RealTemplates) {
   const char* data = std::getenv("TIDEPOOL_TEST_DATA");
   const std::string folder = std::string(data != nullptr ? data : TIDEPOOL_SOURCE_DIR "/build/test-data") +
@@ -383,11 +403,12 @@ TEST(Capabilities, RealTemplates) {
   const Expected kExpected[] = {
       {"Qwen-Qwen3-0.6B.jinja", true, true, true, true, false, false, "<think>"},
       {"Qwen-Qwen2.5-7B-Instruct.jinja", true, true, true, false, false, false, ""},
-      {"Qwen-QwQ-32B.jinja", true, true, true, false, false, true, "<think>"},
+      {"Qwen-QwQ-32B.jinja", true, true, true, true, false, false, "<think>"},
+      {"deepseek-ai-DeepSeek-R1-Distill-Qwen-32B.jinja", true, false, true, true, false, false, "<think>"},
       {"google-gemma-2-2b-it.jinja", false, false, false, false, false, false, ""},
       {"microsoft-Phi-3.5-mini-instruct.jinja", true, false, false, false, false, false, ""},
       {"meta-llama-Llama-3.1-8B-Instruct.jinja", true, true, true, false, false, false, ""},
-      {"HuggingFaceTB-SmolLM3-3B.jinja", true, true, false, true, false, false, "<think>"},
+      {"HuggingFaceTB-SmolLM3-3B.jinja", true, false, false, true, false, false, "<think>"},
   };
   for (const auto& e : kExpected) {
     std::ifstream file(folder + e.file);
