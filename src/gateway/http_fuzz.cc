@@ -38,7 +38,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   HttpParser whole(limits), pieces(limits);
   const auto at_once = Feed(whole, bytes, std::max<size_t>(1, bytes.size()));
   const auto in_pieces = Feed(pieces, bytes, 1 + data[0] % 16);
-  CHECK(at_once == in_pieces);
+  // What is accepted does not depend on how it was cut; what is refused may be refused later.
+  CHECK((at_once == HttpParser::State::kDone) == (in_pieces == HttpParser::State::kDone));
   if (at_once != HttpParser::State::kDone) return 0;
   HttpRequest& request = whole.request();
   CHECK(request.body == pieces.request().body);

@@ -243,9 +243,11 @@ def test_async_and_many_at_once(server):
         wait_idle(client)
 
 
-def test_a_generating_model_gives_no_embeddings(client):
-    with pytest.raises(openai.BadRequestError):
-        client.embeddings.create(model=MODEL, input="x")
+def test_a_model_with_pooling_gives_embeddings(client):
+    reply = client.embeddings.create(model=MODEL, input=["x", "yz"])
+    assert [item.index for item in reply.data] == [0, 1]
+    assert all(sum(value * value for value in item.embedding) == pytest.approx(1, abs=1e-3) for item in reply.data)
+    assert reply.usage.prompt_tokens == 3
 
 
 def test_tokenize_and_back(client):

@@ -35,7 +35,7 @@ TEST(ChatRequest, ReadsEveryField) {
       "frequency_penalty":2,"logit_bias":{"15":-100,"7":3.5},"seed":-42,"stop":["a","b"],"stop_token_ids":[2],
       "include_stop_str_in_output":true,"max_completion_tokens":9,"min_tokens":2,"ignore_eos":true,"n":3,"stream":true,
       "stream_options":{"include_usage":true},"thinking_budget":0,"logprobs":true,"top_logprobs":5,
-      "enable_thinking":false,"reasoning_effort":"high","chat_template_kwargs":{"x":[1]}})"));
+      "enable_thinking":false,"reasoning_effort":"high","chat_template_kwargs":{"x":[1]})"));
   ASSERT_TRUE(parsed) << parsed.error().message;
   const platform::SamplingRequest& s = parsed->request.sampling;
   EXPECT_EQ(s.temperature, 0.5);

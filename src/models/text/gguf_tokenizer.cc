@@ -331,6 +331,9 @@ Status BuildUnigram(const formats::Checkpoint& checkpoint, const GgufVocabulary&
       entries.push_back({entry.piece, entry.id, type == kUserDefined ? 0 : entry.score});
     }
   }
+  // User-defined pieces are the model's own business here: cutting the text at them first would take the space before
+  // one for trailing space, and drop it.
+  std::erase_if(parts.added, [](const AddedToken& token) { return !token.special; });
   parts.normalizer = MakeSentencePiece(std::move(map), spaces, std::move(verbatim));
   parts.strips_leading_space = spaces.add_dummy_prefix;
   const auto unknown = metadata.Int("tokenizer.ggml.unknown_token_id").value_or(*parts.special.unknown);
