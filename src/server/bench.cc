@@ -7,6 +7,7 @@
 #include <future>
 #include <mutex>
 #include <random>
+#include <thread>
 
 namespace tidepool::server {
 namespace {
@@ -176,6 +177,17 @@ Status WaitForLoad(platform::Inference& inference, const std::string& model) {
   return result.get();
 }
 
+// Those who waited for a load are told one after another before the model is shown as ready: a moment later it is.
+Result<platform::DeploymentStatus> FindReady(platform::Inference& inference, const std::string& model) {
+  for (int attempt = 0; attempt < 5000; ++attempt) {
+    TP_ASSIGN(platform::DeploymentStatus deployment, inference.Find(model));
+    if (deployment.engine) return deployment;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return Fail(ErrorKind::kUnavailable, "model_not_ready",
+              fmt::format("model {} was loaded but is gone again; try once more", model), "model");
+}
+
 }  // namespace
 
 Result<Json> RunBench(const Json& request, platform::Inference& inference, compute::Engine& engine, const Clock& clock,
@@ -186,8 +198,8 @@ Result<Json> RunBench(const Json& request, platform::Inference& inference, compu
   const std::string name = request["model"].get<std::string>();
   TP_ASSIGN(const Shape shape, ReadShape(request));
   TP_TRY(WaitForLoad(inference, name));
-  TP_ASSIGN(const platform::DeploymentStatus deployment, inference.Find(name));
-  if (!deployment.engine || !deployment.engine->info.generates) {
+  TP_ASSIGN(const platform::DeploymentStatus deployment, FindReady(inference, name));
+  if (!deployment.engine->info.generates) {
     return Fail(ErrorKind::kInvalid, "model_not_supported", fmt::format("{} makes embeddings, not text", name), "model");
   }
   const architectures::ModelInfo& info = deployment.engine->info;

@@ -56,6 +56,7 @@ Status CheckBench(const nlohmann::ordered_json& body) {
       {"model", FieldType::kString, Treatment::kRead, ""},
       {"prompt_tokens", FieldType::kInteger, Treatment::kRead, "", 1, 65536},
       {"generate_tokens", FieldType::kInteger, Treatment::kRead, "", 1, 65536},
+      {"repeat", FieldType::kInteger, Treatment::kRead, "", 1, 100},
       {"batch", FieldType::kArray, Treatment::kRead, ""},
   };
   FieldReader reader(body, kFields);

@@ -98,6 +98,7 @@ Json BenchRequestSchema() {
       "model": {"type": "string"},
       "prompt_tokens": {"type": "integer", "minimum": 1, "maximum": 65536},
       "generate_tokens": {"type": "integer", "minimum": 1, "maximum": 65536},
+      "repeat": {"type": "integer", "minimum": 1, "maximum": 100},
       "batch": {"type": "array", "minItems": 1, "maxItems": 16, "items": {"type": "integer", "minimum": 1, "maximum": 1024}}
     }
   })json");
