@@ -1,8 +1,10 @@
 // Python's operators, attribute and item access, str() and repr().
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "models/templates/runtime.h"
 #include "models/templates/value.h"
@@ -57,6 +59,28 @@ std::string EscapeHtml(std::string_view text);
 // "…" % value and "…".format(…).
 std::string FormatPercent(Runtime& runtime, std::string_view format, const Value& value);
 std::string FormatBraces(Runtime& runtime, std::string_view format, const Arguments& arguments);
+
+// The order of n items as Python's sorted() gives it: stable, and safe when `less` contradicts itself (NaN).
+template <typename LessAt>
+std::vector<size_t> StableOrder(size_t n, LessAt&& less) {
+  std::vector<size_t> order(n);
+  std::vector<size_t> merged(n);
+  for (size_t i = 0; i < n; ++i) order[i] = i;
+  for (size_t width = 1; width < n; width *= 2) {
+    for (size_t begin = 0; begin < n; begin += 2 * width) {
+      const size_t middle = std::min(begin + width, n);
+      const size_t end = std::min(begin + 2 * width, n);
+      size_t left = begin;
+      size_t right = middle;
+      for (size_t out = begin; out < end; ++out) {
+        const bool take_right = right < end && (left == middle || less(order[right], order[left]));
+        merged[out] = take_right ? order[right++] : order[left++];
+      }
+    }
+    order.swap(merged);
+  }
+  return order;
+}
 
 // json.dumps and json.loads.
 struct JsonStyle {

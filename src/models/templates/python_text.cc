@@ -355,8 +355,11 @@ class JsonWriter {
     entries.reserve(dict.entries.size());
     for (const auto& entry : dict.entries) entries.push_back(&entry);
     if (style_.sort_keys) {
-      std::stable_sort(entries.begin(), entries.end(),
-                       [&](const auto* a, const auto* b) { return Less(runtime_, a->first, b->first); });
+      const auto order = StableOrder(entries.size(), [&](size_t a, size_t b) {
+        return Less(runtime_, entries[a]->first, entries[b]->first);
+      });
+      const auto unsorted = entries;
+      for (size_t i = 0; i < order.size(); ++i) entries[i] = unsorted[order[i]];
     }
     out_ += '{';
     for (size_t i = 0; i < entries.size(); ++i) {

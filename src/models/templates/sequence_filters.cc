@@ -133,9 +133,7 @@ Value Reverse(Runtime& runtime, const Value& subject, const Arguments& arguments
 std::vector<Value> SortedBy(Runtime& runtime, const std::vector<Value>& items, std::vector<Value> keys,
                             bool reverse) {
   runtime.Require(items.size() * (sizeof(size_t) * 2 + sizeof(Value)));
-  std::vector<size_t> order(items.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+  const auto order = StableOrder(items.size(), [&](size_t a, size_t b) {
     return reverse ? Less(runtime, keys[b], keys[a]) : Less(runtime, keys[a], keys[b]);
   });
   std::vector<Value> sorted;
