@@ -617,9 +617,9 @@ TEST_F(ServerTest, AnOverflowingBufferDropsTheReader) {
   });
   RawClient client(port_, 8192);
   client.Send(Post("/v1/chat/completions", kStream));
-  EXPECT_TRUE(inference_.WaitRunning(1, 20));
-  EXPECT_TRUE(inference_.WaitRunning(0, 20));
+  // It may be over within a millisecond: that it ran shows in the metric.
   EXPECT_TRUE(WaitMetric("tidepool_http_dropped_readers_total", 1));
+  EXPECT_TRUE(inference_.WaitRunning(0, 20));
 }
 
 // ---- waiting, errors, the end ----------------------------------------------------------------------------
