@@ -29,6 +29,17 @@ ErrorKind KindOf(int status) {
 
 }  // namespace
 
+std::string TextField(const Json& json, const char* key) {
+  const auto it = json.find(key);
+  if (it == json.end() || it->is_null()) return {};
+  return it->is_string() ? it->get<std::string>() : it->dump();
+}
+
+double NumberField(const Json& json, const char* key) {
+  const auto it = json.find(key);
+  return it != json.end() && it->is_number() ? it->get<double>() : 0;
+}
+
 Error ServerError(int status, std::string_view body) {
   Error error{KindOf(status), "http_" + std::to_string(status),
               fmt::format("the server answered with status {}", status), "", 0};

@@ -15,6 +15,11 @@ namespace tidepool::cli {
 
 using Json = nlohmann::ordered_json;
 
+// A field of a reply: strings as they are, other values as JSON; empty when absent or null.
+std::string TextField(const Json& json, const char* key);
+// 0 when absent or not a number.
+double NumberField(const Json& json, const char* key);
+
 class ApiClient {
  public:
   // Requests stop with kCancelled soon after `interrupted` returns true.

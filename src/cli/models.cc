@@ -9,17 +9,6 @@
 namespace tidepool::cli {
 namespace {
 
-std::string Text(const Json& json, const char* key) {
-  const auto it = json.find(key);
-  if (it == json.end() || it->is_null()) return {};
-  return it->is_string() ? it->get<std::string>() : it->dump();
-}
-
-double Number(const Json& json, const char* key) {
-  const auto it = json.find(key);
-  return it != json.end() && it->is_number() ? it->get<double>() : 0;
-}
-
 const Json& Items(const Json& reply) {
   static const Json none = Json::array();
   const auto it = reply.find("data");
@@ -30,13 +19,13 @@ std::string Size(double bytes) { return bytes > 0 ? BytesText(bytes) : std::stri
 std::string Context(double tokens) { return tokens > 0 ? fmt::format("{:.0f}", tokens) : std::string(); }
 
 std::string Age(const Json& model) {
-  const auto created = static_cast<int64_t>(Number(model, "created"));
+  const auto created = static_cast<int64_t>(NumberField(model, "created"));
   return created > 0 ? AgeText(static_cast<int64_t>(std::time(nullptr)) - created) : std::string();
 }
 
 std::string StateText(const Json& model) {
-  const std::string state = Text(model, "state");
-  if (state == "loading") return fmt::format("loading {:.0f}%", Number(model, "load_share") * 100);
+  const std::string state = TextField(model, "state");
+  if (state == "loading") return fmt::format("loading {:.0f}%", NumberField(model, "load_share") * 100);
   return state;
 }
 
@@ -48,8 +37,8 @@ Status ListCatalogue(Session& session, ApiClient& api) {
   }
   std::vector<std::vector<std::string>> rows;
   for (const Json& entry : Items(reply)) {
-    rows.push_back({Text(entry, "id"), Text(entry, "parameters"), Context(Number(entry, "context_length")),
-                    Text(entry, "family"), Text(entry, "licence")});
+    rows.push_back({TextField(entry, "id"), TextField(entry, "parameters"), Context(NumberField(entry, "context_length")),
+                    TextField(entry, "family"), TextField(entry, "licence")});
   }
   fmt::print(
       "{}",
@@ -80,10 +69,10 @@ Status List(Session& session, bool catalogue) {
   }
   std::vector<std::vector<std::string>> rows;
   for (const Json& model : Items(reply)) {
-    const double parameters = Number(model, "parameters");
-    rows.push_back({Text(model, "id"), Size(Number(model, "bytes")), Text(model, "architecture"),
-                    Text(model, "quantisation"), parameters > 0 ? CountText(parameters) : "",
-                    Context(Number(model, "context_length")), StateText(model), Age(model)});
+    const double parameters = NumberField(model, "parameters");
+    rows.push_back({TextField(model, "id"), Size(NumberField(model, "bytes")), TextField(model, "architecture"),
+                    TextField(model, "quantisation"), parameters > 0 ? CountText(parameters) : "",
+                    Context(NumberField(model, "context_length")), StateText(model), Age(model)});
   }
   fmt::print("{}", TableText({{"NAME"},
                               {"SIZE", Align::kRight},
@@ -104,26 +93,26 @@ Status Show(Session& session, const std::string& model) {
     PrintJson(reply);
     return {};
   }
-  PrintField("name", Text(reply, "id"));
+  PrintField("name", TextField(reply, "id"));
   PrintField("state", StateText(reply));
-  PrintField("size", Size(Number(reply, "bytes")));
-  PrintField("family", Text(reply, "architecture"));
-  PrintField("weights", Text(reply, "quantisation"));
-  PrintField("format", Text(reply, "format"));
-  if (Number(reply, "parameters") > 0) PrintField("parameters", CountText(Number(reply, "parameters")));
-  PrintField("context", Context(Number(reply, "context_length")));
+  PrintField("size", Size(NumberField(reply, "bytes")));
+  PrintField("family", TextField(reply, "architecture"));
+  PrintField("weights", TextField(reply, "quantisation"));
+  PrintField("format", TextField(reply, "format"));
+  if (NumberField(reply, "parameters") > 0) PrintField("parameters", CountText(NumberField(reply, "parameters")));
+  PrintField("context", Context(NumberField(reply, "context_length")));
   PrintField("makes", reply.value("generates", true) ? "text" : "embeddings");
-  PrintField("licence", Text(reply, "licence"));
-  PrintField("source", Text(reply, "source"));
+  PrintField("licence", TextField(reply, "licence"));
+  PrintField("source", TextField(reply, "source"));
   PrintField("added", Age(reply));
   if (const auto engine = reply.find("engine"); engine != reply.end() && engine->is_object()) {
     PrintField(
         "in memory",
-        fmt::format("{} weights, {} KV, {} workspace", BytesText(Number(*engine, "weight_bytes")),
-                    BytesText(Number(*engine, "kv_bytes")), BytesText(Number(*engine, "workspace_bytes"))));
+        fmt::format("{} weights, {} KV, {} workspace", BytesText(NumberField(*engine, "weight_bytes")),
+                    BytesText(NumberField(*engine, "kv_bytes")), BytesText(NumberField(*engine, "workspace_bytes"))));
   }
   if (const auto error = reply.find("error"); error != reply.end() && error->is_object()) {
-    PrintField("error", Text(*error, "message"));
+    PrintField("error", TextField(*error, "message"));
   }
   return {};
 }
@@ -133,7 +122,7 @@ Status Remove(Session& session, const std::vector<std::string>& models) {
   Json removed = Json::array();
   for (const std::string& model : models) {
     TP_ASSIGN(const Json reply, api->Delete(ModelPath(model)));
-    const std::string id = Text(reply, "id");
+    const std::string id = TextField(reply, "id");
     removed.push_back({{"id", id}, {"deleted", true}});
     if (!session.json()) fmt::print("removed {}\n", id);
   }
@@ -147,7 +136,7 @@ Status Processes(Session& session) {
   if (api != nullptr) {
     TP_ASSIGN(const Json reply, api->Get("/api/v1/models"));
     for (const Json& model : Items(reply)) {
-      if (Text(model, "state") != "stored") loaded.push_back(model);
+      if (TextField(model, "state") != "stored") loaded.push_back(model);
     }
   }
   if (session.json()) {
@@ -165,9 +154,9 @@ Status Processes(Session& session) {
   std::vector<std::vector<std::string>> rows;
   for (const Json& model : loaded) {
     const Json engine = model.value("engine", Json::object());
-    rows.push_back({Text(model, "id"), StateText(model), Size(Number(engine, "weight_bytes")),
-                    Size(Number(engine, "kv_bytes")), fmt::format("{:.0f}", Number(engine, "running")),
-                    fmt::format("{:.0f}", Number(engine, "waiting"))});
+    rows.push_back({TextField(model, "id"), StateText(model), Size(NumberField(engine, "weight_bytes")),
+                    Size(NumberField(engine, "kv_bytes")), fmt::format("{:.0f}", NumberField(engine, "running")),
+                    fmt::format("{:.0f}", NumberField(engine, "waiting"))});
   }
   fmt::print("{}", TableText({{"NAME"},
                               {"STATE"},
@@ -186,7 +175,7 @@ Status Stop(Session& session, const std::string& model, bool force) {
   if (session.json()) {
     PrintJson(reply);
   } else {
-    fmt::print("unloaded {}\n", Text(reply, "id"));
+    fmt::print("unloaded {}\n", TextField(reply, "id"));
   }
   return {};
 }

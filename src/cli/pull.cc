@@ -11,16 +11,6 @@
 namespace tidepool::cli {
 namespace {
 
-std::string Text(const Json& json, const char* key) {
-  const auto it = json.find(key);
-  return it != json.end() && it->is_string() ? it->get<std::string>() : std::string();
-}
-
-double Number(const Json& json, const char* key) {
-  const auto it = json.find(key);
-  return it != json.end() && it->is_number() ? it->get<double>() : 0;
-}
-
 // The server has a working folder of its own, so a path is sent whole.
 std::string WholeSource(const std::string& source) {
   const bool path =
@@ -41,9 +31,9 @@ Result<Json> StartOrResume(ApiClient& api, const std::string& source, const std:
   TP_ASSIGN(const Json pulls, api.Get("/api/v1/pulls"));
   if (const auto data = pulls.find("data"); data != pulls.end() && data->is_array()) {
     for (const Json& pull : *data) {
-      const bool same = Text(pull, "model") == source || (!name.empty() && Text(pull, "model") == name);
-      if (same && Text(pull, "state") == "paused") {
-        return api.Post("/api/v1/pulls/" + ApiClient::Segment(Text(pull, "id")) + "/resume", Json::object());
+      const bool same = TextField(pull, "model") == source || (!name.empty() && TextField(pull, "model") == name);
+      if (same && TextField(pull, "state") == "paused") {
+        return api.Post("/api/v1/pulls/" + ApiClient::Segment(TextField(pull, "id")) + "/resume", Json::object());
       }
     }
   }
@@ -70,8 +60,8 @@ Status Interrupted(ApiClient& api, const std::string& path, const PullOptions& o
 Error PullError(const Json& pull) {
   Error error{ErrorKind::kInternal, "pull_failed", "the pull failed", "", 0};
   if (const auto inner = pull.find("error"); inner != pull.end() && inner->is_object()) {
-    error.message = Text(*inner, "message");
-    error.code = Text(*inner, "code");
+    error.message = TextField(*inner, "message");
+    error.code = TextField(*inner, "code");
   }
   return error;
 }
@@ -82,13 +72,13 @@ Result<std::string> PullModel(Session& session, const PullOptions& options) {
   TP_ASSIGN(ApiClient * api, session.Api());
   const std::string source = WholeSource(options.source);
   TP_ASSIGN(Json pull, StartOrResume(*api, source, options.name));
-  const std::string path = "/api/v1/pulls/" + ApiClient::Segment(Text(pull, "id"));
+  const std::string path = "/api/v1/pulls/" + ApiClient::Segment(TextField(pull, "id"));
   Terminal& terminal = session.terminal();
   std::string phase_said;
   int failures = 0;
   while (true) {
-    const std::string state = Text(pull, "state");
-    const std::string phase = Text(pull, "phase");
+    const std::string state = TextField(pull, "state");
+    const std::string phase = TextField(pull, "phase");
     if (state == "done") break;
     if (state == "failed" || state == "cancelled" || state == "paused") {
       terminal.ClearStatus();
@@ -98,8 +88,8 @@ Result<std::string> PullModel(Session& session, const PullOptions& options) {
           fmt::format("the pull was {} by someone else; go on with: {}", state, ResumeCommand(options)));
     }
     const std::string label = options.source + (phase.empty() ? "" : " · " + phase);
-    terminal.ShowStatus(ProgressText(label, Number(pull, "bytes_done"), Number(pull, "bytes_total"),
-                                     Number(pull, "bytes_per_s"), terminal.width() - 1, terminal.unicode()));
+    terminal.ShowStatus(ProgressText(label, NumberField(pull, "bytes_done"), NumberField(pull, "bytes_total"),
+                                     NumberField(pull, "bytes_per_s"), terminal.width() - 1, terminal.unicode()));
     if (!terminal.error_is_terminal() && phase != phase_said && !phase.empty()) {
       fmt::print(stderr, "{}: {}\n", options.source, phase);
       phase_said = phase;
@@ -123,8 +113,8 @@ Result<std::string> PullModel(Session& session, const PullOptions& options) {
     }
   }
   terminal.ClearStatus();
-  const std::string result = Text(pull, "result");
-  return result.empty() ? Text(pull, "model") : result;
+  const std::string result = TextField(pull, "result");
+  return result.empty() ? TextField(pull, "model") : result;
 }
 
 Status Pull(Session& session, const PullOptions& options) {

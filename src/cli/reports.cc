@@ -7,11 +7,6 @@
 namespace tidepool::cli {
 namespace {
 
-double Number(const Json& json, const char* key) {
-  const auto it = json.find(key);
-  return it != json.end() && it->is_number() ? it->get<double>() : 0;
-}
-
 // Strings as they are, other values as JSON; lists of strings joined.
 std::string Shown(const Json& value) {
   if (value.is_null()) return {};
@@ -22,7 +17,7 @@ std::string Shown(const Json& value) {
   return out;
 }
 
-std::string Text(const Json& json, const char* key) {
+std::string Shown(const Json& json, const char* key) {
   const auto it = json.find(key);
   return it == json.end() ? std::string() : Shown(*it);
 }
@@ -49,11 +44,11 @@ void PrintAdvice(Terminal& terminal, const Json& advice) {
   if (!advice.is_array() || advice.empty()) return;
   fmt::print("\n");
   for (const Json& item : advice) {
-    const std::string level = Text(item, "level");
+    const std::string level = Shown(item, "level");
     std::string mark = terminal.unicode() ? "·" : "-";
     if (level == "ok") mark = terminal.Green(terminal.unicode() ? "✓" : "ok");
     if (level == "warn") mark = terminal.Yellow("!");
-    fmt::print("{} {}\n", mark, Text(item, "text"));
+    fmt::print("{} {}\n", mark, Shown(item, "text"));
   }
 }
 
@@ -76,12 +71,12 @@ Status Bench(Session& session, const BenchOptions& options) {
   }
   std::vector<std::vector<std::string>> rows;
   for (const Json& row : reply->value("data", Json::array())) {
-    const double share = Number(row, "share_of_limit");
-    rows.push_back({Text(row, "test"), Text(row, "batch"), Text(row, "tokens"),
-                    SecondsText(Number(row, "seconds")), NumberText(Number(row, "tokens_per_s")),
+    const double share = NumberField(row, "share_of_limit");
+    rows.push_back({Shown(row, "test"), Shown(row, "batch"), Shown(row, "tokens"),
+                    SecondsText(NumberField(row, "seconds")), NumberText(NumberField(row, "tokens_per_s")),
                     share > 0 ? fmt::format("{:.0f}%", share * 100) : "",
-                    row.contains("limit") && row["limit"].is_number() ? NumberText(Number(row, "limit"))
-                                                                      : Text(row, "limit")});
+                    row.contains("limit") && row["limit"].is_number() ? NumberText(NumberField(row, "limit"))
+                                                                      : Shown(row, "limit")});
   }
   fmt::print("{}", TableText({{"TEST"},
                               {"BATCH", Align::kRight},
@@ -123,8 +118,8 @@ Status ShowSettings(Session& session) {
   }
   std::vector<std::vector<std::string>> rows;
   for (const Json& setting : reply.value("data", Json::array())) {
-    const std::string name = setting.contains("name") ? Text(setting, "name") : Text(setting, "id");
-    rows.push_back({name, Text(setting, "value"), Text(setting, "source")});
+    const std::string name = setting.contains("name") ? Shown(setting, "name") : Shown(setting, "id");
+    rows.push_back({name, Shown(setting, "value"), Shown(setting, "source")});
   }
   fmt::print("{}", TableText({{"SETTING"}, {"VALUE"}, {"FROM"}}, rows));
   return {};
@@ -145,7 +140,7 @@ Status Version(Session& session) {
   }
   fmt::print("tidepool {}\n", session.hooks().version);
   if (out.contains("server_version")) {
-    fmt::print("server   {} at {}\n", Text(out, "server_version"), Text(out, "server_url"));
+    fmt::print("server   {} at {}\n", Shown(out, "server_version"), Shown(out, "server_url"));
   }
   return {};
 }

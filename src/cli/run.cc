@@ -27,11 +27,6 @@ struct Answer {
   bool interrupted = false;
 };
 
-std::string Text(const Json& json, const char* key) {
-  const auto it = json.find(key);
-  return it != json.end() && it->is_string() ? it->get<std::string>() : std::string();
-}
-
 Json RequestBody(const RunOptions& options, const Json& messages, bool stream) {
   Json body = {{"model", options.model}, {"messages", messages}};
   if (options.temperature) body["temperature"] = *options.temperature;
@@ -52,7 +47,7 @@ class Printer {
   explicit Printer(Terminal& terminal) : terminal_(terminal), started_(Clock::now()) {}
 
   void Progress(const Json& event) {
-    std::string phase = Text(event, "phase");
+    std::string phase = TextField(event, "phase");
     const auto share = event.find("share");
     const auto position = event.find("queue_position");
     if (phase == "queued" && position != event.end() && position->is_number()) {
@@ -64,8 +59,8 @@ class Printer {
   }
 
   void Delta(const Json& delta, Answer* answer) {
-    const std::string reasoning = Text(delta, "reasoning_content");
-    const std::string content = Text(delta, "content");
+    const std::string reasoning = TextField(delta, "reasoning_content");
+    const std::string content = TextField(delta, "content");
     if (reasoning.empty() && content.empty()) return;
     if (!any_) {
       any_ = true;
@@ -135,7 +130,7 @@ Result<Answer> Ask(Session& session, ApiClient& api, const RunOptions& options, 
     const Json& choice = (*choices)[0];
     if (const auto delta = choice.find("delta"); delta != choice.end() && delta->is_object())
       printer.Delta(*delta, &answer);
-    if (const std::string reason = Text(choice, "finish_reason"); !reason.empty())
+    if (const std::string reason = TextField(choice, "finish_reason"); !reason.empty())
       answer.finish_reason = reason;
     return true;
   };
@@ -182,10 +177,10 @@ std::string InCatalogue(const Json& catalogue, const std::string& model) {
   const auto data = catalogue.find("data");
   if (data == catalogue.end() || !data->is_array()) return {};
   for (const Json& entry : *data) {
-    if (Text(entry, "id") == model) return model;
+    if (TextField(entry, "id") == model) return model;
   }
   for (const Json& entry : *data) {
-    if (const std::string id = Text(entry, "id"); id.starts_with(model + ":")) return id;
+    if (const std::string id = TextField(entry, "id"); id.starts_with(model + ":")) return id;
   }
   return {};
 }
@@ -228,7 +223,7 @@ Result<std::string> EnsureModel(Session& session, ApiClient& api, const RunOptio
     model = api.Get(ModelPath(id));
   }
   if (!model) return Fail(model.error());
-  const std::string id = Text(*model, "id");
+  const std::string id = TextField(*model, "id");
   if (!model->value("generates", true)) {
     return Fail(ErrorKind::kInvalid, "no_text",
                 fmt::format("{} makes embeddings, no text; use it with POST /v1/embeddings", id));

@@ -372,19 +372,19 @@ Meta ReadMeta(const std::filesystem::path& path) {
   return out;
 }
 
-struct Range {
+struct ContentRange {
   uint64_t first = 0;
   std::optional<uint64_t> total;
 };
 // "bytes 100-199/1000"
-std::optional<Range> ParseContentRange(std::string_view text) {
+std::optional<ContentRange> ParseContentRange(std::string_view text) {
   if (!text.starts_with("bytes ")) return std::nullopt;
   text.remove_prefix(6);
   const size_t dash = text.find('-'), slash = text.find('/');
   if (dash == std::string_view::npos || slash == std::string_view::npos || dash > slash) return std::nullopt;
   const auto first = ParseUnsigned(text.substr(0, dash));
   if (!first) return std::nullopt;
-  return Range{*first, ParseUnsigned(text.substr(slash + 1))};
+  return ContentRange{*first, ParseUnsigned(text.substr(slash + 1))};
 }
 
 class Downloader {
