@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Many chat streams at once against one server on loopback: errors, time to first token, tokens/s, the server's memory.
 
-    bench/streams.py                                   # 1,000 streams, simulated model, starts build/tidepool itself
-    bench/streams.py --model smollm2:135m --tokens 16  # a stored model of $TIDEPOOL_HOME
+    bench/streams.py                               # 1,000 streams of the simulated model: the gateway alone
+    bench/streams.py --model m.gguf --tokens 32    # of a real model, stored in the server's own home first
 
 Only the standard library. Exit status 1 if any stream failed. Memory is the server's, from /proc: before, the peak while
 the streams ran, and after they ended.
@@ -13,11 +13,10 @@ import asyncio
 import json
 import os
 import pathlib
-import signal
-import subprocess
 import sys
-import tempfile
 import time
+
+from bench_server import Server
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -81,10 +80,10 @@ async def watch_memory(pid, peak, stop):
         await asyncio.sleep(0.1)
 
 
-async def drive(arguments, url, key, pid):
+async def drive(arguments, model, url, key, pid):
     host, port = url.split("//")[1].split(":")
     body = json.dumps({
-        "model": arguments.model, "stream": True, "stream_options": {"include_usage": True}, "temperature": 0,
+        "model": model, "stream": True, "stream_options": {"include_usage": True}, "temperature": 0,
         "max_tokens": arguments.tokens, "ignore_eos": True,
         "messages": [{"role": "user", "content": arguments.prompt.replace("%TOKENS%", str(arguments.tokens))}]}).encode()
     payload = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n"
@@ -106,7 +105,7 @@ async def drive(arguments, url, key, pid):
     first = [s.first_token_s for s in streams if s.first_token_s is not None]
     tokens = sum(s.tokens for s in streams)
     return {
-        "model": arguments.model, "streams": len(streams), "tokens_each": arguments.tokens,
+        "model": model, "streams": len(streams), "tokens_each": arguments.tokens,
         "errors": sum(s.error is not None for s in streams),
         "first_error": next((s.error for s in streams if s.error), None),
         "seconds": round(seconds, 3), "tokens": tokens, "tokens_per_s": round(tokens / seconds, 1),
@@ -122,34 +121,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--model", default="scripted")
-    parser.add_argument("--prompt", default="[[tokens:%TOKENS%]]", help="%%TOKENS%% becomes --tokens")
+    parser.add_argument("--model", default="scripted", help="a .gguf file; without it the simulated model")
+    parser.add_argument("--prompt", help="%%TOKENS%% becomes --tokens")
     parser.add_argument("--limit-s", type=float, default=300, help="the run is given up after so long")
     parser.add_argument("--binary", default=os.environ.get("TIDEPOOL_BINARY", str(ROOT / "build" / "tidepool")))
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     simulated = arguments.model == "scripted"
-    with tempfile.TemporaryDirectory(prefix="tidepool-streams-") as folder:
-        home = pathlib.Path(folder if simulated else os.environ.get("TIDEPOOL_HOME", pathlib.Path.home() / ".tidepool"))
-        if (home / "server.json").exists():
-            sys.exit(f"a server runs in {home}; stop it first (make down)")
-        log = open(pathlib.Path(folder) / "output.log", "wb")
-        flags = ["--simulated"] if simulated else []
-        server = subprocess.Popen([arguments.binary, "serve", "--listen", "127.0.0.1:0", *flags], stdout=log, stderr=log,
-                                  env={**os.environ, "TIDEPOOL_HOME": str(home)})
-        try:
-            deadline = time.monotonic() + 60
-            while not (home / "server.json").exists():
-                if server.poll() is not None or time.monotonic() > deadline:
-                    sys.exit("the server did not start:\n" + (pathlib.Path(folder) / "output.log").read_text())
-                time.sleep(0.02)
-            info = json.loads((home / "server.json").read_text())
-            key = (home / "admin.key").read_text().strip()
-            result = asyncio.run(drive(arguments, info["url"], key, server.pid))
-        finally:
-            if server.poll() is None:
-                server.send_signal(signal.SIGTERM)
-                server.wait(60)
+    if arguments.prompt is None:
+        arguments.prompt = "[[tokens:%TOKENS%]]" if simulated else "Write a short story about the sea."
+    with Server(arguments.binary, ["--simulated"] if simulated else []) as server:
+        model = "scripted" if simulated else server.store(pathlib.Path(arguments.model).resolve())
+        result = asyncio.run(drive(arguments, model, server.url, server.key, server.process.pid))
     if arguments.json:
         print(json.dumps({"data": [{"id": "streams", **result}]}))
     else:
