@@ -51,7 +51,7 @@ struct SamplingParams {
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::optional<uint64_t> seed;  // none: from the operating system
   int32_t max_tokens = 0;        // 0: until the context is full
-  int32_t min_tokens = 0;
+  int32_t min_tokens = 0;        // until then nothing ends the answer: no end token, no stop string
   bool ignore_eos = false;
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;

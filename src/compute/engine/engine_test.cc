@@ -141,6 +141,35 @@ TEST_F(EngineTest, StopStringsEndTheAnswer) {
   }
 }
 
+// vLLM's rule: a stop string counts if its last character came after the first min_tokens tokens.
+TEST_F(EngineTest, MinTokensHoldsBackStopStrings) {
+  StartEngine();
+  const ModelHandle model = AddFake();
+  const auto prompt = TalkativePrompt(60);
+  const auto answer = FakeModel::GreedyAnswer(prompt, 60);
+  // Tokens are bytes: two ASCII neighbours are a stop string that two tokens make.
+  size_t at = 5;
+  while (at + 1 < answer.size() && (answer[at] >= 128 || answer[at + 1] >= 128)) ++at;
+  ASSERT_LT(at + 1, answer.size());
+  const std::string stop{static_cast<char>(answer[at]), static_cast<char>(answer[at + 1])};
+  for (at = 0; answer[at] != stop[0] || answer[at + 1] != stop[1];) ++at;  // its first place
+  const auto complete = static_cast<int32_t>(at + 2);                      // tokens after which it is
+  for (const int32_t min_tokens : {0, complete - 1, complete}) {
+    GenerateRequest request = Request(model, prompt, 60, nullptr);
+    request.sampling.stop = {stop};
+    request.sampling.min_tokens = min_tokens;
+    const auto sink = Generate(std::move(request));
+    if (min_tokens < complete) {
+      EXPECT_EQ(sink->finish.usage.completion_tokens, complete) << min_tokens;
+      EXPECT_EQ(sink->finish.stop, stop);
+      EXPECT_EQ(sink->content.find(stop), std::string::npos);
+    } else {
+      EXPECT_GT(sink->finish.usage.completion_tokens, complete);
+      EXPECT_NE(sink->content.find(stop), std::string::npos) << "it is text";
+    }
+  }
+}
+
 TEST_F(EngineTest, StopTokensMinTokensAndIgnoreEos) {
   StartEngine();
   const ModelHandle model = AddFake();

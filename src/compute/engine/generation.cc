@@ -122,13 +122,14 @@ void EngineImpl::Emit(Sequence& sequence, int32_t token) {
 
   text::TextDelta& delta = generation.delta;
   delta.Clear();
-  // With min_tokens an end token was masked; one that came by force or by ignore_eos is text.
-  const bool ended =
-      generation.usage.completion_tokens > params.min_tokens && Contains(generation.end_tokens, token);
+  // With min_tokens an end token was masked; one that came by force or by ignore_eos is text, and so are the
+  // stop strings that end in these tokens.
+  const bool may_end = generation.usage.completion_tokens > params.min_tokens;
+  const bool ended = may_end && Contains(generation.end_tokens, token);
   bool finished = true;
   FinishReason reason = FinishReason::kStop;
   if (!ended) {
-    generation.stream.Push(tokenizer.TokenBytes(token, Contains(generation.visible, token)), delta);
+    generation.stream.Push(tokenizer.TokenBytes(token, Contains(generation.visible, token)), delta, may_end);
     if (!delta.stopped) {
       finished = generation.usage.completion_tokens >= generation.max_new_tokens;
       reason = FinishReason::kLength;

@@ -72,11 +72,17 @@ size_t StreamMatcher::Step(State& state, char byte) const {
   return nodes_[child].match;
 }
 
+void StreamMatcher::Pass(State& state) const {
+  while (nodes_[state.node].first_child == 0 && state.node != 0) state.node = nodes_[state.node].fail;
+}
+
 TextStream::TextStream(TextStreamOptions options)
     : options_(std::move(options)),
       stop_matcher_(Clean(options_.stop)),
       close_matcher_({ReplaceInvalidUtf8(options_.reasoning.close_tag)}),
       drop_space_(options_.strip_leading_space) {
+  // Like the other strings: half a character must not be found inside a whole one.
+  options_.reasoning.open_tag = ReplaceInvalidUtf8(options_.reasoning.open_tag);
   if (options_.reasoning.starts_inside) {
     part_ = Part::kReasoning;
     drop_line_breaks_ = true;
@@ -85,8 +91,9 @@ TextStream::TextStream(TextStreamOptions options)
   }
 }
 
-void TextStream::Push(std::string_view token_bytes, TextDelta& out) {
+void TextStream::Push(std::string_view token_bytes, TextDelta& out, bool match_stops) {
   if (part_ == Part::kStopped) return;
+  match_stops_ |= match_stops;
   if (drop_space_ && !token_bytes.empty()) {
     drop_space_ = false;
     if (token_bytes.front() == ' ') token_bytes.remove_prefix(1);
@@ -130,6 +137,7 @@ void TextStream::Take(char byte, TextDelta& out) {
 void TextStream::TakeUndecided(char byte, TextDelta& out) {
   const std::string& tag = options_.reasoning.open_tag;
   held_ += byte;
+  if (!match_stops_) exempt_ = held_.size();
   // A tag may itself begin with white space, so every split of held_ into space and tag is tried.
   for (size_t space = 0; space <= kMaxSpaceBeforeTag && space <= held_.size(); ++space) {
     if (space > 0 && !IsSpaceByte(held_[space - 1])) break;
@@ -149,7 +157,12 @@ void TextStream::DecideAnswer(TextDelta& out) {
   part_ = Part::kAnswer;
   decided_.swap(held_);
   held_.clear();
-  for (const char byte : decided_) Take(byte, out);
+  const bool match_stops = match_stops_;
+  for (size_t i = 0; i < decided_.size(); ++i) {
+    match_stops_ = match_stops && i >= exempt_;
+    Take(decided_[i], out);
+  }
+  match_stops_ = match_stops;
   decided_.clear();
 }
 
@@ -172,6 +185,7 @@ void TextStream::TakeAnswer(char byte, TextDelta& out) {
   held_ += byte;
   const size_t match = stop_matcher_.Step(matched_, byte);
   if (match == 0) return;
+  if (!match_stops_) return stop_matcher_.Pass(matched_);
   const size_t kept = held_.size() - match;
   out.stop.assign(held_, kept, match);
   out.content.append(held_, 0, options_.include_stop ? held_.size() : kept);

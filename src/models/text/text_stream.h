@@ -11,6 +11,10 @@
 //    it, and go), or at once with starts_inside; it ends at the first close tag. A tag later in the answer is
 //    text.
 //  - Line breaks right after an open tag and right after a close tag are dropped, as other servers do.
+//  - Text may be pushed with stop strings off (the first min_tokens tokens of an answer). A stop string
+//  counts if
+//    its last character came with matching on: one that begins before and ends after does (as in vLLM), one
+//    that ended before is text for good. A character came with the token that completed it.
 //
 // Threads: owned by one thread (the engine's).
 #pragma once
@@ -59,6 +63,8 @@ class StreamMatcher {
   };
   // Takes the next byte; returns the length of the longest string that ends with it, 0 if none does.
   size_t Step(State& state, char byte) const;
+  // After a match that does not count: goes on looking, without holding back what no longer can grow.
+  void Pass(State& state) const;
   // Bytes at the end of what was seen that are the beginning of a string: what must be held back.
   size_t held(State state) const { return nodes_[state.node].depth; }
 
@@ -78,7 +84,8 @@ class TextStream {
  public:
   explicit TextStream(TextStreamOptions options);
   // Appends to `out` (not cleared). No heap allocation in the steady state beyond growth of out's strings.
-  void Push(std::string_view token_bytes, TextDelta& out);
+  // `match_stops`: off for a first part of the answer; once on it stays on.
+  void Push(std::string_view token_bytes, TextDelta& out, bool match_stops = true);
   // The end of the answer: everything held back comes out; a trailing incomplete character becomes U+FFFD.
   void Finish(TextDelta& out);
   bool in_reasoning() const { return part_ == Part::kReasoning; }
@@ -103,6 +110,8 @@ class TextStream {
   std::string raw_;                // an incomplete character: at most 3 bytes
   std::string held_;               // whole characters not yet emitted
   std::string decided_;            // scratch of DecideAnswer
+  bool match_stops_ = false;       // as of the last Push
+  size_t exempt_ = 0;              // kUndecided: bytes of held_ that came with stop strings off
   bool drop_space_ = false;        // the next byte, if a space, is the tokenizer's own
   bool drop_line_breaks_ = false;  // since the last tag
 };

@@ -1,6 +1,8 @@
-// TextStream: whatever the bytes, the options and the cuts, the total is the same and is well-formed.
-// Input: one byte of options, one of cut size, then fields up to 0x00: open tag, close tag, two stop strings;
-// the rest is the answer.
+// TextStream: whatever the bytes, the options and the cuts, the total is the same and is well-formed. Stop
+// strings may be off for the first bytes. Input: one byte of options, one of cut size and of how many bytes
+// come with stop strings off, then fields up to 0x00: open tag, close tag, two stop strings; the rest is the
+// answer.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -21,12 +23,14 @@ std::string_view TakeField(std::string_view& input) {
   return field;
 }
 
-TextDelta Run(const TextStreamOptions& options, std::string_view answer, size_t cut) {
+TextDelta Run(const TextStreamOptions& options, std::string_view answer, size_t off, size_t cut) {
   TextStream stream(options);
   TextDelta total;
-  for (size_t at = 0; at < answer.size(); at += cut) {
+  for (size_t at = 0; at < answer.size();) {
+    const size_t size = at < off ? std::min(cut, off - at) : cut;
     TextDelta delta;
-    stream.Push(answer.substr(at, cut), delta);
+    stream.Push(answer.substr(at, size), delta, at >= off);
+    at += size;
     if (!IsValidUtf8(delta.content) || !IsValidUtf8(delta.reasoning)) std::abort();
     total.content += delta.content;
     total.reasoning += delta.reasoning;
@@ -53,8 +57,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   options.include_stop = flags & 1;
   options.strip_leading_space = flags & 2;
   options.reasoning.starts_inside = flags & 4;
-  const TextDelta whole = Run(options, input, input.size() + 1);
-  const TextDelta cuts = Run(options, input, cut);
+  const size_t off = flags & 8 ? data[1] / 7 : 0;
+  const TextDelta whole = Run(options, input, off, input.size() + 1);
+  const TextDelta cuts = Run(options, input, off, cut);
+  if (whole.stopped && off >= input.size()) std::abort();
   if (whole.content != cuts.content || whole.reasoning != cuts.reasoning || whole.stopped != cuts.stopped ||
       whole.stop != cuts.stop) {
     std::abort();

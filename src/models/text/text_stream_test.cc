@@ -28,12 +28,13 @@ std::string DropLineBreaks(const std::string& text) {
   return at == std::string::npos ? "" : text.substr(at);
 }
 
-// The stop string that is complete first, the longest of those that end together.
-void CutAtStop(const TextStreamOptions& options, Answer& answer) {
+// The stop string that is complete first, the longest of those that end together; those that end within the
+// first `exempt` bytes of the content are text.
+void CutAtStop(const TextStreamOptions& options, size_t exempt, Answer& answer) {
   size_t best_end = std::string::npos, best_begin = 0;
   for (const std::string& stop : options.stop) {
     if (stop.empty()) continue;
-    const size_t begin = answer.content.find(stop);
+    const size_t begin = answer.content.find(stop, exempt >= stop.size() ? exempt - stop.size() + 1 : 0);
     if (begin == std::string::npos) continue;
     const size_t end = begin + stop.size();
     if (end < best_end || (end == best_end && begin < best_begin)) {
@@ -47,9 +48,22 @@ void CutAtStop(const TextStreamOptions& options, Answer& answer) {
   answer.content.resize(options.include_stop ? best_end : best_begin);
 }
 
-Answer Reference(const TextStreamOptions& options, std::string bytes) {
-  if (options.strip_leading_space && bytes.starts_with(' ')) bytes.erase(0, 1);
+// How many bytes of the text are complete with the first `off` bytes of the answer.
+size_t CompleteWith(const std::string& bytes, size_t off) {
+  if (off >= bytes.size()) return std::string::npos;
+  const std::string seen = bytes.substr(0, off);
+  return ReplaceInvalidUtf8(seen.substr(0, off - IncompleteSuffix(seen))).size();
+}
+
+// `off`: that many bytes were pushed with stop strings off.
+Answer Reference(const TextStreamOptions& options, std::string bytes, size_t off) {
+  if (options.strip_leading_space && bytes.starts_with(' ')) {
+    bytes.erase(0, 1);
+    off -= std::min<size_t>(off, 1);
+  }
   std::string text = ReplaceInvalidUtf8(bytes);
+  const size_t text_size = text.size();
+  const size_t complete = off == 0 ? 0 : CompleteWith(bytes, off);
   const std::string& open = options.reasoning.open_tag;
   const std::string& close = options.reasoning.close_tag;
   bool inside = options.reasoning.starts_inside;
@@ -71,7 +85,10 @@ Answer Reference(const TextStreamOptions& options, std::string bytes) {
     answer.reasoning = text.substr(0, end);
     if (end != std::string::npos) answer.content = DropLineBreaks(text.substr(end + close.size()));
   }
-  CutAtStop(options, answer);
+  // The content is the end of the text.
+  const size_t before = text_size - answer.content.size();
+  CutAtStop(options, complete == std::string::npos ? complete : complete - std::min(complete, before),
+            answer);
   return answer;
 }
 
@@ -88,14 +105,15 @@ size_t LongestBeginning(const std::string& text, const std::vector<std::string>&
   return most;
 }
 
-Answer Stream(const TextStreamOptions& options, const std::string& bytes, std::mt19937& random, size_t most) {
+Answer Stream(const TextStreamOptions& options, const std::string& bytes, size_t off, std::mt19937& random,
+              size_t most) {
   TextStream stream(options);
   Answer answer;
-  std::string seen;
   for (size_t at = 0; at < bytes.size();) {
-    const size_t size = std::min(bytes.size() - at, std::uniform_int_distribution<size_t>(0, most)(random));
+    const size_t end = at < off ? std::min(off, bytes.size()) : bytes.size();
+    const size_t size = std::min(end - at, std::uniform_int_distribution<size_t>(0, most)(random));
     TextDelta delta;
-    stream.Push(std::string_view(bytes).substr(at, size), delta);
+    stream.Push(std::string_view(bytes).substr(at, size), delta, at >= off);
     at += size;
     ExpectWholeCharacters(delta.content);
     ExpectWholeCharacters(delta.reasoning);
@@ -143,9 +161,11 @@ TEST(TextStream, AnySplitGivesWhatTheRulesSay) {
       options.reasoning = {random() % 8 == 0 ? "" : "<think>", "</think>", random() % 3 == 0};
     }
     const std::string text = RandomText(random, parts);
-    const Answer expected = Reference(options, text);
+    const size_t off = random() % 2 == 0 ? 0 : random() % (text.size() + 2);
+    const Answer expected = Reference(options, text, off);
     const size_t most = 1 + random() % 6;
-    ASSERT_EQ(Stream(options, text, random, most), expected) << "text \"" << text << "\" round " << round;
+    ASSERT_EQ(Stream(options, text, off, random, most), expected)
+        << "text \"" << text << "\" off " << off << " round " << round;
   }
 }
 
@@ -188,6 +208,30 @@ TEST(TextStream, StopStringsAreNotSoughtInReasoning) {
   EXPECT_EQ(delta.reasoning, "a\nb");
   EXPECT_EQ(delta.content, "answer");
   EXPECT_TRUE(delta.stopped);
+}
+
+// The rule of min_tokens, as in vLLM's detokenizer: a match counts if it ends in text that came later.
+TEST(TextStream, StopStringsCanBeOffAtFirst) {
+  TextStream stream({.stop = {"stop", "sto"}});
+  TextDelta delta;
+  stream.Push("a stop b", delta, false);
+  EXPECT_EQ(delta.content, "a stop b") << "it ended while matching was off";
+  stream.Push(" st", delta, false);
+  EXPECT_EQ(delta.content, "a stop b ") << "it may end later";
+  stream.Push("o", delta);
+  EXPECT_TRUE(delta.stopped);
+  EXPECT_EQ(delta.stop, "sto");
+  EXPECT_EQ(delta.content, "a stop b ");
+}
+
+TEST(TextStream, WhatWaitedForATagKeepsItsExemption) {
+  TextStream stream({.stop = {"<th"}, .reasoning = {"<think>", "</think>", false}});
+  TextDelta delta;
+  stream.Push("<thi", delta, false);
+  EXPECT_EQ(delta.content, "");
+  stream.Push("s> and <th", delta);
+  EXPECT_TRUE(delta.stopped);
+  EXPECT_EQ(delta.content, "<this> and ");
 }
 
 TEST(TextStream, MemoryIsBoundedByTheStopStrings) {
