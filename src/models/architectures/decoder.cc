@@ -158,6 +158,14 @@ void DecoderPass::Attend(int32_t layer, float scale, int32_t window) const {
                  .sequences = step.sequences});
 }
 
+Status AttentionProjections::Declare(WeightPlan& plan, int32_t n, const DecoderConfig& config) {
+  const int32_t hidden = config.hidden, heads = config.query_columns(), kv = config.kv_columns();
+  TP_TRY(plan.Matrix({"attn_q.weight", "self_attn.q_proj.weight", n}, heads, hidden, &query));
+  TP_TRY(plan.Matrix({"attn_k.weight", "self_attn.k_proj.weight", n}, kv, hidden, &key));
+  TP_TRY(plan.Matrix({"attn_v.weight", "self_attn.v_proj.weight", n}, kv, hidden, &value));
+  return plan.Matrix({"attn_output.weight", "self_attn.o_proj.weight", n}, hidden, heads, &output);
+}
+
 Status GatedFeedForward::Declare(WeightPlan& plan, int32_t layer, const DecoderConfig& config) {
   TP_TRY(plan.Matrix({"ffn_gate.weight", "mlp.gate_proj.weight", layer}, config.feed_forward, config.hidden,
                      &gate));

@@ -65,6 +65,13 @@ struct DecoderPass {
   void Add(chips::Matrix to, chips::ConstMatrix what) const { ops.Add(to, what, to); }
 };
 
+// Wq [heads * d, H], Wk and Wv [kv_heads * d, H], Wo [H, heads * d].
+struct AttentionProjections {
+  chips::PackedWeight query, key, value, output;
+
+  Status Declare(WeightPlan& plan, int32_t layer, const DecoderConfig& config);
+};
+
 // y = Wd (act(Wg x) * Wu x), no biases.
 struct GatedFeedForward {
   chips::PackedWeight gate, up, down;

@@ -43,7 +43,7 @@ class Gemma3 final : public Decoder {
   struct Layer {
     const float *attention_norm, *query_norm, *key_norm, *after_attention_norm;
     const float *feed_forward_norm, *after_feed_forward_norm;
-    chips::PackedWeight query, key, value, output;
+    AttentionProjections attention;
     GatedFeedForward feed_forward;
   };
 
@@ -55,18 +55,15 @@ class Gemma3 final : public Decoder {
 
   Status DeclareLayer(WeightPlan& plan, int32_t n) override {
     Layer& w = layers_[static_cast<size_t>(n)];
-    const int32_t hidden = config_.hidden, query = config_.query_columns(), kv = config_.kv_columns();
+    const int32_t hidden = config_.hidden;
     const auto norm = [&](std::string_view gguf, std::string_view hf, int32_t size,
                           const float** destination) {
       return plan.Vector({gguf, hf, n}, size, destination, norm_rule_);
     };
     TP_TRY(norm("attn_norm.weight", "input_layernorm.weight", hidden, &w.attention_norm));
-    TP_TRY(plan.Matrix({"attn_q.weight", "self_attn.q_proj.weight", n}, query, hidden, &w.query));
-    TP_TRY(plan.Matrix({"attn_k.weight", "self_attn.k_proj.weight", n}, kv, hidden, &w.key));
-    TP_TRY(plan.Matrix({"attn_v.weight", "self_attn.v_proj.weight", n}, kv, hidden, &w.value));
+    TP_TRY(w.attention.Declare(plan, n, config_));
     TP_TRY(norm("attn_q_norm.weight", "self_attn.q_norm.weight", config_.head_dim, &w.query_norm));
     TP_TRY(norm("attn_k_norm.weight", "self_attn.k_norm.weight", config_.head_dim, &w.key_norm));
-    TP_TRY(plan.Matrix({"attn_output.weight", "self_attn.o_proj.weight", n}, hidden, query, &w.output));
     TP_TRY(norm("post_attention_norm.weight", "post_attention_layernorm.weight", hidden,
                 &w.after_attention_norm));
     TP_TRY(norm("ffn_norm.weight", "pre_feedforward_layernorm.weight", hidden, &w.feed_forward_norm));
@@ -80,13 +77,15 @@ class Gemma3 final : public Decoder {
     const bool global = shape_.global_layer[static_cast<size_t>(n)];
     const Rope& rope = global ? shape_.global_rope : shape_.local_rope;
     p.RmsNorm(p.x, w.attention_norm, p.normed);
-    p.Project(p.normed, {{w.query, nullptr, p.query}, {w.key, nullptr, p.key}, {w.value, nullptr, p.value}});
+    p.Project(p.normed, {{w.attention.query, nullptr, p.query},
+                         {w.attention.key, nullptr, p.key},
+                         {w.attention.value, nullptr, p.value}});
     p.RmsNormHeads(p.query, config_.head_dim, w.query_norm);
     p.RmsNormHeads(p.key, config_.head_dim, w.key_norm);
     p.Turn(p.query, rope);
     p.Turn(p.key, rope);
     p.Attend(n, shape_.attention_scale, global ? 0 : shape_.window);
-    p.Project(p.attended, {{w.output, nullptr, p.normed}});
+    p.Project(p.attended, {{w.attention.output, nullptr, p.normed}});
     p.RmsNorm(p.normed, w.after_attention_norm, p.normed);
     p.Add(p.x, p.normed);
 

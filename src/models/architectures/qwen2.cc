@@ -30,7 +30,7 @@ class Qwen2 final : public Decoder {
  private:
   struct Layer {
     const float *attention_norm, *query_bias, *key_bias, *value_bias, *feed_forward_norm;
-    chips::PackedWeight query, key, value, output;
+    AttentionProjections attention;
     GatedFeedForward feed_forward;
   };
 
@@ -43,13 +43,10 @@ class Qwen2 final : public Decoder {
     Layer& w = layers_[static_cast<size_t>(n)];
     const int32_t hidden = config_.hidden, query = config_.query_columns(), kv = config_.kv_columns();
     TP_TRY(plan.Vector({"attn_norm.weight", "input_layernorm.weight", n}, hidden, &w.attention_norm));
-    TP_TRY(plan.Matrix({"attn_q.weight", "self_attn.q_proj.weight", n}, query, hidden, &w.query));
-    TP_TRY(plan.Matrix({"attn_k.weight", "self_attn.k_proj.weight", n}, kv, hidden, &w.key));
-    TP_TRY(plan.Matrix({"attn_v.weight", "self_attn.v_proj.weight", n}, kv, hidden, &w.value));
+    TP_TRY(w.attention.Declare(plan, n, config_));
     TP_TRY(plan.Vector({"attn_q.bias", "self_attn.q_proj.bias", n}, query, &w.query_bias));
     TP_TRY(plan.Vector({"attn_k.bias", "self_attn.k_proj.bias", n}, kv, &w.key_bias));
     TP_TRY(plan.Vector({"attn_v.bias", "self_attn.v_proj.bias", n}, kv, &w.value_bias));
-    TP_TRY(plan.Matrix({"attn_output.weight", "self_attn.o_proj.weight", n}, hidden, query, &w.output));
     TP_TRY(
         plan.Vector({"ffn_norm.weight", "post_attention_layernorm.weight", n}, hidden, &w.feed_forward_norm));
     return w.feed_forward.Declare(plan, n, config_);
@@ -58,13 +55,13 @@ class Qwen2 final : public Decoder {
   void RunLayer(int32_t n, const DecoderPass& p) override {
     const Layer& w = layers_[static_cast<size_t>(n)];
     p.RmsNorm(p.x, w.attention_norm, p.normed);
-    p.Project(
-        p.normed,
-        {{w.query, w.query_bias, p.query}, {w.key, w.key_bias, p.key}, {w.value, w.value_bias, p.value}});
+    p.Project(p.normed, {{w.attention.query, w.query_bias, p.query},
+                         {w.attention.key, w.key_bias, p.key},
+                         {w.attention.value, w.value_bias, p.value}});
     p.Turn(p.query, rope_);
     p.Turn(p.key, rope_);
     p.Attend(n, scale_, n >= window_.first_layer ? window_.tokens : 0);
-    p.Project(p.attended, {{w.output, nullptr, p.normed}});
+    p.Project(p.attended, {{w.attention.output, nullptr, p.normed}});
     p.Add(p.x, p.normed);
 
     p.RmsNorm(p.x, w.feed_forward_norm, p.normed);

@@ -22,7 +22,7 @@ class Qwen3 final : public Decoder {
  private:
   struct Layer {
     const float *attention_norm, *query_norm, *key_norm, *feed_forward_norm;
-    chips::PackedWeight query, key, value, output;
+    AttentionProjections attention;
     GatedFeedForward feed_forward;
   };
 
@@ -33,15 +33,12 @@ class Qwen3 final : public Decoder {
 
   Status DeclareLayer(WeightPlan& plan, int32_t n) override {
     Layer& w = layers_[static_cast<size_t>(n)];
-    const int32_t hidden = config_.hidden, query = config_.query_columns(), kv = config_.kv_columns();
+    const int32_t hidden = config_.hidden;
     TP_TRY(plan.Vector({"attn_norm.weight", "input_layernorm.weight", n}, hidden, &w.attention_norm));
-    TP_TRY(plan.Matrix({"attn_q.weight", "self_attn.q_proj.weight", n}, query, hidden, &w.query));
-    TP_TRY(plan.Matrix({"attn_k.weight", "self_attn.k_proj.weight", n}, kv, hidden, &w.key));
-    TP_TRY(plan.Matrix({"attn_v.weight", "self_attn.v_proj.weight", n}, kv, hidden, &w.value));
+    TP_TRY(w.attention.Declare(plan, n, config_));
     TP_TRY(
         plan.Vector({"attn_q_norm.weight", "self_attn.q_norm.weight", n}, config_.head_dim, &w.query_norm));
     TP_TRY(plan.Vector({"attn_k_norm.weight", "self_attn.k_norm.weight", n}, config_.head_dim, &w.key_norm));
-    TP_TRY(plan.Matrix({"attn_output.weight", "self_attn.o_proj.weight", n}, hidden, query, &w.output));
     TP_TRY(
         plan.Vector({"ffn_norm.weight", "post_attention_layernorm.weight", n}, hidden, &w.feed_forward_norm));
     return w.feed_forward.Declare(plan, n, config_);
@@ -50,13 +47,15 @@ class Qwen3 final : public Decoder {
   void RunLayer(int32_t n, const DecoderPass& p) override {
     const Layer& w = layers_[static_cast<size_t>(n)];
     p.RmsNorm(p.x, w.attention_norm, p.normed);
-    p.Project(p.normed, {{w.query, nullptr, p.query}, {w.key, nullptr, p.key}, {w.value, nullptr, p.value}});
+    p.Project(p.normed, {{w.attention.query, nullptr, p.query},
+                         {w.attention.key, nullptr, p.key},
+                         {w.attention.value, nullptr, p.value}});
     p.RmsNormHeads(p.query, config_.head_dim, w.query_norm);
     p.RmsNormHeads(p.key, config_.head_dim, w.key_norm);
     p.Turn(p.query, rope_);
     p.Turn(p.key, rope_);
     p.Attend(n, scale_, /*window=*/0);
-    p.Project(p.attended, {{w.output, nullptr, p.normed}});
+    p.Project(p.attended, {{w.attention.output, nullptr, p.normed}});
     p.Add(p.x, p.normed);
 
     p.RmsNorm(p.x, w.feed_forward_norm, p.normed);
