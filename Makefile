@@ -1,4 +1,4 @@
-# A thin front of scripts/: each target is one script, and every script says what it does with --help.
+# A thin front of scripts/: each target is one script, and every script says at its head what it does.
 .PHONY: help up down build test sanitize bench fuzz format clean
 
 help:            ## this list
