@@ -77,6 +77,22 @@ struct Options {
   BenchOptions bench;
 };
 
+// CLI11 takes "[a,b]" apart where several words may stand. Words of a prompt are no lists: a mark in front
+// keeps them whole until they have been parsed.
+constexpr char kWholeMark = '\x01';
+
+std::vector<std::string> MarkedArguments(int argc, char** argv) {
+  std::vector<std::string> out;
+  for (int i = argc - 1; i > 0; --i) {  // the order CLI11 wants
+    const std::string_view argument = argv[i];
+    const bool list = argument.starts_with('[') && argument.ends_with(']');
+    out.push_back((list ? std::string(1, kWholeMark) : std::string()) + std::string(argument));
+  }
+  return out;
+}
+
+std::string Unmarked(const std::string& word) { return word.starts_with(kWholeMark) ? word.substr(1) : word; }
+
 using Command = std::function<Status(Session&, Options&)>;
 
 // A command and what runs it; CLI11 owns the parsing.
@@ -100,8 +116,9 @@ void AddRun(CLI::App& root, Options& o, std::vector<Entry>& entries) {
   app->add_flag("--yes,-y", o.run.yes, "Pull without asking");
   entries.push_back({app, [](Session& session, Options& options) {
                        for (const auto& word : options.prompt) {
-                         options.run.prompt += (options.run.prompt.empty() ? "" : " ") + word;
+                         options.run.prompt += (options.run.prompt.empty() ? "" : " ") + Unmarked(word);
                        }
+                       options.run.system = Unmarked(options.run.system);
                        return Run(session, options.run);
                      }});
 }
@@ -231,7 +248,7 @@ int RunCommand(const Hooks& hooks, Options& options, const Command& command) {
 }
 
 int UnknownCommand(const CLI::App& app, const std::string& name) {
-  std::vector<std::string> known{"serve"};
+  std::vector<std::string> known;
   for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; }))
     known.push_back(sub->get_name());
   const std::string close = Closest(name, known);
@@ -273,10 +290,12 @@ int Dispatch(int argc, char** argv, const Hooks& hooks) {
       std::any_of(commands.begin(), commands.end(), [&](const CLI::App* c) { return c->check_name(name); });
   if (!name.empty() && !known) return UnknownCommand(app, name);
   try {
-    app.parse(argc, argv);
+    app.parse(MarkedArguments(argc, argv));
   } catch (const CLI::ParseError& problem) {
-    const int code = app.exit(problem);
-    return code == 0 ? 0 : kUsage;
+    if (problem.get_exit_code() == 0) return app.exit(problem);  // --help
+    fmt::print(stderr, "error: {}\n{} --help says more\n", problem.what(),
+               name.empty() ? "tidepool" : "tidepool " + name);
+    return kUsage;
   }
   if (options.version) {
     fmt::print("tidepool {}\n", hooks.version);

@@ -61,6 +61,9 @@ struct PullOptions {
   std::string source;
   std::string name;
 };
+// True for a path, URL, package or marked hub name; false for what may be a stored model ("name:tag",
+// "org/repo").
+bool NamesSource(const std::string& text);
 // The stored model's id.
 Result<std::string> PullModel(Session& session, const PullOptions& options);
 Status Pull(Session& session, const PullOptions& options);

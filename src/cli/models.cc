@@ -37,8 +37,9 @@ Status ListCatalogue(Session& session, ApiClient& api) {
   }
   std::vector<std::vector<std::string>> rows;
   for (const Json& entry : Items(reply)) {
-    rows.push_back({TextField(entry, "id"), TextField(entry, "parameters"), Context(NumberField(entry, "context_length")),
-                    TextField(entry, "family"), TextField(entry, "licence")});
+    rows.push_back({TextField(entry, "id"), TextField(entry, "parameters"),
+                    Context(NumberField(entry, "context_length")), TextField(entry, "family"),
+                    TextField(entry, "licence")});
   }
   fmt::print(
       "{}",
@@ -46,6 +47,13 @@ Status ListCatalogue(Session& session, ApiClient& api) {
           {{"NAME"}, {"PARAMETERS", Align::kRight}, {"CONTEXT", Align::kRight}, {"FAMILY"}, {"LICENCE"}},
           rows));
   return {};
+}
+
+// What to do about a model that is in use.
+Error WithForceHint(Error error, const std::string& model) {
+  if (error.kind == ErrorKind::kConflict)
+    error.message += fmt::format("; tidepool stop {} --force does", model);
+  return error;
 }
 
 void PrintField(std::string_view name, const std::string& value) {
@@ -70,8 +78,9 @@ Status List(Session& session, bool catalogue) {
   std::vector<std::vector<std::string>> rows;
   for (const Json& model : Items(reply)) {
     const double parameters = NumberField(model, "parameters");
-    rows.push_back({TextField(model, "id"), Size(NumberField(model, "bytes")), TextField(model, "architecture"),
-                    TextField(model, "quantisation"), parameters > 0 ? CountText(parameters) : "",
+    rows.push_back({TextField(model, "id"), Size(NumberField(model, "bytes")),
+                    TextField(model, "architecture"), TextField(model, "quantisation"),
+                    parameters > 0 ? CountText(parameters) : "",
                     Context(NumberField(model, "context_length")), StateText(model), Age(model)});
   }
   fmt::print("{}", TableText({{"NAME"},
@@ -99,17 +108,18 @@ Status Show(Session& session, const std::string& model) {
   PrintField("family", TextField(reply, "architecture"));
   PrintField("weights", TextField(reply, "quantisation"));
   PrintField("format", TextField(reply, "format"));
-  if (NumberField(reply, "parameters") > 0) PrintField("parameters", CountText(NumberField(reply, "parameters")));
+  if (NumberField(reply, "parameters") > 0)
+    PrintField("parameters", CountText(NumberField(reply, "parameters")));
   PrintField("context", Context(NumberField(reply, "context_length")));
   PrintField("makes", reply.value("generates", true) ? "text" : "embeddings");
   PrintField("licence", TextField(reply, "licence"));
   PrintField("source", TextField(reply, "source"));
   PrintField("added", Age(reply));
   if (const auto engine = reply.find("engine"); engine != reply.end() && engine->is_object()) {
-    PrintField(
-        "in memory",
-        fmt::format("{} weights, {} KV, {} workspace", BytesText(NumberField(*engine, "weight_bytes")),
-                    BytesText(NumberField(*engine, "kv_bytes")), BytesText(NumberField(*engine, "workspace_bytes"))));
+    PrintField("in memory",
+               fmt::format("{} weights, {} KV, {} workspace", BytesText(NumberField(*engine, "weight_bytes")),
+                           BytesText(NumberField(*engine, "kv_bytes")),
+                           BytesText(NumberField(*engine, "workspace_bytes"))));
   }
   if (const auto error = reply.find("error"); error != reply.end() && error->is_object()) {
     PrintField("error", TextField(*error, "message"));
@@ -121,8 +131,9 @@ Status Remove(Session& session, const std::vector<std::string>& models) {
   TP_ASSIGN(ApiClient * api, session.Api());
   Json removed = Json::array();
   for (const std::string& model : models) {
-    TP_ASSIGN(const Json reply, api->Delete(ModelPath(model)));
-    const std::string id = TextField(reply, "id");
+    const auto reply = api->Delete(ModelPath(model));
+    if (!reply) return Fail(WithForceHint(reply.error(), model));
+    const std::string id = TextField(*reply, "id");
     removed.push_back({{"id", id}, {"deleted", true}});
     if (!session.json()) fmt::print("removed {}\n", id);
   }
@@ -155,7 +166,8 @@ Status Processes(Session& session) {
   for (const Json& model : loaded) {
     const Json engine = model.value("engine", Json::object());
     rows.push_back({TextField(model, "id"), StateText(model), Size(NumberField(engine, "weight_bytes")),
-                    Size(NumberField(engine, "kv_bytes")), fmt::format("{:.0f}", NumberField(engine, "running")),
+                    Size(NumberField(engine, "kv_bytes")),
+                    fmt::format("{:.0f}", NumberField(engine, "running")),
                     fmt::format("{:.0f}", NumberField(engine, "waiting"))});
   }
   fmt::print("{}", TableText({{"NAME"},
@@ -171,11 +183,14 @@ Status Processes(Session& session) {
 Status Stop(Session& session, const std::string& model, bool force) {
   ApiClient* api = session.ApiIfRunning();
   if (api == nullptr) return Fail(ErrorKind::kNotFound, "no_server", "no server runs, so no model is loaded");
-  TP_ASSIGN(const Json reply, api->Post(ModelPath(model, "/unload"), {{"force", force}}, 120));
+  TP_ASSIGN(const Json found, api->Get(ModelPath(model)));
+  const bool loaded = TextField(found, "state") != "stored";
+  const auto reply = api->Post(ModelPath(model, "/unload"), {{"force", force}}, 120);
+  if (!reply) return Fail(WithForceHint(reply.error(), model));
   if (session.json()) {
-    PrintJson(reply);
+    PrintJson(*reply);
   } else {
-    fmt::print("unloaded {}\n", TextField(reply, "id"));
+    fmt::print("{}{}\n", loaded ? "unloaded " : "not in memory: ", TextField(*reply, "id"));
   }
   return {};
 }

@@ -26,22 +26,6 @@ std::string WholeSource(const std::string& source) {
   return problem ? source : whole.string();
 }
 
-// A paused or cut job for the same source goes on instead of a new one.
-Result<Json> StartOrResume(ApiClient& api, const std::string& source, const std::string& name) {
-  TP_ASSIGN(const Json pulls, api.Get("/api/v1/pulls"));
-  if (const auto data = pulls.find("data"); data != pulls.end() && data->is_array()) {
-    for (const Json& pull : *data) {
-      const bool same = TextField(pull, "model") == source || (!name.empty() && TextField(pull, "model") == name);
-      if (same && TextField(pull, "state") == "paused") {
-        return api.Post("/api/v1/pulls/" + ApiClient::Segment(TextField(pull, "id")) + "/resume", Json::object());
-      }
-    }
-  }
-  Json body = {{"source", source}};
-  if (!name.empty()) body["name"] = name;
-  return api.Post("/api/v1/pulls", body);
-}
-
 std::string ResumeCommand(const PullOptions& options) {
   return "tidepool pull " + options.source + (options.name.empty() ? "" : " --name " + options.name);
 }
@@ -50,7 +34,7 @@ Status Interrupted(ApiClient& api, const std::string& path, const PullOptions& o
   Interrupts::Clear();  // or this request would be stopped as well
   const auto paused = api.Post(path + "/pause", Json::object());
   if (!paused) {
-    return Fail(ErrorKind::kCancelled, "interrupted",
+    return Fail(ErrorKind::kCancelled, "not_paused",
                 fmt::format("interrupted, but the job could not be paused: {}", paused.error().message));
   }
   return Fail(ErrorKind::kCancelled, "paused",
@@ -66,12 +50,35 @@ Error PullError(const Json& pull) {
   return error;
 }
 
+// What a status line has room for: the file of a URL or path, other names whole.
+std::string ShortSource(const std::string& source) {
+  const bool file = NamesSource(source) && source.ends_with(".gguf");
+  return file ? source.substr(source.rfind('/') + 1) : source;
+}
+
+// Every form of a source that cannot be the name of a stored model.
+constexpr std::string_view kSourcePrefixes[] = {"/",     "./",     "../",           "~/",       "path:",
+                                                "file:", "pypi:",  "http://",       "https://", "hf://",
+                                                "hf:",   "hf.co/", "huggingface://"};
+
 }  // namespace
+
+bool NamesSource(const std::string& text) {
+  if (text == "." || text == "..") return true;
+  for (const std::string_view prefix : kSourcePrefixes) {
+    if (text.starts_with(prefix)) return true;
+  }
+  std::error_code problem;
+  return text.ends_with(".gguf") && std::filesystem::exists(text, problem);
+}
 
 Result<std::string> PullModel(Session& session, const PullOptions& options) {
   TP_ASSIGN(ApiClient * api, session.Api());
   const std::string source = WholeSource(options.source);
-  TP_ASSIGN(Json pull, StartOrResume(*api, source, options.name));
+  // The server joins a running job of the same model and continues a paused one.
+  Json request = {{"source", source}};
+  if (!options.name.empty()) request["name"] = options.name;
+  TP_ASSIGN(Json pull, api->Post("/api/v1/pulls", request));
   const std::string path = "/api/v1/pulls/" + ApiClient::Segment(TextField(pull, "id"));
   Terminal& terminal = session.terminal();
   std::string phase_said;
@@ -87,9 +94,10 @@ Result<std::string> PullModel(Session& session, const PullOptions& options) {
           ErrorKind::kCancelled, state,
           fmt::format("the pull was {} by someone else; go on with: {}", state, ResumeCommand(options)));
     }
-    const std::string label = options.source + (phase.empty() ? "" : " · " + phase);
+    const std::string label = ShortSource(options.source) + (phase.empty() ? "" : " · " + phase);
     terminal.ShowStatus(ProgressText(label, NumberField(pull, "bytes_done"), NumberField(pull, "bytes_total"),
-                                     NumberField(pull, "bytes_per_s"), terminal.width() - 1, terminal.unicode()));
+                                     NumberField(pull, "bytes_per_s"), terminal.width() - 1,
+                                     terminal.unicode()));
     if (!terminal.error_is_terminal() && phase != phase_said && !phase.empty()) {
       fmt::print(stderr, "{}: {}\n", options.source, phase);
       phase_said = phase;

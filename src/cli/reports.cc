@@ -22,7 +22,14 @@ std::string Shown(const Json& json, const char* key) {
   return it == json.end() ? std::string() : Shown(*it);
 }
 
-// "memory_bytes_per_s" -> "memory" "12.3 GB/s": the unit is the end of the name.
+// "99.0 G", as hardware is measured; counts of parameters say B.
+std::string OperationsText(double per_s) {
+  std::string text = CountText(per_s);
+  if (text.ends_with('B')) text.back() = 'G';
+  return text;
+}
+
+// "disk_write_bytes_per_s" -> "disk write" "12.3 GB/s": the unit is the end of the name.
 std::pair<std::string, std::string> NamedQuantity(const std::string& name, const Json& value) {
   const auto ends = [&](std::string_view suffix) { return name.ends_with(suffix); };
   const auto label = [&](std::string_view suffix) {
@@ -32,11 +39,13 @@ std::pair<std::string, std::string> NamedQuantity(const std::string& name, const
   };
   if (value.is_number()) {
     const double number = value.get<double>();
+    if (name == "memory_bytes_per_s") return {"memory reads", RateText(number)};
     if (ends("_bytes_per_s")) return {label("_bytes_per_s"), RateText(number)};
-    if (ends("_ops_per_s")) return {label("_ops_per_s"), CountText(number) + "op/s"};
-    if (ends("_flops_per_s")) return {label("_flops_per_s"), CountText(number) + "flop/s"};
+    if (ends("_ops_per_s")) return {label("_ops_per_s"), OperationsText(number) + "op/s"};
+    if (ends("_flops_per_s")) return {label("_flops_per_s"), OperationsText(number) + "flop/s"};
     if (ends("_bytes")) return {label("_bytes"), BytesText(number)};
   }
+  if (value.is_number_float()) return {label(""), NumberText(value.get<double>())};
   return {label(""), Shown(value)};
 }
 
@@ -48,7 +57,8 @@ void PrintAdvice(Terminal& terminal, const Json& advice) {
     std::string mark = terminal.unicode() ? "·" : "-";
     if (level == "ok") mark = terminal.Green(terminal.unicode() ? "✓" : "ok");
     if (level == "warn") mark = terminal.Yellow("!");
-    fmt::print("{} {}\n", mark, Shown(item, "text"));
+    const size_t indent = DisplayWidth(mark) + 1;
+    fmt::print("{}\n", WrapText(mark + " " + Shown(item, "text"), terminal.text_width(), indent));
   }
 }
 
@@ -69,23 +79,27 @@ Status Bench(Session& session, const BenchOptions& options) {
     PrintJson(*reply);
     return {};
   }
+  fmt::print("{}\n", terminal.Dim(fmt::format("{}: prompts of {} tokens, {} tokens generated", options.model,
+                                              options.prompt_tokens, options.generate_tokens)));
   std::vector<std::vector<std::string>> rows;
   for (const Json& row : reply->value("data", Json::array())) {
     const double share = NumberField(row, "share_of_limit");
     rows.push_back({Shown(row, "test"), Shown(row, "batch"), Shown(row, "tokens"),
                     SecondsText(NumberField(row, "seconds")), NumberText(NumberField(row, "tokens_per_s")),
-                    share > 0 ? fmt::format("{:.0f}%", share * 100) : "",
                     row.contains("limit") && row["limit"].is_number() ? NumberText(NumberField(row, "limit"))
-                                                                      : Shown(row, "limit")});
+                                                                      : Shown(row, "limit"),
+                    share > 0 ? fmt::format("{:.0f}%", share * 100) : ""});
   }
   fmt::print("{}", TableText({{"TEST"},
                               {"BATCH", Align::kRight},
                               {"TOKENS", Align::kRight},
                               {"TIME", Align::kRight},
                               {"TOKENS/S", Align::kRight},
-                              {"OF LIMIT", Align::kRight},
-                              {"LIMIT", Align::kRight}},
+                              {"LIMIT", Align::kRight},
+                              {"OF LIMIT", Align::kRight}},
                              rows));
+  fmt::print("{}\n",
+             terminal.Dim("LIMIT: what the measured memory and arithmetic rates allow (tidepool doctor)"));
   return {};
 }
 
@@ -99,11 +113,12 @@ Status Doctor(Session& session) {
     PrintJson(*reply);
     return {};
   }
-  fmt::print("{:<26}{}\n", "server", api->url());
+  constexpr int kLabel = 20;
+  fmt::print("{:<{}}{}\n", "server", kLabel, api->url());
   for (const auto& [name, value] : reply->items()) {
     if (name == "advice") continue;
     const auto [label, text] = NamedQuantity(name, value);
-    if (!text.empty()) fmt::print("{:<26}{}\n", label, text);
+    if (!text.empty()) fmt::print("{:<{}}{}\n", label, kLabel, text);
   }
   PrintAdvice(session.terminal(), reply->value("advice", Json::array()));
   return {};

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -41,10 +42,14 @@ Json RequestBody(const RunOptions& options, const Json& messages, bool stream) {
   return body;
 }
 
+// The last column stays free: a cursor behind it waits for its wrap, and moves left would count from there.
+size_t AnswerWidth(const Terminal& terminal) { return std::max<size_t>(terminal.width(), 2) - 1; }
+
 // Prints an answer while it comes: reasoning dimmed, text as it is, what it waits for on the status line.
 class Printer {
  public:
-  explicit Printer(Terminal& terminal) : terminal_(terminal), started_(Clock::now()) {}
+  explicit Printer(Terminal& terminal)
+      : terminal_(terminal), started_(Clock::now()), wrap_(AnswerWidth(terminal)) {}
 
   void Progress(const Json& event) {
     std::string phase = TextField(event, "phase");
@@ -88,11 +93,12 @@ class Printer {
     dim_ = on;
     if (!on && last_ != '\n') std::fputs("\n", stdout);
     if (!on) std::fputs("\n", stdout);
+    wrap_ = WordWrap(AnswerWidth(terminal_));
     if (terminal_.output_colour()) std::fputs(on ? "\x1b[2m" : "\x1b[0m", stdout);
   }
   void Write(const std::string& text, bool reasoning) {
     Dim(reasoning);
-    const std::string shown = terminal_.output_is_terminal() ? filter_.Feed(text) : text;
+    const std::string shown = terminal_.output_is_terminal() ? wrap_.Feed(filter_.Feed(text)) : text;
     if (shown.empty()) return;
     std::fwrite(shown.data(), 1, shown.size(), stdout);
     std::fflush(stdout);
@@ -102,6 +108,7 @@ class Printer {
   Terminal& terminal_;
   Clock::time_point started_;
   TerminalFilter filter_;
+  WordWrap wrap_;
   bool any_ = false;
   bool dim_ = false;
   char last_ = '\n';
@@ -172,20 +179,29 @@ Json Message(const char* role, const std::string& content) { return {{"role", ro
 
 // ---- the model
 
-// The catalogue's entry for a name: the whole id, or the name before its tag.
+// The catalogue's entry for a name: the whole id, or the only one of that name.
 std::string InCatalogue(const Json& catalogue, const std::string& model) {
   const auto data = catalogue.find("data");
   if (data == catalogue.end() || !data->is_array()) return {};
+  std::vector<std::string> named;
   for (const Json& entry : *data) {
-    if (TextField(entry, "id") == model) return model;
+    const std::string id = TextField(entry, "id");
+    if (id == model) return id;
+    if (id.starts_with(model + ":")) named.push_back(id);
   }
-  for (const Json& entry : *data) {
-    if (const std::string id = TextField(entry, "id"); id.starts_with(model + ":")) return id;
-  }
-  return {};
+  return named.size() == 1 ? named.front() : std::string();
 }
 
-Result<bool> AskYes(Session& session, const std::string& question) {
+// The model that was pulled from this very source, if it is still stored. Not for paths: files change.
+Result<std::string> StoredFrom(ApiClient& api, const std::string& source) {
+  TP_ASSIGN(const Json models, api.Get("/api/v1/models"));
+  for (const Json& model : models.value("data", Json::array())) {
+    if (TextField(model, "source") == source) return TextField(model, "id");
+  }
+  return std::string();
+}
+
+Result<bool> AskYes(const std::string& question) {
   fmt::print(stderr, "{} [Y/n] ", question);
   std::fflush(stderr);
   std::string line;
@@ -199,36 +215,47 @@ Result<bool> AskYes(Session& session, const std::string& question) {
     if (c == '\n') break;
     line += c;
   }
-  (void)session;
   return line.empty() || line[0] == 'y' || line[0] == 'Y';
 }
 
-// Finds the model in the store; pulls it when only the catalogue knows it. Returns its id.
+// Finds the model in the store; pulls it when only the catalogue or the hub has it, or when a source is
+// named.
 Result<std::string> EnsureModel(Session& session, ApiClient& api, const RunOptions& options) {
-  auto model = api.Get(ModelPath(options.model));
+  std::string id = options.model;
+  if (NamesSource(id)) {
+    const bool remote = id.starts_with("http") || id.starts_with("pypi:");
+    id.clear();
+    if (remote) {
+      TP_ASSIGN(id, StoredFrom(api, options.model));
+    }
+    if (id.empty()) {
+      TP_ASSIGN(id, PullModel(session, {options.model, ""}));
+    }
+  }
+  auto model = api.Get(ModelPath(id));
   if (!model && model.error().kind == ErrorKind::kNotFound) {
     TP_ASSIGN(const Json catalogue, api.Get("/api/v1/catalogue"));
-    const std::string known = InCatalogue(catalogue, options.model);
+    const bool of_hub = id.find('/') != std::string::npos;
+    const std::string known = of_hub ? id : InCatalogue(catalogue, id);
     if (known.empty()) return Fail(model.error());
     Terminal& terminal = session.terminal();
     if (!options.yes && terminal.input_is_terminal() && terminal.error_is_terminal()) {
-      TP_ASSIGN(const bool yes, AskYes(session, fmt::format("{} is not here yet. Pull it?", known)));
+      TP_ASSIGN(const bool yes, AskYes(fmt::format("{} is not here yet. Pull it?", known)));
       if (!yes)
         return Fail(ErrorKind::kCancelled, "declined",
                     fmt::format("nothing pulled; later: tidepool pull {}", known));
     } else {
       fmt::print(stderr, "{} is not here yet; pulling it\n", known);
     }
-    TP_ASSIGN(const std::string id, PullModel(session, {known, ""}));
+    TP_ASSIGN(id, PullModel(session, {known, ""}));
     model = api.Get(ModelPath(id));
   }
   if (!model) return Fail(model.error());
-  const std::string id = TextField(*model, "id");
   if (!model->value("generates", true)) {
     return Fail(ErrorKind::kInvalid, "no_text",
                 fmt::format("{} makes embeddings, no text; use it with POST /v1/embeddings", id));
   }
-  return id;
+  return TextField(*model, "id");
 }
 
 // ---- chat
@@ -236,8 +263,8 @@ Result<std::string> EnsureModel(Session& session, ApiClient& api, const RunOptio
 constexpr const char* kChatHelp =
     "/help              this text\n"
     "/system TEXT       what the model is told first; empty: nothing\n"
-    "/set NAME VALUE    temperature, top_p, max_tokens, seed, think (on, off), verbose (on, off); no value: "
-    "the model's own\n"
+    "/set NAME VALUE    temperature, top_p, max_tokens, seed, think (on, off), verbose (on, off)\n"
+    "/set NAME          back to the model's own\n"
     "/clear             forget the conversation\n"
     "/bye               leave (so does Ctrl-D)\n"
     "\"\"\"                begins and ends a text of several lines; \\ at the end of a line goes on as well\n"
@@ -341,6 +368,7 @@ class Chat {
     } else {
       messages_.push_back(Message("assistant", answer->content));
     }
+    if (answer->interrupted) fmt::print("{}\n", session_.terminal().Dim("(stopped)"));
     if (answer->finish_reason == "length") {
       fmt::print("{}\n", session_.terminal().Dim("(the answer reached its limit of tokens)"));
     }

@@ -157,7 +157,7 @@ Result<RunningServer> EnsureServer(const ClientSettings& settings,
     return Fail(ErrorKind::kInternal, "fork_failed",
                 fmt::format("cannot start a server: {}", std::strerror(errno)));
   TP_ASSIGN(server, WaitReady(child, settings, log, log_begin, terminal));
-  fmt::print(stderr, "started a server at {} (log: {}; stop it with: tidepool stop --server)\n", server.url,
+  fmt::print(stderr, "started a server at {} (log: {})\nstop it with: tidepool stop --server\n", server.url,
              log);
   return server;
 }

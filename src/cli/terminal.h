@@ -1,6 +1,7 @@
 // The terminal: colours, one status line that is redrawn, interrupts, and the line editor.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,6 +33,9 @@ class Terminal {
   bool error_is_terminal() const { return error_; }
   bool unicode() const { return unicode_; }
   size_t width() const;  // of standard error or output; 80 when neither is a terminal
+
+  // How wide text for people may be: the terminal's width, or without limit in a pipe.
+  size_t text_width() const { return output_ ? width() : SIZE_MAX; }
 
   // On standard output, only when it is a terminal.
   std::string Dim(std::string_view text) const { return Wrap("2", text, output_colour_); }

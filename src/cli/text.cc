@@ -154,7 +154,7 @@ std::string ProgressText(std::string_view label, double done, double total, doub
   if (total > 0) {
     parts.push_back(fmt::format("{:3.0f}%", std::floor(share * 100)));
     parts.push_back(BytesText(done) + " / " + BytesText(total));
-  } else {
+  } else if (done > 0) {
     parts.push_back(BytesText(done));
   }
   if (per_s > 0) {
@@ -168,9 +168,10 @@ std::string ProgressText(std::string_view label, double done, double total, doub
   };
   constexpr size_t kSmallestBar = 10;
   constexpr size_t kLargestBar = 40;
-  // What fits: parts go from the right until a bar has room, then the label is cut.
-  while (parts.size() > 1 && DisplayWidth(label) + DisplayWidth(rest()) + kSmallestBar + 2 > width)
-    parts.pop_back();
+  constexpr size_t kEnoughLabel = 24;
+  // What fits: a long label gives way first, then parts go from the right until a bar has room.
+  const size_t least_label = std::min(DisplayWidth(label), kEnoughLabel);
+  while (parts.size() > 1 && least_label + DisplayWidth(rest()) + kSmallestBar + 2 > width) parts.pop_back();
   const std::string tail = rest();
   const size_t tail_width = DisplayWidth(tail);
   const size_t label_room = width > tail_width + kSmallestBar + 2 ? width - tail_width - kSmallestBar - 2 : 0;
@@ -218,6 +219,84 @@ std::string Closest(std::string_view name, const std::vector<std::string>& optio
     }
   }
   return best;
+}
+
+std::string WrapText(std::string_view text, size_t width, size_t indent) {
+  std::string out;
+  size_t column = 0;
+  for (size_t i = 0; i < text.size();) {
+    const size_t end = std::min(text.find(' ', i), text.size());
+    const std::string_view word = text.substr(i, end - i);
+    const size_t columns = DisplayWidth(word);
+    if (column > indent && column + 1 + columns > width) {
+      out += "\n" + std::string(indent, ' ');
+      column = indent;
+    } else if (i > 0) {
+      out += ' ';
+      ++column;
+    }
+    out += word;
+    column += columns;
+    i = end + 1;
+  }
+  return out;
+}
+
+std::string WordWrap::Feed(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    int32_t code_point = 0;
+    const size_t size = Decode(text.substr(i), &code_point);
+    Character(text.substr(i, size), code_point, &out);
+    i += size;
+  }
+  return out;
+}
+
+void WordWrap::Character(std::string_view bytes, int32_t code_point, std::string* out) {
+  constexpr std::string_view kFence = "```";
+  constexpr size_t kTab = 8;
+  if (code_point == '\n') {
+    if (line_begin_ == kFence) fenced_ = !fenced_;
+    line_begin_.clear();
+    column_ = 0;
+  } else if (line_begin_.size() < kFence.size()) {
+    line_begin_ += bytes;
+  }
+  if (code_point == '\n' || code_point == ' ' || code_point == '\t') {
+    word_.clear();
+    word_columns_ = 0;
+    if (code_point == '\t') column_ += kTab - column_ % kTab;
+    if (code_point == ' ') {
+      if (!fenced_ && column_ >= width_) return;  // it would begin the next line
+      ++column_;
+    }
+    *out += bytes;
+    return;
+  }
+  const size_t columns = ColumnsOf(code_point);
+  if (columns == 2) {  // East Asian text may break anywhere
+    word_.clear();
+    word_columns_ = 0;
+  }
+  if (!fenced_ && column_ + columns > width_ && column_ > 0) {
+    const bool moves = word_columns_ > 0 && word_columns_ < column_ && word_columns_ + columns <= width_;
+    if (moves) {
+      *out += fmt::format("\x1b[{}D\x1b[K\n{}", word_columns_, word_);
+      column_ = word_columns_;
+    } else {
+      *out += '\n';
+      column_ = 0;
+      word_.clear();
+      word_columns_ = 0;
+    }
+  }
+  *out += bytes;
+  column_ += columns;
+  if (columns < 2) {
+    word_ += bytes;
+    word_columns_ += columns;
+  }
 }
 
 std::string TerminalFilter::Feed(std::string_view bytes) {

@@ -36,6 +36,30 @@ std::string ProgressText(std::string_view label, double done, double total, doub
 // The option closest to `name` by edit distance, or empty when none is near.
 std::string Closest(std::string_view name, const std::vector<std::string>& options);
 
+// Lines of at most `width` columns, broken between words; every line but the first begins with `indent`
+// spaces.
+std::string WrapText(std::string_view text, size_t width, size_t indent);
+
+// Breaks a stream of text between words. A word that passes the edge while it comes is taken back from its
+// line and begins the next one. Lines between ``` fences stay whole: whoever copies code from a terminal
+// wants them so.
+class WordWrap {
+ public:
+  explicit WordWrap(size_t width) : width_(width) {}
+  // `text` holds whole characters and no control characters other than \n and \t (see TerminalFilter).
+  std::string Feed(std::string_view text);
+
+ private:
+  void Character(std::string_view bytes, int32_t code_point, std::string* out);
+
+  size_t width_;
+  size_t column_ = 0;
+  std::string word_;  // what has come of the last word
+  size_t word_columns_ = 0;
+  std::string line_begin_;  // up to three bytes
+  bool fenced_ = false;
+};
+
 // Model output on a terminal must not steer it: control characters other than \n and \t become visible. Keeps
 // an unfinished UTF-8 sequence for the next call.
 class TerminalFilter {

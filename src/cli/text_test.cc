@@ -74,7 +74,8 @@ TEST(Text, TablesAlignWideText) {
 TEST(Text, ProgressBar) {
   EXPECT_EQ(ProgressText("m", 50e6, 100e6, 10e6, 80, false),
             "m  ###############...............   50%  50.0 MB / 100 MB  10.0 MB/s  5.0 s left");
-  EXPECT_EQ(ProgressText("m", 0, 0, 0, 80, true), "m  0 B");
+  EXPECT_EQ(ProgressText("m", 0, 0, 0, 80, true), "m");
+  EXPECT_EQ(ProgressText("m", 3, 0, 0, 80, true), "m  3 B");
   EXPECT_EQ(ProgressText("m", 10, 10, 5, 40, true), "m  ███████████  100%  10 B / 10 B  5 B/s");
 }
 
@@ -102,6 +103,58 @@ TEST(Text, ClosestName) {
   EXPECT_EQ(Closest("serv", commands), "serve");
   EXPECT_EQ(Closest("xyzzy", commands), "");
   EXPECT_EQ(Closest("", commands), "");
+}
+
+TEST(Text, WrapsBetweenWords) {
+  EXPECT_EQ(WrapText("one two three four", 9, 2), "one two\n  three\n  four");
+  EXPECT_EQ(WrapText("fits", 80, 2), "fits");
+  EXPECT_EQ(WrapText("averyveryverylongword x", 8, 2), "averyveryverylongword\n  x");
+  EXPECT_EQ(WrapText("", 8, 2), "");
+}
+
+// What a terminal of `width` columns shows: moves left and clearing to the end of the line are all it knows.
+std::vector<std::string> Screen(const std::string& stream, size_t width) {
+  std::vector<std::string> lines(1);
+  size_t column = 0;
+  for (size_t i = 0; i < stream.size(); ++i) {
+    if (stream[i] == '\n') {
+      lines.emplace_back();
+      column = 0;
+    } else if (stream[i] == '\x1b') {
+      size_t used = 0;
+      const int count = stream[i + 2] == 'K' ? 0 : std::stoi(stream.substr(i + 2), &used);
+      i += 2 + used;
+      if (stream[i] == 'D')
+        column -= static_cast<size_t>(count);
+      else
+        lines.back().resize(column);
+    } else {
+      lines.back().resize(column);
+      lines.back() += stream[i];
+      ++column;
+      EXPECT_LE(column, width);
+    }
+  }
+  return lines;
+}
+
+TEST(Text, WordsOfAStreamDoNotBreakAtTheEdge) {
+  const std::string text =
+      "The quick brown fox jumps over the lazy dog, and incomprehensibilities follow:\n\n"
+      "```\ncode stays as it is\n```\nthen words wrap again";
+  for (size_t step = 1; step < 12; ++step) {
+    WordWrap wrap(20);
+    std::string stream;
+    for (size_t i = 0; i < text.size(); i += step) stream += wrap.Feed(text.substr(i, step));
+    EXPECT_EQ(Screen(stream, 20),
+              (std::vector<std::string>{"The quick brown fox ", "jumps over the lazy ", "dog, and ",
+                                        "incomprehensibilitie", "s follow:", "", "```", "code stays as it is",
+                                        "```", "then words wrap ", "again"}));
+  }
+  WordWrap narrow(4);
+  EXPECT_EQ(narrow.Feed("你好世界"), "你好\n世界");
+  WordWrap fence(4);
+  EXPECT_EQ(fence.Feed("```\nlong line\n```\nab cd"), "```\nlong line\n```\nab c\x1b[1D\x1b[K\ncd");
 }
 
 TEST(Text, TerminalFilterDisarmsControls) {

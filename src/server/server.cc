@@ -245,7 +245,7 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
 
 void PrintBanner(const Pool& pool, const std::string& url, const Settings& settings) {
   const chips::DeviceInfo& info = pool.device->info();
-  fmt::print("Tidepool {}  ·  {} cores, {}  ·  pool {:.1f} GiB  ·  memory {:.0f} GB/s, int8 {:.2f} TOPS\n", kVersion,
+  fmt::print("Tidepool {}  ·  {} cores, {}  ·  pool {:.1f} GiB  ·  memory {:.1f} GB/s, int8 {:.2f} TOPS\n", kVersion,
              info.threads, info.instruction_set, static_cast<double>(pool.ledger->limit()) / (1 << 30),
              pool.roofline.memory_bytes_per_s / 1e9, pool.roofline.int8_ops_per_s / 1e12);
   if (!pool.created_key.empty()) {

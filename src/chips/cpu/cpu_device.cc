@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -8,6 +7,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "chips/cpu/best_rate.h"
 #include "chips/cpu/cpu_ops.h"
 #include "chips/cpu/processor.h"
 #include "chips/cpu/thread_pool.h"
@@ -103,53 +103,61 @@ class CpuDevice final : public Device {
   std::unique_ptr<CpuOps> ops_;
 };
 
+// Other programs may hold the cores while this measures, so everything is the best of short rounds: a round
+// of a few milliseconds fits between their time slices, a long one never does.
+constexpr double kLongestSeconds = 0.5;
+
+double CpuDevice::MeasureBandwidth() {
+  constexpr size_t kMostBytes = size_t{256} << 20, kLeastBytes = size_t{32} << 20, kChunk = size_t{1} << 20;
+  size_t bytes = kMostBytes;
+  Result<DeviceBuffer> buffer = cpu::AllocateHostMemory(bytes);
+  while (!buffer && bytes > kLeastBytes) buffer = cpu::AllocateHostMemory(bytes /= 2);
+  if (!buffer) return 0;
+  std::byte* const data = buffer->data();
+  // Written first: untouched pages are all one page of zeros and would be read from the cache.
+  pool_->Run(static_cast<int64_t>(bytes / kChunk), [&](int64_t chunk, int) {
+    std::memset(data + chunk * static_cast<int64_t>(kChunk), 1, kChunk);
+  });
+  // 8 chunks a thread even out their ends. Rounds walk through the whole buffer, so caches do not help them.
+  const size_t round_bytes = std::min(bytes, 8 * kChunk * static_cast<size_t>(pool_->threads()));
+  std::atomic<uint64_t> keep{0};
+  size_t at = 0;
+  return cpu::BestRate({.usual_s = 0.1, .least_rounds = 20, .longest_s = kLongestSeconds}, [&] {
+    if (at + round_bytes > bytes) at = 0;
+    const std::byte* const from = data + std::exchange(at, at + round_bytes);
+    const double begin = cpu::SteadySeconds();
+    pool_->Run(static_cast<int64_t>(round_bytes / kChunk), [&](int64_t chunk, int) {
+      keep.fetch_add(ops_->ReadAll(from + chunk * static_cast<int64_t>(kChunk), kChunk),
+                     std::memory_order_relaxed);
+    });
+    return static_cast<double>(round_bytes) / (cpu::SteadySeconds() - begin);
+  });
+}
+
 // Every thread repeats the same probe; the rates add up. A thread that finds no chunk left (another one took
 // two) would count twice, so chunks wait for nobody and the sum is scaled by the wall time.
 template <typename Probe>
-double MeasureOnAllThreads(ThreadPool& pool, double probe_seconds, Probe&& probe) {
+double MeasureOnAllThreads(ThreadPool& pool, Probe&& probe) {
+  constexpr double kProbeSeconds = 0.008;
   std::vector<double> rates(static_cast<size_t>(pool.threads()), 0.0);
-  const auto begin = std::chrono::steady_clock::now();
-  pool.Run(pool.threads(), [&](int64_t chunk, int) { rates[static_cast<size_t>(chunk)] = probe(); });
-  const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - begin;
-  double sum = 0;
-  for (const double rate : rates) sum += rate;
-  return sum * std::min(1.0, probe_seconds / wall.count());
-}
-
-double CpuDevice::MeasureBandwidth() {
-  constexpr size_t kBytes = size_t{256} << 20, kChunk = size_t{1} << 20;
-  constexpr double kSeconds = 0.1;
-  Result<DeviceBuffer> buffer = cpu::AllocateHostMemory(kBytes);
-  if (!buffer) return 0;
-  constexpr auto kChunks = static_cast<int64_t>(kBytes / kChunk);
-  std::byte* const data = buffer->data();
-  // Written first: untouched pages are all one page of zeros and would be read from the cache.
-  pool_->Run(kChunks, [&](int64_t chunk, int) {
-    std::memset(data + chunk * static_cast<int64_t>(kChunk), 1, kChunk);
+  return cpu::BestRate({.usual_s = 0.05, .least_rounds = 6, .longest_s = kLongestSeconds}, [&] {
+    const double begin = cpu::SteadySeconds();
+    pool.Run(pool.threads(),
+             [&](int64_t chunk, int) { rates[static_cast<size_t>(chunk)] = probe(kProbeSeconds); });
+    const double wall = cpu::SteadySeconds() - begin;
+    double sum = 0;
+    for (const double rate : rates) sum += rate;
+    return sum * std::min(1.0, kProbeSeconds / wall);
   });
-  std::atomic<uint64_t> keep{0};
-  double best = 0, spent = 0;
-  do {
-    const auto begin = std::chrono::steady_clock::now();
-    pool_->Run(kChunks, [&](int64_t chunk, int) {
-      keep.fetch_add(ops_->ReadAll(data + chunk * static_cast<int64_t>(kChunk), kChunk),
-                     std::memory_order_relaxed);
-    });
-    const std::chrono::duration<double> pass = std::chrono::steady_clock::now() - begin;
-    best = std::max(best, static_cast<double>(kBytes) / pass.count());
-    spent += pass.count();
-  } while (spent < kSeconds);
-  return best;
 }
 
 Roofline CpuDevice::MeasureRoofline() {
-  constexpr double kProbeSeconds = 0.05;
   Roofline roofline;
   roofline.memory_bytes_per_s = MeasureBandwidth();
   roofline.int8_ops_per_s =
-      MeasureOnAllThreads(*pool_, kProbeSeconds, [&] { return ops_->MeasureInt8OpsPerS(kProbeSeconds); });
+      MeasureOnAllThreads(*pool_, [&](double seconds) { return ops_->MeasureInt8OpsPerS(seconds); });
   roofline.f32_flops_per_s =
-      MeasureOnAllThreads(*pool_, kProbeSeconds, [&] { return ops_->MeasureF32FlopsPerS(kProbeSeconds); });
+      MeasureOnAllThreads(*pool_, [&](double seconds) { return ops_->MeasureF32FlopsPerS(seconds); });
   return roofline;
 }
 

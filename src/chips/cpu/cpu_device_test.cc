@@ -10,6 +10,7 @@
 #include <new>
 #include <thread>
 
+#include "chips/cpu/best_rate.h"
 #include "chips/cpu/processor.h"
 #include "chips/cpu/random_weights.h"
 
@@ -97,6 +98,38 @@ TEST(CpuDevice, RooflineIsMeasured) {
     EXPECT_GT(roofline.int8_ops_per_s, 1e7) << set;
     EXPECT_GT(roofline.f32_flops_per_s, 1e7) << set;
   }
+}
+
+// A machine whose cores are taken for most rounds is not reported as slow, and measuring it ends.
+TEST(BestRate, TakesTheUndisturbedRoundWithinItsTime) {
+  double now = 0;
+  std::vector<double> rates;
+  const auto run = [&](const cpu::RoundPlan& plan, const std::vector<double>& seconds_of_rounds) {
+    now = 0;
+    rates.clear();
+    return cpu::BestRate(
+        plan,
+        [&] {
+          const double seconds = seconds_of_rounds[rates.size() % seconds_of_rounds.size()];
+          now += seconds;
+          rates.push_back(1 / seconds);
+          return rates.back();
+        },
+        [&] { return now; });
+  };
+  // Starved: three rounds of four wait for their cores; the fourth is what counts.
+  EXPECT_DOUBLE_EQ(run({.usual_s = 0.1, .least_rounds = 20, .longest_s = 0.5}, {0.03, 0.03, 0.03, 0.002}),
+                   500);
+  EXPECT_EQ(rates.size(), 20u);
+  // Rounds that all take long: the limit ends them.
+  EXPECT_DOUBLE_EQ(run({.usual_s = 0.1, .least_rounds = 20, .longest_s = 0.5}, {0.2}), 5);
+  EXPECT_EQ(rates.size(), 3u);
+  // Undisturbed: as many as fit the usual time.
+  run({.usual_s = 0.1, .least_rounds = 20, .longest_s = 0.5}, {0.002});
+  EXPECT_NEAR(static_cast<double>(rates.size()), 50, 1);
+  // A clock that stands still says nothing, and one round is always made.
+  EXPECT_EQ(run({.usual_s = 0.1, .least_rounds = 1, .longest_s = 0}, {0.0}), 0);
+  EXPECT_EQ(rates.size(), 1u);
 }
 
 // A step's operations after ReserveScratch and one warm-up take nothing from the heap.

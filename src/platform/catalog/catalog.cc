@@ -83,7 +83,7 @@ class CatalogImpl final : public Catalog {
   Status CancelPull(std::string_view id) override;
 
  private:
-  enum class Wish { kNone, kPause, kCancel };
+  enum class Wish { kNone, kPause, kRestart, kCancel };  // kRestart: asked for again while it was pausing
   struct Job {
     PullStatus status;
     std::string key;  // what is joined
@@ -95,12 +95,13 @@ class CatalogImpl final : public Catalog {
   };
 
   void RunWorker();
-  void FinishJob(Job& job, const Result<StoredModel>& result);
+  void FinishJob(const std::shared_ptr<Job>& shared, const Result<StoredModel>& result);
   void DropOldJobs();
   Job* FindJob(std::string_view id) const;
   Result<Job*> ActiveJob(std::string_view id) const;
   static PullStatus StatusOf(const Job& job);
   void Enqueue(const std::shared_ptr<Job>& job);
+  void Continue(const std::shared_ptr<Job>& job);
 
   const CatalogOptions options_;
   const std::vector<CatalogueEntry> catalogue_;
@@ -118,14 +119,19 @@ class CatalogImpl final : public Catalog {
 Result<StoredModel> CatalogImpl::Find(std::string_view id) const {
   TP_ASSIGN(std::optional<StoredModel> found, store_->Find(id));
   if (found) return std::move(*found);
-  std::vector<std::string> stored;
+  std::vector<std::string> stored, known;
   for (const StoredModel& model : store_->List()) stored.push_back(model.id);
-  const std::vector<std::string> close = CloseNames(id, stored);
+  for (const CatalogueEntry& entry : catalogue_) known.push_back(entry.id);
   std::string message = fmt::format("model \"{}\" is not here", id);
-  if (const auto entry = puller_.FindEntry(std::string(id))) {
+  const auto entry = puller_.FindEntry(std::string(id));
+  if (entry) {
     message += fmt::format("; fetch it with: tidepool pull {}", entry->id);
-  } else if (!close.empty()) {
+  } else if (const auto close = CloseNames(id, stored); !close.empty()) {
     message += fmt::format("; did you mean {}?", fmt::join(close, ", "));
+  } else if (entry.error().code == "several_models") {
+    message += "; in the catalogue " + entry.error().message;
+  } else if (const auto other = CloseNames(id, known); !other.empty()) {
+    message += fmt::format("; the catalogue has {}: tidepool pull {}", fmt::join(other, ", "), other.front());
   } else {
     message += "; see tidepool list for what is, and tidepool pull for more";
   }
@@ -152,7 +158,7 @@ Result<PullStatus> CatalogImpl::StartPull(std::string_view text, std::string_vie
     if (job->status.state == PullState::kQueued || job->status.state == PullState::kPaused) ++waiting;
     const bool same = job->key == key && IsActive(job->status.state) && job->wish != Wish::kCancel;
     if (!same) continue;
-    if (job->status.state == PullState::kPaused) Enqueue(job);
+    Continue(job);
     return StatusOf(*job);
   }
   if (waiting >= options_.max_queued_pulls) {
@@ -184,6 +190,12 @@ void CatalogImpl::Enqueue(const std::shared_ptr<Job>& job) {
   wake_.notify_one();
 }
 
+// A paused job goes on; one that is just pausing goes on as soon as its thread has let go.
+void CatalogImpl::Continue(const std::shared_ptr<Job>& job) {
+  if (job->status.state == PullState::kPaused) Enqueue(job);
+  if (job->status.state == PullState::kRunning && job->wish == Wish::kPause) job->wish = Wish::kRestart;
+}
+
 void CatalogImpl::RunWorker() {
   std::unique_lock lock(mutex_);
   for (;;) {
@@ -196,23 +208,27 @@ void CatalogImpl::RunWorker() {
     lock.unlock();
     const Result<StoredModel> result = puller_.Pull(job->source, job->id, job->caller, *job->monitor);
     lock.lock();
-    FinishJob(*job, result);
+    FinishJob(job, result);
   }
 }
 
-void CatalogImpl::FinishJob(Job& job, const Result<StoredModel>& result) {
+void CatalogImpl::FinishJob(const std::shared_ptr<Job>& shared, const Result<StoredModel>& result) {
+  Job& job = *shared;
   job.status.phase = job.monitor->phase();
   job.status.bytes_done = job.monitor->done();
   job.status.bytes_total = job.monitor->total();
+  const bool stopped = !result && result.error().code == "stopped";
   if (result) {
     job.status.state = PullState::kDone;
     job.status.result = result->id;
     job.status.phase = "done";
     LogInfo("model pulled", {{"model", result->id}, {"source", job.status.model}, {"bytes", result->bytes}});
-  } else if (result.error().code == "stopped" && job.wish == Wish::kCancel) {
+  } else if (stopped && job.wish == Wish::kCancel) {
     job.status.state = PullState::kCancelled;
     puller_.DropPartial(job.source);
-  } else if (result.error().code == "stopped") {
+  } else if (stopped && job.wish == Wish::kRestart && !stopping_) {
+    Enqueue(shared);
+  } else if (stopped) {
     job.status.state = PullState::kPaused;
   } else {
     job.status.state = PullState::kFailed;
@@ -284,7 +300,7 @@ Status CatalogImpl::PausePull(std::string_view id) {
   const std::lock_guard lock(mutex_);
   TP_ASSIGN(Job* const job, ActiveJob(id));
   if (job->status.state == PullState::kQueued) job->status.state = PullState::kPaused;
-  if (job->status.state == PullState::kRunning && job->wish == Wish::kNone) {
+  if (job->status.state == PullState::kRunning && job->wish != Wish::kCancel) {
     job->wish = Wish::kPause;
     job->monitor->Stop();
   }
@@ -294,13 +310,11 @@ Status CatalogImpl::PausePull(std::string_view id) {
 Status CatalogImpl::ResumePull(std::string_view id) {
   const std::lock_guard lock(mutex_);
   TP_ASSIGN(const Job* const found, ActiveJob(id));
-  if (found->status.state == PullState::kRunning && found->wish != Wish::kNone) {
-    return Fail(Error{ErrorKind::kConflict, "pull_stopping",
-                      "the pull is just stopping; try again in a moment", "id", 1});
+  if (found->wish == Wish::kCancel) {
+    return Fail(ErrorKind::kConflict, "pull_ended", "the pull is just being cancelled; start it again", "id");
   }
-  if (found->status.state != PullState::kPaused) return {};
   for (const auto& job : jobs_) {
-    if (job.get() == found) Enqueue(job);
+    if (job.get() == found) Continue(job);
   }
   return {};
 }

@@ -315,6 +315,49 @@ TEST_F(PullTest, PauseKeepsTheBytesResumeGoesOnCancelDropsThem) {
   EXPECT_EQ(PartialBytes(), 0u);
 }
 
+// Ctrl-C and the same command again: the second may come while the first one's pause has not yet taken hold.
+TEST_F(PullTest, AskedForAgainWhileItIsPausingItGoesOn) {
+  const std::string wanted = MakeGguf(400'000);
+  hub_.Add("o/r", "m-Q8_0.gguf", wanted);
+  hub_.spoil = [](int number, const TestRequest&, TestReply& reply) {
+    reply.ms_per_chunk = number < 2 ? 20 : 0;
+  };
+  Open();
+  const auto wait_for_bytes = [&](const std::string& id) {
+    while (catalog_->FindPull(id)->bytes_done == 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  };
+  const auto started = catalog_->StartPull("o/r", "", {true});
+  ASSERT_TRUE(started);
+  wait_for_bytes(started->id);
+  ASSERT_TRUE(catalog_->PausePull(started->id));
+  ASSERT_TRUE(catalog_->ResumePull(started->id));
+  ASSERT_TRUE(catalog_->PausePull(started->id));  // the last word counts
+  EXPECT_EQ(Wait(started->id).state, PullState::kPaused);
+  ASSERT_TRUE(catalog_->ResumePull(started->id));
+  while (catalog_->FindPull(started->id)->state == PullState::kQueued) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  ASSERT_TRUE(catalog_->PausePull(started->id));
+  const auto again = catalog_->StartPull("o/r", "", {true});
+  ASSERT_TRUE(again);
+  EXPECT_EQ(again->id, started->id);
+  EXPECT_EQ(Wait(started->id).state, PullState::kDone);
+  EXPECT_EQ(ReadStored("o/r"), wanted);
+}
+
+TEST_F(PullTest, ANameThatIsNotHereIsSaidWithItsNeighbours) {
+  hub_.Add("o/my-model", "m-Q8_0.gguf", MakeGguf(1000));
+  ASSERT_EQ(Pull("o/my-model", "my-model:q8").state, PullState::kDone);
+  const auto message = [&](const char* name) { return catalog_->Find(name).error().message; };
+  EXPECT_NE(message("my-modle").find("did you mean my-model:q8?"), std::string::npos) << message("my-modle");
+  EXPECT_NE(message("smollm2:135m").find("tidepool pull smollm2:135m"), std::string::npos);
+  EXPECT_NE(message("smolm2:135m").find("tidepool pull smollm2:135m"), std::string::npos)
+      << message("smolm2:135m");
+  EXPECT_NE(message("smollm2").find("comes in several sizes: "), std::string::npos) << message("smollm2");
+  EXPECT_NE(message("smollm2").find("smollm2:360m"), std::string::npos) << message("smollm2");
+  EXPECT_NE(message("qqqqqqqqqqqq").find("tidepool list"), std::string::npos);
+}
+
 TEST_F(PullTest, PullsOfOneModelJoin) {
   hub_.Add("o/r", "m-Q8_0.gguf", MakeGguf(50'000));
   hub_.spoil = [](int, const TestRequest&, TestReply& reply) { reply.ms_per_chunk = 10; };

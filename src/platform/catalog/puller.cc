@@ -89,7 +89,7 @@ Result<CatalogueEntry> Puller::FindEntry(const std::string& name) const {
     message = fmt::format("\"{}\" comes in several sizes", name);
     for (size_t i = 0; i < same_name.size(); ++i) message += (i == 0 ? ": " : ", ") + same_name[i]->id;
     message += "; say which";
-    return Fail(ErrorKind::kNotFound, "model_not_found", message, "source");
+    return Fail(ErrorKind::kNotFound, "several_models", message, "source");
   }
   std::vector<std::string> ids;
   for (const CatalogueEntry& entry : catalogue_) ids.push_back(entry.id);
