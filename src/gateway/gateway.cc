@@ -45,7 +45,13 @@ class RunningGateway final : public Gateway {
         slow_(2, 64),
         services_{options_, inference, catalog, clock,     metrics,
                   hooks_,   workers_,  slow_,   draining_, bench_running_},
-        application_(services_, std::move(security), keys) {}
+        application_(services_, std::move(security), keys),
+        bodies_(std::make_shared<BodyBudget>(
+            options.max_total_body_bytes,
+            metrics.gauge("tidepool_http_request_body_bytes_in_flight",
+                          "Bytes of the bodies of requests being read or answered"),
+            metrics.counter("tidepool_http_refused_bodies_total",
+                            "Requests refused because all bodies together would be too large"))) {}
 
   ~RunningGateway() override { Stop(); }
 
@@ -58,6 +64,7 @@ class RunningGateway final : public Gateway {
     server.threads = options_.threads;
     server.max_connections = options_.max_connections;
     server.connection = ConnectionOptionsOf(options_);
+    server.connection.bodies = bodies_;
     TP_ASSIGN(server_, HttpServer::Start(server, application_, clock_));
     // A wildcard address is no address to open in a browser.
     const bool any = address.address == "0.0.0.0" || address.address == "::";
@@ -92,6 +99,7 @@ class RunningGateway final : public Gateway {
   Workers slow_;
   Services services_;
   Application application_;
+  const std::shared_ptr<BodyBudget> bodies_;
   std::unique_ptr<HttpServer> server_;
   std::string url_;
 };
@@ -105,6 +113,14 @@ Status CheckOptions(const GatewayOptions& options) {
   TP_TRY(positive(options.threads, "threads"));
   TP_TRY(positive(options.max_connections, "max_connections"));
   TP_TRY(positive(static_cast<double>(options.max_body_bytes), "max_body_bytes"));
+  if (options.max_total_body_bytes < options.max_body_bytes) {
+    return Fail(
+        ErrorKind::kInvalid, "bad_setting",
+        fmt::format("http.max_total_body ({}) is less than http.max_body ({}): the largest body would never "
+                    "be taken. Raise the one or lower the other.",
+                    options.max_total_body_bytes, options.max_body_bytes),
+        "http.max_total_body");
+  }
   TP_TRY(positive(options.header_timeout_s, "header_timeout_s"));
   TP_TRY(positive(options.body_timeout_s, "body_timeout_s"));
   TP_TRY(positive(options.idle_timeout_s, "idle_timeout_s"));

@@ -32,6 +32,7 @@ struct GatewayOptions {
   int32_t max_connections = 4096;
   int32_t max_streams_per_connection = 1;  // HTTP/1.1: requests are answered one after another
   uint64_t max_body_bytes = 16u << 20;
+  uint64_t max_total_body_bytes = 256u << 20;  // of all requests being read or answered; beyond it 503
   uint32_t max_header_bytes = 32u << 10;
   double header_timeout_s = 10;
   double body_timeout_s = 60;

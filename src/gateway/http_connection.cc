@@ -61,9 +61,10 @@ void AppendHeader(std::string& out, std::string_view name, std::string_view valu
 // The part of an exchange that other threads may touch; everything under one mutex.
 class ConnectionExchange final : public Exchange, public std::enable_shared_from_this<ConnectionExchange> {
  public:
-  ConnectionExchange(HttpRequest request, std::weak_ptr<HttpConnection> connection,
+  ConnectionExchange(HttpRequest request, BodyCharge body_charge, std::weak_ptr<HttpConnection> connection,
                      std::shared_ptr<EventLoop> loop, uint64_t max_pending)
       : request_(std::move(request)),
+        body_charge_(std::move(body_charge)),
         connection_(std::move(connection)),
         loop_(std::move(loop)),
         max_pending_(max_pending) {}
@@ -145,6 +146,7 @@ class ConnectionExchange final : public Exchange, public std::enable_shared_from
   }
 
   const HttpRequest request_;
+  const BodyCharge body_charge_;  // of request_.body
   const std::weak_ptr<HttpConnection> connection_;
   const std::shared_ptr<EventLoop> loop_;
   const uint64_t max_pending_;
@@ -177,10 +179,12 @@ HttpConnection::HttpConnection(std::unique_ptr<Transport> transport, std::shared
 
 void HttpConnection::Start() {
   parser_ = std::make_unique<HttpParser>(options_.limits);
+  body_charge_ = BodyCharge(options_.bodies);
   deadline_ = clock_.now() + options_.header_timeout;
   transport_->Handshake([self = shared_from_this()](bool ok, size_t) {
     if (self->state_ != State::kHandshake) return;
-    if (!ok) return self->Close();
+    // The end must reach the client as an end, whatever it sent: plain HTTP to a TLS port, for one.
+    if (!ok) return self->Linger();
     self->state_ = State::kHeader;
     self->StartRead();
   });
@@ -197,6 +201,7 @@ void HttpConnection::OnRead(bool ok, size_t bytes) {
   reading_ = false;
   if (state_ == State::kClosed) return;
   if (!ok) return Lost(false);
+  if (refusing_ && state_ == State::kAnswering) return;
   if (state_ != State::kLingering) {
     input_.append(chunk_.data(), bytes);
     if (state_ == State::kAnswering) {
@@ -215,10 +220,12 @@ void HttpConnection::Advance() {
     switch (parser_->Feed(input_)) {
       case HttpParser::State::kNeedMore:
         if (!was_started && parser_->started()) deadline_ = clock_.now() + options_.header_timeout;
+        if (state_ == State::kBody) ChargeBody(parser_->body_bytes());
         return;
       case HttpParser::State::kRefused: return Refuse(parser_->status(), parser_->code(), parser_->message());
       case HttpParser::State::kHeader: ScreenRequest(); break;
       case HttpParser::State::kDone:
+        if (!ChargeBody(parser_->body_bytes())) return;
         StartExchange();
         handled_ = true;
         application_.Handle(exchange_);
@@ -239,6 +246,9 @@ void HttpConnection::ScreenRequest() {
     exchange_->Send(std::move(*refusal));
     return;
   }
+  // A length over the limit of one body is the parser's to refuse.
+  const uint64_t announced = parser_->content_length().value_or(0);
+  if (announced <= options_.limits.max_body_bytes && !ChargeBody(announced)) return;
   if (parser_->expects_continue() && parser_->has_body()) {
     // An interim reply of 25 bytes: it fits any socket buffer, since nothing else is being written now.
     static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -254,8 +264,8 @@ void HttpConnection::ScreenRequest() {
 }
 
 void HttpConnection::StartExchange() {
-  exchange_ = std::make_shared<ConnectionExchange>(std::move(parser_->request()), weak_from_this(), loop_,
-                                                   options_.max_write_buffer_bytes);
+  exchange_ = std::make_shared<ConnectionExchange>(std::move(parser_->request()), std::move(body_charge_),
+                                                   weak_from_this(), loop_, options_.max_write_buffer_bytes);
   state_ = State::kAnswering;
   deadline_ = 0;
   exchange_start_ = clock_.now();
@@ -274,7 +284,21 @@ void HttpConnection::Refuse(int status, std::string_view code, std::string_view 
 void HttpConnection::AnswerAndClose(HttpResponse response) {
   StartExchange();
   keep_alive_ = false;
+  refusing_ = true;
   exchange_->Send(std::move(response));
+}
+
+bool HttpConnection::ChargeBody(uint64_t bytes) {
+  if (body_charge_.GrowTo(bytes)) return true;
+  HttpResponse response = application_.Refuse(
+      503, "too_many_body_bytes",
+      fmt::format(
+          "The requests being answered hold as many bytes of bodies as this server allows in all ({}, "
+          "setting http.max_total_body); try again.",
+          options_.bodies->limit()));
+  response.headers.push_back({"Retry-After", "1"});
+  AnswerAndClose(std::move(response));
+  return false;
 }
 
 std::string HttpConnection::Head(const HttpRequest& request, int status, std::string_view content_type,
@@ -408,6 +432,7 @@ void HttpConnection::FinishExchange() {
 
 void HttpConnection::NextRequest() {
   parser_ = std::make_unique<HttpParser>(options_.limits);
+  body_charge_ = BodyCharge(options_.bodies);
   state_ = State::kHeader;
   deadline_ = clock_.now() + options_.idle_timeout;
   if (!input_.empty()) Advance();
@@ -441,6 +466,7 @@ void HttpConnection::Lost(bool dropped_reader) {
 void HttpConnection::Close() {
   if (state_ == State::kClosed) return;
   state_ = State::kClosed;
+  body_charge_.Release();
   transport_->Close();
 }
 

@@ -2,8 +2,9 @@
 // and keeps the time limits. Knows sockets only as Transport.
 //
 // Threads: everything on the connection's event loop, except the Exchange it hands out (any thread).
-// Bounds: input beyond the current request is kept up to max_header_bytes, then the connection is closed;
-// streamed output waiting for the client is kept up to max_write_buffer_bytes, then the client is dropped.
+// Bounds: a body is charged to the server's budget of bodies before it is read; input beyond the current
+// request is kept up to max_header_bytes, then the connection is closed; streamed output waiting for the
+// client is kept up to max_write_buffer_bytes, then the client is dropped.
 #pragma once
 
 #include <array>
@@ -12,6 +13,7 @@
 #include <string>
 
 #include "base/clock.h"
+#include "gateway/body_budget.h"
 #include "gateway/http.h"
 #include "gateway/http_parser.h"
 
@@ -46,6 +48,7 @@ struct ConnectionOptions {
   Nanoseconds quiet_interval = 10 * kSecond;
   Nanoseconds linger = 2 * kSecond;  // reading on after the last reply, so that it is not lost to a reset
   uint64_t max_write_buffer_bytes = 1u << 20;
+  std::shared_ptr<BodyBudget> bodies;  // nullptr: only each body is bounded
 };
 
 class ConnectionExchange;
@@ -73,7 +76,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void StartExchange();
   void Refuse(int status, std::string_view code, std::string_view message);
   void AnswerAndClose(HttpResponse response);
-  void Pump();  // moves what the exchange has to the socket
+  bool ChargeBody(uint64_t bytes);  // false: refused
+  void Pump();                      // moves what the exchange has to the socket
   void ReportPressure();
   void WriteSome();
   void OnWritten(bool ok, size_t bytes);
@@ -97,6 +101,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   std::string input_;
   std::array<char, 8192> chunk_;
   bool reading_ = false;
+  bool refusing_ = false;  // the answer does not wait for the rest of the request: nothing more is read
+  BodyCharge body_charge_;
   Nanoseconds deadline_ = 0;  // of the state; 0: none
 
   std::shared_ptr<ConnectionExchange> exchange_;

@@ -63,6 +63,13 @@ bool HttpParser::keep_alive() const { return impl_->keep_alive; }
 bool HttpParser::expects_continue() const { return impl_->expects_continue; }
 bool HttpParser::started() const { return impl_->started; }
 bool HttpParser::has_body() const { return impl_->has_body; }
+std::optional<uint64_t> HttpParser::content_length() const {
+  const auto length = impl_->parser.content_length();
+  return length ? std::optional<uint64_t>(*length) : std::nullopt;
+}
+uint64_t HttpParser::body_bytes() const {
+  return std::max(impl_->parser.get().body().size(), impl_->request.body.size());
+}
 
 HttpParser::State HttpParser::Refuse(int status, std::string code, std::string message) {
   status_ = status;

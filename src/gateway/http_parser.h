@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -34,8 +35,10 @@ class HttpParser {
   HttpRequest& request();
   bool keep_alive() const;
   bool expects_continue() const;
-  bool started() const;   // at least one byte of a request was seen
-  bool has_body() const;  // after kHeader: a body follows
+  bool started() const;                            // at least one byte of a request was seen
+  bool has_body() const;                           // after kHeader: a body follows
+  std::optional<uint64_t> content_length() const;  // after kHeader; none for a chunked body
+  uint64_t body_bytes() const;                     // so far
 
   // After kRefused:
   int status() const { return status_; }

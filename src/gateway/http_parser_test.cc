@@ -121,8 +121,8 @@ TEST(HttpParser, SurvivesMutatedRequests) {
         default: bytes.insert(at, 1, static_cast<char>(random()));
       }
     }
-    // However it is cut, what is accepted is the same. (What is refused may be refused later: with less of it seen, the
-    // parser still waits for the end of the header.)
+    // However it is cut, what is accepted is the same. (What is refused may be refused later: with less of it
+    // seen, the parser still waits for the end of the header.)
     HttpParser whole({}), pieces({});
     const State at_once = FeedAll(whole, bytes, bytes.size());
     const State in_pieces = FeedAll(pieces, bytes, 1 + random() % 5);

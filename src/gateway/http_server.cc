@@ -61,37 +61,65 @@ class PlainTransport final : public Transport {
 class TlsTransport final : public Transport {
  public:
   TlsTransport(tcp::socket socket, asio::ssl::context& context)
-      : stream_(std::make_shared<asio::ssl::stream<tcp::socket>>(std::move(socket), context)) {}
+      : session_(std::make_shared<Session>(std::move(socket), context)) {}
+
   void Handshake(Done done) override {
-    stream_->async_handshake(asio::ssl::stream_base::server, [self = stream_, done = std::move(done)](
-                                                                 error_code problem) { done(!problem, 0); });
+    session_->stream.async_handshake(asio::ssl::stream_base::server,
+                                     [self = session_, done = std::move(done)](error_code problem) {
+                                       self->established = !problem;
+                                       done(!problem, 0);
+                                     });
   }
+
   void Read(char* data, size_t size, Done done) override {
-    stream_->async_read_some(asio::buffer(data, size),
-                             [self = stream_, done = std::move(done)](error_code problem, size_t bytes) {
-                               done(!problem, bytes);
-                             });
+    // After our end was said, what comes is only taken off the wire, not understood.
+    if (session_->finished) {
+      session_->stream.next_layer().async_read_some(
+          asio::buffer(data, size), [self = session_, done = std::move(done)](
+                                        error_code problem, size_t bytes) { done(!problem, bytes); });
+      return;
+    }
+    session_->stream.async_read_some(asio::buffer(data, size), [self = session_, done = std::move(done)](
+                                                                   error_code problem, size_t bytes) {
+      // A read that was under way when we finished ends with the session; the next one reads the wire.
+      const bool goes_on = self->finished && problem != asio::error::operation_aborted;
+      done(!problem || goes_on, bytes);
+    });
   }
+
   void Write(const char* data, size_t size, Done done) override {
-    stream_->async_write_some(asio::buffer(data, size),
-                              [self = stream_, done = std::move(done)](error_code problem, size_t bytes) {
-                                done(!problem, bytes);
-                              });
+    session_->stream.async_write_some(asio::buffer(data, size),
+                                      [self = session_, done = std::move(done)](
+                                          error_code problem, size_t bytes) { done(!problem, bytes); });
   }
+
+  // Without close_notify a client cannot tell the end of an answer from a cut (RFC 8446 6.1).
   void FinishWriting() override {
-    // close_notify; async_shutdown would also wait for the client's, and read beside our own outstanding
+    session_->finished = true;
+    if (!session_->established) return session_->EndStream();
+    // As if the client had said its end: otherwise the shutdown would wait for it, and read beside our own
     // read.
-    SSL_shutdown(stream_->native_handle());
-    error_code ignored;
-    stream_->next_layer().shutdown(tcp::socket::shutdown_send, ignored);
+    SSL_set_shutdown(session_->stream.native_handle(), SSL_RECEIVED_SHUTDOWN);
+    session_->stream.async_shutdown([self = session_](error_code) { self->EndStream(); });
   }
+
   void Close() override {
     error_code ignored;
-    stream_->next_layer().close(ignored);
+    session_->stream.next_layer().close(ignored);
   }
 
  private:
-  std::shared_ptr<asio::ssl::stream<tcp::socket>> stream_;
+  struct Session {
+    Session(tcp::socket socket, asio::ssl::context& context) : stream(std::move(socket), context) {}
+    void EndStream() {
+      error_code ignored;
+      stream.next_layer().shutdown(tcp::socket::shutdown_send, ignored);
+    }
+    asio::ssl::stream<tcp::socket> stream;
+    bool established = false;  // the handshake succeeded
+    bool finished = false;     // FinishWriting was called
+  };
+  const std::shared_ptr<Session> session_;
 };
 
 class Loop final : public EventLoop {
@@ -214,19 +242,27 @@ class Server final : public HttpServer {
     error_code problem;
     tls_->set_options(asio::ssl::context::default_workarounds | asio::ssl::context::no_tlsv1 |
                       asio::ssl::context::no_tlsv1_1 | asio::ssl::context::no_compression);
+    // An encrypted key would make OpenSSL ask for its password on the terminal.
+    tls_->set_password_callback([](size_t, asio::ssl::context::password_purpose) { return std::string(); },
+                                problem);
     tls_->use_certificate_chain_file(options_.tls_certificate, problem);
     if (problem) {
       return Fail(
           ErrorKind::kInvalid, "bad_tls_certificate",
-          fmt::format("Cannot read the certificate {}: {}.", options_.tls_certificate, problem.message()),
-          "tls_certificate");
+          fmt::format("Cannot use http.tls_certificate \"{}\": {}. Give a PEM file that this user may read: "
+                      "the server's certificate, then those that signed it.",
+                      options_.tls_certificate, problem.message()),
+          "http.tls_certificate");
     }
     tls_->use_private_key_file(options_.tls_key, asio::ssl::context::pem, problem);
     if (problem || SSL_CTX_check_private_key(tls_->native_handle()) != 1) {
-      return Fail(ErrorKind::kInvalid, "bad_tls_key",
-                  fmt::format("Cannot use the key {}: {}.", options_.tls_key,
-                              problem ? problem.message() : "it does not belong to the certificate"),
-                  "tls_key");
+      return Fail(
+          ErrorKind::kInvalid, "bad_tls_key",
+          fmt::format("Cannot use http.tls_key \"{}\": {}. Give the PEM file, not encrypted, of the key "
+                      "that belongs to the certificate \"{}\".",
+                      options_.tls_key, problem ? problem.message() : "it does not belong to the certificate",
+                      options_.tls_certificate),
+          "http.tls_key");
     }
     return {};
   }

@@ -54,8 +54,11 @@ Status CheckListening(const GatewayOptions& options, const ListenAddress& addres
   if (options.tls_certificate.empty() != options.tls_key.empty()) {
     return Fail(
         ErrorKind::kInvalid, "bad_tls_settings",
-        "A certificate needs its key and a key its certificate: set both tls_certificate and tls_key.",
-        "tls_certificate");
+        fmt::format(
+            "A certificate needs its key and a key its certificate: set both http.tls_certificate (now "
+            "\"{}\") and http.tls_key (now \"{}\"), or neither.",
+            options.tls_certificate, options.tls_key),
+        options.tls_certificate.empty() ? "http.tls_certificate" : "http.tls_key");
   }
   if (address.loopback) return {};
   if (options.open) {

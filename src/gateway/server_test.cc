@@ -6,80 +6,18 @@
 #include <chrono>
 #include <thread>
 
-#include "base/clock.h"
-#include "gateway/gateway.h"
-#include "gateway/testing/fake_platform.h"
 #include "gateway/testing/raw_client.h"
+#include "gateway/testing/server_fixture.h"
 
 namespace tidepool::gateway {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
 constexpr std::string_view kChat = R"({"model":"scripted","messages":[{"role":"user","content":"hi"}]})";
 constexpr std::string_view kStream =
     R"({"model":"scripted","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"hi"}]})";
-
-class ServerTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    options_.listen = "127.0.0.1:0";
-    options_.max_body_bytes = 1 << 20;
-  }
-
-  void Start() {
-    ServerHooks hooks;
-    hooks.version = "0.1";
-    hooks.commit = "abc";
-    hooks.settings = [] { return Json{{"data", Json::array()}}; };
-    hooks.doctor = [] { return Json{{"cores", 2}}; };
-    hooks.status = [] { return Json{{"uptime_s", 1}}; };
-    hooks.bench = [](const Json& body) -> Result<Json> {
-      return Json{{"data", Json::array({body["model"]})}};
-    };
-    auto gateway = Gateway::Start(options_, inference_, catalog_, keys_, clock_, metrics_, std::move(hooks));
-    ASSERT_TRUE(gateway) << gateway.error().message;
-    gateway_ = std::move(*gateway);
-    const std::string url = gateway_->url();
-    port_ = static_cast<uint16_t>(std::stoi(url.substr(url.rfind(':') + 1)));
-  }
-
-  RawReply Ask(std::string_view request) {
-    RawClient client(port_);
-    client.Send(request);
-    return client.ReadReply();
-  }
-
-  Json AskJson(std::string_view request, int status = 200) {
-    const RawReply reply = Ask(request);
-    EXPECT_EQ(reply.status, status) << reply.body;
-    return Json::parse(reply.body, nullptr, false);
-  }
-
-  double Metric(const std::string& line) {
-    const std::string text = metrics_.Serialize();
-    const size_t at = text.find("\n" + line + " ");
-    return at == std::string::npos ? 0 : std::stod(text.substr(at + line.size() + 2));
-  }
-
-  // The count follows the cancel by a few instructions of the I/O thread.
-  bool WaitMetric(const std::string& line, double value) {
-    for (int i = 0; i < 1000 && Metric(line) != value; ++i)
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    return Metric(line) == value;
-  }
-
-  GatewayOptions options_;
-  SteadyClock clock_;
-  MetricsRegistry metrics_;
-  FakeInference inference_;
-  FakeCatalog catalog_;
-  FakeKeys keys_;
-  std::unique_ptr<Gateway> gateway_;
-  uint16_t port_ = 0;
-};
 
 std::vector<Json> Events(const std::string& body) {
   std::vector<Json> events;
@@ -172,6 +110,7 @@ TEST_F(ServerTest, LogprobsOfAChat) {
   EXPECT_EQ(reply["choices"][0]["logprobs"]["content"],
             Json::parse(R"([{"token":"A","logprob":-0.5,"bytes":[65],
       "top_logprobs":[{"token":"A","logprob":-0.5,"bytes":[65]},{"token":"B","logprob":-9999.0,"bytes":[66]}]}])"));
+  EXPECT_EQ(inference_.token_text_lookups, 1) << "the model's name is resolved once a request";
 }
 
 TEST_F(ServerTest, CompletionsEchoAndLogprobs) {
@@ -516,6 +455,84 @@ TEST_F(ServerTest, TooManyConnectionsAreToldSo) {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
   FAIL() << "a closed connection's place is not given away again";
+}
+
+// A request whose body takes `bytes` in all.
+std::string LongChat(size_t bytes) {
+  std::string body(kChat);
+  body.append(bytes - body.size(), ' ');
+  return Post("/v1/chat/completions", body);
+}
+
+TEST_F(ServerTest, AllBodiesTogetherAreBounded) {
+  options_.max_body_bytes = 100'000;
+  options_.max_total_body_bytes = 150'000;
+  Start();
+  std::atomic<bool> go_on{false};
+  inference_.SetScript([&](FakeRun& run) {
+    while (!go_on) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    run.Say("x");
+  });
+  RawClient first(port_);
+  first.Send(LongChat(90'000));
+  ASSERT_TRUE(inference_.WaitRunning(1, 20));
+  EXPECT_EQ(Metric("tidepool_http_request_body_bytes_in_flight"), 90'000);
+  // Announced only, and never sent: the refusal does not wait for it, and "100 Continue" is not said.
+  std::string announced = LongChat(60'001);
+  announced.resize(announced.find("\r\n\r\n") + 4);
+  announced.insert(announced.find("\r\n") + 2, "Expect: 100-continue\r\n");
+  RawClient second(port_);
+  second.Send(announced);
+  const RawReply refused = second.ReadReply();
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(refused.headers.at("retry-after"), "1");
+  const Json error = Json::parse(refused.body)["error"];
+  EXPECT_EQ(error["type"], "server_error");
+  EXPECT_EQ(error["code"], "too_many_body_bytes");
+  EXPECT_THAT(error["message"].get<std::string>(), HasSubstr("http.max_total_body"));
+  EXPECT_TRUE(second.ReadEnd());
+  // A chunked body says its size by growing.
+  RawClient chunked(port_);
+  chunked.Send(
+      "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer tp-test-key\r\n"
+      "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nea61\r\n" +  // 60,001
+      std::string(60'001, ' '));
+  EXPECT_EQ(chunked.ReadReply().status, 503);
+  EXPECT_EQ(Metric("tidepool_http_refused_bodies_total"), 2);
+  // What fits is taken; what ended is given back.
+  EXPECT_EQ(Ask(Post("/tokenize", R"({"model":"scripted","text":"ab"})")).status, 200);
+  go_on = true;
+  EXPECT_EQ(first.ReadReply().status, 200);
+  EXPECT_TRUE(WaitMetric("tidepool_http_request_body_bytes_in_flight", 0));
+  EXPECT_EQ(Ask(LongChat(100'000)).status, 200);
+}
+
+TEST_F(ServerTest, ALargeUploadReadsItsRefusal) {
+  options_.max_body_bytes = 4 << 20;
+  options_.max_total_body_bytes = 4 << 20;
+  Start();
+  std::atomic<bool> go_on{false};
+  inference_.SetScript([&](FakeRun& run) {
+    while (!go_on) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    run.Say("x");
+  });
+  RawClient first(port_);
+  first.Send(LongChat(1 << 20));
+  ASSERT_TRUE(inference_.WaitRunning(1, 20));
+  for (int i = 0; i < 20; ++i) {
+    RawClient client(port_);
+    client.Send(LongChat(4 << 20));  // sent whole before the reply is looked at
+    EXPECT_EQ(client.ReadReply().status, 503) << i;
+  }
+  go_on = true;
+  EXPECT_EQ(first.ReadReply().status, 200);
+}
+
+TEST_F(ServerTest, ATotalBelowTheLargestBodyIsRefusedAtStart) {
+  options_.max_total_body_bytes = options_.max_body_bytes - 1;
+  const auto gateway = Gateway::Start(options_, inference_, catalog_, keys_, clock_, metrics_, {});
+  ASSERT_FALSE(gateway);
+  EXPECT_EQ(gateway.error().param, "http.max_total_body");
 }
 
 // ---- clients that leave or lag ---------------------------------------------------------------------------

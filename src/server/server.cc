@@ -85,6 +85,7 @@ gateway::GatewayOptions MakeGatewayOptions(const Settings& s) {
   o.threads = static_cast<int32_t>(s.http.threads);
   o.max_connections = static_cast<int32_t>(s.http.max_connections);
   o.max_body_bytes = s.http.max_body;
+  o.max_total_body_bytes = s.http.max_total_body;
   o.max_header_bytes = static_cast<uint32_t>(s.http.max_header);
   o.max_write_buffer_bytes = s.http.max_write_buffer;
   o.header_timeout_s = s.http.header_timeout_s;
@@ -245,15 +246,16 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
 
 void PrintBanner(const Pool& pool, const std::string& url, const Settings& settings) {
   const chips::DeviceInfo& info = pool.device->info();
-  fmt::print("Tidepool {}  ·  {} cores, {}  ·  pool {:.1f} GiB  ·  memory {:.1f} GB/s, int8 {:.2f} TOPS\n", kVersion,
-             info.threads, info.instruction_set, static_cast<double>(pool.ledger->limit()) / (1 << 30),
-             pool.roofline.memory_bytes_per_s / 1e9, pool.roofline.int8_ops_per_s / 1e12);
+  fmt::print("Tidepool {}\n", kVersion);
+  fmt::print("machine    {} cores, {}; memory {:.1f} GB/s, int8 {:.2f} TOPS; pool {:.1f} GiB\n", info.threads,
+             info.instruction_set, pool.roofline.memory_bytes_per_s / 1e9, pool.roofline.int8_ops_per_s / 1e12,
+             static_cast<double>(pool.ledger->limit()) / (1 << 30));
   if (!pool.created_key.empty()) {
-    fmt::print("admin key  {}  (shown once; the command line reads {})\n", pool.created_key,
+    fmt::print("admin key  {}\n           shown once; the command line reads {}\n", pool.created_key,
                (settings.home / "admin.key").string());
   }
-  if (settings.http.open) fmt::print("open       no key is needed (--open)\n");
-  fmt::print("open   {}      API  {}/v1\n", url, url);
+  if (settings.http.open) fmt::print("admin key  none needed (--open)\n");
+  fmt::print("serving    {}   API {}/v1   Ctrl-C stops\n", url, url);
   std::fflush(stdout);
 }
 

@@ -31,7 +31,7 @@ struct Settings {
     std::string tls_certificate, tls_key;
     std::vector<std::string> allowed_hosts, cors_origins;
     int64_t threads = 0, max_connections = 0;
-    uint64_t max_body = 0, max_header = 0, max_write_buffer = 0;
+    uint64_t max_body = 0, max_total_body = 0, max_header = 0, max_write_buffer = 0;
     double header_timeout_s = 0, body_timeout_s = 0, idle_timeout_s = 0, write_timeout_s = 0;
     double keep_alive_comment_s = 0, drain_timeout_s = 0;
     int64_t max_json_depth = 0;

@@ -112,7 +112,8 @@ const std::string& Reply::TextOf(int32_t token) {
   const auto found = token_texts_.find(token);
   if (found != token_texts_.end()) return found->second;
   if (token_texts_.size() >= kMaxTokenTexts) token_texts_.clear();
-  return token_texts_.emplace(token, inference_.TokenText(model_, token)).first->second;
+  if (!find_text_) find_text_ = inference_.FindTokenTexts(model_);
+  return token_texts_.emplace(token, find_text_(token)).first->second;
 }
 
 void Reply::OnStart(const std::string& model, int32_t choices) {

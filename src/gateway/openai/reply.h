@@ -80,8 +80,9 @@ class Reply : public platform::ChatSink {
 
   bool begun_ = false;
   bool done_ = false;
-  std::optional<Error> error_;  // of the first choice that failed
-  std::string scratch_;         // reused for every chunk
+  std::optional<Error> error_;                            // of the first choice that failed
+  std::string scratch_;                                   // reused for every chunk
+  platform::Inference::TokenTexts find_text_;             // looked up with the first token that is asked for
   std::unordered_map<int32_t, std::string> token_texts_;  // TextOf
   compute::ProgressEvent last_progress_;
   bool any_progress_ = false;

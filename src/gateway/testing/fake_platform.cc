@@ -220,8 +220,9 @@ Result<std::string> FakeInference::Detokenize(const std::string& /*model*/, std:
   return text;
 }
 
-std::string FakeInference::TokenText(const std::string& /*model*/, int32_t token) const {
-  return std::string(1, static_cast<char>(token));
+FakeInference::TokenTexts FakeInference::FindTokenTexts(const std::string& /*model*/) const {
+  ++token_text_lookups;
+  return [](int32_t token) { return std::string(1, static_cast<char>(token)); };
 }
 
 FakeCatalog::FakeCatalog() {

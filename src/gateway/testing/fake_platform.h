@@ -86,7 +86,8 @@ class FakeInference final : public platform::Inference {
                                         bool parse_special) override;
   Result<std::vector<int32_t>> TokenizeChat(const platform::ChatRequest& request) override;
   Result<std::string> Detokenize(const std::string& model, std::span<const int32_t> tokens) override;
-  std::string TokenText(const std::string& model, int32_t token) const override;
+  TokenTexts FindTokenTexts(const std::string& model) const override;
+  mutable std::atomic<int> token_text_lookups{0};
 
  private:
   friend class FakeGeneration;

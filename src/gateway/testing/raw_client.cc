@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cctype>
+#include <cerrno>
 #include <chrono>
 
 #include "base/check.h"
@@ -55,17 +56,24 @@ void RawClient::Close() {
 
 void RawClient::Send(std::string_view bytes) {
   while (!bytes.empty()) {
-    const ssize_t sent = ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    const ssize_t sent = Transmit(bytes);
     if (sent <= 0) return;  // the server hung up: the reply tells
     bytes.remove_prefix(static_cast<size_t>(sent));
   }
 }
 
+ssize_t RawClient::Receive(char* data, size_t size) { return ::recv(socket_, data, size, 0); }
+ssize_t RawClient::Transmit(std::string_view bytes) {
+  return ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+}
+
 bool RawClient::ReadMore(double seconds) {
   pollfd waiting{socket_, POLLIN, 0};
-  if (seconds <= 0 || ::poll(&waiting, 1, static_cast<int>(seconds * 1000) + 1) <= 0) return false;
+  if (!Buffered() && (seconds <= 0 || ::poll(&waiting, 1, static_cast<int>(seconds * 1000) + 1) <= 0))
+    return false;
   char chunk[16384];
-  const ssize_t got = ::recv(socket_, chunk, sizeof chunk, 0);
+  const ssize_t got = Receive(chunk, sizeof chunk);
+  if (got < 0) last_error_ = errno;
   if (got <= 0) return false;
   received_.append(chunk, static_cast<size_t>(got));
   return true;

@@ -2,6 +2,8 @@
 // so that malformed requests can be sent and the exact replies be seen.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <map>
 #include <string>
@@ -19,7 +21,7 @@ class RawClient {
  public:
   // Connects to 127.0.0.1:port; `receive_buffer` > 0 sets SO_RCVBUF.
   explicit RawClient(uint16_t port, int receive_buffer = 0);
-  ~RawClient();
+  virtual ~RawClient();
   RawClient(const RawClient&) = delete;
   RawClient& operator=(const RawClient&) = delete;
 
@@ -33,11 +35,19 @@ class RawClient {
   bool ReadEnd(double seconds = 20);
   // Bytes received and not taken by ReadReply.
   const std::string& received() const { return received_; }
+  int last_error() const { return last_error_; }  // errno of the read that failed; 0: the end came in order
   void Close();
+
+ protected:
+  // As recv(2) and send(2).
+  virtual ssize_t Receive(char* data, size_t size);
+  virtual ssize_t Transmit(std::string_view bytes);
+  virtual bool Buffered() { return false; }  // something was received that Receive has not given yet
+  int socket_ = -1;
 
  private:
   bool ReadMore(double seconds);
-  int socket_ = -1;
+  int last_error_ = 0;
   std::string received_;
 };
 

@@ -103,20 +103,17 @@ Result<std::optional<ReadyModel>> Deployments::Acquire(const StoredModel& model,
   const std::lock_guard lock(mutex_);
   if (stopping_) return Fail(ShuttingDown());
   Deployment& deployment = deployments_[model.id];
-  if (deployment.state == DeploymentState::kReady) return std::optional<ReadyModel>(deployment.ready);
+  const bool ready = deployment.state == DeploymentState::kReady;
+  if (ready && !deployment.waking) return std::optional<ReadyModel>(deployment.ready);
   if (waiting_ >= options_.max_waiting_for_load) {
     return Fail(Error{ErrorKind::kOverloaded, "queue_full",
                       fmt::format("{} requests already wait for models to load (limit {}); try again later",
                                   waiting_, options_.max_waiting_for_load),
                       "model", 2});
   }
-  if (deployment.state != DeploymentState::kLoading) {
-    deployment.state = DeploymentState::kLoading;
+  if (!ready && deployment.state != DeploymentState::kLoading) {
     deployment.model = model;
-    deployment.share = 0;
-    deployment.cancel_load = false;
-    load_queue_.push_back(model.id);
-    loader_wake_.notify_one();
+    QueueLoad(deployment);
   }
   const auto timeout = static_cast<Nanoseconds>(options_.load_timeout_s * static_cast<double>(kSecond));
   deployment.waiters.push_back({std::move(waiter), clock_.now() + timeout});
@@ -125,18 +122,27 @@ Result<std::optional<ReadyModel>> Deployments::Acquire(const StoredModel& model,
   return std::optional<ReadyModel>();
 }
 
-std::optional<ReadyModel> Deployments::FindReady(const std::string& id) const {
-  const std::lock_guard lock(mutex_);
-  const auto it = deployments_.find(id);
-  if (it == deployments_.end() || it->second.state != DeploymentState::kReady) return std::nullopt;
-  return it->second.ready;
+// Under the mutex.
+void Deployments::QueueLoad(Deployment& deployment) {
+  deployment.state = DeploymentState::kLoading;
+  deployment.share = 0;
+  deployment.cancel_load = false;
+  deployment.waking = false;
+  load_queue_.push_back(deployment.model.id);
+  loader_wake_.notify_one();
 }
 
 void Deployments::Forget(const std::string& id, compute::ModelHandle handle) {
   const std::lock_guard lock(mutex_);
   const auto it = deployments_.find(id);
   if (it == deployments_.end() || it->second.ready.handle != handle) return;
-  if (it->second.state == DeploymentState::kReady) deployments_.erase(it);
+  if (it->second.state != DeploymentState::kReady) return;
+  // Those who came while the loader told the others wait for a model that is gone: it is loaded again.
+  if (it->second.waiters.empty()) {
+    deployments_.erase(it);
+  } else {
+    QueueLoad(it->second);
+  }
 }
 
 void Deployments::Post(std::function<void()> task) {
@@ -235,40 +241,57 @@ void Deployments::RunLoader() {
       loads_failed_.Increment();
       LogWarn("model could not be loaded", {{"model", id}, {"error", loaded.error().message}});
     }
-    FinishLoad(id, std::move(loaded));
+    FinishLoad(id, loaded);
   }
 }
 
-void Deployments::FinishLoad(const std::string& id, Result<ReadyModel> loaded) {
+// Under the mutex.
+std::deque<Deployments::Waiting> Deployments::TakeWaiters(Deployment& deployment) {
+  std::deque<Waiting> waiters;
+  waiters.swap(deployment.waiters);
+  waiting_ -= static_cast<int32_t>(waiters.size());
+  waiting_gauge_.Set(waiting_);
+  return waiters;
+}
+
+void Deployments::Tell(Waiting& waiting, const Result<ReadyModel>& loaded) {
+  if (!loaded) {
+    waiting.waiter.failed(loaded.error());
+  } else if (waiting.waiter.cancelled && waiting.waiter.cancelled()) {
+    waiting.waiter.failed({ErrorKind::kCancelled, "cancelled", "the request was cancelled", "", 0});
+  } else {
+    waiting.waiter.ready(*loaded);
+  }
+}
+
+void Deployments::FinishLoad(const std::string& id, const Result<ReadyModel>& loaded) {
+  std::deque<Waiting> waiters;
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return;  // the destructor tells those who wait
+    Deployment& deployment = deployments_[id];
+    if (loaded) {
+      deployment.state = DeploymentState::kReady;
+      deployment.ready = *loaded;
+      deployment.waking = true;
+    } else {
+      deployment.state = DeploymentState::kFailed;
+      deployment.error = loaded.error();
+    }
+    waiters = TakeWaiters(deployment);
+  }
   for (;;) {
-    std::deque<Waiting> waiters;
-    {
-      const std::lock_guard lock(mutex_);
-      if (stopping_) return;  // the destructor tells those who wait
-      Deployment& deployment = deployments_[id];
-      waiters.swap(deployment.waiters);
-      if (waiters.empty() || !loaded) {
-        deployment.state = loaded ? DeploymentState::kReady : DeploymentState::kFailed;
-        if (loaded) {
-          deployment.ready = *loaded;
-        } else {
-          deployment.error = loaded.error();
-        }
-      }
-      waiting_ -= static_cast<int32_t>(waiters.size());
-      waiting_gauge_.Set(waiting_);
-      if (waiters.empty()) return;
-    }
-    for (Waiting& waiting : waiters) {
-      if (!loaded) {
-        waiting.waiter.failed(loaded.error());
-      } else if (waiting.waiter.cancelled && waiting.waiter.cancelled()) {
-        waiting.waiter.failed({ErrorKind::kCancelled, "cancelled", "the request was cancelled", "", 0});
-      } else {
-        waiting.waiter.ready(*loaded);
-      }
-    }
+    for (Waiting& waiting : waiters) Tell(waiting, loaded);
     if (!loaded) return;
+    const std::lock_guard lock(mutex_);
+    const auto it = deployments_.find(id);
+    // Not waking: it was unloaded meanwhile, and may be about to load again.
+    if (stopping_ || it == deployments_.end() || !it->second.waking) return;
+    waiters = TakeWaiters(it->second);
+    if (waiters.empty()) {
+      it->second.waking = false;
+      return;
+    }
   }
 }
 

@@ -4,8 +4,8 @@
 // every core, so two at once gain nothing). A watch thread serves those who wait: progress, time-outs,
 // cancelled waiters, and posted callbacks.
 //
-// Order: requests that arrive while a model loads are started in the order they came; the model counts as
-// ready for newcomers only when nobody waits any more.
+// Order: requests that arrive while a model loads are started in the order they came. The model's state is
+// ready before the first of them is told; newcomers queue behind those who still wait to be told.
 #pragma once
 
 #include <condition_variable>
@@ -59,7 +59,6 @@ class Deployments {
   // Ready: returns it. Otherwise the waiter is queued, the load starts if it has not, and nullopt comes back.
   // Errors: kOverloaded when too many wait.
   Result<std::optional<ReadyModel>> Acquire(const StoredModel& model, LoadWaiter waiter);
-  std::optional<ReadyModel> FindReady(const std::string& id) const;
   // The engine no longer knows this handle: forget it, so that the next Acquire loads again.
   void Forget(const std::string& id, compute::ModelHandle handle);
 
@@ -87,6 +86,7 @@ class Deployments {
     ReadyModel ready;
     std::deque<Waiting> waiters;
     bool cancel_load = false;
+    bool waking = false;  // kReady, and the loader is telling those who waited
     StoredModel model;
   };
   struct BuiltIn {
@@ -102,7 +102,10 @@ class Deployments {
 
   void RunLoader();
   void RunWatch();
-  void FinishLoad(const std::string& id, Result<ReadyModel> loaded);
+  void FinishLoad(const std::string& id, const Result<ReadyModel>& loaded);
+  std::deque<Waiting> TakeWaiters(Deployment& deployment);
+  void QueueLoad(Deployment& deployment);
+  static void Tell(Waiting& waiting, const Result<ReadyModel>& loaded);
   Result<ReadyModel> Load(const StoredModel& model);
   Result<ReadyModel> LoadBuiltIn(const BuiltIn& built_in);
   Result<compute::Charge> TakeWeights(const std::string& id, uint64_t bytes);

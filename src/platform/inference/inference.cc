@@ -277,12 +277,14 @@ class InferenceImpl final : public Inference {
     TP_TRY(EncodePrompt(*assets, prompt, false, "tokens"));
     return assets->tokenizer->Decode(tokens, /*render_special=*/true);
   }
-  std::string TokenText(const std::string& model, int32_t token) const override {
+  TokenTexts FindTokenTexts(const std::string& model) const override {
     const Result<StoredModel> stored = deployments_.Resolve(model);
-    if (!stored) return {};
-    const auto assets = deployments_.AssetsIfCached(stored->id);
-    return assets ? std::string(assets->tokenizer->TokenBytes(token, /*render_special=*/true))
-                  : std::string();
+    std::shared_ptr<const ModelAssets> assets;
+    if (stored) assets = deployments_.AssetsIfCached(stored->id);
+    return [assets = std::move(assets)](int32_t token) {
+      return assets ? std::string(assets->tokenizer->TokenBytes(token, /*render_special=*/true))
+                    : std::string();
+    };
   }
 
  private:

@@ -140,7 +140,8 @@ class Inference {
   virtual Result<std::shared_ptr<Generation>> Embed(EmbeddingRequest request,
                                                     std::function<void(Result<EmbeddingReply>)> done) = 0;
 
-  // Load on demand; `done` comes from the loader thread. Tokenize loads only the tokenizer.
+  // Load on demand; `done` comes from the loader thread, when the state is kReady (or kFailed) already.
+  // Tokenize loads only the tokenizer.
   virtual void Load(const std::string& model, std::function<void(Status)> done) = 0;
   virtual Status Unload(const std::string& model, bool force) = 0;  // kConflict while in use
   virtual std::vector<DeploymentStatus> List() const = 0;           // stored, loading and ready
@@ -152,8 +153,11 @@ class Inference {
                                                 bool add_special, bool parse_special) = 0;
   virtual Result<std::vector<int32_t>> TokenizeChat(const ChatRequest& request) = 0;
   virtual Result<std::string> Detokenize(const std::string& model, std::span<const int32_t> tokens) = 0;
-  // The bytes of one token as text, for logprobs ("bytes" field); empty if the model is not loaded.
-  virtual std::string TokenText(const std::string& model, int32_t token) const = 0;
+  // The bytes of a model's tokens as text, control tokens included, for logprobs. Looked up once a request;
+  // the function keeps what it needs, may be called from any thread, and gives "" if the model was not
+  // loaded.
+  using TokenTexts = std::function<std::string(int32_t token)>;
+  virtual TokenTexts FindTokenTexts(const std::string& model) const = 0;
 };
 
 }  // namespace tidepool::platform

@@ -300,7 +300,8 @@ TEST_F(InferenceTest, TokenizeAndBack) {
   EXPECT_EQ(inference_->Tokenize("scripted", "<|im_end|>", false, false)->size(), 10u);
   EXPECT_EQ(*inference_->Detokenize("scripted", std::vector<int32_t>{'h', 'i', 257}), "hi<|im_end|>");
   EXPECT_FALSE(inference_->Detokenize("scripted", std::vector<int32_t>{1000}));
-  EXPECT_EQ(inference_->TokenText("scripted", 257), "<|im_end|>");
+  EXPECT_EQ(inference_->FindTokenTexts("scripted")(257), "<|im_end|>");
+  EXPECT_EQ(inference_->FindTokenTexts("nothing")(257), "");
   const auto tokens = inference_->TokenizeChat(Ask("scripted", "x"));
   ASSERT_TRUE(tokens);
   EXPECT_EQ(tokens->front(), 256);
@@ -368,6 +369,143 @@ TEST_F(InferenceTest, AModelInUseIsNotUnloaded) {
   sink->Wait();
   // It comes back by itself.
   EXPECT_TRUE(Run(Ask("scripted", "[[say:back]]"))->result.value());
+}
+
+TEST_F(InferenceTest, TheStateIsReadyBeforeThoseWhoWaitAreTold) {
+  AddScripted();
+  ASSERT_TRUE(inference_->Unload("scripted", true));
+  ASSERT_EQ(inference_->Find("scripted")->state, DeploymentState::kStored);
+  std::promise<DeploymentState> state;
+  inference_->Load("scripted", [&](const Status& loaded) {
+    EXPECT_TRUE(loaded);
+    state.set_value(inference_->Find("scripted")->state);
+  });
+  EXPECT_EQ(state.get_future().get(), DeploymentState::kReady);
+}
+
+// The loader tells those who waited one by one; what they do meanwhile must strand nobody.
+TEST_F(InferenceTest, AModelUnloadedWhileItsWaitersAreToldIsLoadedAgain) {
+  AddScripted();
+  ASSERT_TRUE(inference_->Unload("scripted", true));
+  auto behind = std::make_shared<Recorder>();
+  std::shared_ptr<Generation> generation;
+  std::promise<void> told;
+  inference_->Load("scripted", [&](const Status& loaded) {
+    EXPECT_TRUE(loaded);
+    // Queued behind: the loader is still telling. Then the model goes.
+    auto started = inference_->Chat(Ask("scripted", "[[say:behind]]"), behind);
+    EXPECT_TRUE(started);
+    if (started) generation = *started;
+    EXPECT_TRUE(inference_->Unload("scripted", true));
+    told.set_value();
+  });
+  auto second = std::make_shared<Recorder>();
+  const auto waiting = inference_->Chat(Ask("scripted", "[[say:second]]"), second);
+  ASSERT_TRUE(waiting);
+  told.get_future().wait();
+  EXPECT_TRUE(behind->Wait());
+  EXPECT_TRUE(second->Wait());
+  EXPECT_EQ(behind->content[0], "behind");
+  EXPECT_EQ(second->content[0], "second");
+  EXPECT_EQ(inference_->Find("scripted")->state, DeploymentState::kReady);
+}
+
+// ---- a tiny model with a tokenizer in SentencePiece's manner -------------------------------------------
+
+// Llama 2's layout of tokenizer.json: a space is put before the text and taken off the front when decoding.
+std::string SentencePieceJson(int32_t& yes) {
+  Json vocab = {{"<unk>", 0}, {"<s>", 1}, {"</s>", 2}, {"\u2581", 3}, {"\n", 4}};
+  for (char c = '!'; c <= '~'; ++c) vocab[std::string(1, c)] = vocab.size();
+  yes = static_cast<int32_t>(vocab.size());
+  vocab["\u2581yes"] = yes;
+  const auto special = [](int id, const char* content) {
+    return Json{{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
+                {"rstrip", false}, {"normalized", false}, {"special", true}};
+  };
+  const auto replace = [](const char* from, const char* to) {
+    return Json{{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
+  };
+  return Json{{"version", "1.0"},
+              {"added_tokens", Json::array({special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")})},
+              {"normalizer",
+               {{"type", "Sequence"},
+                {"normalizers",
+                 Json::array({Json{{"type", "Prepend"}, {"prepend", "\u2581"}}, replace(" ", "\u2581")})}}},
+              {"pre_tokenizer", nullptr},
+              {"post_processor", nullptr},
+              {"decoder",
+               {{"type", "Sequence"},
+                {"decoders",
+                 Json::array({replace("\u2581", " "), Json{{"type", "ByteFallback"}}, Json{{"type", "Fuse"}},
+                              Json{{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}})}}},
+              {"model",
+               {{"type", "BPE"},
+                {"unk_token", "<unk>"},
+                {"fuse_unk", true},
+                {"byte_fallback", false},
+                {"vocab", vocab},
+                {"merges", Json::array()}}}}
+      .dump();
+}
+
+class SentencePieceTest : public InferenceTest {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / RandomId("tidepool-spm-", 12);
+    fs::create_directories(folder_);
+    const fs::path tiny = fs::path(TIDEPOOL_SOURCE_DIR) / "src/models/architectures/testdata/tiny/llama";
+    for (const char* name : {"config.json", "model.safetensors"}) fs::copy(tiny / name, folder_ / name);
+    std::ofstream(folder_ / "tokenizer.json") << SentencePieceJson(yes_);
+    std::ofstream(folder_ / "tokenizer_config.json")
+        << Json{{"bos_token", "<s>"},
+                {"eos_token", "</s>"},
+                {"chat_template", "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}"}};
+    auto device = chips::MakeCpuDevice({});
+    ASSERT_TRUE(device) << device.error().message;
+    Start({}, 256 << 20, std::move(*device));
+    catalog_.Add("tiny:spm", folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  // Two tokens, each "\u2581yes".
+  SamplingRequest YesYes() const {
+    SamplingRequest sampling;
+    sampling.temperature = 0;
+    sampling.logit_bias = {{yes_, 100.0f}};
+    sampling.max_tokens = 2;
+    return sampling;
+  }
+  int32_t yes_ = 0;
+  fs::path folder_;
+};
+
+TEST_F(SentencePieceTest, AChatsAnswerBeginsWithoutTheTokenizersSpace) {
+  ChatRequest request = Ask("tiny:spm", "well?");
+  request.sampling = YesYes();
+  const auto sink = Run(request);
+  ASSERT_TRUE(sink->result.value()) << sink->result->error().message;
+  EXPECT_EQ(sink->content[0], "yes yes");
+}
+
+TEST_F(SentencePieceTest, ACompletionAndAContinuedMessageKeepTheirSpace) {
+  CompletionRequest completion;
+  completion.model = "tiny:spm";
+  completion.prompts.resize(1);
+  completion.prompts[0].text = "well?";
+  completion.sampling = YesYes();
+  auto sink = std::make_shared<Recorder>();
+  const auto generation = inference_->Complete(completion, sink);
+  ASSERT_TRUE(generation) << generation.error().message;
+  ASSERT_TRUE(sink->Wait());
+  EXPECT_EQ(sink->content[0], " yes yes");
+
+  ChatRequest chat = Ask("tiny:spm", "well?");
+  chat.messages.push_back({{"role", "assistant"}, {"content", "I say"}});
+  chat.template_variables = {{"continue_final_message", true}, {"add_generation_prompt", false}};
+  chat.sampling = YesYes();
+  const auto continued = Run(chat);
+  ASSERT_TRUE(continued->result.value()) << continued->result->error().message;
+  EXPECT_EQ(continued->content[0], " yes yes");
 }
 
 // ---- with a real model ------------------------------------------------------------------------------
