@@ -41,11 +41,12 @@ Status ListCatalogue(Session& session, ApiClient& api) {
                     Context(NumberField(entry, "context_length")), TextField(entry, "family"),
                     TextField(entry, "licence")});
   }
-  fmt::print(
-      "{}",
-      TableText(
-          {{"NAME"}, {"PARAMETERS", Align::kRight}, {"CONTEXT", Align::kRight}, {"FAMILY"}, {"LICENCE"}},
-          rows));
+  fmt::print("{}", TableText({{"NAME"},
+                              {"PARAMETERS", Align::kRight},
+                              {"CONTEXT", Align::kRight},
+                              {"FAMILY", Align::kLeft, true},
+                              {"LICENCE", Align::kLeft, true}},
+                             rows, session.terminal().text_width()));
   return {};
 }
 
@@ -85,13 +86,13 @@ Status List(Session& session, bool catalogue) {
   }
   fmt::print("{}", TableText({{"NAME"},
                               {"SIZE", Align::kRight},
-                              {"FAMILY"},
+                              {"FAMILY", Align::kLeft, true},
                               {"WEIGHTS"},
-                              {"PARAMETERS", Align::kRight},
-                              {"CONTEXT", Align::kRight},
+                              {"PARAMETERS", Align::kRight, true},
+                              {"CONTEXT", Align::kRight, true},
                               {"STATE"},
                               {"ADDED"}},
-                             rows));
+                             rows, session.terminal().text_width()));
   return {};
 }
 

@@ -94,9 +94,11 @@ Result<std::string> PullModel(Session& session, const PullOptions& options) {
           ErrorKind::kCancelled, state,
           fmt::format("the pull was {} by someone else; go on with: {}", state, ResumeCommand(options)));
     }
-    const std::string label = ShortSource(options.source) + (phase.empty() ? "" : " · " + phase);
+    // A bar with a speed says that it downloads.
+    const bool says_phase = !phase.empty() && phase != "downloading";
+    const std::string label = ShortSource(options.source) + (says_phase ? " · " + phase : "");
     terminal.ShowStatus(ProgressText(label, NumberField(pull, "bytes_done"), NumberField(pull, "bytes_total"),
-                                     NumberField(pull, "bytes_per_s"), terminal.width() - 1,
+                                     NumberField(pull, "bytes_per_s"), terminal.status_width(),
                                      terminal.unicode()));
     if (!terminal.error_is_terminal() && phase != phase_said && !phase.empty()) {
       fmt::print(stderr, "{}: {}\n", options.source, phase);

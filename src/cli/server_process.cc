@@ -62,6 +62,7 @@ std::string LastLines(const std::string& path, std::streamoff from) {
   std::ifstream file(path);
   file.seekg(from);
   std::string text{std::istreambuf_iterator<char>(file), {}};
+  while (text.ends_with('\n')) text.pop_back();
   constexpr size_t kShown = 2000;
   return text.size() > kShown ? text.substr(text.size() - kShown) : text;
 }
@@ -157,8 +158,8 @@ Result<RunningServer> EnsureServer(const ClientSettings& settings,
     return Fail(ErrorKind::kInternal, "fork_failed",
                 fmt::format("cannot start a server: {}", std::strerror(errno)));
   TP_ASSIGN(server, WaitReady(child, settings, log, log_begin, terminal));
-  fmt::print(stderr, "started a server at {} (log: {})\nstop it with: tidepool stop --server\n", server.url,
-             log);
+  fmt::print(stderr, "started a server at {}; stop it with: tidepool stop --server\nits log is {}\n",
+             server.url, log);
   return server;
 }
 

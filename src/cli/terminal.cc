@@ -83,7 +83,7 @@ std::string Terminal::Wrap(std::string_view code, std::string_view text, bool on
 
 void Terminal::ShowStatus(std::string_view line) {
   if (!error_) return;
-  fmt::print(stderr, "\r{}\x1b[K", Fit(line, width() - 1));
+  fmt::print(stderr, "\r{}\x1b[K", Fit(line, status_width()));
   std::fflush(stderr);
   status_shown_ = true;
 }

@@ -46,6 +46,8 @@ class Terminal {
   std::string Red(std::string_view text) const { return Wrap("31", text, error_colour_); }
   bool output_colour() const { return output_colour_; }
 
+  // What a status line may take: "^C" behind it must not begin a new line, which would not be cleared.
+  size_t status_width() const { return width() > 3 ? width() - 3 : 0; }
   // A line on standard error that the next call replaces; nothing when it is no terminal.
   void ShowStatus(std::string_view line);
   void ClearStatus();

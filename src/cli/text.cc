@@ -123,12 +123,24 @@ std::string Fit(std::string_view text, size_t width) {
   return out + "…";
 }
 
-std::string TableText(const std::vector<Column>& columns, const std::vector<std::vector<std::string>>& rows) {
+std::string TableText(std::vector<Column> columns, std::vector<std::vector<std::string>> rows, size_t width) {
   std::vector<size_t> widths;
   for (const Column& column : columns) widths.push_back(DisplayWidth(column.title));
-  for (const auto& row : rows) {
-    for (size_t i = 0; i < columns.size() && i < row.size(); ++i)
-      widths[i] = std::max(widths[i], DisplayWidth(row[i]));
+  for (auto& row : rows) {
+    row.resize(columns.size());
+    for (size_t i = 0; i < columns.size(); ++i) widths[i] = std::max(widths[i], DisplayWidth(row[i]));
+  }
+  const auto total = [&] {
+    size_t sum = 0;
+    for (const size_t columns_of_one : widths) sum += columns_of_one + 2;
+    return sum;
+  };
+  for (size_t i = columns.size(); i-- > 0;) {
+    if (!columns[i].spare || total() - 2 <= width) continue;
+    const auto at = static_cast<std::ptrdiff_t>(i);
+    columns.erase(columns.begin() + at);
+    widths.erase(widths.begin() + at);
+    for (auto& row : rows) row.erase(row.begin() + at);
   }
   std::string out;
   const auto add = [&](const auto& cell_at) {
@@ -143,7 +155,7 @@ std::string TableText(const std::vector<Column>& columns, const std::vector<std:
     out += line + "\n";
   };
   add([&](size_t i) { return columns[i].title; });
-  for (const auto& row : rows) add([&](size_t i) { return i < row.size() ? row[i] : std::string(); });
+  for (const auto& row : rows) add([&](size_t i) { return row[i]; });
   return out;
 }
 

@@ -24,9 +24,11 @@ enum class Align : uint8_t { kLeft, kRight };
 struct Column {
   std::string title;
   Align align = Align::kLeft;
+  bool spare = false;  // left out when the terminal is too narrow, the last one first
 };
 // Rows under their titles, two spaces between columns, no space at the end of lines.
-std::string TableText(const std::vector<Column>& columns, const std::vector<std::vector<std::string>>& rows);
+std::string TableText(std::vector<Column> columns, std::vector<std::vector<std::string>> rows,
+                      size_t width = SIZE_MAX);
 
 // "label  ██████░░░░  61%  1.2 / 2.0 GB  12.3 MB/s  1 min 05 s left" in at most `width` columns. total 0:
 // unknown.

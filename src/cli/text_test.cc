@@ -69,6 +69,12 @@ TEST(Text, TablesAlignWideText) {
             "a        12.3 GB\n"
             "né                x\n");
   EXPECT_EQ(TableText({{"A"}, {"B"}}, {}), "A  B\n");
+  const std::vector<Column> columns = {
+      {"NAME"}, {"A", Align::kRight, true}, {"B", Align::kLeft, true}, {"STATE"}};
+  const std::vector<std::vector<std::string>> rows = {{"model", "1", "2", "ready"}};
+  EXPECT_EQ(TableText(columns, rows, 18), "NAME   A  B  STATE\nmodel  1  2  ready\n");
+  EXPECT_EQ(TableText(columns, rows, 17), "NAME   A  STATE\nmodel  1  ready\n");
+  EXPECT_EQ(TableText(columns, rows, 5), "NAME   STATE\nmodel  ready\n");
 }
 
 TEST(Text, ProgressBar) {
