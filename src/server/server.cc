@@ -233,6 +233,7 @@ nlohmann::ordered_json DescribeStatus(const Pool& pool, Nanoseconds started) {
 gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds started) {
   gateway::ServerHooks hooks;
   hooks.version = kVersion;
+  hooks.commit = kCommit;
   hooks.settings = [&settings] { return nlohmann::ordered_json{{"data", DescribeSettings(settings)}}; };
   hooks.doctor = [&settings, &pool] {
     return DescribeMachine(*pool.device, pool.ledger->limit(), settings.home);

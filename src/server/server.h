@@ -10,6 +10,8 @@
 namespace tidepool::server {
 
 inline constexpr const char* kVersion = "0.1.0";
+// Short hash of the commit the build was configured at; empty outside a git checkout.
+extern const char* const kCommit;
 
 // Serves until SIGTERM or SIGINT (drains, bounded by http.drain_timeout_s; a second signal stops at once).
 // Returns the process' exit code.
