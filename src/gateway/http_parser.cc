@@ -20,6 +20,17 @@ std::string Lower(std::string_view text) {
   return out;
 }
 
+// True if the request line ends with a version of HTTP as it must be written. What spoils it otherwise (a
+// bare line feed) is a malformed request, not another version.
+bool NamesAVersion(std::string_view input) {
+  const std::string_view line = input.substr(0, input.find('\n'));
+  if (line.size() < 9) return false;
+  const std::string_view version = line.substr(line.size() - 9);
+  const auto digit = [](char c) { return c >= '0' && c <= '9'; };
+  return version.starts_with("HTTP/") && digit(version[5]) && version[6] == '.' && digit(version[7]) &&
+         version[8] == '\r';
+}
+
 }  // namespace
 
 struct HttpParser::Impl {
@@ -144,7 +155,7 @@ HttpParser::State HttpParser::Feed(std::string& input) {
                   fmt::format("The request's body is longer than {} bytes (setting http.max_body).",
                               limits_.max_body_bytes));
   }
-  if (problem == http::error::bad_version) {
+  if (problem == http::error::bad_version && NamesAVersion(input)) {
     return Refuse(505, "http_version_not_supported", "Only HTTP/1.0 and HTTP/1.1 are spoken here.");
   }
   if (problem)

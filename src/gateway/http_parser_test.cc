@@ -77,7 +77,8 @@ TEST(HttpParser, RefusesWhatTwoReadersCouldReadDifferently) {
   EXPECT_EQ(StatusOfInput(start + "Transfer-Encoding: chunked\r\n\r\nzz\r\n"), 400);
   EXPECT_EQ(StatusOfInput(start + "Transfer-Encoding: chunked\r\n\r\n-1\r\n"), 400);
   EXPECT_EQ(StatusOfInput("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), 501);
-  EXPECT_EQ(StatusOfInput("GET / HTTP/1.1\nHost: a\n\n"), 505);  // a bare LF spoils the version
+  EXPECT_EQ(StatusOfInput("GET / HTTP/1.1\nHost: a\n\n"), 400);
+  EXPECT_EQ(StatusOfInput("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), 505);
   EXPECT_EQ(StatusOfInput("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"), 400);
   EXPECT_EQ(StatusOfInput("GET / HTTP/1.1\r\n\r\n"), 400);
   EXPECT_EQ(StatusOfInput("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), 505);

@@ -323,10 +323,14 @@ class Server final : public HttpServer {
   std::string FullReply() const {
     const HttpResponse reply =
         application_.Refuse(503, "too_many_connections", "Too many connections; try again.");
-    return fmt::format(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: {}\r\nContent-Length: {}\r\nRetry-After: 1\r\n"
-        "Connection: close\r\n\r\n{}",
-        reply.content_type, reply.body.size(), reply.body);
+    std::vector<HttpHeader> headers = {{"Content-Type", reply.content_type},
+                                       {"Content-Length", fmt::to_string(reply.body.size())},
+                                       {"Retry-After", "1"},
+                                       {"Connection", "close"}};
+    application_.Decorate(HttpRequest(), headers);
+    std::string text = "HTTP/1.1 503 Service Unavailable\r\n";
+    for (const HttpHeader& header : headers) text += fmt::format("{}: {}\r\n", header.name, header.value);
+    return text + "\r\n" + reply.body;
   }
 
   // ::ffff:127.0.0.1, as a listener on :: reports IPv4 peers, is 127.0.0.1.

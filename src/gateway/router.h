@@ -18,7 +18,7 @@
 namespace tidepool::gateway {
 
 enum class Access : uint8_t {
-  kPublic,  // no key: health and what describes the API
+  kPublic,  // no key: health and readiness only
   kKey,     // any valid key
   kAdmin,   // the admin key
 };

@@ -30,9 +30,9 @@ std::span<const Route> Routes() {
        nullptr, native::HealthSchema},
       {"GET", "/ready", kPublic, kInline, false, native::Ready, "server",
        "Whether new work is taken (503 while stopping)", nullptr, native::ReadySchema},
-      {"GET", "/version", kPublic, kInline, false, native::Version, "server", "Version and commit", nullptr,
+      {"GET", "/version", kKey, kInline, false, native::Version, "server", "Version and commit", nullptr,
        native::VersionSchema},
-      {"GET", "/openapi.json", kPublic, kWorker, false, native::OpenApi, "server", "This document"},
+      {"GET", "/openapi.json", kKey, kWorker, false, native::OpenApi, "server", "This document"},
       {"GET", "/metrics", kKey, kWorker, false, native::Metrics, "server",
        "Metrics in Prometheus' text format", nullptr, nullptr, 200, false, "text/plain"},
 

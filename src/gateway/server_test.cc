@@ -216,9 +216,11 @@ TEST_F(ServerTest, PublicEndpoints) {
   };
   EXPECT_EQ(AskJson(bare("/health"))["status"], "ok");
   EXPECT_EQ(AskJson(bare("/ready"))["ready"], true);
-  EXPECT_EQ(AskJson(bare("/version"))["commit"], "abc");
-  EXPECT_EQ(AskJson(bare("/openapi.json"))["openapi"], "3.1.0");
-  EXPECT_EQ(AskJson(bare("/metrics"), 401)["error"]["code"], "missing_api_key");
+  for (const char* path : {"/version", "/openapi.json", "/metrics", "/v1/models"}) {
+    EXPECT_EQ(AskJson(bare(path), 401)["error"]["code"], "missing_api_key") << path;
+  }
+  EXPECT_EQ(AskJson(Get("/version"))["commit"], "abc");
+  EXPECT_EQ(AskJson(Get("/openapi.json"))["openapi"], "3.1.0");
   const RawReply metrics = Ask(Get("/metrics"));
   EXPECT_THAT(metrics.headers.at("content-type"), HasSubstr("text/plain; version=0.0.4"));
   EXPECT_THAT(metrics.body, HasSubstr(R"(tidepool_http_requests_total{route="/health",status="200"} 1)"));
@@ -401,6 +403,8 @@ TEST_F(ServerTest, BadHttpGetsAReplyAndTheEnd) {
   EXPECT_EQ(status("garbage\r\n\r\n"), 400);
   EXPECT_EQ(status("GET / HTTP/1.1\r\n\r\n"), 400);
   EXPECT_EQ(status("GET / HTTP/3.0\r\nHost: a\r\n\r\n"), 505);
+  EXPECT_EQ(status("GET / HTTP/1.1\nHost: a\n\n"), 400);
+  EXPECT_EQ(status("GET / FTP/1.1\r\nHost: a\r\n\r\n"), 400);
   EXPECT_EQ(status("GET / HTTP/1.1\r\nHost: a\r\nX: " + std::string(5000, 'a') + "\r\n\r\n"), 431);
   EXPECT_EQ(status(Post("/v1/chat/completions", std::string(20000, ' '))), 413);
   EXPECT_EQ(status("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"),
@@ -447,6 +451,7 @@ TEST_F(ServerTest, TooManyConnectionsAreToldSo) {
   const RawReply reply = fourth.ReadReply();
   EXPECT_EQ(reply.status, 503);
   EXPECT_EQ(Json::parse(reply.body)["error"]["code"], "too_many_connections");
+  EXPECT_EQ(reply.headers.count("x-request-id"), 1u);
   a.Close();
   for (int attempt = 0; attempt < 100; ++attempt) {
     RawClient again(port_);
