@@ -134,20 +134,22 @@ double CpuDevice::MeasureBandwidth() {
   });
 }
 
-// Every thread repeats the same probe; the rates add up. A thread that finds no chunk left (another one took
-// two) would count twice, so chunks wait for nobody and the sum is scaled by the wall time.
+// Every thread repeats the same probe. What all of them did is divided by the wall time, so a thread that
+// found no chunk left (another one took two) does not count twice, and a wait for a core counts once.
 template <typename Probe>
 double MeasureOnAllThreads(ThreadPool& pool, Probe&& probe) {
-  constexpr double kProbeSeconds = 0.008;
-  std::vector<double> rates(static_cast<size_t>(pool.threads()), 0.0);
-  return cpu::BestRate({.usual_s = 0.05, .least_rounds = 6, .longest_s = kLongestSeconds}, [&] {
+  constexpr double kProbeSeconds = 0.002;
+  std::vector<double> operations(static_cast<size_t>(pool.threads()), 0.0);
+  return cpu::BestRate({.usual_s = 0.05, .least_rounds = 20, .longest_s = kLongestSeconds}, [&] {
     const double begin = cpu::SteadySeconds();
-    pool.Run(pool.threads(),
-             [&](int64_t chunk, int) { rates[static_cast<size_t>(chunk)] = probe(kProbeSeconds); });
-    const double wall = cpu::SteadySeconds() - begin;
+    pool.Run(pool.threads(), [&](int64_t chunk, int) {
+      const double chunk_begin = cpu::SteadySeconds();
+      const double rate = probe(kProbeSeconds);
+      operations[static_cast<size_t>(chunk)] = rate * (cpu::SteadySeconds() - chunk_begin);
+    });
     double sum = 0;
-    for (const double rate : rates) sum += rate;
-    return sum * std::min(1.0, kProbeSeconds / wall);
+    for (const double done : operations) sum += done;
+    return sum / (cpu::SteadySeconds() - begin);
   });
 }
 
