@@ -23,7 +23,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint64_t kMaxLogBytes = 16 << 20;
-constexpr size_t kShownLog = 600;
+constexpr size_t kShownLog = 1000;
 constexpr auto kPoll = std::chrono::milliseconds(50);
 constexpr int kTermPolls = 40;  // 2 s to end by itself
 
@@ -39,7 +39,12 @@ uint64_t BytesUnder(const fs::path& folder) {
 std::string LogTail(const fs::path& log) {
   const auto text = ReadWholeFile(log, kMaxLogBytes);
   if (!text) return {};
-  std::string tail = text->size() > kShownLog ? text->substr(text->size() - kShownLog) : *text;
+  std::string tail = *text;
+  if (tail.size() > kShownLog) {
+    tail.erase(0, tail.size() - kShownLog);
+    const size_t line = tail.find('\n');
+    if (line + 1 < tail.size()) tail.erase(0, line + 1);  // whole lines only; npos + 1 erases nothing
+  }
   std::replace(tail.begin(), tail.end(), '\n', ' ');
   return tail;
 }
