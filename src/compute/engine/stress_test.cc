@@ -130,6 +130,7 @@ TEST_F(StressTest, ThreadsSubmitCancelAndPauseAtRandom) {
       if (engine->Submit(Request(model, Prompt(20 + n), 200, sink))) sinks.push_back(sink);
     }
     ASSERT_TRUE(engine->RemoveModel(model, true));
+    fake = nullptr;  // it went with its model
     for (const auto& sink : sinks) EXPECT_TRUE(sink->finished());
   }
   for (std::thread& thread : threads) thread.join();
