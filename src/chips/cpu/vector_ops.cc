@@ -222,9 +222,8 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
   int64_t panel_blocks = 0;
   for (const LinearTarget& target : targets) {
     panel_blocks += CeilDiv(PanelCount(target.weight->spec.rows), panel_block);
-    // Derived sums are made here, before the threads share them.
     const auto layout = static_cast<PanelLayout>(target.weight->layout);
-    if (IsQuantised(layout)) activations_.For(layout);
+    if (IsQuantised(layout)) activations_.Derive(layout);
   }
   const auto body = [&](int64_t chunk, int) {
     int64_t block = chunk % panel_blocks;

@@ -94,9 +94,9 @@ QuantiseTask ActivationScratch::Task() const {
   return task;
 }
 
-const float* ActivationScratch::Sums(bool by16) {
+void ActivationScratch::DeriveSums(bool by16) {
+  if (std::exchange(sums_valid_[by16 ? 1 : 0], true)) return;
   float* const sums = sums_[by16 ? 1 : 0];
-  if (std::exchange(sums_valid_[by16 ? 1 : 0], true)) return sums;
   const int64_t groups = rows_ * (columns_ / kGroup);
   for (int64_t g = 0; g < groups; ++g) {
     if (by16) {
@@ -106,33 +106,45 @@ const float* ActivationScratch::Sums(bool by16) {
       sums[g] = scales_[g] * static_cast<float>(sums16_[2 * g] + sums16_[2 * g + 1]);
     }
   }
-  return sums;
 }
 
-const int32_t* ActivationScratch::Offsets(int zero, bool by16) {
-  const int kind = OffsetKind(zero);
+void ActivationScratch::DeriveOffsets(int zero, bool by16) {
+  const auto kind = static_cast<size_t>(OffsetKind(zero));
   CHECK(by16 == (kind < kOffsetKindsBy16));
-  int32_t* const offsets = offsets_[static_cast<size_t>(kind)];
-  if (std::exchange(offsets_valid_[static_cast<size_t>(kind)], true)) return offsets;
+  if (std::exchange(offsets_valid_[kind], true)) return;
+  int32_t* const offsets = offsets_[kind];
   const int64_t groups = rows_ * (columns_ / kGroup);
   if (by16) {
     for (int64_t g = 0; g < 2 * groups; ++g) offsets[g] = -zero * sums16_[g];
   } else {
     for (int64_t g = 0; g < groups; ++g) offsets[g] = -zero * (sums16_[2 * g] + sums16_[2 * g + 1]);
   }
-  return offsets;
 }
 
-QuantisedRows ActivationScratch::For(PanelLayout layout) {
+void ActivationScratch::Derive(PanelLayout layout) {
   const PanelFormat& format = kPanelFormats[layout];
   const bool by16 = ScalesBy16(format.scales);
+  if (HasMinimum(format.scales)) DeriveSums(by16);
+  if (format.zero != 0) DeriveOffsets(format.zero, by16);
+}
+
+QuantisedRows ActivationScratch::For(PanelLayout layout) const {
+  const PanelFormat& format = kPanelFormats[layout];
+  const size_t by16 = ScalesBy16(format.scales) ? 1 : 0;
   QuantisedRows rows{};
   rows.codes = codes_;
   rows.pairs = pairs_;
   rows.scales = scales_;
   rows.stride = stride_;
-  if (HasMinimum(format.scales)) rows.sums = Sums(by16);
-  if (format.zero != 0) rows.offsets = Offsets(format.zero, by16);
+  if (HasMinimum(format.scales)) {
+    CHECK(sums_valid_[by16]);
+    rows.sums = sums_[by16];
+  }
+  if (format.zero != 0) {
+    const auto kind = static_cast<size_t>(OffsetKind(format.zero));
+    CHECK(offsets_valid_[kind]);
+    rows.offsets = offsets_[kind];
+  }
   return rows;
 }
 

@@ -13,8 +13,7 @@
 
 namespace tidepool::chips::cpu {
 
-// Activations rounded to int8, and the sums that formats with minimums or zeros need, made when first asked
-// for.
+// Activations rounded to int8, and the sums that formats with minimums or zeros need.
 class ActivationScratch {
  public:
   explicit ActivationScratch(bool with_pairs) : with_pairs_(with_pairs) {}
@@ -33,13 +32,15 @@ class ActivationScratch {
   // Begins a new set of rows: nothing derived is valid any more.
   void Begin(int64_t rows, int64_t columns);
   QuantiseTask Task() const;
-  // The rows as `layout` wants them; computes sums or offsets on first use.
-  QuantisedRows For(PanelLayout layout);
+  // Makes what `layout` needs beside the codes, once a set of rows: before threads share it.
+  void Derive(PanelLayout layout);
+  // The rows as `layout` wants them, after Derive. Any thread.
+  QuantisedRows For(PanelLayout layout) const;
 
  private:
   static constexpr int kOffsetKinds = 6;  // distinct zeros
-  const float* Sums(bool by16);
-  const int32_t* Offsets(int zero, bool by16);
+  void DeriveSums(bool by16);
+  void DeriveOffsets(int zero, bool by16);
 
   bool with_pairs_;
   int64_t capacity_ = 0, rows_ = 0, columns_ = 0, stride_ = 0;
