@@ -78,9 +78,8 @@ TEST(Router, RoutesAreDescribedAndDistinct) {
     EXPECT_FALSE(route.summary.empty()) << route.pattern;
     EXPECT_FALSE(route.tag.empty()) << route.pattern;
     EXPECT_NE(route.handler, nullptr) << route.pattern;
-    // Public routes are exactly these four: a new one is a decision, not an accident.
-    const bool is_public = route.pattern == "/health" || route.pattern == "/ready" ||
-                           route.pattern == "/version" || route.pattern == "/openapi.json";
+    // Public routes are exactly these two: a new one is a decision, not an accident.
+    const bool is_public = route.pattern == "/health" || route.pattern == "/ready";
     EXPECT_EQ(route.access == Access::kPublic, is_public) << route.pattern;
     // What reads a body must not do so on an I/O thread.
     if (route.request != nullptr) {
