@@ -71,6 +71,12 @@ class Rig {
     request.sink = sink;
     const auto handle = engine_->Submit(std::move(request));
     EXPECT_TRUE(handle) << (handle ? "" : handle.error().message);
+    if (!handle) {
+      FinishEvent refused;
+      refused.reason = FinishReason::kError;
+      refused.error = handle.error();
+      sink->OnFinish(refused);
+    }
     return sink;
   }
   static Answer Take(RecordingSink& sink) {

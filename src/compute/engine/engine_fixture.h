@@ -45,7 +45,10 @@ class RecordingSink final : public GenerateSink {
   }
   const FinishEvent& Wait() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return finishes > 0; });
+    // A request that was refused never finishes: a failure, not a hang.
+    if (!changed_.wait_for(lock, std::chrono::minutes(4), [&] { return finishes > 0; })) {
+      ADD_FAILURE() << "no end of the answer in four minutes";
+    }
     return finish;
   }
   void WaitForTokens(size_t count) {

@@ -112,8 +112,8 @@ Status EngineImpl::CheckAdmissible() const {
 // What is neither weights nor workspaces is all that KV can ever have.
 int64_t EngineImpl::MostBlocks(const ModelCard& card) const {
   if (card.kv_block_bytes == 0) return INT64_MAX / chips::kKvBlockTokens;
-  const uint64_t others = ledger_.used() - std::min(ledger_.used(), ledger_.used_by(ChargeKind::kKv));
-  return static_cast<int64_t>((ledger_.limit() - std::min(ledger_.limit(), others)) / card.kv_block_bytes);
+  return static_cast<int64_t>((ledger_.limit() - ledger_.used_besides(ChargeKind::kKv)) /
+                              card.kv_block_bytes);
 }
 
 Result<int32_t> EngineImpl::NewTokensFor(const ModelCard& card, int32_t prompt_tokens,

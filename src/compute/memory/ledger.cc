@@ -104,6 +104,11 @@ uint64_t Ledger::used_by(ChargeKind kind) const {
   return used_by_kind_[static_cast<size_t>(kind)];
 }
 
+uint64_t Ledger::used_besides(ChargeKind kind) const {
+  std::lock_guard lock(mutex_);
+  return used_ - used_by_kind_[static_cast<size_t>(kind)];
+}
+
 std::map<std::pair<std::string, ChargeKind>, uint64_t> Ledger::Snapshot() const {
   std::lock_guard lock(mutex_);
   return charges_;

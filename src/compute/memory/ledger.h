@@ -61,9 +61,10 @@ class Ledger {
   uint64_t limit() const { return limit_; }
   uint64_t used() const;
   uint64_t free() const;
-  // Bytes charged with this kind, over all owners. limit() less what is not KV is the most that KV can ever
-  // have.
+  // Bytes charged with this kind, over all owners.
   uint64_t used_by(ChargeKind kind) const;
+  // used() - used_by(kind) of one moment. limit() less used_besides(kKv) is the most that KV can ever have.
+  uint64_t used_besides(ChargeKind kind) const;
   // By owner and kind, for /metrics, ps and tests.
   std::map<std::pair<std::string, ChargeKind>, uint64_t> Snapshot() const;
 

@@ -88,6 +88,25 @@ TEST(LedgerTest, AsksTheReclaimerForWhatIsMissing) {
   ledger.SetReclaimer(nullptr);
 }
 
+// The engine refuses requests by this number while it charges KV itself: it must not move with KV.
+TEST(LedgerTest, WhatIsNotKvDoesNotMoveWhileKvIsCharged) {
+  Ledger ledger(1000);
+  auto weights = ledger.Take("a", ChargeKind::kWeights, 100);
+  ASSERT_TRUE(weights);
+  std::atomic<bool> stop{false};
+  std::thread engine([&] {
+    while (!stop) {
+      auto kv = ledger.TryTake("a", ChargeKind::kKv, 500);
+      EXPECT_TRUE(kv);
+    }
+  });
+  int moved = 0;
+  for (int i = 0; i < 100'000; ++i) moved += ledger.used_besides(ChargeKind::kKv) != 100;
+  stop = true;
+  engine.join();
+  EXPECT_EQ(moved, 0);
+}
+
 TEST(LedgerTest, InvariantHoldsUnderThreads) {
   Ledger ledger(10'000);
   std::atomic<bool> over{false};
