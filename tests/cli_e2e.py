@@ -235,6 +235,7 @@ def test_chat_settings_and_system_text(server):
     screen.wait_for(r"begins anew")
     screen.type("/clear\n")
     screen.wait_for(r"forgotten")
+    screen.wait_for(r">>> ")  # before the prompt the terminal itself would take the Ctrl-D
     screen.type("\x04")  # Ctrl-D leaves
     assert screen.end() == 0
 

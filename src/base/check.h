@@ -6,11 +6,11 @@ namespace tidepool {
 [[noreturn]] void CheckFailed(const char* condition, const char* file, int line);
 }
 
-#define CHECK(condition)                                                     \
-  do {                                                                       \
-    if (!(condition)) [[unlikely]] {                                         \
-      ::tidepool::CheckFailed(#condition, __FILE__, __LINE__);               \
-    }                                                                        \
+#define CHECK(condition)                                       \
+  do {                                                         \
+    if (!(condition)) [[unlikely]] {                           \
+      ::tidepool::CheckFailed(#condition, __FILE__, __LINE__); \
+    }                                                          \
   } while (0)
 
 #ifdef NDEBUG

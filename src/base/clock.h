@@ -19,7 +19,8 @@ class Clock {
 class SteadyClock final : public Clock {
  public:
   Nanoseconds now() const override {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(
+               std::chrono::steady_clock::now().time_since_epoch())
         .count();
   }
 };
@@ -39,7 +40,8 @@ inline constexpr Nanoseconds kSecond = 1'000'000'000;
 
 // Seconds since 1970-01-01 UTC, for `created` fields and logs.
 inline int64_t UnixTimeSeconds() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 }  // namespace tidepool

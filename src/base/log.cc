@@ -77,7 +77,8 @@ void ConfigureLog(const LogOptions& options) {
     logger->flush_on(spdlog::level::info);
     Sink() = std::move(logger);
   } catch (const spdlog::spdlog_ex& problem) {
-    LogError("log file cannot be opened, logging to standard error", {{"file", options.file}, {"reason", problem.what()}});
+    LogError("log file cannot be opened, logging to standard error",
+             {{"file", options.file}, {"reason", problem.what()}});
   }
 }
 

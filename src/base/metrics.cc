@@ -16,7 +16,9 @@ namespace tidepool {
 void Counter::Increment(double by) {
   if (impl_ != nullptr) static_cast<prometheus::Counter*>(impl_)->Increment(by);
 }
-double Counter::value() const { return impl_ == nullptr ? 0 : static_cast<prometheus::Counter*>(impl_)->Value(); }
+double Counter::value() const {
+  return impl_ == nullptr ? 0 : static_cast<prometheus::Counter*>(impl_)->Value();
+}
 void Gauge::Set(double value) {
   if (impl_ != nullptr) static_cast<prometheus::Gauge*>(impl_)->Set(value);
 }
@@ -36,7 +38,8 @@ struct MetricsRegistry::Impl {
 MetricsRegistry::MetricsRegistry() : impl_(std::make_unique<Impl>()) {}
 MetricsRegistry::~MetricsRegistry() = default;
 
-Counter MetricsRegistry::counter(const std::string& name, const std::string& help, const MetricLabels& labels) {
+Counter MetricsRegistry::counter(const std::string& name, const std::string& help,
+                                 const MetricLabels& labels) {
   std::lock_guard lock(impl_->mutex);
   Counter handle;
   handle.impl_ = &prometheus::BuildCounter().Name(name).Help(help).Register(impl_->registry).Add(labels);
@@ -54,7 +57,8 @@ Histogram MetricsRegistry::histogram(const std::string& name, const std::string&
                                      const std::vector<double>& bounds, const MetricLabels& labels) {
   std::lock_guard lock(impl_->mutex);
   Histogram handle;
-  handle.impl_ = &prometheus::BuildHistogram().Name(name).Help(help).Register(impl_->registry).Add(labels, bounds);
+  handle.impl_ =
+      &prometheus::BuildHistogram().Name(name).Help(help).Register(impl_->registry).Add(labels, bounds);
   return handle;
 }
 

@@ -30,17 +30,18 @@ enum class ErrorKind : uint8_t {
 
 struct Error {
   ErrorKind kind = ErrorKind::kInternal;
-  std::string code;         // machine-readable snake_case: "context_length_exceeded"
-  std::string message;      // for people: what, the offending value, the remedy
-  std::string param;        // the field, key, flag or tensor concerned; may be empty
-  double retry_after_s = 0; // > 0: when trying again makes sense
+  std::string code;          // machine-readable snake_case: "context_length_exceeded"
+  std::string message;       // for people: what, the offending value, the remedy
+  std::string param;         // the field, key, flag or tensor concerned; may be empty
+  double retry_after_s = 0;  // > 0: when trying again makes sense
 };
 
 template <typename T>
 using Result = tl::expected<T, Error>;
 using Status = tl::expected<void, Error>;
 
-inline tl::unexpected<Error> Fail(ErrorKind kind, std::string code, std::string message, std::string param = {}) {
+inline tl::unexpected<Error> Fail(ErrorKind kind, std::string code, std::string message,
+                                  std::string param = {}) {
   return tl::unexpected<Error>(Error{kind, std::move(code), std::move(message), std::move(param), 0});
 }
 inline tl::unexpected<Error> Fail(Error error) { return tl::unexpected<Error>(std::move(error)); }
@@ -50,20 +51,19 @@ std::string_view ErrorKindName(ErrorKind kind);
 }  // namespace tidepool
 
 // Returns the error of `expression` (a Result or Status) to the caller, or goes on.
-#define TP_TRY(expression)                                                   \
-  do {                                                                       \
-    if (auto tp_status_ = (expression); !tp_status_) {                       \
+#define TP_TRY(expression)                                                     \
+  do {                                                                         \
+    if (auto tp_status_ = (expression); !tp_status_) {                         \
       return tl::unexpected<::tidepool::Error>(std::move(tp_status_).error()); \
-    }                                                                        \
+    }                                                                          \
   } while (0)
 
 #define TP_CONCAT_INNER(a, b) a##b
 #define TP_CONCAT(a, b) TP_CONCAT_INNER(a, b)
 // TP_ASSIGN(auto x, F()); declares x from a Result, or returns its error.
-#define TP_ASSIGN(declaration, expression)                                              \
-  auto TP_CONCAT(tp_result_, __LINE__) = (expression);                                  \
-  if (!TP_CONCAT(tp_result_, __LINE__)) {                                               \
-    return tl::unexpected<::tidepool::Error>(                                           \
-        std::move(TP_CONCAT(tp_result_, __LINE__)).error());                            \
-  }                                                                                     \
+#define TP_ASSIGN(declaration, expression)                                                        \
+  auto TP_CONCAT(tp_result_, __LINE__) = (expression);                                            \
+  if (!TP_CONCAT(tp_result_, __LINE__)) {                                                         \
+    return tl::unexpected<::tidepool::Error>(std::move(TP_CONCAT(tp_result_, __LINE__)).error()); \
+  }                                                                                               \
   declaration = std::move(*TP_CONCAT(tp_result_, __LINE__))

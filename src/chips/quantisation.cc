@@ -11,7 +11,6 @@
 namespace tidepool::chips {
 namespace {
 
-
 // The non-linear 4-bit codebook of IQ4_NL and IQ4_XS.
 constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 // E2M1 (OCP microscaling formats 1.0) times two, so that it is whole; the block scale is halved instead.

@@ -9,11 +9,11 @@
 
 namespace tidepool::chips {
 
-float HalfToFloat(uint16_t bits);      // IEEE binary16, subnormals and infinities included
-uint16_t FloatToHalf(float value);     // round to nearest even
+float HalfToFloat(uint16_t bits);   // IEEE binary16, subnormals and infinities included
+uint16_t FloatToHalf(float value);  // round to nearest even
 float Bfloat16ToFloat(uint16_t bits);
-uint16_t FloatToBfloat16(float value); // round to nearest even, NaN stays NaN
-float Float8E4M3ToFloat(uint8_t bits); // e4m3fn: bias 7, no infinities, 0x7f and 0xff are NaN
+uint16_t FloatToBfloat16(float value);  // round to nearest even, NaN stays NaN
+float Float8E4M3ToFloat(uint8_t bits);  // e4m3fn: bias 7, no infinities, 0x7f and 0xff are NaN
 
 // True if rows of this type can be decoded by DequantiseRow.
 bool CanDequantise(DataType type);

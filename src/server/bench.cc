@@ -33,7 +33,8 @@ class TimingSink final : public compute::GenerateSink {
   Status Wait() {
     std::unique_lock lock(mutex_);
     if (!changed_.wait_for(lock, std::chrono::minutes(10), [&] { return done_; })) {
-      return Fail(ErrorKind::kTimeout, "bench_timeout", "the bench took more than ten minutes; use fewer tokens");
+      return Fail(ErrorKind::kTimeout, "bench_timeout",
+                  "the bench took more than ten minutes; use fewer tokens");
     }
     if (!error_.message.empty()) return Fail(error_);
     return {};
@@ -61,8 +62,8 @@ Result<int32_t> ReadInt(const Json& request, const char* name, int32_t fallback,
   if (!request.contains(name)) return fallback;
   const Json& value = request[name];
   if (!value.is_number_integer() || value.get<int64_t>() < low || value.get<int64_t>() > high) {
-    return Fail(ErrorKind::kInvalid, "invalid_value", fmt::format("{} must be a whole number from {} to {}", name, low, high),
-                name);
+    return Fail(ErrorKind::kInvalid, "invalid_value",
+                fmt::format("{} must be a whole number from {} to {}", name, low, high), name);
   }
   return value.get<int32_t>();
 }
@@ -75,12 +76,14 @@ Result<Shape> ReadShape(const Json& request) {
   if (request.contains("batch")) {
     const Json& batches = request["batch"];
     if (!batches.is_array() || batches.empty() || batches.size() > 16) {
-      return Fail(ErrorKind::kInvalid, "invalid_value", "batch must be a list of 1 to 16 whole numbers", "batch");
+      return Fail(ErrorKind::kInvalid, "invalid_value", "batch must be a list of 1 to 16 whole numbers",
+                  "batch");
     }
     shape.batches.clear();
     for (const Json& item : batches) {
       if (!item.is_number_integer() || item.get<int64_t>() < 1 || item.get<int64_t>() > 1024) {
-        return Fail(ErrorKind::kInvalid, "invalid_value", "batch sizes must be whole numbers from 1 to 1024", "batch");
+        return Fail(ErrorKind::kInvalid, "invalid_value", "batch sizes must be whole numbers from 1 to 1024",
+                    "batch");
       }
       shape.batches.push_back(item.get<int32_t>());
     }
@@ -172,12 +175,14 @@ Status WaitForLoad(platform::Inference& inference, const std::string& model) {
   std::future<Status> result = loaded->get_future();
   inference.Load(model, [loaded](Status status) { loaded->set_value(std::move(status)); });
   if (result.wait_for(std::chrono::minutes(10)) != std::future_status::ready) {
-    return Fail(ErrorKind::kTimeout, "load_timeout", fmt::format("model {} did not load in ten minutes", model), "model");
+    return Fail(ErrorKind::kTimeout, "load_timeout",
+                fmt::format("model {} did not load in ten minutes", model), "model");
   }
   return result.get();
 }
 
-// Those who waited for a load are told one after another before the model is shown as ready: a moment later it is.
+// Those who waited for a load are told one after another before the model is shown as ready: a moment later
+// it is.
 Result<platform::DeploymentStatus> FindReady(platform::Inference& inference, const std::string& model) {
   for (int attempt = 0; attempt < 5000; ++attempt) {
     TP_ASSIGN(platform::DeploymentStatus deployment, inference.Find(model));
@@ -190,25 +195,29 @@ Result<platform::DeploymentStatus> FindReady(platform::Inference& inference, con
 
 }  // namespace
 
-Result<Json> RunBench(const Json& request, platform::Inference& inference, compute::Engine& engine, const Clock& clock,
-                      const chips::Roofline& roofline) {
+Result<Json> RunBench(const Json& request, platform::Inference& inference, compute::Engine& engine,
+                      const Clock& clock, const chips::Roofline& roofline) {
   if (!request.is_object() || !request.contains("model") || !request["model"].is_string()) {
-    return Fail(ErrorKind::kInvalid, "missing_required_parameter", "model is missing: name a stored model", "model");
+    return Fail(ErrorKind::kInvalid, "missing_required_parameter", "model is missing: name a stored model",
+                "model");
   }
   const std::string name = request["model"].get<std::string>();
   TP_ASSIGN(const Shape shape, ReadShape(request));
   TP_TRY(WaitForLoad(inference, name));
   TP_ASSIGN(const platform::DeploymentStatus deployment, FindReady(inference, name));
   if (!deployment.engine->info.generates) {
-    return Fail(ErrorKind::kInvalid, "model_not_supported", fmt::format("{} makes embeddings, not text", name), "model");
+    return Fail(ErrorKind::kInvalid, "model_not_supported",
+                fmt::format("{} makes embeddings, not text", name), "model");
   }
   const architectures::ModelInfo& info = deployment.engine->info;
   if (shape.prompt_tokens + 1 > info.context_length || shape.generate_tokens + 8 > info.context_length) {
     return Fail(ErrorKind::kInvalid, "context_length_exceeded",
-                fmt::format("{} has a context of {} tokens; use fewer", name, info.context_length), "prompt_tokens");
+                fmt::format("{} has a context of {} tokens; use fewer", name, info.context_length),
+                "prompt_tokens");
   }
   Bench bench(engine, clock, deployment.engine->handle, info.vocab_size);
-  const double arithmetic = info.parameters > 0 ? roofline.int8_ops_per_s / (2.0 * static_cast<double>(info.parameters)) : 0;
+  const double arithmetic =
+      info.parameters > 0 ? roofline.int8_ops_per_s / (2.0 * static_cast<double>(info.parameters)) : 0;
   const double streaming =
       info.weight_bytes > 0 ? roofline.memory_bytes_per_s / static_cast<double>(info.weight_bytes) : 0;
 
@@ -216,8 +225,10 @@ Result<Json> RunBench(const Json& request, platform::Inference& inference, compu
   TP_ASSIGN(const double prefill, Median(shape.repeat, [&] { return bench.Prefill(shape.prompt_tokens); }));
   rows.push_back(Row("prefill", 1, shape.prompt_tokens, prefill, arithmetic));
   for (const int32_t batch : shape.batches) {
-    TP_ASSIGN(const double decode, Median(shape.repeat, [&] { return bench.Decode(batch, shape.generate_tokens); }));
-    rows.push_back(Row("decode", batch, shape.generate_tokens, decode, std::min(arithmetic, batch * streaming)));
+    TP_ASSIGN(const double decode,
+              Median(shape.repeat, [&] { return bench.Decode(batch, shape.generate_tokens); }));
+    rows.push_back(
+        Row("decode", batch, shape.generate_tokens, decode, std::min(arithmetic, batch * streaming)));
   }
   return Json{{"model", name}, {"data", rows}};
 }

@@ -23,7 +23,7 @@ struct Disk {
 // Writes 64 MiB and syncs: enough to tell a network disk from a local one, short enough to wait for.
 Disk MeasureDisk(const std::filesystem::path& home) {
   Disk disk;
-  struct statvfs stat {};
+  struct statvfs stat{};
   if (::statvfs(home.c_str(), &stat) == 0) disk.free_bytes = uint64_t{stat.f_bavail} * stat.f_frsize;
   constexpr size_t kProbeBytes = size_t{64} << 20;
   if (disk.free_bytes < 4 * kProbeBytes) return disk;
@@ -52,7 +52,8 @@ double LoadAverage() {
   return ::getloadavg(&load, 1) == 1 ? load : 0;
 }
 
-Json Advice(const chips::DeviceInfo& info, const chips::Roofline& roofline, uint64_t pool_bytes, const Disk& disk) {
+Json Advice(const chips::DeviceInfo& info, const chips::Roofline& roofline, uint64_t pool_bytes,
+            const Disk& disk) {
   Json advice = Json::array();
   const auto add = [&](const char* topic, const char* level, std::string text) {
     advice.push_back({{"topic", topic}, {"level", level}, {"text", std::move(text)}});
@@ -62,10 +63,11 @@ Json Advice(const chips::DeviceInfo& info, const chips::Roofline& roofline, uint
     add("processor", "warn", "no AVX2: only the slow reference kernels run here; use a newer processor");
   } else if (info.instruction_set != sets.front()) {
     add("processor", "hint",
-        fmt::format("{} is used although this processor has {}; unset pool.instruction_set", info.instruction_set,
-                    sets.front()));
+        fmt::format("{} is used although this processor has {}; unset pool.instruction_set",
+                    info.instruction_set, sets.front()));
   } else {
-    add("processor", "ok", fmt::format("the best kernels for this processor are in use ({})", info.instruction_set));
+    add("processor", "ok",
+        fmt::format("the best kernels for this processor are in use ({})", info.instruction_set));
   }
   if (LoadAverage() > info.threads * 0.5) {
     add("load", "warn",
@@ -74,21 +76,25 @@ Json Advice(const chips::DeviceInfo& info, const chips::Roofline& roofline, uint
   }
   // Decode reads every weight once per token, so this is the ceiling that people meet first.
   add("memory", "hint",
-      fmt::format("memory reads at {:.1f} GB/s: one stream of a model with 1 GB of weights decodes at most {:.0f} "
-                  "tokens/s; smaller quantisations (Q4_K_M) and several requests at once raise the total",
-                  roofline.memory_bytes_per_s / 1e9, roofline.memory_bytes_per_s / 1e9));
+      fmt::format(
+          "memory reads at {:.1f} GB/s: one stream of a model with 1 GB of weights decodes at most {:.0f} "
+          "tokens/s; smaller quantisations (Q4_K_M) and several requests at once raise the total",
+          roofline.memory_bytes_per_s / 1e9, roofline.memory_bytes_per_s / 1e9));
   if (pool_bytes < (uint64_t{2} << 30)) {
-    add("pool", "warn", fmt::format("the pool has only {:.1f} GiB; raise pool.memory to hold more than small models",
-                                    static_cast<double>(pool_bytes) / (1 << 30)));
+    add("pool", "warn",
+        fmt::format("the pool has only {:.1f} GiB; raise pool.memory to hold more than small models",
+                    static_cast<double>(pool_bytes) / (1 << 30)));
   }
   if (disk.free_bytes < (uint64_t{10} << 30)) {
-    add("disk", "warn", fmt::format("{:.1f} GiB free: remove models (tidepool rm) or move TIDEPOOL_HOME",
-                                    static_cast<double>(disk.free_bytes) / (1 << 30)));
+    add("disk", "warn",
+        fmt::format("{:.1f} GiB free: remove models (tidepool rm) or move TIDEPOOL_HOME",
+                    static_cast<double>(disk.free_bytes) / (1 << 30)));
   }
   rlimit files{};
   if (::getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < 4096) {
-    add("files", "hint", fmt::format("open files are limited to {}; `ulimit -n 65536` allows more connections",
-                                     static_cast<uint64_t>(files.rlim_cur)));
+    add("files", "hint",
+        fmt::format("open files are limited to {}; `ulimit -n 65536` allows more connections",
+                    static_cast<uint64_t>(files.rlim_cur)));
   }
   return advice;
 }

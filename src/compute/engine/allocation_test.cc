@@ -58,8 +58,8 @@ class AllocationTest : public EngineTest {
   // tokens.
   void Run(bool with_prefill, size_t from, size_t to) {
     allocations = 0;
-    // The model waits inside its first step until everything is submitted: what the test's own thread allocates to
-    // submit is not the engine's.
+    // The model waits inside its first step until everything is submitted: what the test's own thread
+    // allocates to submit is not the engine's.
     fake->hold = true;
     std::vector<std::shared_ptr<CountingSink>> sinks;
     for (int32_t i = 0; i < 12; ++i) {

@@ -308,9 +308,10 @@ Status BuildSpm(const formats::Checkpoint& checkpoint, const GgufVocabulary& voc
   return {};
 }
 
-// A unigram vocabulary. Control and byte pieces are not found in text (bytes are the fallback's), user-defined ones
-// cost nothing, so that they always win.
-Status BuildUnigram(const formats::Checkpoint& checkpoint, const GgufVocabulary& vocabulary, TokenizerParts& parts) {
+// A unigram vocabulary. Control and byte pieces are not found in text (bytes are the fallback's),
+// user-defined ones cost nothing, so that they always win.
+Status BuildUnigram(const formats::Checkpoint& checkpoint, const GgufVocabulary& vocabulary,
+                    TokenizerParts& parts) {
   parts.kind = "unigram";
   const formats::Metadata& metadata = checkpoint.metadata();
   SentencePieceSpaces spaces;
@@ -318,7 +319,8 @@ Status BuildUnigram(const formats::Checkpoint& checkpoint, const GgufVocabulary&
   spaces.remove_extra = metadata.Bool("tokenizer.ggml.remove_extra_whitespaces").value_or(false);
   spaces.space_mark = kSpaceMark;
   std::string blob;
-  for (const int64_t byte : metadata.Ints("tokenizer.ggml.precompiled_charsmap").value_or(std::vector<int64_t>{})) {
+  for (const int64_t byte :
+       metadata.Ints("tokenizer.ggml.precompiled_charsmap").value_or(std::vector<int64_t>{})) {
     blob += static_cast<char>(byte);
   }
   TP_ASSIGN(Charsmap map, Charsmap::Parse(blob));
@@ -331,8 +333,8 @@ Status BuildUnigram(const formats::Checkpoint& checkpoint, const GgufVocabulary&
       entries.push_back({entry.piece, entry.id, type == kUserDefined ? 0 : entry.score});
     }
   }
-  // User-defined pieces are the model's own business here: cutting the text at them first would take the space before
-  // one for trailing space, and drop it.
+  // User-defined pieces are the model's own business here: cutting the text at them first would take the
+  // space before one for trailing space, and drop it.
   std::erase_if(parts.added, [](const AddedToken& token) { return !token.special; });
   parts.normalizer = MakeSentencePiece(std::move(map), spaces, std::move(verbatim));
   parts.strips_leading_space = spaces.add_dummy_prefix;
@@ -342,7 +344,8 @@ Status BuildUnigram(const formats::Checkpoint& checkpoint, const GgufVocabulary&
                                checkpoint.path().string(), unknown),
                    "tokenizer.ggml.unknown_token_id");
   }
-  TP_ASSIGN(parts.model, Unigram::Create(entries, {.unknown = static_cast<TokenId>(unknown), .byte_fallback = false}));
+  TP_ASSIGN(parts.model,
+            Unigram::Create(entries, {.unknown = static_cast<TokenId>(unknown), .byte_fallback = false}));
   parts.special.add_eos = true;
   FillSentencePieceBytes(vocabulary, parts);
   return {};
@@ -384,7 +387,8 @@ Status BuildWordPiece(const formats::Checkpoint& checkpoint, const GgufVocabular
   }
   parts.strips_leading_space = true;
   parts.special.cls = parts.special.bos;
-  if (parts.special.bos && *parts.special.bos < parts.tokens.size()) parts.before.push_back(*parts.special.bos);
+  if (parts.special.bos && *parts.special.bos < parts.tokens.size())
+    parts.before.push_back(*parts.special.bos);
   if (parts.special.separator && *parts.special.separator < parts.tokens.size()) {
     parts.after.push_back(*parts.special.separator);
   }
