@@ -4,68 +4,51 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "base/check.h"
+#include "compute/kv/block_pool_internal.h"
 
 namespace tidepool::compute {
-namespace internal {
-
-struct KvWorkspace {
-  std::string name;
-  uint64_t serial = 0;  // predecessor of every first block
-  uint64_t seed = 0;
-  int64_t holders = 0;  // registered blocks and admitted sequences
-};
-
-struct KvBlock {
-  KvSlab* slab = nullptr;
-  std::byte* data = nullptr;
-  int32_t references = 0;
-  bool registered = false;
-  // Valid while registered.
-  uint64_t hash = 0;
-  uint64_t serial = 0;       // of this content; never used twice
-  uint64_t predecessor = 0;  // serial of the block it continues
-  KvWorkspace* workspace = nullptr;
-  int32_t tokens[chips::kKvBlockTokens];
-  KvBlock* bucket_next = nullptr;
-  KvBlock* lru_newer = nullptr;  // while cached
-  KvBlock* lru_older = nullptr;
-  KvBlock* free_next = nullptr;  // while free
-};
-
-struct KvSlab {
-  Charge charge;  // declared first: given back after the memory
-  chips::DeviceBuffer memory;
-  std::vector<KvBlock> blocks;
-  size_t index = 0;
-  KvBlock* free_list = nullptr;
-  int32_t free = 0;
-  int32_t used = 0;
-};
-
-}  // namespace internal
-
 namespace {
 
 constexpr size_t kTokens = chips::kKvBlockTokens;
 
+}  // namespace
+
 // 64 bits are enough: the hash only finds candidates, equality is checked on the content itself.
-uint64_t ChainHash(uint64_t predecessor, const int32_t* tokens) {
+uint64_t internal::KvChainHash(uint64_t predecessor, const int32_t* tokens) {
   return XXH3_64bits_withSeed(tokens, kTokens * sizeof(int32_t), predecessor);
 }
 
-}  // namespace
+std::string_view KvPlaceName(KvPlace place) {
+  switch (place) {
+    case KvPlace::kNone: return "none";
+    case KvPlace::kResident: return "resident";
+    case KvPlace::kSpilling: return "spilling";
+    case KvPlace::kSpilled: return "spilled";
+    case KvPlace::kRestoring: return "restoring";
+    case KvPlace::kDropped: return "dropped";
+  }
+  return "unknown";
+}
 
-KvSequence::~KvSequence() { CHECK(!admitted_); }
+using internal::KvChainHash;
+
+KvSequence::~KvSequence() { CHECK(place_ == KvPlace::kNone || place_ == KvPlace::kDropped); }
 
 BlockPool::BlockPool(chips::Device& device, Ledger& ledger, BlockPoolOptions options)
     : device_(device), ledger_(ledger), options_(std::move(options)) {
   CHECK(options_.block_bytes > 0);
+  content_ = XXH3_64bits_withSeed(content_key().data(), content_key().size(), options_.block_bytes);
 }
 
-BlockPool::~BlockPool() { CHECK(free_ + cached_ == total_ && reserved_ == 0); }
+BlockPool::~BlockPool() { CHECK(free_ + cached_ == total_ && reserved_ == 0 && moves_.empty()); }
+
+const std::string& BlockPool::content_key() const {
+  return options_.content_key.empty() ? options_.owner : options_.content_key;
+}
 
 // ---- slabs -------------------------------------------------------------------------------------------
 
@@ -92,12 +75,11 @@ bool BlockPool::Grow(int32_t blocks) {
   slab->memory = std::move(*memory);
   slab->index = slabs_.size();
   slab->blocks.resize(static_cast<size_t>(blocks));
-  for (int32_t i = blocks - 1; i >= 0; --i) {
-    Block& block = slab->blocks[static_cast<size_t>(i)];
-    block.slab = slab.get();
-    block.data = slab->memory.data() + static_cast<size_t>(i) * options_.block_bytes;
-    block.free_next = slab->free_list;
-    slab->free_list = &block;
+  slab->free_bits.assign((slab->blocks.size() + 63) / 64, 0);
+  for (size_t i = 0; i < slab->blocks.size(); ++i) {
+    slab->blocks[i].slab = slab.get();
+    slab->blocks[i].data = slab->memory.data() + i * options_.block_bytes;
+    slab->free_bits[i / 64] |= uint64_t{1} << (i % 64);
   }
   slab->free = blocks;
   first_free_slab_ = std::min(first_free_slab_, slab->index);
@@ -111,12 +93,9 @@ bool BlockPool::Grow(int32_t blocks) {
 
 void BlockPool::ReleaseSlab(size_t index) {
   Slab& slab = *slabs_[index];
-  CHECK(slab.used == 0);
+  CHECK(slab.pinned == 0);
   for (Block& block : slab.blocks) {
-    if (!block.registered) continue;
-    LruRemove(&block);
-    Unregister(&block);
-    FreeBlock(&block);
+    if (block.registered) Evict(&block);
   }
   const auto count = static_cast<int32_t>(slab.blocks.size());
   total_ -= count;
@@ -133,7 +112,7 @@ uint64_t BlockPool::Shrink(uint64_t bytes) {
     for (size_t i = slabs_.size(); i-- > 0 && freed < bytes;) {
       const Slab& slab = *slabs_[i];
       const auto count = static_cast<int32_t>(slab.blocks.size());
-      if (slab.used > 0 || (!with_cache && slab.free < count)) continue;
+      if (slab.pinned > 0 || (!with_cache && slab.free < count)) continue;
       if (free_ + cached_ - count < reserved_) continue;
       freed += slab.charge.bytes();
       ReleaseSlab(i);
@@ -147,7 +126,7 @@ uint64_t BlockPool::shrinkable_bytes() const {
   int32_t spare = free_ + cached_ - reserved_;
   for (const auto& slab : slabs_) {
     const auto count = static_cast<int32_t>(slab->blocks.size());
-    if (slab->used > 0 || count > spare) continue;
+    if (slab->pinned > 0 || count > spare) continue;
     spare -= count;
     bytes += slab->charge.bytes();
   }
@@ -156,48 +135,66 @@ uint64_t BlockPool::shrinkable_bytes() const {
 
 // ---- blocks ------------------------------------------------------------------------------------------
 
-BlockPool::Block* BlockPool::TakeBlock() {
-  if (free_ == 0) {
-    Block* oldest = lru_oldest_;
-    CHECK(oldest != nullptr);  // else a promise was broken
-    LruRemove(oldest);
-    Unregister(oldest);
-    FreeBlock(oldest);
-    ++evictions_;
-  }
-  while (slabs_[first_free_slab_]->free == 0) ++first_free_slab_;
-  Slab& slab = *slabs_[first_free_slab_];
-  Block* block = slab.free_list;
-  slab.free_list = block->free_next;
-  block->free_next = nullptr;
-  --slab.free;
-  --free_;
-  ++slab.used;
-  block->references = 1;
-  return block;
+void BlockPool::Evict(Block* block) {
+  LruRemove(block);
+  Unregister(block);
+  FreeBlock(block);
 }
 
-// The block has no references, is not registered and not on the LRU list.
+BlockPool::Block* BlockPool::TakeBlock(const Block* after) {
+  if (free_ == 0) {
+    CHECK(lru_oldest_ != nullptr);  // else a promise was broken
+    Evict(lru_oldest_);
+    ++counts_.evictions;
+  }
+  Slab* slab = nullptr;
+  size_t i = 0;
+  if (after != nullptr) {  // a sequence whose blocks lie side by side moves in few copies
+    i = after->slab->IndexOf(after) + 1;
+    if (i < after->slab->blocks.size() && after->slab->IsFree(i)) slab = after->slab;
+  }
+  if (slab == nullptr) {
+    while (slabs_[first_free_slab_]->free == 0) ++first_free_slab_;
+    slab = slabs_[first_free_slab_].get();
+    size_t word = 0;
+    while (slab->free_bits[word] == 0) ++word;
+    i = word * 64 + static_cast<size_t>(std::countr_zero(slab->free_bits[word]));
+  }
+  slab->free_bits[i / 64] &= ~(uint64_t{1} << (i % 64));
+  --slab->free;
+  --free_;
+  ++slab->pinned;
+  slab->blocks[i].references = 1;
+  return &slab->blocks[i];
+}
+
+// The block is held by nobody, not registered and not on the LRU list.
 void BlockPool::FreeBlock(Block* block) {
   Slab& slab = *block->slab;
-  block->free_next = slab.free_list;
-  slab.free_list = block;
+  const size_t i = slab.IndexOf(block);
+  slab.free_bits[i / 64] |= uint64_t{1} << (i % 64);
   ++slab.free;
   ++free_;
   first_free_slab_ = std::min(first_free_slab_, slab.index);
 }
 
 void BlockPool::Reference(Block* block) {
-  if (block->references++ == 0) {
+  if (!block->pinned()) {
     LruRemove(block);
-    ++block->slab->used;
+    ++block->slab->pinned;
   }
+  ++block->references;
 }
 
 void BlockPool::Unreference(Block* block) {
   CHECK(block->references > 0);
-  if (--block->references > 0) return;
-  --block->slab->used;
+  --block->references;
+  Unpin(block);
+}
+
+void BlockPool::Unpin(Block* block) {
+  if (block->pinned()) return;
+  --block->slab->pinned;
   if (block->registered) {
     LruPush(block);
   } else {
@@ -224,73 +221,96 @@ void BlockPool::LruRemove(Block* block) {
 // ---- sequences ---------------------------------------------------------------------------------------
 
 bool BlockPool::Admit(const AdmitRequest& request, KvSequence& sequence) {
-  CHECK(!sequence.admitted_ && !request.prompt.empty());
-  CHECK(request.max_tokens >= static_cast<int32_t>(request.prompt.size()));
-  const int32_t blocks = BlocksFor(request.max_tokens);
+  CHECK(sequence.place_ == KvPlace::kNone);
+  sequence.shares_ = options_.prefix_cache && request.share;
+  if (sequence.shares_) sequence.workspace_name_ = request.workspace;
+  return Place(request.prompt, request.max_tokens, request.match_prefix, sequence);
+}
+
+bool BlockPool::Place(std::span<const int32_t> tokens, int32_t max_tokens, bool match, KvSequence& sequence) {
+  CHECK(!tokens.empty() && max_tokens >= static_cast<int32_t>(tokens.size()));
+  const int32_t blocks = BlocksFor(max_tokens);
   sequence.blocks_.reserve(static_cast<size_t>(blocks));
   sequence.table_.reserve(static_cast<size_t>(blocks));
-  if (options_.prefix_cache && request.share) {
-    sequence.workspace_ = AcquireWorkspace(request.workspace);
-    sequence.chain_hash_ = sequence.workspace_->seed;
-    sequence.chain_serial_ = sequence.workspace_->serial;
-    if (request.match_prefix) MatchPrefix(request, sequence);
-  }
-  sequence.admitted_ = true;
+  const size_t computable = (tokens.size() - 1) / kTokens;  // the last token is always computed
+  JoinWorkspace(sequence);
+  if (match) MatchPrefix(tokens, computable, sequence);
   const int32_t needed = blocks - static_cast<int32_t>(sequence.blocks_.size());
   if (!EnsureAvailable(needed)) {
-    Release(sequence);
+    ReleaseDevice(sequence);
     return false;
   }
   sequence.reserved_ = needed;
   reserved_ += needed;
+  sequence.cached_tokens_ = sequence.registered_ * chips::kKvBlockTokens;
+  sequence.content_ = content_;
+  sequence.block_bytes_ = options_.block_bytes;
+  sequence.place_ = KvPlace::kResident;
   return true;
 }
 
-void BlockPool::MatchPrefix(const AdmitRequest& request, KvSequence& sequence) {
-  const size_t usable = (request.prompt.size() - 1) / kTokens;  // the last token is always computed
-  for (size_t i = 0; i < usable; ++i) {
-    const int32_t* tokens = request.prompt.data() + i * kTokens;
-    const uint64_t hash = ChainHash(sequence.chain_hash_, tokens);
-    Block* block = Find(hash, sequence, tokens);
+bool BlockPool::Reserve(KvSequence& sequence, int32_t tokens) {
+  CHECK(sequence.place_ == KvPlace::kResident && sequence.content_ == content_);
+  const int32_t blocks = BlocksFor(tokens);
+  const int32_t more = blocks - static_cast<int32_t>(sequence.blocks_.size()) - sequence.reserved_;
+  if (more <= 0) return true;
+  if (!EnsureAvailable(more)) return false;
+  if (sequence.blocks_.capacity() < static_cast<size_t>(blocks)) {
+    const size_t capacity = std::max(static_cast<size_t>(blocks), 2 * sequence.blocks_.capacity());
+    sequence.blocks_.reserve(capacity);
+    sequence.table_.reserve(capacity);
+  }
+  sequence.reserved_ += more;
+  reserved_ += more;
+  return true;
+}
+
+void BlockPool::MatchPrefix(std::span<const int32_t> tokens, size_t most, KvSequence& sequence) {
+  if (sequence.workspace_ == nullptr) return;
+  for (size_t i = 0; i < most; ++i) {
+    const int32_t* block_tokens = tokens.data() + i * kTokens;
+    const uint64_t hash = KvChainHash(sequence.chain_hash_, block_tokens);
+    Block* block = Find(hash, sequence.workspace_, sequence.chain_serial_, block_tokens);
     if (block == nullptr) break;
     Reference(block);
     sequence.blocks_.push_back(block);
     sequence.table_.push_back(block->data);
     sequence.chain_hash_ = hash;
     sequence.chain_serial_ = block->serial;
+    ++sequence.registered_;
   }
-  sequence.registered_ = static_cast<int32_t>(sequence.blocks_.size());
-  sequence.cached_tokens_ = sequence.registered_ * chips::kKvBlockTokens;
 }
 
 void BlockPool::Extend(KvSequence& sequence, int32_t tokens) {
+  CHECK(sequence.place_ == KvPlace::kResident);
   const auto blocks = static_cast<size_t>(BlocksFor(tokens));
   while (sequence.blocks_.size() < blocks) {
     CHECK(sequence.reserved_ > 0);
     --sequence.reserved_;
     --reserved_;
-    Block* block = TakeBlock();
+    Block* block = TakeBlock(sequence.blocks_.empty() ? nullptr : sequence.blocks_.back());
     sequence.blocks_.push_back(block);
     sequence.table_.push_back(block->data);
   }
 }
 
 void BlockPool::Commit(KvSequence& sequence, std::span<const int32_t> history) {
+  CHECK(sequence.place_ == KvPlace::kResident);
   if (sequence.workspace_ == nullptr) return;
   const size_t complete = history.size() / kTokens;
   CHECK(complete <= sequence.blocks_.size());
   for (auto i = static_cast<size_t>(sequence.registered_); i < complete; ++i) {
     const int32_t* tokens = history.data() + i * kTokens;
-    const uint64_t hash = ChainHash(sequence.chain_hash_, tokens);
+    const uint64_t hash = KvChainHash(sequence.chain_hash_, tokens);
     Block* block = sequence.blocks_[i];
-    if (Block* twin = Find(hash, sequence, tokens); twin != nullptr) {
+    if (Block* twin = Find(hash, sequence.workspace_, sequence.chain_serial_, tokens); twin != nullptr) {
       Reference(twin);
       Unreference(block);
       block = twin;
       sequence.blocks_[i] = twin;
       sequence.table_[i] = twin->data;
     } else {
-      Register(block, hash, sequence, tokens);
+      Register(block, hash, sequence.workspace_, sequence.chain_serial_, tokens);
     }
     sequence.chain_hash_ = hash;
     sequence.chain_serial_ = block->serial;
@@ -298,9 +318,20 @@ void BlockPool::Commit(KvSequence& sequence, std::span<const int32_t> history) {
   }
 }
 
-void BlockPool::Release(KvSequence& sequence) {
-  if (!sequence.admitted_) return;
+void BlockPool::JoinWorkspace(KvSequence& sequence) {
+  if (!sequence.shares_ || !options_.prefix_cache) return;
+  sequence.workspace_ = AcquireWorkspace(sequence.workspace_name_);
+  sequence.chain_hash_ = sequence.workspace_->seed;
+  sequence.chain_serial_ = sequence.workspace_->serial;
+}
+
+// Gives back the references that are held, deepest first, the reservation and the workspace.
+void BlockPool::ReleaseDevice(KvSequence& sequence) {
   for (size_t i = sequence.blocks_.size(); i-- > 0;) Unreference(sequence.blocks_[i]);
+  ForgetDevice(sequence);
+}
+
+void BlockPool::ForgetDevice(KvSequence& sequence) {
   reserved_ -= sequence.reserved_;
   if (sequence.workspace_ != nullptr) DropWorkspace(sequence.workspace_);
   sequence.blocks_.clear();
@@ -308,17 +339,15 @@ void BlockPool::Release(KvSequence& sequence) {
   sequence.workspace_ = nullptr;
   sequence.reserved_ = 0;
   sequence.registered_ = 0;
-  sequence.cached_tokens_ = 0;
-  sequence.admitted_ = false;
 }
 
 // ---- prefix cache ------------------------------------------------------------------------------------
 
-BlockPool::Block* BlockPool::Find(uint64_t hash, const KvSequence& chain, const int32_t* tokens) const {
+BlockPool::Block* BlockPool::Find(uint64_t hash, const Workspace* workspace, uint64_t predecessor,
+                                  const int32_t* tokens) const {
   if (buckets_.empty()) return nullptr;
   for (Block* block = buckets_[hash & (buckets_.size() - 1)]; block != nullptr; block = block->bucket_next) {
-    if (block->hash == hash && block->workspace == chain.workspace_ &&
-        block->predecessor == chain.chain_serial_ &&
+    if (block->hash == hash && block->workspace == workspace && block->predecessor == predecessor &&
         std::memcmp(block->tokens, tokens, sizeof(block->tokens)) == 0) {
       return block;
     }
@@ -326,13 +355,14 @@ BlockPool::Block* BlockPool::Find(uint64_t hash, const KvSequence& chain, const 
   return nullptr;
 }
 
-void BlockPool::Register(Block* block, uint64_t hash, const KvSequence& chain, const int32_t* tokens) {
-  CHECK(!block->registered && block->references == 1);
+void BlockPool::Register(Block* block, uint64_t hash, Workspace* workspace, uint64_t predecessor,
+                         const int32_t* tokens) {
+  CHECK(!block->registered && block->references == 1 && block->copies == 0);
   block->registered = true;
   block->hash = hash;
   block->serial = next_serial_++;
-  block->predecessor = chain.chain_serial_;
-  block->workspace = chain.workspace_;
+  block->predecessor = predecessor;
+  block->workspace = workspace;
   ++block->workspace->holders;
   std::memcpy(block->tokens, tokens, sizeof(block->tokens));
   Block*& bucket = buckets_[hash & (buckets_.size() - 1)];
@@ -386,80 +416,16 @@ void BlockPool::DropWorkspace(Workspace* workspace) {
 // ---- accounting --------------------------------------------------------------------------------------
 
 BlockPoolStats BlockPool::stats() const {
-  return {.total = total_,
-          .free = free_,
-          .used = total_ - free_ - cached_,
-          .cached = cached_,
-          .reserved = reserved_,
-          .slabs = static_cast<int32_t>(slabs_.size()),
-          .bytes = bytes_,
-          .evictions = evictions_};
-}
-
-void BlockPool::CheckInvariants(std::span<const KvSequence* const> sequences) const {
-  std::map<const Block*, int32_t> references;
-  int64_t reserved = 0;
-  int64_t holders = 0;
-  for (const KvSequence* sequence : sequences) {
-    CHECK(sequence->admitted_ && sequence->blocks_.size() == sequence->table_.size());
-    reserved += sequence->reserved_;
-    if (sequence->workspace_ != nullptr) ++holders;
-    for (size_t i = 0; i < sequence->blocks_.size(); ++i) {
-      const Block* block = sequence->blocks_[i];
-      CHECK(sequence->table_[i] == block->data);
-      CHECK(block->registered == (i < static_cast<size_t>(sequence->registered_)));
-      CHECK(!block->registered || block->workspace == sequence->workspace_);
-      ++references[block];
-    }
-  }
-  CHECK(reserved == reserved_ && free_ + cached_ >= reserved_);
-
-  int32_t total = 0, free = 0, used = 0, cached = 0, registered = 0;
-  uint64_t bytes = 0;
-  for (size_t s = 0; s < slabs_.size(); ++s) {
-    const Slab& slab = *slabs_[s];
-    CHECK(slab.index == s);
-    CHECK(slab.charge.bytes() == slab.blocks.size() * options_.block_bytes);
-    CHECK(slab.memory.bytes() >= slab.charge.bytes());
-    CHECK(slab.free == 0 || first_free_slab_ <= s);
-    bytes += slab.charge.bytes();
-    total += static_cast<int32_t>(slab.blocks.size());
-    int32_t listed = 0;
-    for (const Block* block = slab.free_list; block != nullptr; block = block->free_next) {
-      CHECK(block->slab == &slab && block->references == 0 && !block->registered);
-      CHECK(++listed <= slab.free);
-    }
-    CHECK(listed == slab.free);
-    free += listed;
-    int32_t slab_used = 0;
-    for (const Block& block : slab.blocks) {
-      const auto held = references.find(&block);
-      CHECK(block.references == (held == references.end() ? 0 : held->second));
-      if (block.references > 0) ++slab_used;
-      if (block.registered) ++registered;
-      if (block.registered && block.references == 0) ++cached;
-      // A block that shares its memory with no other sequence is not in the cache, or shared through it.
-      CHECK(block.references <= 1 || block.registered);
-    }
-    CHECK(slab_used == slab.used);
-    used += slab_used;
-  }
-  CHECK(total == total_ && free == free_ && cached == cached_ && bytes == bytes_);
-  CHECK(free + used + cached == total);
-
-  int32_t on_lru = 0;
-  for (const Block* block = lru_newest_; block != nullptr; block = block->lru_older) {
-    CHECK(block->references == 0 && block->registered && ++on_lru <= cached_);
-  }
-  CHECK(on_lru == cached_);
-  int32_t in_buckets = 0;
-  for (const Block* bucket : buckets_) {
-    for (const Block* block = bucket; block != nullptr; block = block->bucket_next) ++in_buckets;
-  }
-  CHECK(in_buckets == registered);
-  int64_t workspace_holders = 0;
-  for (const auto& [name, workspace] : workspaces_) workspace_holders += workspace->holders;
-  CHECK(workspace_holders == holders + registered);
+  BlockPoolStats stats = counts_;
+  stats.total = total_;
+  stats.free = free_;
+  stats.used = total_ - free_ - cached_ - moving_;
+  stats.cached = cached_;
+  stats.moving = moving_;
+  stats.reserved = reserved_;
+  stats.slabs = static_cast<int32_t>(slabs_.size());
+  stats.bytes = bytes_;
+  return stats;
 }
 
 }  // namespace tidepool::compute

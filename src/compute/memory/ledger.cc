@@ -35,12 +35,32 @@ void Charge::Release() {
 
 Result<Charge> Ledger::Take(std::string owner, ChargeKind kind, uint64_t bytes) {
   auto charge = TryTake(owner, kind, bytes);
-  if (charge || bytes > limit_) return charge;
+  if (charge || bytes > limit()) return charge;
   std::lock_guard lock(reclaimer_mutex_);
   if (!reclaimer_) return charge;
-  const uint64_t available = free();
-  if (bytes > available) reclaimer_(bytes - available);
+  uint64_t missing = 0;
+  {
+    std::lock_guard state(mutex_);
+    if (bytes <= limit_ && bytes + used_ > limit_) missing = bytes + used_ - limit_;
+  }
+  if (missing > 0) reclaimer_(missing);
   return TryTake(std::move(owner), kind, bytes);
+}
+
+uint64_t Ledger::SetLimit(uint64_t bytes) {
+  std::lock_guard lock(mutex_);
+  limit_ = bytes;
+  return used_ > limit_ ? used_ - limit_ : 0;
+}
+
+uint64_t Ledger::over_limit_bytes() const {
+  std::lock_guard lock(mutex_);
+  return used_ > limit_ ? used_ - limit_ : 0;
+}
+
+uint64_t Ledger::limit() const {
+  std::lock_guard lock(mutex_);
+  return limit_;
 }
 
 void Ledger::SetReclaimer(std::function<void(uint64_t)> reclaimer) {
@@ -50,7 +70,7 @@ void Ledger::SetReclaimer(std::function<void(uint64_t)> reclaimer) {
 
 Result<Charge> Ledger::TryTake(std::string owner, ChargeKind kind, uint64_t bytes) {
   std::lock_guard lock(mutex_);
-  if (bytes > limit_ - used_) {
+  if (bytes > FreeLocked()) {
     std::string most = "nobody";
     uint64_t most_bytes = 0;
     for (const auto& [key, held] : charges_) {
@@ -96,7 +116,7 @@ uint64_t Ledger::used() const {
 
 uint64_t Ledger::free() const {
   std::lock_guard lock(mutex_);
-  return limit_ - used_;
+  return FreeLocked();
 }
 
 uint64_t Ledger::used_by(ChargeKind kind) const {
@@ -107,6 +127,12 @@ uint64_t Ledger::used_by(ChargeKind kind) const {
 uint64_t Ledger::used_besides(ChargeKind kind) const {
   std::lock_guard lock(mutex_);
   return used_ - used_by_kind_[static_cast<size_t>(kind)];
+}
+
+uint64_t Ledger::room_besides(ChargeKind kind) const {
+  std::lock_guard lock(mutex_);
+  const uint64_t others = used_ - used_by_kind_[static_cast<size_t>(kind)];
+  return limit_ > others ? limit_ - others : 0;
 }
 
 std::map<std::pair<std::string, ChargeKind>, uint64_t> Ledger::Snapshot() const {
