@@ -16,9 +16,9 @@ import pathlib
 import sys
 import time
 
-from bench_server import Server
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+from server_process import Server  # noqa: E402
 
 
 def memory_mib(pid):
@@ -130,7 +130,7 @@ def main():
     simulated = arguments.model == "scripted"
     if arguments.prompt is None:
         arguments.prompt = "[[tokens:%TOKENS%]]" if simulated else "Write a short story about the sea."
-    with Server(arguments.binary, ["--simulated"] if simulated else []) as server:
+    with Server(*(["--simulated"] if simulated else []), binary=arguments.binary) as server:
         model = "scripted" if simulated else server.store(pathlib.Path(arguments.model).resolve())
         result = asyncio.run(drive(arguments, model, server.url, server.key, server.process.pid))
     if arguments.json:

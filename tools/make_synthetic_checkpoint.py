@@ -325,6 +325,11 @@ def write_gguf(shape, name, quantisation, vocab, weights, path):
     values = metadata(shape, name, quantisation)
     if vocab is not None:
         values |= read_tokenizer(vocab, shape["vocab"])
+    write_tensors(shape, quantisation, values, weights, path)
+
+
+def write_tensors(shape, quantisation, values, weights, path):
+    """The file: metadata (key -> type and value as they stand), then every tensor of the shape."""
     planned = [(t, choose_type(t, quantisation, shape)) for t in list_tensors(shape)]
     if "llama3_rope" in shape:
         planned.insert(0, (Matrix("rope_freqs.weight", "", (shape["head_dim"] // 2,), "rope"), Type.F32))

@@ -17,7 +17,7 @@ def test_javascript_client():
     node = shutil.which("node")
     assert node, "the openai package is there, but Node.js is not"
     script = pathlib.Path(__file__).with_name("openai_client.mjs")
-    with Server() as server:
+    with Server("--simulated") as server:
         result = subprocess.run([node, str(script), server.url, server.key, str(MODULES)], timeout=300,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert result.returncode == 0, result.stdout

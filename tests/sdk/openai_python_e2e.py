@@ -14,7 +14,7 @@ from server_process import MODEL, Server
 
 @pytest.fixture(scope="module")
 def server():
-    with Server() as running:
+    with Server("--simulated") as running:
         yield running
 
 
@@ -296,7 +296,7 @@ def test_embeddings(client):
 
 
 def test_sigterm_lets_answers_end():
-    with Server() as server:
+    with Server("--simulated") as server:
         with openai.OpenAI(base_url=server.url + "/v1", api_key=server.key, max_retries=0) as client:
             stream = iter(client.chat.completions.create(
                 model=MODEL, messages=ask("[[stall_ms:20]][[say:" + "slow " * 10 + "]]"), stream=True))
