@@ -262,6 +262,14 @@ class Device {
   // (PackedBytes bytes, 64-byte aligned). Parallel inside.
   virtual Result<PackedWeight> Pack(const WeightSpec& spec, std::span<const std::byte> source,
                                     std::byte* destination) = 0;
+  // The view that Pack gave for `spec`, over bytes that it wrote earlier (into a file, perhaps in another
+  // process on a device of the same kind, instruction set and PackingVersion). Reads none of them. `packed`:
+  // PackedBytes bytes, 64-byte aligned.
+  virtual Result<PackedWeight> ViewPacked(const WeightSpec& spec,
+                                          std::span<const std::byte> packed) const = 0;
+  // Grows whenever the bytes that Pack writes for some weight change: packed weights that were kept on disk
+  // by another version are packed again.
+  virtual uint32_t PackingVersion() const = 0;
   // Copies host floats (norms, biases, tables) to device memory.
   virtual void CopyToDevice(void* destination, const void* source, size_t bytes) = 0;
   virtual void CopyToHost(void* destination, const void* source, size_t bytes) = 0;
@@ -291,6 +299,8 @@ class SimulatedDevice : public Device {
  public:
   // Blocks the engine thread for the modelled time of a step of `tokens` tokens.
   virtual void AdvanceStep(int32_t tokens) = 0;
+  // The same for a share (0..1) of the step: a step that is computed layer by layer.
+  virtual void AdvancePart(int32_t tokens, double share) = 0;
 };
 std::unique_ptr<SimulatedDevice> MakeSimulatedDevice(const SimulatedDeviceOptions& options);
 

@@ -78,6 +78,17 @@ class CpuDevice final : public Device {
     return ops_->Pack(spec, source.data(), destination);
   }
 
+  Result<PackedWeight> ViewPacked(const WeightSpec& spec, std::span<const std::byte> packed) const override {
+    TP_ASSIGN(const size_t bytes, PackedBytes(spec));
+    if (packed.size() != bytes || reinterpret_cast<uintptr_t>(packed.data()) % 64 != 0) {
+      return Fail(ErrorKind::kInvalid, "bad_weight_size",
+                  "A packed weight of shape " + ShapeText(spec) + " takes " + std::to_string(bytes) +
+                      " bytes at a multiple of 64, but " + std::to_string(packed.size()) + " were given.");
+    }
+    return PackedWeight{spec, packed.data(), bytes, ops_->LayoutId(spec)};
+  }
+  uint32_t PackingVersion() const override { return cpu::kPackingVersion; }
+
   void CopyToDevice(void* destination, const void* source, size_t bytes) override {
     std::memcpy(destination, source, bytes);
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -13,11 +14,17 @@
 
 namespace tidepool::chips::cpu {
 
+// Device::PackingVersion of the CPU. To be raised with every change of panel_layout (or of a backend's own
+// layout) that gives other bytes for the same weight.
+inline constexpr uint32_t kPackingVersion = 1;
+
 class CpuOps : public Ops {
  public:
   // The spec has been checked: rows and columns positive, a known type, whole blocks, no overflow.
   virtual size_t PackedBytes(const WeightSpec& spec) const = 0;
   virtual PackedWeight Pack(const WeightSpec& spec, const std::byte* source, std::byte* destination) = 0;
+  // PackedWeight::layout of what Pack makes of `spec`.
+  virtual uint32_t LayoutId(const WeightSpec& spec) const = 0;
 
   virtual size_t ScratchBytes(int32_t max_tokens, int32_t max_columns) const = 0;
   virtual Status ReserveScratch(int32_t max_tokens, int32_t max_columns) = 0;

@@ -71,6 +71,7 @@ class ReferenceOps final : public CpuOps {
     return static_cast<size_t>(spec.rows) * RowBytes(spec.type, spec.columns);
   }
 
+  uint32_t LayoutId(const WeightSpec&) const override { return kFileLayout; }
   PackedWeight Pack(const WeightSpec& spec, const std::byte* source, std::byte* destination) override {
     const size_t bytes = PackedBytes(spec);
     std::memcpy(destination, source, bytes);

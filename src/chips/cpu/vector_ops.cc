@@ -35,6 +35,7 @@ class VectorOps final : public CpuOps {
     return static_cast<size_t>(PanelCount(spec.rows)) * PanelBytes(LayoutOf(spec), spec.columns);
   }
   PackedWeight Pack(const WeightSpec& spec, const std::byte* source, std::byte* destination) override;
+  uint32_t LayoutId(const WeightSpec& spec) const override { return LayoutOf(spec); }
 
   size_t ScratchBytes(int32_t max_tokens, int32_t max_columns) const override;
   Status ReserveScratch(int32_t max_tokens, int32_t max_columns) override;

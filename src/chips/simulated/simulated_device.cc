@@ -75,6 +75,16 @@ class SimulatedDeviceImpl final : public SimulatedDevice {
     std::memcpy(destination, source.data(), bytes);
     return PackedWeight{spec, destination, bytes, 0};
   }
+  Result<PackedWeight> ViewPacked(const WeightSpec& spec, std::span<const std::byte> packed) const override {
+    TP_ASSIGN(const size_t bytes, PackedBytes(spec));
+    if (packed.size() != bytes) {
+      return Fail(
+          ErrorKind::kInvalid, "bad_weight_size",
+          "A weight of " + std::to_string(bytes) + " bytes was given " + std::to_string(packed.size()) + ".");
+    }
+    return PackedWeight{spec, packed.data(), bytes, 0};
+  }
+  uint32_t PackingVersion() const override { return 1; }
   void CopyToDevice(void* destination, const void* source, size_t bytes) override {
     std::memcpy(destination, source, bytes);
   }
@@ -86,8 +96,9 @@ class SimulatedDeviceImpl final : public SimulatedDevice {
   Ops& ops() override { return ops_; }
   Roofline MeasureRoofline() override { return {}; }
 
-  void AdvanceStep(int32_t tokens) override {
-    const double seconds = options_.step_base_s + options_.step_per_token_s * tokens;
+  void AdvanceStep(int32_t tokens) override { AdvancePart(tokens, 1); }
+  void AdvancePart(int32_t tokens, double share) override {
+    const double seconds = share * (options_.step_base_s + options_.step_per_token_s * tokens);
     if (seconds > 0) std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
   }
 

@@ -64,7 +64,10 @@ class Bert final : public FamilyModel {
                        config_.hidden, &words_));
     TP_TRY(DeclarePositions(plan));
     TP_TRY(DeclareNorm(plan, "token_embd_norm", "embeddings.LayerNorm", -1, &embedding_norm_));
-    for (int32_t n = 0; n < config_.layers; ++n) TP_TRY(DeclareLayer(plan, n));
+    for (int32_t n = 0; n < config_.layers; ++n) {
+      plan.BeginSegment();
+      TP_TRY(DeclareLayer(plan, n));
+    }
     return {};
   }
 
@@ -166,10 +169,18 @@ StepOutput Bert::Forward(const Step& step, const StepLimits& limits, std::byte* 
     op.LayerNorm(x, norm.gain, norm.bias, config_.norm_epsilon, x);
   };
 
+  StepOutput output;
+  int32_t segment = 0;
+  const auto next_ready = [&] {
+    output.aborted = step.gate != nullptr && !step.gate->Wait(segment++);
+    return !output.aborted;
+  };
+  if (!next_ready()) return output;
   op.Embed(words_, step.tokens, 1.0f, x);
   op.Embed(positions_, step.positions, 1.0f, y);
   add_norm(embedding_norm_);
   for (const Layer& layer : layers_) {
+    if (!next_ready()) return output;
     const chips::LinearTarget projections[] = {{&layer.query.weight, layer.query.bias, query},
                                                {&layer.key.weight, layer.key.bias, key},
                                                {&layer.value.weight, layer.value.bias, value}};
@@ -193,7 +204,6 @@ StepOutput Bert::Forward(const Step& step, const StepLimits& limits, std::byte* 
     add_norm(layer.output_norm);
   }
 
-  StepOutput output;
   if (!step.hidden_rows.empty()) {
     op.GatherRows(x, step.hidden_rows, {w.hidden, std::ssize(step.hidden_rows), h, h});
     output.hidden = w.hidden;

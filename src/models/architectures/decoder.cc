@@ -203,7 +203,11 @@ Decoder::Decoder(std::string family, const DecoderConfig& config, const LoadOpti
 Status Decoder::DeclareWeights(WeightPlan& plan) {
   TP_TRY(plan.Matrix(kEmbedding, config_.vocab, config_.hidden, &embedding_));
   TP_TRY(DeclareShared(plan));
-  for (int32_t layer = 0; layer < config_.layers; ++layer) TP_TRY(DeclareLayer(plan, layer));
+  for (int32_t layer = 0; layer < config_.layers; ++layer) {
+    plan.BeginSegment();
+    TP_TRY(DeclareLayer(plan, layer));
+  }
+  plan.BeginSegment();
   TP_TRY(plan.Vector({"output_norm.weight", "norm.weight"}, config_.hidden, &final_norm_, norm_rule_));
   // A head of its own, unless the configuration or its absence says that the embedding is the head.
   TP_ASSIGN(const bool tied, Fields(plan.checkpoint()).BoolOr(kTied, !plan.Has(kHead)));
@@ -261,10 +265,19 @@ StepOutput Decoder::Forward(const Step& step, const StepLimits& limits, std::byt
                          .gate = matrix(w.gate, rows, config_.feed_forward),
                          .up = matrix(w.up, rows, config_.feed_forward)};
 
-  pass.ops.Embed(embedding_, step.tokens, embedding_scale_, pass.x);
-  for (int32_t layer = 0; layer < config_.layers; ++layer) RunLayer(layer, pass);
-
   StepOutput output;
+  const auto ready = [&](int32_t segment) {
+    output.aborted = step.gate != nullptr && !step.gate->Wait(segment);
+    return !output.aborted;
+  };
+  if (!ready(0)) return output;
+  pass.ops.Embed(embedding_, step.tokens, embedding_scale_, pass.x);
+  for (int32_t layer = 0; layer < config_.layers; ++layer) {
+    if (!ready(layer + 1)) return output;
+    RunLayer(layer, pass);
+  }
+  if (!ready(config_.layers + 1)) return output;
+
   if (!step.logit_rows.empty()) {
     const chips::Matrix wanted = matrix(w.normed, std::ssize(step.logit_rows), hidden);
     const chips::Matrix logits = matrix(w.logits, wanted.rows, config_.vocab);

@@ -16,7 +16,11 @@ constexpr std::array kFamilies = {
     Family{"qwen3", MakeQwen3},
 };
 
-Result<std::unique_ptr<FamilyModel>> MakeFamily(const Fields& fields, const LoadOptions& options) {
+}  // namespace
+
+std::span<const Family> Families() { return kFamilies; }
+
+FamilyResult MakeFamily(const Fields& fields, const LoadOptions& options) {
   if (options.kv_type != chips::DataType::kF16 && options.kv_type != chips::DataType::kF32) {
     return Fail(ErrorKind::kInvalid, "bad_kv_type", "kv_type must be F16 or F32", "kv_type");
   }
@@ -30,14 +34,11 @@ Result<std::unique_ptr<FamilyModel>> MakeFamily(const Fields& fields, const Load
               fields.is_gguf() ? "general.architecture" : "model_type");
 }
 
-}  // namespace
-
-std::span<const Family> Families() { return kFamilies; }
-
-void FamilyModel::Adopt(chips::Device& device, chips::DeviceBuffer weights, const WeightPlan& plan) {
+void FamilyModel::Adopt(chips::Device& device, std::shared_ptr<const void> owner, const WeightPlan& plan) {
   device_ = &device;
-  weights_ = std::move(weights);
-  info_.weight_bytes = weights_.bytes();
+  weights_ = std::move(owner);
+  segments_ = plan.segments();
+  info_.weight_bytes = plan.bytes();
   info_.parameters = plan.parameters();
   info_.quantisation = plan.Quantisation();
 }
@@ -65,7 +66,7 @@ Result<std::unique_ptr<Model>> LoadModel(const formats::Checkpoint& checkpoint, 
   WeightPlan plan(checkpoint, device, options.precision, model->naming());
   TP_TRY(model->DeclareWeights(plan));
   TP_ASSIGN(chips::DeviceBuffer weights, plan.Load(device, options.progress));
-  model->Adopt(device, std::move(weights), plan);
+  model->Adopt(device, std::make_shared<chips::DeviceBuffer>(std::move(weights)), plan);
   return std::unique_ptr<Model>(std::move(model));
 }
 

@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 #include "chips/device.h"
@@ -14,7 +15,7 @@
 namespace tidepool::architectures {
 
 // A model under construction, and then the model. The registry calls, in this order: the family's factory,
-// naming(), DeclareWeights(), and for a real load WeightPlan::Load and Adopt().
+// naming(), DeclareWeights(), and for a real load WeightPlan::Load (or Bind) and Adopt().
 class FamilyModel : public Model {
  public:
   const ModelInfo& info() const final { return info_; }
@@ -23,8 +24,9 @@ class FamilyModel : public Model {
   virtual HfNaming naming() const { return DecoderNaming(); }
   // Declares every tensor with the place its view goes to (members of this object, which stays where it is).
   virtual Status DeclareWeights(WeightPlan& plan) = 0;
-  // Takes the loaded weights.
-  void Adopt(chips::Device& device, chips::DeviceBuffer weights, const WeightPlan& plan);
+  std::span<const WeightSegment> segments() const final { return segments_; }
+  // Takes the loaded weights: `owner` keeps the memory that the views point into.
+  void Adopt(chips::Device& device, std::shared_ptr<const void> owner, const WeightPlan& plan);
 
  protected:
   chips::Ops& ops() const { return device_->ops(); }
@@ -34,7 +36,8 @@ class FamilyModel : public Model {
 
  private:
   chips::Device* device_ = nullptr;
-  chips::DeviceBuffer weights_;
+  std::shared_ptr<const void> weights_;
+  std::vector<WeightSegment> segments_;
 };
 
 using FamilyResult = Result<std::unique_ptr<FamilyModel>>;
@@ -45,6 +48,9 @@ FamilyResult MakeQwen2(const Fields& fields, const LoadOptions& options);
 FamilyResult MakeQwen3(const Fields& fields, const LoadOptions& options);
 FamilyResult MakeGemma3(const Fields& fields, const LoadOptions& options);
 FamilyResult MakeBert(const Fields& fields, const LoadOptions& options);
+
+// The family's factory for the checkpoint's architecture; see LoadModel.
+FamilyResult MakeFamily(const Fields& fields, const LoadOptions& options);
 
 struct Family {
   std::string_view architecture;  // GGUF's general.architecture or config.json's model_type

@@ -40,6 +40,23 @@ struct ModelInfo {
   bool normalise_embedding = true;
 };
 
+// Weights in the order a step touches them: 0 = the embedding and shared tables, then one a layer, last the
+// final norm and a head of its own (a tied head is segment 0). `offset` counts from the first weight.
+struct WeightSegment {
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+};
+
+// Lets a step begin while later segments are still being loaded. Called on the engine's thread, in ascending
+// order, just before the segment's weights are first touched; allocates nothing.
+class LayerGate {
+ public:
+  virtual ~LayerGate() = default;
+  // Blocks until the segment is in memory. False: it will not come (its load failed or was cancelled); the
+  // step ends at once with StepOutput::aborted.
+  virtual bool Wait(int32_t segment) = 0;
+};
+
 // Limits of one step; the workspace is sized by them.
 struct StepLimits {
   int32_t max_tokens = 512;     // rows of the ragged batch
@@ -55,6 +72,7 @@ struct Step {
   std::span<const chips::SequenceSlice> sequences;  // cover the n rows in order
   std::span<const int32_t> logit_rows;              // rows (of n) whose logits are wanted, ascending
   std::span<const int32_t> hidden_rows;  // rows whose final hidden state (after the last norm) is wanted
+  LayerGate* gate = nullptr;             // nullptr: all weights are there
 };
 
 struct StepOutput {
@@ -63,6 +81,9 @@ struct StepOutput {
   // [logit_rows] when the model could not compute some of them, else empty: a row that is not 0 has no logits
   // and its request ends with an error, the others go on. (Only the scripted model does this so far.)
   std::span<const uint8_t> failed_rows;
+  // The gate said no: no logits, no hidden rows, and the KV of this step's tokens is not complete. The same
+  // step may be run again later.
+  bool aborted = false;
 };
 
 struct LoadOptions {
@@ -82,6 +103,8 @@ class Model {
   // vocabulary.
   virtual size_t WorkspaceBytes(const StepLimits& limits) const = 0;
   virtual int32_t MaxColumns() const = 0;
+  // What can be loaded and dropped piece by piece; empty for models that have no weights.
+  virtual std::span<const WeightSegment> segments() const { return {}; }
   // `workspace`: WorkspaceBytes(limits) bytes of device memory, 64-byte aligned.
   virtual StepOutput Forward(const Step& step, const StepLimits& limits, std::byte* workspace) = 0;
 };
@@ -101,6 +124,13 @@ std::vector<std::string> KnownArchitectures();
 
 // The model without weights that answers by script (see scripted.cc): for tests of everything above the
 // engine, and for trying the product without a model.
-Result<std::unique_ptr<Model>> MakeScriptedModel(chips::SimulatedDevice& device, int32_t context_length);
+// `weights`: segments it pretends to have (nothing is behind them), for tests of residency; a step then waits
+// at the gate for each and takes its share of the modelled time after it.
+struct ScriptedWeights {
+  int32_t layers = 0;
+  uint64_t layer_bytes = 0;
+};
+Result<std::unique_ptr<Model>> MakeScriptedModel(chips::SimulatedDevice& device, int32_t context_length,
+                                                 const ScriptedWeights& weights = {});
 
 }  // namespace tidepool::architectures

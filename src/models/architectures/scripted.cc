@@ -24,7 +24,12 @@ constexpr float kUnlikely =
 
 class Scripted final : public Model {
  public:
-  Scripted(chips::SimulatedDevice& device, int32_t context_length) : device_(device) {
+  Scripted(chips::SimulatedDevice& device, int32_t context_length, const ScriptedWeights& weights)
+      : device_(device) {
+    for (int32_t layer = 0; layer < weights.layers; ++layer) {
+      segments_.push_back({static_cast<uint64_t>(layer) * weights.layer_bytes, weights.layer_bytes});
+    }
+    info_.weight_bytes = static_cast<uint64_t>(weights.layers) * weights.layer_bytes;
     info_.family = "scripted";
     info_.quantisation = "none";
     info_.vocab_size = kScriptVocab;
@@ -39,6 +44,7 @@ class Scripted final : public Model {
   const chips::KvLayout& kv_layout() const override { return kv_; }
   size_t WorkspaceBytes(const StepLimits& limits) const override { return Carve(limits, nullptr).bytes; }
   int32_t MaxColumns() const override { return kHidden; }
+  std::span<const WeightSegment> segments() const override { return segments_; }
   StepOutput Forward(const Step& step, const StepLimits& limits, std::byte* workspace) override;
 
  private:
@@ -58,9 +64,24 @@ class Scripted final : public Model {
     return w;
   }
 
+  // The modelled time of the step, behind the gate if there is one. False: the gate said no.
+  bool Compute(const Step& step) {
+    const auto tokens = static_cast<int32_t>(step.tokens.size());
+    if (step.gate == nullptr || segments_.empty()) {
+      device_.AdvanceStep(tokens);
+      return true;
+    }
+    for (size_t segment = 0; segment < segments_.size(); ++segment) {
+      if (!step.gate->Wait(static_cast<int32_t>(segment))) return false;
+      device_.AdvancePart(tokens, 1.0 / static_cast<double>(segments_.size()));
+    }
+    return true;
+  }
+
   chips::SimulatedDevice& device_;
   ModelInfo info_;
   chips::KvLayout kv_;
+  std::vector<WeightSegment> segments_;
 };
 
 // The history that ends with `row`, found in the slice the row belongs to.
@@ -91,6 +112,11 @@ void HiddenState(const TokenHistory& history, float* out) {
 
 StepOutput Scripted::Forward(const Step& step, const StepLimits& limits, std::byte* workspace) {
   CHECK(std::ssize(step.tokens) <= limits.max_tokens && std::ssize(step.logit_rows) <= limits.max_logit_rows);
+  StepOutput output;
+  if (!Compute(step)) {
+    output.aborted = true;  // before a token is written: whoever ignores it loses the history and shows it
+    return output;
+  }
   const Workspace w = Carve(limits, workspace);
   for (const chips::SequenceSlice& slice : step.sequences) {
     const TokenHistory history(kv_, slice.blocks, slice.context + slice.token_count);
@@ -112,10 +138,8 @@ StepOutput Scripted::Forward(const Step& step, const StepLimits& limits, std::by
   for (size_t i = 0; i < step.hidden_rows.size(); ++i) {
     HiddenState(HistoryOf(kv_, step, step.hidden_rows[i]), w.hidden + i * kHidden);
   }
-  device_.AdvanceStep(static_cast<int32_t>(step.tokens.size()));
   if (stall_ms > 0) std::this_thread::sleep_for(std::chrono::milliseconds(stall_ms));
 
-  StepOutput output;
   if (!step.logit_rows.empty()) {
     output.logits = w.logits;
     output.failed_rows = std::span(w.failed, step.logit_rows.size());
@@ -126,7 +150,8 @@ StepOutput Scripted::Forward(const Step& step, const StepLimits& limits, std::by
 
 }  // namespace
 
-Result<std::unique_ptr<Model>> MakeScriptedModel(chips::SimulatedDevice& device, int32_t context_length) {
+Result<std::unique_ptr<Model>> MakeScriptedModel(chips::SimulatedDevice& device, int32_t context_length,
+                                                 const ScriptedWeights& weights) {
   // Positions are kept as float32, which is exact up to 2^24.
   constexpr int32_t kMin = 16, kMax = 1 << 24;
   if (context_length < kMin || context_length >= kMax) {
@@ -135,7 +160,16 @@ Result<std::unique_ptr<Model>> MakeScriptedModel(chips::SimulatedDevice& device,
                             kMax - 1),
                 "context_length");
   }
-  return std::make_unique<Scripted>(device, context_length);
+  constexpr int32_t kMaxLayers = 1024;
+  constexpr uint64_t kMaxLayerBytes = uint64_t{1} << 40;
+  if (weights.layers < 0 || weights.layers > kMaxLayers || weights.layer_bytes > kMaxLayerBytes) {
+    return Fail(
+        ErrorKind::kInvalid, "bad_scripted_weights",
+        fmt::format("weights of {} layers of {} bytes; the scripted model takes 0 to {} of at most {}",
+                    weights.layers, weights.layer_bytes, kMaxLayers, kMaxLayerBytes),
+        "weights");
+  }
+  return std::make_unique<Scripted>(device, context_length, weights);
 }
 
 }  // namespace tidepool::architectures

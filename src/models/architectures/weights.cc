@@ -4,7 +4,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <map>
+#include <mutex>
+#include <thread>
 
 #include "chips/quantisation.h"
 
@@ -14,7 +17,9 @@ namespace {
 constexpr uint64_t kAlignment = 64;
 constexpr std::string_view kDownloadAgain = "Download or convert the model again";
 
-uint64_t AlignUp(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+uint64_t AlignUp(uint64_t bytes, uint64_t alignment) {
+  return (bytes + alignment - 1) / alignment * alignment;
+}
 
 std::string Shape(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
@@ -126,17 +131,35 @@ Status WeightPlan::AddMatrix(Item item) {
     error.param = item.name;
     return Fail(std::move(error));
   }
-  item.offset = bytes_;
-  item.bytes = *packed;
-  bytes_ += AlignUp(item.bytes);
+  Place(item, *packed);
   items_.push_back(std::move(item));
   return {};
 }
 
-void WeightPlan::AddVector(Item item, uint64_t size) {
+void WeightPlan::Place(Item& item, uint64_t bytes) {
+  item.segment = static_cast<int32_t>(segment_offsets_.size()) - 1;
   item.offset = bytes_;
-  item.bytes = size * sizeof(float);
-  bytes_ += AlignUp(item.bytes);
+  item.bytes = bytes;
+  bytes_ += AlignUp(bytes, kAlignment);
+}
+
+void WeightPlan::BeginSegment() {
+  bytes_ = AlignUp(bytes_, kSegmentAlignment);
+  segment_offsets_.push_back(bytes_);
+}
+
+std::vector<WeightSegment> WeightPlan::segments() const {
+  std::vector<WeightSegment> segments;
+  for (size_t i = 0; i < segment_offsets_.size(); ++i) {
+    const uint64_t end = i + 1 < segment_offsets_.size() ? segment_offsets_[i + 1] : bytes_;
+    segments.push_back({segment_offsets_[i], end - segment_offsets_[i]});
+  }
+  return segments;
+}
+
+void WeightPlan::AddVector(Item item, uint64_t size) {
+  item.spec = {chips::DataType::kF32, 1, static_cast<int64_t>(size), chips::WeightPrecision::kFloat32};
+  Place(item, size * sizeof(float));
   items_.push_back(std::move(item));
 }
 
@@ -192,12 +215,10 @@ std::string WeightPlan::Quantisation() const {
   return fmt::format("mixed ({}, {})", first, chips::TraitsOf(order[1].second).name);
 }
 
-Status WeightPlan::LoadMatrix(const Item& item, chips::Device& device, std::byte* place) const {
+Status WeightPlan::PackMatrix(const Item& item, chips::Device& device, std::byte* place) const {
   std::vector<float> values;
   std::vector<uint16_t> halves;
   std::span<const std::byte> source;
-  // Opening a file does not read its tensors: a NaN scale would spoil every answer without a word.
-  if (item.tensor != nullptr) TP_TRY(formats::ValidateTensorValues(checkpoint_, *item.tensor));
   if (item.tensor == nullptr) {
     source = std::as_bytes(std::span(item.values));
   } else if (item.tensor->type == item.spec.type) {
@@ -215,10 +236,9 @@ Status WeightPlan::LoadMatrix(const Item& item, chips::Device& device, std::byte
   return {};
 }
 
-Status WeightPlan::LoadVector(const Item& item, chips::Device& device, std::byte* place) const {
+Status WeightPlan::PackVector(const Item& item, chips::Device& device, std::byte* place) const {
   std::vector<float> values = item.values;
   if (item.tensor != nullptr) {
-    TP_TRY(formats::ValidateTensorValues(checkpoint_, *item.tensor));
     TP_ASSIGN(values, formats::TensorToFloat(checkpoint_, *item.tensor));
   }
   if (item.rule == VectorRule::kPlusOne) {
@@ -229,21 +249,110 @@ Status WeightPlan::LoadVector(const Item& item, chips::Device& device, std::byte
   return {};
 }
 
-Result<chips::DeviceBuffer> WeightPlan::Load(chips::Device& device,
-                                             const std::function<bool(uint64_t, uint64_t)>& progress) {
-  TP_ASSIGN(chips::DeviceBuffer buffer, device.Allocate(bytes_));
-  for (const Item& item : items_) {
-    if (progress && !progress(item.offset, bytes_)) {
-      return Fail(ErrorKind::kCancelled, "load_cancelled",
-                  fmt::format("loading {} was cancelled", checkpoint_.path().string()));
+tl::unexpected<Error> WeightPlan::Cancelled() const {
+  return Fail(ErrorKind::kCancelled, "load_cancelled",
+              fmt::format("loading {} was cancelled", checkpoint_.path().string()));
+}
+
+namespace {
+
+// Walks the items ahead of the packing and checks their values: opening a file does not read its tensors, and
+// one NaN scale would spoil every answer without a word.
+class ValueChecker {
+ public:
+  ValueChecker(const formats::Checkpoint& checkpoint, std::span<const WeightPlan::Item> items)
+      : checkpoint_(checkpoint), items_(items), thread_([this] { Run(); }) {}
+  ~ValueChecker() {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
     }
-    std::byte* const place = buffer.data() + item.offset;
-    TP_TRY(item.matrix != nullptr ? LoadMatrix(item, device, place) : LoadVector(item, device, place));
+    wake_.notify_all();
+    thread_.join();
   }
-  if (progress && !progress(bytes_, bytes_)) {
-    return Fail(ErrorKind::kCancelled, "load_cancelled",
-                fmt::format("loading {} was cancelled", checkpoint_.path().string()));
+
+  // Waits until item `index` is checked; its error if it is not sound.
+  Status Wait(size_t index) {
+    std::unique_lock lock(mutex_);
+    wanted_ = index;
+    wake_.notify_all();
+    wake_.wait(lock, [&] { return checked_ > index || !status_; });
+    return checked_ > index ? Status() : status_;
   }
+
+ private:
+  // How far it may run ahead. What it has read should still be in memory when it is packed.
+  static constexpr uint64_t kAheadBytes = uint64_t{64} << 20;
+
+  void Run() {
+    for (size_t i = 0; i < items_.size(); ++i) {
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [&] {
+          return stop_ || i <= wanted_ || items_[i].offset - items_[wanted_].offset < kAheadBytes;
+        });
+        if (stop_) return;
+      }
+      const formats::Tensor* tensor = items_[i].tensor;
+      Status status = tensor == nullptr ? Status() : formats::ValidateTensorValues(checkpoint_, *tensor);
+      const std::lock_guard lock(mutex_);
+      if (!status) {
+        status_ = std::move(status);
+      } else {
+        checked_ = i + 1;
+      }
+      wake_.notify_all();
+      if (!status_) return;
+    }
+  }
+
+  const formats::Checkpoint& checkpoint_;
+  const std::span<const WeightPlan::Item> items_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  size_t wanted_ = 0, checked_ = 0;
+  bool stop_ = false;
+  Status status_;
+  std::thread thread_;
+};
+
+}  // namespace
+
+Status WeightPlan::PackInto(chips::Device& device, std::byte* base,
+                            const std::function<bool(uint64_t, uint64_t)>& progress,
+                            const std::function<Status(int32_t)>& packed) const {
+  ValueChecker checker(checkpoint_, items_);
+  const auto count = static_cast<int32_t>(segment_offsets_.size());
+  int32_t segment = 0;
+  for (size_t i = 0; i < items_.size(); ++i) {
+    const Item& item = items_[i];
+    for (; segment < item.segment; ++segment) TP_TRY(packed(segment));
+    if (progress && !progress(item.offset, bytes_)) return Cancelled();
+    TP_TRY(checker.Wait(i));
+    std::byte* const place = base + item.offset;
+    TP_TRY(item.matrix != nullptr ? PackMatrix(item, device, place) : PackVector(item, device, place));
+  }
+  for (; segment < count; ++segment) TP_TRY(packed(segment));
+  if (progress && !progress(bytes_, bytes_)) return Cancelled();
+  return {};
+}
+
+Status WeightPlan::Bind(const chips::Device& device, const std::byte* base) const {
+  for (const Item& item : items_) {
+    const std::span<const std::byte> bytes(base + item.offset, item.bytes);
+    if (item.matrix == nullptr) {
+      *item.vector = reinterpret_cast<const float*>(bytes.data());
+      continue;
+    }
+    TP_ASSIGN(*item.matrix, device.ViewPacked(item.spec, bytes));
+  }
+  return {};
+}
+
+Result<chips::DeviceBuffer> WeightPlan::Load(chips::Device& device,
+                                             const std::function<bool(uint64_t, uint64_t)>& progress) const {
+  TP_ASSIGN(chips::DeviceBuffer buffer, device.Allocate(bytes_));
+  TP_TRY(PackInto(device, buffer.data(), progress, [](int32_t) { return Status(); }));
   return buffer;
 }
 

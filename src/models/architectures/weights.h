@@ -2,8 +2,9 @@
 //
 // A family declares every tensor with the shape its configuration implies and the place its view goes to. The
 // plan then knows the exact device bytes (PackedModelBytes) and does the packing (LoadModel): one declaration
-// serves both, so the two cannot differ. Thread: one; it borrows the checkpoint and the destinations until
-// Load returns.
+// serves both, so the two cannot differ. A packed file (packed_model.h) is the same bytes in a file: it is
+// written by PackInto and read back by Bind. Thread: one; the plan borrows the checkpoint and the
+// destinations until Load, PackInto or Bind returns.
 #pragma once
 
 #include <cstdint>
@@ -42,12 +43,31 @@ enum class VectorRule : uint8_t {
   kPlusOne,  // zero-centred norm gains of Hugging Face checkpoints: the gain is 1 + w
 };
 
+// Segments begin at whole pages, so that each can be brought into memory and dropped by itself.
+inline constexpr uint64_t kSegmentAlignment = 4096;
+
 class WeightPlan {
  public:
+  struct Item {
+    std::string name;
+    const formats::Tensor* tensor = nullptr;  // nullptr: values
+    std::vector<float> values;
+    VectorRule rule = VectorRule::kAsStored;
+    chips::WeightSpec spec;  // vectors: F32 [1, size]
+    int32_t segment = 0;
+    uint64_t offset = 0;
+    uint64_t bytes = 0;
+    chips::PackedWeight* matrix = nullptr;
+    const float** vector = nullptr;
+  };
+
   WeightPlan(const formats::Checkpoint& checkpoint, const chips::Device& device,
              chips::WeightPrecision precision, HfNaming naming);
 
   bool Has(const TensorName& name) const { return Find(name) != nullptr; }
+  // What is declared from here on belongs to the next segment (the first begins by itself).
+  void BeginSegment();
+
   // Shape [rows, columns] of a tensor that must exist.
   Result<std::pair<int64_t, int64_t>> MatrixShape(const TensorName& name) const;
 
@@ -72,30 +92,33 @@ class WeightPlan {
   // are none.
   std::string Quantisation() const;
 
+  std::span<const Item> items() const { return items_; }
+  // As declared so far; together they are bytes() without gaps.
+  std::vector<WeightSegment> segments() const;
+
+  // Checks every tensor's values and packs it to base + Item::offset (memory of the device, bytes() of it, in
+  // order), filling the destinations. Values are checked by a thread of their own, some tensors ahead of the
+  // packing: on a cold file it is the one that waits for the disk. `packed(i)` is called when segment i is
+  // complete, on the calling thread; its error ends the packing. `progress` as in LoadOptions.
+  Status PackInto(chips::Device& device, std::byte* base,
+                  const std::function<bool(uint64_t, uint64_t)>& progress,
+                  const std::function<Status(int32_t)>& packed) const;
+  // Fills the destinations with views of what PackInto wrote earlier, reading none of it.
+  Status Bind(const chips::Device& device, const std::byte* base) const;
   // Packs everything into one buffer of bytes() and fills the destinations. `progress` as in LoadOptions.
   Result<chips::DeviceBuffer> Load(chips::Device& device,
-                                   const std::function<bool(uint64_t, uint64_t)>& progress);
+                                   const std::function<bool(uint64_t, uint64_t)>& progress) const;
 
  private:
-  struct Item {
-    std::string name;
-    const formats::Tensor* tensor = nullptr;  // nullptr: values
-    std::vector<float> values;
-    VectorRule rule = VectorRule::kAsStored;
-    chips::WeightSpec spec;  // matrices
-    uint64_t offset = 0;
-    uint64_t bytes = 0;
-    chips::PackedWeight* matrix = nullptr;
-    const float** vector = nullptr;
-  };
-
   const formats::Tensor* Find(const TensorName& name) const;
   std::string FullName(const TensorName& name) const;
   Result<const formats::Tensor*> Require(const TensorName& name, const std::vector<int64_t>& shape) const;
   Status AddMatrix(Item item);
   void AddVector(Item item, uint64_t size);
-  Status LoadMatrix(const Item& item, chips::Device& device, std::byte* place) const;
-  Status LoadVector(const Item& item, chips::Device& device, std::byte* place) const;
+  void Place(Item& item, uint64_t bytes);
+  Status PackMatrix(const Item& item, chips::Device& device, std::byte* place) const;
+  Status PackVector(const Item& item, chips::Device& device, std::byte* place) const;
+  tl::unexpected<Error> Cancelled() const;
 
   const formats::Checkpoint& checkpoint_;
   const chips::Device& device_;
@@ -103,6 +126,7 @@ class WeightPlan {
   HfNaming naming_;
   std::string hf_prefix_;
   std::vector<Item> items_;
+  std::vector<uint64_t> segment_offsets_ = {0};
   uint64_t bytes_ = 0;
   uint64_t parameters_ = 0;
 };
