@@ -1,0 +1,949 @@
+#include "compute/scheduler/pool_state.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/check.h"
+
+namespace tidepool::compute {
+
+std::string_view EffectKindName(EffectKind kind) {
+  switch (kind) {
+    case EffectKind::kAdmit: return "admit";
+    case EffectKind::kGrow: return "grow";
+    case EffectKind::kRun: return "run";
+    case EffectKind::kYield: return "yield";
+    case EffectKind::kLoad: return "load";
+    case EffectKind::kStopLoad: return "stop_load";
+    case EffectKind::kEvict: return "evict";
+    case EffectKind::kSpill: return "spill";
+    case EffectKind::kRestore: return "restore";
+    case EffectKind::kDrop: return "drop";
+    case EffectKind::kReject: return "reject";
+  }
+  return "unknown";
+}
+
+std::string_view ReasonName(Reason reason) {
+  switch (reason) {
+    case Reason::kNone: return "none";
+    case Reason::kTurn: return "turn";
+    case Reason::kContinue: return "continue";
+    case Reason::kUrgent: return "urgent";
+    case Reason::kPrewarm: return "prewarm";
+    case Reason::kPinned: return "pinned";
+    case Reason::kIdle: return "idle";
+    case Reason::kMoreSlack: return "more_slack";
+    case Reason::kExpired: return "expired";
+    case Reason::kDrain: return "drain";
+    case Reason::kRoom: return "room";
+    case Reason::kMove: return "move";
+    case Reason::kOverloaded: return "overloaded";
+    case Reason::kTooLarge: return "too_large";
+    case Reason::kQuarantined: return "quarantined";
+    case Reason::kNoDevice: return "no_device";
+  }
+  return "unknown";
+}
+
+namespace pool {
+namespace {
+
+constexpr double kSmoothing = 0.1;  // weight of a new measurement of step times and copy rates
+constexpr Nanoseconds kFirstBackOff = 2 * kSecond, kLongestBackOff = 300 * kSecond;
+
+}  // namespace
+
+PoolState::~PoolState() = default;
+
+// ---- what there is -------------------------------------------------------------------------------------
+
+PoolHostId PoolState::AddHost(const PoolHost& host) {
+  auto state = std::make_unique<Host>();
+  state->host = host;
+  hosts_.push_back(std::move(state));
+  for (const auto& [id, model] : models_) model->warm.resize(hosts_.size());
+  return static_cast<PoolHostId>(hosts_.size() - 1);
+}
+
+PoolDeviceId PoolState::AddDevice(const PoolDevice& device) {
+  CHECK(device.host >= 0 && Index(device.host) < hosts_.size());
+  auto state = std::make_unique<Device>();
+  state->device = device;
+  state->id = static_cast<PoolDeviceId>(devices_.size());
+  state->arena = device.arena_bytes;
+  state->copy_rate = device.copy_bytes_per_s;
+  hosts_[Index(device.host)]->devices.push_back(state.get());
+  devices_.push_back(std::move(state));
+  for (const auto& [id, model] : models_) model->replicas.resize(devices_.size());
+  return static_cast<PoolDeviceId>(devices_.size() - 1);
+}
+
+void PoolState::AddModel(const PoolModel& model) {
+  CHECK(model.model != 0 && model.max_sequences >= 1 && model.batch_tokens >= 1 && !model.profiles.empty());
+  CHECK(model.max_step_tokens >= model.batch_tokens && model.max_logit_rows >= 1);
+  auto state = std::make_unique<Model>();
+  state->model = model;
+  state->prefix_bytes.push_back(0);
+  for (const uint64_t bytes : model.segment_bytes)
+    state->prefix_bytes.push_back(state->prefix_bytes.back() + bytes);
+  state->weight_bytes = state->prefix_bytes.back();
+  state->replicas.resize(devices_.size());
+  state->warm.resize(hosts_.size());
+  for (const PoolHostId host : model.warm_hosts) state->warm.at(Index(host)) = true;
+  CHECK(models_.emplace(model.model, std::move(state)).second);
+}
+
+void PoolState::RemoveModel(PoolModelId id) {
+  const auto entry = models_.find(id);
+  CHECK(entry != models_.end());
+  Model& model = *entry->second;
+  CHECK(model.waiting == 0 && model.admitted == 0);
+  for (Replica* replica : model.replicas) {
+    if (replica == nullptr) continue;
+    Device& device = *replica->device;
+    CHECK(replica->jobs() == 0 && !replica->loading);
+    device.weight_bytes -= replica->bytes;
+    std::erase(device.replicas, replica);
+    if (device.turn.replica == replica) device.turn = {};
+    ++device.room_epoch;
+    Touch(device);
+    std::erase_if(replicas_, [&](const auto& r) { return r.get() == replica; });
+  }
+  models_.erase(entry);
+}
+
+void PoolState::UpdateModel(const PoolModel& update) {
+  PoolModel& model = ModelOf(update.model).model;
+  model.ttft = update.ttft;
+  model.tpot = update.tpot;
+  model.weight = update.weight;
+  model.pinned = update.pinned;
+  model.idle_ttl = update.idle_ttl;
+  model.min_resident = update.min_resident;
+  model.devices = update.devices;
+  for (const auto& device : devices_) Touch(*device);
+}
+
+// ---- accounts ------------------------------------------------------------------------------------------
+
+Account* PoolState::AcquireAccount(const std::string& name, double weight) {
+  auto& account = accounts_[name];
+  if (account == nullptr) {
+    account = std::make_unique<Account>();
+    account->name = name;
+  }
+  account->weight = std::max(weight, 1e-6);
+  if (account->jobs == 0) {
+    double least = -1;
+    for (const auto& [other_name, other] : accounts_) {
+      if (other->jobs > 0 && (least < 0 || other->service_s < least)) least = other->service_s;
+    }
+    service_floor_ = std::max(service_floor_, least);
+    account->service_s = std::max(account->service_s, service_floor_);
+  }
+  ++account->jobs;
+  return account.get();
+}
+
+void PoolState::DropAccount(Account* account) {
+  if (--account->jobs > 0) return;
+  // One that used more than others is remembered, so that leaving and coming back does not wash its use away.
+  constexpr size_t kRememberedAccounts = 4096;
+  if (account->service_s <= service_floor_ || accounts_.size() > kRememberedAccounts) {
+    accounts_.erase(accounts_.find(account->name));
+  }
+}
+
+// ---- lists and bytes -----------------------------------------------------------------------------------
+
+Job* PoolState::FindJob(PoolJobId job) const {
+  const auto entry = jobs_.find(job);
+  return entry == jobs_.end() ? nullptr : entry->second.get();
+}
+
+Replica* PoolState::FindReplica(const Model& model, const Device& device) const {
+  return model.replicas[Index(device.id)];
+}
+
+Replica& PoolState::ReplicaOf(Model& model, Device& device) {
+  Replica*& replica = model.replicas[Index(device.id)];
+  if (replica == nullptr) {
+    replicas_.push_back(std::make_unique<Replica>());
+    replica = replicas_.back().get();
+    replica->model = &model;
+    replica->device = &device;
+    device.replicas.push_back(replica);
+  }
+  return *replica;
+}
+
+// The context is what is expected, not what is so far: estimates of load then do not depend on how far a turn
+// has come, so that taking its steps one by one or all at once leads to the same decisions.
+void PoolState::Count(const Job& job, int32_t sign) {
+  constexpr int32_t kExpectedOutput = 128;
+  if (job.paused) return;
+  Replica& replica = *job.replica;
+  replica.context += sign * (job.job.prompt_tokens + std::min(job.job.max_output_tokens, kExpectedOutput));
+  if (job.place == Place::kActive) {
+    replica.runnable += sign;
+    if (job.prefilling()) {
+      replica.prefilling += sign;
+      replica.backlog += sign * (job.prompt - job.computed);
+    }
+  } else if (job.place == Place::kWaiting) {
+    replica.backlog += sign * job.prompt;
+  }
+}
+
+void PoolState::EraseFrom(std::vector<Job*>& list, Job& job) {
+  list.erase(std::find(list.begin(), list.end(), &job));
+}
+
+void PoolState::Attach(Job& job, Replica& replica, Place place) {
+  CHECK(job.replica == nullptr);
+  job.replica = &replica;
+  job.place = place;
+  switch (place) {
+    case Place::kWaiting:
+      replica.waiting.push_back(&job);
+      ++job.model->waiting;
+      break;
+    case Place::kActive:
+      replica.active.push_back(&job);
+      ++job.model->admitted;
+      break;
+    default: replica.spilled.push_back(&job); ++job.model->admitted;
+  }
+  Count(job, +1);
+  Touch(*replica.device);
+}
+
+void PoolState::Detach(Job& job) {
+  Replica& replica = *job.replica;
+  Count(job, -1);
+  switch (job.place) {
+    case Place::kWaiting:
+      EraseFrom(replica.waiting, job);
+      --job.model->waiting;
+      break;
+    case Place::kActive:
+      EraseFrom(replica.active, job);
+      --job.model->admitted;
+      break;
+    default: EraseFrom(replica.spilled, job); --job.model->admitted;
+  }
+  job.replica = nullptr;
+  job.place = Place::kNowhere;
+  Touch(*replica.device);
+}
+
+void PoolState::ChargeDevice(Job& job, uint64_t bytes) {
+  // While it moves a job has no replica of its own list's meaning: the device is remembered by the move.
+  Device& device = *job.on;
+  device.kv_bytes += bytes - job.device_bytes;
+  job.device_bytes = bytes;
+  if (bytes == 0) {
+    job.on = nullptr;
+    ++device.room_epoch;
+    Touch(device);
+  }
+}
+
+void PoolState::ChargeHost(Job& job, uint64_t bytes) {
+  if (job.spilled_to == nullptr) return;
+  Host& host = *job.spilled_to;
+  host.kv_bytes += bytes - job.host_bytes;
+  job.host_bytes = bytes;
+  if (bytes == 0) job.spilled_to = nullptr;
+}
+
+void PoolState::Assign(Job& job, Device& device, Nanoseconds now) {
+  Attach(job, ReplicaOf(*job.model, device), Place::kWaiting);
+  OnAssigned(job, now);
+}
+
+void PoolState::Free(Job& job) {
+  if (job.committed > 0) job.committed_to->committed -= job.committed;
+  DropAccount(job.account);
+  jobs_.erase(job.job.job);
+}
+
+// ---- events: jobs --------------------------------------------------------------------------------------
+
+void PoolState::Arrive(const PoolJob& arriving, Nanoseconds now) {
+  CHECK(arriving.job != 0 && arriving.prompt_tokens >= 1);
+  Model& model = ModelOf(arriving.model);
+  CHECK(model.model.causal || arriving.prompt_tokens <= model.model.max_step_tokens);
+  auto state = std::make_unique<Job>();
+  Job& job = *state;
+  job.job = arriving;
+  job.model = &model;
+  job.account = AcquireAccount(arriving.account, arriving.account_weight);
+  job.prompt = arriving.prompt_tokens;
+  job.arrival_order = ++arrivals_;
+  job.arrival = job.served_at = now;
+  job.ttft = arriving.ttft > 0 ? arriving.ttft : model.model.ttft;
+  job.tpot = arriving.tpot > 0 ? arriving.tpot : model.model.tpot;
+  if (arriving.job_class == JobClass::kBatch) {
+    // No one waits for it: it takes what is left, and its turn comes within the hour.
+    job.ttft = std::max(job.ttft * 100, 3600 * kSecond);
+    job.tpot *= 10;
+  }
+  ++counters_.arrivals;
+  ++model.arrivals;
+  if (model.last_arrival >= 0) {
+    const double gap = static_cast<double>(now - model.last_arrival) * 1e-9;
+    model.arrival_gap_s = model.arrival_gap_s == 0 ? gap : 0.9 * model.arrival_gap_s + 0.1 * gap;
+  }
+  model.mean_prompt = model.mean_prompt == 0 ? job.prompt : 0.9 * model.mean_prompt + 0.1 * job.prompt;
+  model.last_arrival = now;
+  CHECK(jobs_.emplace(arriving.job, std::move(state)).second);
+  PlaceJob(job, now);
+  if (job.replica == nullptr && FindJob(arriving.job) != nullptr) unplaced_.push_back(&job);
+}
+
+void PoolState::SetPaused(PoolJobId id, bool paused, Nanoseconds /*now*/) {
+  Job* job = FindJob(id);
+  if (job == nullptr || job->paused == paused) return;
+  if (job->replica != nullptr) Count(*job, -1);
+  job->paused = paused;
+  if (job->replica != nullptr) {
+    Count(*job, +1);
+    Break(*job->replica->device);
+  }
+}
+
+void PoolState::Remove(PoolJobId id, Nanoseconds /*now*/) {
+  Job* job = FindJob(id);
+  if (job == nullptr || job->gone) return;
+  CHECK(!job->asked);
+  if (job->replica == nullptr) {
+    std::erase(unplaced_, job);
+    Free(*job);
+    return;
+  }
+  Device& device = *job->replica->device;
+  const Place place = job->place;
+  Replica& replica = *job->replica;
+  Detach(*job);
+  if (device.turn.replica == &replica && replica.runnable == 0) device.turn.broken = true;
+  if (place == Place::kSpilling || place == Place::kRestoring) {
+    job->gone = true;  // what a copy still reads or writes stays charged until it has ended
+    job->place = place;
+    return;
+  }
+  if (job->on != nullptr) ChargeDevice(*job, 0);
+  if (job->spilled_to != nullptr) ChargeHost(*job, 0);
+  ++device.room_epoch;
+  Free(*job);
+}
+
+void PoolState::Admitted(PoolJobId id, int32_t cached_tokens) {
+  Job& job = *FindJob(id);
+  CHECK(job.asked && job.place == Place::kWaiting && cached_tokens >= 0 && cached_tokens < job.prompt);
+  Replica& replica = *job.replica;
+  job.asked = false;
+  --replica.device->asked;
+  Detach(job);
+  job.computed = cached_tokens;
+  Attach(job, replica, Place::kActive);
+  for (Replica* other : replica.device->replicas) {
+    for (Job* passed : other->waiting) {
+      if (passed->refused_epoch > 0) ++passed->passed;
+    }
+  }
+}
+
+void PoolState::Grown(PoolJobId id) {
+  Job& job = *FindJob(id);
+  CHECK(job.asked);
+  job.asked = false;
+  --job.on->asked;
+  Touch(*job.on);
+}
+
+void PoolState::NoRoom(PoolJobId id) {
+  Job& job = *FindJob(id);
+  CHECK(job.asked && job.on != nullptr);
+  Device& device = *job.on;
+  job.asked = false;
+  --device.asked;
+  if (job.place == Place::kWaiting) {
+    job.reserved = 0;
+    ChargeDevice(job, 0);
+    job.committed_to->committed -= std::exchange(job.committed, 0);
+  } else {
+    job.reserved = job.held;
+    ChargeDevice(job, KvBytes(*job.model, job.held));
+  }
+  job.refused_epoch = ++device.room_epoch;  // its own return of bytes is no new room
+  Touch(device);
+}
+
+void PoolState::RoomReturned(PoolDeviceId device) {
+  ++devices_[Index(device)]->room_epoch;
+  Touch(*devices_[Index(device)]);
+}
+
+void PoolState::StepDone(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nanoseconds now) {
+  Device& device = *devices_[Index(id)];
+  CHECK(device.busy && steps >= 0 && steps <= device.plan.steps);
+  LearnStep(device, steps, busy);
+  const double seconds = static_cast<double>(busy) * 1e-9;
+  const double share = device.plan.tokens > 0 ? seconds / device.plan.tokens : 0;
+  for (const PlannedTokens& planned : device.plan.sequences) {
+    Job* job = FindJob(planned.job);
+    if (job == nullptr || job->gone) continue;  // ended by this step, or cancelled while it ran
+    if (job->replica == nullptr) continue;
+    Count(*job, -1);
+    const bool was_prefill = job->prefilling();
+    job->computed += planned.count * (was_prefill ? 1 : steps);
+    if (job->job.wants_logits) {
+      if (!was_prefill) {
+        job->produced += steps;
+      } else if (!job->prefilling()) {
+        ++job->produced;
+      }
+    }
+    job->served_at = now;
+    job->account->service_s += share * planned.count / job->account->weight;
+    Count(*job, +1);
+  }
+  device.running->last_used = now;
+  device.busy = device.yielding = device.landing = false;
+  if (device.turn.replica == device.running) device.turn.steps_left -= steps;
+  device.running = nullptr;
+  device.step_ended = true;
+}
+
+void PoolState::LearnStep(Device& device, int32_t steps, Nanoseconds busy) {
+  if (steps == 0 || device.landing || busy <= 0) return;
+  const PoolPlan& plan = device.plan;
+  double prefill = 0, prefill2 = 0, context = 0;
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    const PlannedTokens& planned = plan.sequences[i];
+    if (static_cast<int32_t>(i) < plan.decodes) {
+      context += planned.begin + 0.5 * (steps - 1);
+    } else {
+      prefill += planned.count;
+      prefill2 += static_cast<double>(planned.count) * planned.count;
+    }
+  }
+  Model& model = *device.running->model;
+  const double predicted =
+      ProfileOf(model, device).StepSeconds(prefill, prefill2, context, plan.decodes) * steps;
+  if (predicted <= 0) return;
+  double& ratio = prefill > 0 ? model.prefill_ratio : model.decode_ratio;
+  const double seen = std::clamp(static_cast<double>(busy) * 1e-9 / predicted, 1e-3, 1e3);
+  ratio += kSmoothing * (seen - ratio);
+}
+
+// ---- events: weights -----------------------------------------------------------------------------------
+
+void PoolState::LoadDone(PoolDeviceId id, PoolModelId model_id, Nanoseconds now) {
+  Device& device = *devices_[Index(id)];
+  Replica& replica = *device.loading;
+  Model& model = *replica.model;
+  CHECK(replica.loading && model.model.model == model_id);
+  const auto bytes =
+      model.prefix_bytes[Index(replica.loading_to)] - model.prefix_bytes[Index(replica.landed)];
+  const double seconds = static_cast<double>(now - replica.load_began) * 1e-9;
+  if (seconds > 1e-6 && bytes > 0) {
+    const double rate = static_cast<double>(bytes) / seconds;
+    if (model.warm[Index(device.device.host)]) device.copy_rate += kSmoothing * (rate - device.copy_rate);
+  }
+  replica.landed = replica.loading_to;
+  replica.loading = replica.stopping = false;
+  replica.landed_at = now;
+  replica.served = 0;
+  model.load_failures = 0;
+  model.warm[Index(device.device.host)] = true;
+  device.loading = nullptr;
+  ++counters_.loads;
+  counters_.bytes_loaded += bytes;
+  CheckRates(device, now, false, true);
+  Break(device);
+}
+
+void PoolState::LoadStopped(PoolDeviceId id, PoolModelId model_id, int32_t segments, Nanoseconds now) {
+  Device& device = *devices_[Index(id)];
+  Replica& replica = *device.loading;
+  CHECK(replica.loading && replica.model->model.model == model_id && segments <= replica.loading_to);
+  replica.landed = segments;
+  device.weight_bytes -= replica.bytes;
+  replica.bytes = replica.model->prefix_bytes[Index(segments)];
+  device.weight_bytes += replica.bytes;
+  replica.loading = replica.stopping = false;
+  replica.landed_at = now;
+  device.loading = nullptr;
+  ++device.room_epoch;
+  Touch(device);
+}
+
+void PoolState::LoadFailed(PoolDeviceId id, PoolModelId model_id, int32_t segments, uint64_t missing_bytes,
+                           Nanoseconds now) {
+  Model& model = ModelOf(model_id);
+  LoadStopped(id, model_id, segments, now);
+  ++counters_.load_failures;
+  // Short of room is nobody's fault: the driver's arena was smaller than ours; a moment later it is tried
+  // again. A file that cannot be read is tried again after 2, 4, 8 ... seconds.
+  const Nanoseconds wait =
+      missing_bytes > 0 ? kSecond / 10
+                        : std::min(kFirstBackOff << std::min(model.load_failures, 20), kLongestBackOff);
+  if (missing_bytes == 0) ++model.load_failures;
+  model.quarantined_until = now + wait;
+  wake_at_ = std::min(wake_at_, model.quarantined_until);
+}
+
+void PoolState::Warmed(PoolHostId host, PoolModelId model, bool warm) {
+  ModelOf(model).warm[Index(host)] = warm;
+}
+
+// ---- events: KV moves ----------------------------------------------------------------------------------
+
+void PoolState::SpillDone(PoolJobId id, bool ok, Nanoseconds now) {
+  Job& job = *FindJob(id);
+  CHECK(job.place == Place::kSpilling);
+  Device& device = *job.on;
+  --device.spilling;
+  device.spilling_bytes -= job.device_bytes;
+  if (job.gone || ok) {
+    counters_.bytes_spilled += job.host_bytes;
+    ChargeDevice(job, 0);
+    job.reserved = 0;
+  }
+  if (job.gone || !ok) ChargeHost(job, 0);
+  Touch(device);
+  if (job.gone) {
+    Free(job);
+    return;
+  }
+  Replica& replica = *job.replica;
+  Detach(job);
+  if (!ok) {
+    job.move_to = nullptr;
+    Attach(job, replica, Place::kActive);
+    return;
+  }
+  Device* target = job.move_to != nullptr ? job.move_to : &device;
+  job.move_to = nullptr;
+  Attach(job, ReplicaOf(*job.model, *target), Place::kSpilled);
+  (void)now;
+}
+
+void PoolState::RestoreDone(PoolJobId id, bool ok, Nanoseconds /*now*/) {
+  Job& job = *FindJob(id);
+  CHECK(job.place == Place::kRestoring);
+  Device& device = *job.on;
+  --device.restoring;
+  if (job.gone || ok) {
+    counters_.bytes_restored += job.host_bytes;
+    ChargeHost(job, 0);
+  }
+  if (job.gone || !ok) {
+    ChargeDevice(job, 0);
+    job.reserved = 0;
+  }
+  Touch(device);
+  if (job.gone) {
+    Free(job);
+    return;
+  }
+  Replica& replica = *job.replica;
+  Detach(job);
+  Attach(job, replica, ok ? Place::kActive : Place::kSpilled);
+  if (!ok) job.refused_epoch = ++device.room_epoch;
+  Break(device);
+}
+
+// ---- events: capacity ----------------------------------------------------------------------------------
+
+void PoolState::SetArena(PoolDeviceId id, uint64_t bytes, Nanoseconds /*now*/) {
+  Device& device = *devices_[Index(id)];
+  if (bytes > device.arena) ++device.room_epoch;
+  device.arena = bytes;
+  Touch(device);
+}
+
+void PoolState::SetHostKv(PoolHostId host, uint64_t bytes, Nanoseconds /*now*/) {
+  hosts_[Index(host)]->host.kv_bytes = bytes;
+  for (Device* device : hosts_[Index(host)]->devices) Touch(*device);
+}
+
+void PoolState::SetCordoned(PoolDeviceId id, bool cordoned, Nanoseconds /*now*/) {
+  devices_[Index(id)]->cordoned = cordoned;
+  for (const auto& device : devices_) Touch(*device);
+}
+
+// ---- effects -------------------------------------------------------------------------------------------
+
+void PoolState::EmitLoad(Replica& replica, int32_t segments, Reason reason, Nanoseconds now,
+                         std::vector<Effect>& effects) {
+  Device& device = *replica.device;
+  CHECK(device.loading == nullptr && !replica.loading && segments > replica.landed);
+  replica.loading = true;
+  replica.loading_to = segments;
+  replica.load_began = now;
+  device.loading = &replica;
+  device.weight_bytes -= replica.bytes;
+  replica.bytes = replica.model->prefix_bytes[Index(segments)];
+  device.weight_bytes += replica.bytes;
+  ++counters_.switches;
+  effects.push_back({.kind = EffectKind::kLoad,
+                     .reason = reason,
+                     .device = device.id,
+                     .model = replica.model->model.model,
+                     .segments = segments});
+}
+
+void PoolState::EmitStopLoad(Device& device, std::vector<Effect>& effects) {
+  CHECK(device.loading != nullptr && !device.loading->stopping);
+  device.loading->stopping = true;
+  effects.push_back({.kind = EffectKind::kStopLoad,
+                     .reason = Reason::kUrgent,
+                     .device = device.id,
+                     .model = device.loading->model->model.model});
+}
+
+void PoolState::EmitEvict(Replica& replica, int32_t keep, Reason reason, std::vector<Effect>& effects) {
+  Device& device = *replica.device;
+  CHECK(!replica.loading && keep < replica.landed && device.running != &replica);
+  ++counters_.evictions;
+  replica.landed = keep;
+  device.weight_bytes -= replica.bytes;
+  replica.bytes = replica.model->prefix_bytes[Index(keep)];
+  device.weight_bytes += replica.bytes;
+  ++device.room_epoch;
+  if (device.turn.replica == &replica) device.turn = {};
+  effects.push_back({.kind = EffectKind::kEvict,
+                     .reason = reason,
+                     .device = device.id,
+                     .model = replica.model->model.model,
+                     .segments = keep});
+}
+
+void PoolState::EmitAdmit(Job& job, int32_t tokens, std::vector<Effect>& effects) {
+  Device& device = *job.replica->device;
+  job.asked = true;
+  ++device.asked;
+  job.on = &device;
+  job.held = 0;
+  job.reserved = tokens;
+  if (job.committed == 0) {
+    job.committed_to = hosts_[Index(device.device.host)].get();
+    job.committed = KvBytes(*job.model, job.most_tokens());
+    job.committed_to->committed += job.committed;
+  }
+  ChargeDevice(job, KvBytes(*job.model, tokens));
+  effects.push_back({.kind = EffectKind::kAdmit,
+                     .device = device.id,
+                     .model = job.model->model.model,
+                     .job = job.job.job,
+                     .tokens = tokens});
+}
+
+void PoolState::EmitGrow(Job& job, int32_t tokens, std::vector<Effect>& effects) {
+  Device& device = *job.on;
+  job.asked = true;
+  ++device.asked;
+  job.held = job.reserved;
+  job.reserved = tokens;
+  ChargeDevice(job, KvBytes(*job.model, tokens));
+  effects.push_back({.kind = EffectKind::kGrow,
+                     .device = device.id,
+                     .model = job.model->model.model,
+                     .job = job.job.job,
+                     .tokens = tokens});
+}
+
+void PoolState::EmitSpill(Job& job, Reason reason, std::vector<Effect>& effects) {
+  CHECK(job.place == Place::kActive && !job.asked);
+  Replica& replica = *job.replica;
+  Device& device = *replica.device;
+  Detach(job);
+  Attach(job, replica, Place::kSpilling);
+  job.spilled_to = hosts_[Index(device.device.host)].get();
+  ChargeHost(job, KvBytes(*job.model, job.computed));
+  ++device.spilling;
+  device.spilling_bytes += job.device_bytes;
+  ++counters_.spills;
+  effects.push_back({.kind = EffectKind::kSpill,
+                     .reason = reason,
+                     .device = device.id,
+                     .model = job.model->model.model,
+                     .job = job.job.job});
+}
+
+void PoolState::EmitRestore(Job& job, int32_t tokens, std::vector<Effect>& effects) {
+  CHECK(job.place == Place::kSpilled);
+  Replica& replica = *job.replica;
+  Device& device = *replica.device;
+  Detach(job);
+  Attach(job, replica, Place::kRestoring);
+  job.on = &device;
+  job.reserved = tokens;
+  ChargeDevice(job, KvBytes(*job.model, tokens));
+  ++device.restoring;
+  ++counters_.restores;
+  effects.push_back({.kind = EffectKind::kRestore,
+                     .device = device.id,
+                     .model = job.model->model.model,
+                     .job = job.job.job,
+                     .tokens = tokens});
+}
+
+void PoolState::EmitDrop(Job& job, Reason reason, std::vector<Effect>& effects) {
+  CHECK((job.place == Place::kActive || job.place == Place::kSpilled) && !job.asked);
+  Replica& replica = *job.replica;
+  Detach(job);
+  if (job.on != nullptr) ChargeDevice(job, 0);
+  if (job.spilled_to != nullptr) ChargeHost(job, 0);
+  if (job.computed > 0) ++counters_.drops;
+  job.prompt = job.job.prompt_tokens + job.produced;
+  job.computed = job.reserved = 0;
+  Attach(job, replica, Place::kWaiting);
+  effects.push_back({.kind = EffectKind::kDrop,
+                     .reason = reason,
+                     .device = replica.device->id,
+                     .model = job.model->model.model,
+                     .job = job.job.job});
+}
+
+void PoolState::EmitReject(Job& job, Reason reason, double retry_after_s, int32_t position,
+                           std::vector<Effect>& effects) {
+  CHECK(job.place == Place::kNowhere || job.place == Place::kWaiting);
+  effects.push_back({.kind = EffectKind::kReject,
+                     .reason = reason,
+                     .model = job.model->model.model,
+                     .job = job.job.job,
+                     .retry_after_s = retry_after_s,
+                     .queue_position = position});
+  ++counters_.rejected;
+  if (job.replica != nullptr) {
+    Detach(job);
+  } else {
+    std::erase(unplaced_, &job);
+  }
+  Free(job);
+}
+
+void PoolState::EmitYield(Device& device, std::vector<Effect>& effects) {
+  if (!device.busy || device.yielding || device.plan.steps <= 1) return;
+  device.yielding = true;
+  effects.push_back(
+      {.kind = EffectKind::kYield, .device = device.id, .model = device.running->model->model.model});
+}
+
+void PoolState::EmitRun(Device& device, Replica& replica, Reason reason, Nanoseconds /*now*/,
+                        std::vector<Effect>& effects) {
+  CHECK(!device.busy && !device.plan.sequences.empty());
+  device.busy = true;
+  device.running = &replica;
+  device.plan.landing = device.landing = !replica.resident();
+  effects.push_back(
+      {.kind = EffectKind::kRun, .reason = reason, .device = device.id, .model = replica.model->model.model});
+}
+
+// ---- a step --------------------------------------------------------------------------------------------
+
+bool PoolState::ComposeStep(Replica& replica, const ComposeRule& rule, Nanoseconds now, PoolPlan& plan) {
+  const PoolModel& limits = replica.model->model;
+  plan.model = limits.model;
+  plan.tokens = plan.logit_rows = plan.decodes = 0;
+  plan.steps = 1;
+  plan.sequences.clear();
+  const bool prefills = rule.prefill && replica.prefilling > 0;
+  const auto add = [&](Job& job, int32_t count, int32_t rows) {
+    plan.sequences.push_back({.job = job.job.job, .begin = job.computed, .count = count, .logit_rows = rows});
+    plan.tokens += count;
+    plan.logit_rows += rows;
+  };
+  int32_t steps = rule.most_steps;
+  if (rule.decode && replica.runnable > replica.prefilling) {
+    order_.clear();
+    for (Job* job : replica.active) {
+      if (!job->paused && !job->prefilling() && job->computed < job->reserved) order_.push_back(job);
+    }
+    auto most =
+        static_cast<size_t>(std::min({limits.max_sequences, limits.batch_tokens, limits.max_logit_rows}));
+    if (prefills && most > 1) --most;  // decodes never shut prefill out
+    if (order_.size() > most) {
+      std::nth_element(order_.begin(), order_.begin() + static_cast<ptrdiff_t>(most), order_.end(),
+                       [&](const Job* a, const Job* b) {
+                         const double x = Urgency(*a, now), y = Urgency(*b, now);
+                         return x != y ? x < y : a->arrival_order < b->arrival_order;
+                       });
+      order_.resize(most);
+    }
+    for (Job* job : order_) {
+      steps = std::min(steps, job->reserved - job->computed);
+      add(*job, 1, 1);
+    }
+    plan.decodes = static_cast<int32_t>(order_.size());
+  }
+  if (prefills) {
+    order_.clear();
+    for (Job* job : replica.active) {
+      if (!job->paused && job->prefilling()) order_.push_back(job);
+    }
+    std::sort(order_.begin(), order_.end(), [&](const Job* a, const Job* b) {
+      const double x = Urgency(*a, now), y = Urgency(*b, now);
+      return x != y ? x < y : a->arrival_order < b->arrival_order;
+    });
+    int32_t taken = 0;
+    for (Job* job : order_) {
+      if (static_cast<int32_t>(plan.sequences.size()) >= limits.max_sequences || taken >= rule.most_prefills)
+        break;
+      const int32_t remaining = job->prompt - job->computed;
+      const int32_t rows_left = limits.max_logit_rows - plan.logit_rows;
+      int32_t count = std::min({remaining, limits.batch_tokens - plan.tokens, job->reserved - job->computed});
+      if (!limits.causal) {
+        const int32_t room = plan.tokens == 0 ? limits.max_step_tokens : limits.batch_tokens - plan.tokens;
+        if (remaining > room) continue;
+        count = remaining;
+      }
+      int32_t rows = 0;
+      if (job->job.prompt_logits) {
+        count = std::min(count, rows_left);
+        rows = count;
+      } else if (job->job.wants_logits && count == remaining) {
+        rows = 1;
+        if (rows_left < 1) {
+          --count;
+          rows = 0;
+        }
+      }
+      if (count < 1) continue;
+      add(*job, count, rows);
+      ++taken;
+      steps = 1;
+    }
+  }
+  plan.steps = std::max(steps, 1);
+  return !plan.sequences.empty();
+}
+
+// ---- estimates -----------------------------------------------------------------------------------------
+
+const StepProfile& PoolState::ProfileOf(const Model& model, const Device& device) const {
+  const auto& profiles = model.model.profiles;
+  return profiles[std::min(Index(device.device.kind), profiles.size() - 1)];
+}
+
+double PoolState::DecodeSeconds(const Replica& replica, int32_t more_sequences, int64_t more_context) const {
+  const int32_t sequences = replica.jobs() + more_sequences;
+  if (sequences == 0) return 0;
+  const auto context = static_cast<double>(replica.context + more_context);
+  const Model& model = *replica.model;
+  const double rounds = std::ceil(static_cast<double>(sequences) / model.model.max_sequences);
+  const StepProfile& profile = ProfileOf(model, *replica.device);
+  return model.decode_ratio * (profile.decode_base_s * rounds +
+                               profile.StepSeconds(0, 0, context, sequences) - profile.decode_base_s);
+}
+
+double PoolState::PrefillSeconds(const Model& model, const Device& device, int64_t tokens) const {
+  const StepProfile& profile = ProfileOf(model, device);
+  const auto n = static_cast<double>(tokens);
+  return n <= 0 ? 0 : model.prefill_ratio * profile.StepSeconds(n, n * n, 0, 0);
+}
+
+double PoolState::LoadSeconds(const Model& model, const Device& device) const {
+  const Host& host = *hosts_[Index(device.device.host)];
+  const double rate = model.warm[Index(device.device.host)]
+                          ? device.copy_rate
+                          : std::min(device.copy_rate, host.host.load_bytes_per_s);
+  const Replica* replica = FindReplica(model, device);
+  const uint64_t missing =
+      model.weight_bytes - (replica == nullptr ? 0 : model.prefix_bytes[Index(replica->landed)]);
+  return static_cast<double>(missing) / std::max(rate, 1.0);
+}
+
+double PoolState::LoadSeconds(const Replica& replica) const {
+  return LoadSeconds(*replica.model, *replica.device);
+}
+
+double PoolState::ReplicaLoad(const Replica& replica, int32_t more_sequences, int64_t more_context) const {
+  if (replica.jobs() + more_sequences == 0) return 0;
+  const PoolModel& model = replica.model->model;
+  return DecodeSeconds(replica, more_sequences, more_context) / (static_cast<double>(model.tpot) * 1e-9);
+}
+
+double PoolState::LoadOf(Device& device) const {
+  if (!device.load_known) {
+    device.load = 0;
+    for (const Replica* replica : device.replicas) device.load += ReplicaLoad(*replica, 0, 0);
+    device.load_known = true;
+  }
+  return device.load;
+}
+
+// ---- what is -------------------------------------------------------------------------------------------
+
+// Smoothed over a minute: x' = x e^(-dt/60) + new.
+void PoolState::CheckRates(Device& device, Nanoseconds now, bool blocked, bool switched) {
+  const double dt = static_cast<double>(now - device.rates_at) * 1e-9;
+  const double keep = std::exp(-dt / 60);
+  device.rates_at = now;
+  const bool was_blocked = device.blocked_since >= 0;
+  device.wait_share = device.wait_share * keep + (was_blocked ? 1 - keep : 0);
+  device.switch_rate = device.switch_rate * keep + (switched ? 1.0 / 60 : 0);
+  device.blocked_since = blocked ? now : -1;
+}
+
+DeviceState PoolState::device_state(PoolDeviceId id, Nanoseconds now) const {
+  Device& device = *devices_[Index(id)];
+  DeviceState state;
+  state.arena_bytes = device.arena;
+  state.weight_bytes = device.weight_bytes;
+  state.kv_bytes = device.kv_bytes;
+  state.cordoned = device.cordoned;
+  state.busy = device.busy;
+  state.running = device.running == nullptr ? 0 : device.running->model->model.model;
+  state.load = LoadOf(device);
+  const double keep = std::exp(-static_cast<double>(now - device.rates_at) * 1e-9 / 60);
+  state.switch_share = device.wait_share * keep + (device.blocked_since >= 0 ? 1 - keep : 0);
+  state.switches_per_s = device.switch_rate * keep;
+  for (const Replica* replica : device.replicas) {
+    ReplicaState r;
+    r.model = replica->model->model.model;
+    r.segments = replica->model->segments();
+    r.resident_segments = replica->landed;
+    r.loading = replica->loading;
+    r.resident_bytes = replica->model->prefix_bytes[Index(replica->landed)];
+    r.waiting = static_cast<int32_t>(replica->waiting.size());
+    r.active = static_cast<int32_t>(replica->active.size());
+    r.spilled = static_cast<int32_t>(replica->spilled.size());
+    r.load = ReplicaLoad(*replica, 0, 0);
+    bool first = true;
+    for (const auto* list : {&replica->waiting, &replica->active, &replica->spilled}) {
+      for (const Job* job : *list) {
+        r.kv_bytes += job->device_bytes;
+        if (job->paused) continue;
+        const double slack = Slack(*job, now);
+        r.slack_s = first ? slack : std::min(r.slack_s, slack);
+        first = false;
+      }
+    }
+    state.replicas.push_back(r);
+  }
+  return state;
+}
+
+void PoolState::ListWaiting(PoolModelId id, std::vector<PoolJobId>& out) const {
+  order_.clear();
+  const Model& model = ModelOf(id);
+  for (const Replica* replica : model.replicas) {
+    if (replica != nullptr) order_.insert(order_.end(), replica->waiting.begin(), replica->waiting.end());
+  }
+  for (Job* job : unplaced_) {
+    if (job->model == &model) order_.push_back(job);
+  }
+  std::sort(order_.begin(), order_.end(),
+            [](const Job* a, const Job* b) { return a->arrival_order < b->arrival_order; });
+  for (const Job* job : order_) out.push_back(job->job.job);
+}
+
+}  // namespace pool
+}  // namespace tidepool::compute

@@ -1,0 +1,279 @@
+// What every policy keeps account of, and how events change it: devices, replicas, jobs, bytes, learned
+// times. A policy derives from PoolState, places jobs (Place) and decides (Decide). Internal to this folder.
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "compute/scheduler/pool_scheduler.h"
+
+namespace tidepool::compute::pool {
+
+inline constexpr int32_t kBlockTokens = 16;
+
+struct Account {
+  std::string name;
+  double weight = 1;
+  double service_s = 0;  // virtual: device seconds / weight
+  int64_t jobs = 0;
+};
+
+struct Model;
+struct Replica;
+struct Device;
+struct Host;
+
+enum class Place : uint8_t { kNowhere, kWaiting, kActive, kSpilling, kSpilled, kRestoring };
+
+struct Job {
+  PoolJob job;
+  Account* account = nullptr;
+  Model* model = nullptr;
+  Replica* replica = nullptr;
+  Place place = Place::kNowhere;
+  bool paused = false;
+  bool asked = false;    // a kAdmit or kGrow waits for its answer
+  bool gone = false;     // removed while its KV was moving: kept until the move has ended
+  int32_t prompt = 0;    // tokens to prefill: the prompt, and after a drop what was generated too
+  int32_t computed = 0;  // tokens whose KV exists
+  int32_t produced = 0;  // output tokens
+  int32_t reserved = 0;  // tokens of KV reserved on the device
+  int32_t held = 0;      // while asked: what it had before
+  uint64_t device_bytes = 0, host_bytes = 0;  // KV charged
+  Device* on = nullptr;                       // where device_bytes are
+  Host* spilled_to = nullptr;                 // where host_bytes are
+  uint64_t committed = 0;  // KV it may come to need, counted at its host once it was admitted
+  Host* committed_to = nullptr;
+  uint64_t arrival_order = 0;
+  Nanoseconds arrival = 0, ttft = 0, tpot = 0;
+  Nanoseconds served_at = 0;   // last step it was part of
+  uint64_t refused_epoch = 0;  // no room since
+  int32_t passed = 0;          // admissions to its device since it was first refused
+  Device* move_to = nullptr;   // after the spill
+  size_t index = 0;            // in its replica's list
+
+  bool prefilling() const { return computed < prompt; }
+  Nanoseconds due() const { return arrival + ttft + tpot * produced; }
+  int32_t most_tokens() const { return job.prompt_tokens + job.max_output_tokens; }
+};
+
+struct Replica {
+  Model* model = nullptr;
+  Device* device = nullptr;
+  int32_t landed = 0;      // leading segments in memory
+  int32_t loading_to = 0;  // while loading: what was asked for
+  bool loading = false, stopping = false;
+  Nanoseconds load_began = 0, landed_at = 0, last_used = 0, moved_at = 0;
+  uint64_t bytes = 0;                          // charged: landed, or to land
+  std::vector<Job*> waiting, active, spilled;  // spilled: also spilling and restoring
+  int32_t runnable = 0;                        // active and not paused
+  int32_t prefilling = 0;                      // of these
+  int64_t context = 0;  // tokens that the jobs' KV is expected to hold, paused ones left out
+  int64_t backlog = 0;  // prompt tokens to compute, of waiting and runnable
+  uint64_t served = 0;  // turns since the weights landed
+
+  bool resident() const;
+  int32_t jobs() const { return static_cast<int32_t>(waiting.size() + active.size() + spilled.size()); }
+};
+
+struct Model {
+  PoolModel model;
+  uint64_t weight_bytes = 0;
+  std::vector<uint64_t> prefix_bytes;  // [i]: of the first i segments
+  std::vector<Replica*> replicas;      // in the order of devices; nullptr: none yet
+  std::vector<bool> warm;              // by host
+  int32_t waiting = 0, admitted = 0;
+  // Learned: what steps took over what the profile says, per kind of work, smoothed.
+  double prefill_ratio = 1, decode_ratio = 1;
+  // Quarantine.
+  int32_t load_failures = 0;
+  Nanoseconds quarantined_until = 0;
+  // Forecast.
+  Nanoseconds last_arrival = -1;
+  double arrival_gap_s = 0;  // smoothed
+  double mean_prompt = 0;    // smoothed
+  int64_t arrivals = 0;
+
+  bool pinned_here() const { return model.pinned; }
+  bool needs_weights() const { return weight_bytes > 0; }
+  int32_t segments() const { return static_cast<int32_t>(model.segment_bytes.size()); }
+};
+
+inline bool Replica::resident() const { return landed == model->segments() && !stopping; }
+
+struct Turn {
+  Replica* replica = nullptr;
+  int32_t steps_left = 0;
+  bool broken = false;
+};
+
+struct Device {
+  PoolDevice device;
+  PoolDeviceId id = 0;
+  uint64_t arena = 0;
+  uint64_t weight_bytes = 0, kv_bytes = 0;  // charged
+  double copy_rate = 1e9;                   // learned
+  bool cordoned = false;
+  bool busy = false, yielding = false, landing = false;
+  PoolPlan plan;
+  Replica* running = nullptr;
+  Turn turn;
+  int32_t asked = 0;  // answers still to come
+  Replica* loading = nullptr;
+  int32_t spilling = 0, restoring = 0;
+  uint64_t spilling_bytes = 0;
+  std::vector<Replica*> replicas;  // that exist here, in the order they were made
+  uint64_t room_epoch = 1;
+  bool dirty = true;       // something changed that weights, KV and moves depend on
+  bool step_ended = true;  // a turn may go on or begin
+  Nanoseconds wake_at = INT64_MAX;
+  double load = 0;  // cached; see Load
+  bool load_known = false;
+  // For people.
+  double wait_share = 0, switch_rate = 0;
+  Nanoseconds rates_at = 0, blocked_since = -1;
+
+  uint64_t used() const { return weight_bytes + kv_bytes; }
+  uint64_t free() const { return used() >= arena ? 0 : arena - used(); }
+};
+
+struct Host {
+  PoolHost host;
+  uint64_t kv_bytes = 0;   // spilled
+  uint64_t committed = 0;  // what the admitted jobs of its devices may come to need, wherever it will be
+  std::vector<Device*> devices;
+  uint64_t free() const { return kv_bytes >= host.kv_bytes ? 0 : host.kv_bytes - kv_bytes; }
+};
+
+class PoolState : public PoolScheduler {
+ public:
+  explicit PoolState(const PoolPolicyOptions& options) : options_(options) {}
+  ~PoolState() override;
+
+  PoolHostId AddHost(const PoolHost& host) override;
+  PoolDeviceId AddDevice(const PoolDevice& device) override;
+  void AddModel(const PoolModel& model) override;
+  void RemoveModel(PoolModelId model) override;
+  void UpdateModel(const PoolModel& model) override;
+  void Arrive(const PoolJob& job, Nanoseconds now) override;
+  void SetPaused(PoolJobId job, bool paused, Nanoseconds now) override;
+  void Remove(PoolJobId job, Nanoseconds now) override;
+  void Admitted(PoolJobId job, int32_t cached_tokens) override;
+  void Grown(PoolJobId job) override;
+  void NoRoom(PoolJobId job) override;
+  void RoomReturned(PoolDeviceId device) override;
+  void StepDone(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) override;
+  void LoadDone(PoolDeviceId device, PoolModelId model, Nanoseconds now) override;
+  void LoadFailed(PoolDeviceId device, PoolModelId model, int32_t segments, uint64_t missing_bytes,
+                  Nanoseconds now) override;
+  void LoadStopped(PoolDeviceId device, PoolModelId model, int32_t segments, Nanoseconds now) override;
+  void SpillDone(PoolJobId job, bool ok, Nanoseconds now) override;
+  void RestoreDone(PoolJobId job, bool ok, Nanoseconds now) override;
+  void Warmed(PoolHostId host, PoolModelId model, bool warm) override;
+  void SetArena(PoolDeviceId device, uint64_t bytes, Nanoseconds now) override;
+  void SetHostKv(PoolHostId host, uint64_t bytes, Nanoseconds now) override;
+  void SetCordoned(PoolDeviceId device, bool cordoned, Nanoseconds now) override;
+  const PoolPlan& plan(PoolDeviceId device) const override { return devices_[Index(device)]->plan; }
+  Nanoseconds wake_at() const override { return wake_at_; }
+  DeviceState device_state(PoolDeviceId device, Nanoseconds now) const override;
+  PoolCounters counters() const override { return counters_; }
+  int32_t waiting(PoolModelId model) const override { return ModelOf(model).waiting; }
+  int32_t admitted(PoolModelId model) const override { return ModelOf(model).admitted; }
+  void ListWaiting(PoolModelId model, std::vector<PoolJobId>& out) const override;
+
+ protected:
+  // A job that arrived and has no replica: Assign it, or leave it in unplaced_, which Decide looks through.
+  virtual void PlaceJob(Job& job, Nanoseconds now) = 0;
+  virtual void OnAssigned(Job& /*job*/, Nanoseconds /*now*/) {}  // after it joined job.replica
+  // Order within a step and of admissions: the smaller goes first.
+  virtual double Urgency(const Job& job, Nanoseconds now) const { return Slack(job, now); }
+
+  // ---- lists and bytes
+  static size_t Index(int32_t id) { return static_cast<size_t>(id); }
+  Model& ModelOf(PoolModelId model) const { return *models_.at(model); }
+  Job* FindJob(PoolJobId job) const;
+  Replica& ReplicaOf(Model& model, Device& device);  // made when absent
+  Replica* FindReplica(const Model& model, const Device& device) const;
+  void Assign(Job& job, Device& device, Nanoseconds now);
+  void Detach(Job& job);  // from its replica's lists and counts
+  void Attach(Job& job, Replica& replica, Place place);
+  void ChargeDevice(Job& job, uint64_t bytes);
+  void ChargeHost(Job& job, uint64_t bytes);
+  uint64_t KvBytes(const Model& model, int32_t tokens) const {
+    return static_cast<uint64_t>((tokens + kBlockTokens - 1) / kBlockTokens) * model.model.kv_block_bytes;
+  }
+  void Touch(Device& device) {
+    device.dirty = true;
+    device.load_known = false;
+  }
+  void Break(Device& device) {  // the turn is to be thought over
+    device.turn.broken = true;
+    Touch(device);
+  }
+
+  // ---- effects
+  void EmitLoad(Replica& replica, int32_t segments, Reason reason, Nanoseconds now,
+                std::vector<Effect>& effects);
+  void EmitStopLoad(Device& device, std::vector<Effect>& effects);
+  void EmitEvict(Replica& replica, int32_t keep, Reason reason, std::vector<Effect>& effects);
+  void EmitAdmit(Job& job, int32_t tokens, std::vector<Effect>& effects);
+  void EmitGrow(Job& job, int32_t tokens, std::vector<Effect>& effects);
+  void EmitSpill(Job& job, Reason reason, std::vector<Effect>& effects);
+  void EmitRestore(Job& job, int32_t tokens, std::vector<Effect>& effects);
+  void EmitDrop(Job& job, Reason reason, std::vector<Effect>& effects);
+  void EmitReject(Job& job, Reason reason, double retry_after_s, int32_t position,
+                  std::vector<Effect>& effects);  // the job is gone afterwards
+  void EmitYield(Device& device, std::vector<Effect>& effects);
+  // Runs what ComposeStep put into device.plan.
+  void EmitRun(Device& device, Replica& replica, Reason reason, Nanoseconds now,
+               std::vector<Effect>& effects);
+  // Fills device.plan for one step of `replica` (decodes first, then prefill chunks by urgency). Sequences
+  // without reserved room for their next token are left out. False: nothing can run. `most_steps` bounds
+  // plan.steps. decode_only: leaves prefills to others; prefill_only likewise.
+  struct ComposeRule {
+    bool decode = true, prefill = true;
+    int32_t most_prefills = INT32_MAX;
+    int32_t most_steps = 1;
+  };
+  bool ComposeStep(Replica& replica, const ComposeRule& rule, Nanoseconds now, PoolPlan& plan);
+
+  // ---- estimates (seconds)
+  const StepProfile& ProfileOf(const Model& model, const Device& device) const;
+  double DecodeSeconds(const Replica& replica, int32_t more_sequences, int64_t more_context) const;
+  double PrefillSeconds(const Model& model, const Device& device, int64_t tokens) const;
+  double LoadSeconds(const Replica& replica) const;
+  double LoadSeconds(const Model& model, const Device& device) const;
+  static double Slack(const Job& job, Nanoseconds now) { return static_cast<double>(job.due() - now) * 1e-9; }
+  // Share of the device's time that the jobs on it need to keep their pace.
+  double LoadOf(Device& device) const;
+  double ReplicaLoad(const Replica& replica, int32_t more_sequences, int64_t more_context) const;
+  void CheckRates(Device& device, Nanoseconds now, bool blocked, bool switched);
+
+  const PoolPolicyOptions options_;
+  std::vector<std::unique_ptr<Host>> hosts_;
+  std::vector<std::unique_ptr<Device>> devices_;
+  std::map<PoolModelId, std::unique_ptr<Model>> models_;
+  std::vector<std::unique_ptr<Replica>> replicas_;
+  std::unordered_map<PoolJobId, std::unique_ptr<Job>> jobs_;
+  std::map<std::string, std::unique_ptr<Account>> accounts_;
+  std::vector<Job*> unplaced_;  // by arrival
+  PoolCounters counters_;
+  Nanoseconds wake_at_ = INT64_MAX;
+  uint64_t arrivals_ = 0;
+  double service_floor_ = 0;
+  mutable std::vector<Job*> order_;
+
+ private:
+  Account* AcquireAccount(const std::string& name, double weight);
+  void DropAccount(Account* account);
+  void Count(const Job& job, int32_t sign);
+  void Free(Job& job);  // from the table; it is in no list
+  void EraseFrom(std::vector<Job*>& list, Job& job);
+  void LearnStep(Device& device, int32_t steps, Nanoseconds busy);
+};
+
+}  // namespace tidepool::compute::pool

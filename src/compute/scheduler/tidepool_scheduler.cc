@@ -1,0 +1,688 @@
+#include "compute/scheduler/tidepool_scheduler.h"
+
+#include <cmath>
+#include <limits>
+
+#include "base/check.h"
+
+namespace tidepool::compute {
+
+std::unique_ptr<PoolScheduler> MakeTidepoolScheduler(const PoolPolicyOptions& options) {
+  return std::make_unique<pool::TidepoolScheduler>(options);
+}
+
+namespace pool {
+namespace {
+
+constexpr double kNever = std::numeric_limits<double>::infinity();
+constexpr double kLateGrace_s = 1;         // so late is still urgent
+constexpr double kTurnTokens = 4;          // hysteresis of turns between resident models, in tokens' time
+constexpr double kSwitchHysteresis = 1.0;  // of both loads' time
+constexpr int32_t kGrowTokens = 128;       // KV reserved ahead where spilling is possible
+constexpr double kKvShare = 1.0 / 64;      // of the arena, left free for growth when weights are loaded
+constexpr double kRound_s = 5;             // a round of switches that keeps within usual promises (ttft / 2)
+constexpr double kComfort = 0.7;           // load up to which a device is as good as an empty one
+constexpr Nanoseconds kBalanceInterval = kSecond / 2;
+constexpr Nanoseconds kMoveRest = 10 * kSecond;  // between two moves of one model
+constexpr double kMoveGap = 0.2;
+constexpr int32_t kMaxPassed = 64;
+constexpr double kAccountPatience_s = 60;  // most that use beyond its share sets an account back
+
+double Square(double x) { return x * x; }
+double Congestion(double load) { return load <= kComfort ? 0 : 4 * Square(load - kComfort); }
+
+}  // namespace
+
+// ---- urgency -------------------------------------------------------------------------------------------
+
+double TidepoolScheduler::Urgency(const Job& job, Nanoseconds now) const {
+  const double unserved = static_cast<double>(now - job.served_at) * 1e-9;
+  const Device* device = job.replica == nullptr ? nullptr : job.replica->device;
+  double slack = Slack(job, now);
+  if (device != nullptr && job.prefilling()) {
+    slack -= PrefillSeconds(*job.model, *device, job.prompt - job.computed);
+  }
+  if (slack < -kLateGrace_s) {
+    if (unserved > options_.age_bound_s) return slack - 1e3;
+    slack = -kLateGrace_s + std::min(-kLateGrace_s - slack, static_cast<double>(job.ttft) * 0.5e-9);
+  }
+  const double excess = job.account->service_s - least_service_s_;
+  return slack + std::clamp(excess, 0.0, kAccountPatience_s);
+}
+
+double TidepoolScheduler::ReplicaUrgency(const Replica& replica, Nanoseconds now) const {
+  double least = kNever;
+  for (const auto* list : {&replica.active, &replica.waiting, &replica.spilled}) {
+    for (const Job* job : *list) {
+      if (!job->paused) least = std::min(least, Urgency(*job, now));
+    }
+  }
+  return least;
+}
+
+// ---- placement -----------------------------------------------------------------------------------------
+
+bool TidepoolScheduler::MayUse(const Model& model, const Device& device) const {
+  if (device.cordoned) return false;
+  const auto& allowed = model.model.devices;
+  return allowed.empty() || std::find(allowed.begin(), allowed.end(), device.id) != allowed.end();
+}
+
+// Share of the copy engine that the bytes beyond what fits would keep busy, round after round.
+double TidepoolScheduler::WeightPressure(const Device& device, uint64_t more_bytes) const {
+  uint64_t wanted = more_bytes + device.kv_bytes;
+  for (const Replica* replica : device.replicas) {
+    if (replica->jobs() > 0) wanted += replica->model->weight_bytes;
+  }
+  if (wanted <= device.arena) return 0;
+  return static_cast<double>(wanted - device.arena) / (device.copy_rate * kRound_s);
+}
+
+TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds now) const {
+  const Model& model = *job.model;
+  Fit best;
+  for (const auto& candidate : devices_) {
+    Device& device = *candidate;
+    if (!MayUse(model, device)) continue;
+    if (model.weight_bytes + KvBytes(model, job.job.prompt_tokens + 1) > device.arena) continue;
+    const Replica* replica = FindReplica(model, device);
+    const bool joins = replica != nullptr && replica->jobs() > 0;
+    const bool there = replica != nullptr && (replica->resident() || replica->loading);
+    const double tpot = static_cast<double>(job.tpot) * 1e-9;
+    const double before = LoadOf(device);
+    double more = 0;
+    if (joins) {
+      more = ReplicaLoad(*replica, 1, job.prompt) - ReplicaLoad(*replica, 0, 0);
+    } else {
+      const StepProfile& profile = ProfileOf(model, device);
+      more = model.decode_ratio * profile.StepSeconds(0, 0, job.prompt, 1) / tpot;
+    }
+    const double after = before + more;
+    double cost = more + Congestion(after) - Congestion(before) + 0.05 * before;
+    double load_s = 0;
+    if (!joins) {
+      const double pressed = WeightPressure(device, 0),
+                   pressed_after = WeightPressure(device, model.weight_bytes);
+      cost += 0.3 * (pressed_after - pressed) + Congestion(pressed_after) - Congestion(pressed);
+    }
+    if (!there && model.needs_weights()) {
+      load_s = LoadSeconds(model, device);
+      cost += 0.02 + load_s / (static_cast<double>(job.ttft) * 1e-9) * 0.25;
+    }
+    int64_t backlog = 0;
+    double backlog_s = 0;
+    for (const Replica* other : device.replicas) {
+      if (other->backlog == 0) continue;
+      backlog += other->backlog;
+      backlog_s += PrefillSeconds(*other->model, device, other->backlog);
+    }
+    const double own_s = PrefillSeconds(model, device, job.prompt);
+    const double first_s = (backlog_s + own_s) / std::clamp(1 - before, 0.25, 1.0) + load_s;
+    cost += std::max(0.0, first_s / (static_cast<double>(job.ttft) * 1e-9) - 0.25);
+    if (best.device == nullptr || cost < best.cost) {
+      best = {.device = &device, .cost = cost, .load = after, .first_token_s = first_s};
+    }
+  }
+  (void)now;
+  return best;
+}
+
+bool TidepoolScheduler::Overloaded(const Job& job, const Fit& fit) const {
+  if (options_.admission_load <= 0) return false;
+  // An account within its share may press a little harder than one beyond it.
+  const bool beyond = job.account->service_s > least_service_s_ + 1;
+  const double limit = options_.admission_load * (beyond ? 0.9 : 1.0);
+  return fit.load > limit || fit.first_token_s > limit * static_cast<double>(job.ttft) * 1e-9;
+}
+
+void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) {
+  if (unplaced_.empty()) return;
+  std::vector<Job*> waiting;
+  waiting.swap(unplaced_);
+  for (Job* job : waiting) {
+    if (job->model->quarantined_until > now && job->model->load_failures > 0) {
+      unplaced_.push_back(job);
+      EmitReject(*job, Reason::kQuarantined, static_cast<double>(job->model->quarantined_until - now) * 1e-9,
+                 0, effects);
+      continue;
+    }
+    const Fit fit = BestFit(*job, now);
+    if (fit.device == nullptr) {
+      bool any = false, fits = false;
+      for (const auto& device : devices_) {
+        any |= MayUse(*job->model, *device);
+        fits |= job->model->weight_bytes + KvBytes(*job->model, job->job.prompt_tokens + 1) <= device->arena;
+      }
+      unplaced_.push_back(job);
+      EmitReject(*job, any && !fits ? Reason::kTooLarge : Reason::kNoDevice, 0, 0, effects);
+      continue;
+    }
+    if (Overloaded(*job, fit)) {
+      unplaced_.push_back(job);
+      if (job->job.job_class == JobClass::kBatch) {
+        wake_at_ = std::min(wake_at_, now + kSecond);
+        continue;
+      }
+      const double over =
+          std::max(fit.load - 1, fit.first_token_s / (static_cast<double>(job->ttft) * 1e-9) - 1);
+      const double retry = std::clamp(10 * over, 1.0, 60.0);
+      EmitReject(*job, Reason::kOverloaded, retry, job->model->waiting, effects);
+      continue;
+    }
+    Assign(*job, *fit.device, now);
+  }
+}
+
+void TidepoolScheduler::OnAssigned(Job& job, Nanoseconds /*now*/) {
+  Device& device = *job.replica->device;
+  if (job.replica->resident()) device.turn.broken = true;
+}
+
+// ---- a device ------------------------------------------------------------------------------------------
+
+void TidepoolScheduler::Decide(Nanoseconds now, std::vector<Effect>& effects) {
+  ++counters_.decisions;
+  wake_at_ = INT64_MAX;
+  least_service_s_ = kNever;
+  for (const auto& [name, account] : accounts_) {
+    if (account->jobs > 0) least_service_s_ = std::min(least_service_s_, account->service_s);
+  }
+  PlaceAll(now, effects);
+  if (devices_.size() > 1 && !jobs_.empty()) {
+    if (now - balanced_at_ >= kBalanceInterval) {
+      balanced_at_ = now;
+      Rebalance(now, effects);
+    }
+    wake_at_ = std::min(wake_at_, balanced_at_ + kBalanceInterval);
+  }
+  for (const auto& device : devices_) {
+    if (device->dirty || device->step_ended || device->wake_at <= now) DecideDevice(*device, now, effects);
+    wake_at_ = std::min(wake_at_, device->wake_at);
+  }
+}
+
+void TidepoolScheduler::DecideDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
+  if (device.asked > 0) return;  // answers come first
+  ManageDevice(device, now, effects);
+  if (device.busy) {
+    if (device.turn.broken) EmitYield(device, effects);
+    return;
+  }
+  device.step_ended = false;
+  ChooseTurn(device, now, effects);
+  // A new turn frees the last one's model for eviction.
+  ManageDevice(device, now, effects);
+}
+
+// Not after every step, only when something changed: decisions about weights are then the same whether a
+// turn's steps are reported one by one or all at once.
+void TidepoolScheduler::ManageDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
+  if (!device.dirty && device.wake_at > now) return;
+  device.dirty = false;
+  device.wake_at = INT64_MAX;
+  Shrink(device, now, effects);
+  ExpireIdle(device, now, effects);
+  ManageWeights(device, now, effects);
+  RestoreJobs(device, now, effects);
+}
+
+bool TidepoolScheduler::Admissible(const Replica& replica) const {
+  if (replica.waiting.empty() || replica.runnable >= replica.model->model.max_sequences) return false;
+  const uint64_t epoch = replica.device->room_epoch;
+  return std::any_of(replica.waiting.begin(), replica.waiting.end(),
+                     [&](const Job* job) { return !job->paused && job->refused_epoch != epoch; });
+}
+
+bool TidepoolScheduler::Ready(const Replica& replica) const {
+  if (!replica.resident() || replica.loading) return false;
+  if (Admissible(replica)) return true;
+  return std::any_of(replica.active.begin(), replica.active.end(), [&](const Job* job) {
+    return !job->paused &&
+           (job->computed < job->reserved || job->refused_epoch != replica.device->room_epoch);
+  });
+}
+
+void TidepoolScheduler::ChooseTurn(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
+  Turn& turn = device.turn;
+  Reason reason = Reason::kContinue;
+  if (turn.replica == nullptr || turn.broken || turn.steps_left <= 0 || !Ready(*turn.replica)) {
+    Replica* best = nullptr;
+    double first = kNever, second = kNever;
+    bool blocked = false;
+    for (Replica* replica : device.replicas) {
+      if (replica->jobs() == 0) continue;
+      if (!Ready(*replica)) {
+        blocked |= !replica->resident();
+        continue;
+      }
+      const double urgency = ReplicaUrgency(*replica, now);
+      if (best == nullptr || urgency < first) {
+        second = first;
+        first = urgency;
+        best = replica;
+      } else {
+        second = std::min(second, urgency);
+      }
+    }
+    if (best == nullptr) {
+      turn = {};
+      CheckRates(device, now, blocked, false);
+      return;
+    }
+    if (device.blocked_since >= 0) CheckRates(device, now, false, false);
+    const double tpot = static_cast<double>(best->model->model.tpot) * 1e-9;
+    const double steps = second == kNever ? 1e9 : std::ceil(kTurnTokens + (second - first) / tpot);
+    turn = {
+        .replica = best, .steps_left = static_cast<int32_t>(std::clamp(steps, 1.0, 1e9)), .broken = false};
+    ++best->served;
+    ++counters_.turns;
+    reason = Reason::kTurn;
+    device.dirty = true;
+  }
+  Replica& replica = *turn.replica;
+  if (AdmitJobs(replica, now, effects)) return;
+  if (GrowJobs(replica, now, effects)) return;
+  // Between accounts what each has had so far counts at every step.
+  const int32_t most_steps = accounts_.size() > 1 ? 1 : options_.max_turn_steps;
+  const ComposeRule rule{.most_steps = std::min(turn.steps_left, most_steps)};
+  if (!ComposeStep(replica, rule, now, device.plan)) {
+    turn = {};
+    // Nothing of it could run (no room, all paused): let the others try once more, without it.
+    for (Job* job : replica.active) {
+      if (job->computed >= job->reserved) job->refused_epoch = device.room_epoch;
+    }
+    for (Replica* other : device.replicas) {
+      if (other != &replica && Ready(*other)) {
+        ChooseTurn(device, now, effects);
+        return;
+      }
+    }
+    return;
+  }
+  EmitRun(device, replica, reason, now, effects);
+}
+
+// ---- KV ------------------------------------------------------------------------------------------------
+
+int32_t TidepoolScheduler::FirstReservation(const Job& job) const {
+  const int32_t all = job.most_tokens();
+  const Host& host = *hosts_[Index(job.replica->device->device.host)];
+  if (host.host.kv_bytes == 0 && options_.overcommit <= 1) return all;
+  return std::min(all, job.prompt + kGrowTokens);
+}
+
+// Device and host together can hold what all admitted jobs may come to need: each device keeps room for the
+// weights of the largest model, without which nothing runs.
+bool TidepoolScheduler::Committable(const Job& job) const {
+  if (job.committed > 0) return true;
+  const Host& host = *hosts_[Index(job.replica->device->device.host)];
+  if (host.host.kv_bytes == 0 && options_.overcommit <= 1) return true;  // reserved whole on the device
+  uint64_t largest = 0;
+  for (const auto& [id, model] : models_) largest = std::max(largest, model->weight_bytes);
+  uint64_t capacity = host.host.kv_bytes;
+  for (const Device* device : host.devices) capacity += device->arena > largest ? device->arena - largest : 0;
+  const double limit = static_cast<double>(capacity) * std::max(options_.overcommit, 1.0);
+  return static_cast<double>(host.committed + KvBytes(*job.model, job.most_tokens())) <= limit ||
+         host.committed == 0;
+}
+
+bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects) {
+  Device& device = *replica.device;
+  bool asked = false;
+  int32_t slots = replica.model->model.max_sequences - replica.runnable;
+  while (slots > 0 && !replica.waiting.empty()) {
+    Job* next = nullptr;
+    double least = kNever;
+    bool barrier = false;
+    for (Job* job : replica.waiting) {
+      if (job->paused || job->asked) continue;
+      const bool refused = job->refused_epoch == device.room_epoch;
+      if (job->passed >= kMaxPassed && refused) barrier = true;  // nobody passes it any more
+      if (refused) continue;
+      const double urgency = Urgency(*job, now) - (job->passed >= kMaxPassed ? 1e6 : 0);
+      if (next == nullptr || urgency < least) {
+        least = urgency;
+        next = job;
+      }
+    }
+    if (next == nullptr || barrier) break;
+    const int32_t tokens = FirstReservation(*next);
+    const uint64_t bytes = KvBytes(*next->model, tokens);
+    if (!Committable(*next) || (bytes > device.free() &&
+                                !MakeRoom(device, bytes - device.free(), least, 0, &replica, now, effects))) {
+      next->refused_epoch = device.room_epoch;
+      continue;
+    }
+    EmitAdmit(*next, tokens, effects);
+    asked = true;
+    --slots;
+  }
+  return asked;
+}
+
+bool TidepoolScheduler::GrowJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects) {
+  Device& device = *replica.device;
+  bool asked = false;
+  for (size_t i = 0; i < replica.active.size(); ++i) {
+    Job& job = *replica.active[i];
+    if (job.paused || job.computed < job.reserved || job.refused_epoch == device.room_epoch) continue;
+    const int32_t tokens =
+        std::min(std::max(job.most_tokens(), job.computed + 1), job.computed + kGrowTokens);
+    const uint64_t bytes = KvBytes(*job.model, tokens) - job.device_bytes;
+    if (bytes > device.free() &&
+        !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, &replica, now, effects)) {
+      job.refused_epoch = device.room_epoch;
+      continue;
+    }
+    EmitGrow(job, tokens, effects);
+    asked = true;
+  }
+  return asked;
+}
+
+void TidepoolScheduler::RestoreJobs(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
+  if (device.cordoned || device.spilling > 0) return;
+  for (Replica* replica : device.replicas) {
+    if (replica->spilled.empty() || !(replica->resident() || replica->loading)) continue;
+    for (size_t i = 0; i < replica->spilled.size();) {
+      Job& job = *replica->spilled[i];
+      ++i;
+      if (job.place != Place::kSpilled || job.paused || job.refused_epoch == device.room_epoch) continue;
+      const int32_t tokens =
+          std::min(std::max(job.most_tokens(), job.computed + 1), job.computed + kGrowTokens);
+      const uint64_t bytes = KvBytes(*job.model, tokens);
+      if (bytes > device.free() &&
+          !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, replica, now, effects)) {
+        job.refused_epoch = device.room_epoch;
+        continue;
+      }
+      EmitRestore(job, tokens, effects);
+      i = 0;  // the list has changed
+    }
+  }
+}
+
+// ---- weights -------------------------------------------------------------------------------------------
+
+void TidepoolScheduler::ManageWeights(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
+  Replica* wanted = nullptr;
+  double least = kNever;
+  for (Replica* replica : device.replicas) {
+    if (replica->loading || replica->landed == replica->model->segments() || replica->jobs() == 0) continue;
+    if (replica->model->quarantined_until > now) {
+      device.wake_at = std::min(device.wake_at, replica->model->quarantined_until);
+      continue;
+    }
+    const double urgency = ReplicaUrgency(*replica, now) - LoadSeconds(*replica);
+    if (wanted == nullptr || urgency < least) {
+      least = urgency;
+      wanted = replica;
+    }
+  }
+  if (device.loading != nullptr) {
+    // What was loaded for jobs that are gone makes way.
+    if (wanted != nullptr && device.loading->jobs() == 0 && !device.loading->stopping &&
+        !device.loading->model->model.pinned) {
+      EmitStopLoad(device, effects);
+    }
+    return;
+  }
+  if (wanted != nullptr) {
+    StartLoad(device, *wanted, least, Reason::kUrgent, now, effects);
+    return;
+  }
+  if (device.cordoned) return;
+  // Nothing waits: bring what will be wanted, as far as there is room that nobody uses.
+  Replica* expected = nullptr;
+  double soonest = kNever;
+  for (Replica* replica : device.replicas) {
+    const Model& model = *replica->model;
+    if (replica->landed == model.segments() || model.quarantined_until > now) continue;
+    if (model.model.pinned) {
+      StartLoad(device, *replica, -kNever, Reason::kPinned, now, effects);
+      return;
+    }
+    if (model.arrival_gap_s <= 0) continue;
+    const double idle_s = static_cast<double>(now - model.last_arrival) * 1e-9;
+    if (idle_s > 8 * model.arrival_gap_s) continue;  // its users went away
+    const uint64_t missing = model.weight_bytes - replica->bytes;
+    const auto spare = static_cast<uint64_t>(static_cast<double>(device.arena) * kKvShare * 2);
+    if (device.free() < missing + spare) continue;
+    if (model.arrival_gap_s < soonest) {
+      soonest = model.arrival_gap_s;
+      expected = replica;
+    }
+  }
+  if (expected != nullptr) StartLoad(device, *expected, kNever, Reason::kPrewarm, now, effects);
+}
+
+bool TidepoolScheduler::StartLoad(Device& device, Replica& replica, double urgency, Reason reason,
+                                  Nanoseconds now, std::vector<Effect>& effects) {
+  const Model& model = *replica.model;
+  uint64_t wanted = model.weight_bytes - replica.bytes;
+  for (const Job* job : replica.waiting) {
+    wanted += KvBytes(model, job->prompt + kGrowTokens);
+    if (wanted > device.arena / 2 + model.weight_bytes) break;
+  }
+  wanted += static_cast<uint64_t>(static_cast<double>(device.arena) * kKvShare);
+  wanted = std::min(wanted, std::max(device.arena - std::min(device.arena, replica.bytes),
+                                     model.weight_bytes - replica.bytes));
+  if (wanted > device.free() &&
+      !MakeRoom(device, wanted - device.free(), urgency, LoadSeconds(replica), &replica, now, effects)) {
+    // Without the room for growth it may still go in.
+    const uint64_t least = model.weight_bytes - replica.bytes;
+    if (least > device.free() &&
+        !MakeRoom(device, least - device.free(), urgency, LoadSeconds(replica), &replica, now, effects)) {
+      device.wake_at = std::min(device.wake_at, now + kSecond / 4);
+      return false;
+    }
+  }
+  EmitLoad(replica, model.segments(), reason, now, effects);
+  return true;
+}
+
+bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s,
+                                 const Replica* keep, Nanoseconds now, std::vector<Effect>& effects) {
+  struct Victim {
+    Replica* replica;
+    double rank;  // the larger goes first
+    uint64_t spare;
+  };
+  std::vector<Victim> victims;
+  uint64_t possible = 0;  // could be freed now
+  uint64_t later = 0;     // could be freed when slacks have moved on
+  for (Replica* replica : device.replicas) {
+    if (replica == keep || replica->loading || replica->landed == 0) continue;
+    const Model& model = *replica->model;
+    const bool drain = urgency == -kNever;
+    if (model.pinned_here() && !drain) continue;
+    later += replica->bytes;
+    if (device.running == replica || device.turn.replica == replica) continue;
+    if (now - replica->landed_at < model.model.min_resident && !drain) continue;
+    double rank = 0;
+    if (replica->jobs() == 0) {
+      // Idle: the one expected last goes first.
+      const double idle_s =
+          static_cast<double>(now - std::max(replica->last_used, replica->landed_at)) * 1e-9;
+      const double gap_s = model.arrival_gap_s > 0 ? std::max(model.arrival_gap_s, idle_s) : idle_s + 1e3;
+      rank = 1e9 + gap_s;
+    } else {
+      if (replica->served == 0 && replica->resident() && !drain) continue;  // it came for a reason
+      const double theirs = ReplicaUrgency(*replica, now);
+      const double back_s = static_cast<double>(std::min(bytes, replica->bytes)) / device.copy_rate;
+      if (!drain && theirs - urgency < kSwitchHysteresis * (load_s + back_s)) continue;
+      rank = theirs == kNever ? 1e8 : theirs;
+    }
+    victims.push_back({replica, rank, replica->bytes});
+    possible += replica->bytes;
+  }
+  if (possible < bytes) {
+    // KV moves only when weights cannot make the room: for weights that have to wait, it is not in the way.
+    const uint64_t weights = load_s > 0 ? later : possible;
+    if (weights < bytes) SpillFor(device, bytes - weights, urgency, now, effects);
+    return false;
+  }
+  std::sort(victims.begin(), victims.end(), [](const Victim& a, const Victim& b) {
+    return a.rank != b.rank ? a.rank > b.rank : a.replica->model->model.model < b.replica->model->model.model;
+  });
+  uint64_t freed = 0;
+  for (const Victim& victim : victims) {
+    if (freed >= bytes) break;
+    Replica& replica = *victim.replica;
+    const auto& prefix = replica.model->prefix_bytes;
+    int32_t to = replica.landed;
+    while (to > 0 && prefix[Index(replica.landed)] - prefix[Index(to)] < bytes - freed) --to;
+    freed += prefix[Index(replica.landed)] - prefix[Index(to)];
+    EmitEvict(replica, to, replica.jobs() == 0 ? Reason::kIdle : Reason::kMoreSlack, effects);
+  }
+  return true;
+}
+
+// Weights are not enough: KV of the jobs that can wait longest goes to the host. Comes true later.
+bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency, Nanoseconds now,
+                                 std::vector<Effect>& effects) {
+  Host& host = *hosts_[Index(device.device.host)];
+  uint64_t coming = device.spilling_bytes;
+  while (coming < bytes) {
+    Job* victim = nullptr;
+    double most = urgency;
+    for (Replica* replica : device.replicas) {
+      if (replica == device.running || replica == device.turn.replica) continue;
+      for (Job* job : replica->active) {
+        if (job->asked || job->device_bytes == 0) continue;
+        const double theirs = job->paused ? kNever : Urgency(*job, now) - 1e-3;
+        if (theirs > most) {
+          most = theirs;
+          victim = job;
+        }
+      }
+    }
+    if (victim == nullptr) return false;
+    const uint64_t gives = victim->device_bytes;
+    if (victim->computed == 0) {  // nothing to keep: it waits again
+      EmitDrop(*victim, Reason::kRoom, effects);
+      bytes -= std::min(bytes, gives);
+      continue;
+    }
+    if (KvBytes(*victim->model, victim->computed) > host.free()) {
+      if (options_.overcommit <= 1) return false;
+      EmitDrop(*victim, Reason::kRoom, effects);
+      bytes -= std::min(bytes, gives);
+      continue;
+    }
+    coming += gives;
+    EmitSpill(*victim, Reason::kRoom, effects);
+  }
+  return true;
+}
+
+void TidepoolScheduler::Shrink(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
+  if (device.used() <= device.arena && !device.cordoned) return;
+  if (device.cordoned) {
+    // Jobs that have not begun go elsewhere; those that run end here unless their KV can move.
+    for (Replica* replica : device.replicas) {
+      while (!replica->waiting.empty() && !replica->waiting.back()->asked) {
+        Job* job = replica->waiting.back();
+        Detach(*job);
+        unplaced_.push_back(job);
+        wake_at_ = std::min(wake_at_, now);
+      }
+    }
+  }
+  if (device.used() > device.arena) {
+    MakeRoom(device, device.used() - device.arena, -kNever, 0, nullptr, now, effects);
+  }
+}
+
+void TidepoolScheduler::ExpireIdle(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
+  for (Replica* replica : device.replicas) {
+    const Model& model = *replica->model;
+    if (model.model.idle_ttl < 0 || replica->jobs() > 0 || replica->landed == 0 || replica->loading) continue;
+    if (device.running == replica || model.pinned_here()) continue;
+    const Nanoseconds until = std::max(replica->last_used, replica->landed_at) +
+                              std::max(model.model.idle_ttl, model.model.min_resident);
+    if (until <= now) {
+      EmitEvict(*replica, 0, Reason::kExpired, effects);
+    } else {
+      device.wake_at = std::min(device.wake_at, until);
+    }
+  }
+}
+
+// ---- balance -------------------------------------------------------------------------------------------
+
+void TidepoolScheduler::Rebalance(Nanoseconds now, std::vector<Effect>& effects) {
+  Device *fullest = nullptr, *emptiest = nullptr;
+  double most = 0, least = kNever;
+  const auto pressure = [&](Device& device) { return std::max(LoadOf(device), WeightPressure(device, 0)); };
+  for (const auto& device : devices_) {
+    const double p = device->cordoned ? (device->kv_bytes > 0 ? 10 : 0) : pressure(*device);
+    if (fullest == nullptr || p > most) {
+      most = p;
+      fullest = device.get();
+    }
+    if (!device->cordoned && p < least) {
+      least = p;
+      emptiest = device.get();
+    }
+  }
+  if (fullest == nullptr || emptiest == nullptr || most < kComfort || most - least < kMoveGap) return;
+  const Host& host = *hosts_[Index(fullest->device.host)];
+  const bool same_host = fullest->device.host == emptiest->device.host;
+  Replica* best = nullptr;
+  double best_after = most - kMoveGap / 2;
+  for (Replica* replica : fullest->replicas) {
+    if (replica->jobs() == 0 || fullest->running == replica || fullest->turn.replica == replica ||
+        replica->loading || replica->model->model.pinned)
+      continue;
+    if (now - replica->moved_at < kMoveRest && replica->moved_at > 0) continue;
+    if (!MayUse(*replica->model, *emptiest)) continue;
+    if (!same_host && (!replica->active.empty() || !replica->spilled.empty())) continue;
+    if (std::any_of(replica->spilled.begin(), replica->spilled.end(),
+                    [](const Job* job) { return job->place != Place::kSpilled; }))
+      continue;
+    uint64_t bytes = 0;
+    for (const Job* job : replica->active) bytes += KvBytes(*replica->model, job->computed);
+    if (bytes > host.free()) continue;
+    const double load = ReplicaLoad(*replica, 0, 0);
+    const double there =
+        std::max(LoadOf(*emptiest) + load, WeightPressure(*emptiest, replica->model->weight_bytes));
+    const double after = std::max(there, fullest->cordoned ? 0 : LoadOf(*fullest) - load);
+    if (after < best_after) {
+      best_after = after;
+      best = replica;
+    }
+  }
+  if (best != nullptr) MoveReplica(*best, *emptiest, now, effects);
+}
+
+void TidepoolScheduler::MoveReplica(Replica& replica, Device& to, Nanoseconds now,
+                                    std::vector<Effect>& effects) {
+  ++counters_.moves;
+  ReplicaOf(*replica.model, to).moved_at = now;
+  for (size_t i = replica.waiting.size(); i-- > 0;) {
+    Job& job = *replica.waiting[i];
+    if (job.asked) continue;
+    Detach(job);
+    Assign(job, to, now);
+  }
+  while (!replica.spilled.empty()) {
+    Job& job = *replica.spilled.back();
+    Detach(job);
+    Attach(job, ReplicaOf(*replica.model, to), Place::kSpilled);
+  }
+  while (!replica.active.empty()) {
+    Job& job = *replica.active.back();
+    if (job.computed == 0) {
+      EmitDrop(job, Reason::kMove, effects);
+      Detach(job);
+      Assign(job, to, now);
+      continue;
+    }
+    job.move_to = &to;
+    EmitSpill(job, Reason::kMove, effects);
+  }
+}
+
+}  // namespace pool
+}  // namespace tidepool::compute

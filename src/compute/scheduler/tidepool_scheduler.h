@@ -1,0 +1,78 @@
+// Tidepool's own policy. Internal to this folder; made by MakeTidepoolScheduler.
+//
+//   Urgency     The slack of a job less the time of its remaining prefill, plus what its account had beyond
+//   the
+//               others' share. One that is late counts as the less urgent the later it is (its next tokens
+//               are lost anyway), until it has gone unserved for the age bound; then it goes first.
+//   Turns       Among the resident models of a device the one with the most urgent job runs, and keeps the
+//               device until its slack exceeds the next one's by a few tokens' time. Between resident models
+//               a turn costs nothing. A step holds all decodes of the model and prefill chunks.
+//   Residency   The copy engine always works for the most urgent model that is not resident. Room is made by
+//               dropping last layers: of idle models, least wanted first; else of the models with the most
+//               slack, if they can be back in time (the gap between the two slacks is at least the time of
+//               both loads, as measured: the hysteresis that keeps a slow bus from thrashing).
+//   Placement   A request joins the device where it adds least: a model's batch that is there (a sequence
+//               more costs little), else the device with least load, dearer as the load nears 1 and as more
+//               bytes want to be resident than fit. Twice a second one model moves from the fullest to the
+//               emptiest device if that helps.
+//   Admission   A request is refused when every device it may use would need more than admission_load of its
+//               time to keep the pace of its jobs, or when its first token cannot be on time; accounts with
+//               more than their share first.
+#pragma once
+
+#include "compute/scheduler/pool_state.h"
+
+namespace tidepool::compute::pool {
+
+class TidepoolScheduler final : public PoolState {
+ public:
+  explicit TidepoolScheduler(const PoolPolicyOptions& options) : PoolState(options) {}
+  std::string_view name() const override { return "tidepool"; }
+  void Decide(Nanoseconds now, std::vector<Effect>& effects) override;
+
+ protected:
+  void PlaceJob(Job&, Nanoseconds) override {}  // all of it is in Decide
+  void OnAssigned(Job& job, Nanoseconds now) override;
+  double Urgency(const Job& job, Nanoseconds now) const override;
+
+ private:
+  struct Fit {
+    Device* device = nullptr;
+    double cost = 0, load = 0, first_token_s = 0;
+  };
+  void PlaceAll(Nanoseconds now, std::vector<Effect>& effects);
+  Fit BestFit(const Job& job, Nanoseconds now) const;
+  double WeightPressure(const Device& device, uint64_t more_bytes) const;
+  bool Overloaded(const Job& job, const Fit& fit) const;
+
+  void DecideDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
+  void ManageDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
+  double ReplicaUrgency(const Replica& replica, Nanoseconds now) const;
+  bool Ready(const Replica& replica) const;
+  bool Admissible(const Replica& replica) const;
+  void ChooseTurn(Device& device, Nanoseconds now, std::vector<Effect>& effects);
+  bool AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
+  bool GrowJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
+  int32_t FirstReservation(const Job& job) const;
+  bool Committable(const Job& job) const;
+
+  void ManageWeights(Device& device, Nanoseconds now, std::vector<Effect>& effects);
+  bool StartLoad(Device& device, Replica& replica, double urgency, Reason reason, Nanoseconds now,
+                 std::vector<Effect>& effects);
+  void RestoreJobs(Device& device, Nanoseconds now, std::vector<Effect>& effects);
+  // Frees `bytes` for a job or model of this urgency; false: not (yet).
+  bool MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s, const Replica* keep,
+                Nanoseconds now, std::vector<Effect>& effects);
+  bool SpillFor(Device& device, uint64_t bytes, double urgency, Nanoseconds now,
+                std::vector<Effect>& effects);
+  void Shrink(Device& device, Nanoseconds now, std::vector<Effect>& effects);
+  void ExpireIdle(Device& device, Nanoseconds now, std::vector<Effect>& effects);
+  void Rebalance(Nanoseconds now, std::vector<Effect>& effects);
+  void MoveReplica(Replica& replica, Device& to, Nanoseconds now, std::vector<Effect>& effects);
+  bool MayUse(const Model& model, const Device& device) const;
+
+  Nanoseconds balanced_at_ = 0;
+  mutable double least_service_s_ = 0;
+};
+
+}  // namespace tidepool::compute::pool
