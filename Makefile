@@ -1,8 +1,8 @@
 # A thin front of scripts/: each target is one script, and every script says at its head what it does.
-.PHONY: help up down build test sanitize bench fuzz format clean
+.PHONY: help up down build test sanitize bench bench-pool fuzz format clean
 
 help:            ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 up:              ## set up, build, pull a small model, serve in the background, show a first answer
 	@scripts/up
@@ -21,6 +21,9 @@ sanitize:        ## engine and gateway tests under address, undefined and thread
 
 bench:           ## speed against llama.cpp and other peers, measured in the same run
 	@scripts/bench
+
+bench-pool:      ## many models in memory for three, against llama.cpp's router (under 3 hours)
+	@scripts/bench_pool
 
 fuzz:            ## every fuzz target for FUZZ_SECONDS (600) each
 	@scripts/fuzz

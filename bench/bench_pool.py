@@ -1,0 +1,513 @@
+#!/usr/bin/env python3
+"""Many models in memory for a few of them: Tidepool against llama.cpp's router, one client, one schedule, in turns.
+
+    bench/bench_pool.py                                    # all of it, at most 2 h 50 min
+    bench/bench_pool.py --minutes 1 --search-runs 0 --scenario 8:poisson:0.1 --side tidepool
+    bench/bench_pool.py --quick                            # one minute, Tidepool alone, tiny models: correctness, no speed
+
+A scenario is MODELS:ARRIVALS:RATE: how many models, poisson or skewed (shares ~ 1 / rank; Poisson in time), requests/s of
+each model in the mean. The models are Qwen3-0.6B-shaped with weights of their own (tools/make_pool_models.py, 342 MB each),
+the last two SmolLM2-135M and Gemma-3-270m (not with --synthetic-only). Prompts are 256 tokens that share no prefix, answers
+exactly 64, streamed. Tidepool gets pool.memory for --budget-models models and their KV, the router --models-max. A server is
+started for each run; the page cache of its model files is dropped, each model answers once, then the schedule begins.
+
+Token i is on time until arrival + 10 s + i * 0.1 s; the denominator is 64 tokens of every offered request, so what is refused,
+fails or takes longer than 120 s is late. The search finds the highest rate at which 0.95 of the tokens are on time.
+Memory and processor time: pool_watch.py. Needs aiohttp, numpy and gguf (tests/requirements.txt), and llama-server (scripts/build_peer).
+"""
+
+import argparse
+import asyncio
+import contextlib
+import datetime
+import json
+import math
+import os
+import pathlib
+import platform
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+import pool_load
+import pool_watch
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import make_pool_models  # noqa: E402
+from server_process import Server  # noqa: E402
+
+PROMPT_TOKENS, ANSWER_TOKENS, TIMEOUT_S = 256, 64, 120.0
+TARGET = 0.95
+SEARCH_STEP = 1.15  # the search ends when the highest good and the lowest bad rate are within this factor
+REAL_MODELS = ("SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-Q4_K_M.gguf")
+SCENARIOS = ("8:poisson:0.02", "8:poisson:0.05", "8:poisson:0.1", "8:skewed:0.05", "12:poisson:0.033", "12:skewed:0.033",
+             "8:poisson:0.4")
+QUICK_MODELS, QUICK_RATE, QUICK_MEMORY, QUICK_CANCELS = 8, 6.0, "96MiB", 0.2
+
+
+class Scenario:
+    def __init__(self, text):
+        try:
+            models, self.arrivals, rate = text.split(":")
+            self.models, self.rate = int(models), float(rate)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text} is not MODELS:ARRIVALS:RATE, as 8:poisson:0.1") from None
+        if self.arrivals not in ("poisson", "skewed") or self.models < 1 or self.rate <= 0:
+            raise argparse.ArgumentTypeError(f"{text}: arrivals are poisson or skewed, models and rate positive")
+
+    def __str__(self):
+        return f"{self.models}:{self.arrivals}:{self.rate:.3g}"
+
+
+class Progress:
+    """A line on a terminal, a line every half minute elsewhere."""
+
+    def __init__(self, label, requests, seconds):
+        self.label, self.requests, self.seconds = label, requests, seconds
+        self.sent, self.ended, self.answered, self.tokens, self.good = 0, 0, 0, 0, 0
+        self.begin = time.monotonic()
+        self.terminal = sys.stderr.isatty()
+
+    def take(self, answer):
+        if answer.outcome == "cancelled":
+            return
+        self.ended += 1
+        self.answered += answer.outcome == "answered"
+        self.tokens += len(answer.times_s)
+        self.good += pool_load.on_time(answer)
+
+    def line(self):
+        passed = time.monotonic() - self.begin
+        done = min(1.0, passed / self.seconds)
+        bar = "#" * int(20 * done) + "." * (20 - int(20 * done))
+        share = self.good / (ANSWER_TOKENS * self.ended) if self.ended else 1.0
+        return (f"{self.label:28} [{bar}] {passed:4.0f}/{self.seconds:.0f} s  {self.sent}/{self.requests} sent, "
+                f"{self.sent - self.ended} open, {self.ended - self.answered} failed, {share:.2f} on time")
+
+    async def show(self):
+        with contextlib.suppress(asyncio.CancelledError):
+            while True:
+                await asyncio.sleep(1 if self.terminal else 30)
+                print(("\r" if self.terminal else "") + self.line(), end="" if self.terminal else "\n", file=sys.stderr,
+                      flush=True)
+        if self.terminal:
+            print("\r" + " " * 120 + "\r", end="", file=sys.stderr)
+
+
+def get_json(url, timeout_s=10):
+    with urllib.request.urlopen(url, timeout=timeout_s) as reply:
+        return json.load(reply)
+
+
+class Tidepool:
+    """One home for all runs of one set of models (what it stores and packs stays), one server for each run."""
+
+    name, extra = "tidepool", {}
+
+    def __init__(self, arguments, paths, folder):
+        self.home = folder / f"tidepool-{len(paths)}"
+        self.home.mkdir()
+        self.paths, self.binary, self.models = paths, arguments.binary, None
+        memory = arguments.pool_memory or str(pool_bytes(paths, arguments.budget_models))
+        self.flags = ["--pool-memory", memory, *shlex.split(arguments.tidepool_flags)]
+        self.folders = [self.home]
+
+    def __enter__(self):
+        self.server = Server(*self.flags, binary=self.binary, home=self.home).__enter__()
+        self.url, self.key, self.pid = self.server.url, self.server.key, self.server.process.pid
+        if self.models is None:
+            self.models = [self.server.store(path) for path in self.paths]
+        return self
+
+    def __exit__(self, *_):
+        self.server.__exit__()
+
+    def after_run(self):
+        """The ledger adds up and everything ended; what the pool says of itself."""
+        status = wait_idle(self.server)
+        found = {"ledger": status["pool"], "ledger_problems": ledger_problems(status)}
+        with contextlib.suppress(RuntimeError):  # not every version has it
+            found["pool"] = self.server.ask("GET", "/api/v1/pool")
+        return found
+
+    def capacity(self):
+        """Seconds of compute for one request alone and for each of eight of one model together, by the engine's own bench."""
+        rows = self.server.ask("POST", "/api/v1/bench", {"model": self.models[0], "prompt_tokens": PROMPT_TOKENS,
+                                                         "generate_tokens": 32, "batch": [1, 8]})["data"]
+        rate = {row["id"]: row["tokens_per_s"] for row in rows}
+        return {"prefill_tokens_per_s": rate["prefill-1"], "decode_1_tokens_per_s": rate["decode-1"],
+                "decode_8_tokens_per_s": rate["decode-8"],
+                "request_alone_s": PROMPT_TOKENS / rate["prefill-1"] + ANSWER_TOKENS / rate["decode-1"],
+                "request_in_8_s": PROMPT_TOKENS / rate["prefill-1"] + ANSWER_TOKENS / rate["decode-8"]}
+
+
+class Router:
+    """llama-server as a router: a process for each model, at most --models-max of them."""
+
+    name, key = "llama.cpp router", ""
+    extra = {"timings_per_token": True}
+
+    def __init__(self, arguments, paths, folder):
+        self.binary = pathlib.Path(arguments.llama_server).resolve()
+        self.folder = folder / f"router-{len(paths)}"
+        self.folder.mkdir()
+        for path in paths:
+            (self.folder / path.name).symlink_to(path)
+        self.models = [path.stem for path in paths]
+        self.folders = [self.folder]
+        # 4096 tokens for its 4 slots: with the default, the model's own context, each of these models takes 5 GB and 15 s.
+        self.flags = ["--models-max", str(arguments.budget_models), "--ctx-size", "4096", *shlex.split(arguments.router_flags)]
+
+    def __enter__(self):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        library = os.pathsep.join(filter(None, [str(self.binary.parent), os.environ.get("LD_LIBRARY_PATH")]))
+        self.log = open(self.folder.with_suffix(".log"), "wb")
+        self.process = subprocess.Popen(
+            [str(self.binary), "--models-dir", str(self.folder), "--host", "127.0.0.1", "--port", str(port), *self.flags],
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, "LD_LIBRARY_PATH": library})
+        self.url, self.pid = f"http://127.0.0.1:{port}", self.process.pid
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                get_json(self.url + "/health")
+                return self
+            except (OSError, ValueError):
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    self.__exit__()
+                    raise RuntimeError("llama-server did not start:\n" + self.folder.with_suffix(".log").read_text()[-2000:]) \
+                        from None
+                time.sleep(0.1)
+
+    def __exit__(self, *_):
+        for sent in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, sent)  # its children are of its session
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(30)
+        self.log.close()
+
+    def after_run(self):
+        return {}
+
+
+def pool_bytes(paths, budget_models):
+    """Weights and workspace of the largest models, and KV for four requests of each of them, as the router's slots have."""
+    weights = sum(sorted((path.stat().st_size for path in paths), reverse=True)[:budget_models])
+    workspace = budget_models * (96 << 20)
+    kv = budget_models * 4 * (PROMPT_TOKENS + ANSWER_TOKENS) * (112 << 10)  # 28 layers * 2 * 8 heads * 128 * 2 bytes
+    return weights + workspace + kv
+
+
+def ledger_problems(status):
+    pool = status["pool"]
+    owned = sum(owner["bytes"] for owner in pool["owners"])
+    problems = []
+    if owned != pool["used_bytes"]:
+        problems.append(f"the owners have {owned} bytes, used are {pool['used_bytes']}")
+    if pool["used_bytes"] > pool["limit_bytes"]:
+        problems.append(f"used are {pool['used_bytes']} bytes of {pool['limit_bytes']}")
+    return problems
+
+
+def wait_idle(server, seconds=30):
+    deadline = time.monotonic() + seconds
+    while True:
+        status = server.ask("GET", "/api/v1/status")
+        if status["running"] == status["waiting"] == 0:
+            return status
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"requests are left in the server: {status['running']} running, {status['waiting']} waiting")
+        time.sleep(0.1)
+
+
+async def drive(client, arrivals, label, seconds):
+    progress = Progress(label, len(arrivals), seconds)
+    shown = asyncio.create_task(progress.show())
+    try:
+        return await client.run(arrivals, progress)
+    finally:
+        shown.cancel()
+        await shown
+
+
+def warm_up(side, words, label):
+    """Each model answers once, alone: loads work, packed files exist, prompts have the length they should."""
+    client = pool_load.Client(side.url, side.models, side.key, side.extra, ANSWER_TOKENS)
+    seconds = []
+    for model in range(len(side.models)):
+        arrivals = [pool_load.Arrival(0.0, model, "")]
+        pool_load.give_prompts(arrivals, words, PROMPT_TOKENS, f"warm-up {model}")
+        (answer,) = asyncio.run(client.run(arrivals))
+        if answer.outcome != "answered":
+            raise RuntimeError(f"{label}: {side.models[model]} does not answer: {answer.outcome} {answer.status} {answer.problem}")
+        if abs(answer.prompt_tokens - PROMPT_TOKENS) > 2:  # some models put a token before every prompt
+            raise RuntimeError(f"{label}: the prompt has {answer.prompt_tokens} tokens in {side.models[model]}")
+        seconds.append(round(answer.end_s, 2))
+    return seconds
+
+
+def measure(side, scenario, words, arguments):
+    """One run: figures as a dictionary."""
+    label = f"{side.name} {scenario}"
+    seconds = arguments.minutes * 60
+    arrivals = pool_load.schedule(scenario.models, scenario.rate * scenario.models, seconds, arguments.seed, scenario.arrivals)
+    pool_load.give_prompts(arrivals, words, PROMPT_TOKENS, arguments.seed)
+    pool_watch.forget(side.folders)
+    with side:
+        warm = [] if arguments.cold else warm_up(side, words, label)
+        client = pool_load.Client(side.url, side.models, side.key, side.extra, ANSWER_TOKENS, TIMEOUT_S)
+        with pool_watch.Watch(side.pid, side.folders) as watch:
+            answers = asyncio.run(drive(client, arrivals, label, seconds))
+        row = {"id": f"{scenario} {side.name}", "scenario": str(scenario), "server": side.name, "flags": side.flags,
+               "rate_per_s": scenario.rate * scenario.models, "minutes": arguments.minutes, "warm_up_s": warm,
+               **pool_load.figures(answers, ANSWER_TOKENS), **watch.figures(), **side.after_run()}
+        if side.name == "tidepool" and not hasattr(side, "found_capacity"):
+            side.found_capacity = row["capacity"] = side.capacity()
+    print_row(row)
+    return row
+
+
+COLUMNS = (("scenario", 16), ("server", 17), ("on time", 8), ("all on", 7), ("failed", 7), ("refused", 8), ("tokens/s", 9),
+           ("TTFT p50/p99", 14), ("gap p50/p99", 14), ("memory", 8))
+
+
+def print_header():
+    print("".join(f"{name:{width}}" for name, width in COLUMNS), file=sys.stderr)
+
+
+def print_row(row, file=sys.stderr):
+    def pair(name):
+        return "/".join("-" if row[f"{name}_{p}_s"] is None else f"{row[f'{name}_{p}_s']:.1f}" for p in ("p50", "p99"))
+
+    def share(value):
+        return "-" if value is None else f"{value:.3f}"
+
+    cells = (row["scenario"], row["server"], share(row["tokens_on_time"]), share(row["requests_on_time"]),
+             f"{row['failed'] + row['timed_out']}/{row['offered']}", str(row["refused_429"] + row["refused_503"]),
+             f"{row['tokens_per_s']:.1f}", pair("ttft"), pair("largest_gap"), f"{row['memory_peak_bytes'] / 2**30:.2f} G")
+    print("".join(f"{cell:{width}}" for cell, (_, width) in zip(cells, COLUMNS)), file=file, flush=True)
+
+
+def search(side, scenario, rows, words, arguments):
+    """The highest rate of a model (requests/s) with enough tokens on time, from the runs there are and some more."""
+    def bounds():
+        known = [(row["rate_per_s"] / scenario.models, row["tokens_on_time"]) for row in rows if row["server"] == side.name
+                 and row["scenario"].startswith(f"{scenario.models}:{scenario.arrivals}:") and row["tokens_on_time"] is not None]
+        bad = min((rate for rate, share in known if share < TARGET), default=math.inf)
+        return max((rate for rate, share in known if share >= TARGET and rate < bad), default=0.0), bad
+
+    for _ in range(arguments.search_runs):
+        good, bad = bounds()
+        if good > 0 and bad <= good * SEARCH_STEP:
+            break
+        if good == 0:
+            rate = bad / 3 if bad < math.inf else scenario.rate
+        else:
+            rate = math.sqrt(good * bad) if bad < math.inf else good * 2
+        tried = Scenario(f"{scenario.models}:{scenario.arrivals}:{rate:.4f}")
+        rows.append(measure(side, tried, words, arguments))
+    good, bad = bounds()
+    return {"server": side.name, "models": scenario.models, "arrivals": scenario.arrivals, "target": TARGET,
+            "highest_good_rate_per_model": good, "lowest_bad_rate_per_model": None if bad == math.inf else bad}
+
+
+def judge(rows, found):
+    """The goals that these runs can tell something about."""
+    ours = [row for row in rows if row["server"] == "tidepool"]
+    goals = []
+    for row in ours:
+        if row["scenario"] == "8:poisson:0.1":
+            goals.append(("8 models at 0.1 requests/s: tokens on time >= 0.97, no failure", f"{row['tokens_on_time']:.3f}, "
+                          f"{row['failed'] + row['timed_out']} failed",
+                          row["tokens_on_time"] >= 0.97 and row["failed"] + row["timed_out"] == 0))
+    rates = {entry["server"]: entry["highest_good_rate_per_model"] for entry in found}
+    if len(rates) == 2:
+        mine, theirs = rates["tidepool"], rates[Router.name]
+        ratio = "the router kept it at no rate" if theirs == 0 else f"{mine / theirs:.1f} x"
+        goals.append(("highest rate with 0.95 on time >= 3 x the router's", f"{mine:.3f} and {theirs:.3f}: {ratio}",
+                      mine > 0 and mine >= 3 * theirs))
+    if ours:
+        killed = sum(row["failed"] for row in ours)
+        goals.append(("no request ended by the server", f"{killed} failed", killed == 0))
+    refused = [row for row in ours if row["refusal_max_s"] is not None]
+    if refused:
+        slowest = max(row["refusal_max_s"] for row in refused)
+        goals.append(("overload is answered by 429 or 503 within 1 s", f"{slowest:.2f} s", slowest <= 1))
+        least = min(row["tokens_on_time_of_admitted"] or 0 for row in refused)
+        goals.append(("tokens on time of what was admitted >= 0.95", f"{least:.3f}", least >= 0.95))
+    return [{"goal": goal, "measured": measured, "met": met} for goal, measured, met in goals]
+
+
+def print_summary(rows, found, goals):
+    print_row_header = "".join(f"{name:{width}}" for name, width in COLUMNS)
+    print(print_row_header)
+    for row in rows:
+        print_row(row, sys.stdout)
+    for row in rows:
+        if "capacity" in row:
+            need = {name: row["rate_per_s"] * row["capacity"][name] for name in ("request_alone_s", "request_in_8_s")}
+            print(f"\nThis machine computes {row['capacity']['prefill_tokens_per_s']:.0f} tokens/s of prefill, "
+                  f"{row['capacity']['decode_1_tokens_per_s']:.0f} of decode alone, {row['capacity']['decode_8_tokens_per_s']:.0f} "
+                  f"with eight (0.6B shape): {row['scenario']} needs {need['request_alone_s']:.2f} of it when no two requests share "
+                  f"a step, {need['request_in_8_s']:.2f} when eight do. Above 1 nobody can be on time for long.")
+    for entry in found:
+        print(f"{entry['server']}: the highest rate of each of {entry['models']} models with {TARGET} of the tokens on time: "
+              f"{entry['highest_good_rate_per_model']:.3f} requests/s (too much: {entry['lowest_bad_rate_per_model'] or '-'})")
+    for goal in goals:
+        print(f"{'met    ' if goal['met'] else 'NOT MET'}  {goal['goal']}: {goal['measured']}")
+
+
+def list_models(arguments, count):
+    real = [arguments.data / name for name in REAL_MODELS if not arguments.synthetic_only and (arguments.data / name).is_file()]
+    if not arguments.synthetic_only and len(real) < len(REAL_MODELS):
+        print(f"bench_pool: {arguments.data} lacks {', '.join(REAL_MODELS)} (scripts/test_data): synthetic models only",
+              file=sys.stderr)
+        real = []
+    made = make_pool_models.make_models("qwen3-0.6b", max(1, count - len(real)), "Q4_0", arguments.vocab, arguments.models)
+    return [path.resolve() for path in (*made, *real)][:count]
+
+
+def bench(arguments):
+    sides = {"tidepool": Tidepool, "router": Router}
+    rows, found = [], []
+    with tempfile.TemporaryDirectory(prefix="scratch-", dir=arguments.models) as scratch:
+        for count in sorted({scenario.models for scenario in arguments.scenario}):
+            paths = list_models(arguments, count)
+            words = pool_load.common_words([make_pool_models.tokens_of(path) for path in paths])
+            made = [sides[name](arguments, paths, pathlib.Path(scratch)) for name in arguments.side]
+            print_header()
+            for scenario in arguments.scenario:
+                if scenario.models == count:
+                    rows += [measure(side, scenario, words, arguments) for side in made]
+            first = next(s for s in arguments.scenario if s.models == count)
+            if arguments.search_runs and count == arguments.search_models:
+                found += [search(side, first, rows, words, arguments) for side in made]
+    return rows, found
+
+
+def quick(binary, models, vocab, seconds=20.0, seed=1):
+    """Tiny models, more of them than fit, some clients that go away: returns (figures, what is wrong)."""
+    shape = make_pool_models.make_models("pool-tiny", QUICK_MODELS, "Q4_0", vocab, models)
+    words = pool_load.common_words([make_pool_models.tokens_of(shape[0])])
+    arrivals = pool_load.schedule(QUICK_MODELS, QUICK_RATE, seconds, seed, "poisson", cancels=QUICK_CANCELS)
+    pool_load.give_prompts(arrivals, words, PROMPT_TOKENS, seed)
+    problems = []
+
+    def unload_all(server, names):
+        wait_idle(server)
+        for name in names:
+            server.ask("POST", f"/api/v1/models/{name}/unload", {})
+        return {(owner["owner"], owner["kind"]): owner["bytes"] for owner in server.ask("GET", "/api/v1/status")["pool"]["owners"]}
+
+    with Server("--pool-memory", QUICK_MEMORY, binary=binary) as server:
+        names = [server.store(path) for path in shape]
+        client = pool_load.Client(server.url, names, server.key, tokens=ANSWER_TOKENS, timeout_s=60)
+        for model, name in enumerate(names):
+            (answer,) = asyncio.run(client.run([pool_load.Arrival(0.0, model, arrivals[0].prompt)]))
+            if answer.outcome != "answered" or answer.prompt_tokens != PROMPT_TOKENS:
+                problems.append(f"{name}: {answer.outcome} {answer.problem} after {answer.prompt_tokens} prompt tokens")
+        before = unload_all(server, names)
+
+        async def watched():
+            stop, seen = asyncio.Event(), []
+
+            async def look():
+                while not stop.is_set():
+                    status = await asyncio.to_thread(server.ask, "GET", "/api/v1/status")
+                    seen.extend(ledger_problems(status))
+                    await asyncio.sleep(0.25)
+
+            looking = asyncio.create_task(look())
+            try:
+                return await drive(client, arrivals, "quick", seconds), seen
+            finally:
+                stop.set()
+                await looking
+
+        answers, seen = asyncio.run(watched())
+        problems += sorted(set(seen))
+        kept = wait_idle(server)
+        held = {entry["id"]: entry["engine"]["kv_blocks_used"] for entry in server.ask("GET", "/api/v1/models")["data"]
+                if entry.get("engine") and entry["engine"]["kv_blocks_used"]}
+        if held:
+            problems.append(f"KV blocks are held by nobody: {held}")
+        after = unload_all(server, names)
+        if after != before:
+            problems.append(f"the ledger was {before} before and is {after} after")
+        resident = {owner["owner"] for owner in kept["pool"]["owners"] if owner["kind"] == "weights"}
+        if len(resident) >= QUICK_MODELS:
+            problems.append("all models fit into the budget: this run shows nothing")
+        server.process.send_signal(signal.SIGTERM)
+        if server.process.wait(60) != 0:
+            problems.append(f"the server ended with {server.process.returncode}:\n{server.output()[-2000:]}")
+    for answer in answers:
+        if answer.outcome not in ("answered", "cancelled"):
+            problems.append(f"the request of {names[answer.model]} at {answer.arrival_s:.2f} s {answer.outcome}: "
+                            f"{answer.status} {answer.problem}")
+    counts = pool_load.figures(answers, ANSWER_TOKENS)
+    if counts["cancelled"] == 0:
+        problems.append("no client went away: this run shows nothing about it")
+    return counts, problems
+
+
+def main():
+    data = pathlib.Path(os.environ.get("TIDEPOOL_TEST_DATA", ROOT / "build/test-data"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenario", type=Scenario, action="append", help="may be given often; default: " + " ".join(SCENARIOS))
+    parser.add_argument("--side", action="append", choices=("tidepool", "router"), help="may be given twice; default: both")
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--search-models", type=int, default=8)
+    parser.add_argument("--search-runs", type=int, default=4, help="most runs a server; 0: no search")
+    parser.add_argument("--budget-models", type=int, default=3)
+    parser.add_argument("--pool-memory", help="Tidepool's limit, as 2GiB; default: what --budget-models models and their KV need")
+    parser.add_argument("--tidepool-flags", default="")
+    parser.add_argument("--router-flags", default="")
+    parser.add_argument("--synthetic-only", action="store_true")
+    parser.add_argument("--cold", action="store_true", help="no warm-up")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--binary", default=os.environ.get("TIDEPOOL_BINARY", str(ROOT / "build" / "tidepool")))
+    parser.add_argument("--llama-server", default=os.environ.get("LLAMA_SERVER", str(ROOT / "build/peer/bin/llama-server")))
+    parser.add_argument("--data", type=pathlib.Path, default=data, help="what scripts/test_data fetched")
+    parser.add_argument("--vocab", type=pathlib.Path, help="a GGUF with the vocabulary of the synthetic models")
+    parser.add_argument("--models", type=pathlib.Path, default=ROOT / "build/pool-models", help="where they are made; 4 GB")
+    parser.add_argument("--json", type=pathlib.Path, help="write all figures to this file")
+    parser.add_argument("--save", action="store_true", help="write them to bench/results/pool-DATE.json")
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    arguments.vocab = arguments.vocab or arguments.data / "llama.cpp/models/ggml-vocab-qwen2.gguf"
+    arguments.side = arguments.side or ["tidepool", "router"]
+    arguments.scenario = arguments.scenario or [Scenario(text) for text in SCENARIOS]
+    for name, path in (("tidepool (scripts/build)", arguments.binary), ("the vocabulary (scripts/test_data)", arguments.vocab),
+                       *([("llama-server (scripts/build_peer)", arguments.llama_server)]
+                         if "router" in arguments.side and not arguments.quick else [])):
+        if not pathlib.Path(path).is_file():
+            sys.exit(f"{name} is not at {path}")
+    if arguments.quick:
+        counts, problems = quick(arguments.binary, arguments.models / "tiny", arguments.vocab)
+        print(json.dumps(counts, indent=2))
+        sys.exit("\n".join(problems) if problems else 0)
+    arguments.models.mkdir(parents=True, exist_ok=True)
+    rows, found = bench(arguments)
+    goals = judge(rows, found)
+    print_summary(rows, found, goals)
+    today = datetime.date.today().isoformat()
+    report = {"date": today, "machine": f"{platform.machine()}, {os.cpu_count()} cores", "seed": arguments.seed, "data": rows,
+              "highest_rates": found, "goals": goals}
+    for path in filter(None, (arguments.json, ROOT / f"bench/results/pool-{today}.json" if arguments.save else None)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n")
+        print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
