@@ -5,16 +5,10 @@
 // Advance (SimulatedKvMover), with no lock held: when `done` runs, no copy of this job is running or will.
 #pragma once
 
-#include <array>
-#include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <functional>
-#include <limits>
 #include <memory>
-#include <mutex>
 #include <optional>
-#include <thread>
 #include <vector>
 
 #include "base/clock.h"
