@@ -45,6 +45,7 @@ from server_process import Server  # noqa: E402
 
 PROMPT_TOKENS, ANSWER_TOKENS, TIMEOUT_S = 256, 64, 120.0
 TARGET = 0.95
+OTHERS = 0.1  # processors
 SEARCH_STEP = 1.15  # the search ends when the highest good and the lowest bad rate are within this factor
 REAL_MODELS = ("SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-Q4_K_M.gguf")
 SCENARIOS = ("8:poisson:0.02", "8:poisson:0.05", "8:poisson:0.1", "8:skewed:0.05", "12:poisson:0.033", "12:skewed:0.033",
@@ -277,12 +278,12 @@ def measure(side, scenario, words, arguments):
     return row
 
 
-COLUMNS = (("scenario", 16), ("server", 17), ("on time", 8), ("all on", 7), ("failed", 7), ("refused", 8), ("tokens/s", 9),
-           ("TTFT p50/p99", 14), ("gap p50/p99", 14), ("memory", 8))
+COLUMNS = (("scenario", 16), ("server", 18), ("on time", 8), ("all on", 7), ("failed", 7), ("refused", 9), ("tokens/s", 9),
+           ("TTFT p50/p99", 14), ("gap p50/p99", 14), ("private + cached", 16))
 
 
-def print_header():
-    print("".join(f"{name:{width}}" for name, width in COLUMNS), file=sys.stderr)
+def print_header(file=sys.stderr):
+    print("".join(f"{name:{width}}" for name, width in COLUMNS), file=file)
 
 
 def print_row(row, file=sys.stderr):
@@ -294,8 +295,10 @@ def print_row(row, file=sys.stderr):
 
     cells = (row["scenario"], row["server"], share(row["tokens_on_time"]), share(row["requests_on_time"]),
              f"{row['failed'] + row['timed_out']}/{row['offered']}", str(row["refused_429"] + row["refused_503"]),
-             f"{row['tokens_per_s']:.1f}", pair("ttft"), pair("largest_gap"), f"{row['memory_peak_bytes'] / 2**30:.2f} G")
+             f"{row['tokens_per_s']:.1f}", pair("ttft"), pair("largest_gap"), f"{row['memory_peak_anonymous_bytes'] / 2**30:.1f} + {row['memory_peak_cached_bytes'] / 2**30:.1f} GiB")
     print("".join(f"{cell:{width}}" for cell, (_, width) in zip(cells, COLUMNS)), file=file, flush=True)
+    if row["processor_others"] > OTHERS:
+        print(f"    other processes used {row['processor_others']:.2f} processors meanwhile: do not compare this row", file=file)
 
 
 def search(side, scenario, rows, words, arguments):
@@ -349,8 +352,7 @@ def judge(rows, found):
 
 
 def print_summary(rows, found, goals):
-    print_row_header = "".join(f"{name:{width}}" for name, width in COLUMNS)
-    print(print_row_header)
+    print_header(sys.stdout)
     for row in rows:
         print_row(row, sys.stdout)
     for row in rows:

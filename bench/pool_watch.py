@@ -116,7 +116,7 @@ def forget(folders):
 class Watch:
     """`with Watch(pid, folders) as watch:` samples until the end of the block; then watch.peak_bytes and its parts."""
 
-    def __init__(self, pid, folders, every_s=1.0):
+    def __init__(self, pid, folders, every_s=2.0):
         self.pid, self.folders, self.every_s = pid, folders, every_s
         self.peak_bytes = self.peak_anonymous_bytes = self.peak_cached_bytes = 0
         self.begin = None
