@@ -51,6 +51,13 @@ class RealFileOperations final : public FileOperations {
     return {};
   }
 
+  void Prefetch(int descriptor, uint64_t offset, uint64_t bytes) override {
+    constexpr uint64_t kMost = uint64_t{128}
+                               << 10;  // what one call takes under the kernel's default settings
+    for (uint64_t at = 0; at < bytes; at += kMost)
+      readahead(descriptor, static_cast<off64_t>(offset + at), std::min(kMost, bytes - at));
+  }
+
   Status Populate(const std::byte* data, size_t bytes) override {
     while (madvise(const_cast<std::byte*>(data), bytes, MADV_POPULATE_READ) != 0) {
       if (errno == EINTR || errno == EAGAIN) continue;

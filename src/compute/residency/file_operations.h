@@ -20,6 +20,8 @@ class FileOperations {
   virtual Result<uint64_t> Size(int descriptor) = 0;
   // All of `to`, or an error ("ends early" too). Never a bus error, unlike reading the mapping.
   virtual Status Read(int descriptor, uint64_t offset, std::span<std::byte> to) = 0;
+  // Begins reading exactly this range into the page cache, without waiting. Advice only.
+  virtual void Prefetch(int descriptor, uint64_t offset, uint64_t bytes) = 0;
   // Page tables and page cache for a mapped range (MADV_POPULATE_READ): an error where a touch would be a bus
   // error.
   virtual Status Populate(const std::byte* data, size_t bytes) = 0;

@@ -25,6 +25,7 @@ class FileBacking final : public WeightBacking {
       : file_(std::move(file)), options_(options), operations_(operations) {
     for (const PackedSegment& segment : file_->table().segments)
       segments_.push_back({segment.offset, segment.bytes});
+    present_.assign(segments_.size(), true);
     XXH3_64bits_reset(&hash_);
   }
 
@@ -33,6 +34,13 @@ class FileBacking final : public WeightBacking {
   Status Fetch(size_t segment, uint64_t begin, uint64_t bytes, const std::atomic<bool>&) override {
     TP_TRY(CheckSize());
     const uint64_t offset = segments_[segment].offset + begin;
+    present_[segment] = true;
+    // The system's own readahead would bring in what nobody has charged (its window may be several MiB, in
+    // both directions); so exactly this range, and the next one while this one is looked at.
+    if (begin == 0) operations_.Prefetch(file_->descriptor(), FileOffset(offset), bytes);
+    const uint64_t rest = segments_[segment].bytes - begin - bytes;
+    if (rest > 0)
+      operations_.Prefetch(file_->descriptor(), FileOffset(offset + bytes), std::min(bytes, rest));
     if (options_.verify && !file_->checked(segment)) TP_TRY(Hash(begin, FileOffset(offset), bytes));
     if (Status status = operations_.Populate(file_->data() + offset, bytes); !status)
       return Damaged(fmt::format("bytes {} to {} of its weights cannot be read: {}", offset, offset + bytes,
@@ -58,9 +66,15 @@ class FileBacking final : public WeightBacking {
   void Unpin(size_t segment) override {
     if (options_.lock) operations_.Unlock(At(segment), segments_[segment].bytes);
   }
+  // A page cache may hold pages in blocks of up to 2 MiB, and drops whole blocks only: those over a border go
+  // with the second of the two segments.
   void Drop(size_t segment) override {
-    operations_.Drop(file_->descriptor(), FileOffset(segments_[segment].offset), At(segment),
-                     segments_[segment].bytes);
+    present_[segment] = false;
+    size_t first = segment, last = segment;
+    while (first > 0 && !present_[first - 1]) --first;
+    while (last + 1 < segments_.size() && !present_[last + 1]) ++last;
+    const uint64_t begin = segments_[first].offset, end = segments_[last].offset + segments_[last].bytes;
+    operations_.Drop(file_->descriptor(), FileOffset(begin), file_->data() + begin, end - begin);
   }
   uint64_t BytesInMemory(size_t segment) const override {
     return operations_.BytesInMemory(At(segment), segments_[segment].bytes);
@@ -112,6 +126,7 @@ class FileBacking final : public WeightBacking {
   const FileBackingOptions options_;
   FileOperations& operations_;
   std::vector<WeightSegment> segments_;
+  std::vector<bool> present_;  // perhaps: false only after a drop
   std::vector<std::byte> buffer_;
   XXH3_state_t hash_;
 };

@@ -334,6 +334,7 @@ Result<std::shared_ptr<PackedFile>> PackedFile::Open(const std::filesystem::path
     if (errno == EWOULDBLOCK) return missing();
     return Unreadable(path, errno);
   }
+  posix_fadvise(file->descriptor_, 0, 0, POSIX_FADV_RANDOM);  // whoever reads says what exactly: no readahead
   struct stat status{};
   if (fstat(file->descriptor_, &status) != 0) return Unreadable(path, errno);
   if (status.st_nlink == 0) return missing();

@@ -169,17 +169,24 @@ Result<PackReport> WritePackedModel(const formats::Checkpoint& checkpoint, chips
   NewFile file(path);
   TP_TRY(file.Create(table.file_bytes()));
   std::byte* const data = file.data() + table.data_offset;
+  // All that is beyond, not the segment alone: blocks of the page cache over a border go with the second
+  // segment.
+  uint64_t kept = 0;
+  const auto drop_beyond = [&](size_t index) {
+    const uint64_t end = table.segments[index].offset + table.segments[index].bytes;
+    if (end <= options.keep_in_memory_bytes) {
+      kept = end;
+    } else {
+      file.Drop(table.data_offset + kept, end - kept);
+    }
+  };
   const auto packed = [&](int32_t index) -> Status {
     PackedSegment& segment = table.segments[static_cast<size_t>(index)];
     segment.checksum = XXH3_64bits(data + segment.offset, segment.bytes);
     const uint64_t offset = table.data_offset + segment.offset;
     file.StartWriting(offset, segment.bytes);
     // One segment behind, so that waiting for the disk overlaps with packing.
-    if (index > 0) {
-      const PackedSegment& last = table.segments[static_cast<size_t>(index) - 1];
-      if (last.offset + last.bytes > options.keep_in_memory_bytes)
-        file.Drop(table.data_offset + last.offset, last.bytes);
-    }
+    if (index > 0) drop_beyond(static_cast<size_t>(index) - 1);
     return {};
   };
   TP_TRY(plan.PackInto(device, data, options.load.progress, packed));
@@ -194,9 +201,7 @@ Result<PackReport> WritePackedModel(const formats::Checkpoint& checkpoint, chips
   report.packed_bytes = table.file_bytes();
   report.pack_s = SecondsSince(begin);
   TP_TRY(file.Commit());
-  const PackedSegment& last = table.segments.back();
-  if (last.offset + last.bytes > options.keep_in_memory_bytes)
-    file.Drop(table.data_offset + last.offset, last.bytes);
+  drop_beyond(table.segments.size() - 1);
   report.sync_s = SecondsSince(begin) - report.pack_s;
   return report;
 }

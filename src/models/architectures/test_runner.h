@@ -66,7 +66,20 @@ class ModelRunner {
               const StepLimits& limits = {.max_tokens = 128, .max_logit_rows = 128})
       : device_(std::move(device)), limits_(limits) {
     const auto checkpoint = Must(formats::Checkpoint::Open(path));
-    model_ = Must(LoadModel(*checkpoint, *device_, options));
+    Adopt(Must(LoadModel(*checkpoint, *device_, options)));
+  }
+  // For a model that comes another way than LoadModel; `make` gets the device.
+  template <typename Make>
+  ModelRunner(std::unique_ptr<chips::Device> device, Make&& make)
+      : device_(std::move(device)), limits_{.max_tokens = 128, .max_logit_rows = 128} {
+    Adopt(make(*device_));
+  }
+
+  LayerGate* gate = nullptr;  // of every step
+  bool aborted = false;       // the last step
+
+  void Adopt(std::unique_ptr<Model> model) {
+    model_ = std::move(model);
     workspace_ = Must(device_->Allocate(model_->WorkspaceBytes(limits_)));
     const Status reserved = device_->ReserveScratch(limits_.max_tokens, model_->MaxColumns());
     EXPECT_TRUE(reserved.has_value());
@@ -99,9 +112,11 @@ class ModelRunner {
       slices.push_back({begin, counts[i], s.context, s.blocks(), s.block_count()});
     }
     const bool hidden = !model_->info().generates || sequences[0]->hidden;
-    Step step{tokens, positions, slices, {}, {}};
+    Step step{tokens, positions, slices, {}, {}, gate};
     (hidden ? step.hidden_rows : step.logit_rows) = rows;
     const StepOutput out = model_->Forward(step, limits_, workspace_.data());
+    aborted = out.aborted;
+    if (aborted) return;
     const float* row = hidden ? out.hidden : out.logits;
     const auto columns = static_cast<size_t>(hidden ? model_->info().hidden_size : model_->info().vocab_size);
     for (size_t i = 0; i < sequences.size(); ++i) {
@@ -116,7 +131,7 @@ class ModelRunner {
   // All outputs of one text, [tokens, columns], run in chunks of at most `chunk`.
   std::vector<float> Run(std::vector<int32_t> tokens, int32_t chunk) {
     TestSequence sequence = NewSequence(std::move(tokens));
-    while (!sequence.pending.empty()) {
+    while (!sequence.pending.empty() && !aborted) {
       const int32_t count = std::min(chunk, static_cast<int32_t>(sequence.pending.size()));
       TestSequence* const one = &sequence;
       RunStep(std::span(&one, 1), std::span(&count, 1));
