@@ -239,6 +239,27 @@ TEST_F(CgroupFolder, Version1QuotaAndMissingLimits) {
   EXPECT_EQ(limits.memory_bytes, 0u);
 }
 
+TEST_F(CgroupFolder, Version1HierarchiesHaveTheirOwnPaths) {
+  Write("memory/mine/memory.limit_in_bytes", "3000000000");
+  Write("memory/other/memory.limit_in_bytes", "1000");  // not ours: only our cpu group has this name
+  Write("cpu/mine/cpu.cfs_quota_us", "1000");
+  Write("cpu/mine/cpu.cfs_period_us", "100000");
+  Write("cpu/other/cpu.cfs_quota_us", "400000");
+  Write("cpu/other/cpu.cfs_period_us", "100000");
+  const CgroupLimits limits =
+      ReadCgroupLimits(root_.string(), "5:memory:/mine\n3:cpu,cpuacct:/other\n1:name=systemd:/other\n");
+  EXPECT_EQ(limits.memory_bytes, 3000000000u);
+  EXPECT_DOUBLE_EQ(limits.cores, 4.0);
+}
+
+TEST_F(CgroupFolder, ThrottlingAndHybridMountsCount) {
+  Write("service/memory.max", "max");
+  Write("service/memory.high", "2000000000");
+  EXPECT_EQ(ReadCgroupLimits(root_.string(), "0::/service\n").memory_bytes, 2000000000u);
+  Write("unified/service/memory.max", "1500000000");
+  EXPECT_EQ(ReadCgroupLimits(root_.string(), "0::/service\n").memory_bytes, 1500000000u);
+}
+
 TEST_F(CgroupFolder, NonsenseIsNoLimit) {
   Write("cpu.max", "hello");
   Write("memory.max", "-7");

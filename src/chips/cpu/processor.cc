@@ -9,6 +9,7 @@
 #include <fstream>
 #include <limits>
 #include <sstream>
+#include <string_view>
 #include <thread>
 
 #if defined(__x86_64__)
@@ -61,13 +62,27 @@ void ReadVersion2(const std::string& folder, CgroupLimits& limits) {
     Tighten(limits.cores, static_cast<double>(ParseLimit(quota)) / period);
   }
   Tighten(limits.memory_bytes, ParseLimit(ReadFirstLine(folder + "/memory.max")));
+  // Above it nobody is killed, but everybody is made to wait for pages to be taken from him.
+  Tighten(limits.memory_bytes, ParseLimit(ReadFirstLine(folder + "/memory.high")));
 }
 
-void ReadVersion1(const std::string& cpu_folder, const std::string& memory_folder, CgroupLimits& limits) {
-  const uint64_t quota = ParseLimit(ReadFirstLine(cpu_folder + "/cpu.cfs_quota_us"));  // -1: none
-  const uint64_t period = ParseLimit(ReadFirstLine(cpu_folder + "/cpu.cfs_period_us"));
+void ReadVersion1Cpu(const std::string& folder, CgroupLimits& limits) {
+  const uint64_t quota = ParseLimit(ReadFirstLine(folder + "/cpu.cfs_quota_us"));  // -1: none
+  const uint64_t period = ParseLimit(ReadFirstLine(folder + "/cpu.cfs_period_us"));
   if (period > 0) Tighten(limits.cores, static_cast<double>(quota) / static_cast<double>(period));
-  Tighten(limits.memory_bytes, ParseLimit(ReadFirstLine(memory_folder + "/memory.limit_in_bytes")));
+}
+
+void ReadVersion1Memory(const std::string& folder, CgroupLimits& limits) {
+  Tighten(limits.memory_bytes, ParseLimit(ReadFirstLine(folder + "/memory.limit_in_bytes")));
+}
+
+// "cpu,cpuacct" has "cpu" and not "acct".
+bool HasController(const std::string& controllers, std::string_view name) {
+  std::istringstream list(controllers);
+  for (std::string one; std::getline(list, one, ',');) {
+    if (one == name) return true;
+  }
+  return false;
 }
 
 // "/a/b" -> "/a" -> "" : every ancestor's limit holds too.
@@ -120,11 +135,20 @@ CgroupLimits ReadCgroupLimits(const std::string& cgroup_root, const std::string&
     const std::string controllers = line.substr(first + 1, second - first - 1);
     const std::string path = line.substr(second + 1);
     if (controllers.empty()) {
-      ForEachAncestor(path, [&](const std::string& p) { ReadVersion2(cgroup_root + p, limits); });
-    } else {
+      // Beside version 1 (hybrid), version 2 is mounted in a folder of its own.
       ForEachAncestor(path, [&](const std::string& p) {
-        ReadVersion1(cgroup_root + "/cpu" + p, cgroup_root + "/memory" + p, limits);
+        ReadVersion2(cgroup_root + p, limits);
+        ReadVersion2(cgroup_root + "/unified" + p, limits);
       });
+      continue;
+    }
+    // Each hierarchy of version 1 has its own tree: a path of one says nothing of another.
+    if (HasController(controllers, "cpu")) {
+      ForEachAncestor(path, [&](const std::string& p) { ReadVersion1Cpu(cgroup_root + "/cpu" + p, limits); });
+    }
+    if (HasController(controllers, "memory")) {
+      ForEachAncestor(path,
+                      [&](const std::string& p) { ReadVersion1Memory(cgroup_root + "/memory" + p, limits); });
     }
   }
   return limits;

@@ -28,6 +28,7 @@ void LedgerMetrics::Update() {
     used += static_cast<double>(bytes);
   }
   used_.Set(used);
+  limit_.Set(static_cast<double>(ledger_.limit()));
 }
 
 }  // namespace tidepool::compute

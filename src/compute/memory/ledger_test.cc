@@ -107,6 +107,78 @@ TEST(LedgerTest, WhatIsNotKvDoesNotMoveWhileKvIsCharged) {
   EXPECT_EQ(moved, 0);
 }
 
+TEST(LedgerTest, ALimitBelowWhatIsUsedDrains) {
+  Ledger ledger(1000);
+  auto a = ledger.Take("a", ChargeKind::kWeights, 600);
+  auto b = ledger.Take("b", ChargeKind::kKv, 300);
+  EXPECT_EQ(ledger.SetLimit(500), 400u);
+  EXPECT_EQ(ledger.over_limit_bytes(), 400u);
+  EXPECT_EQ(ledger.used(), 900u) << "nothing is taken from anybody";
+  EXPECT_EQ(ledger.free(), 0u);
+  EXPECT_EQ(ledger.room_besides(ChargeKind::kKv), 0u) << "weights alone are over";
+  EXPECT_FALSE(ledger.TryTake("c", ChargeKind::kKv, 1));
+  EXPECT_TRUE(ledger.TryTake("c", ChargeKind::kKv, 0));
+  b->Release();
+  EXPECT_EQ(ledger.over_limit_bytes(), 100u);
+  EXPECT_FALSE(ledger.TryTake("c", ChargeKind::kKv, 1));
+  a->Release();
+  EXPECT_EQ(ledger.over_limit_bytes(), 0u);
+  EXPECT_FALSE(ledger.TryTake("c", ChargeKind::kKv, 501));
+  auto c = ledger.TryTake("c", ChargeKind::kKv, 500);
+  ASSERT_TRUE(c);
+  EXPECT_EQ(ledger.SetLimit(2000), 0u);
+  EXPECT_EQ(ledger.free(), 1500u);
+  EXPECT_EQ(ledger.room_besides(ChargeKind::kWeights), 1500u);
+  EXPECT_EQ(ledger.room_besides(ChargeKind::kKv), 2000u);
+}
+
+TEST(LedgerTest, TheReclaimerIsAskedForWhatIsOverToo) {
+  Ledger ledger(1000);
+  auto cache = ledger.Take("cache", ChargeKind::kKv, 700);
+  auto weights = ledger.Take("weights", ChargeKind::kWeights, 200);
+  ledger.SetLimit(600);
+  uint64_t asked = 0;
+  ledger.SetReclaimer([&](uint64_t missing) {
+    asked += missing;
+    cache->Release();
+  });
+  EXPECT_TRUE(ledger.Take("more", ChargeKind::kWeights, 100));
+  EXPECT_EQ(asked, 400u) << "900 used and 100 wanted, of 600";
+  ledger.SetReclaimer(nullptr);
+}
+
+// Each thread sees used() only fall while the limit is below it, and never above the highest limit.
+TEST(LedgerTest, LimitsChangeUnderThreads) {
+  Ledger ledger(10'000);
+  std::atomic<bool> stop{false}, over{false};
+  std::thread limiter([&] {
+    std::mt19937 random(5);
+    while (!stop) ledger.SetLimit(random() % 10'001);
+  });
+  auto work = [&](unsigned seed) {
+    std::mt19937 random(seed);
+    std::vector<Charge> held;
+    for (int i = 0; i < 20'000; ++i) {
+      if (held.size() < 8 && random() % 2 == 0) {
+        auto charge = ledger.Take("m", ChargeKind::kKv, random() % 2000);
+        if (charge) held.push_back(std::move(*charge));
+      } else if (!held.empty()) {
+        held.pop_back();
+      }
+      if (ledger.used() > 10'000) over = true;
+    }
+  };
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < 2; ++i) threads.emplace_back(work, i);
+  for (std::thread& thread : threads) thread.join();
+  stop = true;
+  limiter.join();
+  EXPECT_FALSE(over);
+  EXPECT_EQ(ledger.used(), 0u);
+  ledger.SetLimit(10'000);
+  EXPECT_TRUE(ledger.Take("m", ChargeKind::kKv, 10'000));
+}
+
 TEST(LedgerTest, InvariantHoldsUnderThreads) {
   Ledger ledger(10'000);
   std::atomic<bool> over{false};
@@ -141,8 +213,10 @@ TEST(LedgerMetricsTest, ExportsOwnersAndKinds) {
   EXPECT_THAT(registry.Serialize(), HasSubstr("tidepool_pool_bytes{kind=\"kv\",owner=\"qwen3\"} 250"));
   EXPECT_THAT(registry.Serialize(), HasSubstr("tidepool_pool_used_bytes 250"));
   EXPECT_THAT(registry.Serialize(), HasSubstr("tidepool_pool_limit_bytes 1000"));
+  ledger.SetLimit(700);
   charge->Release();
   metrics.Update();
+  EXPECT_THAT(registry.Serialize(), HasSubstr("tidepool_pool_limit_bytes 700"));
   EXPECT_THAT(registry.Serialize(), HasSubstr("tidepool_pool_bytes{kind=\"kv\",owner=\"qwen3\"} 0"));
 }
 
