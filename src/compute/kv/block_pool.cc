@@ -359,6 +359,7 @@ void BlockPool::Register(Block* block, uint64_t hash, Workspace* workspace, uint
                          const int32_t* tokens) {
   CHECK(!block->registered && block->references == 1 && block->copies == 0);
   block->registered = true;
+  ++registered_;
   block->hash = hash;
   block->serial = next_serial_++;
   block->predecessor = predecessor;
@@ -376,6 +377,7 @@ void BlockPool::Unregister(Block* block) {
   *link = block->bucket_next;
   block->bucket_next = nullptr;
   block->registered = false;
+  --registered_;
   DropWorkspace(block->workspace);
   block->workspace = nullptr;
 }

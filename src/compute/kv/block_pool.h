@@ -180,6 +180,8 @@ class BlockPool {
   BlockPoolStats stats() const;
   const BlockPoolOptions& options() const { return options_; }
   const std::string& content_key() const;
+  chips::Device& device() const { return device_; }
+  int32_t registered_blocks() const { return registered_; }  // in the prefix cache, held or not
 
   // The cached blocks for a file, a block after the one it continues, else most recently used first.
   struct CachedBlock {
@@ -223,6 +225,7 @@ class BlockPool {
   using MoveRecord = internal::KvMoveRecord;
 
   bool EnsureAvailable(int32_t blocks);
+  bool HasUnpromised();
   bool Grow(int32_t blocks);
   void ReleaseSlab(size_t index);
   // Beside `after` where that is free; `after` may be nullptr.
@@ -262,7 +265,7 @@ class BlockPool {
   const BlockPoolOptions options_;
   std::vector<std::unique_ptr<Slab>> slabs_;
   size_t first_free_slab_ = 0;  // no slab before it has a free block
-  int32_t total_ = 0, free_ = 0, cached_ = 0, moving_ = 0, reserved_ = 0;
+  int32_t total_ = 0, free_ = 0, cached_ = 0, moving_ = 0, reserved_ = 0, registered_ = 0;
   uint64_t bytes_ = 0;
   uint64_t content_ = 0;
   BlockPoolStats counts_;  // only what counts up

@@ -96,7 +96,7 @@ void BlockPool::CheckInvariants(std::span<const KvSequence* const> sequences) co
   for (const Block* bucket : buckets_) {
     for (const Block* block = bucket; block != nullptr; block = block->bucket_next) ++in_buckets;
   }
-  CHECK(in_buckets == registered);
+  CHECK(in_buckets == registered && registered == registered_);
   int64_t workspace_holders = 0;
   for (const auto& [name, workspace] : workspaces_) workspace_holders += workspace->holders;
   CHECK(workspace_holders == in_workspaces + registered);

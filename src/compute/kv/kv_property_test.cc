@@ -341,7 +341,9 @@ class World {
 
   void Spill(Live* live) {
     if (live == nullptr) return;
+    const bool draining = arena_.stats().over_limit_bytes > 0;
     auto move = pools_[live->pool]->BeginSpill(live->kv, arena_);
+    ASSERT_FALSE(move && draining && live->kv.host_blocks() > 0) << "taken while over the limit";
     if (!move) {
       ASSERT_EQ(move.error().code, "kv_arena_full");
       Verify(*live);

@@ -10,7 +10,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
+#include <string_view>
 
 #include "base/result.h"
 #include "chips/device.h"
@@ -34,8 +36,13 @@ Result<PrefixCacheFileStats> SavePrefixCache(const BlockPool& pool, const std::f
                                              uint64_t max_bytes);
 
 // Fills the pool's cache from the file while the ledger has room; nothing that is there is given up for it.
-// kNotFound: no such file. kConflict "prefix_cache_of_another_model". kCorrupt: damaged or not such a file;
-// the pool is as it was before.
+// kNotFound: no such file. kConflict "prefix_cache_of_another_model". kCorrupt "prefix_cache_damaged":
+// damaged or not such a file; the cache is as it was before.
 Result<PrefixCacheFileStats> LoadPrefixCache(BlockPool& pool, const std::filesystem::path& path);
+
+namespace internal {
+// Tests: writes the right checksums into a file that has a plausible header.
+void SealPrefixCacheFile(std::span<std::byte> file);
+}  // namespace internal
 
 }  // namespace tidepool::compute
