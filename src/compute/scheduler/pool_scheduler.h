@@ -231,6 +231,8 @@ class PoolScheduler {
   virtual void SpillDone(PoolJobId job, bool ok, Nanoseconds now) = 0;
   virtual void RestoreDone(PoolJobId job, bool ok, Nanoseconds now) = 0;
   virtual void Warmed(PoolHostId host, PoolModelId model, bool warm) = 0;
+  // Its weights are to come when there is room that no model with work needs. Once.
+  virtual void Prefetch(PoolModelId model, Nanoseconds now) = 0;
   virtual void SetArena(PoolDeviceId device, uint64_t bytes, Nanoseconds now) = 0;
   virtual void SetHostKv(PoolHostId host, uint64_t bytes, Nanoseconds now) = 0;
   virtual void SetCordoned(PoolDeviceId device, bool cordoned, Nanoseconds now) = 0;

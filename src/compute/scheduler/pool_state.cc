@@ -264,8 +264,19 @@ void PoolState::Assign(Job& job, Device& device, Nanoseconds now) {
   OnAssigned(job, now);
 }
 
+void PoolState::ReturnHostRoom(Host& host) {
+  host.full = false;
+  for (Device* device : host.devices) {
+    ++device->room_epoch;
+    Break(*device);
+  }
+}
+
 void PoolState::Free(Job& job) {
-  if (job.committed > 0) job.committed_to->committed -= job.committed;
+  if (job.committed > 0) {
+    job.committed_to->committed -= job.committed;
+    if (job.committed_to->full) ReturnHostRoom(*job.committed_to);
+  }
   DropAccount(job.account);
   jobs_.erase(job.job.job);
 }
@@ -368,6 +379,7 @@ void PoolState::NoRoom(PoolJobId id) {
   Job& job = *FindJob(id);
   CHECK(job.asked && job.on != nullptr);
   Device& device = *job.on;
+  const uint64_t epoch = device.room_epoch;
   job.asked = false;
   --device.asked;
   if (job.place == Place::kWaiting) {
@@ -378,7 +390,7 @@ void PoolState::NoRoom(PoolJobId id) {
     job.reserved = job.held;
     ChargeDevice(job, KvBytes(*job.model, job.held));
   }
-  job.refused_epoch = ++device.room_epoch;  // its own return of bytes is no new room
+  job.refused_epoch = device.room_epoch = epoch;  // its own return of bytes is no new room
   Touch(device);
 }
 
@@ -399,11 +411,11 @@ void PoolState::StepDone(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nanos
     if (job->replica == nullptr) continue;
     Count(*job, -1);
     const bool was_prefill = job->prefilling();
-    job->computed += planned.count * (was_prefill ? 1 : steps);
+    job->computed += planned.count * steps;  // a prefill is one step, or none when it was given up
     if (job->job.wants_logits) {
       if (!was_prefill) {
         job->produced += steps;
-      } else if (!job->prefilling()) {
+      } else if (!job->prefilling() && steps > 0) {
         ++job->produced;
       }
     }
@@ -459,6 +471,7 @@ void PoolState::LoadDone(PoolDeviceId id, PoolModelId model_id, Nanoseconds now)
   replica.landed_at = now;
   replica.served = 0;
   model.load_failures = 0;
+  model.prefetch = false;
   model.warm[Index(device.device.host)] = true;
   device.loading = nullptr;
   ++counters_.loads;
@@ -537,6 +550,7 @@ void PoolState::RestoreDone(PoolJobId id, bool ok, Nanoseconds /*now*/) {
   Job& job = *FindJob(id);
   CHECK(job.place == Place::kRestoring);
   Device& device = *job.on;
+  const uint64_t epoch = device.room_epoch;
   --device.restoring;
   if (job.gone || ok) {
     counters_.bytes_restored += job.host_bytes;
@@ -554,11 +568,22 @@ void PoolState::RestoreDone(PoolJobId id, bool ok, Nanoseconds /*now*/) {
   Replica& replica = *job.replica;
   Detach(job);
   Attach(job, replica, ok ? Place::kActive : Place::kSpilled);
-  if (!ok) job.refused_epoch = ++device.room_epoch;
+  if (!ok) job.refused_epoch = device.room_epoch = epoch;
   Break(device);
 }
 
 // ---- events: capacity ----------------------------------------------------------------------------------
+
+void PoolState::Prefetch(PoolModelId id, Nanoseconds /*now*/) {
+  Model& model = ModelOf(id);
+  model.prefetch = true;
+  for (const auto& device : devices_) {
+    if (device->cordoned) continue;
+    ReplicaOf(model, *device);
+    Touch(*device);
+    break;
+  }
+}
 
 void PoolState::SetArena(PoolDeviceId id, uint64_t bytes, Nanoseconds /*now*/) {
   Device& device = *devices_[Index(id)];
@@ -569,7 +594,7 @@ void PoolState::SetArena(PoolDeviceId id, uint64_t bytes, Nanoseconds /*now*/) {
 
 void PoolState::SetHostKv(PoolHostId host, uint64_t bytes, Nanoseconds /*now*/) {
   hosts_[Index(host)]->host.kv_bytes = bytes;
-  for (Device* device : hosts_[Index(host)]->devices) Touch(*device);
+  ReturnHostRoom(*hosts_[Index(host)]);
 }
 
 void PoolState::SetCordoned(PoolDeviceId id, bool cordoned, Nanoseconds /*now*/) {

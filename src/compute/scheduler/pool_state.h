@@ -97,6 +97,7 @@ struct Model {
   double arrival_gap_s = 0;  // smoothed
   double mean_prompt = 0;    // smoothed
   int64_t arrivals = 0;
+  bool prefetch = false;
 
   bool pinned_here() const { return model.pinned; }
   bool needs_weights() const { return weight_bytes > 0; }
@@ -131,6 +132,8 @@ struct Device {
   bool dirty = true;       // something changed that weights, KV and moves depend on
   bool step_ended = true;  // a turn may go on or begin
   Nanoseconds wake_at = INT64_MAX;
+  bool stuck = false;                // idle with work at hand since the last try: room is made at any price
+  Nanoseconds retry_at = INT64_MAX;  // what found no room is tried again, for room comes with time too
   double load = 0;  // cached; see Load
   bool load_known = false;
   // For people.
@@ -145,6 +148,7 @@ struct Host {
   PoolHost host;
   uint64_t kv_bytes = 0;   // spilled
   uint64_t committed = 0;  // what the admitted jobs of its devices may come to need, wherever it will be
+  bool full = false;       // somebody was refused for that
   std::vector<Device*> devices;
   uint64_t free() const { return kv_bytes >= host.kv_bytes ? 0 : host.kv_bytes - kv_bytes; }
 };
@@ -174,6 +178,7 @@ class PoolState : public PoolScheduler {
   void SpillDone(PoolJobId job, bool ok, Nanoseconds now) override;
   void RestoreDone(PoolJobId job, bool ok, Nanoseconds now) override;
   void Warmed(PoolHostId host, PoolModelId model, bool warm) override;
+  void Prefetch(PoolModelId model, Nanoseconds now) override;
   void SetArena(PoolDeviceId device, uint64_t bytes, Nanoseconds now) override;
   void SetHostKv(PoolHostId host, uint64_t bytes, Nanoseconds now) override;
   void SetCordoned(PoolDeviceId device, bool cordoned, Nanoseconds now) override;
@@ -184,6 +189,9 @@ class PoolState : public PoolScheduler {
   int32_t waiting(PoolModelId model) const override { return ModelOf(model).waiting; }
   int32_t admitted(PoolModelId model) const override { return ModelOf(model).admitted; }
   void ListWaiting(PoolModelId model, std::vector<PoolJobId>& out) const override;
+
+  // For tests, after any event and any Decide: empty, or which account does not add up. O(jobs + replicas).
+  std::string CheckInvariants() const;
 
  protected:
   // A job that arrived and has no replica: Assign it, or leave it in unplaced_, which Decide looks through.
@@ -272,8 +280,10 @@ class PoolState : public PoolScheduler {
   void DropAccount(Account* account);
   void Count(const Job& job, int32_t sign);
   void Free(Job& job);  // from the table; it is in no list
+  void ReturnHostRoom(Host& host);
   void EraseFrom(std::vector<Job*>& list, Job& job);
   void LearnStep(Device& device, int32_t steps, Nanoseconds busy);
+  std::string CheckReplica(const Replica& replica) const;
 };
 
 }  // namespace tidepool::compute::pool

@@ -15,6 +15,7 @@ namespace pool {
 namespace {
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
+constexpr double kPinnedUrgency = -1e8;    // before all jobs; -kNever is for draining only
 constexpr double kLateGrace_s = 1;         // so late is still urgent
 constexpr double kTurnTokens = 4;          // hysteresis of turns between resident models, in tokens' time
 constexpr double kSwitchHysteresis = 1.0;  // of both loads' time
@@ -23,6 +24,7 @@ constexpr double kKvShare = 1.0 / 64;      // of the arena, left free for growth
 constexpr double kRound_s = 5;             // a round of switches that keeps within usual promises (ttft / 2)
 constexpr double kComfort = 0.7;           // load up to which a device is as good as an empty one
 constexpr Nanoseconds kBalanceInterval = kSecond / 2;
+constexpr Nanoseconds kRetry = kSecond / 4;
 constexpr Nanoseconds kMoveRest = 10 * kSecond;  // between two moves of one model
 constexpr double kMoveGap = 0.2;
 constexpr int32_t kMaxPassed = 64;
@@ -196,8 +198,15 @@ void TidepoolScheduler::Decide(Nanoseconds now, std::vector<Effect>& effects) {
     wake_at_ = std::min(wake_at_, balanced_at_ + kBalanceInterval);
   }
   for (const auto& device : devices_) {
+    if (device->retry_at <= now) {
+      device->retry_at = INT64_MAX;
+      device->stuck = !device->busy && device->loading == nullptr && device->asked == 0 &&
+                      device->spilling + device->restoring == 0;
+      ++device->room_epoch;
+      Break(*device);
+    }
     if (device->dirty || device->step_ended || device->wake_at <= now) DecideDevice(*device, now, effects);
-    wake_at_ = std::min(wake_at_, device->wake_at);
+    wake_at_ = std::min({wake_at_, device->wake_at, device->retry_at});
   }
 }
 
@@ -299,6 +308,7 @@ void TidepoolScheduler::ChooseTurn(Device& device, Nanoseconds now, std::vector<
     }
     return;
   }
+  device.stuck = false;
   EmitRun(device, replica, reason, now, effects);
 }
 
@@ -311,19 +321,26 @@ int32_t TidepoolScheduler::FirstReservation(const Job& job) const {
   return std::min(all, job.prompt + kGrowTokens);
 }
 
+void TidepoolScheduler::Refuse(Job& job, Device& device, Nanoseconds now) {
+  job.refused_epoch = device.room_epoch;
+  device.retry_at = std::min(device.retry_at, now + kRetry);
+}
+
 // Device and host together can hold what all admitted jobs may come to need: each device keeps room for the
 // weights of the largest model, without which nothing runs.
 bool TidepoolScheduler::Committable(const Job& job) const {
   if (job.committed > 0) return true;
-  const Host& host = *hosts_[Index(job.replica->device->device.host)];
+  Host& host = *hosts_[Index(job.replica->device->device.host)];
   if (host.host.kv_bytes == 0 && options_.overcommit <= 1) return true;  // reserved whole on the device
   uint64_t largest = 0;
   for (const auto& [id, model] : models_) largest = std::max(largest, model->weight_bytes);
   uint64_t capacity = host.host.kv_bytes;
   for (const Device* device : host.devices) capacity += device->arena > largest ? device->arena - largest : 0;
   const double limit = static_cast<double>(capacity) * std::max(options_.overcommit, 1.0);
-  return static_cast<double>(host.committed + KvBytes(*job.model, job.most_tokens())) <= limit ||
-         host.committed == 0;
+  const bool fits = static_cast<double>(host.committed + KvBytes(*job.model, job.most_tokens())) <= limit ||
+                    host.committed == 0;
+  if (!fits) host.full = true;
+  return fits;
 }
 
 bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects) {
@@ -350,7 +367,7 @@ bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector
     const uint64_t bytes = KvBytes(*next->model, tokens);
     if (!Committable(*next) || (bytes > device.free() &&
                                 !MakeRoom(device, bytes - device.free(), least, 0, &replica, now, effects))) {
-      next->refused_epoch = device.room_epoch;
+      Refuse(*next, device, now);
       continue;
     }
     EmitAdmit(*next, tokens, effects);
@@ -371,7 +388,7 @@ bool TidepoolScheduler::GrowJobs(Replica& replica, Nanoseconds now, std::vector<
     const uint64_t bytes = KvBytes(*job.model, tokens) - job.device_bytes;
     if (bytes > device.free() &&
         !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, &replica, now, effects)) {
-      job.refused_epoch = device.room_epoch;
+      Refuse(job, device, now);
       continue;
     }
     EmitGrow(job, tokens, effects);
@@ -393,7 +410,7 @@ void TidepoolScheduler::RestoreJobs(Device& device, Nanoseconds now, std::vector
       const uint64_t bytes = KvBytes(*job.model, tokens);
       if (bytes > device.free() &&
           !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, replica, now, effects)) {
-        job.refused_epoch = device.room_epoch;
+        Refuse(job, device, now);
         continue;
       }
       EmitRestore(job, tokens, effects);
@@ -439,8 +456,13 @@ void TidepoolScheduler::ManageWeights(Device& device, Nanoseconds now, std::vect
     const Model& model = *replica->model;
     if (replica->landed == model.segments() || model.quarantined_until > now) continue;
     if (model.model.pinned) {
-      StartLoad(device, *replica, -kNever, Reason::kPinned, now, effects);
+      StartLoad(device, *replica, kPinnedUrgency, Reason::kPinned, now, effects);
       return;
+    }
+    if (model.prefetch) {
+      // Idle models may make way, models with work not.
+      if (StartLoad(device, *replica, kNever, Reason::kPrewarm, now, effects)) return;
+      continue;
     }
     if (model.arrival_gap_s <= 0) continue;
     const double idle_s = static_cast<double>(now - model.last_arrival) * 1e-9;
@@ -507,10 +529,11 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
       const double gap_s = model.arrival_gap_s > 0 ? std::max(model.arrival_gap_s, idle_s) : idle_s + 1e3;
       rank = 1e9 + gap_s;
     } else {
-      if (replica->served == 0 && replica->resident() && !drain) continue;  // it came for a reason
+      const bool any_price = drain || device.stuck;
+      if (replica->served == 0 && replica->resident() && !any_price) continue;  // it came for a reason
       const double theirs = ReplicaUrgency(*replica, now);
       const double back_s = static_cast<double>(std::min(bytes, replica->bytes)) / device.copy_rate;
-      if (!drain && theirs - urgency < kSwitchHysteresis * (load_s + back_s)) continue;
+      if (!any_price && theirs - urgency < kSwitchHysteresis * (load_s + back_s)) continue;
       rank = theirs == kNever ? 1e8 : theirs;
     }
     victims.push_back({replica, rank, replica->bytes});
@@ -523,6 +546,8 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
     return false;
   }
   std::sort(victims.begin(), victims.end(), [](const Victim& a, const Victim& b) {
+    const bool a_pinned = a.replica->model->pinned_here(), b_pinned = b.replica->model->pinned_here();
+    if (a_pinned != b_pinned) return b_pinned;  // only when draining: last
     return a.rank != b.rank ? a.rank > b.rank : a.replica->model->model.model < b.replica->model->model.model;
   });
   uint64_t freed = 0;
@@ -533,7 +558,8 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
     int32_t to = replica.landed;
     while (to > 0 && prefix[Index(replica.landed)] - prefix[Index(to)] < bytes - freed) --to;
     freed += prefix[Index(replica.landed)] - prefix[Index(to)];
-    EmitEvict(replica, to, replica.jobs() == 0 ? Reason::kIdle : Reason::kMoreSlack, effects);
+    const Reason reason = replica.jobs() == 0 ? Reason::kIdle : Reason::kMoreSlack;
+    EmitEvict(replica, to, urgency == -kNever ? Reason::kDrain : reason, effects);
   }
   return true;
 }

@@ -55,6 +55,7 @@ class TidepoolScheduler final : public PoolState {
   bool GrowJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
   int32_t FirstReservation(const Job& job) const;
   bool Committable(const Job& job) const;
+  void Refuse(Job& job, Device& device, Nanoseconds now);  // no room: tried again when some comes or may have come
 
   void ManageWeights(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   bool StartLoad(Device& device, Replica& replica, double urgency, Reason reason, Nanoseconds now,
