@@ -8,16 +8,18 @@
 A scenario is MODELS:ARRIVALS:RATE: how many models, poisson or skewed (shares ~ 1 / rank; Poisson in time), requests/s of
 each model in the mean. The models are Qwen3-0.6B-shaped with weights of their own (tools/make_pool_models.py, 342 MB each),
 the last two SmolLM2-135M and Gemma-3-270m (not with --synthetic-only). Prompts are 256 tokens that share no prefix, answers
-exactly 64, streamed. Tidepool gets pool.memory for --budget-models models and their KV, the router --models-max. A server is
-started for each run; the page cache of its model files is dropped, each model answers once, then the schedule begins.
+exactly 64, streamed. Tidepool gets pool.memory for --budget-models models and their KV, the router --models-max. A server
+is started for each run; the page cache of its model files is dropped, each model answers once, then the schedule begins.
 
-Token i is on time until arrival + 10 s + i * 0.1 s; the denominator is 64 tokens of every offered request, so what is refused,
-fails or takes longer than 120 s is late. The search finds the highest rate at which 0.95 of the tokens are on time.
-Memory and processor time: pool_watch.py. Needs aiohttp, numpy and gguf (tests/requirements.txt), and llama-server (scripts/build_peer).
+Token i is on time until arrival + 10 s + i * 0.1 s; the denominator is 64 tokens of every offered request, so what is
+refused, fails or takes longer than 120 s is late. The search finds the highest rate at which 0.95 of the tokens are on
+time. Memory and processor time: pool_watch.py. Needs aiohttp, numpy and gguf (tests/requirements.txt), and llama-server
+(scripts/build_peer).
 """
 
 import argparse
 import asyncio
+import concurrent.futures
 import contextlib
 import datetime
 import json
@@ -35,6 +37,8 @@ import time
 import urllib.error
 import urllib.request
 
+import numpy as np
+
 import pool_load
 import pool_watch
 
@@ -44,6 +48,7 @@ import make_pool_models  # noqa: E402
 from server_process import Server  # noqa: E402
 
 PROMPT_TOKENS, ANSWER_TOKENS, TIMEOUT_S = 256, 64, 120.0
+WARM_UP_S = 600.0
 TARGET = 0.95
 OTHERS = 0.1  # processors
 SEARCH_STEP = 1.15  # the search ends when the highest good and the lowest bad rate are within this factor
@@ -96,8 +101,8 @@ class Progress:
         with contextlib.suppress(asyncio.CancelledError):
             while True:
                 await asyncio.sleep(1 if self.terminal else 30)
-                print(("\r" if self.terminal else "") + self.line(), end="" if self.terminal else "\n", file=sys.stderr,
-                      flush=True)
+                begin, end = ("\r", "") if self.terminal else ("", "\n")
+                print(begin + self.line(), end=end, file=sys.stderr, flush=True)
         if self.terminal:
             print("\r" + " " * 120 + "\r", end="", file=sys.stderr)
 
@@ -139,7 +144,7 @@ class Tidepool:
         return found
 
     def capacity(self):
-        """Seconds of compute for one request alone and for each of eight of one model together, by the engine's own bench."""
+        """Seconds of compute for a request alone and for each of eight of one model together, by the engine's bench."""
         rows = self.server.ask("POST", "/api/v1/bench", {"model": self.models[0], "prompt_tokens": PROMPT_TOKENS,
                                                          "generate_tokens": 32, "batch": [1, 8]})["data"]
         rate = {row["id"]: row["tokens_per_s"] for row in rows}
@@ -161,10 +166,11 @@ class Router:
         self.folder.mkdir()
         for path in paths:
             (self.folder / path.name).symlink_to(path)
-        self.models = [path.stem for path in paths]
+        self.paths, self.models = paths, [path.stem for path in paths]
         self.folders = [self.folder]
-        # 4096 tokens for its 4 slots: with the default, the model's own context, each of these models takes 5 GB and 15 s.
-        self.flags = ["--models-max", str(arguments.budget_models), "--ctx-size", "4096", *shlex.split(arguments.router_flags)]
+        # 4096 tokens for its 4 slots: with the default, the model's own context, each of these takes 5 GB and 15 s.
+        self.flags = ["--models-max", str(arguments.budget_models), "--ctx-size", "4096",
+                      *shlex.split(arguments.router_flags)]
 
     def __enter__(self):
         with socket.socket() as probe:
@@ -185,8 +191,8 @@ class Router:
             except (OSError, ValueError):
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     self.__exit__()
-                    raise RuntimeError("llama-server did not start:\n" + self.folder.with_suffix(".log").read_text()[-2000:]) \
-                        from None
+                    log = self.folder.with_suffix(".log").read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"llama-server did not start:\n{log}") from None
                 time.sleep(0.1)
 
     def __exit__(self, *_):
@@ -241,27 +247,63 @@ async def drive(client, arrivals, label, seconds):
         await shown
 
 
+def told(answer):
+    return f"{answer.outcome} {answer.status} {answer.problem}".strip()
+
+
 def warm_up(side, words, label):
     """Each model answers once, alone: loads work, packed files exist, prompts have the length they should."""
-    client = pool_load.Client(side.url, side.models, side.key, side.extra, ANSWER_TOKENS)
+    client = pool_load.Client(side.url, side.models, side.key, side.extra, ANSWER_TOKENS, WARM_UP_S)
     seconds = []
     for model in range(len(side.models)):
         arrivals = [pool_load.Arrival(0.0, model, "")]
         pool_load.give_prompts(arrivals, words, PROMPT_TOKENS, f"warm-up {model}")
         (answer,) = asyncio.run(client.run(arrivals))
         if answer.outcome != "answered":
-            raise RuntimeError(f"{label}: {side.models[model]} does not answer: {answer.outcome} {answer.status} {answer.problem}")
+            raise RuntimeError(f"{label}: {side.models[model]} does not answer: {told(answer)}")
         if abs(answer.prompt_tokens - PROMPT_TOKENS) > 2:  # some models put a token before every prompt
             raise RuntimeError(f"{label}: the prompt has {answer.prompt_tokens} tokens in {side.models[model]}")
         seconds.append(round(answer.end_s, 2))
     return seconds
 
 
+def measure_switch(side, words):
+    """Seconds that a model costs which is not in memory: time to the first token of a short prompt, less that of a second
+    one right after it. In turn over all models and twice, so the model asked for is always the one used longest ago."""
+    client = pool_load.Client(side.url, side.models, side.key, side.extra, 2, TIMEOUT_S)
+    costs = []
+    for number in range(2 * len(side.models)):
+        first = []
+        for attempt in range(2):
+            arrivals = [pool_load.Arrival(0.0, number % len(side.models), "")]
+            pool_load.give_prompts(arrivals, words, 8, f"switch {number} {attempt}")
+            (answer,) = asyncio.run(client.run(arrivals))
+            if answer.outcome != "answered":
+                return {"problem": f"{side.models[number % len(side.models)]}: {told(answer)}"}
+            first.append(answer.times_s[0] - answer.sent_s)
+        costs.append(max(0.0, first[0] - first[1]))
+    return {"p50_s": round(pool_load.percentile(costs, 0.5), 4), "max_s": round(max(costs), 4), "switches": len(costs)}
+
+
+def copy_bytes_per_s(size=256 << 20, rounds=5):
+    """Memory copied by all processors together, the best of some rounds: bytes copied, not bytes read and written."""
+    threads = os.cpu_count() or 1
+    parts = [(np.ones(size // threads, np.uint8), np.ones(size // threads, np.uint8)) for _ in range(threads)]
+    best = 0.0
+    with concurrent.futures.ThreadPoolExecutor(threads) as workers:
+        for _ in range(rounds):
+            begin = time.perf_counter()
+            list(workers.map(lambda pair: np.copyto(*pair), parts))
+            best = max(best, size / (time.perf_counter() - begin))
+    return best
+
+
 def measure(side, scenario, words, arguments):
     """One run: figures as a dictionary."""
     label = f"{side.name} {scenario}"
     seconds = arguments.minutes * 60
-    arrivals = pool_load.schedule(scenario.models, scenario.rate * scenario.models, seconds, arguments.seed, scenario.arrivals)
+    rate = scenario.rate * scenario.models
+    arrivals = pool_load.schedule(scenario.models, rate, seconds, arguments.seed, scenario.arrivals)
     pool_load.give_prompts(arrivals, words, PROMPT_TOKENS, arguments.seed)
     pool_watch.forget(side.folders)
     with side:
@@ -270,10 +312,14 @@ def measure(side, scenario, words, arguments):
         with pool_watch.Watch(side.pid, side.folders) as watch:
             answers = asyncio.run(drive(client, arrivals, label, seconds))
         row = {"id": f"{scenario} {side.name}", "scenario": str(scenario), "server": side.name, "flags": side.flags,
-               "rate_per_s": scenario.rate * scenario.models, "minutes": arguments.minutes, "warm_up_s": warm,
+               "rate_per_s": rate, "minutes": arguments.minutes, "warm_up_s": warm,
                **pool_load.figures(answers, ANSWER_TOKENS), **watch.figures(), **side.after_run()}
         if side.name == "tidepool" and not hasattr(side, "found_capacity"):
             side.found_capacity = row["capacity"] = side.capacity()
+        if not hasattr(side, "found_switch"):
+            side.found_switch = row["switch"] = measure_switch(side, words)
+            size = max(path.stat().st_size for path in side.paths)
+            row["switch"]["goal_s"] = round(size / (0.8 * copy_bytes_per_s()), 4)
     print_row(row)
     return row
 
@@ -295,17 +341,20 @@ def print_row(row, file=sys.stderr):
 
     cells = (row["scenario"], row["server"], share(row["tokens_on_time"]), share(row["requests_on_time"]),
              f"{row['failed'] + row['timed_out']}/{row['offered']}", str(row["refused_429"] + row["refused_503"]),
-             f"{row['tokens_per_s']:.1f}", pair("ttft"), pair("largest_gap"), f"{row['memory_peak_anonymous_bytes'] / 2**30:.1f} + {row['memory_peak_cached_bytes'] / 2**30:.1f} GiB")
+             f"{row['tokens_per_s']:.1f}", pair("ttft"), pair("largest_gap"),
+             " + ".join(f"{row[f'memory_peak_{kind}_bytes'] / 2**30:.1f}" for kind in ("anonymous", "cached")) + " GiB")
     print("".join(f"{cell:{width}}" for cell, (_, width) in zip(cells, COLUMNS)), file=file, flush=True)
     if row["processor_others"] > OTHERS:
-        print(f"    other processes used {row['processor_others']:.2f} processors meanwhile: do not compare this row", file=file)
+        print(f"    other processes used {row['processor_others']:.2f} processors meanwhile: do not compare this row",
+              file=file)
 
 
 def search(side, scenario, rows, words, arguments):
     """The highest rate of a model (requests/s) with enough tokens on time, from the runs there are and some more."""
     def bounds():
-        known = [(row["rate_per_s"] / scenario.models, row["tokens_on_time"]) for row in rows if row["server"] == side.name
-                 and row["scenario"].startswith(f"{scenario.models}:{scenario.arrivals}:") and row["tokens_on_time"] is not None]
+        alike = f"{scenario.models}:{scenario.arrivals}:"
+        known = [(row["rate_per_s"] / scenario.models, row["tokens_on_time"]) for row in rows
+                 if row["server"] == side.name and row["scenario"].startswith(alike)]
         bad = min((rate for rate, share in known if share < TARGET), default=math.inf)
         return max((rate for rate, share in known if share >= TARGET and rate < bad), default=0.0), bad
 
@@ -330,8 +379,8 @@ def judge(rows, found):
     goals = []
     for row in ours:
         if row["scenario"] == "8:poisson:0.1":
-            goals.append(("8 models at 0.1 requests/s: tokens on time >= 0.97, no failure", f"{row['tokens_on_time']:.3f}, "
-                          f"{row['failed'] + row['timed_out']} failed",
+            goals.append(("8 models at 0.1 requests/s: tokens on time >= 0.97, no failure",
+                          f"{row['tokens_on_time']:.3f}, {row['failed'] + row['timed_out']} failed",
                           row["tokens_on_time"] >= 0.97 and row["failed"] + row["timed_out"] == 0))
     rates = {entry["server"]: entry["highest_good_rate_per_model"] for entry in found}
     if len(rates) == 2:
@@ -339,6 +388,11 @@ def judge(rows, found):
         ratio = "the router kept it at no rate" if theirs == 0 else f"{mine / theirs:.1f} x"
         goals.append(("highest rate with 0.95 on time >= 3 x the router's", f"{mine:.3f} and {theirs:.3f}: {ratio}",
                       mine > 0 and mine >= 3 * theirs))
+    for row in ours:
+        if row.get("switch", {}).get("p50_s") is not None:
+            switch = row["switch"]
+            goals.append((f"a switch costs at most bytes / (0.8 x copy bandwidth) = {switch['goal_s']:.3f} s",
+                          f"p50 {switch['p50_s']:.3f} s", switch["p50_s"] <= switch["goal_s"]))
     if ours:
         killed = sum(row["failed"] for row in ours)
         goals.append(("no request ended by the server", f"{killed} failed", killed == 0))
@@ -359,19 +413,24 @@ def print_summary(rows, found, goals):
         if "capacity" in row:
             need = {name: row["rate_per_s"] * row["capacity"][name] for name in ("request_alone_s", "request_in_8_s")}
             print(f"\nThis machine computes {row['capacity']['prefill_tokens_per_s']:.0f} tokens/s of prefill, "
-                  f"{row['capacity']['decode_1_tokens_per_s']:.0f} of decode alone, {row['capacity']['decode_8_tokens_per_s']:.0f} "
-                  f"with eight (0.6B shape): {row['scenario']} needs {need['request_alone_s']:.2f} of it when no two requests share "
-                  f"a step, {need['request_in_8_s']:.2f} when eight do. Above 1 nobody can be on time for long.")
+                  f"{row['capacity']['decode_1_tokens_per_s']:.0f} of decode alone, "
+                  f"{row['capacity']['decode_8_tokens_per_s']:.0f} with eight (0.6B shape): {row['scenario']} needs "
+                  f"{need['request_alone_s']:.2f} of it when no two requests share a step, {need['request_in_8_s']:.2f} when "
+                  f"eight do. Above 1 nobody can be on time for long.")
+    for row in rows:
+        if "p50_s" in row.get("switch", {}):
+            print(f"{row['server']}: a model that is not in memory costs {row['switch']['p50_s']:.2f} s (p50), "
+                  f"{row['switch']['max_s']:.2f} s (most)")
     for entry in found:
-        print(f"{entry['server']}: the highest rate of each of {entry['models']} models with {TARGET} of the tokens on time: "
-              f"{entry['highest_good_rate_per_model']:.3f} requests/s (too much: {entry['lowest_bad_rate_per_model'] or '-'})")
+        print(f"{entry['server']}: the highest rate of each of {entry['models']} models with {TARGET} of the tokens on "
+              f"time: {entry['highest_good_rate_per_model']:.3f} requests/s (too much: {entry['lowest_bad_rate_per_model'] or '-'})")
     for goal in goals:
         print(f"{'met    ' if goal['met'] else 'NOT MET'}  {goal['goal']}: {goal['measured']}")
 
 
 def list_models(arguments, count):
-    real = [arguments.data / name for name in REAL_MODELS if not arguments.synthetic_only and (arguments.data / name).is_file()]
-    if not arguments.synthetic_only and len(real) < len(REAL_MODELS):
+    real = [] if arguments.synthetic_only else [arguments.data / name for name in REAL_MODELS]
+    if not all(path.is_file() for path in real):
         print(f"bench_pool: {arguments.data} lacks {', '.join(REAL_MODELS)} (scripts/test_data): synthetic models only",
               file=sys.stderr)
         real = []
@@ -379,9 +438,9 @@ def list_models(arguments, count):
     return [path.resolve() for path in (*made, *real)][:count]
 
 
-def bench(arguments):
+def bench(arguments, rows, found):
+    """Appends to rows and found, so that what was measured is there when a later run fails."""
     sides = {"tidepool": Tidepool, "router": Router}
-    rows, found = [], []
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=arguments.models) as scratch:
         for count in sorted({scenario.models for scenario in arguments.scenario}):
             paths = list_models(arguments, count)
@@ -390,11 +449,12 @@ def bench(arguments):
             print_header()
             for scenario in arguments.scenario:
                 if scenario.models == count:
-                    rows += [measure(side, scenario, words, arguments) for side in made]
+                    for side in made:
+                        rows.append(measure(side, scenario, words, arguments))
             first = next(s for s in arguments.scenario if s.models == count)
             if arguments.search_runs and count == arguments.search_models:
-                found += [search(side, first, rows, words, arguments) for side in made]
-    return rows, found
+                for side in made:
+                    found.append(search(side, first, rows, words, arguments))
 
 
 def quick(binary, models, vocab, seconds=20.0, seed=1):
@@ -409,7 +469,8 @@ def quick(binary, models, vocab, seconds=20.0, seed=1):
         wait_idle(server)
         for name in names:
             server.ask("POST", f"/api/v1/models/{name}/unload", {})
-        return {(owner["owner"], owner["kind"]): owner["bytes"] for owner in server.ask("GET", "/api/v1/status")["pool"]["owners"]}
+        owners = server.ask("GET", "/api/v1/status")["pool"]["owners"]
+        return {(owner["owner"], owner["kind"]): owner["bytes"] for owner in owners}
 
     with Server("--pool-memory", QUICK_MEMORY, binary=binary) as server:
         names = [server.store(path) for path in shape]
@@ -417,7 +478,7 @@ def quick(binary, models, vocab, seconds=20.0, seed=1):
         for model, name in enumerate(names):
             (answer,) = asyncio.run(client.run([pool_load.Arrival(0.0, model, arrivals[0].prompt)]))
             if answer.outcome != "answered" or answer.prompt_tokens != PROMPT_TOKENS:
-                problems.append(f"{name}: {answer.outcome} {answer.problem} after {answer.prompt_tokens} prompt tokens")
+                problems.append(f"{name}: {told(answer)} after {answer.prompt_tokens} prompt tokens")
         before = unload_all(server, names)
 
         async def watched():
@@ -454,12 +515,23 @@ def quick(binary, models, vocab, seconds=20.0, seed=1):
             problems.append(f"the server ended with {server.process.returncode}:\n{server.output()[-2000:]}")
     for answer in answers:
         if answer.outcome not in ("answered", "cancelled"):
-            problems.append(f"the request of {names[answer.model]} at {answer.arrival_s:.2f} s {answer.outcome}: "
-                            f"{answer.status} {answer.problem}")
+            problems.append(f"the request of {names[answer.model]} at {answer.arrival_s:.2f} s: {told(answer)}")
     counts = pool_load.figures(answers, ANSWER_TOKENS)
     if counts["cancelled"] == 0:
         problems.append("no client went away: this run shows nothing about it")
     return counts, problems
+
+
+def report(arguments, rows, found):
+    goals = judge(rows, found)
+    print_summary(rows, found, goals)
+    today = datetime.date.today().isoformat()
+    everything = {"date": today, "machine": f"{platform.machine()}, {os.cpu_count()} cores", "seed": arguments.seed, "data": rows,
+              "highest_rates": found, "goals": goals}
+    for path in filter(None, (arguments.json, ROOT / f"bench/results/pool-{today}.json" if arguments.save else None)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(everything, indent=1) + "\n")
+        print(f"written: {path}")
 
 
 def main():
@@ -494,21 +566,18 @@ def main():
                          if "router" in arguments.side and not arguments.quick else [])):
         if not pathlib.Path(path).is_file():
             sys.exit(f"{name} is not at {path}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end with it
     if arguments.quick:
         counts, problems = quick(arguments.binary, arguments.models / "tiny", arguments.vocab)
         print(json.dumps(counts, indent=2))
         sys.exit("\n".join(problems) if problems else 0)
     arguments.models.mkdir(parents=True, exist_ok=True)
-    rows, found = bench(arguments)
-    goals = judge(rows, found)
-    print_summary(rows, found, goals)
-    today = datetime.date.today().isoformat()
-    report = {"date": today, "machine": f"{platform.machine()}, {os.cpu_count()} cores", "seed": arguments.seed, "data": rows,
-              "highest_rates": found, "goals": goals}
-    for path in filter(None, (arguments.json, ROOT / f"bench/results/pool-{today}.json" if arguments.save else None)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n")
-        print(f"written: {path}")
+    rows, found = [], []
+    try:
+        bench(arguments, rows, found)
+    finally:
+        if rows:
+            report(arguments, rows, found)
 
 
 if __name__ == "__main__":
