@@ -1,12 +1,14 @@
 """Eight models in memory for about three, through the real binary: bench_pool.py's short form, for correctness. And the
 client and the figures of that bench against a server that misbehaves on purpose and against figures worked out by hand."""
 
+import argparse
 import asyncio
 import json
 import os
 import pathlib
 
 import bench_pool
+import make_pool_models
 import pool_load
 import pool_watch
 import pytest
@@ -137,3 +139,55 @@ def test_pages_in_the_cache_are_counted(tmp_path):
     assert pool_watch.cached_bytes(path) == 3 << 20
     assert pool_watch.model_files([tmp_path]) == [path]
     assert pool_watch.anonymous_bytes(os.getpid()) > 1 << 20
+
+
+class Measured:
+    """A side whose runs have an outcome by rate."""
+
+    def __init__(self, name, limit):
+        self.name, self.limit, self.runs = name, limit, 0
+
+
+@pytest.mark.parametrize("limit, runs", [(0.07, 4), (0.002, 6), (1.5, 8)])
+def test_the_search_brackets_the_highest_rate(monkeypatch, limit, runs):
+    def measure(side, scenario, words, arguments):
+        side.runs += 1
+        share = 0.99 if scenario.rate <= side.limit else 0.4
+        return {"server": side.name, "scenario": str(scenario), "rate_per_s": scenario.rate * 8, "tokens_on_time": share}
+
+    monkeypatch.setattr(bench_pool, "measure", measure)
+    side, arguments = Measured("tidepool", limit), argparse.Namespace(search_runs=runs)
+    start = bench_pool.Scenario("8:poisson:0.05")
+    rows = [measure(Measured("another", 9.0), bench_pool.Scenario("8:poisson:3"), [], arguments)]  # of no concern
+    rows.append(measure(side, start, [], arguments))
+    found = bench_pool.search(side, start, rows, [], arguments)
+    assert found["highest_good_rate_per_model"] <= limit < found["lowest_bad_rate_per_model"]
+    assert found["lowest_bad_rate_per_model"] <= 1.45 * found["highest_good_rate_per_model"]
+    assert side.runs <= runs + 1
+    assert [row["server"] for row in rows].count("tidepool") == side.runs
+
+
+def test_scenarios_are_checked():
+    scenario = bench_pool.Scenario("12:skewed:0.033")
+    assert (scenario.models, scenario.arrivals, scenario.rate, str(scenario)) == (12, "skewed", 0.033, "12:skewed:0.033")
+    for wrong in ("8", "8:bursty:0.1", "0:poisson:0.1", "8:poisson:-1", "8:poisson:fast"):
+        with pytest.raises(argparse.ArgumentTypeError, match="poisson"):
+            bench_pool.Scenario(wrong)
+
+
+@pytest.mark.skipif(not VOCABULARY.exists(), reason="no test data")
+def test_pool_models_differ_and_are_kept(tmp_path):
+    first, second = make_pool_models.make_models("pool-tiny", 2, "Q4_0", VOCABULARY, tmp_path / "a")
+    (again,) = make_pool_models.make_models("pool-tiny", 1, "Q4_0", VOCABULARY, tmp_path / "b")
+    (other,) = make_pool_models.make_models("pool-tiny", 1, "Q4_0", VOCABULARY, tmp_path / "c", seed=2)
+    assert first.read_bytes() == again.read_bytes()
+    weights = [path.read_bytes()[-4_000_000:] for path in (first, second, other)]
+    blocks = [{content[at:at + 18] for at in range(0, 900_000, 18)} for content in weights]
+    assert len(blocks[0] & blocks[1]) < 10 and len(blocks[0] & blocks[2]) < 10  # but zeros
+    made = first.stat().st_mtime_ns
+    make_pool_models.make_models("pool-tiny", 1, "Q4_0", VOCABULARY, tmp_path / "a")
+    assert first.stat().st_mtime_ns == made
+    make_pool_models.make_models("pool-tiny", 1, "Q8_0", VOCABULARY, tmp_path / "a")
+    assert first.stat().st_mtime_ns != made
+    assert len(make_pool_models.tokens_of(first)) == 4096
+    assert len(pool_load.common_words([make_pool_models.tokens_of(path) for path in (second, other)])) > 200
