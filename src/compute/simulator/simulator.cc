@@ -40,7 +40,23 @@ struct Running {
 struct SimJob {
   int32_t computed = 0, prompt = 0, produced = 0;
   bool live = false;
-  Nanoseconds last_token = -1;
+  // compute_slo() of the artifact (aegaeon/plots/plot_e2e.py), in seconds since the arrival: time in intervals
+  // that met the target over all time. After a miss the clock begins again, but the allowance keeps growing.
+  double soft_start = 0, soft_held = 0, soft_target = 0, soft_met = 0;
+
+  void SoftToken(double at, double tpot) {
+    if (at - soft_start <= soft_target) {
+      soft_held = soft_target;
+    } else {
+      soft_met += soft_held;
+      soft_start = at;
+      soft_held = 0;
+    }
+    soft_target += tpot;
+  }
+  double SoftShare(double end) const {
+    return end <= 0 ? 0 : (soft_met + std::min(soft_target, end - soft_start)) / end;
+  }
 };
 
 int64_t Percentile(std::vector<Nanoseconds>& values, double share) {
@@ -88,6 +104,8 @@ class Simulation {
   std::vector<SimJob> jobs_;
   std::vector<SimRequestResult> details_;
   std::vector<Nanoseconds> busy_;
+  std::vector<std::vector<float>> busy_by_model_;  // seconds
+  bool stopped_ = false;
   SimLinks links_;
   uint64_t link_version_ = 0;
   std::vector<SimTransfer> finished_;
@@ -97,7 +115,6 @@ class Simulation {
 };
 
 void Simulation::Build() {
-  const auto count = static_cast<double>(config_.hosts.size());
   std::vector<uint64_t> warm_left;
   for (const SimHost& host : config_.hosts) {
     scheduler_->AddHost({.kv_bytes = host.memory_bytes / 4, .load_bytes_per_s = host.load_bytes_per_s});
@@ -110,7 +127,6 @@ void Simulation::Build() {
                            .arena_bytes = kind.arena_bytes,
                            .copy_bytes_per_s = kind.copy_bytes_per_s});
   }
-  (void)count;
   links_.Build(config_);
   for (size_t m = 0; m < config_.models.size(); ++m) {
     const SimModel& model = config_.models[m];
@@ -141,6 +157,7 @@ void Simulation::Build() {
   }
   running_.resize(config_.devices.size());
   busy_.resize(config_.devices.size());
+  busy_by_model_.assign(config_.devices.size(), std::vector<float>(config_.models.size(), 0));
   jobs_.resize(requests_.size());
   details_.resize(requests_.size());
 }
@@ -154,8 +171,7 @@ SimResult Simulation::Run() {
   // Nothing takes longer than this after the last arrival; what has not ended by then is counted unfinished.
   const Nanoseconds horizon = (requests_.empty() ? 0 : requests_.back().arrival) + 3600 * kSecond;
   uint64_t handled = 0;
-  bool stopped = false;
-  while (!events_.empty() && !stopped) {
+  while (!events_.empty() && !stopped_) {
     const Event event = events_.top();
     if (event.at > horizon || (next == requests_.size() && live_ == 0)) break;
     events_.pop();
@@ -176,6 +192,7 @@ SimResult Simulation::Run() {
         SimJob& job = jobs_[next];
         job.live = true;
         job.prompt = request.prompt;
+        job.soft_target = config_.ttft_s;
         ++live_;
         scheduler_->Arrive({.job = next + 1,
                             .model = static_cast<PoolModelId>(request.model) + 1,
@@ -202,7 +219,7 @@ SimResult Simulation::Run() {
     }
     DecideAll();
     if (++handled % 4096 == 0 && config_.progress && !requests_.empty()) {
-      stopped = !config_.progress(static_cast<double>(next) / static_cast<double>(requests_.size()));
+      stopped_ = !config_.progress(static_cast<double>(next) / static_cast<double>(requests_.size()));
     }
   }
   SimResult result = Summarise();
@@ -314,7 +331,9 @@ void Simulation::EndRun(int32_t device, int32_t steps) {
   Running& run = running_[static_cast<size_t>(device)];
   const PoolPlan& plan = scheduler_->plan(device);
   run.on = false;
-  busy_[static_cast<size_t>(device)] += run.ends[static_cast<size_t>(steps) - 1] - run.began;
+  const Nanoseconds busy = run.ends[static_cast<size_t>(steps) - 1] - run.began;
+  busy_[static_cast<size_t>(device)] += busy;
+  busy_by_model_[static_cast<size_t>(device)][plan.model - 1] += static_cast<float>(busy) * 1e-9F;
   std::vector<PoolJobId> ended;
   for (const PlannedTokens& planned : plan.sequences) {
     const size_t index = planned.job - 1;
@@ -335,6 +354,7 @@ void Simulation::EndRun(int32_t device, int32_t steps) {
       const Nanoseconds due = request.arrival + std::llround(config_.ttft_s * 1e9) +
                               std::llround(config_.tpot_s * 1e9) * job.produced;
       detail.on_time += at <= due;
+      job.SoftToken(static_cast<double>(at - request.arrival) * 1e-9, config_.tpot_s);
       if (job.produced == 0) {
         detail.first_token = at;
       } else {
@@ -346,7 +366,7 @@ void Simulation::EndRun(int32_t device, int32_t steps) {
     }
     if (job.produced >= request.output) ended.push_back(planned.job);
   }
-  scheduler_->StepDone(device, steps, run.ends[static_cast<size_t>(steps) - 1] - run.began, now_);
+  scheduler_->StepDone(device, steps, busy, now_);
   for (const PoolJobId job : ended) EndJob(job);
 }
 
@@ -399,6 +419,7 @@ SimResult Simulation::Summarise() {
   result.requests = static_cast<int64_t>(requests_.size());
   std::vector<Nanoseconds> ttft, stalls;
   int64_t on_time = 0, clean = 0;
+  double soft = 0;
   Nanoseconds last = 0;
   for (size_t i = 0; i < requests_.size(); ++i) {
     const SimRequestResult& detail = details_[i];
@@ -411,7 +432,13 @@ SimResult Simulation::Summarise() {
     if (detail.first_token >= 0) ttft.push_back(detail.first_token - request.arrival);
     if (detail.produced > 0) stalls.push_back(detail.largest_gap);
     last = std::max(last, detail.last_token);
+    if (detail.produced > 0) {
+      soft += jobs_[i].SoftShare(static_cast<double>(detail.last_token - request.arrival) * 1e-9);
+    }
   }
+  result.qos_sosp25 = requests_.empty() ? 0 : soft / static_cast<double>(requests_.size());
+  result.stopped = stopped_;
+  result.busy_s = std::move(busy_by_model_);
   const auto share = [](int64_t part, int64_t whole) {
     return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
   };

@@ -85,15 +85,17 @@ struct SimResult {
   int64_t tokens = 0;           // asked for, of all offered requests: the denominator of tokens_on_time
   double tokens_on_time = 0;    // share
   double requests_on_time = 0;  // share of offered requests with every token on time
-  double soft_attainment = 0;   // the SOSP'25 artifact's softer measure, for comparison only
+  double qos_sosp25 = 0;        // the SOSP'25 artifact's softer measure, for comparison only; refused: 0
   double ttft_p50_s = 0, ttft_p99_s = 0;
   double max_stall_p50_s = 0, max_stall_p99_s = 0;
-  double utilisation = 0;  // of device time between the first arrival and the last
+  double utilisation = 0;  // of device time between the first arrival and the last token
   double makespan_s = 0;
   uint64_t switches = 0, bytes_moved = 0;
   double wall_s = 0;
   PoolCounters counters;
-  std::vector<SimRequestResult> details;  // one a request
+  std::vector<SimRequestResult> details;     // one a request
+  std::vector<std::vector<float>> busy_s;    // [device][model]: what computed where
+  bool stopped = false;                      // by `progress`: the figures are of a part
 };
 
 // Errors: an unknown policy, a model that fits on no device, a workload that names models there are not.
