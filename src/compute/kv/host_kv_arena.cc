@@ -201,8 +201,9 @@ Result<std::vector<HostKvArena::Block*>> HostKvArena::Allocate(size_t block_byte
   }
   // The fullest slabs first: the others become empty.
   Slabs& slabs = shapes_.at(block_bytes);
-  std::stable_sort(slabs.begin(), slabs.end(),
-                   [](const auto& a, const auto& b) { return a->held > b->held; });
+  std::sort(slabs.begin(), slabs.end(), [](const auto& a, const auto& b) {
+    return a->held != b->held ? a->held > b->held : a->memory.data() < b->memory.data();
+  });
   blocks.reserve(wanted);
   for (const auto& slab : slabs) {
     for (; slab->free() > 0 && blocks.size() < wanted; ++slab->first_free) {
