@@ -27,7 +27,7 @@ void Normalise(std::vector<float>& vector) {
 
 // `rows`: the hidden rows this step computed for the sequence. A step holds the whole input of an encoder; of
 // a causal model it may hold a chunk.
-void EngineImpl::TakeHidden(Sequence& sequence, const PlannedSequence& planned, const float* rows) {
+void EngineImpl::TakeHidden(Sequence& sequence, const PlannedTokens& planned, const float* rows) {
   const architectures::ModelInfo& info = sequence.card->info;
   const auto width = static_cast<size_t>(info.hidden_size);
   std::vector<float>& vector = sequence.embed->vectors[sequence.embed_index];

@@ -36,8 +36,13 @@ EngineImpl::EngineImpl(chips::Device& device, Ledger& ledger, const Clock& clock
       clock_(clock),
       registry_(metrics),
       options_(Sane(options)),
+      scheduler_(MakeTidepoolScheduler(options_.pool)),
+      kv_mover_(MakeKvMover(options_.kv_mover)),
       ledger_metrics_(ledger, metrics) {
-  plan_.sequences.reserve(static_cast<size_t>(options_.max_sequences));
+  scheduler_->AddHost({.kv_bytes = options_.host_kv == nullptr ? 0 : options_.host_kv->limit()});
+  scheduler_->AddDevice({.arena_bytes = ledger_.limit(), .copy_bytes_per_s = options_.copy_bytes_per_s});
+  arena_bytes_ = ledger_.limit();
+  effects_.reserve(256);
   ledger_metrics_.Update();
   thread_ = std::thread([this] { Run(); });
   ledger_.SetReclaimer([this](uint64_t bytes) { Trim(bytes); });
@@ -51,6 +56,7 @@ EngineImpl::~EngineImpl() {
   }
   inbox_ready_.notify_one();
   thread_.join();
+  kv_mover_.reset();  // answers what is left; nobody looks any more
 }
 
 void EngineImpl::Call(std::function<void()> work) {
@@ -69,8 +75,11 @@ void EngineImpl::Call(std::function<void()> work) {
 
 Result<ModelHandle> EngineImpl::AddModel(std::string name, std::unique_ptr<architectures::Model> model,
                                          std::shared_ptr<const text::Tokenizer> tokenizer,
-                                         int32_t context_length, Charge weights) {
+                                         int32_t context_length, Charge weights,
+                                         std::shared_ptr<ResidentWeights> resident,
+                                         const ModelPolicy& policy) {
   CHECK(model != nullptr && tokenizer != nullptr);
+  CHECK(resident == nullptr || weights.bytes() == 0);
   const architectures::ModelInfo& info = model->info();
   if (context_length < 0) {
     return Fail(
@@ -88,16 +97,24 @@ Result<ModelHandle> EngineImpl::AddModel(std::string name, std::unique_ptr<archi
   card.context_length =
       context_length == 0 ? info.context_length : std::min(context_length, info.context_length);
   card.kv_block_bytes = model->kv_layout().block_bytes();
-  card.weight_bytes = weights.bytes();
+  card.pooled = resident != nullptr;
+  card.resident = resident;
+  card.weight_bytes = card.pooled ? resident->total_bytes() : weights.bytes();
   card.last_used = clock_.now();
+  loaded->resident = std::move(resident);
+  loaded->policy = policy;
+  loaded->prefix_bytes.push_back(0);
+  if (card.pooled) {
+    for (const architectures::WeightSegment& segment : model->segments()) {
+      loaded->prefix_bytes.push_back(loaded->prefix_bytes.back() + segment.bytes);
+    }
+  }
 
   // An encoder computes an input whole, so its longest must fit into one step.
   loaded->limits.max_tokens =
       info.causal ? options_.max_batch_tokens : std::max(options_.max_batch_tokens, card.context_length);
   loaded->limits.max_logit_rows = info.generates ? options_.max_sequences : 1;
   card.workspace_bytes = model->WorkspaceBytes(loaded->limits);
-  TP_ASSIGN(loaded->workspace_charge, ledger_.Take(name, ChargeKind::kScratch, card.workspace_bytes));
-  TP_ASSIGN(loaded->workspace, device_.Allocate(std::max<size_t>(card.workspace_bytes, 64)));
   loaded->weights_charge = std::move(weights);
   loaded->model = std::move(model);
   loaded->pool =
@@ -113,6 +130,51 @@ Result<ModelHandle> EngineImpl::AddModel(std::string name, std::unique_ptr<archi
   Call([&] { status = Register(std::move(loaded)); });
   if (!status) return Fail(std::move(status).error());
   return handle;
+}
+
+Status EngineImpl::SetPolicy(ModelHandle model, const ModelPolicy& policy) {
+  TP_ASSIGN(const auto card, FindModel(model));
+  Call([&] {
+    const auto entry = models_.find(model);
+    if (entry == models_.end()) return;
+    entry->second->policy = policy;
+    scheduler_->UpdateModel(Describe(*entry->second));
+  });
+  return {};
+}
+
+Status EngineImpl::Prefetch(ModelHandle model) {
+  TP_ASSIGN(const auto card, FindModel(model));
+  Call([&] {
+    if (models_.contains(model)) scheduler_->Prefetch(model, clock_.now());
+  });
+  return {};
+}
+
+void EngineImpl::OnLoadFailed(std::function<void(ModelHandle, const Error&)> told) {
+  Call([&] { on_load_failed_ = std::move(told); });
+}
+
+void EngineImpl::LimitsChanged() {
+  Call([&] {
+    if (options_.host_kv != nullptr) scheduler_->SetHostKv(0, options_.host_kv->limit(), clock_.now());
+    RefreshArena();
+  });
+}
+
+void EngineImpl::SetCordoned(bool cordoned) {
+  Call([&] { scheduler_->SetCordoned(0, cordoned, clock_.now()); });
+}
+
+// Waits for the turn of the loop, that is for a step, but not for a long one.
+std::shared_ptr<const PoolReport> EngineImpl::pool() const {
+  constexpr auto kPatience = std::chrono::milliseconds(250);
+  std::unique_lock lock(inbox_mutex_);
+  const auto last = report_;
+  report_wanted_ = true;
+  inbox_ready_.notify_one();
+  report_ready_.wait_for(lock, kPatience, [&] { return report_ != last; });
+  return report_;
 }
 
 Status EngineImpl::RemoveModel(ModelHandle model, bool force) {
@@ -131,17 +193,21 @@ std::vector<ModelEntry> EngineImpl::ListModels() const {
   }
   std::vector<ModelEntry> entries;
   for (const auto& card : cards) {
-    entries.push_back({.handle = card->handle,
-                       .name = card->name,
-                       .info = card->info,
-                       .weight_bytes = card->weight_bytes,
-                       .workspace_bytes = card->workspace_bytes,
-                       .kv_bytes = card->kv_bytes,
-                       .kv_blocks_used = card->kv_blocks_used,
-                       .kv_blocks_cached = card->kv_blocks_cached,
-                       .running = card->running,
-                       .waiting = card->waiting,
-                       .last_used = card->last_used});
+    entries.push_back(
+        {.handle = card->handle,
+         .name = card->name,
+         .info = card->info,
+         .weight_bytes = card->weight_bytes,
+         .workspace_bytes = card->workspace_bytes,
+         .kv_bytes = card->kv_bytes,
+         .pooled = card->pooled,
+         .resident_weight_bytes = card->pooled ? card->resident->landed_bytes() : card->weight_bytes,
+         .weights_loading = card->pooled && card->resident->loading(),
+         .kv_blocks_used = card->kv_blocks_used,
+         .kv_blocks_cached = card->kv_blocks_cached,
+         .running = card->running,
+         .waiting = card->waiting,
+         .last_used = card->last_used});
   }
   return entries;
 }
@@ -156,7 +222,11 @@ bool EngineImpl::Drain(Nanoseconds deadline) {
 
 uint64_t EngineImpl::Trim(uint64_t bytes) {
   uint64_t freed = 0;
-  Call([&] { freed = Reclaim(bytes, nullptr); });
+  Call([&] {
+    const uint64_t before = ledger_.free();
+    MakeLedgerRoom(before + bytes);
+    freed = ledger_.free() - std::min(before, ledger_.free());
+  });
   return freed;
 }
 

@@ -25,7 +25,11 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "chips/device.h"
+#include "compute/kv/host_kv_arena.h"
+#include "compute/kv/kv_mover.h"
 #include "compute/memory/ledger.h"
+#include "compute/residency/residency.h"
+#include "compute/scheduler/pool_scheduler.h"
 #include "models/architectures/model.h"
 #include "models/text/text_stream.h"
 #include "models/text/tokenizer.h"
@@ -117,8 +121,10 @@ struct GenerateRequest {
   std::vector<int32_t> prompt;  // at least one token
   SamplingParams sampling;
   text::ReasoningFormat reasoning;
-  std::string workspace;             // prefix reuse stays within one
-  std::string account;               // opaque path, for fair share
+  std::string workspace;  // prefix reuse stays within one
+  std::string account;    // opaque path, for fair share
+  double account_weight = 1;
+  JobClass job_class = JobClass::kNormal;
   bool strip_leading_space = false;  // of the answer, where the tokenizer adds one (chat, not continuation)
   std::shared_ptr<GenerateSink> sink;
 };
@@ -137,10 +143,35 @@ struct ModelEntry {  // what ListModels reports
   std::string name;
   architectures::ModelInfo info;
   uint64_t weight_bytes = 0, workspace_bytes = 0, kv_bytes = 0;
+  bool pooled = false;                 // its weights come and go; else they stay
+  uint64_t resident_weight_bytes = 0;  // now
+  bool weights_loading = false;
   int32_t kv_blocks_used = 0;    // held by running requests
   int32_t kv_blocks_cached = 0;  // prefix cache, reclaimable
   int32_t running = 0, waiting = 0;
   Nanoseconds last_used = 0;
+};
+
+// What the operator promises and wants for one model.
+struct ModelPolicy {
+  double ttft_s = 10, tpot_s = 0.1;  // a token is due at arrival + ttft + i * tpot
+  double weight = 1;
+  bool pinned = false;
+  double idle_ttl_s = -1;     // weights go after so long without work; -1: when room is needed
+  double min_resident_s = 0;  // and not earlier after they came
+  StepProfile profile;        // first guess of step times; all 0: none. What steps really take is learned.
+};
+
+// The pool as people and traces see it: of one moment between two steps.
+struct PoolReport {
+  std::string policy;
+  Nanoseconds at = 0;
+  DeviceState device;
+  PoolCounters counters;
+  uint64_t limit_bytes = 0, used_bytes = 0, over_limit_bytes = 0;
+  uint64_t host_kv_limit_bytes = 0, host_kv_used_bytes = 0;
+  int32_t moves = 0;                                       // KV moves under way
+  std::vector<std::pair<PoolModelId, std::string>> names;  // of device.replicas
 };
 
 struct EngineOptions {
@@ -151,6 +182,10 @@ struct EngineOptions {
   bool deterministic = false;
   bool prefix_cache = true;
   uint64_t kv_slab_bytes = 8u << 20;  // KV memory is taken from the ledger in slabs of about this size
+  PoolPolicyOptions pool{.admission_load = 0};
+  HostKvArena* host_kv = nullptr;  // where KV goes that has to leave the device; outlives the engine
+  KvMoverOptions kv_mover = {};
+  double copy_bytes_per_s = 5e9;  // from warm to resident, until measured
 };
 
 class Engine {
@@ -160,11 +195,18 @@ class Engine {
                                        MetricsRegistry& metrics, const EngineOptions& options);
   virtual ~Engine() = default;  // cancels everything, then joins
 
-  // Takes a loaded model and the charge for its weights; charges its workspace now and its KV as it grows.
-  // context_length 0: the model's own. The tokenizer is used to build text from tokens.
+  // Takes a model and either the charge for its weights, which then stay, or weights that come and go as the
+  // scheduler decides. Charges the shared workspace when it has to grow, and KV as it grows. context_length
+  // 0: the model's own. The tokenizer is used to build text from tokens. Errors: "out_of_pool_memory" when
+  // the model can never run within the ledger's limit.
   virtual Result<ModelHandle> AddModel(std::string name, std::unique_ptr<architectures::Model> model,
                                        std::shared_ptr<const text::Tokenizer> tokenizer,
-                                       int32_t context_length, Charge weights) = 0;
+                                       int32_t context_length, Charge weights,
+                                       std::shared_ptr<ResidentWeights> resident = nullptr,
+                                       const ModelPolicy& policy = {}) = 0;
+  virtual Status SetPolicy(ModelHandle model, const ModelPolicy& policy) = 0;
+  // Its weights become resident when there is room that no model with work needs.
+  virtual Status Prefetch(ModelHandle model) = 0;
   // kConflict while requests of it run, unless `force`, which cancels them. Its bytes are back on return.
   // Not from a sink (it waits for the engine thread); neither AddModel, Trim nor Drain.
   virtual Status RemoveModel(ModelHandle model, bool force) = 0;
@@ -185,6 +227,15 @@ class Engine {
   // Gives KV memory that only holds prefix caches, or nothing, back to the ledger until `bytes` are freed;
   // returns the bytes freed. The engine does this by itself when Ledger::Take is short.
   virtual uint64_t Trim(uint64_t /*bytes*/) { return 0; }
+
+  // Told when the weights of a model could not be loaded (engine thread; must not block or call the engine).
+  // An empty function ends it and waits for a call in progress.
+  virtual void OnLoadFailed(std::function<void(ModelHandle, const Error&)> told) = 0;
+  // The ledger's or the host arena's limit was changed: jobs and weights make way in order.
+  virtual void LimitsChanged() = 0;
+  // No new work begins on the device; what runs there ends (or moves, where there is another).
+  virtual void SetCordoned(bool cordoned) = 0;
+  virtual std::shared_ptr<const PoolReport> pool() const = 0;
 
   struct Load {
     int32_t running = 0, waiting = 0;

@@ -18,7 +18,7 @@
 #include "compute/engine/sampler.h"
 #include "compute/engine/sequence.h"
 #include "compute/memory/ledger_metrics.h"
-#include "compute/scheduler/scheduler.h"
+#include "compute/scheduler/pool_scheduler.h"
 
 namespace tidepool::compute {
 
@@ -30,7 +30,14 @@ class EngineImpl final : public Engine {
 
   Result<ModelHandle> AddModel(std::string name, std::unique_ptr<architectures::Model> model,
                                std::shared_ptr<const text::Tokenizer> tokenizer, int32_t context_length,
-                               Charge weights) override;
+                               Charge weights, std::shared_ptr<ResidentWeights> resident,
+                               const ModelPolicy& policy) override;
+  Status SetPolicy(ModelHandle model, const ModelPolicy& policy) override;
+  Status Prefetch(ModelHandle model) override;
+  void OnLoadFailed(std::function<void(ModelHandle, const Error&)> told) override;
+  void LimitsChanged() override;
+  void SetCordoned(bool cordoned) override;
+  std::shared_ptr<const PoolReport> pool() const override;
   Status RemoveModel(ModelHandle model, bool force) override;
   std::vector<ModelEntry> ListModels() const override;
   Result<RequestHandle> Submit(GenerateRequest request) override;
@@ -59,26 +66,44 @@ class EngineImpl final : public Engine {
   bool TakeInbox();  // false: stop
   void ApplyAttention(const std::shared_ptr<Ticket>& ticket);
   void Arrive(std::unique_ptr<Sequence> sequence);
-  void AdmitWaiting();
-  bool TryAdmit(Sequence& sequence);
   uint64_t Reclaim(uint64_t bytes, const LoadedModel* except);
   Status Register(std::unique_ptr<LoadedModel> model);
   Result<std::unique_ptr<LoadedModel>> Unregister(ModelHandle model, bool force);
   Status EnsureScratch(int32_t max_tokens, int32_t max_columns);
+  Status EnsureWorkspace(size_t bytes);
+  PoolModel Describe(const LoadedModel& model) const;
   void ReportQueue();
   void UpdateGauges(LoadedModel& model);
   void StopAll();
+
+  // ---- engine thread: the scheduler's effects (pool.cc)
+  void Decide();  // until it has nothing more to say; sets run_ when a step is to be computed
+  void CarryOut(const Effect& effect);
+  bool TryAdmit(Sequence& sequence, int32_t tokens);
+  bool TryGrow(Sequence& sequence, int32_t tokens);
+  void StartLoad(LoadedModel& model, int32_t segments);
+  void EndLoad(LoadedModel& model, const LoadReport& report);
+  void Evict(LoadedModel& model, int32_t keep);
+  void StartMove(Sequence& sequence, KvDirection direction, int32_t tokens);
+  void EndMove(PoolJobId job, LoadedModel& model, uint64_t move, KvDirection direction, bool done);
+  void Reject(const Effect& effect);
+  void FailModel(LoadedModel& model, const Error& error);
+  void RefreshArena();
+  bool MakeLedgerRoom(uint64_t bytes);
+  void SettleTransfers(LoadedModel& model);
+  void PostTransfer(std::function<void()> work);
+  void PublishReport();
 
   // ---- engine thread: a step (step.cc, generation.cc, embedding.cc)
   void ExecuteStep();
   void BuildStep(LoadedModel& model);
   void FinishStep(LoadedModel& model, const architectures::StepOutput& output, Nanoseconds started_at);
-  void TakeLogits(Sequence& sequence, const PlannedSequence& planned, const architectures::StepOutput& output,
+  void TakeLogits(Sequence& sequence, const PlannedTokens& planned, const architectures::StepOutput& output,
                   int32_t first_row);
-  void TakePromptLogprobs(Sequence& sequence, const PlannedSequence& planned, const float* rows);
+  void TakePromptLogprobs(Sequence& sequence, const PlannedTokens& planned, const float* rows);
   int32_t NextToken(Sequence& sequence, std::span<const float> logits);
   void Emit(Sequence& sequence, int32_t token);
-  void TakeHidden(Sequence& sequence, const PlannedSequence& planned, const float* rows);
+  void TakeHidden(Sequence& sequence, const PlannedTokens& planned, const float* rows);
   void ReportPrefill(Sequence& sequence);
 
   // Ends a sequence: blocks, scheduler and lists first, then its sink is told. `sequence` is gone afterwards.
@@ -87,7 +112,7 @@ class EngineImpl final : public Engine {
   std::unique_ptr<Sequence> Detach(Sequence& sequence);
   void EndTicket(const std::shared_ptr<Ticket>& ticket);
   void CountAdmitted(Ticket& ticket);
-  Sequence* FindSequence(JobId job);
+  Sequence* FindSequence(PoolJobId job);
 
   chips::Device& device_;
   Ledger& ledger_;
@@ -103,13 +128,18 @@ class EngineImpl final : public Engine {
   std::atomic<uint64_t> steps_{0};
   std::atomic<double> finish_interval_s_{0.1};  // smoothed time between two ends, for Retry-After
   std::atomic<uint64_t> next_handle_{1};
+  std::atomic<uint64_t> fixed_weight_bytes_{0};  // of models whose weights stay
 
   mutable std::mutex inbox_mutex_;  // guards the members down to the blank line
-  std::condition_variable inbox_ready_;
+  mutable std::condition_variable inbox_ready_;
+  mutable std::condition_variable report_ready_;
+  mutable std::atomic<bool> report_wanted_{false};
   std::condition_variable idle_;  // active_ reached 0
   std::vector<std::unique_ptr<Sequence>> arrivals_;
   std::vector<std::shared_ptr<Ticket>> attention_;
   std::vector<std::function<void()>> calls_;
+  std::vector<std::function<void()>> transfers_;  // ends of loads and KV moves
+  std::shared_ptr<const PoolReport> report_ = std::make_shared<PoolReport>();
   std::unordered_map<RequestHandle, std::shared_ptr<Ticket>> tickets_;
   std::map<ModelHandle, std::shared_ptr<ModelCard>> cards_;
   bool stop_ = false;
@@ -117,11 +147,22 @@ class EngineImpl final : public Engine {
   // Engine thread.
   std::vector<std::unique_ptr<Sequence>> taken_arrivals_;
   std::vector<std::shared_ptr<Ticket>> taken_attention_;
-  std::vector<std::function<void()>> taken_calls_;
-  Scheduler scheduler_;
+  std::vector<std::function<void()>> taken_calls_, taken_transfers_, settled_transfers_;
+  std::unique_ptr<PoolScheduler> scheduler_;
+  std::unique_ptr<KvMover> kv_mover_;
+  std::vector<Effect> effects_;
+  bool idle_turn_ = true;       // the last turn of the loop computed nothing
+  bool run_ = false;            // the scheduler wants a step of plan()
+  uint64_t arena_bytes_ = 0;    // as the scheduler knows it
+  uint64_t slab_overhead_ = 0;  // of KV slabs that hold less than they are charged for
+  std::function<void(ModelHandle, const Error&)> on_load_failed_;
+  bool arena_stale_ = false;  // that overhead is to be measured again
+  int32_t moves_ = 0;
+  chips::DeviceBuffer workspace_;
+  Charge workspace_charge_;
   std::map<ModelHandle, std::unique_ptr<LoadedModel>> models_;
-  std::unordered_map<JobId, std::unique_ptr<Sequence>> sequences_;
-  JobId next_job_ = 1;
+  std::unordered_map<PoolJobId, std::unique_ptr<Sequence>> sequences_;
+  PoolJobId next_job_ = 1;
   std::unique_ptr<Sampler> sampler_;
   int32_t sampler_vocab_ = 0;
   std::vector<Charge> scratch_charges_;
@@ -130,8 +171,7 @@ class EngineImpl final : public Engine {
   uint64_t exported_ledger_bytes_ = UINT64_MAX;
   Nanoseconds queue_reported_at_ = 0;
   Nanoseconds last_finish_at_ = 0;
-  std::vector<JobId> waiting_scratch_;
-  StepPlan plan_;
+  std::vector<PoolJobId> waiting_scratch_;
   std::vector<int32_t> step_tokens_, step_positions_, logit_rows_, hidden_rows_;
   std::vector<chips::SequenceSlice> slices_;
 

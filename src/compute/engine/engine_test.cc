@@ -650,8 +650,8 @@ TEST_F(EngineTest, RemoveModelGivesItsBytesBack) {
   ASSERT_TRUE(engine->RemoveModel(*handle, false));
   EXPECT_EQ(ledger->used_by(ChargeKind::kKv), 0u);
   EXPECT_EQ(ledger->used_by(ChargeKind::kWeights), 0u);
-  // The scratch of the device's own operations stays.
-  for (const auto& [key, bytes] : ledger->Snapshot()) EXPECT_EQ(key.first, "device") << bytes;
+  // The scratch of the device and the workspace that models share stay.
+  for (const auto& [key, bytes] : ledger->Snapshot()) EXPECT_EQ(key.second, ChargeKind::kScratch) << bytes;
   EXPECT_GE(ledger->used(), baseline);
   EXPECT_TRUE(engine->ListModels().empty());
   EXPECT_EQ(engine->RemoveModel(*handle, false).error().code, "model_not_found");

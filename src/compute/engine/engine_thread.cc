@@ -10,15 +10,21 @@ namespace tidepool::compute {
 namespace {
 
 constexpr Nanoseconds kQueueReportInterval = 500 * kMillisecond;
+constexpr Nanoseconds kLongestSleep = 60 * kSecond;
 
 }  // namespace
 
 void EngineImpl::Run() {
   while (TakeInbox()) {
-    AdmitWaiting();
+    // The one point where scheduling decisions are committed: from here on they are carried out.
+    Decide();
     ReportQueue();
-    // The one point where a scheduling decision is committed: from here on the plan is carried out.
-    if (scheduler_.Plan(plan_)) ExecuteStep();
+    PublishReport();
+    idle_turn_ = !run_;
+    if (run_) {
+      run_ = false;
+      ExecuteStep();
+    }
   }
   StopAll();
 }
@@ -27,21 +33,27 @@ bool EngineImpl::TakeInbox() {
   {
     std::unique_lock lock(inbox_mutex_);
     const auto has_mail = [&] {
-      return stop_ || !arrivals_.empty() || !attention_.empty() || !calls_.empty();
+      return stop_ || !arrivals_.empty() || !attention_.empty() || !calls_.empty() || !transfers_.empty() ||
+             report_wanted_;
     };
-    if (!scheduler_.HasRunnable() && !has_mail()) {
-      // Requests may wait without anything running (all others paused): look at their progress now and then.
-      if (sequences_.empty()) {
-        inbox_ready_.wait(lock, has_mail);
-      } else {
-        inbox_ready_.wait_for(lock, std::chrono::nanoseconds(kQueueReportInterval), has_mail);
+    if (idle_turn_ && !has_mail()) {
+      // Requests may wait without anything running (for weights, or paused): look at their progress now and
+      // then, and at the scheduler when it asked for it.
+      Nanoseconds wait = sequences_.empty() ? kLongestSleep : kQueueReportInterval;
+      if (const Nanoseconds wake = scheduler_->wake_at(); wake != INT64_MAX) {
+        wait = std::clamp<Nanoseconds>(wake - clock_.now(), 0, wait);
       }
+      inbox_ready_.wait_for(lock, std::chrono::nanoseconds(wait), has_mail);
     }
     if (stop_) return false;
     std::swap(arrivals_, taken_arrivals_);
     std::swap(attention_, taken_attention_);
     std::swap(calls_, taken_calls_);
+    std::swap(transfers_, taken_transfers_);
   }
+  // Ends of transfers first: what they give back is free for what follows.
+  for (const auto& transfer : taken_transfers_) transfer();
+  taken_transfers_.clear();
   for (auto& sequence : taken_arrivals_) Arrive(std::move(sequence));
   taken_arrivals_.clear();
   for (const auto& ticket : taken_attention_) ApplyAttention(ticket);
@@ -69,12 +81,19 @@ void EngineImpl::Arrive(std::unique_ptr<Sequence> arrived) {
   sequence.model = model->second.get();
   ++sequence.model->sequences;
   const bool generates = sequence.generation != nullptr;
-  scheduler_.Arrive({.job = sequence.job,
-                     .model = sequence.card->handle,
-                     .account = sequence.account(),
-                     .prompt_tokens = sequence.prompt_tokens,
-                     .wants_logits = generates,
-                     .prompt_logits = generates && sequence.generation->request.sampling.prompt_logprobs});
+  PoolJob job{.job = sequence.job,
+              .model = sequence.card->handle,
+              .account = sequence.account(),
+              .prompt_tokens = sequence.prompt_tokens,
+              .max_output_tokens = sequence.reserve_tokens - sequence.prompt_tokens,
+              .wants_logits = generates};
+  if (generates) {
+    const GenerateRequest& request = sequence.generation->request;
+    job.prompt_logits = request.sampling.prompt_logprobs;
+    job.job_class = request.job_class;
+    job.account_weight = request.account_weight;
+  }
+  scheduler_->Arrive(job, clock_.now());
   UpdateGauges(*sequence.model);
 }
 
@@ -88,49 +107,10 @@ void EngineImpl::ApplyAttention(const std::shared_ptr<Ticket>& ticket) {
     }
     return;
   }
-  for (const JobId job : ticket->jobs) scheduler_.SetPaused(job, ticket->paused);
+  for (const PoolJobId job : ticket->jobs) scheduler_->SetPaused(job, ticket->paused, clock_.now());
 }
 
-// ---- admission ---------------------------------------------------------------------------------------
-
-void EngineImpl::AdmitWaiting() {
-  while (const JobId job = scheduler_.NextAdmission()) {
-    Sequence& sequence = *FindSequence(job);
-    if (TryAdmit(sequence)) {
-      scheduler_.Admitted(job, sequence.kv.cached_tokens());
-    } else {
-      scheduler_.NoRoom(job);
-    }
-    UpdateGauges(*sequence.model);
-  }
-}
-
-bool EngineImpl::TryAdmit(Sequence& sequence) {
-  LoadedModel& model = *sequence.model;
-  const bool echo = sequence.generation != nullptr && sequence.generation->request.sampling.prompt_logprobs;
-  const bool pools_rows = sequence.embed != nullptr;  // every token's hidden state is wanted
-  const BlockPool::AdmitRequest request{
-      .prompt = std::span(sequence.tokens).first(static_cast<size_t>(sequence.prompt_tokens)),
-      .max_tokens = sequence.reserve_tokens,
-      .workspace = sequence.workspace(),
-      .match_prefix = !echo && !pools_rows,
-      .share = model.card->info.causal && !pools_rows};
-  if (!model.pool->Admit(request, sequence.kv)) {
-    const uint64_t wanted =
-        static_cast<uint64_t>(BlockPool::BlocksFor(sequence.reserve_tokens)) * model.card->kv_block_bytes;
-    const uint64_t free = ledger_.free();
-    if (wanted > free) Reclaim(wanted - free, &model);
-    if (!model.pool->Admit(request, sequence.kv)) return false;
-  }
-  sequence.admitted = true;
-  sequence.admitted_at = clock_.now();
-  sequence.computed = sequence.kv.cached_tokens();
-  if (sequence.generation != nullptr) sequence.generation->usage.cached_tokens = sequence.computed;
-  model.metrics->queue_s.Observe(static_cast<double>(sequence.admitted_at - sequence.submitted_at) * 1e-9);
-  CountAdmitted(*sequence.ticket);
-  running_.fetch_add(1);
-  return true;
-}
+// ---- memory ------------------------------------------------------------------------------------------
 
 void EngineImpl::CountAdmitted(Ticket& ticket) {
   if (ticket.unadmitted > 0 && --ticket.unadmitted == 0) queued_.fetch_sub(1);
@@ -151,7 +131,7 @@ uint64_t EngineImpl::Reclaim(uint64_t bytes, const LoadedModel* except) {
     if (got == 0) break;
     freed += got;
   }
-  if (freed > 0) scheduler_.RoomReturned();
+  if (freed > 0) scheduler_->RoomReturned(0);
   return freed;
 }
 
@@ -164,7 +144,7 @@ Status EngineImpl::EnsureScratch(int32_t max_tokens, int32_t max_columns) {
   const uint64_t before = scratch_tokens_ == 0 ? 0 : device_.ScratchBytes(scratch_tokens_, scratch_columns_);
   const uint64_t after = device_.ScratchBytes(max_tokens, max_columns);
   const uint64_t more = after > before ? after - before : 0;
-  if (more > ledger_.free()) Reclaim(more - ledger_.free(), nullptr);
+  MakeLedgerRoom(more);
   TP_ASSIGN(Charge charge, ledger_.TryTake("device", ChargeKind::kScratch, more));
   TP_TRY(device_.ReserveScratch(max_tokens, max_columns));
   scratch_charges_.push_back(std::move(charge));
@@ -173,8 +153,61 @@ Status EngineImpl::EnsureScratch(int32_t max_tokens, int32_t max_columns) {
   return {};
 }
 
+// One for all models: a device computes one step at a time.
+Status EngineImpl::EnsureWorkspace(size_t bytes) {
+  if (bytes <= workspace_.bytes()) return {};
+  const uint64_t more = bytes - workspace_charge_.bytes();
+  MakeLedgerRoom(more);
+  TP_ASSIGN(Charge charge,
+            ledger_.TryTake("workspace", ChargeKind::kScratch, bytes - workspace_charge_.bytes()));
+  TP_ASSIGN(workspace_, device_.Allocate(bytes));
+  workspace_charge_.Release();
+  charge.Release();
+  TP_ASSIGN(workspace_charge_, ledger_.TryTake("workspace", ChargeKind::kScratch, bytes));
+  return {};
+}
+
+PoolModel EngineImpl::Describe(const LoadedModel& model) const {
+  const auto ns = [](double seconds) { return static_cast<Nanoseconds>(seconds * 1e9); };
+  const ModelPolicy& policy = model.policy;
+  PoolModel pool;
+  pool.model = model.card->handle;
+  pool.name = model.card->name;
+  pool.causal = model.card->info.causal;
+  pool.batch_tokens = options_.max_batch_tokens;
+  pool.max_step_tokens = model.limits.max_tokens;
+  pool.max_sequences = options_.max_sequences;
+  pool.max_logit_rows = model.limits.max_logit_rows;
+  if (model.resident != nullptr) {
+    for (const architectures::WeightSegment& segment : model.model->segments()) {
+      pool.segment_bytes.push_back(segment.bytes);
+    }
+  }
+  pool.kv_block_bytes = model.card->kv_block_bytes;
+  pool.profiles = {policy.profile};
+  pool.ttft = ns(policy.ttft_s);
+  pool.tpot = ns(policy.tpot_s);
+  pool.weight = policy.weight;
+  pool.pinned = policy.pinned;
+  pool.idle_ttl = policy.idle_ttl_s < 0 ? -1 : ns(policy.idle_ttl_s);
+  pool.min_resident = ns(policy.min_resident_s);
+  return pool;
+}
+
 Status EngineImpl::Register(std::unique_ptr<LoadedModel> model) {
   TP_TRY(EnsureScratch(model->limits.max_tokens, model->model->MaxColumns()));
+  TP_TRY(EnsureWorkspace(std::max<size_t>(model->card->workspace_bytes, 64)));
+  fixed_weight_bytes_.fetch_add(model->weights_charge.bytes());
+  RefreshArena();
+  const uint64_t room = arena_bytes_;
+  if (model->resident != nullptr && model->card->weight_bytes + model->card->kv_block_bytes > room) {
+    return Fail(ErrorKind::kUnavailable, "out_of_pool_memory",
+                fmt::format("{} needs {} bytes for its weights, but the pool's {} bytes leave {} beside "
+                            "workspaces and weights that stay; raise pool.memory or use a smaller "
+                            "quantisation",
+                            model->card->name, model->card->weight_bytes, ledger_.limit(), room),
+                "model");
+  }
   const architectures::ModelInfo& info = model->card->info;
   if (info.vocab_size > sampler_vocab_) {
     sampler_vocab_ = info.vocab_size;
@@ -186,12 +219,7 @@ Status EngineImpl::Register(std::unique_ptr<LoadedModel> model) {
   hidden_rows_.reserve(rows);
   logit_rows_.reserve(static_cast<size_t>(model->limits.max_logit_rows));
   slices_.reserve(static_cast<size_t>(options_.max_sequences));
-  scheduler_.AddModel({.model = model->card->handle,
-                       .causal = info.causal,
-                       .batch_tokens = options_.max_batch_tokens,
-                       .max_step_tokens = model->limits.max_tokens,
-                       .max_sequences = options_.max_sequences,
-                       .max_logit_rows = model->limits.max_logit_rows});
+  scheduler_->AddModel(Describe(*model));
   {
     std::lock_guard lock(inbox_mutex_);
     cards_.emplace(model->card->handle, model->card);
@@ -222,9 +250,12 @@ Result<std::unique_ptr<LoadedModel>> EngineImpl::Unregister(ModelHandle handle, 
       Finish(*FindSequence(ticket->jobs.back()), FinishReason::kCancelled, {}, {});
   }
   CHECK(model.sequences == 0);
+  SettleTransfers(model);
   model.pool->Shrink(UINT64_MAX);
   UpdateGauges(model);
-  scheduler_.RemoveModel(handle);
+  scheduler_->RemoveModel(handle);
+  fixed_weight_bytes_.fetch_sub(model.weights_charge.bytes());
+  if (model.resident != nullptr) model.resident->Evict(UINT64_MAX);
   {
     std::lock_guard lock(inbox_mutex_);
     cards_.erase(handle);
@@ -248,8 +279,8 @@ void EngineImpl::UpdateGauges(LoadedModel& model) {
   model.metrics->prefix_evictions.Increment(static_cast<double>(stats.evictions - model.exported_evictions));
   model.exported_evictions = stats.evictions;
   if (models_.contains(card.handle)) {
-    card.waiting = scheduler_.waiting(card.handle);
-    card.running = scheduler_.admitted(card.handle);
+    card.waiting = scheduler_->waiting(card.handle);
+    card.running = scheduler_->admitted(card.handle);
     model.metrics->waiting.Set(card.waiting);
     model.metrics->running.Set(card.running);
   }
@@ -265,9 +296,9 @@ void EngineImpl::ReportQueue() {
   queue_reported_at_ = now;
   for (const auto& [handle, model] : models_) {
     waiting_scratch_.clear();
-    scheduler_.ListWaiting(handle, waiting_scratch_);
+    scheduler_->ListWaiting(handle, waiting_scratch_);
     int32_t position = 0;
-    for (const JobId job : waiting_scratch_) {
+    for (const PoolJobId job : waiting_scratch_) {
       Sequence& sequence = *FindSequence(job);
       if (sequence.generation != nullptr && sequence.reported_position != position) {
         sequence.reported_position = position;
@@ -279,7 +310,7 @@ void EngineImpl::ReportQueue() {
   }
 }
 
-Sequence* EngineImpl::FindSequence(JobId job) {
+Sequence* EngineImpl::FindSequence(PoolJobId job) {
   const auto entry = sequences_.find(job);
   return entry == sequences_.end() ? nullptr : entry->second.get();
 }
@@ -295,6 +326,7 @@ void EngineImpl::StopAll() {
   for (const auto& call : taken_calls_) call();
   taken_calls_.clear();
   while (!sequences_.empty()) Finish(*sequences_.begin()->second, FinishReason::kCancelled, {}, {});
+  for (const auto& [handle, model] : models_) SettleTransfers(*model);
 }
 
 }  // namespace tidepool::compute

@@ -33,11 +33,11 @@ Error NotFinite() {
 
 }  // namespace
 
-void EngineImpl::TakeLogits(Sequence& sequence, const PlannedSequence& planned,
+void EngineImpl::TakeLogits(Sequence& sequence, const PlannedTokens& planned,
                             const architectures::StepOutput& output, int32_t first_row) {
   LoadedModel& model = *sequence.model;
   const auto vocab = static_cast<size_t>(model.card->info.vocab_size);
-  const bool was_prefill = planned.begin < sequence.prompt_tokens;
+  const bool was_prefill = planned.begin < sequence.prefill_tokens;
   for (int32_t row = first_row; row < first_row + planned.logit_rows; ++row) {
     if (!output.failed_rows.empty() && output.failed_rows[static_cast<size_t>(row)] != 0) {
       Finish(sequence, FinishReason::kError, {}, RowFailed());
@@ -46,8 +46,10 @@ void EngineImpl::TakeLogits(Sequence& sequence, const PlannedSequence& planned,
   }
   const float* rows = output.logits + static_cast<size_t>(first_row) * vocab;
   Generation& generation = *sequence.generation;
-  if (was_prefill && generation.request.sampling.prompt_logprobs) TakePromptLogprobs(sequence, planned, rows);
-  const bool samples = sequence.computed >= sequence.prompt_tokens;
+  const bool tells_prompt =
+      was_prefill && generation.request.sampling.prompt_logprobs && !generation.prompt_logprobs_told;
+  if (tells_prompt) TakePromptLogprobs(sequence, planned, rows);
+  const bool samples = sequence.computed >= sequence.prefill_tokens;
   int32_t token = -1;
   if (samples) {
     const std::span<const float> logits(rows + static_cast<size_t>(planned.logit_rows - 1) * vocab, vocab);
@@ -61,13 +63,14 @@ void EngineImpl::TakeLogits(Sequence& sequence, const PlannedSequence& planned,
   model.pool->Commit(sequence.kv, std::span(sequence.tokens).first(static_cast<size_t>(sequence.computed)));
   if (was_prefill) ReportPrefill(sequence);
   if (!samples) return;
-  if (was_prefill && generation.request.sampling.prompt_logprobs) {
+  if (tells_prompt) {
+    generation.prompt_logprobs_told = true;
     generation.request.sink->OnPromptLogprobs(generation.prompt_logprobs);
   }
   Emit(sequence, token);
 }
 
-void EngineImpl::TakePromptLogprobs(Sequence& sequence, const PlannedSequence& planned, const float* rows) {
+void EngineImpl::TakePromptLogprobs(Sequence& sequence, const PlannedTokens& planned, const float* rows) {
   Generation& generation = *sequence.generation;
   const auto vocab = static_cast<size_t>(sequence.card->info.vocab_size);
   for (int32_t i = 0; i < planned.count; ++i) {
@@ -155,7 +158,7 @@ void EngineImpl::Emit(Sequence& sequence, int32_t token) {
 std::unique_ptr<Sequence> EngineImpl::Detach(Sequence& sequence) {
   if (sequence.model != nullptr) {
     sequence.model->pool->Release(sequence.kv);
-    scheduler_.Remove(sequence.job);
+    scheduler_->Remove(sequence.job, clock_.now());
     --sequence.model->sequences;
     UpdateGauges(*sequence.model);
   }

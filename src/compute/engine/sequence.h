@@ -15,7 +15,8 @@
 #include "compute/engine/engine_metrics.h"
 #include "compute/engine/sampler.h"
 #include "compute/kv/block_pool.h"
-#include "compute/scheduler/scheduler.h"
+#include "compute/residency/residency.h"
+#include "compute/scheduler/pool_scheduler.h"
 #include "models/architectures/model.h"
 #include "models/text/text_stream.h"
 
@@ -29,8 +30,10 @@ struct ModelCard {
   std::shared_ptr<const text::Tokenizer> tokenizer;
   int32_t context_length = 0;
   uint64_t kv_block_bytes = 0;
+  bool pooled = false;  // its weights come and go
   uint64_t weight_bytes = 0, workspace_bytes = 0;
   std::atomic<uint64_t> kv_bytes{0};
+  std::shared_ptr<ResidentWeights> resident;
   std::atomic<int32_t> kv_blocks_used{0}, kv_blocks_cached{0}, running{0}, waiting{0};
   std::atomic<Nanoseconds> last_used{0};
 };
@@ -38,13 +41,18 @@ struct ModelCard {
 // A model as the engine thread holds it. Destroying it frees its memory, then gives its charges back.
 struct LoadedModel {
   std::shared_ptr<ModelCard> card;
-  Charge weights_charge, workspace_charge;
+  Charge weights_charge;                      // weights that stay; or
+  std::shared_ptr<ResidentWeights> resident;  // weights that come and go
+  std::vector<uint64_t> prefix_bytes;         // [i]: of the first i segments
+  bool loading = false;                       // a load is under way whose end has not been told yet
   std::unique_ptr<architectures::Model> model;
-  chips::DeviceBuffer workspace;
   architectures::StepLimits limits;
   std::unique_ptr<BlockPool> pool;
   std::unique_ptr<ModelMetrics> metrics;
-  int32_t sequences = 0;  // waiting and admitted
+  int32_t sequences = 0;     // waiting and admitted
+  int32_t moves = 0;         // KV moves under way
+  int32_t failed_loads = 0;  // in a row
+  ModelPolicy policy;
   uint64_t exported_evictions = 0;
 };
 
@@ -54,7 +62,7 @@ struct Ticket {
   std::atomic<bool> cancel{false};
   std::atomic<bool> paused{false};
   std::atomic<bool> listed{false};  // is in the inbox's attention list
-  std::vector<JobId> jobs;          // engine thread: what still waits or runs
+  std::vector<PoolJobId> jobs;      // engine thread: what still waits or runs
   int32_t unadmitted = 0;           // engine thread: counts for the queue bound until 0
 };
 
@@ -78,6 +86,7 @@ struct Generation {
   Usage usage;
   TokenLogprob logprob;
   std::vector<TokenLogprob> prompt_logprobs;
+  bool prompt_logprobs_told = false;
   Nanoseconds first_token_at = 0, last_token_at = 0;
 };
 
@@ -90,13 +99,14 @@ struct EmbedTask {
 };
 
 struct Sequence {
-  JobId job = 0;
+  PoolJobId job = 0;
   LoadedModel* model = nullptr;
   std::shared_ptr<ModelCard> card;
   std::shared_ptr<Ticket> ticket;
   KvSequence kv;
   std::vector<int32_t> tokens;  // prompt, then output
   int32_t prompt_tokens = 0;
+  int32_t prefill_tokens = 0;  // the prompt; after its KV was dropped, all tokens so far
   int32_t reserve_tokens = 0;  // prompt and most output
   int32_t computed = 0;
   bool admitted = false;

@@ -22,15 +22,22 @@ bool WantsHidden(architectures::Pooling pooling, int32_t position, int32_t promp
 }  // namespace
 
 void EngineImpl::ExecuteStep() {
-  LoadedModel& model = *models_.at(plan_.model);
+  const PoolPlan& plan = scheduler_->plan(0);
+  LoadedModel& model = *models_.at(plan.model);
   const Nanoseconds started_at = clock_.now();
   BuildStep(model);
   const architectures::Step step{.tokens = step_tokens_,
                                  .positions = step_positions_,
                                  .sequences = slices_,
                                  .logit_rows = logit_rows_,
-                                 .hidden_rows = hidden_rows_};
-  const architectures::StepOutput output = model.model->Forward(step, model.limits, model.workspace.data());
+                                 .hidden_rows = hidden_rows_,
+                                 .gate = plan.landing ? &model.resident->gate() : nullptr};
+  const architectures::StepOutput output = model.model->Forward(step, model.limits, workspace_.data());
+  if (output.aborted) {  // the weights did not come: nothing was computed
+    const Nanoseconds now = clock_.now();
+    scheduler_->StepDone(0, 0, 0, now);
+    return;
+  }
   FinishStep(model, output, started_at);
 }
 
@@ -40,7 +47,7 @@ void EngineImpl::BuildStep(LoadedModel& model) {
   slices_.clear();
   logit_rows_.clear();
   hidden_rows_.clear();
-  for (const PlannedSequence& planned : plan_.sequences) {
+  for (const PlannedTokens& planned : scheduler_->plan(0).sequences) {
     Sequence& sequence = *FindSequence(planned.job);
     CHECK(sequence.computed == planned.begin);
     CHECK(static_cast<size_t>(planned.begin + planned.count) <= sequence.tokens.size());
@@ -74,13 +81,14 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
   model.card->last_used = now;
   model.metrics->steps.Increment();
   model.metrics->step_s.Observe(static_cast<double>(now - started_at) * 1e-9);
-  model.metrics->step_tokens.Observe(plan_.tokens);
+  const PoolPlan& plan = scheduler_->plan(0);  // stays as it is until the next Decide
+  model.metrics->step_tokens.Observe(plan.tokens);
 
-  scheduler_.StepDone(plan_);  // before sequences end and their jobs with them
+  scheduler_->StepDone(0, 1, now - started_at, now);  // before sequences end and their jobs with them
   int32_t logit_row = 0;
   int32_t hidden_row = 0;
-  for (size_t i = 0; i < plan_.sequences.size(); ++i) {
-    const PlannedSequence& planned = plan_.sequences[i];
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    const PlannedTokens& planned = plan.sequences[i];
     Sequence& sequence = *FindSequence(planned.job);
     sequence.computed += planned.count;
     if (sequence.embed != nullptr) {
@@ -101,12 +109,12 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
 
 void EngineImpl::ReportPrefill(Sequence& sequence) {
   const Nanoseconds now = clock_.now();
-  const bool complete = sequence.computed >= sequence.prompt_tokens;
+  const bool complete = sequence.computed >= sequence.prefill_tokens;
   if (!complete && now - sequence.progress_at < kPrefillReportInterval) return;
   sequence.progress_at = now;
   sequence.generation->request.sink->OnProgress(
       {.phase = complete ? ProgressEvent::Phase::kDecode : ProgressEvent::Phase::kPrefill,
-       .share = static_cast<float>(sequence.computed) / static_cast<float>(sequence.prompt_tokens)});
+       .share = static_cast<float>(sequence.computed) / static_cast<float>(sequence.prefill_tokens)});
 }
 
 }  // namespace tidepool::compute

@@ -109,11 +109,14 @@ Status EngineImpl::CheckAdmissible() const {
                     .retry_after_s = RetryAfter()});
 }
 
-// What is neither weights nor workspaces is all that KV can ever have.
+// What is neither this model's weights nor weights that stay nor scratch is all that its KV can ever have:
+// other models' weights make way.
 int64_t EngineImpl::MostBlocks(const ModelCard& card) const {
   if (card.kv_block_bytes == 0) return INT64_MAX / chips::kKvBlockTokens;
-  return static_cast<int64_t>((ledger_.limit() - ledger_.used_besides(ChargeKind::kKv)) /
-                              card.kv_block_bytes);
+  const uint64_t limit = ledger_.limit();
+  const uint64_t taken = ledger_.used_by(ChargeKind::kScratch) + ledger_.used_by(ChargeKind::kState) +
+                         fixed_weight_bytes_ + (card.pooled ? card.weight_bytes : 0);
+  return static_cast<int64_t>((limit > taken ? limit - taken : 0) / card.kv_block_bytes);
 }
 
 Result<int32_t> EngineImpl::NewTokensFor(const ModelCard& card, int32_t prompt_tokens,
@@ -166,7 +169,7 @@ Result<RequestHandle> EngineImpl::Submit(GenerateRequest request) {
 
   auto sequence = std::make_unique<Sequence>();
   sequence->card = std::move(card);
-  sequence->prompt_tokens = prompt_tokens;
+  sequence->prompt_tokens = sequence->prefill_tokens = prompt_tokens;
   sequence->reserve_tokens = prompt_tokens + max_new;
   sequence->tokens.reserve(static_cast<size_t>(sequence->reserve_tokens));
   sequence->tokens = request.prompt;
@@ -224,7 +227,8 @@ Result<RequestHandle> EngineImpl::Embed(EmbedRequest request) {
     sequence->embed = task;
     sequence->embed_index = i;
     sequence->tokens = std::move(task->request.inputs[i]);
-    sequence->prompt_tokens = sequence->reserve_tokens = static_cast<int32_t>(sequence->tokens.size());
+    sequence->prompt_tokens = sequence->prefill_tokens = sequence->reserve_tokens =
+        static_cast<int32_t>(sequence->tokens.size());
     sequences.push_back(std::move(sequence));
   }
   return Post(std::move(sequences));

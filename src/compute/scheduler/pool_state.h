@@ -75,6 +75,7 @@ struct Replica {
   int64_t context = 0;  // tokens that the jobs' KV is expected to hold, paused ones left out
   int64_t backlog = 0;  // prompt tokens to compute, of waiting and runnable
   uint64_t served = 0;  // turns since the weights landed
+  uint64_t attempt = 0;  // of a turn that could not run anything
 
   bool resident() const;
   int32_t jobs() const { return static_cast<int32_t>(waiting.size() + active.size() + spilled.size()); }

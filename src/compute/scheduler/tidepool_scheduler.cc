@@ -254,62 +254,65 @@ bool TidepoolScheduler::Ready(const Replica& replica) const {
 void TidepoolScheduler::ChooseTurn(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
   Turn& turn = device.turn;
   Reason reason = Reason::kContinue;
-  if (turn.replica == nullptr || turn.broken || turn.steps_left <= 0 || !Ready(*turn.replica)) {
-    Replica* best = nullptr;
-    double first = kNever, second = kNever;
-    bool blocked = false;
-    for (Replica* replica : device.replicas) {
-      if (replica->jobs() == 0) continue;
-      if (!Ready(*replica)) {
-        blocked |= !replica->resident();
-        continue;
-      }
-      const double urgency = ReplicaUrgency(*replica, now);
-      if (best == nullptr || urgency < first) {
-        second = first;
-        first = urgency;
-        best = replica;
-      } else {
-        second = std::min(second, urgency);
-      }
+  ++attempts_;
+  for (;;) {
+    if (turn.replica == nullptr || turn.broken || turn.steps_left <= 0 || !Ready(*turn.replica)) {
+      if (!BeginTurn(device, now)) return;
+      reason = Reason::kTurn;
     }
-    if (best == nullptr) {
-      turn = {};
-      CheckRates(device, now, blocked, false);
+    Replica& replica = *turn.replica;
+    if (AdmitJobs(replica, now, effects)) return;
+    if (GrowJobs(replica, now, effects)) return;
+    // Between accounts what each has had so far counts at every step.
+    const int32_t most_steps = accounts_.size() > 1 ? 1 : options_.max_turn_steps;
+    const ComposeRule rule{.most_steps = std::min(turn.steps_left, most_steps)};
+    if (ComposeStep(replica, rule, now, device.plan)) {
+      device.stuck = false;
+      EmitRun(device, replica, reason, now, effects);
       return;
     }
-    if (device.blocked_since >= 0) CheckRates(device, now, false, false);
-    const double tpot = static_cast<double>(best->model->model.tpot) * 1e-9;
-    const double steps = second == kNever ? 1e9 : std::ceil(kTurnTokens + (second - first) / tpot);
-    turn = {
-        .replica = best, .steps_left = static_cast<int32_t>(std::clamp(steps, 1.0, 1e9)), .broken = false};
-    ++best->served;
-    ++counters_.turns;
-    reason = Reason::kTurn;
-    device.dirty = true;
-  }
-  Replica& replica = *turn.replica;
-  if (AdmitJobs(replica, now, effects)) return;
-  if (GrowJobs(replica, now, effects)) return;
-  // Between accounts what each has had so far counts at every step.
-  const int32_t most_steps = accounts_.size() > 1 ? 1 : options_.max_turn_steps;
-  const ComposeRule rule{.most_steps = std::min(turn.steps_left, most_steps)};
-  if (!ComposeStep(replica, rule, now, device.plan)) {
-    turn = {};
-    // Nothing of it could run (no room, all paused): let the others try once more, without it.
+    // Nothing of it could run (no room): the others try, each once.
     for (Job* job : replica.active) {
       if (job->computed >= job->reserved) job->refused_epoch = device.room_epoch;
     }
-    for (Replica* other : device.replicas) {
-      if (other != &replica && Ready(*other)) {
-        ChooseTurn(device, now, effects);
-        return;
-      }
-    }
-    return;
+    replica.attempt = attempts_;
+    turn = {};
   }
-  device.stuck = false;
-  EmitRun(device, replica, reason, now, effects);
+}
+
+bool TidepoolScheduler::BeginTurn(Device& device, Nanoseconds now) {
+  Turn& turn = device.turn;
+  Replica* best = nullptr;
+  double first = kNever, second = kNever;
+  bool blocked = false;
+  for (Replica* replica : device.replicas) {
+    if (replica->jobs() == 0 || replica->attempt == attempts_) continue;
+    if (!Ready(*replica)) {
+      blocked |= !replica->resident();
+      continue;
+    }
+    const double urgency = ReplicaUrgency(*replica, now);
+    if (best == nullptr || urgency < first) {
+      second = first;
+      first = urgency;
+      best = replica;
+    } else {
+      second = std::min(second, urgency);
+    }
+  }
+  if (best == nullptr) {
+    turn = {};
+    CheckRates(device, now, blocked, false);
+    return false;
+  }
+  if (device.blocked_since >= 0) CheckRates(device, now, false, false);
+  const double tpot = static_cast<double>(best->model->model.tpot) * 1e-9;
+  const double steps = second == kNever ? 1e9 : std::ceil(kTurnTokens + (second - first) / tpot);
+  turn = {.replica = best, .steps_left = static_cast<int32_t>(std::clamp(steps, 1.0, 1e9)), .broken = false};
+  ++best->served;
+  ++counters_.turns;
+  device.dirty = true;
+  return true;
 }
 
 // ---- KV ------------------------------------------------------------------------------------------------

@@ -51,11 +51,13 @@ class TidepoolScheduler final : public PoolState {
   bool Ready(const Replica& replica) const;
   bool Admissible(const Replica& replica) const;
   void ChooseTurn(Device& device, Nanoseconds now, std::vector<Effect>& effects);
+  bool BeginTurn(Device& device, Nanoseconds now);
   bool AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
   bool GrowJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
   int32_t FirstReservation(const Job& job) const;
   bool Committable(const Job& job) const;
-  void Refuse(Job& job, Device& device, Nanoseconds now);  // no room: tried again when some comes or may have come
+  void Refuse(Job& job, Device& device,
+              Nanoseconds now);  // no room: tried again when some comes or may have come
 
   void ManageWeights(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   bool StartLoad(Device& device, Replica& replica, double urgency, Reason reason, Nanoseconds now,
@@ -73,6 +75,7 @@ class TidepoolScheduler final : public PoolState {
   bool MayUse(const Model& model, const Device& device) const;
 
   Nanoseconds balanced_at_ = 0;
+  uint64_t attempts_ = 0;  // calls of ChooseTurn
   mutable double least_service_s_ = 0;
 };
 

@@ -19,6 +19,22 @@ std::string VersionOf(const StoredModel& model) {
   return version;
 }
 
+// Until steps have been measured. Decode reads every weight once a step; prefill and further sequences cost
+// their multiplications (2 a parameter and token).
+compute::StepProfile GuessProfile(const architectures::ModelInfo& info, const chips::Roofline& roofline) {
+  compute::StepProfile profile;
+  if (roofline.memory_bytes_per_s > 0) {
+    profile.decode_base_s = static_cast<double>(info.weight_bytes) / roofline.memory_bytes_per_s;
+    profile.prefill_base_s = profile.decode_base_s;
+  }
+  const double operations_per_s = std::max(roofline.int8_ops_per_s, roofline.f32_flops_per_s);
+  if (operations_per_s > 0) {
+    profile.prefill_per_token_s = 2 * static_cast<double>(info.parameters) / operations_per_s;
+    profile.decode_per_sequence_s = profile.prefill_per_token_s;
+  }
+  return profile;
+}
+
 Error ShuttingDown() {
   return {ErrorKind::kUnavailable, "shutting_down",
           "the server is shutting down; send the request again later", "", 5};
@@ -39,11 +55,14 @@ Deployments::Deployments(Catalog& catalog, compute::Engine& engine, chips::Devic
   load_s_ = metrics.histogram("tidepool_model_load_seconds", "Time from the start of a load to ready",
                               LatencyBounds());
   waiting_gauge_ = metrics.gauge("tidepool_load_waiting_requests", "Requests waiting for a model to load");
+  engine_.OnLoadFailed(
+      [this](compute::ModelHandle handle, const Error& error) { WeightsFailed(handle, error); });
   loader_ = std::thread([this] { RunLoader(); });
   watch_ = std::thread([this] { RunWatch(); });
 }
 
 Deployments::~Deployments() {
+  engine_.OnLoadFailed(nullptr);
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
@@ -324,19 +343,78 @@ Result<ReadyModel> Deployments::Load(const StoredModel& model) {
   load.progress = [this, id = model.id](uint64_t done, uint64_t all) {
     return KeepLoading(id, all == 0 ? 0 : static_cast<double>(done) / static_cast<double>(all));
   };
+  ReadyModel ready;
+  ready.id = model.id;
+  ready.assets = assets;
+  if (options_.packed != nullptr && options_.residency != nullptr &&
+      options_.precision == chips::WeightPrecision::kNative) {
+    TP_ASSIGN(ready.handle, AddPooled(model, *checkpoint, load, ready));
+    return ready;
+  }
   TP_ASSIGN(const uint64_t bytes, architectures::PackedModelBytes(*checkpoint, device_, load));
   TP_ASSIGN(compute::Charge charge, TakeWeights(model.id, bytes));
   TP_ASSIGN(std::unique_ptr<architectures::Model> loaded,
             architectures::LoadModel(*checkpoint, device_, load));
-
-  ReadyModel ready;
-  ready.id = model.id;
   ready.info = loaded->info();
   ready.context_length = CapContext(ready.info.context_length);
+  compute::ModelPolicy policy = options_.policy;
+  policy.profile = GuessProfile(ready.info, options_.roofline);
   TP_ASSIGN(ready.handle, engine_.AddModel(model.id, std::move(loaded), assets->tokenizer,
-                                           ready.context_length, std::move(charge)));
-  ready.assets = std::move(assets);
+                                           ready.context_length, std::move(charge), nullptr, policy));
   return ready;
+}
+
+Result<compute::ModelHandle> Deployments::AddPooled(const StoredModel& model,
+                                                    const formats::Checkpoint& checkpoint,
+                                                    const architectures::LoadOptions& load,
+                                                    ReadyModel& ready) {
+  TP_ASSIGN(compute::PackedModel packed,
+            options_.packed->OpenOrBuild(checkpoint, device_, load, VersionOf(model)));
+  if (packed.built) {
+    LogInfo("weights packed",
+            {{"model", model.id},
+             {"bytes", packed.report.packed_bytes},
+             {"seconds", fmt::format("{:.2f}", packed.report.pack_s + packed.report.sync_s)}});
+  }
+  ready.info = packed.model->info();
+  ready.context_length = CapContext(ready.info.context_length);
+  compute::ModelPolicy policy = options_.policy;
+  policy.profile = GuessProfile(ready.info, options_.roofline);
+  auto weights = options_.residency->Attach(model.id, packed.file->table().key.FileName(),
+                                            compute::MakeFileBacking(packed.file, options_.backing));
+  TP_ASSIGN(const compute::ModelHandle handle,
+            engine_.AddModel(model.id, std::move(packed.model), ready.assets->tokenizer, ready.context_length,
+                             compute::Charge(), std::move(weights), policy));
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto it = deployments_.find(model.id); it != deployments_.end())
+      it->second.packed = packed.file;
+  }
+  engine_.Prefetch(handle);
+  return handle;
+}
+
+// A damaged file is packed again at the next request; another fault is tried again by the pool itself.
+void Deployments::WeightsFailed(compute::ModelHandle handle, const Error& error) {
+  if (error.kind != ErrorKind::kCorrupt) return;
+  Post([this, handle, error] {
+    std::string id;
+    std::shared_ptr<architectures::PackedFile> file;
+    {
+      const std::lock_guard lock(mutex_);
+      for (auto& [name, deployment] : deployments_) {
+        if (deployment.state != DeploymentState::kReady || deployment.ready.handle != handle) continue;
+        id = name;
+        file = std::move(deployment.packed);
+      }
+    }
+    if (id.empty()) return;
+    LogWarn("packed weights are damaged and will be packed again",
+            {{"model", id}, {"reason", error.message}});
+    if (file != nullptr) options_.packed->Discard(*file);
+    engine_.RemoveModel(handle, /*force=*/true);
+    Forget(id, handle);
+  });
 }
 
 Result<ReadyModel> Deployments::LoadBuiltIn(const BuiltIn& built_in) {
@@ -368,8 +446,9 @@ Result<compute::Charge> Deployments::TakeWeights(const std::string& id, uint64_t
 
 bool Deployments::EvictIdle() {
   std::vector<compute::ModelEntry> entries = engine_.ListModels();
-  std::erase_if(
-      entries, [](const compute::ModelEntry& e) { return e.running + e.waiting > 0 || e.weight_bytes == 0; });
+  std::erase_if(entries, [](const compute::ModelEntry& e) {
+    return e.running + e.waiting > 0 || e.weight_bytes == 0 || e.pooled;
+  });
   std::sort(entries.begin(), entries.end(),
             [](const auto& a, const auto& b) { return a.last_used < b.last_used; });
   for (const compute::ModelEntry& entry : entries) {

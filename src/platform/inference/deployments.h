@@ -84,6 +84,7 @@ class Deployments {
     double share = 0;
     Error error;
     ReadyModel ready;
+    std::shared_ptr<architectures::PackedFile> packed;  // its weights' file, where there is one
     std::deque<Waiting> waiters;
     bool cancel_load = false;
     bool waking = false;  // kReady, and the loader is telling those who waited
@@ -107,6 +108,9 @@ class Deployments {
   void QueueLoad(Deployment& deployment);
   static void Tell(Waiting& waiting, const Result<ReadyModel>& loaded);
   Result<ReadyModel> Load(const StoredModel& model);
+  Result<compute::ModelHandle> AddPooled(const StoredModel& model, const formats::Checkpoint& checkpoint,
+                                         const architectures::LoadOptions& load, ReadyModel& ready);
+  void WeightsFailed(compute::ModelHandle handle, const Error& error);
   Result<ReadyModel> LoadBuiltIn(const BuiltIn& built_in);
   Result<compute::Charge> TakeWeights(const std::string& id, uint64_t bytes);
   bool EvictIdle();

@@ -19,6 +19,8 @@
 
 #include "base/result.h"
 #include "compute/engine/engine.h"
+#include "compute/residency/packed_cache.h"
+#include "compute/residency/residency.h"
 #include "platform/accounts/keys.h"
 #include "platform/catalog/catalog.h"
 
@@ -122,6 +124,13 @@ struct InferenceOptions {
   double load_timeout_s = 300;  // a request waiting longer for a load fails with 503
   chips::WeightPrecision precision = chips::WeightPrecision::kNative;
   chips::DataType kv_type = chips::DataType::kF16;
+  // With both, weights are packed once, mapped, and come and go as the pool decides; else they stay in
+  // memory while their model is loaded (always so with kFloat32).
+  compute::PackedCache* packed = nullptr;
+  compute::Residency* residency = nullptr;
+  compute::FileBackingOptions backing;
+  compute::ModelPolicy policy;  // of every model
+  chips::Roofline roofline;     // first guess of step times
 };
 
 class Inference {
