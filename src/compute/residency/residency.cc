@@ -232,8 +232,11 @@ void Core::FinishLoad(const ModelPointer& model, Status status) {
   model->loading = false;
   std::erase(loads_, model);
   ModelResidency& totals = model->totals;
-  if (!status)
+  if (status) {
+    ++totals.completed_loads;
+  } else {
     ++(status.error().kind == ErrorKind::kCancelled ? totals.cancelled_loads : totals.failed_loads);
+  }
   model->report.status = std::move(status);
   model->report.resident_bytes = SumOf(*model, model->landed.load(std::memory_order_relaxed));
   for (ModelRecord::Waiter& waiter : model->waiters) {

@@ -106,7 +106,8 @@ struct ResidencyOptions {
 struct ModelResidency {
   std::string name;
   ResidencyCounts bytes;
-  uint64_t loads = 0, failed_loads = 0, cancelled_loads = 0, evictions = 0;
+  uint64_t loads = 0;  // begun
+  uint64_t completed_loads = 0, failed_loads = 0, cancelled_loads = 0, evictions = 0;
   uint64_t cold_bytes_moved = 0, warm_bytes_moved = 0;
   double load_seconds = 0;
 };

@@ -39,8 +39,8 @@ class FileBacking final : public WeightBacking {
     // both directions); so exactly this range, and the next one while this one is looked at.
     if (begin == 0) operations_.Prefetch(file_->descriptor(), FileOffset(offset), bytes);
     const uint64_t rest = segments_[segment].bytes - begin - bytes;
-    if (rest > 0)
-      operations_.Prefetch(file_->descriptor(), FileOffset(offset + bytes), std::min(bytes, rest));
+    ahead_ = {segment, offset + bytes, std::min(bytes, rest)};
+    if (ahead_.bytes > 0) operations_.Prefetch(file_->descriptor(), FileOffset(ahead_.offset), ahead_.bytes);
     if (options_.verify && !file_->checked(segment)) TP_TRY(Hash(begin, FileOffset(offset), bytes));
     if (Status status = operations_.Populate(file_->data() + offset, bytes); !status)
       return Damaged(fmt::format("bytes {} to {} of its weights cannot be read: {}", offset, offset + bytes,
@@ -69,6 +69,9 @@ class FileBacking final : public WeightBacking {
   // A page cache may hold pages in blocks of up to 2 MiB, and drops whole blocks only: those over a border go
   // with the second of the two segments.
   void Drop(size_t segment) override {
+    // Pages that are still being read cannot be dropped: wait for them.
+    if (ahead_.segment == segment && ahead_.bytes > 0)
+      (void)operations_.Populate(file_->data() + ahead_.offset, ahead_.bytes);
     present_[segment] = false;
     size_t first = segment, last = segment;
     while (first > 0 && !present_[first - 1]) --first;
@@ -126,6 +129,10 @@ class FileBacking final : public WeightBacking {
   const FileBackingOptions options_;
   FileOperations& operations_;
   std::vector<WeightSegment> segments_;
+  struct {
+    size_t segment = 0;
+    uint64_t offset = 0, bytes = 0;
+  } ahead_;                    // what the last Fetch began to read for the next one
   std::vector<bool> present_;  // perhaps: false only after a drop
   std::vector<std::byte> buffer_;
   XXH3_state_t hash_;

@@ -42,8 +42,8 @@ void Parse(std::span<const std::byte> bytes, uint64_t file_bytes) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace tidepool::architectures;  // NOLINT
-  std::vector<std::byte> bytes(size);
-  std::memcpy(bytes.data(), data, size);
+  const auto* const begin = reinterpret_cast<const std::byte*>(data);
+  std::vector<std::byte> bytes(begin, begin + size);
   Parse(bytes, size);
   if (size < kPackedHeaderBytes) return 0;
   // Header fields: 16 table bytes, 24 data offset, 32 data bytes, 56 checksum.
