@@ -39,7 +39,8 @@ void BaselineScheduler::ServeDevice(Device& device, Nanoseconds now, std::vector
   for (size_t i = 0; i < count; ++i) {
     Replica& replica = *device.replicas[(first + i) % count];
     if (replica.jobs() == 0 || !replica.resident()) continue;
-    const ComposeRule rule{.most_steps = std::min(options_.max_turn_steps, with_work > 1 ? kSharedSteps : INT32_MAX)};
+    const ComposeRule rule{.most_steps =
+                               std::min(options_.max_turn_steps, with_work > 1 ? kSharedSteps : INT32_MAX)};
     if (Serve(replica, rule, now, effects)) return;
   }
 }
@@ -76,7 +77,8 @@ bool BaselineScheduler::Grow(Replica& replica, int32_t more, std::vector<Effect>
   bool asked = false;
   for (size_t i = 0; i < replica.active.size(); ++i) {
     Job& job = *replica.active[i];
-    if (job.paused || job.asked || job.computed < job.reserved || job.refused_epoch == device.room_epoch) continue;
+    if (job.paused || job.asked || job.computed < job.reserved || job.refused_epoch == device.room_epoch)
+      continue;
     const int32_t tokens = std::min(std::max(job.most_tokens(), job.computed + 1), job.computed + more);
     const uint64_t bytes = KvBytes(*job.model, tokens) - job.device_bytes;
     const size_t before = replica.active.size();

@@ -31,7 +31,8 @@ class BaselineScheduler : public PoolState {
   void Refuse(Job& job, Reason reason, std::vector<Effect>& effects);
   // Jobs that can never fit the device whole.
   bool Fits(const Job& job, const Device& device) const {
-    return job.model->weight_bytes + KvBytes(*job.model, job.most_tokens()) <= device.arena && !device.cordoned;
+    return job.model->weight_bytes + KvBytes(*job.model, job.most_tokens()) <= device.arena &&
+           !device.cordoned;
   }
   // What a device needs besides weights before it is worth having: a tenth of the arena for KV.
   static uint64_t KvReserve(const Device& device) { return device.arena / 10; }

@@ -98,9 +98,9 @@ class Dedicated final : public FixedPlacement {
   }
 };
 
-// The placement: in the order of the models, each to the device with most memory left where its weights fit beside
-// a tenth of the arena for KV. MuxServe's own search needs the rates beforehand, and its artifact refuses more than
-// two models a device; this one takes as many as fit.
+// The placement: in the order of the models, each to the device with most memory left where its weights fit
+// beside a tenth of the arena for KV. MuxServe's own search needs the rates beforehand, and its artifact
+// refuses more than two models a device; this one takes as many as fit.
 class Static final : public FixedPlacement {
  public:
   using FixedPlacement::FixedPlacement;

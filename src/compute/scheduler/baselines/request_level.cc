@@ -44,9 +44,12 @@ class Lru final : public BaselineScheduler {
 
  private:
   bool Possible(const Job& job) const {
-    return std::any_of(devices_.begin(), devices_.end(), [&](const auto& device) { return Fits(job, *device); });
+    return std::any_of(devices_.begin(), devices_.end(),
+                       [&](const auto& device) { return Fits(job, *device); });
   }
-  static bool Here(const Replica& replica) { return replica.landed > 0 || replica.loading || replica.jobs() > 0; }
+  static bool Here(const Replica& replica) {
+    return replica.landed > 0 || replica.loading || replica.jobs() > 0;
+  }
   // Memory the models here have or will have.
   static uint64_t Taken(const Device& device) {
     uint64_t bytes = 0;
@@ -112,7 +115,8 @@ class ServerlessLlm final : public BaselineScheduler {
   std::string_view name() const override { return "serverlessllm"; }
 
  protected:
-  static constexpr int32_t kQueue = 4;  // requests an instance takes at a time (the SOSP'25 artifact's simulation)
+  static constexpr int32_t kQueue =
+      4;  // requests an instance takes at a time (the SOSP'25 artifact's simulation)
 
   void PlaceJobs(Nanoseconds now, std::vector<Effect>& effects) override {
     bool none_free = false;
@@ -122,8 +126,8 @@ class ServerlessLlm final : public BaselineScheduler {
       if (device == nullptr && !none_free) {
         device = Soonest(job);
         if (device == nullptr) {
-          const bool possible = std::any_of(devices_.begin(), devices_.end(),
-                                            [&](const auto& d) { return Fits(job, *d); });
+          const bool possible =
+              std::any_of(devices_.begin(), devices_.end(), [&](const auto& d) { return Fits(job, *d); });
           if (!possible) {
             Refuse(job, Reason::kTooLarge, effects);
             continue;
@@ -153,7 +157,8 @@ class ServerlessLlm final : public BaselineScheduler {
  private:
   static bool Free(const Device& device) {
     return device.loading == nullptr && !device.busy &&
-           std::all_of(device.replicas.begin(), device.replicas.end(), [](const Replica* r) { return r->jobs() == 0; });
+           std::all_of(device.replicas.begin(), device.replicas.end(),
+                       [](const Replica* r) { return r->jobs() == 0; });
   }
   Device* Instance(const Job& job) const {
     Replica* best = nullptr;
