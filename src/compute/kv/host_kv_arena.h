@@ -74,7 +74,8 @@ class HostKvArena {
 
   // ---- for BlockPool ----
   using Block = internal::HostKvBlock;
-  // All or none, neighbours side by side where possible; they are moving. kUnavailable "kv_arena_full".
+  // All or none, neighbours side by side where possible; they are moving. Where another size's slab has to be
+  // emptied first, this copies up to a slab's bytes (about 5 ms for 32 MiB). kUnavailable "kv_arena_full".
   Result<std::vector<Block*>> Allocate(size_t block_bytes, int32_t count);
   void StartMoving(std::span<Block* const> blocks);  // used -> moving
   void Settle(std::span<Block* const> blocks);       // moving -> used
