@@ -8,6 +8,7 @@
 #include <queue>
 
 #include "base/check.h"
+#include "compute/scheduler/baselines/baselines.h"
 #include "compute/simulator/sim_links.h"
 
 namespace tidepool::compute {
@@ -40,8 +41,9 @@ struct Running {
 struct SimJob {
   int32_t computed = 0, prompt = 0, produced = 0;
   bool live = false;
-  // compute_slo() of the artifact (aegaeon/plots/plot_e2e.py), in seconds since the arrival: time in intervals
-  // that met the target over all time. After a miss the clock begins again, but the allowance keeps growing.
+  // compute_slo() of the artifact (aegaeon/plots/plot_e2e.py), in seconds since the arrival: time in
+  // intervals that met the target over all time. After a miss the clock begins again, but the allowance keeps
+  // growing.
   double soft_start = 0, soft_held = 0, soft_target = 0, soft_met = 0;
 
   void SoftToken(double at, double tpot) {
@@ -464,10 +466,28 @@ SimResult Simulation::Summarise() {
 
 }  // namespace
 
-std::vector<std::string> SimPolicies() { return {"tidepool"}; }
+std::vector<std::string> SimPolicies() {
+  return {"tidepool", "aegaeon", "lru", "static", "dedicated", "serverlessllm"};
+}
 
 Result<std::unique_ptr<PoolScheduler>> MakePolicy(const SimConfig& config) {
   if (config.policy == "tidepool") return MakeTidepoolScheduler(config.options);
+  if (config.policy == "dedicated") return MakeDedicatedScheduler(config.options);
+  if (config.policy == "static") return MakeStaticScheduler(config.options);
+  if (config.policy == "lru") return MakeLruScheduler(config.options);
+  if (config.policy == "serverlessllm") return MakeServerlessLlmScheduler(config.options);
+  if (config.policy == "aegaeon") {
+    std::vector<int32_t> devices(config.hosts.size());
+    for (const SimDevice& device : config.devices) ++devices[static_cast<size_t>(device.host)];
+    for (const int32_t count : devices) {
+      if (count > std::max(config.prefill_devices, 1)) continue;
+      return Fail(ErrorKind::kInvalid, "too_few_devices",
+                  fmt::format("policy \"aegaeon\" needs a device that decodes on every host: {} of {} devices prefill",
+                              std::max(config.prefill_devices, 1), count),
+                  "devices");
+    }
+    return MakeAegaeonScheduler(config.options, {.prefill_devices = config.prefill_devices});
+  }
   std::string known;
   for (const std::string& name : SimPolicies()) known += (known.empty() ? "" : ", ") + name;
   return Fail(ErrorKind::kInvalid, "unknown_policy",
