@@ -180,7 +180,7 @@ class Router:
         self.log = open(self.folder.with_suffix(".log"), "wb")
         self.process = subprocess.Popen(
             [str(self.binary), "--models-dir", str(self.folder), "--host", "127.0.0.1", "--port", str(port), *self.flags],
-            stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT, process_group=0,
             env={**os.environ, "LD_LIBRARY_PATH": library})
         self.url, self.pid = f"http://127.0.0.1:{port}", self.process.pid
         deadline = time.monotonic() + 60
@@ -198,7 +198,7 @@ class Router:
     def __exit__(self, *_):
         for sent in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, sent)  # its children are of its session
+                os.killpg(self.process.pid, sent)  # its children are in its group
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(30)
         self.log.close()
