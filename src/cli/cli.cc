@@ -75,6 +75,7 @@ struct Options {
   bool server = false;
   bool reference = false;
   BenchOptions bench;
+  StudyOptions study;
 };
 
 // CLI11 takes "[a,b]" apart where several words may stand. Words of a prompt are no lists: a mark in front
@@ -192,6 +193,61 @@ void AddReports(CLI::App& root, Options& o, std::vector<Entry>& entries) {
   entries.push_back({version, [](Session& s, Options&) { return Version(s); }});
 }
 
+void AddStudyOptions(CLI::App* app, StudyOptions& o) {
+  app->add_option(
+      "--models", o.models,
+      "mix:sosp25, a mix such as 6xqwen2.5-7b,2xllama2-13b, or a JSON file with a list of models");
+  app->add_option("--model-count", o.model_count, "How many models, when neither workload nor list says so");
+  app->add_option("--lengths", o.lengths, "A CSV to draw prompt and output lengths from; else ShareGPT's");
+  app->add_option("--input-scale", o.input_scale, "Prompts times so much");
+  app->add_option("--output-scale", o.output_scale, "Outputs times so much");
+  app->add_option("--repeat-until", o.repeat_until,
+                  "Seconds: Poisson at the trace's rate for each model, with its lengths, for so long");
+  app->add_option("--duration", o.duration, "Seconds of arrivals (900); of a trace: see --repeat-until");
+  app->add_option("--popularity", o.popularity, "zipf:ALPHA, for a trace that names no models");
+  app->add_option("--profile", o.profiles, "A JSON file with a kind of device, as in data/profiles");
+  app->add_option("--ttft", o.ttft, "Seconds until the first token is due (10)");
+  app->add_option("--tpot", o.tpot, "Seconds from one token's due time to the next one's (0.1)");
+  app->add_option("--seed,--seeds", o.seeds, "1, or 1,2,3, or 1-5: the worst is printed");
+  app->add_option("--copy-gbps", o.copy_gbps, "GB/s between host and each device, each way");
+  app->add_option("--load-gbps", o.load_gbps, "GB/s of a host from its store (8)");
+  app->add_option("--host-memory", o.host_memory_gb, "GB of memory of a host (2199)");
+  app->add_option("--admission", o.admission,
+                  "Refuse when every device is loaded beyond this share; 0: never");
+  app->add_option("--max-tokens", o.max_tokens, "What clients ask for at most, and is reserved (2048)");
+  app->add_option("--jobs", o.jobs, "Simulations at once")->capture_default_str();
+  app->add_option("--svg", o.svg, "Draw a picture into this file");
+  app->add_option("--title", o.title, "Of the picture");
+}
+
+void AddStudies(CLI::App& root, Options& o, std::vector<Entry>& entries) {
+  CLI::App* sim =
+      root.add_subcommand("sim", "Simulate a pool: policies, models and devices against a workload");
+  sim->add_option("--workload", o.study.workload,
+                  "poisson:RATE[xMODELS], gamma:RATE,CV, zipf:ALPHA,TOTAL, power:ALPHA,FIRST, or a file: CSV "
+                  "(Aegaeon, Azure) or JSONL (a recorded pool)");
+  sim->add_option("--devices", o.study.devices, "Such as 16xH800 or 8xH100,4xA10; hosts of 8");
+  sim->add_option("--policy", o.study.policies,
+                  "tidepool, dedicated, static, lru, serverlessllm, aegaeon, or all")
+      ->delimiter(',');
+  sim->add_option("--split", o.study.split, "Devices that prefill and that decode, for aegaeon: 6:10");
+  sim->add_option("--sweep", o.study.sweep, "models=10..120:10, also devices=, rate= and slo= (multiples)");
+  sim->add_option("--csv", o.study.csv, "Write the rows into this file");
+  AddStudyOptions(sim, o.study);
+  entries.push_back({sim, [](Session& s, Options& options) { return Simulate(s, options.study); }});
+
+  CLI::App* plan =
+      root.add_subcommand("plan", "How many devices of which kind: dedicated to models, and pooled");
+  plan->add_option("--load,--workload", o.study.workload,
+                   "As --workload of sim; or rates in the models' file");
+  plan->add_option("--devices", o.study.devices, "Kinds, such as H20,H100");
+  plan->add_option("--slo", o.study.slo, "ttft=10,tpot=0.1,share=.99");
+  plan->add_option("--price", o.study.prices, "H20=1.5: an hour of one device")->delimiter(',');
+  plan->add_option("--risk", o.study.risk, "Try the result again at so many times the load (2)");
+  AddStudyOptions(plan, o.study);
+  entries.push_back({plan, [](Session& s, Options& options) { return Plan(s, options.study); }});
+}
+
 void AddGlobal(CLI::App& app, Options& o) {
   app.add_option("--key", o.key, "The API key; else TIDEPOOL_API_KEY, else home/admin.key");
   app.add_option("--home", o.home, "The server's folder (TIDEPOOL_HOME)");
@@ -284,6 +340,7 @@ int Dispatch(int argc, char** argv, const Hooks& hooks) {
   AddRun(app, options, entries);
   AddModels(app, options, entries);
   AddReports(app, options, entries);
+  AddStudies(app, options, entries);
   const std::string name = CommandOf(argc, argv);
   const auto commands = app.get_subcommands([](const CLI::App*) { return true; });
   const bool known =

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,6 +33,12 @@ struct Hooks {
   std::function<std::string()> settings_help;
   // The reference page of the settings, for `tidepool settings --reference`. May be empty.
   std::function<std::string()> settings_reference;
+  // `tidepool sim` and `tidepool plan`: what POST /api/v1/simulate and /plan do, in this process, so that no
+  // server is needed. `progress` gets the share done and what runs; false stops.
+  using Progress = std::function<bool(double share, const std::string& what)>;
+  using Study = std::function<Result<nlohmann::ordered_json>(const nlohmann::ordered_json& request, int jobs,
+                                                             const Progress& progress)>;
+  Study simulate, plan;
 };
 
 int Main(int argc, char** argv, const Hooks& hooks);

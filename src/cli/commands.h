@@ -81,6 +81,20 @@ struct BenchOptions {
   std::vector<int64_t> batch{1, 4, 16};
 };
 Status Bench(Session& session, const BenchOptions& options);
+// What `sim` and `plan` share; empty and unset values are left to the simulator.
+struct StudyOptions {
+  std::string workload, models, devices, lengths, popularity, split, sweep, title;
+  std::string svg, csv;
+  std::vector<std::string> profiles, policies, prices;
+  std::string seeds, slo;
+  std::optional<double> ttft, tpot, repeat_until, duration, input_scale, output_scale, copy_gbps,
+      host_memory_gb, load_gbps, admission, share, risk;
+  std::optional<int64_t> model_count, max_tokens;
+  int64_t jobs = 1;
+};
+Status Simulate(Session& session, const StudyOptions& options);
+Status Plan(Session& session, const StudyOptions& options);
+
 Status Doctor(Session& session);
 Status ShowSettings(Session& session);
 Status Version(Session& session);

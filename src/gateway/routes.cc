@@ -68,6 +68,12 @@ std::span<const Route> Routes() {
        "The pool, its memory, the uptime"},
       {"POST", "/api/v1/bench", kAdmin, kSlow, true, native::Bench, "native",
        "Measures prefill and decode speed (one at a time)", native::BenchRequestSchema, native::BenchSchema},
+      {"POST", "/api/v1/simulate", kAdmin, kSlow, true, native::Simulate, "native",
+       "Simulates policies, models and devices against a workload (one at a time)",
+       native::SimulateRequestSchema, native::SimulateSchema},
+      {"POST", "/api/v1/plan", kAdmin, kSlow, true, native::Plan, "native",
+       "How many devices of which kind: dedicated to models, and pooled (one at a time)",
+       native::PlanRequestSchema, native::PlanSchema},
   };
   return kRoutes;
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cli/cli.h"
+#include "compute/simulator/planner.h"
 #include "server/server.h"
 #include "server/settings.h"
 
@@ -79,6 +80,15 @@ Result<tidepool::cli::ClientSettings> MakeClientSettings(
   return client;
 }
 
+tidepool::cli::Hooks::Study StudyHook(decltype(tidepool::compute::SimulateStudy)* study) {
+  return [study](const nlohmann::ordered_json& request, int jobs,
+                 const tidepool::cli::Hooks::Progress& progress) {
+    tidepool::compute::StudyLimits limits;
+    limits.threads = jobs < 1 ? 1 : jobs > 256 ? 256 : jobs;
+    return study(request, limits, progress);
+  };
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -88,5 +98,7 @@ int main(int argc, char** argv) {
   hooks.version = tidepool::server::kVersion;
   hooks.settings_help = tidepool::server::SettingsHelp;
   hooks.settings_reference = tidepool::server::SettingsReference;
+  hooks.simulate = StudyHook(&tidepool::compute::SimulateStudy);
+  hooks.plan = StudyHook(&tidepool::compute::PlanStudy);
   return tidepool::cli::Main(argc, argv, hooks);
 }

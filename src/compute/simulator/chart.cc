@@ -14,7 +14,8 @@ constexpr double kLeft = 56, kRight = 140, kTop = 76, kBottom = 54;
 constexpr double kLabelGap = 16;
 
 // One strong colour for what the picture is about, quiet ones that differ in lightness too for the rest.
-constexpr std::array<const char*, 6> kColours = {"#0b6e78", "#b4532a", "#7a6aa8", "#8a8f3c", "#5b7fa6", "#9a9a9a"};
+constexpr std::array<const char*, 6> kColours = {"#0b6e78", "#b4532a", "#7a6aa8",
+                                                 "#8a8f3c", "#5b7fa6", "#9a9a9a"};
 
 std::string Escaped(std::string_view text) {
   std::string out;
@@ -91,17 +92,17 @@ std::string LineChartSvg(const LineChart& chart) {
   std::string out = Head(kWidth, kHeight, chart.title, chart.subtitle);
   for (int tick = 0; tick <= 5; ++tick) {
     const double y = y_at(tick * 0.2);
-    out += fmt::format("<line class=\"h\" x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kLeft, right,
-                       y, y);
-    out += fmt::format("<text class=\"q\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{}%</text>\n", kLeft - 8,
-                       y + 4, tick * 20);
+    out += fmt::format("<line class=\"h\" x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kLeft,
+                       right, y, y);
+    out += fmt::format("<text class=\"q\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{}%</text>\n",
+                       kLeft - 8, y + 4, tick * 20);
   }
   if (chart.goal > 0) {
     const double y = y_at(chart.goal);
-    out += fmt::format("<line class=\"g\" x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kLeft, right,
-                       y, y);
-    out += fmt::format("<text class=\"q\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{:g}%</text>\n", kLeft - 8,
-                       y + 4, chart.goal * 100);
+    out += fmt::format("<line class=\"g\" x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kLeft,
+                       right, y, y);
+    out += fmt::format("<text class=\"q\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{:g}%</text>\n",
+                       kLeft - 8, y + 4, chart.goal * 100);
   }
   for (const double tick : Ticks(low, high, 8)) {
     out += fmt::format("<line class=\"h\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" y2=\"{2:.1f}\"/>\n",
@@ -122,9 +123,10 @@ std::string LineChartSvg(const LineChart& chart) {
     for (const auto& [x, y] : line.points) {
       path += fmt::format("{}{:.1f},{:.1f}", path.empty() ? "" : " ", x_at(x), y_at(y));
     }
-    out += fmt::format("<polyline fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" stroke-linejoin=\"round\" "
-                       "points=\"{}\"/>\n",
-                       colour, i == 0 ? "2.5" : "1.5", path);
+    out += fmt::format(
+        "<polyline fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" stroke-linejoin=\"round\" "
+        "points=\"{}\"/>\n",
+        colour, i == 0 ? "2.5" : "1.5", path);
     for (const auto& [x, y] : line.points) {
       out += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\" fill=\"{}\"/>\n", x_at(x), y_at(y),
                          i == 0 ? "3" : "2", colour);
@@ -137,9 +139,10 @@ std::string LineChartSvg(const LineChart& chart) {
     const ChartLine& line = chart.lines[label.line];
     const char* colour = kColours[std::min(label.line, kColours.size() - 1)];
     const double x = x_at(line.points.back().first), y = y_at(line.points.back().second);
-    out += fmt::format("<line stroke=\"{}\" stroke-width=\"0.75\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" "
-                       "y2=\"{:.1f}\"/>\n",
-                       colour, x + 4, y, right + 12, label.y);
+    out += fmt::format(
+        "<line stroke=\"{}\" stroke-width=\"0.75\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" "
+        "y2=\"{:.1f}\"/>\n",
+        colour, x + 4, y, right + 12, label.y);
     out += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" style=\"fill:{};font-weight:{}\">{} {:.1f}%</text>\n",
                        right + 16, label.y + 4.5, colour, label.line == 0 ? 600 : 400, Escaped(line.name),
                        line.points.back().second * 100);
@@ -159,11 +162,12 @@ std::string BarChartSvg(const BarChart& chart) {
     const char* colour = bar.strong ? kColours[0] : "#b8c2c6";
     out += fmt::format("<text x=\"20\" y=\"{:.1f}\"{}>{}</text>\n", y + 15,
                        bar.strong ? " style=\"font-weight:600\"" : "", Escaped(bar.name));
-    out += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"20\" fill=\"{}\"/>\n", kName, y,
-                       std::max(length, 1.0), colour);
-    out += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\"><tspan style=\"font-weight:600\">{:g}</tspan> {}"
-                       "<tspan class=\"q\" dx=\"10\">{}</tspan></text>\n",
-                       kName + std::max(length, 1.0) + 8, y + 15, bar.value, Escaped(chart.unit), Escaped(bar.note));
+    out += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"20\" fill=\"{}\"/>\n",
+                       kName, y, std::max(length, 1.0), colour);
+    out += fmt::format(
+        "<text x=\"{:.1f}\" y=\"{:.1f}\"><tspan style=\"font-weight:600\">{:g}</tspan> {}"
+        "<tspan class=\"q\" dx=\"10\">{}</tspan></text>\n",
+        kName + std::max(length, 1.0) + 8, y + 15, bar.value, Escaped(chart.unit), Escaped(bar.note));
     y += kRow;
   }
   return out + "</svg>\n";

@@ -35,10 +35,10 @@ Result<double> HardwareNumber(const HardwareJson& json, const char* key, std::st
   }
   const double value = entry->is_number() ? entry->get<double>() : NAN;
   if (!(value >= least && value <= most)) {
-    return BadHardware(where, fmt::format("{} is {}, not a number from {} to {}", key,
-                                          entry->dump(-1, ' ', false, HardwareJson::error_handler_t::replace)
-                                              .substr(0, 64),
-                                          least, most));
+    return BadHardware(
+        where, fmt::format("{} is {}, not a number from {} to {}", key,
+                           entry->dump(-1, ' ', false, HardwareJson::error_handler_t::replace).substr(0, 64),
+                           least, most));
   }
   return value;
 }
@@ -64,10 +64,10 @@ Result<DeviceCount> ParseCount(std::string_view text, std::string_view what) {
   }
   out.kind = std::string(text);
   if (out.kind.empty() || out.kind.size() > 128 || out.count < 1 || out.count > 100'000) {
-    return Fail(ErrorKind::kInvalid, fmt::format("bad_{}", what),
-                fmt::format("{}: \"{}\" is not COUNTxNAME with a count from 1 to 100000", what,
-                            text.substr(0, 64)),
-                std::string(what));
+    return Fail(
+        ErrorKind::kInvalid, fmt::format("bad_{}", what),
+        fmt::format("{}: \"{}\" is not COUNTxNAME with a count from 1 to 100000", what, text.substr(0, 64)),
+        std::string(what));
   }
   return out;
 }
@@ -81,7 +81,8 @@ Result<std::vector<DeviceCount>> ParseCounts(std::string_view text, std::string_
     sum += count.count;
     if (sum > most || out.size() >= 64) {
       return Fail(ErrorKind::kTooLarge, fmt::format("bad_{}", what),
-                  fmt::format("{}: more than {} in all, or more than 64 kinds", what, most), std::string(what));
+                  fmt::format("{}: more than {} in all, or more than 64 kinds", what, most),
+                  std::string(what));
     }
     out.push_back(count);
     if (comma == std::string_view::npos) return out;
@@ -98,14 +99,15 @@ Result<StepProfile> ParseStepProfile(const HardwareJson& json, std::string_view 
   };
   const HardwareJson& prefill = part("prefill");
   const HardwareJson& decode = part("decode");
-  constexpr double kMostMs = 1e6;
+  // Far above any device, and low enough that no run of steps overflows nanoseconds.
+  constexpr double kMostMs = 1e5, kMostTokenUs = 1e6, kMostToken2Ns = 1e3, kMostContextUs = 1e3;
   StepProfile out;
   TP_ASSIGN(const double pa, HardwareNumber(prefill, "base_ms", where, 0, kMostMs, NAN));
-  TP_ASSIGN(const double pb, HardwareNumber(prefill, "per_token_us", where, 0, 1e9, NAN));
-  TP_ASSIGN(const double pc, HardwareNumber(prefill, "per_token2_ns", where, 0, 1e9, 0));
+  TP_ASSIGN(const double pb, HardwareNumber(prefill, "per_token_us", where, 0, kMostTokenUs, NAN));
+  TP_ASSIGN(const double pc, HardwareNumber(prefill, "per_token2_ns", where, 0, kMostToken2Ns, 0));
   TP_ASSIGN(const double da, HardwareNumber(decode, "base_ms", where, 0, kMostMs, NAN));
-  TP_ASSIGN(const double db, HardwareNumber(decode, "per_context_token_us", where, 0, 1e9, 0));
-  TP_ASSIGN(const double dc, HardwareNumber(decode, "per_sequence_us", where, 0, 1e9, 0));
+  TP_ASSIGN(const double db, HardwareNumber(decode, "per_context_token_us", where, 0, kMostContextUs, 0));
+  TP_ASSIGN(const double dc, HardwareNumber(decode, "per_sequence_us", where, 0, kMostTokenUs, 0));
   if (da <= 0 && dc <= 0) return BadHardware(where, "a decode step must take time");
   out.prefill_base_s = pa * 1e-3;
   out.prefill_per_token_s = pb * 1e-6;
@@ -226,7 +228,8 @@ Result<std::vector<std::string>> ParseModelMix(std::string_view text) {
   if (text.starts_with("mix:")) text.remove_prefix(4);
   TP_ASSIGN(const auto counts, ParseCounts(text, "models", 10'000));
   std::vector<std::string> names;
-  for (const DeviceCount& count : counts) names.insert(names.end(), static_cast<size_t>(count.count), count.kind);
+  for (const DeviceCount& count : counts)
+    names.insert(names.end(), static_cast<size_t>(count.count), count.kind);
   return names;
 }
 

@@ -31,8 +31,8 @@ class Hardware {
   // A copy of what the binary holds.
   static Hardware Shipped();
 
-  // A device as in data/profiles/h800.json; one of the same name is replaced. `shapes`, when it holds any, are
-  // models as in data/profiles/models.json.
+  // A device as in data/profiles/h800.json; one of the same name is replaced. `shapes`, when it holds any,
+  // are models as in data/profiles/models.json.
   Status AddDevice(const nlohmann::ordered_json& json);
   Status AddModels(const nlohmann::ordered_json& json);
 

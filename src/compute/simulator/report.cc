@@ -1,7 +1,5 @@
 #include "compute/simulator/report.h"
 
-#include <fmt/format.h>
-
 #include <cmath>
 
 namespace tidepool::compute {
@@ -59,27 +57,6 @@ RowJson WorstRow(const std::vector<RowJson>& rows) {
     }
   }
   return worst;
-}
-
-std::string RowsCsv(const RowJson& rows) {
-  std::string out;
-  if (!rows.is_array() || rows.empty()) return out;
-  std::vector<std::string> columns;
-  for (const auto& [key, value] : rows.front().items()) {
-    if (!value.is_structured()) columns.push_back(key);
-  }
-  for (const std::string& column : columns) out += (out.empty() ? "" : ",") + column;
-  out += '\n';
-  for (const RowJson& row : rows) {
-    for (size_t i = 0; i < columns.size(); ++i) {
-      if (i > 0) out += ',';
-      if (!row.contains(columns[i])) continue;
-      const RowJson& value = row[columns[i]];
-      out += value.is_string() ? value.get<std::string>() : value.dump();
-    }
-    out += '\n';
-  }
-  return out;
 }
 
 }  // namespace tidepool::compute

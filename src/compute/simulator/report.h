@@ -1,4 +1,4 @@
-// Results as rows: JSON and CSV.
+// Results as rows of JSON.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -15,7 +15,5 @@ namespace tidepool::compute {
 nlohmann::ordered_json RowOf(const SimResult& result);
 // Field by field: the least share on time, the longest times, the highest share refused.
 nlohmann::ordered_json WorstRow(const std::vector<nlohmann::ordered_json>& rows);
-// A header and a line a row; columns are the scalar fields of the first row.
-std::string RowsCsv(const nlohmann::ordered_json& rows);
 
 }  // namespace tidepool::compute

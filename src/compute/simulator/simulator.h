@@ -93,9 +93,9 @@ struct SimResult {
   uint64_t switches = 0, bytes_moved = 0;
   double wall_s = 0;
   PoolCounters counters;
-  std::vector<SimRequestResult> details;     // one a request
-  std::vector<std::vector<float>> busy_s;    // [device][model]: what computed where
-  bool stopped = false;                      // by `progress`: the figures are of a part
+  std::vector<SimRequestResult> details;   // one a request
+  std::vector<std::vector<float>> busy_s;  // [device][model]: what computed where
+  bool stopped = false;                    // by `progress`: the figures are of a part
 };
 
 // Errors: an unknown policy, a model that fits on no device, a workload that names models there are not.

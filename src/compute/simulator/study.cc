@@ -29,14 +29,14 @@ class StudyDecoder {
       : fields_(request), limits_(limits), change_(change) {}
 
   Result<Study> Decode() {
-    TP_TRY(fields_.Known({"workload",      "trace",         "repeat_until_s", "popularity",
-                          "models",        "model_count",   "devices",        "profiles",
-                          "split",         "policies",      "ttft_s",         "tpot_s",
-                          "seeds",         "duration_s",    "lengths",        "input_scale",
-                          "output_scale",  "copy_gbps",     "host_memory_gb", "load_gbps",
-                          "admission",     "batch_tokens",  "max_sequences",  "max_output_tokens",
-                          "sweep",         "chart",         "kinds",          "share",
-                          "prices",        "max_count",     "title",          "risk"}));
+    TP_TRY(fields_.Known({"workload",     "trace",        "repeat_until_s", "popularity",
+                          "models",       "model_count",  "devices",        "profiles",
+                          "split",        "policies",     "ttft_s",         "tpot_s",
+                          "seeds",        "duration_s",   "lengths",        "input_scale",
+                          "output_scale", "copy_gbps",    "host_memory_gb", "load_gbps",
+                          "admission",    "batch_tokens", "max_sequences",  "max_output_tokens",
+                          "sweep",        "chart",        "kinds",          "share",
+                          "prices",       "max_count",    "title",          "risk"}));
     study_.hardware = Hardware::Shipped();
     study_.max_requests = limits_.max_requests;
     TP_TRY(Profiles());
@@ -121,7 +121,8 @@ class StudyDecoder {
     const auto devices = static_cast<int32_t>(study_.config.devices.size());
     if (colon == std::string_view::npos || !parse(text.substr(0, colon), &prefill) ||
         !parse(text.substr(colon + 1), &decode) || prefill + decode != devices) {
-      return BadStudyField("split", fmt::format("\"{}\" is not PREFILL:DECODE with {} devices in all", text, devices));
+      return BadStudyField("split",
+                           fmt::format("\"{}\" is not PREFILL:DECODE with {} devices in all", text, devices));
     }
     const auto hosts = static_cast<int32_t>(study_.config.hosts.size());
     study_.config.prefill_devices = std::max(1, (prefill + hosts / 2) / hosts);
@@ -142,8 +143,8 @@ class StudyDecoder {
         if (name == "all") {
           study_.policies.insert(study_.policies.end(), known.begin(), known.end());
         } else if (std::find(known.begin(), known.end(), name) == known.end()) {
-          return BadStudyField("policies", fmt::format("\"{}\" is not known; known are {}", name.substr(0, 64),
-                                                       fmt::join(known, ", ")));
+          return BadStudyField("policies", fmt::format("\"{}\" is not known; known are {}",
+                                                       name.substr(0, 64), fmt::join(known, ", ")));
         } else {
           study_.policies.push_back(name);
         }
@@ -240,7 +241,8 @@ class StudyDecoder {
 
   Status Workload() {
     TP_ASSIGN(const std::string spec, fields_.Text("workload", "", 256));
-    TP_ASSIGN(const int64_t asked, fields_.Integer("model_count", 0, 0, static_cast<int64_t>(limits_.max_models)));
+    TP_ASSIGN(const int64_t asked,
+              fields_.Integer("model_count", 0, 0, static_cast<int64_t>(limits_.max_models)));
     const bool has_trace = fields_.Find("trace") != nullptr;
     if (has_trace != spec.empty() && !(set_.listed && !has_trace)) {
       return BadStudyField("workload", "give either a workload (poisson:0.1x70 and the like) or a trace");
@@ -279,7 +281,8 @@ class StudyDecoder {
       count = *change_.models;
     }
     if (count <= 0) {
-      return BadStudyField("workload", "does not say how many models there are: poisson:0.1x70, or model_count");
+      return BadStudyField("workload",
+                           "does not say how many models there are: poisson:0.1x70, or model_count");
     }
     if (static_cast<size_t>(count) > limits_.max_models) {
       return BadStudyField("models", fmt::format("{} are more than {}", count, limits_.max_models));
@@ -295,7 +298,8 @@ class StudyDecoder {
     if (trace.models.empty()) {
       ArrivalSpec even;
       if (!popularity.empty()) {
-        TP_ASSIGN(even, ParseArrivals(popularity.find(',') == std::string::npos ? popularity + ",1" : popularity));
+        TP_ASSIGN(even,
+                  ParseArrivals(popularity.find(',') == std::string::npos ? popularity + ",1" : popularity));
       }
       study_.popularity = RatesOf(even, count_);
     } else {
@@ -333,7 +337,8 @@ class StudyDecoder {
       }
     }
     if (std::ssize(trace.models) > count_) {
-      return BadStudyField("models", fmt::format("there are {}, but the trace has {}", count_, trace.models.size()));
+      return BadStudyField("models",
+                           fmt::format("there are {}, but the trace has {}", count_, trace.models.size()));
     }
     return {};
   }

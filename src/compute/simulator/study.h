@@ -52,9 +52,9 @@ struct Study {
 
   // Where requests come from.
   std::optional<Trace> trace;
-  bool replay = false;              // the trace as it is; else Poisson or Gamma
-  std::vector<double> popularity;   // of models, for traces without
-  std::vector<double> rates;        // when not replayed
+  bool replay = false;             // the trace as it is; else Poisson or Gamma
+  std::vector<double> popularity;  // of models, for traces without
+  std::vector<double> rates;       // when not replayed
   double cv = 1, duration_s = 900, rate_factor = 1;
   LengthScale scale;
   Lengths lengths;

@@ -14,7 +14,8 @@ std::string ShownValue(const nlohmann::ordered_json& value) {
 }  // namespace
 
 tl::unexpected<Error> BadStudyField(std::string_view field, std::string_view message) {
-  return Fail(ErrorKind::kInvalid, "invalid_value", fmt::format("{}: {}", field, message), std::string(field));
+  return Fail(ErrorKind::kInvalid, "invalid_value", fmt::format("{}: {}", field, message),
+              std::string(field));
 }
 
 std::string StudyFields::Name(std::string_view name) const {
@@ -26,7 +27,8 @@ Status StudyFields::Known(std::initializer_list<std::string_view> names) const {
   for (const auto& [key, value] : json_.items()) {
     if (std::find(names.begin(), names.end(), key) != names.end()) continue;
     return Fail(ErrorKind::kInvalid, "unknown_field",
-                fmt::format("There is no field \"{}\" here.", Name(key).substr(0, 96)), Name(key).substr(0, 96));
+                fmt::format("There is no field \"{}\" here.", Name(key).substr(0, 96)),
+                Name(key).substr(0, 96));
   }
   return {};
 }
@@ -54,8 +56,8 @@ Result<int64_t> StudyFields::Integer(std::string_view name, int64_t otherwise, i
                     !(value->is_number_unsigned() && value->get<uint64_t>() > INT64_MAX) &&
                     value->get<int64_t>() >= least && value->get<int64_t>() <= most;
   if (!fits) {
-    return BadStudyField(Name(name), fmt::format("{} is not a whole number from {} to {}", ShownValue(*value),
-                                                 least, most));
+    return BadStudyField(
+        Name(name), fmt::format("{} is not a whole number from {} to {}", ShownValue(*value), least, most));
   }
   return value->get<int64_t>();
 }
@@ -63,7 +65,8 @@ Result<int64_t> StudyFields::Integer(std::string_view name, int64_t otherwise, i
 Result<std::string> StudyFields::Text(std::string_view name, std::string otherwise, size_t most) const {
   const auto* value = Find(name);
   if (value == nullptr) return otherwise;
-  if (!value->is_string()) return BadStudyField(Name(name), fmt::format("{} is not a text", ShownValue(*value)));
+  if (!value->is_string())
+    return BadStudyField(Name(name), fmt::format("{} is not a text", ShownValue(*value)));
   if (value->get_ref<const std::string&>().size() > most) {
     return BadStudyField(Name(name), fmt::format("is longer than {} bytes", most));
   }

@@ -44,8 +44,8 @@ Result<Sweep> ReadSweep(const RunJson& request) {
   TP_TRY(fields.Known({"of", "values"}));
   TP_ASSIGN(sweep.of, fields.Text("of", ""));
   if (sweep.of != "models" && sweep.of != "devices" && sweep.of != "rate" && sweep.of != "slo") {
-    return BadStudyField("sweep.of", fmt::format("\"{}\" is none of models, devices, rate and slo",
-                                                 sweep.of.substr(0, 64)));
+    return BadStudyField(
+        "sweep.of", fmt::format("\"{}\" is none of models, devices, rate and slo", sweep.of.substr(0, 64)));
   }
   const RunJson* values = fields.Find("values");
   if (values == nullptr || !values->is_array() || values->empty() || values->size() > 256) {
@@ -112,16 +112,18 @@ class SharedProgress {
     sum_ += share - shares_[run];
     shares_[run] = share;
     if (Now() > until_) late_ = true;
-    if (!late_ && !stopped_ && tell_ && !tell_(sum_ / static_cast<double>(shares_.size()), what)) stopped_ = true;
+    if (!late_ && !stopped_ && tell_ && !tell_(sum_ / static_cast<double>(shares_.size()), what))
+      stopped_ = true;
     return !late_ && !stopped_;
   }
   Error WhyStopped(double max_seconds) const {
     if (late_) {
-      return {ErrorKind::kTimeout, "simulation_timeout",
-              fmt::format("the simulation took more than {:g} s; shorten the workload, or use the command line, "
-                          "which has no limit",
-                          max_seconds),
-              "", 0};
+      return {
+          ErrorKind::kTimeout, "simulation_timeout",
+          fmt::format("the simulation took more than {:g} s; shorten the workload, or use the command line, "
+                      "which has no limit",
+                      max_seconds),
+          "", 0};
     }
     return {ErrorKind::kCancelled, "interrupted", "the simulation was stopped", "", 0};
   }
@@ -159,7 +161,8 @@ Status RunTasks(size_t count, int32_t threads, const std::function<Status(size_t
   return status;
 }
 
-Result<RunJson> SimulateStudy(const RunJson& request, const StudyLimits& limits, const StudyProgress& progress) {
+Result<RunJson> SimulateStudy(const RunJson& request, const StudyLimits& limits,
+                              const StudyProgress& progress) {
   if (!request.is_object()) return BadStudyField("body", "is not an object");
   TP_ASSIGN(const Sweep sweep, ReadSweep(request));
   TP_ASSIGN(const std::string title, StudyFields(request).Text("title", "", 256));
@@ -177,14 +180,15 @@ Result<RunJson> SimulateStudy(const RunJson& request, const StudyLimits& limits,
     }
   }
   if (runs.size() > limits.max_runs) {
-    return BadStudyField("seeds", fmt::format("policies x seeds x points are {} runs, more than {}", runs.size(),
-                                              limits.max_runs));
+    return BadStudyField("seeds", fmt::format("policies x seeds x points are {} runs, more than {}",
+                                              runs.size(), limits.max_runs));
   }
   // The long ones first, so that no thread is left alone with one at the end.
   std::vector<size_t> order(runs.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return points[runs[a].point].study.config.models.size() > points[runs[b].point].study.config.models.size();
+    return points[runs[a].point].study.config.models.size() >
+           points[runs[b].point].study.config.models.size();
   });
   SharedProgress shared(progress, runs.size(), limits.max_seconds);
   TP_TRY(RunTasks(runs.size(), limits.threads, [&](size_t i) -> Status {

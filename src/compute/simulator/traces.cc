@@ -115,11 +115,12 @@ Result<Format> TraceReader::Detect(std::string_view line) {
   if (line.starts_with("TIMESTAMP,")) return Format::kAzure;
   if (line.starts_with("input,output")) return Format::kLengths;
   if (line.starts_with('{')) return Format::kJsonLines;
-  return Fail(ErrorKind::kInvalid, "unknown_trace_format",
-              fmt::format("{}: the first line is neither the header of an Aegaeon (\"Request Time,...\"), Azure "
-                          "(\"TIMESTAMP,...\") or length (\"input,output\") table nor a JSON object: \"{}\"",
-                          name_.empty() ? "the workload" : name_, line.substr(0, 64)),
-              "workload");
+  return Fail(
+      ErrorKind::kInvalid, "unknown_trace_format",
+      fmt::format("{}: the first line is neither the header of an Aegaeon (\"Request Time,...\"), Azure "
+                  "(\"TIMESTAMP,...\") or length (\"input,output\") table nor a JSON object: \"{}\"",
+                  name_.empty() ? "the workload" : name_, line.substr(0, 64)),
+      "workload");
 }
 
 Status TraceReader::ParseCsv(std::string_view line, Line* out) const {

@@ -23,7 +23,7 @@ namespace tidepool::compute {
 struct TraceLimits {
   size_t max_bytes = size_t{256} << 20;
   size_t max_requests = 5'000'000;
-  size_t max_models = 10'000;  // and accounts
+  size_t max_models = 10'000;    // and accounts
   int32_t max_tokens = 1 << 20;  // of one prompt, of one output
 };
 

@@ -24,8 +24,8 @@ Result<double> SpecNumber(std::string_view spec, std::string_view text, std::str
   const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (problem != std::errc() || end != text.data() + text.size() || !(value >= least && value <= most)) {
     return Fail(ErrorKind::kInvalid, "bad_workload",
-                fmt::format("workload \"{}\": {} \"{}\" is not a number from {} to {}", spec.substr(0, 128), what,
-                            text.substr(0, 32), least, most),
+                fmt::format("workload \"{}\": {} \"{}\" is not a number from {} to {}", spec.substr(0, 128),
+                            what, text.substr(0, 32), least, most),
                 "workload");
   }
   return value;
@@ -134,11 +134,12 @@ Result<std::vector<SimRequest>> GenerateRequests(const GenerateOptions& options,
   double expected = 0;
   for (const double rate : options.rates) expected += rate * options.duration_s;
   if (!(expected <= static_cast<double>(options.max_requests))) {
-    return Fail(ErrorKind::kTooLarge, "workload_too_large",
-                fmt::format("the workload would hold about {:.0f} requests, more than {}; shorten it or lower "
-                            "its rate",
-                            expected, options.max_requests),
-                "workload");
+    return Fail(
+        ErrorKind::kTooLarge, "workload_too_large",
+        fmt::format("the workload would hold about {:.0f} requests, more than {}; shorten it or lower "
+                    "its rate",
+                    expected, options.max_requests),
+        "workload");
   }
   std::vector<SimRequest> requests;
   requests.reserve(static_cast<size_t>(expected * 1.1) + 16);
@@ -181,7 +182,8 @@ std::vector<SimRequest> ReplayRequests(const Trace& trace, LengthScale scale,
     request.output = Scaled(request.output, scale.output);
     if (cumulative.empty()) continue;
     const auto at = std::lower_bound(cumulative.begin(), cumulative.end(), random.Uniform() * sum);
-    request.model = static_cast<int32_t>(std::min<ptrdiff_t>(at - cumulative.begin(), std::ssize(cumulative) - 1));
+    request.model =
+        static_cast<int32_t>(std::min<ptrdiff_t>(at - cumulative.begin(), std::ssize(cumulative) - 1));
   }
   return requests;
 }

@@ -18,7 +18,7 @@ class SimRandom {
  public:
   explicit SimRandom(uint64_t seed, uint64_t stream = 0);
   uint64_t Next();
-  double Uniform();               // in (0, 1]
+  double Uniform();                // in (0, 1]
   uint64_t Below(uint64_t bound);  // 0 to bound - 1
   double Exponential(double mean);
   double Gamma(double shape, double scale);

@@ -20,6 +20,14 @@ void Doctor(Services& services, std::shared_ptr<Exchange> exchange);
 void ServerStatus(Services& services, std::shared_ptr<Exchange> exchange);
 void Bench(Services& services, std::shared_ptr<Exchange> exchange);
 
+// simulate.cc
+void Simulate(Services& services, std::shared_ptr<Exchange> exchange);
+void Plan(Services& services, std::shared_ptr<Exchange> exchange);
+nlohmann::ordered_json SimulateRequestSchema();
+nlohmann::ordered_json SimulateSchema();
+nlohmann::ordered_json PlanRequestSchema();
+nlohmann::ordered_json PlanSchema();
+
 // models.cc
 void ListModels(Services& services, std::shared_ptr<Exchange> exchange);
 void GetModel(Services& services, std::shared_ptr<Exchange> exchange);
