@@ -31,9 +31,9 @@ struct ModelRecord {
   std::string name, key;
   std::unique_ptr<WeightBacking> backing;
   std::vector<SegmentRecord> segments;
-  uint64_t total_bytes = 0;
-  std::atomic<int32_t> landed{0};  // resident segments: always the first ones
-  std::atomic<bool> stop{false};   // asks a Fetch under way to return
+  uint64_t total_bytes = 0, warm_bytes = 0;  // warm: the sum of warm_charge
+  std::atomic<int32_t> landed{0};            // resident segments: always the first ones
+  std::atomic<bool> stop{false};             // asks a Fetch under way to return
   uint64_t last_used = 0;
 
   struct Waiter {
@@ -137,7 +137,8 @@ class Core {
   void Owe(const ModelPointer& model, size_t segment, bool unpin, bool drop);
   bool MakeWarmRoom(uint64_t bytes, const ModelRecord* keep, size_t keep_segments);
   void MakeCold(const ModelPointer& model, size_t segment);
-  void ReleaseWarm(SegmentRecord& segment);
+  void ReleaseWarm(ModelRecord& model, SegmentRecord& segment);
+  void ChargeWarm(ModelRecord& model, SegmentRecord& segment);
   uint64_t SumOf(const ModelRecord& model, int32_t segments) const;
   ResidencyCounts CountsLocked(const ModelRecord& model) const;
   // Fetches the next chunk of a segment without the lock; false when the job it belonged to is over.
@@ -177,11 +178,21 @@ void Core::Owe(const ModelPointer& model, size_t index, bool unpin, bool drop) {
   if (!queued) debts_.emplace_back(model, index);
 }
 
-void Core::ReleaseWarm(SegmentRecord& segment) { warm_used_ -= std::exchange(segment.warm_charge, 0); }
+void Core::ChargeWarm(ModelRecord& model, SegmentRecord& segment) {
+  segment.warm_charge = segment.bytes;
+  model.warm_bytes += segment.bytes;
+  warm_used_ += segment.bytes;
+}
+
+void Core::ReleaseWarm(ModelRecord& model, SegmentRecord& segment) {
+  const uint64_t bytes = std::exchange(segment.warm_charge, 0);
+  model.warm_bytes -= bytes;
+  warm_used_ -= bytes;
+}
 
 void Core::MakeCold(const ModelPointer& model, size_t index) {
   SegmentRecord& segment = model->segments[index];
-  ReleaseWarm(segment);
+  ReleaseWarm(*model, segment);
   segment.state = SegmentState::kCold;
   Owe(model, index, /*unpin=*/false, /*drop=*/true);
 }
@@ -194,7 +205,9 @@ bool Core::MakeWarmRoom(uint64_t bytes, const ModelRecord* keep, size_t keep_seg
     const ModelPointer* oldest = nullptr;
     size_t victim = 0;
     for (const auto& [key, model] : models_) {
-      if (model->loading || (oldest != nullptr && model->last_used >= (*oldest)->last_used)) continue;
+      if (model->warm_bytes == 0 || model->loading ||
+          (oldest != nullptr && model->last_used >= (*oldest)->last_used))
+        continue;
       const size_t first = model.get() == keep ? keep_segments : 0;
       for (size_t i = model->segments.size(); i > first; --i) {
         if (model->segments[i - 1].state != SegmentState::kWarm) continue;
@@ -273,7 +286,7 @@ void Core::GiveBack(const ModelPointer& model) {
     SegmentRecord& segment = model->segments[i];
     if (segment.state == SegmentState::kCold) continue;
     segment.charge.Release();
-    Owe(model, i, segment.state == SegmentState::kResident, true);
+    Owe(model, i, /*unpin=*/segment.state == SegmentState::kResident, /*drop=*/true);
     MakeCold(model, i);
   }
   wake_.notify_all();
@@ -303,8 +316,7 @@ void Core::Attach(const ModelPointer& model, const std::vector<uint64_t>& in_mem
     SegmentRecord& segment = model->segments[i];
     if (in_memory[i] == segment.bytes && segment.bytes <= warm_limit_ - std::min(warm_used_, warm_limit_)) {
       segment.state = SegmentState::kWarm;
-      segment.warm_charge = segment.bytes;
-      warm_used_ += segment.bytes;
+      ChargeWarm(*model, segment);
     } else if (in_memory[i] > 0) {
       Owe(model, i, false, true);
     }
@@ -382,8 +394,7 @@ uint64_t Core::Evict(const ModelPointer& model, uint64_t bytes) {
     const bool warm = MakeWarmRoom(segment.bytes, model.get(), static_cast<size_t>(i));
     if (warm) {
       segment.state = SegmentState::kWarm;
-      segment.warm_charge = segment.bytes;
-      warm_used_ += segment.bytes;
+      ChargeWarm(*model, segment);
     }
     Owe(model, static_cast<size_t>(i), /*unpin=*/true, /*drop=*/!warm);
   }
@@ -548,7 +559,7 @@ void Core::AdvanceLoad(Lock& lock) {
   model->report.seconds += fetched.seconds;
   model->totals.load_seconds += fetched.seconds;
   if (!fetched.status) {
-    ReleaseWarm(segment);  // whatever was there is not believed any more: it leaves memory
+    ReleaseWarm(*model, segment);  // whatever was there is not believed any more: it leaves memory
     return FinishLoad(model, std::move(fetched.status));
   }
   (was_warm ? model->report.warm_bytes : model->report.cold_bytes) += fetched.bytes;
@@ -586,7 +597,7 @@ bool Core::BeginSegment(const ModelPointer& model, SegmentRecord& segment) {
 
 void Core::FinishSegment(const ModelPointer& model, SegmentRecord& segment) {
   segment.state = SegmentState::kResident;
-  ReleaseWarm(segment);
+  ReleaseWarm(*model, segment);
   const int32_t landed = model->landed.load(std::memory_order_relaxed) + 1;
   model->landed.store(landed, std::memory_order_release);
   landed_.notify_all();
@@ -611,8 +622,7 @@ void Core::AdvanceWarm(Lock& lock) {
   SegmentRecord& segment = model->segments[index];
   if (segment.warm_charge == 0 && segment.bytes > 0) {
     if (!MakeWarmRoom(segment.bytes, model.get(), model->segments.size())) return FinishWarm(model);
-    segment.warm_charge = segment.bytes;
-    warm_used_ += segment.bytes;
+    ChargeWarm(*model, segment);
     model->warm.fetched = 0;
     return;  // what made room is taken out first
   }

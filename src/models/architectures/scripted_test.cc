@@ -183,6 +183,58 @@ TEST_F(ScriptedModel, LogitsLeaveLittleToChance) {
   EXPECT_TRUE(std::any_of(out.hidden, out.hidden + info.hidden_size, [](float v) { return v != 0; }));
 }
 
+// Says no from one segment on, and remembers what it was asked.
+class OpenUpTo final : public LayerGate {
+ public:
+  explicit OpenUpTo(int32_t segments) : segments_(segments) {}
+  bool Wait(int32_t segment) override {
+    asked.push_back(segment);
+    return segment < segments_;
+  }
+  std::vector<int32_t> asked;
+
+ private:
+  const int32_t segments_;
+};
+
+TEST_F(ScriptedModel, PretendedWeightsWaitAtTheGate) {
+  EXPECT_TRUE(model_->segments().empty());
+  const auto model = Must(MakeScriptedModel(*device_, 4096, {.layers = 3, .layer_bytes = 1000}));
+  EXPECT_EQ(model->info().weight_bytes, 3000u);
+  ASSERT_EQ(model->segments().size(), 3u);
+  EXPECT_EQ(model->segments()[2].offset, 2000u);
+  EXPECT_EQ(model->segments()[2].bytes, 1000u);
+
+  TestSequence s(*device_, model->kv_layout(), 400);
+  const std::vector<int32_t> tokens = Chat("[[say:x]]");
+  const auto count = static_cast<int32_t>(tokens.size());
+  std::vector<int32_t> positions;
+  for (int32_t i = 0; i < count; ++i) positions.push_back(i);
+  const int32_t row = count - 1;
+  const chips::SequenceSlice slice{0, count, 0, s.blocks(), s.block_count()};
+  Step step{tokens, positions, std::span(&slice, 1), std::span(&row, 1), {}};
+  OpenUpTo closed(1), open(3);
+  step.gate = &closed;
+  StepOutput out = model->Forward(step, limits_, workspace_.data());
+  EXPECT_TRUE(out.aborted);
+  EXPECT_EQ(out.logits, nullptr);
+  EXPECT_EQ(closed.asked, (std::vector<int32_t>{0, 1}));
+  step.gate = &open;
+  out = model->Forward(step, limits_, workspace_.data());
+  EXPECT_FALSE(out.aborted);
+  EXPECT_EQ(open.asked, (std::vector<int32_t>{0, 1, 2}));
+  EXPECT_EQ(out.logits['x'], 0.0f);
+}
+
+TEST(ScriptedModelLimits, RefusesAbsurdWeights) {
+  const auto device = chips::MakeSimulatedDevice({});
+  for (const ScriptedWeights weights : {ScriptedWeights{-1, 1}, {1 << 20, 1}, {1, UINT64_MAX}}) {
+    const auto model = MakeScriptedModel(*device, 4096, weights);
+    ASSERT_FALSE(model.has_value());
+    EXPECT_EQ(model.error().param, "weights");
+  }
+}
+
 TEST(ScriptedModelLimits, RefusesAbsurdContexts) {
   const auto device = chips::MakeSimulatedDevice({});
   for (const int32_t context : {-1, 0, 15, 1 << 24}) {
