@@ -203,6 +203,11 @@ PackedKey MakePackedKey(std::string content, const chips::Device& device, const 
   constexpr std::string_view kKinds[] = {"cpu", "cuda", "simulated"};
   PackedKey key;
   key.content = std::move(content);
+  if (key.content.size() > kMaxStringBytes) {
+    // The digests of a model in many parts: theirs stands for them.
+    const XXH128_hash_t hash = XXH3_128bits(key.content.data(), key.content.size());
+    key.content = fmt::format("xxh3:{:016x}{:016x}:{}", hash.high64, hash.low64, key.content.size());
+  }
   key.device = kKinds[static_cast<size_t>(device.info().kind)];
   key.instruction_set = device.info().instruction_set;
   key.packing_version = device.PackingVersion();

@@ -40,7 +40,8 @@ struct PackedKey {
   // "<32 hex digits>.weights": of the whole key and the format's version, so that versions live side by side.
   std::string FileName() const;
 };
-// `content` as above, at most 4096 bytes. The KV type is no part of it: it does not change weights.
+// `content` as above; beyond 4096 bytes a hash stands for it. The KV type is no part of it: it does not
+// change weights.
 PackedKey MakePackedKey(std::string content, const chips::Device& device, const LoadOptions& options);
 
 struct PackedItem {

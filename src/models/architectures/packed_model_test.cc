@@ -289,6 +289,13 @@ TEST_F(PackedModelTest, KeysDifferInEveryPart) {
   EXPECT_EQ(names.size(), 6u);
   for (const std::string& name : names) EXPECT_EQ(name.size(), 32 + std::string(".weights").size());
   EXPECT_EQ(MakePackedKey("content", *device, {.kv_type = chips::DataType::kF32}), key);
+
+  const std::string many(64 * 500, 'a');  // the digests of 500 shards
+  const PackedKey first = MakePackedKey(many + "1", *device, {}),
+                  second = MakePackedKey(many + "2", *device, {});
+  EXPECT_LT(first.content.size(), 100u);
+  EXPECT_NE(first.FileName(), second.FileName());
+  EXPECT_EQ(first, MakePackedKey(many + "1", *device, {}));
 }
 
 TEST_F(PackedModelTest, NoFileAndNoRegularFile) {
