@@ -1,5 +1,5 @@
 # A thin front of scripts/: each target is one script, and every script says at its head what it does.
-.PHONY: help up down build test sanitize bench bench-pool fuzz format clean
+.PHONY: help up down build test sanitize bench bench-pool bench-simulator fuzz format clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -24,6 +24,9 @@ bench:           ## speed against llama.cpp and other peers, measured in the sam
 
 bench-pool:      ## many models in memory for three, against llama.cpp's router (under 3 hours)
 	@scripts/bench_pool
+
+bench-simulator: ## the goals of the pool in virtual time, against every baseline (10 minutes)
+	@scripts/bench_simulator
 
 fuzz:            ## every fuzz target for FUZZ_SECONDS (600) each
 	@scripts/fuzz

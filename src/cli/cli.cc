@@ -176,7 +176,12 @@ void AddReports(CLI::App& root, Options& o, std::vector<Entry>& entries) {
   bench->add_option("--batch", o.bench.batch, "Requests at once, e.g. 1,4,16")
       ->delimiter(',')
       ->capture_default_str();
-  entries.push_back({bench, [](Session& s, Options& options) { return Bench(s, options.bench); }});
+  bench->add_option("--profile", o.bench.profile,
+                    "Measure at several lengths and batches, fit the simulator's profile and write it here");
+  entries.push_back({bench, [](Session& s, Options& options) {
+                       return options.bench.profile.empty() ? Bench(s, options.bench)
+                                                            : BenchProfile(s, options.bench);
+                     }});
 
   CLI::App* doctor = root.add_subcommand("doctor", "What the machine has, and what would make it faster");
   entries.push_back({doctor, [](Session& s, Options&) { return Doctor(s); }});

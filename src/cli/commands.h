@@ -79,8 +79,10 @@ struct BenchOptions {
   int64_t prompt_tokens = 512;
   int64_t generate_tokens = 64;
   std::vector<int64_t> batch{1, 4, 16};
+  std::string profile;  // a file: fit the simulator's profile instead
 };
 Status Bench(Session& session, const BenchOptions& options);
+Status BenchProfile(Session& session, const BenchOptions& options);
 // What `sim` and `plan` share; empty and unset values are left to the simulator.
 struct StudyOptions {
   std::string workload, models, devices, lengths, popularity, split, sweep, title;
