@@ -9,8 +9,8 @@
 namespace tidepool::compute {
 namespace {
 
-constexpr double kWidth = 760, kHeight = 440;
-constexpr double kLeft = 56, kRight = 140, kTop = 76, kBottom = 54;
+constexpr double kWidth = 780, kHeight = 440;
+constexpr double kLeft = 56, kRight = 172, kTop = 76, kBottom = 54;
 constexpr double kLabelGap = 16;
 
 // One strong colour for what the picture is about, quiet ones that differ in lightness too for the rest.
