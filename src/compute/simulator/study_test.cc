@@ -39,8 +39,12 @@ TEST(Simulator, RequestsAndTokensAreConserved) {
       const SimRequestResult& detail = result->details[i];
       EXPECT_LE(detail.produced, requests[i].output);
       EXPECT_LE(detail.on_time, detail.produced);
-      if (detail.rejected) EXPECT_EQ(detail.produced, 0) << policy;
-      if (detail.first_token >= 0) EXPECT_GT(detail.first_token, requests[i].arrival);
+      if (detail.rejected) {
+        EXPECT_EQ(detail.produced, 0) << policy;
+      }
+      if (detail.first_token >= 0) {
+        EXPECT_GT(detail.first_token, requests[i].arrival);
+      }
       refused += detail.rejected;
       finished += detail.produced == requests[i].output;
       unfinished += !detail.rejected && detail.produced < requests[i].output;
@@ -142,7 +146,7 @@ TEST(Study, WrongFieldsAreNamed) {
       {R"({"workload": "poisson:0.1x4", "policies": ["best"]})", "policies"},
       {R"({"workload": "poisson:0.1x4", "devices": "16xTPU"})", "devices"},
       {R"({"workload": "poisson:0.1x4", "devices": "0xH800"})", "devices"},
-      {R"({"workload": "poisson:0.1x4", "devices": "A10"})", "models"},
+      {R"({"workload": "poisson:0.1x10", "devices": "A10"})", "models"},
       {R"({"workload": "poisson:0.1x4", "models": "gpt-9"})", "models"},
       {R"({"workload": "poisson:0.1x4", "ttft_s": -1})", "ttft_s"},
       {R"({"workload": "poisson:0.1x4", "ttft_s": "10"})", "ttft_s"},

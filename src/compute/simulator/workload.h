@@ -54,7 +54,7 @@ struct GenerateOptions {
   std::vector<double> rates;  // requests/s by model
   double cv = 1;
   double duration_s = 900;
-  LengthScale scale;
+  LengthScale scale = {};
   uint64_t seed = 1;
   size_t max_requests = 5'000'000;
 };

@@ -42,7 +42,9 @@ TEST(Workload, TheSameSeedGivesTheSameRequests) {
   for (size_t i = 0; i < first.size(); ++i) {
     EXPECT_EQ(first[i].arrival, again[i].arrival);
     EXPECT_EQ(first[i].prompt, again[i].prompt);
-    if (i > 0) EXPECT_LE(first[i - 1].arrival, first[i].arrival);
+    if (i > 0) {
+      EXPECT_LE(first[i - 1].arrival, first[i].arrival);
+    }
   }
   options.seed = 8;
   EXPECT_NE((*GenerateRequests(options, ShippedLengths()))[0].arrival, first[0].arrival);
