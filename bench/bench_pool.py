@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Many models in memory for a few of them: Tidepool against llama.cpp's router, one client, one schedule, in turns.
 
-    bench/bench_pool.py                                    # all of it, at most 2 h 50 min
+    bench/bench_pool.py                                    # all of it, about 3 hours
     bench/bench_pool.py --minutes 1 --search-runs 0 --scenario 8:poisson:0.1 --side tidepool
     bench/bench_pool.py --quick                            # one minute, Tidepool alone, tiny models: correctness, no speed
 
