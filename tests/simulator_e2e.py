@@ -72,7 +72,7 @@ def test_csv_svg_and_table_of_a_sweep(tmp_path):
 
 
 def test_wrong_use_is_told(tmp_path):
-    for arguments, code, words in ((("--workload", "poisson:x"), 1, "rate"), ((), 2, "--workload"),
+    for arguments, code, words in ((("--workload", "poisson:fast"), 1, "rate"), ((), 2, "--workload"),
                                    (("--workload", "/no/such/file"), 2, "cannot read"),
                                    (("--workload", "poisson:0.1x4", "--policy", "best"), 1, "known are"),
                                    (("--workload", "poisson:0.1x4", "--sweep", "models"), 2, "--sweep"),
