@@ -122,6 +122,12 @@ platform::InferenceOptions MakeInferenceOptions(const Settings& s) {
   o.precision =
       s.pool.precision == "f32" ? chips::WeightPrecision::kFloat32 : chips::WeightPrecision::kNative;
   o.kv_type = s.pool.kv_type == "f32" ? chips::DataType::kF32 : chips::DataType::kF16;
+  o.backing.verify = s.pool.verify_weights;
+  o.backing.lock = s.pool.lock_weights;
+  o.policy.ttft_s = s.pool.ttft_s;
+  o.policy.tpot_s = s.pool.tpot_s;
+  o.policy.idle_ttl_s = s.models.idle_ttl_s;
+  o.policy.min_resident_s = s.models.min_resident_s;
   return o;
 }
 
@@ -133,6 +139,9 @@ compute::EngineOptions MakeEngineOptions(const Settings& s) {
   o.kv_type = s.pool.kv_type == "f32" ? chips::DataType::kF32 : chips::DataType::kF16;
   o.deterministic = s.pool.deterministic;
   o.prefix_cache = s.pool.prefix_cache;
+  o.pool.admission_load = s.pool.admission_load;
+  o.pool.overcommit = s.pool.overcommit;
+  o.pool.age_bound_s = s.pool.age_bound_s;
   return o;
 }
 
@@ -176,6 +185,9 @@ struct Pool {
   std::unique_ptr<chips::SimulatedDevice> simulated;
   chips::Roofline roofline;
   std::unique_ptr<compute::Ledger> ledger;
+  std::unique_ptr<compute::PackedCache> packed;
+  std::unique_ptr<compute::Residency> residency;
+  std::unique_ptr<compute::HostKvArena> host_kv;
   std::unique_ptr<platform::KeyStore> keys;
   std::unique_ptr<platform::Catalog> catalog;
   std::unique_ptr<compute::Engine> engine;
@@ -192,14 +204,28 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   device_options.instruction_set = settings.pool.instruction_set;
   device_options.deterministic = settings.pool.deterministic;
   TP_ASSIGN(pool.device, chips::MakeCpuDevice(device_options));
-  TP_ASSIGN(const uint64_t pool_bytes, PoolBytes(settings, pool.device->info().memory_bytes));
+  const uint64_t machine = pool.device->info().memory_bytes;
+  TP_ASSIGN(const uint64_t pool_bytes, MemoryBytes(settings.pool.memory, machine));
+  TP_ASSIGN(const uint64_t warm_bytes, MemoryBytes(settings.pool.warm_memory, machine));
+  TP_ASSIGN(const uint64_t host_kv_bytes, MemoryBytes(settings.pool.host_kv, machine));
   pool.ledger = std::make_unique<compute::Ledger>(pool_bytes);
+  TP_ASSIGN(pool.packed, compute::PackedCache::Open({.folder = settings.home / "packed",
+                                                     .max_bytes = settings.pool.packed_cache,
+                                                     .keep_in_memory_bytes = warm_bytes}));
+  pool.residency = compute::Residency::Start(*pool.ledger, pool.clock, {.warm_bytes = warm_bytes});
+  pool.host_kv =
+      std::make_unique<compute::HostKvArena>(compute::HostKvArenaOptions{.limit_bytes = host_kv_bytes});
   pool.roofline = pool.device->MeasureRoofline();
   TP_ASSIGN(pool.catalog, platform::Catalog::Open(MakeCatalogOptions(settings)));
-  pool.engine = compute::Engine::Start(*pool.device, *pool.ledger, pool.clock, pool.metrics,
-                                       MakeEngineOptions(settings));
+  compute::EngineOptions engine_options = MakeEngineOptions(settings);
+  engine_options.host_kv = pool.host_kv.get();
+  pool.engine = compute::Engine::Start(*pool.device, *pool.ledger, pool.clock, pool.metrics, engine_options);
+  platform::InferenceOptions inference_options = MakeInferenceOptions(settings);
+  inference_options.packed = pool.packed.get();
+  inference_options.residency = pool.residency.get();
+  inference_options.roofline = pool.roofline;
   pool.inference = platform::Inference::Create(*pool.catalog, *pool.engine, *pool.device, *pool.ledger,
-                                               pool.clock, pool.metrics, MakeInferenceOptions(settings));
+                                               pool.clock, pool.metrics, inference_options);
   if (settings.simulated.enabled) {
     chips::SimulatedDeviceOptions simulated_options;
     simulated_options.step_base_s = settings.simulated.step_ms / 1e3;

@@ -84,9 +84,40 @@ const std::vector<Spec>& Specs() {
       {"http.max_json_depth", Kind::kInt, "64", "Deepest nesting of a JSON body.",
        TP_FIELD(http.max_json_depth), 4, 512},
       {"pool.memory", Kind::kMemory, "70%",
-       "Hard limit of the pool (weights, KV, scratch together): bytes (12GiB) or a share of the machine "
-       "(70%).",
+       "Hard limit of what is resident (weights in use, KV, scratch together): bytes (12GiB) or a share of "
+       "the "
+       "machine (70%).",
        TP_FIELD(pool.memory)},
+      {"pool.warm_memory", Kind::kMemory, "10%",
+       "Weights that may stay in memory beside that, ready to become resident without reading the disk.",
+       TP_FIELD(pool.warm_memory)},
+      {"pool.host_kv", Kind::kMemory, "5%",
+       "Memory for the KV of requests that had to make way; with 0% every request reserves its KV whole.",
+       TP_FIELD(pool.host_kv)},
+      {"pool.packed_cache", Kind::kBytes, "64GiB",
+       "Disk space for packed weights ($TIDEPOOL_HOME/packed); the least recently used go first.",
+       TP_FIELD(pool.packed_cache), 1 << 20, 1e15},
+      {"pool.verify_weights", Kind::kBool, "true",
+       "Compare the checksum of packed weights when they are first read from disk.",
+       TP_FIELD(pool.verify_weights)},
+      {"pool.lock_weights", Kind::kBool, "true",
+       "Lock resident weights in memory, as far as the system allows (ulimit -l).",
+       TP_FIELD(pool.lock_weights)},
+      {"pool.admission_load", Kind::kNumber, "1.15",
+       "A request is answered with 429 when its device would need more than this share of its time to keep "
+       "every promise; 0: all wait.",
+       TP_FIELD(pool.admission_load), 0, 1000},
+      {"pool.overcommit", Kind::kNumber, "1",
+       "How many times over the memory for KV may be promised; above 1 KV is computed again when all are "
+       "used.",
+       TP_FIELD(pool.overcommit), 1, 100},
+      {"pool.age_bound_s", Kind::kNumber, "30",
+       "Under overload a request that was not served for so long goes first.", TP_FIELD(pool.age_bound_s), 1,
+       3600},
+      {"pool.ttft_s", Kind::kNumber, "10", "The promise: seconds to the first token.", TP_FIELD(pool.ttft_s),
+       0.01, 3600},
+      {"pool.tpot_s", Kind::kNumber, "0.1", "The promise: seconds a further token.", TP_FIELD(pool.tpot_s),
+       0.0001, 60},
       {"pool.kv_type",
        Kind::kChoice,
        "f16",
@@ -130,6 +161,13 @@ const std::vector<Spec>& Specs() {
        1000000},
       {"models.load_timeout_s", Kind::kNumber, "300", "Seconds a request waits for its model to load.",
        TP_FIELD(models.load_timeout_s), 1, 86400},
+      {"models.idle_ttl_s", Kind::kNumber, "-1",
+       "Weights leave memory after so long without a request; -1: when room is needed.",
+       TP_FIELD(models.idle_ttl_s), -1, 1e7},
+      {"models.min_resident_s", Kind::kNumber, "0", "Weights stay at least so long once they are resident.",
+       TP_FIELD(models.min_resident_s), 0, 1e6},
+      {"models.pin", Kind::kList, "", "Models that are loaded at start-up and stay resident.",
+       TP_FIELD(models.pin)},
       {"models.preload", Kind::kList, "", "Models to load at start-up, for example smollm2:135m.",
        TP_FIELD(models.preload)},
       {"hub.endpoint", Kind::kText, "https://huggingface.co",
@@ -471,10 +509,13 @@ Result<Settings> ResolveSettings(const SettingsInput& input) {
   return settings;
 }
 
-Result<uint64_t> PoolBytes(const Settings& settings, uint64_t machine_bytes) {
-  const std::string& text = settings.pool.memory;
-  if (text.back() == '%') {
-    const auto share = ParseNumber(std::string_view(text).substr(0, text.size() - 1));
+Result<uint64_t> MemoryBytes(std::string_view text, uint64_t machine_bytes) {
+  if (text.ends_with('%')) {
+    const auto share = ParseNumber(text.substr(0, text.size() - 1));
+    if (!share || *share < 0 || *share > 100) {
+      return Fail(ErrorKind::kInvalid, "invalid_parameter",
+                  fmt::format("\"{}\" is no share of memory; give 0% to 100% or bytes such as 8GiB", text));
+    }
     return static_cast<uint64_t>(static_cast<double>(machine_bytes) * *share / 100);
   }
   return ParseBytes(text);

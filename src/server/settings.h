@@ -38,7 +38,10 @@ struct Settings {
   } http;
 
   struct {
-    std::string memory;  // "70%" or bytes; PoolBytes() resolves it
+    std::string memory, warm_memory, host_kv;  // "70%" or bytes; MemoryBytes() resolves them
+    uint64_t packed_cache = 0;
+    bool verify_weights = true, lock_weights = true;
+    double admission_load = 0, overcommit = 1, age_bound_s = 0, ttft_s = 0, tpot_s = 0;
     std::string kv_type, precision, instruction_set;
     int64_t threads = 0, max_batch_tokens = 0, max_sequences = 0, max_waiting = 0;
     bool prefix_cache = true, deterministic = false;
@@ -46,8 +49,8 @@ struct Settings {
 
   struct {
     int64_t context_length = 0, default_max_tokens = 0, max_waiting_for_load = 0;
-    double load_timeout_s = 0;
-    std::vector<std::string> preload;
+    double load_timeout_s = 0, idle_ttl_s = -1, min_resident_s = 0;
+    std::vector<std::string> preload, pin;
   } models;
 
   struct {
@@ -90,8 +93,8 @@ Result<Settings> ResolveSettings(const SettingsInput& input);
 // The process' environment, for SettingsInput.
 std::vector<std::pair<std::string, std::string>> ProcessEnvironment();
 
-// The pool's hard limit in bytes, given the machine's memory.
-Result<uint64_t> PoolBytes(const Settings& settings, uint64_t machine_bytes);
+// Bytes of a setting like pool.memory ("70%" of the machine's memory, "12GiB").
+Result<uint64_t> MemoryBytes(std::string_view text, uint64_t machine_bytes);
 
 // "512MiB", "12 GiB", "1.5G", "4096" -> bytes.
 Result<uint64_t> ParseBytes(std::string_view text);

@@ -110,10 +110,10 @@ TEST_F(SettingsTest, ListsComeFromArraysAndCommas) {
 TEST_F(SettingsTest, MemoryIsBytesOrAShare) {
   input_.flags = {"--pool-memory", "50%"};
   auto settings = ResolveSettings(input_);
-  EXPECT_EQ(PoolBytes(*settings, 1000).value(), 500u);
+  EXPECT_EQ(MemoryBytes(settings->pool.memory, 1000).value(), 500u);
   input_.flags = {"--pool-memory", "1.5GiB"};
   settings = ResolveSettings(input_);
-  EXPECT_EQ(PoolBytes(*settings, 1000).value(), uint64_t{1610612736});
+  EXPECT_EQ(MemoryBytes(settings->pool.memory, 1000).value(), uint64_t{1610612736});
 }
 
 TEST_F(SettingsTest, SecretsAreMasked) {

@@ -158,6 +158,7 @@ void EngineImpl::OnLoadFailed(std::function<void(ModelHandle, const Error&)> tol
 void EngineImpl::LimitsChanged() {
   Call([&] {
     if (options_.host_kv != nullptr) scheduler_->SetHostKv(0, options_.host_kv->limit(), clock_.now());
+    if (const uint64_t over = ledger_.over_limit_bytes(); over > 0) Reclaim(over, nullptr);
     RefreshArena();
   });
 }
@@ -224,7 +225,7 @@ uint64_t EngineImpl::Trim(uint64_t bytes) {
   uint64_t freed = 0;
   Call([&] {
     const uint64_t before = ledger_.free();
-    MakeLedgerRoom(before + bytes);
+    MakeLedgerRoom(bytes > UINT64_MAX - before ? UINT64_MAX : before + bytes);
     freed = ledger_.free() - std::min(before, ledger_.free());
   });
   return freed;

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <thread>
 #include <vector>
@@ -23,6 +24,8 @@ struct FakeModelOptions {
   bool generates = true;
   architectures::Pooling pooling = architectures::Pooling::kNone;
   std::chrono::microseconds step_time{0};
+  int32_t segments = 0;        // weights it pretends to have
+  uint64_t segment_bytes = 0;  // each
 };
 
 class FakeModel final : public architectures::Model {
@@ -42,7 +45,12 @@ class FakeModel final : public architectures::Model {
     info_.causal = options.causal;
     info_.pooling = options.pooling;
     layout_ = {.type = chips::DataType::kF32, .layers = 1, .kv_heads = 1, .key_dim = 1, .value_dim = 1};
+    for (int32_t i = 0; i < options.segments; ++i) {
+      segments_.push_back(
+          {.offset = static_cast<uint64_t>(i) * options.segment_bytes, .bytes = options.segment_bytes});
+    }
   }
+  std::span<const architectures::WeightSegment> segments() const override { return segments_; }
 
   static uint64_t Mix(uint64_t x) {
     x ^= x >> 33;
@@ -113,6 +121,10 @@ class FakeModel final : public architectures::Model {
     CHECK(step.positions.size() == step.tokens.size());
     CHECK(step.logit_rows.size() <= static_cast<size_t>(limits.max_logit_rows));
     ++entered;
+    for (size_t i = 0; step.gate != nullptr && i < segments_.size(); ++i) {
+      if (!step.gate->Wait(static_cast<int32_t>(i))) return {.aborted = true};
+    }
+    if (needs_resident) CHECK(needs_resident());
     while (hold) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (options_.step_time.count() > 0) std::this_thread::sleep_for(options_.step_time);
     ++steps;
@@ -172,6 +184,7 @@ class FakeModel final : public architectures::Model {
   }
 
   std::atomic<bool> hold{false};  // Forward waits while it is set: tests then know what happens during a step
+  std::function<bool()> needs_resident;  // checked in every step: the weights are really there
   std::atomic<uint64_t> entered{0};
   std::atomic<uint64_t> steps{0};
   std::atomic<uint64_t> tokens_computed{0};
@@ -180,6 +193,7 @@ class FakeModel final : public architectures::Model {
   FakeModelOptions options_;
   architectures::ModelInfo info_;
   chips::KvLayout layout_;
+  std::vector<architectures::WeightSegment> segments_;
 };
 
 }  // namespace tidepool::compute

@@ -43,7 +43,7 @@ struct HostKvArenaOptions {
   // Charged too, by owner "kv_arena", where host memory has a ledger. Outlives the arena.
   Ledger* ledger = nullptr;
   // Where slabs come from; empty: anonymous pages.
-  std::function<Result<chips::DeviceBuffer>(size_t bytes)> allocate;
+  std::function<Result<chips::DeviceBuffer>(size_t bytes)> allocate = {};
 };
 
 struct HostKvArenaStats {
