@@ -35,16 +35,11 @@ class FileBacking final : public WeightBacking {
     TP_TRY(CheckSize());
     const uint64_t offset = segments_[segment].offset + begin;
     present_[segment] = true;
-    // The system's own readahead would bring in what nobody has charged (its window may be several MiB, in
-    // both directions); so exactly this range, and the next one while this one is looked at.
-    if (begin == 0) operations_.Prefetch(file_->descriptor(), FileOffset(offset), bytes);
-    const uint64_t rest = segments_[segment].bytes - begin - bytes;
-    ahead_ = {segment, offset + bytes, std::min(bytes, rest)};
-    if (ahead_.bytes > 0) operations_.Prefetch(file_->descriptor(), FileOffset(ahead_.offset), ahead_.bytes);
-    if (options_.verify && !file_->checked(segment)) TP_TRY(Hash(begin, FileOffset(offset), bytes));
+    PrefetchEdges(segment, offset, bytes);
     if (Status status = operations_.Populate(file_->data() + offset, bytes); !status)
       return Damaged(fmt::format("bytes {} to {} of its weights cannot be read: {}", offset, offset + bytes,
                                  status.error().message));
+    if (options_.verify && !file_->checked(segment)) TP_TRY(Hash(begin, FileOffset(offset), bytes));
     return {};
   }
 
@@ -69,9 +64,6 @@ class FileBacking final : public WeightBacking {
   // A page cache may hold pages in blocks of up to 2 MiB, and drops whole blocks only: those over a border go
   // with the second of the two segments.
   void Drop(size_t segment) override {
-    // Pages that are still being read cannot be dropped: wait for them.
-    if (ahead_.segment == segment && ahead_.bytes > 0)
-      (void)operations_.Populate(file_->data() + ahead_.offset, ahead_.bytes);
     present_[segment] = false;
     size_t first = segment, last = segment;
     while (first > 0 && !present_[first - 1]) --first;
@@ -86,6 +78,25 @@ class FileBacking final : public WeightBacking {
  private:
   const std::byte* At(size_t segment) const { return file_->data() + segments_[segment].offset; }
   uint64_t FileOffset(uint64_t offset) const { return file_->table().data_offset + offset; }
+
+  // The mapping reads whole blocks of 2 MiB (PackedFile::Open): they cost a thirtieth of single pages to map,
+  // lock and drop. But a block over the segment's border would bring in what nobody has charged; so what of
+  // the segment lies in such blocks is read page by page, exactly.
+  void PrefetchEdges(size_t segment, uint64_t offset, uint64_t bytes) {
+    constexpr uint64_t kBlock = uint64_t{2} << 20;
+    const uint64_t begin = FileOffset(segments_[segment].offset), end = begin + segments_[segment].bytes;
+    const uint64_t first = std::min(end, (begin + kBlock - 1) / kBlock * kBlock);
+    const uint64_t last = std::max(first, end / kBlock * kBlock);
+    const uint64_t from = FileOffset(offset), to = from + bytes;
+    Prefetch(from, std::min(to, first));
+    Prefetch(std::max(from, last), to);
+  }
+  void Prefetch(uint64_t from, uint64_t to) {  // in the file
+    if (from >= to) return;
+    const std::byte* const data = file_->data() + (from - file_->table().data_offset);
+    if (operations_.BytesInMemory(data, to - from) < to - from)
+      operations_.Prefetch(file_->descriptor(), from, to - from);
+  }
 
   tl::unexpected<Error> Damaged(std::string what) const {
     return Fail(ErrorKind::kCorrupt, "packed_file_damaged",
@@ -129,10 +140,6 @@ class FileBacking final : public WeightBacking {
   const FileBackingOptions options_;
   FileOperations& operations_;
   std::vector<WeightSegment> segments_;
-  struct {
-    size_t segment = 0;
-    uint64_t offset = 0, bytes = 0;
-  } ahead_;                    // what the last Fetch began to read for the next one
   std::vector<bool> present_;  // perhaps: false only after a drop
   std::vector<std::byte> buffer_;
   XXH3_state_t hash_;
