@@ -182,8 +182,10 @@ struct ReplicaState {
   bool loading = false;
   uint64_t resident_bytes = 0, kv_bytes = 0;
   int32_t waiting = 0, active = 0, spilled = 0;
-  double slack_s = 0;  // of its most urgent job; 0 when it has none
-  double load = 0;     // share of the device its jobs need to keep their pace
+  double slack_s = 0;         // of its most urgent job; 0 when it has none
+  double load = 0;            // share of the device its jobs need to keep their pace
+  int32_t load_failures = 0;  // in a row, of the model's own fault
+  double retry_in_s = 0;      // > 0: quarantined; the next load is tried then
 };
 struct DeviceState {
   uint64_t arena_bytes = 0, weight_bytes = 0, kv_bytes = 0;

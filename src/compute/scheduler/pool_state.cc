@@ -330,6 +330,10 @@ void PoolState::Remove(PoolJobId id, Nanoseconds /*now*/) {
   Job* job = FindJob(id);
   if (job == nullptr || job->gone) return;
   CHECK(!job->asked);
+  if (job->produced > 0) {
+    double& mean = job->model->mean_output;
+    mean = mean == 0 ? job->produced : 0.95 * mean + 0.05 * job->produced;
+  }
   if (job->replica == nullptr) {
     std::erase(unplaced_, job);
     Free(*job);
@@ -941,6 +945,9 @@ DeviceState PoolState::device_state(PoolDeviceId id, Nanoseconds now) const {
     r.active = static_cast<int32_t>(replica->active.size());
     r.spilled = static_cast<int32_t>(replica->spilled.size());
     r.load = ReplicaLoad(*replica, 0, 0);
+    r.load_failures = replica->model->load_failures;
+    if (r.load_failures > 0 && replica->model->quarantined_until > now)
+      r.retry_in_s = static_cast<double>(replica->model->quarantined_until - now) * 1e-9;
     bool first = true;
     for (const auto* list : {&replica->waiting, &replica->active, &replica->spilled}) {
       for (const Job* job : *list) {

@@ -19,6 +19,7 @@ struct Account {
   std::string name;
   double weight = 1;
   double service_s = 0;  // virtual: device seconds / weight
+  std::vector<Nanoseconds> clocks;  // by device: when what it sent would be done, had it only its share
   int64_t jobs = 0;
 };
 
@@ -46,6 +47,7 @@ struct Job {
   uint64_t device_bytes = 0, host_bytes = 0;  // KV charged
   Device* on = nullptr;                       // where device_bytes are
   Host* spilled_to = nullptr;                 // where host_bytes are
+  double ahead_s = 0;      // how far its account was beyond its share of the device when it came
   uint64_t committed = 0;  // KV it may come to need, counted at its host once it was admitted
   Host* committed_to = nullptr;
   uint64_t arrival_order = 0;
@@ -97,6 +99,7 @@ struct Model {
   Nanoseconds last_arrival = -1;
   double arrival_gap_s = 0;  // smoothed
   double mean_prompt = 0;    // smoothed
+  double mean_output = 0;    // smoothed; 0: none ended yet
   int64_t arrivals = 0;
   bool prefetch = false;
 

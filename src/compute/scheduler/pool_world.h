@@ -66,7 +66,7 @@ class PoolWorld {
   Nanoseconds now() const { return now_; }
   Nanoseconds NextAt() const;
   void Pass(Nanoseconds time) { now_ += time; }
-  PoolState& scheduler() { return *scheduler_; }
+  PoolScheduler& scheduler() { return *scheduler_; }
   int32_t Below(uint64_t n) { return static_cast<int32_t>(random_() % n); }
   int32_t resident(PoolDeviceId device, PoolModelId model) const;  // landed segments
   bool loading(PoolDeviceId device) const { return devices_[static_cast<size_t>(device)].load.has_value(); }
@@ -132,7 +132,8 @@ class PoolWorld {
   bool InRun(PoolJobId job) const;
   void Digest(uint64_t value) { digest = (digest ^ value) * 0x9E3779B97F4A7C15ull + (digest >> 29); }
 
-  std::unique_ptr<PoolState> scheduler_;
+  std::unique_ptr<PoolScheduler> scheduler_;
+  PoolState* state_ = nullptr;
   std::mt19937_64 random_;
   Nanoseconds now_ = 0;
   std::vector<PoolHost> hosts_;

@@ -29,6 +29,9 @@ constexpr Nanoseconds kMoveRest = 10 * kSecond;  // between two moves of one mod
 constexpr double kMoveGap = 0.2;
 constexpr int32_t kMaxPassed = 64;
 constexpr double kAccountPatience_s = 60;  // most that use beyond its share sets an account back
+constexpr double kBurst = 0.25;            // of the TTFT: so far ahead of its share an account may be
+constexpr double kBeyond_s = 0.5;          // jobs so far ahead leave a quarter of a batch to others
+constexpr int32_t kFullBatch = 64;
 
 double Square(double x) { return x * x; }
 double Congestion(double load) { return load <= kComfort ? 0 : 4 * Square(load - kComfort); }
@@ -40,7 +43,7 @@ double Congestion(double load) { return load <= kComfort ? 0 : 4 * Square(load -
 double TidepoolScheduler::Urgency(const Job& job, Nanoseconds now) const {
   const double unserved = static_cast<double>(now - job.served_at) * 1e-9;
   const Device* device = job.replica == nullptr ? nullptr : job.replica->device;
-  double slack = Slack(job, now);
+  double slack = Slack(job, now) + job.ahead_s;
   if (device != nullptr && job.prefilling()) {
     slack -= PrefillSeconds(*job.model, *device, job.prompt - job.computed);
   }
@@ -48,8 +51,7 @@ double TidepoolScheduler::Urgency(const Job& job, Nanoseconds now) const {
     if (unserved > options_.age_bound_s) return slack - 1e3;
     slack = -kLateGrace_s + std::min(-kLateGrace_s - slack, static_cast<double>(job.ttft) * 0.5e-9);
   }
-  const double excess = job.account->service_s - least_service_s_;
-  return slack + std::clamp(excess, 0.0, kAccountPatience_s);
+  return slack;
 }
 
 double TidepoolScheduler::ReplicaUrgency(const Replica& replica, Nanoseconds now) const {
@@ -129,12 +131,50 @@ TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds no
   return best;
 }
 
-bool TidepoolScheduler::Overloaded(const Job& job, const Fit& fit) const {
+// Of the device, among the accounts that have work there.
+double TidepoolScheduler::ShareOf(const Account& account, const Device& device) const {
+  if (accounts_.size() <= 1) return 1;
+  std::vector<const Account*> there = {&account};
+  double weights = account.weight;
+  for (const Replica* replica : device.replicas) {
+    for (const auto* list : {&replica->waiting, &replica->active, &replica->spilled}) {
+      for (const Job* job : *list) {
+        if (std::find(there.begin(), there.end(), job->account) != there.end()) continue;
+        there.push_back(job->account);
+        weights += job->account->weight;
+      }
+    }
+  }
+  return account.weight / weights;
+}
+
+// Device time of a job where it costs least: as one of a full batch. By this measure a device has time for
+// all that it can ever serve; measured time would count an idle device's small batches as if it were full.
+double TidepoolScheduler::FullBatchSeconds(const Job& job, const Device& device) const {
+  const Model& model = *job.model;
+  const StepProfile& profile = ProfileOf(model, device);
+  const double full = std::min(model.model.max_sequences, kFullBatch);
+  const double output =
+      std::min<double>(job.job.max_output_tokens, model.mean_output > 0 ? model.mean_output : 128);
+  return PrefillSeconds(model, device, job.prompt) +
+         model.decode_ratio * output * profile.StepSeconds(0, 0, full * (job.prompt + output / 2), full) /
+             full;
+}
+
+bool TidepoolScheduler::Overloaded(const Job& job, const Fit& fit, Nanoseconds now) const {
   if (options_.admission_load <= 0) return false;
-  // An account within its share may press a little harder than one beyond it.
-  const bool beyond = job.account->service_s > least_service_s_ + 1;
-  const double limit = options_.admission_load * (beyond ? 0.9 : 1.0);
-  return fit.load > limit || fit.first_token_s > limit * static_cast<double>(job.ttft) * 1e-9;
+  const double ttft_s = static_cast<double>(job.ttft) * 1e-9;
+  const double limit = options_.admission_load;
+  if (accounts_.size() > 1 && ShareOf(*job.account, *fit.device) < 1) {
+    // Within its share an account is not refused for what others sent; beyond it, it pays for all of it.
+    const auto& clocks = job.account->clocks;
+    const size_t id = Index(fit.device->id);
+    const double ahead_s =
+        id < clocks.size() ? std::max(0.0, static_cast<double>(clocks[id] - now) * 1e-9) : 0;
+    if (ahead_s < ttft_s * kBurst) return fit.load > 2 * limit;
+    return fit.load > 0.9 * limit || fit.first_token_s + ahead_s > 0.9 * limit * ttft_s;
+  }
+  return fit.load > limit || fit.first_token_s > limit * ttft_s;
 }
 
 void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) {
@@ -159,7 +199,7 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
       EmitReject(*job, any && !fits ? Reason::kTooLarge : Reason::kNoDevice, 0, 0, effects);
       continue;
     }
-    if (Overloaded(*job, fit)) {
+    if (Overloaded(*job, fit, now)) {
       unplaced_.push_back(job);
       if (job->job.job_class == JobClass::kBatch) {
         wake_at_ = std::min(wake_at_, now + kSecond);
@@ -175,8 +215,18 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
   }
 }
 
-void TidepoolScheduler::OnAssigned(Job& job, Nanoseconds /*now*/) {
+void TidepoolScheduler::OnAssigned(Job& job, Nanoseconds now) {
   Device& device = *job.replica->device;
+  if (accounts_.size() > 1) {
+    auto& clocks = job.account->clocks;
+    clocks.resize(devices_.size());
+    Nanoseconds& clock = clocks[Index(device.id)];
+    clock = std::clamp(clock, now, now + static_cast<Nanoseconds>(kAccountPatience_s * 1e9));
+    const double share = ShareOf(*job.account, device);
+    const double burst_s = kBurst * static_cast<double>(job.ttft) * 1e-9;
+    job.ahead_s = share < 1 ? std::max(0.0, static_cast<double>(clock - now) * 1e-9 - burst_s) : 0;
+    clock += static_cast<Nanoseconds>(FullBatchSeconds(job, device) / share * 1e9);
+  }
   if (job.replica->resident()) device.turn.broken = true;
 }
 
@@ -185,10 +235,6 @@ void TidepoolScheduler::OnAssigned(Job& job, Nanoseconds /*now*/) {
 void TidepoolScheduler::Decide(Nanoseconds now, std::vector<Effect>& effects) {
   ++counters_.decisions;
   wake_at_ = INT64_MAX;
-  least_service_s_ = kNever;
-  for (const auto& [name, account] : accounts_) {
-    if (account->jobs > 0) least_service_s_ = std::min(least_service_s_, account->service_s);
-  }
   PlaceAll(now, effects);
   if (devices_.size() > 1 && !jobs_.empty()) {
     if (now - balanced_at_ >= kBalanceInterval) {
@@ -366,6 +412,7 @@ bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector
       }
     }
     if (next == nullptr || barrier) break;
+    if (next->ahead_s > kBeyond_s && slots <= replica.model->model.max_sequences / 4) break;
     const int32_t tokens = FirstReservation(*next);
     const uint64_t bytes = KvBytes(*next->model, tokens);
     if (!Committable(*next) || (bytes > device.free() &&

@@ -1,8 +1,7 @@
 // Tidepool's own policy. Internal to this folder; made by MakeTidepoolScheduler.
 //
-//   Urgency     The slack of a job less the time of its remaining prefill, plus what its account had beyond
-//   the
-//               others' share. One that is late counts as the less urgent the later it is (its next tokens
+//   Urgency     The slack of a job less the time of its remaining prefill, plus how far its account was
+//               beyond its share of the device when it came (a virtual clock for each account and device). One that is late counts as the less urgent the later it is (its next tokens
 //               are lost anyway), until it has gone unserved for the age bound; then it goes first.
 //   Turns       Among the resident models of a device the one with the most urgent job runs, and keeps the
 //               device until its slack exceeds the next one's by a few tokens' time. Between resident models
@@ -43,7 +42,9 @@ class TidepoolScheduler final : public PoolState {
   void PlaceAll(Nanoseconds now, std::vector<Effect>& effects);
   Fit BestFit(const Job& job, Nanoseconds now) const;
   double WeightPressure(const Device& device, uint64_t more_bytes) const;
-  bool Overloaded(const Job& job, const Fit& fit) const;
+  bool Overloaded(const Job& job, const Fit& fit, Nanoseconds now) const;
+  double ShareOf(const Account& account, const Device& device) const;
+  double FullBatchSeconds(const Job& job, const Device& device) const;
 
   void DecideDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void ManageDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
@@ -76,7 +77,6 @@ class TidepoolScheduler final : public PoolState {
 
   Nanoseconds balanced_at_ = 0;
   uint64_t attempts_ = 0;  // calls of ChooseTurn
-  mutable double least_service_s_ = 0;
 };
 
 }  // namespace tidepool::compute::pool
