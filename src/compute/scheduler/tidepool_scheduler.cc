@@ -611,6 +611,7 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
     const Reason reason = replica.jobs() == 0 ? Reason::kIdle : Reason::kMoreSlack;
     EmitEvict(replica, to, urgency == -kNever ? Reason::kDrain : reason, effects);
   }
+  device.stuck = false;  // once: what comes now is to be served before it may be pushed out again
   return true;
 }
 
