@@ -19,22 +19,6 @@ std::string VersionOf(const StoredModel& model) {
   return version;
 }
 
-// Until steps have been measured. Decode reads every weight once a step; prefill and further sequences cost
-// their multiplications (2 a parameter and token).
-compute::StepProfile GuessProfile(const architectures::ModelInfo& info, const chips::Roofline& roofline) {
-  compute::StepProfile profile;
-  if (roofline.memory_bytes_per_s > 0) {
-    profile.decode_base_s = static_cast<double>(info.weight_bytes) / roofline.memory_bytes_per_s;
-    profile.prefill_base_s = profile.decode_base_s;
-  }
-  const double operations_per_s = std::max(roofline.int8_ops_per_s, roofline.f32_flops_per_s);
-  if (operations_per_s > 0) {
-    profile.prefill_per_token_s = 2 * static_cast<double>(info.parameters) / operations_per_s;
-    profile.decode_per_sequence_s = profile.prefill_per_token_s;
-  }
-  return profile;
-}
-
 Error ShuttingDown() {
   return {ErrorKind::kUnavailable, "shutting_down",
           "the server is shutting down; send the request again later", "", 5};
@@ -45,7 +29,13 @@ Error ShuttingDown() {
 Deployments::Deployments(Catalog& catalog, compute::Engine& engine, chips::Device& device,
                          compute::Ledger& ledger, const Clock& clock, MetricsRegistry& metrics,
                          const InferenceOptions& options)
-    : catalog_(catalog), engine_(engine), device_(device), ledger_(ledger), clock_(clock), options_(options) {
+    : catalog_(catalog),
+      engine_(engine),
+      device_(device),
+      ledger_(ledger),
+      clock_(clock),
+      options_(options),
+      elasticity_(options.policy, options.elasticity) {
   loads_ok_ =
       metrics.counter("tidepool_model_loads_total", "Loads of models by outcome", {{"outcome", "ok"}});
   loads_failed_ =
@@ -123,6 +113,9 @@ Result<std::optional<ReadyModel>> Deployments::Acquire(const StoredModel& model,
   if (stopping_) return Fail(ShuttingDown());
   Deployment& deployment = deployments_[model.id];
   const bool ready = deployment.state == DeploymentState::kReady;
+  if (deployment.failures > 0 && VersionOf(deployment.model) != VersionOf(model))
+    deployment.failures = 0;  // pulled again
+  if (InQuarantine(deployment)) return Fail(Quarantined(deployment));
   if (ready && !deployment.waking) return std::optional<ReadyModel>(deployment.ready);
   if (waiting_ >= options_.max_waiting_for_load) {
     return Fail(Error{ErrorKind::kOverloaded, "queue_full",
@@ -173,18 +166,29 @@ void Deployments::Post(std::function<void()> task) {
 }
 
 void Deployments::RunWatch() {
+  using WallClock = std::chrono::steady_clock;
+  const auto period = std::chrono::duration_cast<WallClock::duration>(
+      std::chrono::duration<double>(std::max(options_.elasticity.period_s, 0.01)));
+  auto look_at = WallClock::now();
   std::unique_lock lock(mutex_);
   while (!stopping_) {
-    if (posted_.empty() && waiting_ == 0) {
-      watch_wake_.wait(lock);
-    } else if (posted_.empty()) {
-      watch_wake_.wait_for(lock, kWatchPeriod);
+    const auto now = WallClock::now();
+    if (posted_.empty() && !look_now_ && now < look_at) {
+      const auto until_look = look_at - now;
+      watch_wake_.wait_for(
+          lock, waiting_ == 0 ? until_look : std::min<WallClock::duration>(kWatchPeriod, until_look));
     }
+    if (stopping_) return;
+    const bool look = std::exchange(look_now_, false) || WallClock::now() >= look_at;
     std::deque<std::function<void()>> tasks;
     tasks.swap(posted_);
     lock.unlock();
     for (auto& task : tasks) task();
     TickWaiters();
+    if (look) {
+      LookAtClock();
+      look_at = WallClock::now() + period;
+    }
     lock.lock();
   }
 }
@@ -293,9 +297,12 @@ void Deployments::FinishLoad(const std::string& id, const Result<ReadyModel>& lo
       deployment.state = DeploymentState::kReady;
       deployment.ready = *loaded;
       deployment.waking = true;
+      deployment.failures = 0;
+      deployment.weights_error.reset();
+      look_now_ = true;  // one more is registered
+      watch_wake_.notify_one();
     } else {
-      deployment.state = DeploymentState::kFailed;
-      deployment.error = loaded.error();
+      NoteFailure(deployment, loaded.error());
     }
     waiters = TakeWaiters(deployment);
   }
@@ -357,8 +364,7 @@ Result<ReadyModel> Deployments::Load(const StoredModel& model) {
             architectures::LoadModel(*checkpoint, device_, load));
   ready.info = loaded->info();
   ready.context_length = CapContext(ready.info.context_length);
-  compute::ModelPolicy policy = options_.policy;
-  policy.profile = GuessProfile(ready.info, options_.roofline);
+  const compute::ModelPolicy policy = PolicyFor(model.id, ready.info);
   TP_ASSIGN(ready.handle, engine_.AddModel(model.id, std::move(loaded), assets->tokenizer,
                                            ready.context_length, std::move(charge), nullptr, policy));
   return ready;
@@ -378,17 +384,20 @@ Result<compute::ModelHandle> Deployments::AddPooled(const StoredModel& model,
   }
   ready.info = packed.model->info();
   ready.context_length = CapContext(ready.info.context_length);
-  compute::ModelPolicy policy = options_.policy;
-  policy.profile = GuessProfile(ready.info, options_.roofline);
+  const compute::ModelPolicy policy = PolicyFor(model.id, ready.info);
   auto weights = options_.residency->Attach(model.id, packed.file->table().key.FileName(),
                                             compute::MakeFileBacking(packed.file, options_.backing));
+  const std::weak_ptr<compute::ResidentWeights> watched = weights;
   TP_ASSIGN(const compute::ModelHandle handle,
             engine_.AddModel(model.id, std::move(packed.model), ready.assets->tokenizer, ready.context_length,
                              compute::Charge(), std::move(weights), policy));
   {
     const std::lock_guard lock(mutex_);
-    if (const auto it = deployments_.find(model.id); it != deployments_.end())
+    if (const auto it = deployments_.find(model.id); it != deployments_.end()) {
       it->second.packed = packed.file;
+      it->second.weights = watched;
+      it->second.policy = policy;
+    }
   }
   engine_.Prefetch(handle);
   return handle;
@@ -396,8 +405,16 @@ Result<compute::ModelHandle> Deployments::AddPooled(const StoredModel& model,
 
 // A damaged file is packed again at the next request; another fault is tried again by the pool itself.
 void Deployments::WeightsFailed(compute::ModelHandle handle, const Error& error) {
-  if (error.kind != ErrorKind::kCorrupt) return;
+  pool_load_failed_ = true;
   Post([this, handle, error] {
+    if (error.kind != ErrorKind::kCorrupt) {
+      const std::lock_guard lock(mutex_);
+      for (auto& [name, deployment] : deployments_) {
+        if (deployment.state == DeploymentState::kReady && deployment.ready.handle == handle)
+          deployment.weights_error = error;
+      }
+      return;
+    }
     std::string id;
     std::shared_ptr<architectures::PackedFile> file;
     {
@@ -446,8 +463,9 @@ Result<compute::Charge> Deployments::TakeWeights(const std::string& id, uint64_t
 
 bool Deployments::EvictIdle() {
   std::vector<compute::ModelEntry> entries = engine_.ListModels();
-  std::erase_if(entries, [](const compute::ModelEntry& e) {
-    return e.running + e.waiting > 0 || e.weight_bytes == 0 || e.pooled;
+  std::erase_if(entries, [this](const compute::ModelEntry& e) {
+    return e.running + e.waiting > 0 || e.weight_bytes == 0 || e.pooled ||
+           elasticity_.pin_source(e.name) != PinSource::kNone;
   });
   std::sort(entries.begin(), entries.end(),
             [](const auto& a, const auto& b) { return a.last_used < b.last_used; });
@@ -499,48 +517,11 @@ Status Deployments::Remove(const std::string& id) {
   }
   TP_TRY(Unload(id, /*force=*/false));
   TP_TRY(catalog_.Remove(id));
+  elasticity_.Forget(id);
   const std::lock_guard lock(mutex_);
+  arrivals_.erase(id);
   std::erase_if(assets_cache_, [&](const CachedAssets& cached) { return cached.id == id; });
   return {};
-}
-
-// ---- looking ----------------------------------------------------------------------------------------
-
-DeploymentStatus Deployments::StatusOf(const StoredModel& model,
-                                       const std::vector<compute::ModelEntry>& entries) const {
-  DeploymentStatus status;
-  status.id = model.id;
-  status.model = model;
-  const auto it = deployments_.find(model.id);
-  if (it == deployments_.end()) return status;
-  const Deployment& deployment = it->second;
-  status.state = deployment.state;
-  status.load_share = deployment.share;
-  if (deployment.state == DeploymentState::kFailed) status.error = deployment.error;
-  if (deployment.state != DeploymentState::kReady) return status;
-  status.load_share = 1;
-  for (const compute::ModelEntry& entry : entries) {
-    if (entry.handle == deployment.ready.handle) status.engine = entry;
-  }
-  return status;
-}
-
-std::vector<DeploymentStatus> Deployments::List() const {
-  const std::vector<compute::ModelEntry> entries = engine_.ListModels();
-  std::vector<StoredModel> models = catalog_.List();
-  const std::lock_guard lock(mutex_);
-  for (const auto& [name, built_in] : built_in_) models.push_back(built_in.model);
-  std::vector<DeploymentStatus> out;
-  out.reserve(models.size());
-  for (const StoredModel& model : models) out.push_back(StatusOf(model, entries));
-  return out;
-}
-
-Result<DeploymentStatus> Deployments::Find(std::string_view name) const {
-  TP_ASSIGN(const StoredModel model, Resolve(name));
-  const std::vector<compute::ModelEntry> entries = engine_.ListModels();
-  const std::lock_guard lock(mutex_);
-  return StatusOf(model, entries);
 }
 
 // ---- tokenizers without weights ---------------------------------------------------------------------

@@ -8,6 +8,7 @@
 // ready before the first of them is told; newcomers queue behind those who still wait to be told.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -21,8 +22,10 @@
 
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "platform/inference/elasticity.h"
 #include "platform/inference/inference.h"
 #include "platform/inference/model_assets.h"
+#include "platform/inference/pool_control.h"
 
 namespace tidepool::platform {
 
@@ -71,6 +74,19 @@ class Deployments {
   Result<std::shared_ptr<const ModelAssets>> Assets(const StoredModel& model);
   std::shared_ptr<const ModelAssets> AssetsIfCached(const std::string& id) const;
 
+  // A request for it came in.
+  void CountArrival(const std::string& id);
+  // Registered, loading and failed models with what is known of their weights; the scheduler's part is left
+  // out.
+  std::vector<PoolModelState> PoolModels() const;
+  // Tells the engine; a model that is to be pinned is loaded. Returns the stored model's id.
+  Result<std::string> SetPolicy(std::string_view name, const PolicyChange& change);
+  compute::ModelPolicy PolicyOf(const std::string& id) const { return elasticity_.PolicyOf(id); }
+  // Idle models whose weights cannot be dropped otherwise go, until the ledger is within its limit.
+  void DrainIdle();
+  // The engine can be asked of now: pins, windows, policies, and how many models are registered.
+  void LookAtClock();
+
   // Runs `task` on the watch thread.
   void Post(std::function<void()> task);
 
@@ -85,6 +101,11 @@ class Deployments {
     Error error;
     ReadyModel ready;
     std::shared_ptr<architectures::PackedFile> packed;  // its weights' file, where there is one
+    std::weak_ptr<compute::ResidentWeights> weights;    // the engine's
+    compute::ModelPolicy policy;                        // as the engine has it
+    int32_t failures = 0;                               // loads in a row that failed by the model's fault
+    Nanoseconds retry_at = 0;                           // kFailed: not before
+    std::optional<Error> weights_error;                 // kReady: the pool could not load its weights
     std::deque<Waiting> waiters;
     bool cancel_load = false;
     bool waking = false;  // kReady, and the loader is telling those who waited
@@ -117,7 +138,18 @@ class Deployments {
   bool KeepLoading(const std::string& id, double share);
   int32_t CapContext(int32_t own) const;
   void TickWaiters();
-  DeploymentStatus StatusOf(const StoredModel& model, const std::vector<compute::ModelEntry>& entries) const;
+  DeploymentStatus StatusOf(const StoredModel& model, const std::vector<compute::ModelEntry>& entries,
+                            const compute::PoolReport* report) const;
+  static bool OwnFault(const Error& error);
+  void NoteFailure(Deployment& deployment, const Error& error);
+  Error Quarantined(const Deployment& deployment) const;
+  bool InQuarantine(const Deployment& deployment) const;
+  void Register(const std::string& id);
+  void ApplyPolicies();
+  void UnregisterIdle();
+  compute::ModelPolicy PolicyFor(const std::string& id, const architectures::ModelInfo& info) const;
+  // A fresh look where a pool load has failed (its state is the scheduler's), else nothing.
+  std::shared_ptr<const compute::PoolReport> ReportIfFailing() const;
   void DropStaleAssets(const StoredModel& model);
   void CacheAssets(const StoredModel& model, std::shared_ptr<const ModelAssets> assets);
 
@@ -127,6 +159,8 @@ class Deployments {
   compute::Ledger& ledger_;
   const Clock& clock_;
   const InferenceOptions options_;
+  Elasticity elasticity_;
+  std::atomic<bool> pool_load_failed_{false};
   Counter loads_ok_, loads_failed_, evictions_;
   Histogram load_s_;
   Gauge waiting_gauge_;
@@ -136,6 +170,8 @@ class Deployments {
   bool stopping_ = false;
   std::map<std::string, Deployment> deployments_;
   std::map<std::string, BuiltIn> built_in_;
+  std::map<std::string, uint64_t> arrivals_;
+  bool look_now_ = false;  // at pins and at how many are registered
   std::deque<std::string> load_queue_;
   std::deque<std::function<void()>> posted_;
   int32_t waiting_ = 0;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <algorithm>
 
+#include "platform/inference/deployed_pool.h"
 #include "platform/inference/deployments.h"
 #include "platform/inference/model_assets.h"
 #include "platform/inference/prompt.h"
@@ -17,6 +18,7 @@ std::string_view DeploymentStateName(DeploymentState state) {
     case DeploymentState::kLoading: return "loading";
     case DeploymentState::kReady: return "ready";
     case DeploymentState::kFailed: return "failed";
+    case DeploymentState::kQuarantined: return "quarantined";
   }
   return "unknown";
 }
@@ -205,7 +207,8 @@ class InferenceImpl final : public Inference {
                 const Clock& clock, MetricsRegistry& metrics, const InferenceOptions& options)
       : engine_(engine),
         options_(options),
-        deployments_(catalog, engine, device, ledger, clock, metrics, options) {}
+        deployments_(catalog, engine, device, ledger, clock, metrics, options),
+        pool_(deployments_, engine, ledger, metrics, options) {}
 
   Status AddScripted(chips::SimulatedDevice& device, std::string name, int32_t context_length) override {
     return deployments_.AddScripted(device, std::move(name), context_length);
@@ -277,6 +280,7 @@ class InferenceImpl final : public Inference {
     TP_TRY(EncodePrompt(*assets, prompt, false, "tokens"));
     return assets->tokenizer->Decode(tokens, /*render_special=*/true);
   }
+  PoolControl* pool() override { return &pool_; }
   TokenTexts FindTokenTexts(const std::string& model) const override {
     const Result<StoredModel> stored = deployments_.Resolve(model);
     std::shared_ptr<const ModelAssets> assets;
@@ -305,6 +309,7 @@ class InferenceImpl final : public Inference {
   compute::Engine& engine_;
   const InferenceOptions options_;
   Deployments deployments_;
+  DeployedPool pool_;
 };
 
 Status InferenceImpl::PlanAndStart(const ReadyModel& ready, RunningGeneration& running,
@@ -337,6 +342,7 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Begin(const StoredModel& mode
                                                          std::shared_ptr<ChatSink> sink) {
   const auto running = std::make_shared<RunningGeneration>(
       engine_, std::move(sink), [this](std::function<void()> task) { deployments_.Post(std::move(task)); });
+  deployments_.CountArrival(model.id);
   // Twice: a model found ready may be unloaded before the request reaches the engine.
   for (int attempt = 0; attempt < 2; ++attempt) {
     TP_ASSIGN(const std::optional<ReadyModel> ready,
@@ -359,6 +365,7 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Embed(EmbeddingRequest reques
         fmt::format("give 1 to {} inputs in one request, not {}", kMaxEmbeddingInputs, request.inputs.size()),
         "input");
   }
+  deployments_.CountArrival(model.id);
   const auto shared = std::make_shared<const EmbeddingRequest>(std::move(request));
   const auto running = std::make_shared<RunningEmbedding>(engine_, std::move(done));
   const auto start = [shared, running](const ReadyModel& ready) -> Status {

@@ -23,6 +23,7 @@
 #include "compute/residency/residency.h"
 #include "platform/accounts/keys.h"
 #include "platform/catalog/catalog.h"
+#include "platform/inference/elasticity.h"
 
 namespace tidepool::platform {
 
@@ -105,14 +106,17 @@ class Generation {
   virtual void SetPaused(bool paused) = 0;
 };
 
-enum class DeploymentState : uint8_t { kStored, kLoading, kReady, kFailed };
+// kFailed: the last load did not succeed; the next request tries again. kQuarantined: several in a row did
+// not, or its weights cannot be read; nothing is tried before retry_in_s has passed.
+enum class DeploymentState : uint8_t { kStored, kLoading, kReady, kFailed, kQuarantined };
 std::string_view DeploymentStateName(DeploymentState state);
 
 struct DeploymentStatus {
   std::string id;  // the stored model's id
   DeploymentState state = DeploymentState::kStored;
   double load_share = 0;  // kLoading
-  Error error;            // kFailed
+  Error error;            // kFailed, kQuarantined
+  double retry_in_s = 0;  // kQuarantined
   StoredModel model;
   std::optional<compute::ModelEntry> engine;  // kReady
 };
@@ -129,9 +133,13 @@ struct InferenceOptions {
   compute::PackedCache* packed = nullptr;
   compute::Residency* residency = nullptr;
   compute::FileBackingOptions backing;
-  compute::ModelPolicy policy;  // of every model
-  chips::Roofline roofline;     // first guess of step times
+  compute::ModelPolicy policy;              // of every model
+  chips::Roofline roofline;                 // first guess of step times
+  compute::HostKvArena* host_kv = nullptr;  // the engine's, to be shown and resized
+  ElasticityOptions elasticity;             // pins, windows of the clock, how many stay registered
 };
+
+class PoolControl;
 
 class Inference {
  public:
@@ -167,6 +175,9 @@ class Inference {
   // loaded.
   using TokenTexts = std::function<std::string(int32_t token)>;
   virtual TokenTexts FindTokenTexts(const std::string& model) const = 0;
+
+  // What the operator sees and steers (pool_control.h); nullptr: nothing.
+  virtual PoolControl* pool() { return nullptr; }
 };
 
 }  // namespace tidepool::platform
