@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "gateway/application.h"
 #include "gateway/http_server.h"
+#include "gateway/native/pool_feed.h"
 #include "gateway/services.h"
 
 namespace tidepool::gateway {
@@ -43,8 +44,9 @@ class RunningGateway final : public Gateway {
         // Two: a body that takes long to parse does not hold up the others.
         workers_(std::max(2, options.threads), static_cast<size_t>(options.max_connections)),
         slow_(2, 64),
-        services_{options_, inference, catalog, clock,     metrics,
-                  hooks_,   workers_,  slow_,   draining_, bench_running_},
+        pool_feed_(inference, draining_),
+        services_{options_, inference, catalog,   clock,          metrics,   hooks_,
+                  workers_, slow_,     draining_, bench_running_, pool_feed_},
         application_(services_, std::move(security), keys),
         bodies_(std::make_shared<BodyBudget>(
             options.max_total_body_bytes,
@@ -84,6 +86,7 @@ class RunningGateway final : public Gateway {
 
   void Stop() override {
     draining_ = true;
+    pool_feed_.Stop();
     if (server_) server_->Stop();
     slow_.Stop();
     workers_.Stop();
@@ -97,6 +100,7 @@ class RunningGateway final : public Gateway {
   std::atomic<bool> bench_running_{false};
   Workers workers_;
   Workers slow_;
+  native::PoolFeed pool_feed_;
   Services services_;
   Application application_;
   const std::shared_ptr<BodyBudget> bodies_;

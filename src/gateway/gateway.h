@@ -55,6 +55,8 @@ struct ServerHooks {
   // {"data":[{"id","test":"prefill|decode","batch","tokens","seconds","tokens_per_s","share_of_limit",
   // "limit"}]}. Not set: 501.
   std::function<Result<nlohmann::ordered_json>(const nlohmann::ordered_json&)> bench;
+  // "8GiB" or "60%" (of the machine) to bytes, as the settings take them. Not set: numbers only.
+  std::function<Result<uint64_t>(std::string_view)> memory_bytes;
   std::string version;
   std::string commit;
 };

@@ -11,6 +11,10 @@
 
 namespace tidepool::gateway {
 
+namespace native {
+class PoolFeed;
+}
+
 struct Services {
   const GatewayOptions& options;
   platform::Inference& inference;
@@ -22,6 +26,7 @@ struct Services {
   Workers& slow;     // seconds: loading, deleting, measuring
   std::atomic<bool>& draining;
   std::atomic<bool>& bench_running;
+  native::PoolFeed& pool_feed;
 
   JsonLimits json_limits() const { return JsonLimits{options.max_json_depth, 2'000'000, 4096}; }
 };

@@ -77,4 +77,51 @@ Status CheckBench(const nlohmann::ordered_json& body) {
   return {};
 }
 
+Status CheckResize(const nlohmann::ordered_json& body) {
+  static const Field kFields[] = {{"memory", FieldType::kAny, Treatment::kRead, ""},
+                                  {"warm_memory", FieldType::kAny, Treatment::kRead, ""},
+                                  {"host_kv", FieldType::kAny, Treatment::kRead, ""}};
+  FieldReader reader(body, kFields);
+  return CheckKnown(reader);
+}
+
+std::span<const Field> PoolPolicyFields() {
+  static const Field kFields[] = {
+      {"model", FieldType::kString, Treatment::kRead, "a model of the store"},
+      {"pinned", FieldType::kBoolean, Treatment::kRead, "true: kept resident, loaded at once"},
+      {"idle_ttl_s", FieldType::kNumber, Treatment::kRead,
+       "its weights go after so long without work; -1: when room is needed", -1, 31536000},
+      {"min_resident_s", FieldType::kNumber, Treatment::kRead, "and not earlier after they came", 0, 86400},
+      {"ttft_s", FieldType::kNumber, Treatment::kRead, "until the first token is due", 0, 86400, true},
+      {"tpot_s", FieldType::kNumber, Treatment::kRead, "from one token to the next", 0, 3600, true},
+      {"weight", FieldType::kNumber, Treatment::kRead, "of its requests against other models'", 0.001, 1000},
+  };
+  return kFields;
+}
+
+Result<PoolPolicyRequest> ParsePoolPolicy(const nlohmann::ordered_json& body) {
+  FieldReader reader(body, PoolPolicyFields());
+  TP_TRY(CheckKnown(reader));
+  PoolPolicyRequest request;
+  request.model = reader.String("model").value_or("");
+  if (request.model.empty()) return Fail(BadField("model", "model is missing.", "missing_field"));
+  request.change = {.pinned = reader.Boolean("pinned"),
+                    .idle_ttl_s = reader.Number("idle_ttl_s"),
+                    .min_resident_s = reader.Number("min_resident_s"),
+                    .ttft_s = reader.Number("ttft_s"),
+                    .tpot_s = reader.Number("tpot_s"),
+                    .weight = reader.Number("weight")};
+  TP_TRY(platform::CheckPolicyChange(request.change));
+  return request;
+}
+
+Result<bool> ParseCordon(const nlohmann::ordered_json& body) {
+  const Field fields[] = {{"cordoned", FieldType::kBoolean, Treatment::kRead, ""}};
+  FieldReader reader(body, fields);
+  TP_TRY(CheckKnown(reader));
+  const auto cordoned = reader.Boolean("cordoned");
+  if (!cordoned) return Fail(BadField("cordoned", "cordoned is missing: true or false.", "missing_field"));
+  return *cordoned;
+}
+
 }  // namespace tidepool::gateway::native

@@ -28,6 +28,19 @@ nlohmann::ordered_json SimulateSchema();
 nlohmann::ordered_json PlanRequestSchema();
 nlohmann::ordered_json PlanSchema();
 
+// pool.cc
+void Pool(Services& services, std::shared_ptr<Exchange> exchange);
+void PoolEventStream(Services& services, std::shared_ptr<Exchange> exchange);
+void PoolResize(Services& services, std::shared_ptr<Exchange> exchange);
+void PoolPolicy(Services& services, std::shared_ptr<Exchange> exchange);
+void PoolCordon(Services& services, std::shared_ptr<Exchange> exchange);
+nlohmann::ordered_json PoolSchema();
+nlohmann::ordered_json PoolModelSchema();
+nlohmann::ordered_json PoolResizeRequestSchema();
+nlohmann::ordered_json PoolResizeSchema();
+nlohmann::ordered_json PoolPolicyRequestSchema();
+nlohmann::ordered_json PoolCordonSchema();
+
 // models.cc
 void ListModels(Services& services, std::shared_ptr<Exchange> exchange);
 void GetModel(Services& services, std::shared_ptr<Exchange> exchange);

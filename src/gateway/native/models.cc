@@ -25,7 +25,10 @@ Json ModelJson(const platform::DeploymentStatus& status) {
   out["source"] = model.source;
   out["created"] = model.created;
   out["generates"] = model.generates;
-  if (status.state == platform::DeploymentState::kFailed) out["error"] = ErrorJson(status.error)["error"];
+  const bool quarantined = status.state == platform::DeploymentState::kQuarantined;
+  if (quarantined || status.state == platform::DeploymentState::kFailed)
+    out["error"] = ErrorJson(status.error)["error"];
+  if (quarantined) out["retry_in_s"] = status.retry_in_s;
   if (status.engine) {
     const compute::ModelEntry& entry = *status.engine;
     Json engine;

@@ -21,14 +21,15 @@ Json ModelSchema() {
     "type": "object",
     "properties": {
       "id": {"type": "string"},
-      "state": {"enum": ["stored", "loading", "ready", "failed"]},
+      "state": {"enum": ["stored", "loading", "ready", "failed", "quarantined"]},
       "load_share": {"type": "number", "minimum": 0, "maximum": 1},
       "bytes": {"type": "integer"}, "format": {"type": "string"}, "architecture": {"type": "string"},
       "quantisation": {"type": "string"}, "parameters": {"type": "integer"},
       "context_length": {"type": "integer"}, "licence": {"type": "string"}, "source": {"type": "string"},
       "created": {"type": "integer", "description": "seconds since 1970"},
       "generates": {"type": "boolean", "description": "false: embeddings only"},
-      "error": {"type": "object", "description": "state failed: why"},
+      "error": {"type": "object", "description": "state failed or quarantined: why"},
+      "retry_in_s": {"type": "number", "description": "state quarantined: when it is tried again"},
       "engine": {"type": "object", "description": "state ready: what it holds and does", "properties": {
         "context_length": {"type": "integer"},
         "weight_bytes": {"type": "integer"}, "workspace_bytes": {"type": "integer"}, "kv_bytes": {"type": "integer"},

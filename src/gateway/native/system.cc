@@ -3,6 +3,7 @@
 #include "gateway/errors.h"
 #include "gateway/native/fields.h"
 #include "gateway/native/handlers.h"
+#include "platform/inference/pool_control.h"
 
 namespace tidepool::gateway::native {
 namespace {
@@ -38,6 +39,7 @@ void OpenApi(Services& /*services*/, std::shared_ptr<Exchange> exchange) {
 }
 
 void Metrics(Services& services, std::shared_ptr<Exchange> exchange) {
+  if (auto* pool = services.inference.pool()) pool->UpdateMetrics();
   HttpResponse response;
   response.content_type = "text/plain; version=0.0.4; charset=utf-8";
   response.body = services.metrics.Serialize();

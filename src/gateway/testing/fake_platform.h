@@ -87,6 +87,8 @@ class FakeInference final : public platform::Inference {
   Result<std::vector<int32_t>> TokenizeChat(const platform::ChatRequest& request) override;
   Result<std::string> Detokenize(const std::string& model, std::span<const int32_t> tokens) override;
   TokenTexts FindTokenTexts(const std::string& model) const override;
+  platform::PoolControl* pool() override { return pool_control; }
+  platform::PoolControl* pool_control = nullptr;
   mutable std::atomic<int> token_text_lookups{0};
 
  private:

@@ -1,0 +1,175 @@
+// The pool: its state, its budgets, what each model may expect.
+#include <fmt/format.h>
+
+#include "gateway/errors.h"
+#include "gateway/native/fields.h"
+#include "gateway/native/handlers.h"
+#include "gateway/native/pool_feed.h"
+#include "gateway/openai/fields.h"
+
+namespace tidepool::gateway::native {
+
+using Json = nlohmann::ordered_json;
+
+Json PoolModelJson(const platform::PoolModelState& model);  // pool_feed.cc
+
+namespace {
+
+using openai::BadField;
+
+platform::PoolControl* PoolOf(Services& services, const std::shared_ptr<Exchange>& exchange) {
+  platform::PoolControl* pool = services.inference.pool();
+  if (pool == nullptr) exchange->Send(ErrorResponse(501, "not_available", "This server has no pool."));
+  return pool;
+}
+
+// Bytes, or text that the server's settings would take: "8GiB", "60%".
+Status ReadBytes(const Services& services, const Json& body, const char* name, std::optional<uint64_t>& out) {
+  const auto it = body.find(name);
+  if (it == body.end() || it->is_null()) return {};
+  if (it->is_number_unsigned()) {
+    out = it->get<uint64_t>();
+    return {};
+  }
+  const bool text = it->is_string() && services.hooks.memory_bytes != nullptr;
+  if (!text) {
+    return Fail(BadField(
+        name, fmt::format("{}: {} is no size; give bytes, \"8GiB\" or \"60%\".", name, openai::Shown(*it))));
+  }
+  const auto bytes = services.hooks.memory_bytes(it->get<std::string>());
+  if (!bytes) return Fail(BadField(name, fmt::format("{}: {}.", name, bytes.error().message)));
+  out = *bytes;
+  return {};
+}
+
+}  // namespace
+
+void Pool(Services& services, std::shared_ptr<Exchange> exchange) {
+  if (auto* pool = PoolOf(services, exchange)) exchange->Send(JsonResponse(PoolJson(pool->State())));
+}
+
+void PoolEventStream(Services& services, std::shared_ptr<Exchange> exchange) {
+  if (PoolOf(services, exchange) != nullptr) services.pool_feed.Add(std::move(exchange));
+}
+
+void PoolResize(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto* pool = PoolOf(services, exchange);
+  if (pool == nullptr) return;
+  const auto body = JsonBody(services, exchange->request());
+  if (!body) return exchange->Send(ErrorResponse(body.error()));
+  if (auto known = CheckResize(*body); !known) return exchange->Send(ErrorResponse(known.error()));
+  platform::PoolResize resize;
+  const auto read = [&]() -> Status {
+    TP_TRY(ReadBytes(services, *body, "memory", resize.memory));
+    TP_TRY(ReadBytes(services, *body, "warm_memory", resize.warm_memory));
+    TP_TRY(ReadBytes(services, *body, "host_kv", resize.host_kv));
+    return pool->Resize(resize);
+  };
+  if (auto resized = read(); !resized) return exchange->Send(ErrorResponse(resized.error()));
+  Json state = PoolJson(pool->State());
+  const bool draining = state["memory"]["over_bytes"] > 0 || state["host_kv"]["over_bytes"] > 0;
+  Json reply{{"memory", state["memory"]}, {"warm", state["warm"]}, {"host_kv", state["host_kv"]}};
+  reply["draining"] = draining;
+  reply["note"] =
+      draining ? "More is in use than the new limit. Nothing is killed; nothing new is taken until it has "
+                 "drained. The sizes last until the server starts again."
+               : "The sizes last until the server starts again; settings make them permanent.";
+  exchange->Send(JsonResponse(reply));
+}
+
+void PoolPolicy(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto* pool = PoolOf(services, exchange);
+  if (pool == nullptr) return;
+  const auto body = JsonBody(services, exchange->request());
+  if (!body) return exchange->Send(ErrorResponse(body.error()));
+  const auto request = ParsePoolPolicy(*body);
+  if (!request) return exchange->Send(ErrorResponse(request.error()));
+  const auto changed = pool->SetPolicy(request->model, request->change);
+  if (!changed) return exchange->Send(ErrorResponse(changed.error()));
+  exchange->Send(JsonResponse(PoolModelJson(*changed)));
+}
+
+void PoolCordon(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto* pool = PoolOf(services, exchange);
+  if (pool == nullptr) return;
+  const auto body = JsonBody(services, exchange->request());
+  if (!body) return exchange->Send(ErrorResponse(body.error()));
+  const auto cordoned = ParseCordon(*body);
+  if (!cordoned) return exchange->Send(ErrorResponse(cordoned.error()));
+  pool->SetCordoned(*cordoned);
+  exchange->Send(JsonResponse(Json{{"cordoned", *cordoned}}));
+}
+
+// ---- schemas ------------------------------------------------------------------------------------------
+
+Json PoolModelSchema() {
+  return Json::parse(R"json({
+    "type": "object",
+    "properties": {
+      "id": {"type": "string"},
+      "state": {"enum": ["stored", "loading", "ready", "failed", "quarantined"]},
+      "load_share": {"type": "number"},
+      "segments": {"type": "object", "description": "weights in the order a step needs them, counted by where they are: resident, loading, warm, cold"},
+      "bytes": {"type": "object", "description": "the same in bytes"},
+      "pooled": {"type": "boolean", "description": "its weights come and go as the pool decides"},
+      "waiting": {"type": "integer"}, "active": {"type": "integer"}, "spilled": {"type": "integer"},
+      "slack_s": {"type": ["number", "null"], "description": "until the next token of the most urgent request is due; negative: late"},
+      "load": {"type": "number", "description": "share of the device that its requests need to keep their pace"},
+      "pinned": {"type": "boolean"}, "pinned_by": {"enum": ["none", "settings", "schedule", "operator"]},
+      "idle_ttl_s": {"type": "number"}, "min_resident_s": {"type": "number"}, "ttft_s": {"type": "number"},
+      "tpot_s": {"type": "number"}, "weight": {"type": "number"},
+      "arrivals": {"type": "integer", "description": "requests since the start"},
+      "loads": {"type": "integer"}, "failed_loads": {"type": "integer"}, "evictions": {"type": "integer"},
+      "load_seconds": {"type": "number"}, "bytes_from_disk": {"type": "integer"}, "bytes_from_memory": {"type": "integer"},
+      "engine": {"type": "object"}, "failures": {"type": "integer"}, "error": {"type": "object"},
+      "retry_in_s": {"type": "number", "description": "state quarantined: when it is tried again"}}
+  })json");
+}
+
+Json PoolSchema() {
+  Json schema = Json::parse(R"json({
+    "type": "object",
+    "properties": {
+      "policy": {"type": "string"},
+      "memory": {"type": "object", "description": "limit_bytes, used_bytes, over_bytes, and owners: bytes by owner and kind"},
+      "warm": {"type": "object"}, "host_kv": {"type": "object"}, "packed_cache": {"type": "object"},
+      "load_rates": {"type": "object"},
+      "device": {"type": "object", "properties": {
+        "arena_bytes": {"type": "integer"}, "weight_bytes": {"type": "integer"}, "kv_bytes": {"type": "integer"},
+        "cordoned": {"type": "boolean"}, "busy": {"type": "boolean"}, "running": {"type": ["string", "null"]},
+        "load": {"type": "number", "description": "1: exactly enough for the pace of all requests"},
+        "switch_share": {"type": "number", "description": "of its time that waited for weights with work at hand, over a minute"},
+        "switches_per_s": {"type": "number"}, "kv_moves": {"type": "integer"}}},
+      "counters": {"type": "object"},
+      "models": {"type": "array"}}
+  })json");
+  schema["properties"]["models"]["items"] = PoolModelSchema();
+  return schema;
+}
+
+Json PoolResizeRequestSchema() {
+  return Json::parse(R"json({
+    "type": "object",
+    "properties": {
+      "memory": {"type": ["integer", "string"], "description": "bytes, \"8GiB\" or \"60%\" of the machine: weights and KV in use"},
+      "warm_memory": {"type": ["integer", "string"], "description": "of weights kept in memory beside"},
+      "host_kv": {"type": ["integer", "string"], "description": "of KV that had to make way"}}
+  })json");
+}
+Json PoolResizeSchema() {
+  return Json::parse(R"json({
+    "type": "object",
+    "properties": {"memory": {"type": "object"}, "warm": {"type": "object"}, "host_kv": {"type": "object"},
+      "draining": {"type": "boolean", "description": "more is in use than the new limit; nothing new is taken until it has drained"},
+      "note": {"type": "string"}}
+  })json");
+}
+Json PoolPolicyRequestSchema() { return openai::SchemaOf(PoolPolicyFields(), {"model"}); }
+Json PoolCordonSchema() {
+  return Json::parse(R"json({
+    "type": "object", "required": ["cordoned"],
+    "properties": {"cordoned": {"type": "boolean", "description": "true: no new work begins; what runs ends"}}
+  })json");
+}
+
+}  // namespace tidepool::gateway::native
