@@ -206,12 +206,21 @@ int ApiClient::Probe(std::string_view path, double timeout_s) {
 
 Status ApiClient::Stream(std::string_view path, const Json& body, const std::vector<std::string>& headers,
                          const std::function<bool(const SseEvent&)>& on_event) {
+  return ReadEvents(path, &body, headers, on_event);
+}
+
+Status ApiClient::Follow(std::string_view path, const std::function<bool(const SseEvent&)>& on_event) {
+  return ReadEvents(path, nullptr, {}, on_event);
+}
+
+Status ApiClient::ReadEvents(std::string_view path, const Json* body, const std::vector<std::string>& headers,
+                             const std::function<bool(const SseEvent&)>& on_event) {
   Request request;
   bool wanted = true;
   SseParser parser([&](const SseEvent& event) { wanted = wanted && on_event(event); });
   request.on_bytes = [&](std::string_view bytes) { return parser.Feed(bytes) && wanted; };
   const std::string url = url_ + std::string(path);
-  request.body = body.dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (body != nullptr) request.body = body->dump(-1, ' ', false, Json::error_handler_t::replace);
   curl_easy_setopt(request.easy, CURLOPT_URL, url.c_str());
   curl_easy_setopt(request.easy, CURLOPT_NOSIGNAL, 1L);
   curl_easy_setopt(request.easy, CURLOPT_PROTOCOLS_STR, "http,https");
@@ -222,9 +231,11 @@ Status ApiClient::Stream(std::string_view path, const Json& body, const std::vec
   curl_easy_setopt(request.easy, CURLOPT_LOW_SPEED_TIME, 300L);
   curl_easy_setopt(request.easy, CURLOPT_WRITEFUNCTION, Request::Write);
   curl_easy_setopt(request.easy, CURLOPT_WRITEDATA, &request);
-  curl_easy_setopt(request.easy, CURLOPT_POSTFIELDS, request.body.c_str());
-  curl_easy_setopt(request.easy, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request.body.size()));
-  request.Header("Content-Type: application/json");
+  if (body != nullptr) {
+    curl_easy_setopt(request.easy, CURLOPT_POSTFIELDS, request.body.c_str());
+    curl_easy_setopt(request.easy, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request.body.size()));
+    request.Header("Content-Type: application/json");
+  }
   request.Header("Accept: text/event-stream");
   request.Header("Expect:");
   if (!key_.empty()) request.Header("Authorization: Bearer " + key_);

@@ -42,6 +42,9 @@ class ApiClient {
   Status Stream(std::string_view path, const Json& body, const std::vector<std::string>& headers,
                 const std::function<bool(const SseEvent&)>& on_event);
 
+  // The same with GET; at its end the server has closed the stream.
+  Status Follow(std::string_view path, const std::function<bool(const SseEvent&)>& on_event);
+
   // One segment of a path: everything but letters, digits, '-', '.', '_' and '~' is escaped.
   static std::string Segment(std::string_view text);
 
@@ -49,6 +52,8 @@ class ApiClient {
   struct Request;
   Result<Json> Exchange(const char* method, std::string_view path, const Json* body, double timeout_s);
   Status Perform(Request& request);
+  Status ReadEvents(std::string_view path, const Json* body, const std::vector<std::string>& headers,
+                    const std::function<bool(const SseEvent&)>& on_event);
 
   std::string url_;
   std::string key_;

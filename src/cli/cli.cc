@@ -74,6 +74,9 @@ struct Options {
   bool force = false;
   bool server = false;
   bool reference = false;
+  bool watch = false;
+  std::string action;
+  PoolSizes sizes;
   BenchOptions bench;
   StudyOptions study;
 };
@@ -146,8 +149,9 @@ void AddModels(CLI::App& root, Options& o, std::vector<Entry>& entries) {
   remove->add_option("MODEL", o.models)->required();
   entries.push_back({remove, [](Session& s, Options& options) { return Remove(s, options.models); }});
 
-  CLI::App* processes = root.add_subcommand("ps", "The models in memory");
-  entries.push_back({processes, [](Session& s, Options&) { return Processes(s); }});
+  CLI::App* processes = root.add_subcommand("ps", "The models in memory: where their weights are, who waits");
+  processes->add_flag("--watch", o.watch, "Show it as it changes; Ctrl-C ends");
+  entries.push_back({processes, [](Session& s, Options& options) { return Processes(s, options.watch); }});
 
   CLI::App* stop = root.add_subcommand("stop", "Take a model out of memory, or stop the server");
   stop->add_option("MODEL", o.model);
@@ -164,6 +168,33 @@ void AddModels(CLI::App& root, Options& o, std::vector<Entry>& entries) {
                        else
                          fmt::print("the server has stopped\n");
                        return {};
+                     }});
+}
+
+void AddPool(CLI::App& root, Options& o, std::vector<Entry>& entries) {
+  CLI::App* pin = root.add_subcommand("pin", "Keep a model in memory");
+  pin->add_option("MODEL", o.model)->required();
+  entries.push_back({pin, [](Session& s, Options& options) { return Pin(s, options.model, true); }});
+  CLI::App* unpin = root.add_subcommand("unpin", "Let a model make way again");
+  unpin->add_option("MODEL", o.model)->required();
+  entries.push_back({unpin, [](Session& s, Options& options) { return Pin(s, options.model, false); }});
+
+  CLI::App* pool =
+      root.add_subcommand("pool", "The pool: budgets, who owns which bytes, the device, the models");
+  pool->add_option("ACTION", o.action, "resize, cordon or uncordon; none: show")
+      ->check(CLI::IsMember({"resize", "cordon", "uncordon"}));
+  pool->add_option("SIZE", o.sizes.memory, "resize: bytes, 8GiB or 60% of the machine, until the next start");
+  pool->add_option("--warm", o.sizes.warm_memory, "resize: of weights kept in memory beside");
+  pool->add_option("--host-kv", o.sizes.host_kv, "resize: of KV that had to make way");
+  entries.push_back({pool, [](Session& s, Options& options) -> Status {
+                       if (options.action == "resize") return ResizePool(s, options.sizes);
+                       if (!options.sizes.memory.empty() || !options.sizes.warm_memory.empty() ||
+                           !options.sizes.host_kv.empty()) {
+                         return Fail(ErrorKind::kInvalid, "usage",
+                                     "sizes go with: tidepool pool resize 8GiB");
+                       }
+                       if (options.action.empty()) return ShowPool(s);
+                       return CordonPool(s, options.action == "cordon");
                      }});
 }
 
@@ -344,6 +375,7 @@ int Dispatch(int argc, char** argv, const Hooks& hooks) {
   app.add_subcommand("serve", "Serve models until it is stopped");
   AddRun(app, options, entries);
   AddModels(app, options, entries);
+  AddPool(app, options, entries);
   AddReports(app, options, entries);
   AddStudies(app, options, entries);
   const std::string name = CommandOf(argc, argv);

@@ -71,7 +71,15 @@ Status Pull(Session& session, const PullOptions& options);
 Status List(Session& session, bool catalogue);
 Status Show(Session& session, const std::string& model);
 Status Remove(Session& session, const std::vector<std::string>& models);
-Status Processes(Session& session);
+// watch: redrawn in place until Ctrl-C; lines where standard output is no terminal.
+Status Processes(Session& session, bool watch);
+Status ShowPool(Session& session);
+struct PoolSizes {  // "8GiB", "60%"; empty: as it is
+  std::string memory, warm_memory, host_kv;
+};
+Status ResizePool(Session& session, const PoolSizes& sizes);
+Status CordonPool(Session& session, bool cordoned);
+Status Pin(Session& session, const std::string& model, bool pinned);
 Status Stop(Session& session, const std::string& model, bool force);
 
 struct BenchOptions {

@@ -1,4 +1,4 @@
-// list, show, rm, ps, stop.
+// list, show, rm, stop.
 #include <fmt/format.h>
 
 #include <ctime>
@@ -26,6 +26,8 @@ std::string Age(const Json& model) {
 std::string StateText(const Json& model) {
   const std::string state = TextField(model, "state");
   if (state == "loading") return fmt::format("loading {:.0f}%", NumberField(model, "load_share") * 100);
+  if (state == "quarantined")
+    return fmt::format("quarantined, tried again in {:.0f} s", NumberField(model, "retry_in_s"));
   return state;
 }
 
@@ -139,45 +141,6 @@ Status Remove(Session& session, const std::vector<std::string>& models) {
     if (!session.json()) fmt::print("removed {}\n", id);
   }
   if (session.json()) PrintJson({{"data", removed}});
-  return {};
-}
-
-Status Processes(Session& session) {
-  ApiClient* api = session.ApiIfRunning();
-  Json loaded = Json::array();
-  if (api != nullptr) {
-    TP_ASSIGN(const Json reply, api->Get("/api/v1/models"));
-    for (const Json& model : Items(reply)) {
-      if (TextField(model, "state") != "stored") loaded.push_back(model);
-    }
-  }
-  if (session.json()) {
-    PrintJson({{"data", loaded}});
-    return {};
-  }
-  if (api == nullptr) {
-    fmt::print(stderr, "no server runs; tidepool run MODEL starts one\n");
-    return {};
-  }
-  if (loaded.empty()) {
-    fmt::print(stderr, "no model is loaded; tidepool run MODEL loads one\n");
-    return {};
-  }
-  std::vector<std::vector<std::string>> rows;
-  for (const Json& model : loaded) {
-    const Json engine = model.value("engine", Json::object());
-    rows.push_back({TextField(model, "id"), StateText(model), Size(NumberField(engine, "weight_bytes")),
-                    Size(NumberField(engine, "kv_bytes")),
-                    fmt::format("{:.0f}", NumberField(engine, "running")),
-                    fmt::format("{:.0f}", NumberField(engine, "waiting"))});
-  }
-  fmt::print("{}", TableText({{"NAME"},
-                              {"STATE"},
-                              {"WEIGHTS", Align::kRight},
-                              {"KV", Align::kRight},
-                              {"RUNNING", Align::kRight},
-                              {"WAITING", Align::kRight}},
-                             rows));
   return {};
 }
 

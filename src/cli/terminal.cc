@@ -77,6 +77,11 @@ size_t Terminal::width() const {
   return 80;
 }
 
+size_t Terminal::height() const {
+  winsize size{};
+  return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_row > 0 ? size.ws_row : 24;
+}
+
 std::string Terminal::Wrap(std::string_view code, std::string_view text, bool on) {
   return on ? fmt::format("\x1b[{}m{}\x1b[0m", code, text) : std::string(text);
 }

@@ -34,6 +34,8 @@ class Terminal {
   bool unicode() const { return unicode_; }
   size_t width() const;  // of standard error or output; 80 when neither is a terminal
 
+  size_t height() const;  // of standard output; 24 when it is no terminal
+
   // How wide text for people may be: the terminal's width, or without limit in a pipe.
   size_t text_width() const { return output_ ? width() : SIZE_MAX; }
 
