@@ -128,6 +128,8 @@ platform::InferenceOptions MakeInferenceOptions(const Settings& s) {
   o.policy.tpot_s = s.pool.tpot_s;
   o.policy.idle_ttl_s = s.models.idle_ttl_s;
   o.policy.min_resident_s = s.models.min_resident_s;
+  o.elasticity.pins = s.models.pin;
+  o.elasticity.max_registered = static_cast<int32_t>(s.models.max_registered);
   return o;
 }
 
@@ -224,6 +226,11 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   inference_options.packed = pool.packed.get();
   inference_options.residency = pool.residency.get();
   inference_options.roofline = pool.roofline;
+  inference_options.host_kv = pool.host_kv.get();
+  for (const std::string& text : settings.models.schedule) {
+    TP_ASSIGN(platform::ScheduleRule rule, platform::ParseScheduleRule(text));
+    inference_options.elasticity.schedule.push_back(std::move(rule));
+  }
   pool.inference = platform::Inference::Create(*pool.catalog, *pool.engine, *pool.device, *pool.ledger,
                                                pool.clock, pool.metrics, inference_options);
   if (settings.simulated.enabled) {
@@ -269,6 +276,9 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
     return DescribeMachine(*pool.device, pool.ledger->limit(), settings.home);
   };
   hooks.status = [&pool, started] { return DescribeStatus(pool, started); };
+  hooks.memory_bytes = [&pool](std::string_view text) {
+    return MemoryBytes(text, pool.device->info().memory_bytes);
+  };
   hooks.bench = [&pool](const nlohmann::ordered_json& request) {
     return RunBench(request, *pool.inference, *pool.engine, pool.clock, pool.roofline);
   };

@@ -168,6 +168,13 @@ const std::vector<Spec>& Specs() {
        TP_FIELD(models.min_resident_s), 0, 1e6},
       {"models.pin", Kind::kList, "", "Models that are loaded at start-up and stay resident.",
        TP_FIELD(models.pin)},
+      {"models.schedule", Kind::kList, "",
+       "Times at which models stay resident, such as 08:00-20:00 pin qwen3 or Mon-Fri 09:00-18:00 pin "
+       "smollm2:135m (local time; days joined by + outside the file: Sat+Sun 22:00-06:00 pin gemma3).",
+       TP_FIELD(models.schedule)},
+      {"models.max_registered", Kind::kInt, "64",
+       "Idle models beyond so many leave memory wholly, tokenizer included, the least recently used first.",
+       TP_FIELD(models.max_registered), 1, 100000},
       {"models.preload", Kind::kList, "", "Models to load at start-up, for example smollm2:135m.",
        TP_FIELD(models.preload)},
       {"hub.endpoint", Kind::kText, "https://huggingface.co",
