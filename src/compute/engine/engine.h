@@ -159,7 +159,7 @@ struct ModelPolicy {
   bool pinned = false;
   double idle_ttl_s = -1;     // weights go after so long without work; -1: when room is needed
   double min_resident_s = 0;  // and not earlier after they came
-  StepProfile profile;        // first guess of step times; all 0: none. What steps really take is learned.
+  StepProfile profile = {};   // first guess of step times; all 0: none. What steps really take is learned.
 };
 
 // The pool as people and traces see it: of one moment between two steps.

@@ -122,7 +122,7 @@ class FakeModel final : public architectures::Model {
     CHECK(step.logit_rows.size() <= static_cast<size_t>(limits.max_logit_rows));
     ++entered;
     for (size_t i = 0; step.gate != nullptr && i < segments_.size(); ++i) {
-      if (!step.gate->Wait(static_cast<int32_t>(i))) return {.aborted = true};
+      if (!step.gate->Wait(static_cast<int32_t>(i))) return {.failed_rows = {}, .aborted = true};
     }
     if (needs_resident) CHECK(needs_resident());
     while (hold) std::this_thread::sleep_for(std::chrono::milliseconds(1));

@@ -893,10 +893,16 @@ double PoolState::LoadSeconds(const Replica& replica) const {
   return LoadSeconds(*replica.model, *replica.device);
 }
 
+double PoolState::SlowestPace(const Model& model, const Device& device) const {
+  constexpr double kExpectedContext = 1024;
+  return 2 * model.decode_ratio * ProfileOf(model, device).StepSeconds(0, 0, kExpectedContext, 1);
+}
+
 double PoolState::ReplicaLoad(const Replica& replica, int32_t more_sequences, int64_t more_context) const {
   if (replica.jobs() + more_sequences == 0) return 0;
   const PoolModel& model = replica.model->model;
-  return DecodeSeconds(replica, more_sequences, more_context) / (static_cast<double>(model.tpot) * 1e-9);
+  return DecodeSeconds(replica, more_sequences, more_context) /
+         std::max(static_cast<double>(model.tpot) * 1e-9, SlowestPace(*replica.model, *replica.device));
 }
 
 double PoolState::LoadOf(Device& device) const {

@@ -18,7 +18,7 @@ inline constexpr int32_t kBlockTokens = 16;
 struct Account {
   std::string name;
   double weight = 1;
-  double service_s = 0;  // virtual: device seconds / weight
+  double service_s = 0;             // virtual: device seconds / weight
   std::vector<Nanoseconds> clocks;  // by device: when what it sent would be done, had it only its share
   int64_t jobs = 0;
 };
@@ -37,6 +37,7 @@ struct Job {
   Replica* replica = nullptr;
   Place place = Place::kNowhere;
   bool paused = false;
+  bool relaxed = false;  // its promise has been compared with what the devices can do
   bool asked = false;    // a kAdmit or kGrow waits for its answer
   bool gone = false;     // removed while its KV was moving: kept until the move has ended
   int32_t prompt = 0;    // tokens to prefill: the prompt, and after a drop what was generated too
@@ -74,9 +75,9 @@ struct Replica {
   std::vector<Job*> waiting, active, spilled;  // spilled: also spilling and restoring
   int32_t runnable = 0;                        // active and not paused
   int32_t prefilling = 0;                      // of these
-  int64_t context = 0;  // tokens that the jobs' KV is expected to hold, paused ones left out
-  int64_t backlog = 0;  // prompt tokens to compute, of waiting and runnable
-  uint64_t served = 0;  // turns since the weights landed
+  int64_t context = 0;   // tokens that the jobs' KV is expected to hold, paused ones left out
+  int64_t backlog = 0;   // prompt tokens to compute, of waiting and runnable
+  uint64_t served = 0;   // turns since the weights landed
   uint64_t attempt = 0;  // of a turn that could not run anything
 
   bool resident() const;
@@ -138,7 +139,7 @@ struct Device {
   Nanoseconds wake_at = INT64_MAX;
   bool stuck = false;                // idle with work at hand since the last try: room is made at any price
   Nanoseconds retry_at = INT64_MAX;  // what found no room is tried again, for room comes with time too
-  double load = 0;  // cached; see Load
+  double load = 0;                   // cached; see Load
   bool load_known = false;
   // For people.
   double wait_share = 0, switch_rate = 0;
@@ -262,6 +263,8 @@ class PoolState : public PoolScheduler {
   static double Slack(const Job& job, Nanoseconds now) { return static_cast<double>(job.due() - now) * 1e-9; }
   // Share of the device's time that the jobs on it need to keep their pace.
   double LoadOf(Device& device) const;
+  // Where a model alone is slower than the promise, two at once at its own speed is what can be promised.
+  double SlowestPace(const Model& model, const Device& device) const;
   double ReplicaLoad(const Replica& replica, int32_t more_sequences, int64_t more_context) const;
   void CheckRates(Device& device, Nanoseconds now, bool blocked, bool switched);
 

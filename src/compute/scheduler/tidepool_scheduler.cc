@@ -177,6 +177,23 @@ bool TidepoolScheduler::Overloaded(const Job& job, const Fit& fit, Nanoseconds n
   return fit.load > limit || fit.first_token_s > limit * ttft_s;
 }
 
+// A promise that the fastest device could not keep for this job alone is widened to what it could keep for
+// two: otherwise a slow machine would refuse everything, and every token would be late from the start.
+void TidepoolScheduler::Relax(Job& job) const {
+  if (job.relaxed) return;
+  job.relaxed = true;
+  double pace_s = kNever, first_s = kNever;
+  for (const auto& device : devices_) {
+    if (!MayUse(*job.model, *device)) continue;
+    pace_s = std::min(pace_s, SlowestPace(*job.model, *device));
+    first_s = std::min(
+        first_s, 2 * (PrefillSeconds(*job.model, *device, job.prompt) + LoadSeconds(*job.model, *device)));
+  }
+  if (pace_s == kNever) return;
+  job.tpot = std::max(job.tpot, static_cast<Nanoseconds>(pace_s * 1e9));
+  job.ttft = std::max(job.ttft, static_cast<Nanoseconds>(first_s * 1e9));
+}
+
 void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) {
   if (unplaced_.empty()) return;
   std::vector<Job*> waiting;
@@ -188,6 +205,7 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
                  0, effects);
       continue;
     }
+    Relax(*job);
     const Fit fit = BestFit(*job, now);
     if (fit.device == nullptr) {
       bool any = false, fits = false;

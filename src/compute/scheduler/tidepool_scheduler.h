@@ -1,8 +1,9 @@
 // Tidepool's own policy. Internal to this folder; made by MakeTidepoolScheduler.
 //
 //   Urgency     The slack of a job less the time of its remaining prefill, plus how far its account was
-//               beyond its share of the device when it came (a virtual clock for each account and device). One that is late counts as the less urgent the later it is (its next tokens
-//               are lost anyway), until it has gone unserved for the age bound; then it goes first.
+//               beyond its share of the device when it came (a virtual clock for each account and device).
+//               One that is late counts as the less urgent the later it is (its next tokens are lost anyway),
+//               until it has gone unserved for the age bound; then it goes first.
 //   Turns       Among the resident models of a device the one with the most urgent job runs, and keeps the
 //               device until its slack exceeds the next one's by a few tokens' time. Between resident models
 //               a turn costs nothing. A step holds all decodes of the model and prefill chunks.
@@ -39,6 +40,7 @@ class TidepoolScheduler final : public PoolState {
     Device* device = nullptr;
     double cost = 0, load = 0, first_token_s = 0;
   };
+  void Relax(Job& job) const;
   void PlaceAll(Nanoseconds now, std::vector<Effect>& effects);
   Fit BestFit(const Job& job, Nanoseconds now) const;
   double WeightPressure(const Device& device, uint64_t more_bytes) const;
