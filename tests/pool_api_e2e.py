@@ -1,0 +1,249 @@
+"""The pool as its operator sees and steers it, through the real binary: budgets while requests run, pins, policies, live
+events, the command line, a model that is broken. One small model of real weights under three names."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import threading
+import time
+import urllib.request
+
+import pytest
+
+from cli_e2e import Screen, eventually, start, tidepool
+from server_process import MODEL, Server
+
+REAL_MODEL = pathlib.Path(os.environ.get("TIDEPOOL_TEST_DATA", "")) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server("--simulated", settings={"TIDEPOOL_POOL_MEMORY": "900MiB", "TIDEPOOL_POOL_WARM_MEMORY": "256MiB"}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def model(server):
+    if not REAL_MODEL.exists():
+        pytest.skip("no test data")
+    return server.store(REAL_MODEL)
+
+
+def chat(server, model, tokens, done, prompt="Tell me about the sea."):
+    done.append(server.ask("POST", "/v1/chat/completions", {
+        "model": model, "max_tokens": tokens, "min_tokens": tokens, "temperature": 0,
+        "messages": [{"role": "user", "content": prompt}]}, timeout_s=120))
+
+
+def state_of(server, model):
+    return next((m for m in server.ask("GET", "/api/v1/pool")["models"] if m["id"] == model), None)
+
+
+@contextlib.contextmanager
+def events(server):
+    request = urllib.request.Request(server.url + "/api/v1/pool/events", headers={"Authorization": f"Bearer {server.key}"})
+    with urllib.request.urlopen(request, timeout=30) as stream:
+        def read():
+            name = "message"
+            for line in stream:
+                line = line.decode().rstrip("\n")
+                if line.startswith("event: "):
+                    name = line[7:]
+                elif line.startswith("data: "):
+                    yield name, json.loads(line[6:])
+        yield read()
+
+
+def test_state_says_who_owns_what(server):
+    state = server.ask("GET", "/api/v1/pool")
+    assert state["memory"]["limit_bytes"] == 900 * MIB and state["memory"]["over_bytes"] == 0
+    assert sum(owner["bytes"] for owner in state["memory"]["owners"]) == state["memory"]["used_bytes"]
+    assert state["device"]["cordoned"] is False and state["counters"]["decisions"] >= 0
+    assert any(m["id"] == MODEL for m in state["models"])
+
+
+def test_resize_below_use_kills_nobody(server, model):
+    done, threads = [], []
+    chat(server, model, 1, done)  # its weights are in memory
+    limit = server.ask("GET", "/api/v1/pool")["memory"]["limit_bytes"]
+    for i in range(3):
+        threads.append(threading.Thread(target=chat, args=(server, model, 40, done, f"{i}: tell me about the sea.")))
+        threads[-1].start()
+    eventually(lambda: state_of(server, model)["active"] > 0, "requests run")
+    used = server.ask("GET", "/api/v1/pool")["memory"]["used_bytes"]
+    reply = server.ask("POST", "/api/v1/pool/resize", {"memory": used // 2})
+    assert reply["memory"]["limit_bytes"] == used // 2 and "until the server starts again" in reply["note"]
+    server.ask("POST", "/api/v1/pool/resize", {"memory": "900MiB", "warm_memory": "25%"})
+    for thread in threads:
+        thread.join(100)
+    assert len(done) == 4, "every request was answered"
+    assert all(reply["usage"]["completion_tokens"] == 40 for reply in done[1:])
+    state = server.ask("GET", "/api/v1/pool")
+    assert state["memory"]["limit_bytes"] == limit and state["memory"]["used_bytes"] <= limit
+
+
+def test_idle_weights_leave_when_the_pool_shrinks_and_come_back(server, model):
+    done = []
+    server.ask("POST", "/api/v1/pool/policy", {"model": model, "pinned": False})
+    chat(server, model, 1, done)
+    server.ask("POST", "/api/v1/pool/resize", {"memory": "48MiB"})
+    eventually(lambda: server.ask("GET", "/api/v1/pool")["memory"]["over_bytes"] == 0, "it has drained")
+    assert state_of(server, model)["segments"]["resident"] < 30
+    server.ask("POST", "/api/v1/pool/resize", {"memory": "900MiB"})
+    chat(server, model, 2, done)
+    assert done[-1]["usage"]["completion_tokens"] == 2
+
+
+def test_pins_and_time_to_live(server, model):
+    done = []
+    pinned = server.ask("POST", "/api/v1/pool/policy", {"model": model, "pinned": True})
+    assert pinned["pinned"] and pinned["pinned_by"] == "operator"
+
+    def resident():
+        segments = state_of(server, model)["segments"]
+        return segments["resident"] > 0 and segments["resident"] == sum(segments.values())
+    eventually(resident, "a pinned model is resident")
+    # Scale to zero: the time to live passes, the weights go; the next request brings them back.
+    server.ask("POST", "/api/v1/pool/policy", {"model": model, "pinned": False, "idle_ttl_s": 0.2})
+    eventually(lambda: state_of(server, model)["segments"]["resident"] == 0, "idle weights have left")
+    chat(server, model, 2, done)
+    assert done[0]["usage"]["completion_tokens"] == 2
+    assert state_of(server, model)["arrivals"] > 0
+    server.ask("POST", "/api/v1/pool/policy", {"model": model, "idle_ttl_s": -1})
+
+
+@pytest.mark.parametrize("path,body,says", [
+    ("policy", {"model": MODEL, "ttft_s": -1}, "ttft_s"), ("policy", {"model": "nothing-such", "pinned": True}, "nothing-such"),
+    ("policy", {"model": MODEL, "pined": True}, "pined"), ("policy", {"model": MODEL}, "nothing to change"),
+    ("resize", {"memory": "8 apples"}, "memory"), ("resize", {"memory": 1}, "at least 16 MiB"),
+    ("resize", {"memory": "900TiB"}, "the machine has"), ("resize", {}, "memory"),
+    ("cordon", {"cordoned": "yes"}, "cordoned")])
+def test_errors_name_the_field(server, path, body, says):
+    with pytest.raises(RuntimeError, match=re.escape(says)):
+        server.ask("POST", f"/api/v1/pool/{path}", body)
+
+
+def test_events_tell_what_happens(server, model):
+    done = []
+    server.ask("POST", f"/api/v1/models/{model}/unload", {"force": True})
+    with events(server) as stream:
+        name, first = next(stream)
+        assert name == "state" and first["memory"]["limit_bytes"] > 0
+        threading.Thread(target=chat, args=(server, model, 4, done), daemon=True).start()
+        seen, states, began = [], 0, time.monotonic()
+        for name, data in stream:
+            seen.append(name)
+            states += name == "state"
+            if name == "load" and data["model"] == model:
+                break
+            assert time.monotonic() - began < 25, seen
+        assert states <= 4 * (time.monotonic() - began) + 2, "at most four a second"
+        assert "model" in seen
+
+
+def test_cordoned_takes_nothing_new(server, model):
+    assert "nothing new begins" in tidepool(server.home, "pool", "cordon").stdout
+    try:
+        assert "cordoned" in tidepool(server.home, "pool").stdout
+        with pytest.raises(RuntimeError, match="503|429"):
+            chat(server, model, 2, [])
+    finally:
+        assert tidepool(server.home, "pool", "uncordon").returncode == 0
+    done = []
+    chat(server, model, 2, done)
+    assert done
+
+
+def test_commands(server, model):
+    shown = tidepool(server.home, "ps").stdout
+    assert shown.startswith("NAME") and model in shown and "SLACK" in shown
+    assert tidepool(server.home, "pin", model).stdout.startswith(f"{model} stays in memory")
+    assert f"{model} *" in tidepool(server.home, "ps").stdout
+    assert "makes way" in tidepool(server.home, "unpin", model).stdout
+    pool = tidepool(server.home, "pool").stdout
+    assert re.search(r"memory +\d.* of 944 MB", pool) and "OWNER" in pool and "switches/s" in pool
+    assert json.loads(tidepool(server.home, "pool", "--json").stdout)["policy"] == "tidepool"
+    assert "until the server starts again" in tidepool(server.home, "pool", "resize", "900MiB", "--warm", "128MiB").stdout
+    for wrong, code in ((("pool", "resize"), 2), (("pool", "9GiB"), 2), (("pool", "resize", "1KiB"), 1), (("pin",), 2),
+                        (("pin", "smolm2:135m"), 1)):
+        reply = tidepool(server.home, *wrong)
+        assert reply.returncode == code and reply.stderr, (wrong, reply.stderr)
+
+
+def test_watching(server, model):
+    screen = Screen(server.home, "ps", "--watch")
+    screen.wait_for("NAME")
+    first = screen.seen
+    tidepool(server.home, "pin", model)
+    screen.wait_for(re.escape(model + " *"))
+    assert "\x1b[2J" not in screen.seen and "\x1b[" in first + screen.seen
+    screen.type("\x03")
+    assert os.waitstatus_to_exitcode(os.waitpid(screen.pid, 0)[1]) == 0
+    os.close(screen.fd)
+    tidepool(server.home, "unpin", model)
+    lines = start(server.home, "ps", "--watch")
+    eventually(lambda: True, "")
+    line = lines.stdout.readline()
+    lines.terminate()
+    lines.communicate(timeout=20)
+    line = line if isinstance(line, str) else line.decode()
+    assert re.match(r"\d\d:\d\d:\d\d \S+ \w+", line) and "\x1b" not in line
+
+
+def test_metrics(server):
+    request = urllib.request.Request(server.url + "/metrics", headers={"Authorization": f"Bearer {server.key}"})
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        text = reply.read().decode()
+    for name in ("tidepool_pool_load ", 'tidepool_pool_events_total{event="switch"}', "tidepool_pool_switch_share ",
+                 'tidepool_pool_slack_seconds{model="scripted"}', "tidepool_warm_used_bytes "):
+        assert "\n" + name in text, name
+
+
+def test_a_broken_model_is_left_alone_and_harms_no_other(server, model, tmp_path):
+    copy = tmp_path / "second.gguf"
+    data = bytearray(REAL_MODEL.read_bytes())
+    data[-1] ^= 1  # other bytes: a blob of its own
+    copy.write_bytes(data)
+    other = server.store(copy)
+    done = []
+    chat(server, other, 1, done)
+    # Damaged on disk where it was packed: packed again.
+    server.ask("POST", f"/api/v1/models/{other}/unload", {"force": True})
+    packed = max((server.home / "packed").glob("*.weights"), key=lambda path: path.stat().st_mtime)
+    def packings():
+        cache = server.ask("GET", "/api/v1/pool")["packed_cache"]
+        return cache["misses"] + cache["rebuilds"]
+    before = packings()
+    with open(packed, "r+b") as file:
+        file.seek(packed.stat().st_size // 2)
+        file.write(b"\xff" * 4096)
+    for _ in range(4):  # the first may be told
+        try:
+            chat(server, other, 1, done)
+            break
+        except RuntimeError as problem:
+            assert "503" in str(problem) or "422" in str(problem), problem
+            time.sleep(0.2)
+    assert done[-1]["choices"][0]["message"]["content"] == done[0]["choices"][0]["message"]["content"]
+    assert packings() > before
+    # Its blob is gone: a clear error, then quarantine; the other model answers all the time.
+    server.ask("POST", f"/api/v1/models/{other}/unload", {"force": True})
+    for blob in (server.home / "models").rglob("*"):
+        if blob.is_file() and not blob.is_symlink() and blob.stat().st_size == copy.stat().st_size and \
+                blob.read_bytes()[-1] == data[-1]:
+            blob.unlink()
+    errors = []
+    for _ in range(4):
+        with pytest.raises(RuntimeError) as problem:
+            chat(server, other, 1, done)
+        errors.append(str(problem.value))
+        chat(server, model, 1, done)
+    assert "model_quarantined" in errors[-1] and "tried again in" in errors[-1], errors
+    entry = server.ask("GET", f"/api/v1/models/{other}")
+    assert entry["state"] == "quarantined" and entry["retry_in_s"] > 0 and entry["error"]["message"]
+    assert "quarantined" in tidepool(server.home, "ps").stdout
+    assert tidepool(server.home, "stop", other).returncode == 0, "lets it be tried at once"
