@@ -246,8 +246,8 @@ Status ShowPool(Session& session) {
   fmt::print("warm       {}\n", BudgetText(Member(state, "warm")));
   fmt::print("host KV    {}\n", BudgetText(Member(state, "host_kv")));
   if (!packed.empty()) {
-    fmt::print("on disk    {} of packed weights in {:.0f} files\n", BytesText(NumberField(packed, "bytes")),
-               NumberField(packed, "files"));
+    fmt::print("on disk    {} of packed weights, {:.0f} file{}\n", BytesText(NumberField(packed, "bytes")),
+               NumberField(packed, "files"), NumberField(packed, "files") == 1 ? "" : "s");
   }
   fmt::print("device     {}\n", DeviceText(state));
   fmt::print(

@@ -19,7 +19,8 @@ std::array<uint64_t, 3> MovedOf(const compute::PoolCounters& c) {
   return {c.bytes_loaded, c.bytes_spilled, c.bytes_restored};
 }
 
-Status CheckBudget(const std::optional<uint64_t>& bytes, const char* name, uint64_t least, bool exists) {
+Status CheckBudget(const std::optional<uint64_t>& bytes, const char* name, uint64_t least, uint64_t most,
+                   bool exists) {
   if (!bytes) return {};
   if (!exists) {
     return Fail(ErrorKind::kInvalid, "no_such_budget",
@@ -29,14 +30,23 @@ Status CheckBudget(const std::optional<uint64_t>& bytes, const char* name, uint6
     return Fail(ErrorKind::kInvalid, "invalid_value",
                 fmt::format("{} is {} bytes; it must be at least {} MiB", name, *bytes, least >> 20), name);
   }
+  if (most > 0 && *bytes > most) {
+    return Fail(ErrorKind::kInvalid, "invalid_value",
+                fmt::format("{} is {} bytes; the machine has {}", name, *bytes, most), name);
+  }
   return {};
 }
 
 }  // namespace
 
 DeployedPool::DeployedPool(Deployments& deployments, compute::Engine& engine, compute::Ledger& ledger,
-                           MetricsRegistry& metrics, const InferenceOptions& options)
-    : deployments_(deployments), engine_(engine), ledger_(ledger), registry_(metrics), options_(options) {
+                           MetricsRegistry& metrics, const InferenceOptions& options, uint64_t machine_bytes)
+    : deployments_(deployments),
+      engine_(engine),
+      ledger_(ledger),
+      registry_(metrics),
+      options_(options),
+      machine_bytes_(machine_bytes) {
   over_ = metrics.gauge("tidepool_pool_over_limit_bytes", "Bytes above a limit that was lowered");
   host_kv_used_ = metrics.gauge("tidepool_pool_host_kv_used_bytes", "KV of requests that had to make way");
   host_kv_limit_ = metrics.gauge("tidepool_pool_host_kv_limit_bytes", "Budget for such KV");
@@ -91,9 +101,9 @@ Status DeployedPool::Resize(const PoolResize& resize) {
     return Fail(ErrorKind::kInvalid, "missing_field",
                 "nothing to resize; give one of memory, warm_memory, host_kv");
   }
-  TP_TRY(CheckBudget(resize.memory, "memory", kLeastPoolBytes, true));
-  TP_TRY(CheckBudget(resize.warm_memory, "warm_memory", 0, options_.residency != nullptr));
-  TP_TRY(CheckBudget(resize.host_kv, "host_kv", 0, options_.host_kv != nullptr));
+  TP_TRY(CheckBudget(resize.memory, "memory", kLeastPoolBytes, machine_bytes_, true));
+  TP_TRY(CheckBudget(resize.warm_memory, "warm_memory", 0, machine_bytes_, options_.residency != nullptr));
+  TP_TRY(CheckBudget(resize.host_kv, "host_kv", 0, machine_bytes_, options_.host_kv != nullptr));
   const std::lock_guard lock(resize_mutex_);
   if (resize.warm_memory) options_.residency->SetWarmLimit(*resize.warm_memory);
   if (resize.host_kv) options_.host_kv->SetLimit(*resize.host_kv);

@@ -30,7 +30,7 @@ namespace tidepool::platform {
 class DeployedPool final : public PoolControl {
  public:
   DeployedPool(Deployments& deployments, compute::Engine& engine, compute::Ledger& ledger,
-               MetricsRegistry& metrics, const InferenceOptions& options);
+               MetricsRegistry& metrics, const InferenceOptions& options, uint64_t machine_bytes);
 
   PoolState State() const override;
   Status Resize(const PoolResize& resize) override;
@@ -51,6 +51,7 @@ class DeployedPool final : public PoolControl {
   compute::Ledger& ledger_;
   MetricsRegistry& registry_;
   const InferenceOptions options_;
+  const uint64_t machine_bytes_;  // no budget is larger; 0: not known
 
   std::mutex resize_mutex_;
   std::mutex metrics_mutex_;  // of what follows

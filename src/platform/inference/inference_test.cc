@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "base/ids.h"
+#include "platform/inference/pool_control.h"
 
 namespace tidepool::platform {
 namespace {
@@ -644,6 +645,91 @@ TEST_F(RealModelTest, AModelThatCannotFitIsRefusedWithTheNumbers) {
   EXPECT_EQ(sink->result->error().kind, ErrorKind::kUnavailable);
   EXPECT_EQ(sink->result->error().code, "out_of_pool_memory");
   EXPECT_EQ(ledger_->used(), 0u);
+}
+
+// ---- the pool's operator --------------------------------------------------------------------------------
+
+bool Eventually(const std::function<bool()>& condition) {
+  for (int i = 0; i < 6000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  return condition();
+}
+
+TEST_F(InferenceTest, AModelThatKeepsFailingIsLeftAlone) {
+  AddScripted();
+  const fs::path path = fs::temp_directory_path() / RandomId("tidepool-broken-");
+  std::ofstream(path) << "no model at all";
+  catalog_.Add("broken", path);
+  for (int i = 0; i < 3; ++i) {
+    const auto sink = Run(Ask("broken", "Hi"));
+    ASSERT_FALSE(sink->result.value());
+    EXPECT_NE(sink->result->error().code, "model_quarantined") << i;
+  }
+  const auto refused = inference_->Chat(Ask("broken", "Hi"), std::make_shared<Recorder>());
+  ASSERT_FALSE(refused) << "answered at once";
+  EXPECT_EQ(refused.error().code, "model_quarantined");
+  EXPECT_GT(refused.error().retry_after_s, 0);
+  const auto status = inference_->Find("broken");
+  EXPECT_EQ(status->state, DeploymentState::kQuarantined);
+  EXPECT_GT(status->retry_in_s, 0);
+  EXPECT_FALSE(status->error.message.empty());
+  EXPECT_TRUE(Run(Ask("scripted", "[[say:fine]]"))->result.value()) << "harms no other";
+  const PoolState state = inference_->pool()->State();
+  ASSERT_EQ(state.models.size(), 2u);
+  EXPECT_EQ(state.models[0].state, DeploymentState::kQuarantined);
+  EXPECT_EQ(state.models[0].failures, 3);
+  // An operator may say: now.
+  ASSERT_TRUE(inference_->Unload("broken", false));
+  EXPECT_NE(Run(Ask("broken", "Hi"))->result->error().code, "model_quarantined");
+  fs::remove(path);
+}
+
+TEST_F(InferenceTest, ThePoolSaysWhoOwnsWhatAndRefusesNonsense) {
+  AddScripted();
+  ASSERT_TRUE(Run(Ask("scripted", "[[say:fine]]"))->result.value());
+  PoolControl& pool = *inference_->pool();
+  const PoolState state = pool.State();
+  uint64_t owned = 0;
+  for (const PoolOwner& owner : state.owners) owned += owner.bytes;
+  EXPECT_EQ(owned, state.memory.used);
+  EXPECT_EQ(state.counters.arrivals, 1u);
+  ASSERT_EQ(state.models.size(), 1u);
+  EXPECT_EQ(state.models[0].arrivals, 1u);
+  EXPECT_FALSE(state.models[0].slack_s) << "nothing waits for a token";
+  EXPECT_EQ(pool.Resize({}).error().code, "missing_field");
+  EXPECT_EQ(pool.Resize({.memory = 1000}).error().param, "memory");
+  EXPECT_EQ(pool.Resize({.memory = {}, .warm_memory = {}, .host_kv = 1 << 30}).error().param, "host_kv");
+  EXPECT_EQ(pool.SetPolicy("nothing", {.pinned = true}).error().code, "model_not_found");
+  EXPECT_EQ(pool.SetPolicy("scripted", {.weight = -1}).error().param, "weight");
+  ASSERT_TRUE(pool.Resize({.memory = 64 << 20}));
+  EXPECT_EQ(ledger_->limit(), uint64_t{64} << 20);
+  const auto pinned = pool.SetPolicy("scripted", {.pinned = true, .ttft_s = 2});
+  ASSERT_TRUE(pinned);
+  EXPECT_EQ(pinned->pin, PinSource::kOperator);
+  EXPECT_EQ(pinned->policy.ttft_s, 2);
+  pool.UpdateMetrics();
+  const std::string text = metrics_.Serialize();
+  EXPECT_NE(text.find("tidepool_pool_events_total{event=\"arrival\"} 1"), std::string::npos);
+  EXPECT_NE(text.find("tidepool_pool_pinned{model=\"scripted\"} 1"), std::string::npos);
+}
+
+TEST_F(RealModelTest, PinnedModelsComeAloneAndIdleOnesGoBeyondTheMost) {
+  InferenceOptions options;
+  options.elasticity.pins = {"smollm2:135m"};
+  options.elasticity.max_registered = 2;
+  options.elasticity.period_s = 0.05;
+  catalog_.Add("a:135m", model_);
+  catalog_.Add("b:135m", model_);
+  StartCpu(uint64_t{2} << 30, options);
+  EXPECT_TRUE(Eventually([&] { return inference_->Find("smollm2:135m")->state == DeploymentState::kReady; }))
+      << "nobody asked for it";
+  for (const char* model : {"a:135m", "b:135m"}) {
+    ChatRequest request = Ask(model, "Hi");
+    request.sampling.max_tokens = 1;
+    ASSERT_TRUE(Run(request)->result.value());
+  }
+  EXPECT_TRUE(Eventually([&] { return inference_->Find("a:135m")->state == DeploymentState::kStored; }));
+  EXPECT_EQ(inference_->Find("b:135m")->state, DeploymentState::kReady) << "used last";
+  EXPECT_EQ(inference_->Find("smollm2:135m")->state, DeploymentState::kReady) << "pinned";
 }
 
 }  // namespace

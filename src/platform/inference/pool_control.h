@@ -69,7 +69,7 @@ struct PoolState {
 };
 
 struct PoolResize {
-  std::optional<uint64_t> memory, warm_memory, host_kv;
+  std::optional<uint64_t> memory = {}, warm_memory = {}, host_kv = {};
 };
 
 class PoolControl {
