@@ -199,8 +199,8 @@ TEST_F(PoolApiTest, OnlySoManyWatch) {
   for (int i = 0; i < 64; ++i) {
     watchers.push_back(std::make_unique<RawClient>(port_));
     watchers.back()->Send(Get("/api/v1/pool/events"));
-    ASSERT_TRUE(watchers.back()->ReadUntil("event: state"));
   }
+  for (const auto& watcher : watchers) ASSERT_TRUE(watcher->ReadUntil("event: state"));
   const RawReply one_more = Ask(Get("/api/v1/pool/events"));
   EXPECT_EQ(one_more.status, 429);
   EXPECT_TRUE(one_more.headers.contains("retry-after"));
