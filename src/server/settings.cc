@@ -103,7 +103,7 @@ const std::vector<Spec>& Specs() {
       {"pool.lock_weights", Kind::kBool, "true",
        "Lock resident weights in memory, as far as the system allows (ulimit -l).",
        TP_FIELD(pool.lock_weights)},
-      {"pool.admission_load", Kind::kNumber, "1.15",
+      {"pool.admission_load", Kind::kNumber, "1",
        "A request is answered with 429 when its device would need more than this share of its time to keep "
        "every promise; 0: all wait.",
        TP_FIELD(pool.admission_load), 0, 1000},

@@ -42,9 +42,10 @@ Error Overloaded(const Effect& effect, const std::string& model, double ttft_s) 
       break;
     default:
       error.message = fmt::format(
-          "the pool is full: {} requests for {} wait, and the first token of this one could not be promised "
-          "within {:.0f} s; try again in {:.0f} s",
-          effect.queue_position, model, ttft_s, error.retry_after_s);
+          "the pool is busy: with this request for {} ({} wait before it) it could not keep its promise of a "
+          "first "
+          "token within {:.0f} s and a steady stream after it; try again in {:.0f} s",
+          model, effect.queue_position, ttft_s, error.retry_after_s);
   }
   return error;
 }

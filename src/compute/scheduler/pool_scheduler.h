@@ -257,7 +257,7 @@ class PoolScheduler {
 struct PoolPolicyOptions {
   // Arrivals are rejected when every device would need more than this share of its time to keep the pace of
   // its jobs. 0: nothing is rejected for load.
-  double admission_load = 1.15;
+  double admission_load = 1;
   // Reserved tokens (prompt + most output) may exceed what device and host can hold by this factor. More than
   // 1: when memory runs out after all, KV is dropped and recomputed.
   double overcommit = 1;

@@ -92,7 +92,34 @@ void PoolState::AddModel(const PoolModel& model) {
   state->replicas.resize(devices_.size());
   state->warm.resize(hosts_.size());
   for (const PoolHostId host : model.warm_hosts) state->warm.at(Index(host)) = true;
+  Model& added = *state;
   CHECK(models_.emplace(model.model, std::move(state)).second);
+  PlacePinned(added);
+}
+
+// A pinned model is loaded where there is most room, without waiting for a first request.
+void PoolState::PlacePinned(Model& model) {
+  if (!model.model.pinned) return;
+  Device* best = nullptr;
+  uint64_t most = 0;
+  for (const auto& device : devices_) {
+    const auto& allowed = model.model.devices;
+    if (!allowed.empty() && std::find(allowed.begin(), allowed.end(), device->id) == allowed.end()) continue;
+    const Replica* replica = FindReplica(model, *device);
+    if (replica != nullptr && (replica->landed > 0 || replica->loading)) return;
+    uint64_t pinned = 0;
+    for (const Replica* other : device->replicas) {
+      if (other->model->model.pinned) pinned += other->model->weight_bytes;
+    }
+    const uint64_t room = device->cordoned || pinned >= device->arena ? 0 : device->arena - pinned;
+    if (best == nullptr || room > most) {
+      most = room;
+      best = device.get();
+    }
+  }
+  if (best == nullptr) return;
+  ReplicaOf(model, *best);
+  Touch(*best);
 }
 
 void PoolState::RemoveModel(PoolModelId id) {
@@ -123,6 +150,7 @@ void PoolState::UpdateModel(const PoolModel& update) {
   model.idle_ttl = update.idle_ttl;
   model.min_resident = update.min_resident;
   model.devices = update.devices;
+  PlacePinned(ModelOf(update.model));
   for (const auto& device : devices_) Touch(*device);
 }
 

@@ -285,6 +285,7 @@ class PoolState : public PoolScheduler {
  private:
   Account* AcquireAccount(const std::string& name, double weight);
   void DropAccount(Account* account);
+  void PlacePinned(Model& model);
   void Count(const Job& job, int32_t sign);
   void Free(Job& job);  // from the table; it is in no list
   void ReturnHostRoom(Host& host);

@@ -104,9 +104,11 @@ TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds no
     const double after = before + more;
     double cost = more + Congestion(after) - Congestion(before) + 0.05 * before;
     double load_s = 0;
+    double pressure = 0;
     if (!joins) {
       const double pressed = WeightPressure(device, 0),
                    pressed_after = WeightPressure(device, model.weight_bytes);
+      pressure = pressed_after;
       cost += 0.3 * (pressed_after - pressed) + Congestion(pressed_after) - Congestion(pressed);
     }
     if (!there && model.needs_weights()) {
@@ -124,7 +126,7 @@ TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds no
     const double first_s = (backlog_s + own_s) / std::clamp(1 - before, 0.25, 1.0) + load_s;
     cost += std::max(0.0, first_s / (static_cast<double>(job.ttft) * 1e-9) - 0.25);
     if (best.device == nullptr || cost < best.cost) {
-      best = {.device = &device, .cost = cost, .load = after, .first_token_s = first_s};
+      best = {.device = &device, .cost = cost, .load = std::max(after, pressure), .first_token_s = first_s};
     }
   }
   (void)now;
@@ -161,8 +163,51 @@ double TidepoolScheduler::FullBatchSeconds(const Job& job, const Device& device)
              full;
 }
 
+double TidepoolScheduler::ExpectedOutput(const Job& job) const {
+  constexpr double kUnknown = 256;
+  return std::min<double>(job.job.max_output_tokens,
+                          job.model->mean_output > 0 ? job.model->mean_output : kUnknown);
+}
+
+// Seconds until the device had done all that it has, and this job, at the batches of now.
+double TidepoolScheduler::WorkSeconds(const Device& device, const Job& job) const {
+  double work_s = 0;
+  const auto add = [&](const Model& model, const Replica* replica, bool with_job) {
+    double steps = with_job ? ExpectedOutput(job) : 0;
+    int64_t backlog = with_job ? job.prompt : 0;
+    if (replica != nullptr) {
+      for (const auto* list : {&replica->waiting, &replica->active, &replica->spilled}) {
+        for (const Job* other : *list) {
+          if (!other->paused)
+            steps = std::max(steps, std::max(1.0, ExpectedOutput(*other) - other->produced));
+        }
+      }
+      backlog += replica->backlog;
+      work_s += steps * DecodeSeconds(*replica, with_job ? 1 : 0, with_job ? job.prompt : 0);
+    } else {
+      work_s += steps * model.decode_ratio * ProfileOf(model, device).StepSeconds(0, 0, job.prompt, 1);
+    }
+    work_s += PrefillSeconds(model, device, backlog);
+    if (replica == nullptr || !replica->resident()) work_s += LoadSeconds(model, device);
+  };
+  const Replica* own = FindReplica(*job.model, device);
+  add(*job.model, own, true);
+  for (const Replica* replica : device.replicas) {
+    if (replica != own && replica->jobs() > 0) add(*replica->model, replica, false);
+  }
+  return work_s;
+}
+
 bool TidepoolScheduler::Overloaded(const Job& job, const Fit& fit, Nanoseconds now) const {
   if (options_.admission_load <= 0) return false;
+  // All that is there may be done by when the last token of this job is due, although keeping everyone's pace
+  // at once would be too much: answers are finite, and the time to the first token is a buffer.
+  const double last_due_s =
+      (static_cast<double>(job.ttft) + ExpectedOutput(job) * static_cast<double>(job.tpot)) * 1e-9;
+  if (accounts_.size() == 1 && fit.load > options_.admission_load &&
+      WorkSeconds(*fit.device, job) <= last_due_s) {
+    return false;
+  }
   const double ttft_s = static_cast<double>(job.ttft) * 1e-9;
   const double limit = options_.admission_load;
   if (accounts_.size() > 1 && ShareOf(*job.account, *fit.device) < 1) {

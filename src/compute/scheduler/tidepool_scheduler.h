@@ -44,6 +44,8 @@ class TidepoolScheduler final : public PoolState {
   void PlaceAll(Nanoseconds now, std::vector<Effect>& effects);
   Fit BestFit(const Job& job, Nanoseconds now) const;
   double WeightPressure(const Device& device, uint64_t more_bytes) const;
+  double ExpectedOutput(const Job& job) const;
+  double WorkSeconds(const Device& device, const Job& job) const;
   bool Overloaded(const Job& job, const Fit& fit, Nanoseconds now) const;
   double ShareOf(const Account& account, const Device& device) const;
   double FullBatchSeconds(const Job& job, const Device& device) const;
