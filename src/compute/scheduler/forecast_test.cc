@@ -1,4 +1,5 @@
 // Prewarming by forecast: weights of models whose requests keep coming are brought before the next one asks.
+// And the other way round: a pool that is made smaller under its work.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,7 +14,7 @@ constexpr Nanoseconds kGap = 20 * kSecond;
 
 class ForecastTest : public ::testing::Test {
  protected:
-  ForecastTest() : world_(MakeTidepoolScheduler({.admission_load = 0}), 7) {
+  ForecastTest() : world_(MakeTidepoolScheduler({.admission_load = 0, .max_turn_steps = 1}), 7) {
     world_.AddHost({.kv_bytes = 0, .load_bytes_per_s = 4e9});
     world_.AddDevice({.host = 0, .arena_bytes = kArena, .copy_bytes_per_s = 20e9});
     world_.AddModel(TestModel(kBusy, 4));
@@ -73,6 +74,20 @@ TEST_F(ForecastTest, WhatNobodyAsksForAnyMoreStaysAway) {
   EXPECT_EQ(world_.resident(0, kBusy), 0);
   Ask();  // and still comes when it is asked for
   EXPECT_EQ(world_.resident(0, kBusy), 4);
+  EXPECT_FALSE(world_.failed());
+}
+
+TEST_F(ForecastTest, APoolThatShrinksUnderItsWorkDrainsWhenThatHasEnded) {
+  world_.Arrive({.job = 1, .model = kBusy, .account = "a", .prompt_tokens = 64, .max_output_tokens = 400},
+                400);
+  world_.Decide();
+  while (world_.live.at(1).produced < 10) ASSERT_TRUE(world_.Advance());
+  world_.SetArena(0, kTestSegment);
+  world_.Decide();
+  world_.Finish();
+  EXPECT_TRUE(world_.ended.contains(1)) << "not killed";
+  EXPECT_EQ(world_.ended.at(1).produced, 400);
+  EXPECT_LE(world_.resident(0, kBusy), 1) << "its weights leave without another request";
   EXPECT_FALSE(world_.failed());
 }
 

@@ -410,6 +410,8 @@ bool TidepoolScheduler::BeginTurn(Device& device, Nanoseconds now) {
     }
   }
   if (best == nullptr) {
+    // The last turn's model may go now: a pool that was made smaller has waited for that.
+    if (turn.replica != nullptr && device.used() > device.arena) device.dirty = true;
     turn = {};
     CheckRates(device, now, blocked, false);
     return false;

@@ -52,7 +52,8 @@ TEST(Workload, TheSameSeedGivesTheSameRequests) {
   options.seed = 7;
   options.rates.push_back(2);
   std::vector<Nanoseconds> kept, before;
-  for (const auto& r : *GenerateRequests(options, ShippedLengths())) {
+  const auto more = *GenerateRequests(options, ShippedLengths());
+  for (const auto& r : more) {
     if (r.model == 1) kept.push_back(r.arrival);
   }
   for (const auto& r : first) {
