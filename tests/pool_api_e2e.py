@@ -77,9 +77,10 @@ def test_resize_below_use_kills_nobody(server, model):
     used = server.ask("GET", "/api/v1/pool")["memory"]["used_bytes"]
     reply = server.ask("POST", "/api/v1/pool/resize", {"memory": used // 2})
     assert reply["memory"]["limit_bytes"] == used // 2 and "until the server starts again" in reply["note"]
-    server.ask("POST", "/api/v1/pool/resize", {"memory": "900MiB", "warm_memory": "25%"})
     for thread in threads:
         thread.join(100)
+    eventually(lambda: server.ask("GET", "/api/v1/pool")["memory"]["over_bytes"] == 0, "it has drained when they had ended")
+    server.ask("POST", "/api/v1/pool/resize", {"memory": "900MiB", "warm_memory": "25%"})
     assert len(done) == 4, "every request was answered"
     assert all(reply["usage"]["completion_tokens"] == 40 for reply in done[1:])
     state = server.ask("GET", "/api/v1/pool")

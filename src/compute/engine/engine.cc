@@ -158,7 +158,6 @@ void EngineImpl::OnLoadFailed(std::function<void(ModelHandle, const Error&)> tol
 void EngineImpl::LimitsChanged() {
   Call([&] {
     if (options_.host_kv != nullptr) scheduler_->SetHostKv(0, options_.host_kv->limit(), clock_.now());
-    if (const uint64_t over = ledger_.over_limit_bytes(); over > 0) Reclaim(over, nullptr);
     RefreshArena();
   });
 }

@@ -233,6 +233,8 @@ void EngineImpl::Evict(LoadedModel& model, int32_t keep) {
 // The scheduler plans with what is left beside scratch, weights that stay, and slabs of KV that are charged
 // but hold nothing it knows of.
 void EngineImpl::RefreshArena() {
+  // The limit was lowered: caches of requests that have ended since go first.
+  if (const uint64_t over = ledger_.over_limit_bytes(); over > 0) Reclaim(over, nullptr);
   const uint64_t limit = ledger_.limit();
   uint64_t besides =
       ledger_.used_by(ChargeKind::kScratch) + ledger_.used_by(ChargeKind::kState) + fixed_weight_bytes_;
