@@ -326,7 +326,9 @@ TEST_F(InferenceTest, AFailedLoadTellsEveryoneAndBlocksNobody) {
     ASSERT_FALSE(result);
     EXPECT_FALSE(result.error().message.empty());
   }
-  EXPECT_EQ(inference_->Find("junk:latest")->state, DeploymentState::kFailed);
+  // Each of the three may have begun a load of its own: the third failure in a row is a quarantine.
+  const DeploymentState state = inference_->Find("junk:latest")->state;
+  EXPECT_TRUE(state == DeploymentState::kFailed || state == DeploymentState::kQuarantined);
   EXPECT_FALSE(inference_->Find("junk:latest")->error.message.empty());
   EXPECT_TRUE(Run(Ask("scripted", "[[say:ok]]"))->result.value());
   EXPECT_TRUE(inference_->Unload("junk:latest", false));
