@@ -55,7 +55,7 @@ SEARCH_STEP = 1.15  # the search ends when the highest good and the lowest bad r
 REAL_MODELS = ("SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-Q4_K_M.gguf")
 SCENARIOS = ("8:poisson:0.02", "8:poisson:0.05", "8:poisson:0.1", "8:skewed:0.05", "12:poisson:0.033", "12:skewed:0.033",
              "8:poisson:0.4")
-QUICK_MODELS, QUICK_RATE, QUICK_MEMORY, QUICK_CANCELS = 8, 6.0, "96MiB", 0.2
+QUICK_MODELS, QUICK_RATE, QUICK_MEMORY, QUICK_CANCELS = 8, 6.0, "48MiB", 0.2
 
 
 class Scenario:

@@ -293,10 +293,11 @@ void EngineImpl::UpdateGauges(LoadedModel& model) {
 void EngineImpl::ReportQueue() {
   const Nanoseconds now = clock_.now();
   if (queued_ == 0 || now - queue_reported_at_ < kQueueReportInterval) return;
-  queue_reported_at_ = now;
   for (const auto& [handle, model] : models_) {
     waiting_scratch_.clear();
     scheduler_->ListWaiting(handle, waiting_scratch_);
+    // Only now: a request may be counted that has not come out of the inbox yet.
+    if (!waiting_scratch_.empty()) queue_reported_at_ = now;
     int32_t position = 0;
     for (const PoolJobId job : waiting_scratch_) {
       Sequence& sequence = *FindSequence(job);
