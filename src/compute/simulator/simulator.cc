@@ -481,10 +481,12 @@ Result<std::unique_ptr<PoolScheduler>> MakePolicy(const SimConfig& config) {
     for (const SimDevice& device : config.devices) ++devices[static_cast<size_t>(device.host)];
     for (const int32_t count : devices) {
       if (count > std::max(config.prefill_devices, 1)) continue;
-      return Fail(ErrorKind::kInvalid, "too_few_devices",
-                  fmt::format("policy \"aegaeon\" needs a device that decodes on every host: {} of {} devices prefill",
-                              std::max(config.prefill_devices, 1), count),
-                  "devices");
+      return Fail(
+          ErrorKind::kInvalid, "too_few_devices",
+          fmt::format(
+              "policy \"aegaeon\" needs a device that decodes on every host: {} of {} devices prefill",
+              std::max(config.prefill_devices, 1), count),
+          "devices");
     }
     return MakeAegaeonScheduler(config.options, {.prefill_devices = config.prefill_devices});
   }
