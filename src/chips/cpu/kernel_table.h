@@ -109,7 +109,21 @@ inline constexpr uint8_t kIq4Codes[16] = {1,   24,  45,  63,  79,  93,  106, 118
                                           129, 141, 153, 166, 181, 197, 217, 241};
 inline constexpr uint8_t kMxfp4Codes[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
+// How rows are cut into tiles for kernels that want several rows' codes side by side: rows / tile_count each, one more
+// in the first rows % tile_count. tile_count 0: not cut.
+struct RowTiles {
+  int64_t rows = 0;
+  int64_t count = 0;
+};
+[[gnu::always_inline]] static inline int64_t TileFirstRow(const RowTiles& tiles, int64_t tile) {
+  const int64_t extra = tiles.rows % tiles.count;
+  return tile * (tiles.rows / tiles.count) + (tile < extra ? tile : extra);
+}
+
 // Rows of activations rounded to int8, one scale for each group of 32: x ~ scale * code.
+//
+// Cut into tiles, a tile of h rows from row r on has its codes at codes + r * columns as [group][8][h][4 columns], and
+// its scales, sums and offsets at r * groups as [group][h]; `stride` and `pairs` are not used.
 struct QuantisedRows {
   const int8_t* codes;     // [rows][stride], -127..127
   const int16_t* pairs;    // [rows][stride], each four codes as (0, 2, 1, 3); only for some kernels
@@ -117,6 +131,7 @@ struct QuantisedRows {
   const float* sums;       // [rows][groups or 2 groups] scale * (sum of codes), for minimums
   const int32_t* offsets;  // [rows][groups or 2 groups] -zero * (sum of codes)
   int64_t stride;
+  RowTiles tiles;
 };
 
 struct QuantiseTask {
@@ -128,6 +143,7 @@ struct QuantiseTask {
   int16_t* pairs;  // nullptr: not wanted
   float* scales;
   int32_t* sums16;  // [rows][2 groups] sums of codes
+  RowTiles tiles;   // of all rows of `codes`
 };
 
 // A range of rows of x times a range of panels.
@@ -138,8 +154,9 @@ struct LinearTask {
   int64_t panel_begin, panel_end;
   int64_t outputs;  // rows of the weight: the last panel may be partial
   int64_t columns;
-  int64_t row_begin, row_end;  // rows of x
-  const float* x;              // float layouts
+  int64_t row_begin, row_end;    // rows of x
+  int64_t tile_begin, tile_end;  // the same rows, where they are cut into tiles
+  const float* x;                // float layouts
   int64_t x_stride;
   QuantisedRows quantised;  // quantised layouts
   float* out;
@@ -221,6 +238,7 @@ enum ActivationKernel : uint8_t { kSiluKernel, kGeluTanhKernel, kGeluExactKernel
 struct KernelTable {
   const char* name;
   bool needs_pairs;  // 8-bit codes take QuantisedRows::pairs
+  int tile_rows;     // rows of a tile at most; 0: rows are not cut into tiles
   void (*quantise)(const QuantiseTask&);
   void (*linear[kPanelLayouts])(const LinearTask&);
   void (*attend)(const AttentionTask&);

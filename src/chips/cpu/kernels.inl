@@ -4,19 +4,31 @@
 #include "chips/cpu/elementwise.inl"
 #include "chips/cpu/linear_float.inl"
 #include "chips/cpu/linear_quantised.inl"
+#include "chips/cpu/linear_dot.inl"
 #include "chips/cpu/attention.inl"
 // clang-format on
+
+template <PanelLayout kLayout>
+static void Linear(const LinearTask& task) {
+  if constexpr (!IsQuantised(kLayout)) {
+    LinearFloat<kLayout>(task);
+  } else if constexpr (kTiles) {
+    LinearDot<kLayout>(task);
+  } else {
+    LinearQuantised<kLayout>(task);
+  }
+}
 
 constexpr KernelTable MakeTable(const char* name) {
   return KernelTable{
       name,
       !TP_HAS_DOT,
+      kTiles ? kDotTileRows : 0,
       QuantiseRows,
-      {LinearFloat<kPanelF32>, LinearFloat<kPanelF16>, LinearFloat<kPanelBF16>, LinearQuantised<kPanelQ4_0>,
-       LinearQuantised<kPanelQ4_1>, LinearQuantised<kPanelQ5_0>, LinearQuantised<kPanelQ5_1>,
-       LinearQuantised<kPanelQ8_0>, LinearQuantised<kPanelQ2_K>, LinearQuantised<kPanelQ3_K>,
-       LinearQuantised<kPanelQ4_K>, LinearQuantised<kPanelQ5_K>, LinearQuantised<kPanelQ6_K>,
-       LinearQuantised<kPanelIQ4_NL>, LinearQuantised<kPanelIQ4_XS>, LinearQuantised<kPanelMXFP4>},
+      {Linear<kPanelF32>, Linear<kPanelF16>, Linear<kPanelBF16>, Linear<kPanelQ4_0>, Linear<kPanelQ4_1>,
+       Linear<kPanelQ5_0>, Linear<kPanelQ5_1>, Linear<kPanelQ8_0>, Linear<kPanelQ2_K>, Linear<kPanelQ3_K>,
+       Linear<kPanelQ4_K>, Linear<kPanelQ5_K>, Linear<kPanelQ6_K>, Linear<kPanelIQ4_NL>, Linear<kPanelIQ4_XS>,
+       Linear<kPanelMXFP4>},
       Attend,
       MergePartials,
       RmsNormRows,

@@ -1,6 +1,9 @@
 // y = x W^T for quantised panels: dot products of 8-bit integers, exact within a group, scaled and added in
 // float32 in the order of the groups. Every path (any number of rows) does the same additions for an output.
 
+// Whole vectors of 16 outputs and dot instructions: linear_dot.inl does it, over tiles of rows.
+constexpr bool kTiles = TP_HAS_DOT && kLanes == kPanelRows;
+
 // Stops the compiler from regrouping a chain of integer additions into a tree, whose leaves it then spills.
 TP_INLINE void KeepInRegister(Ints& v) { asm("" : "+v"(v)); }
 
@@ -189,10 +192,24 @@ static void LinearQuantised(const LinearTask& task) {
 static void QuantiseRows(const QuantiseTask& task) {
   constexpr int kVectors = kGroup / kLanes;
   const int64_t groups = task.columns / kGroup;
+  int64_t tile = 0, tile_row = 0, tile_rows = 0;  // of `row`: its tile, the tile's first row and height
+  if constexpr (kTiles) {
+    tile = task.row_begin * task.tiles.count / task.tiles.rows;
+    while (TileFirstRow(task.tiles, tile) > task.row_begin) --tile;
+  }
   for (int64_t row = task.row_begin; row < task.row_end; ++row) {
     const float* x = task.x + row * task.x_stride;
     int8_t* codes = task.codes + row * task.stride;
-    for (int64_t g = 0; g < groups; ++g, x += kGroup, codes += kGroup) {
+    int64_t place = row * groups, step = 1;  // of the group's scale and sums
+    if constexpr (kTiles) {
+      while (TileFirstRow(task.tiles, tile + 1) <= row) ++tile;
+      tile_row = TileFirstRow(task.tiles, tile);
+      tile_rows = TileFirstRow(task.tiles, tile + 1) - tile_row;
+      codes = task.codes + tile_row * task.columns + (row - tile_row) * 4;
+      place = tile_row * groups + row - tile_row;
+      step = tile_rows;
+    }
+    for (int64_t g = 0; g < groups; ++g, x += kGroup, place += step) {
       Floats v[kVectors];
       Floats largest = Zero();
       bool nan = false;
@@ -204,13 +221,20 @@ static void QuantiseRows(const QuantiseTask& task) {
       const float peak = MaxLanes(largest);
       // Below 1e-35 the quotient could overflow; rounding to zero is exact to 1e-35.
       const float inverse = peak < 1e-35f ? 0.0f : 127.0f / peak;
-      task.scales[row * groups + g] = nan ? __builtin_nanf("") : peak * (1.0f / 127.0f);
+      task.scales[place] = nan ? __builtin_nanf("") : peak * (1.0f / 127.0f);
       Ints c[kVectors];
       for (int i = 0; i < kVectors; ++i) {
         c[i] = ToInts(Mul(v[i], Set1(inverse)));
-        StoreInt8(codes + i * kLanes, c[i]);
+        if constexpr (!kTiles) StoreInt8(codes + i * kLanes, c[i]);
       }
-      int32_t* sums = task.sums16 + (row * groups + g) * 2;
+      if constexpr (kTiles) {
+        int8_t four[kGroup];
+        for (int i = 0; i < kVectors; ++i) StoreInt8(four + i * kLanes, c[i]);
+        for (int j = 0; j < kGroup / 4; ++j, codes += 4 * tile_rows) __builtin_memcpy(codes, four + 4 * j, 4);
+      } else {
+        codes += kGroup;
+      }
+      int32_t* sums = task.sums16 + place * 2;
       if constexpr (kVectors == 2) {
         sums[0] = SumInts(c[0]);
         sums[1] = SumInts(c[1]);
@@ -221,7 +245,8 @@ static void QuantiseRows(const QuantiseTask& task) {
       if (task.pairs != nullptr) {
         int16_t* pairs = task.pairs + row * task.stride + g * kGroup;
         for (int i = 0; i < kGroup; i += 16) {
-          __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)));
+          __m256i wide =
+              _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes - kGroup + i)));
           wide = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(wide, 0xd8), 0xd8);
           _mm256_storeu_si256(reinterpret_cast<__m256i*>(pairs + i), wide);
         }

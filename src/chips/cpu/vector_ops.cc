@@ -94,7 +94,8 @@ class VectorOps final : public CpuOps {
     return static_cast<double>(rounds) * static_cast<double>(operations) / elapsed.count();
   }
 
-  void LinearRows(ConstMatrix x, std::span<const LinearTarget> targets, int64_t row_begin, int64_t row_end);
+  void LinearRows(ConstMatrix x, std::span<const LinearTarget> targets, int64_t row_begin, int64_t row_end,
+                  bool quantised);
   void Elementwise(void (*kernel)(const ElementwiseTask&), ConstMatrix a, const ConstMatrix* b, Matrix out);
   void AppendToken(const KvAppendArgs& args, const SequenceSlice& sequence, int64_t i) const;
   AttentionTask TaskOf(const AttentionArgs& args, const SequenceSlice& sequence, int64_t kv_head,
@@ -192,7 +193,7 @@ void VectorOps::Linear(ConstMatrix x, std::span<const LinearTarget> targets) {
   for (int64_t begin = 0; begin < x.rows; begin += pass_rows) {
     const int64_t end = std::min(x.rows, begin + pass_rows);
     if (quantised) {
-      activations_.Begin(end - begin, x.columns);
+      activations_.Begin(end - begin, x.columns, kernels_.tile_rows);
       QuantiseTask task = activations_.Task();
       task.x = x.data + begin * x.stride;
       task.x_stride = x.stride;
@@ -203,20 +204,25 @@ void VectorOps::Linear(ConstMatrix x, std::span<const LinearTarget> targets) {
         kernels_.quantise(part);
       });
     }
-    LinearRows(x, targets, begin, end);
+    LinearRows(x, targets, begin, end, quantised);
   }
 }
 
 void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets, int64_t row_begin,
-                           int64_t row_end) {
+                           int64_t row_end, bool quantised) {
   const int64_t rows = row_end - row_begin;
   int64_t panels = 0;
   for (const LinearTarget& target : targets) panels += PanelCount(target.weight->spec.rows);
   // A block of rows small enough to stay in the second-level cache while the panels pass by.
-  constexpr int64_t kRowBlockBytes = 256 * 1024;
-  int64_t row_block = std::clamp<int64_t>(kRowBlockBytes / (4 * x.columns) / 8 * 8, 32, 256);
+  constexpr int64_t kRowBlockBytes = 384 * 1024;
+  const int64_t row_bytes = quantised ? x.columns : 4 * x.columns;
+  int64_t row_block = std::clamp<int64_t>(kRowBlockBytes / row_bytes / 8 * 8, 32, 512);
   if (rows <= row_block) row_block = rows;
   const int64_t row_blocks = CeilDiv(rows, row_block);
+  // Blocks are whole tiles.
+  const bool tiled = kernels_.tile_rows > 0 && quantised;
+  const RowTiles tiles = tiled ? activations_.tiles() : RowTiles{rows, rows};
+  const int64_t tile_block = CeilDiv(tiles.count, row_blocks);
   const bool alone = rows * panels * kPanelRows * x.columns < kInlineProducts;
   const int64_t wanted = alone ? 1 : std::max<int64_t>(1, kChunksPerThread * pool_.threads() / row_blocks);
   const int64_t panel_block = std::max<int64_t>(1, CeilDiv(CeilDiv(panels, wanted), 4) * 4);
@@ -228,7 +234,7 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
   }
   const auto body = [&](int64_t chunk, int) {
     int64_t block = chunk % panel_blocks;
-    const int64_t first_row = chunk / panel_blocks * row_block;
+    const int64_t first_tile = chunk / panel_blocks * tile_block;
     const LinearTarget* target = targets.data();
     for (;; ++target) {
       const int64_t blocks = CeilDiv(PanelCount(target->weight->spec.rows), panel_block);
@@ -245,8 +251,10 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
     task.panel_end = std::min(PanelCount(spec.rows), task.panel_begin + panel_block);
     task.outputs = spec.rows;
     task.columns = spec.columns;
-    task.row_begin = first_row;
-    task.row_end = std::min(rows, first_row + row_block);
+    task.tile_begin = std::min(tiles.count, first_tile);
+    task.tile_end = std::min(tiles.count, first_tile + tile_block);
+    task.row_begin = TileFirstRow(tiles, task.tile_begin);
+    task.row_end = TileFirstRow(tiles, task.tile_end);
     task.x = x.data + row_begin * x.stride;
     task.x_stride = x.stride;
     if (IsQuantised(layout)) task.quantised = activations_.For(layout);

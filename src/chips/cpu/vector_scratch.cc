@@ -74,7 +74,8 @@ Status ActivationScratch::Reserve(int64_t elements) {
   return {};
 }
 
-void ActivationScratch::Begin(int64_t rows, int64_t columns) {
+void ActivationScratch::Begin(int64_t rows, int64_t columns, int tile_rows) {
+  tiles_ = {rows, tile_rows == 0 ? 0 : (rows + tile_rows - 1) / tile_rows};
   rows_ = rows;
   columns_ = columns;
   stride_ = StrideFor(columns);
@@ -91,6 +92,7 @@ QuantiseTask ActivationScratch::Task() const {
   task.pairs = pairs_;
   task.scales = scales_;
   task.sums16 = sums16_;
+  task.tiles = tiles_;
   return task;
 }
 
@@ -136,6 +138,7 @@ QuantisedRows ActivationScratch::For(PanelLayout layout) const {
   rows.pairs = pairs_;
   rows.scales = scales_;
   rows.stride = stride_;
+  rows.tiles = tiles_;
   if (HasMinimum(format.scales)) {
     CHECK(sums_valid_[by16]);
     rows.sums = sums_[by16];

@@ -30,7 +30,9 @@ class ActivationScratch {
   int64_t capacity() const { return capacity_; }
 
   // Begins a new set of rows: nothing derived is valid any more.
-  void Begin(int64_t rows, int64_t columns);
+  // `tile_rows`: rows of a tile at most; 0: not cut into tiles.
+  void Begin(int64_t rows, int64_t columns, int tile_rows);
+  const RowTiles& tiles() const { return tiles_; }
   QuantiseTask Task() const;
   // Makes what `layout` needs beside the codes, once a set of rows: before threads share it.
   void Derive(PanelLayout layout);
@@ -44,6 +46,7 @@ class ActivationScratch {
 
   bool with_pairs_;
   int64_t capacity_ = 0, rows_ = 0, columns_ = 0, stride_ = 0;
+  RowTiles tiles_;
   DeviceBuffer buffer_;
   int8_t* codes_ = nullptr;
   int16_t* pairs_ = nullptr;

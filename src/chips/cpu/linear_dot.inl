@@ -1,0 +1,184 @@
+// y = x W^T for quantised panels on processors with 512-bit dot products of bytes (VNNI).
+//
+// What bounds it: such a processor does two dot instructions a cycle, on the pipes that also multiply floats. A group
+// of 32 columns costs, for each vector of 16 outputs and each row, 8 dot instructions and 2 float ones (times the
+// weight's scale; times the row's, added), 3 with a minimum: 8 / 10 or 8 / 11 of the integer peak at best. Everything
+// else has to hide behind these, so
+//   - rows come in tiles of up to kTileRows and are kept as [group][4 columns][row]: one pointer walks them all;
+//   - kPanels panels share each broadcast of 4 codes of a row, kTileRows rows share each unpacked weight vector:
+//     with 2 x 6 there are 12 integer and 12 float sums, and 70 loads to 120 dot and float instructions.
+// An output's additions are the same whatever the tile: groups in order, integer sums exact within a group.
+
+constexpr int kDotTileRows = 6;
+constexpr int64_t kAheadPasses = 4;
+
+template <PanelLayout kLayout, int kPanels, int kRows, int kFirst, int kCount>
+struct DotColumns {
+  static constexpr PanelFormat kFormat = kPanelFormats[kLayout];
+  template <int kJ>
+  TP_INLINE void Step(const std::byte* const* codes, Ints table, const int8_t* x, Ints (*sums)[kRows]) {
+    if constexpr (kJ < kFirst + kCount) {
+      Ints u[kPanels];
+      for (int p = 0; p < kPanels; ++p) {
+        u[p] = UnpackCodes<kFormat.storage, kJ>(codes[p]);
+        if constexpr (kFormat.codebook) u[p] = Lookup(table, u[p]);
+      }
+      for (int m = 0; m < kRows; ++m) {
+        const Ints four = BroadcastInt(x + (kJ * kRows + m) * 4);
+        for (int p = 0; p < kPanels; ++p) sums[p][m] = DotBytes(sums[p][m], u[p], four);
+      }
+      Step<kJ + 1>(codes, table, x, sums);
+    }
+  }
+};
+
+// The bytes that the next panels will be read from, fetched while these are computed with: panels are too short for the
+// processor to notice a stream in time, and with few rows a panel is left after one or two passes.
+struct Ahead {
+  const std::byte* next;
+  const std::byte* end;
+  int64_t lines;  // to fetch for each group of columns
+};
+
+// One tile of rows times kPanels panels, over all columns.
+template <PanelLayout kLayout, int kPanels, int kRows>
+static void DotTile(const LinearTask& task, int64_t first_panel, int64_t first_row, Ahead& ahead) {
+  constexpr PanelFormat kFormat = kPanelFormats[kLayout];
+  constexpr ScaleKind kScales = kFormat.scales;
+  constexpr bool kMinimum = HasMinimum(kScales), kBy16 = ScalesBy16(kScales), kSuper = IsSuper(kScales);
+  constexpr int kParts = kBy16 ? 2 : 1;
+  const QuantisedRows& q = task.quantised;
+  const int64_t groups = task.columns / kGroup;
+  Ints table = ZeroInts();
+  if constexpr (kFormat.codebook) table = BroadcastTable(kLayout == kPanelMXFP4 ? kMxfp4Codes : kIq4Codes);
+
+  const std::byte* codes[kPanels];
+  const std::byte* scales[kPanels];
+  for (int p = 0; p < kPanels; ++p) {
+    scales[p] = task.weight + static_cast<size_t>(first_panel + p) * task.panel_bytes;
+    codes[p] = scales[p] + task.codes_offset;
+  }
+  const int8_t* x = q.codes + first_row * task.columns;
+  const float* x_scales = q.scales + first_row * groups;
+  const float* x_sums = kMinimum ? q.sums + first_row * groups * kParts : nullptr;
+  const int32_t* x_offsets = kFormat.zero != 0 ? q.offsets + first_row * groups * kParts : nullptr;
+
+  Floats total[kPanels][kRows];
+  for (int p = 0; p < kPanels; ++p) {
+    for (int m = 0; m < kRows; ++m) total[p][m] = Zero();
+  }
+  Floats factor[kPanels], minimum_factor[kPanels];
+  const std::byte* group_scales[kPanels];
+  for (int p = 0; p < kPanels; ++p) {
+    factor[p] = minimum_factor[p] = Zero();
+    group_scales[p] = scales[p];
+  }
+  for (int64_t g = 0; g < groups; ++g) {
+    if (ahead.next < ahead.end) {
+      for (int64_t i = 0; i < ahead.lines; ++i) _mm_prefetch(reinterpret_cast<const char*>(ahead.next + 64 * i), _MM_HINT_T0);
+      ahead.next += 64 * ahead.lines;
+    }
+    Ints sums[kParts][kPanels][kRows];
+    for (int part = 0; part < kParts; ++part) {
+      for (int m = 0; m < kRows; ++m) {
+        const Ints start = kFormat.zero != 0 ? BroadcastInt(x_offsets + m * kParts + part) : ZeroInts();
+        for (int p = 0; p < kPanels; ++p) sums[part][p][m] = start;
+      }
+    }
+    if constexpr (kBy16) {
+      DotColumns<kLayout, kPanels, kRows, 0, 4>::template Step<0>(codes, table, x, sums[0]);
+      DotColumns<kLayout, kPanels, kRows, 4, 4>::template Step<4>(codes, table, x, sums[kParts - 1]);
+    } else {
+      DotColumns<kLayout, kPanels, kRows, 0, 8>::template Step<0>(codes, table, x, sums[0]);
+    }
+    Floats scale[kParts][kPanels], minimum[kParts][kPanels];
+    for (int p = 0; p < kPanels; ++p) {
+      if constexpr (kSuper) {
+        if (g % kSuperGroups == 0) {
+          const std::byte* block = scales[p] + g / kSuperGroups * static_cast<int64_t>(ScaleBytes(kScales));
+          factor[p] = LoadHalf(block);
+          if constexpr (kMinimum) minimum_factor[p] = LoadHalf(block + kPanelRows * 2);
+          group_scales[p] = block + kPanelRows * (kMinimum ? 4 : 2);
+        }
+        for (int part = 0; part < kParts; ++part) {
+          scale[part][p] = Mul(factor[p], LoadInt8(group_scales[p]));
+          group_scales[p] += kPanelRows;
+          if constexpr (kMinimum) {
+            minimum[part][p] = Mul(minimum_factor[p], LoadInt8(group_scales[p]));
+            group_scales[p] += kPanelRows;
+          }
+        }
+      } else {
+        const std::byte* block = scales[p] + g * static_cast<int64_t>(ScaleBytes(kScales));
+        scale[0][p] = kScales == kBfloatScale ? LoadBfloat(block) : LoadHalf(block);
+        if constexpr (kMinimum) minimum[0][p] = LoadHalf(block + kPanelRows * 2);
+      }
+    }
+    for (int m = 0; m < kRows; ++m) {
+      const Floats x_scale = Set1(x_scales[m]);
+      for (int p = 0; p < kPanels; ++p) {
+        Floats scaled = Mul(ToFloats(sums[0][p][m]), scale[0][p]);
+        if constexpr (kBy16) scaled = Fma(ToFloats(sums[kParts - 1][p][m]), scale[kParts - 1][p], scaled);
+        total[p][m] = Fma(scaled, x_scale, total[p][m]);
+      }
+      if constexpr (kMinimum) {
+        for (int part = 0; part < kParts; ++part) {
+          const Floats x_sum = Set1(x_sums[m * kParts + part]);
+          for (int p = 0; p < kPanels; ++p) {
+            // The K types subtract their minimum, the others add it.
+            total[p][m] = kSuper ? NegFma(minimum[part][p], x_sum, total[p][m])
+                                 : Fma(minimum[part][p], x_sum, total[p][m]);
+          }
+        }
+      }
+    }
+    x += kGroup * kRows;
+    x_scales += kRows;
+    if constexpr (kMinimum) x_sums += kRows * kParts;
+    if constexpr (kFormat.zero != 0) x_offsets += kRows * kParts;
+    for (int p = 0; p < kPanels; ++p) codes[p] += CodeBytes(kFormat.storage);
+  }
+  for (int p = 0; p < kPanels; ++p) {
+    const int64_t output = (first_panel + p) * kPanelRows;
+    const int64_t left = task.outputs - output;
+    for (int m = 0; m < kRows; ++m) {
+      Floats y = total[p][m];
+      if (task.bias != nullptr) y = Add(y, LoadFirst(task.bias + output, left));
+      StoreFirst(task.out + (first_row + m) * task.out_stride + output, y, left);
+    }
+  }
+}
+
+// All tiles of the task times kPanels panels.
+template <PanelLayout kLayout, int kPanels>
+static void DotTiles(const LinearTask& task, int64_t panel) {
+  Ahead ahead = {};
+  const int64_t next = panel + kPanels;
+  if (next < task.panel_end) {
+    const int64_t last = next + kPanels < task.panel_end ? next + kPanels : task.panel_end;
+    ahead.next = task.weight + static_cast<size_t>(next) * task.panel_bytes;
+    ahead.end = task.weight + static_cast<size_t>(last) * task.panel_bytes;
+    int64_t passes = task.tile_end - task.tile_begin;
+    if (passes > kAheadPasses) passes = kAheadPasses;
+    const int64_t spread = task.columns / kGroup * passes * 64;
+    ahead.lines = (ahead.end - ahead.next + spread - 1) / spread;
+  }
+  for (int64_t tile = task.tile_begin; tile < task.tile_end; ++tile) {
+    const int64_t row = TileFirstRow(task.quantised.tiles, tile);
+    switch (TileFirstRow(task.quantised.tiles, tile + 1) - row) {
+      case 6: DotTile<kLayout, kPanels, 6>(task, panel, row, ahead); break;
+      case 5: DotTile<kLayout, kPanels, 5>(task, panel, row, ahead); break;
+      case 4: DotTile<kLayout, kPanels, 4>(task, panel, row, ahead); break;
+      case 3: DotTile<kLayout, kPanels, 3>(task, panel, row, ahead); break;
+      case 2: DotTile<kLayout, kPanels, 2>(task, panel, row, ahead); break;
+      default: DotTile<kLayout, kPanels, 1>(task, panel, row, ahead); break;
+    }
+  }
+}
+
+template <PanelLayout kLayout>
+static void LinearDot(const LinearTask& task) {
+  int64_t panel = task.panel_begin;
+  for (; panel + 2 <= task.panel_end; panel += 2) DotTiles<kLayout, 2>(task, panel);
+  if (panel < task.panel_end) DotTiles<kLayout, 1>(task, panel);
+}
