@@ -122,7 +122,7 @@ struct RowTiles {
 
 // Rows of activations rounded to int8, one scale for each group of 32: x ~ scale * code.
 //
-// Cut into tiles, a tile of h rows from row r on has its codes at codes + r * columns as [group][8][h][4 columns], and
+// Cut into tiles, a tile of h rows from row r on has its codes at codes + r * columns as [group][h][32], and
 // its scales, sums and offsets at r * groups as [group][h]; `stride` and `pairs` are not used.
 struct QuantisedRows {
   const int8_t* codes;     // [rows][stride], -127..127
@@ -138,7 +138,8 @@ struct QuantiseTask {
   const float* x;
   int64_t x_stride;
   int64_t row_begin, row_end, columns;
-  int64_t stride;  // of codes and pairs
+  int64_t group_begin, group_end;  // of each row
+  int64_t stride;                  // of codes and pairs
   int8_t* codes;
   int16_t* pairs;  // nullptr: not wanted
   float* scales;

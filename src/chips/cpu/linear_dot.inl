@@ -4,8 +4,8 @@
 // of 32 columns costs, for each vector of 16 outputs and each row, 8 dot instructions and 2 float ones (times the
 // weight's scale; times the row's, added), 3 with a minimum: 8 / 10 or 8 / 11 of the integer peak at best. Everything
 // else has to hide behind these, so
-//   - rows come in tiles of up to kTileRows and are kept as [group][4 columns][row]: one pointer walks them all;
-//   - kPanels panels share each broadcast of 4 codes of a row, kTileRows rows share each unpacked weight vector:
+//   - rows come in tiles of up to kDotTileRows and are kept as [group][row][32]: one pointer walks them all;
+//   - kPanels panels share each broadcast of 4 codes of a row, kDotTileRows rows share each unpacked weight vector:
 //     with 2 x 6 there are 12 integer and 12 float sums, and 70 loads to 120 dot and float instructions.
 // An output's additions are the same whatever the tile: groups in order, integer sums exact within a group.
 
@@ -24,7 +24,7 @@ struct DotColumns {
         if constexpr (kFormat.codebook) u[p] = Lookup(table, u[p]);
       }
       for (int m = 0; m < kRows; ++m) {
-        const Ints four = BroadcastInt(x + (kJ * kRows + m) * 4);
+        const Ints four = BroadcastInt(x + m * kGroup + kJ * 4);
         for (int p = 0; p < kPanels; ++p) sums[p][m] = DotBytes(sums[p][m], u[p], four);
       }
       Step<kJ + 1>(codes, table, x, sums);

@@ -192,24 +192,23 @@ static void LinearQuantised(const LinearTask& task) {
 static void QuantiseRows(const QuantiseTask& task) {
   constexpr int kVectors = kGroup / kLanes;
   const int64_t groups = task.columns / kGroup;
-  int64_t tile = 0, tile_row = 0, tile_rows = 0;  // of `row`: its tile, the tile's first row and height
+  int64_t tile = 0, tile_row = 0;  // of `row`: its tile and the tile's first row
   if constexpr (kTiles) {
     tile = task.row_begin * task.tiles.count / task.tiles.rows;
     while (TileFirstRow(task.tiles, tile) > task.row_begin) --tile;
   }
   for (int64_t row = task.row_begin; row < task.row_end; ++row) {
-    const float* x = task.x + row * task.x_stride;
-    int8_t* codes = task.codes + row * task.stride;
-    int64_t place = row * groups, step = 1;  // of the group's scale and sums
+    const float* x = task.x + row * task.x_stride + task.group_begin * kGroup;
+    int8_t* codes = task.codes + row * task.stride + task.group_begin * kGroup;
+    int64_t place = row * groups + task.group_begin, step = 1;  // of the group's scale and sums
     if constexpr (kTiles) {
       while (TileFirstRow(task.tiles, tile + 1) <= row) ++tile;
       tile_row = TileFirstRow(task.tiles, tile);
-      tile_rows = TileFirstRow(task.tiles, tile + 1) - tile_row;
-      codes = task.codes + tile_row * task.columns + (row - tile_row) * 4;
-      place = tile_row * groups + row - tile_row;
-      step = tile_rows;
+      step = TileFirstRow(task.tiles, tile + 1) - tile_row;
+      place = tile_row * groups + task.group_begin * step + row - tile_row;
+      codes = task.codes + place * kGroup;
     }
-    for (int64_t g = 0; g < groups; ++g, x += kGroup, place += step) {
+    for (int64_t g = task.group_begin; g < task.group_end; ++g, x += kGroup, place += step, codes += step * kGroup) {
       Floats v[kVectors];
       Floats largest = Zero();
       bool nan = false;
@@ -225,14 +224,7 @@ static void QuantiseRows(const QuantiseTask& task) {
       Ints c[kVectors];
       for (int i = 0; i < kVectors; ++i) {
         c[i] = ToInts(Mul(v[i], Set1(inverse)));
-        if constexpr (!kTiles) StoreInt8(codes + i * kLanes, c[i]);
-      }
-      if constexpr (kTiles) {
-        int8_t four[kGroup];
-        for (int i = 0; i < kVectors; ++i) StoreInt8(four + i * kLanes, c[i]);
-        for (int j = 0; j < kGroup / 4; ++j, codes += 4 * tile_rows) __builtin_memcpy(codes, four + 4 * j, 4);
-      } else {
-        codes += kGroup;
+        StoreInt8(codes + i * kLanes, c[i]);
       }
       int32_t* sums = task.sums16 + place * 2;
       if constexpr (kVectors == 2) {
@@ -245,8 +237,7 @@ static void QuantiseRows(const QuantiseTask& task) {
       if (task.pairs != nullptr) {
         int16_t* pairs = task.pairs + row * task.stride + g * kGroup;
         for (int i = 0; i < kGroup; i += 16) {
-          __m256i wide =
-              _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes - kGroup + i)));
+          __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)));
           wide = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(wide, 0xd8), 0xd8);
           _mm256_storeu_si256(reinterpret_cast<__m256i*>(pairs + i), wide);
         }

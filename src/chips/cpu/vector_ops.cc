@@ -94,6 +94,7 @@ class VectorOps final : public CpuOps {
     return static_cast<double>(rounds) * static_cast<double>(operations) / elapsed.count();
   }
 
+  void Quantise(QuantiseTask task, int64_t rows);
   void LinearRows(ConstMatrix x, std::span<const LinearTarget> targets, int64_t row_begin, int64_t row_end,
                   bool quantised);
   void Elementwise(void (*kernel)(const ElementwiseTask&), ConstMatrix a, const ConstMatrix* b, Matrix out);
@@ -197,15 +198,40 @@ void VectorOps::Linear(ConstMatrix x, std::span<const LinearTarget> targets) {
       QuantiseTask task = activations_.Task();
       task.x = x.data + begin * x.stride;
       task.x_stride = x.stride;
-      ForRows(end - begin, x.columns, [&, task](int64_t from, int64_t to) {
-        QuantiseTask part = task;
-        part.row_begin = from;
-        part.row_end = to;
-        kernels_.quantise(part);
-      });
+      Quantise(task, end - begin);
     }
     LinearRows(x, targets, begin, end, quantised);
   }
+}
+
+// By whole tiles where there are many: rows of a tile share cache lines, which two threads must not write in turns. Few
+// rows are cut by columns.
+void VectorOps::Quantise(QuantiseTask task, int64_t rows) {
+  const int64_t groups = task.columns / kGroup;
+  task.row_begin = task.group_begin = 0;
+  task.row_end = rows;
+  task.group_end = groups;
+  if (rows * task.columns < kInlineElements) return kernels_.quantise(task);
+  const RowTiles tiles = kernels_.tile_rows > 0 ? task.tiles : RowTiles{rows, rows};
+  const int64_t wanted = std::min(kChunksPerThread * pool_.threads(), CeilDiv(rows * task.columns, kInlineElements / 2));
+  if (tiles.count >= wanted) {
+    const int64_t step = CeilDiv(tiles.count, wanted);
+    pool_.Run(CeilDiv(tiles.count, step), [&](int64_t chunk, int) {
+      QuantiseTask part = task;
+      part.row_begin = TileFirstRow(tiles, chunk * step);
+      part.row_end = TileFirstRow(tiles, std::min(tiles.count, (chunk + 1) * step));
+      kernels_.quantise(part);
+    });
+    return;
+  }
+  constexpr int64_t kLineGroups = 16;  // of scales of one row in a cache line
+  const int64_t step = CeilDiv(CeilDiv(groups, wanted), kLineGroups) * kLineGroups;
+  pool_.Run(CeilDiv(groups, step), [&](int64_t chunk, int) {
+    QuantiseTask part = task;
+    part.group_begin = chunk * step;
+    part.group_end = std::min(groups, (chunk + 1) * step);
+    kernels_.quantise(part);
+  });
 }
 
 void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets, int64_t row_begin,
