@@ -164,10 +164,19 @@ struct SequenceSlice {
 
 // ---- operations ------------------------------------------------------------------------------------
 
+// The largest of outputs that lie kPeakLanes apart within a block of kPeakBlock: entry l of block b is the largest of
+// outputs b * kPeakBlock + l + i * kPeakLanes, -inf if there is none, +inf if one of them is not finite. Who looks for
+// the few largest of a long row reads these first.
+inline constexpr int64_t kPeakBlock = 1024;
+inline constexpr int64_t kPeakLanes = 16;
+constexpr int64_t PeaksOf(int64_t outputs) { return (outputs + kPeakBlock - 1) / kPeakBlock * kPeakLanes; }
+
 struct LinearTarget {
   const PackedWeight* weight = nullptr;
   const float* bias = nullptr;  // [rows] or nullptr
   Matrix out;                   // [x.rows, weight rows]
+  Matrix residual = {};         // with data: residual += out, while out is still in the cache
+  float* peaks = nullptr;       // or [x.rows, PeaksOf(weight rows)]: made from out
 };
 
 enum class RopePairing : uint8_t {
@@ -223,6 +232,9 @@ class Ops {
   virtual void LayerNorm(ConstMatrix x, const float* gain, const float* bias, float eps, Matrix out) = 0;
   // For each target: out = x W^T + bias. The targets share x, so it is rounded (quantised) only once.
   virtual void Linear(ConstMatrix x, std::span<const LinearTarget> targets) = 0;
+  // out = activation(x gate^T) * (x up^T), the weights of one shape. scratch: as large as out; undefined afterwards.
+  virtual void GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation,
+                           Matrix scratch, Matrix out) = 0;
   virtual void Rope(const RopeArgs& args) = 0;
   virtual void AppendKv(const KvAppendArgs& args) = 0;
   virtual void Attention(const AttentionArgs& args) = 0;

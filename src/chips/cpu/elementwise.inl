@@ -148,6 +148,28 @@ static void AddRows(const ElementwiseTask& task) {
   }
 }
 
+static void PeakRows(const PeaksTask& task) {
+  constexpr int kVectors = kPeaksLanes / kLanes;
+  const Floats lowest = Set1(-__builtin_inff()), highest = Set1(__builtin_inff());
+  for (int64_t row = task.row_begin; row < task.row_end; ++row) {
+    for (int64_t begin = task.begin; begin < task.end; begin += kPeaksBlock) {
+      const float* x = task.out + row * task.out_stride + begin;
+      const int64_t count = task.end - begin < kPeaksBlock ? task.end - begin : kPeaksBlock;
+      float* peaks = task.peaks + row * task.peaks_stride + begin / kPeaksBlock * kPeaksLanes;
+      for (int v = 0; v < kVectors; ++v) {
+        // 0 y is NaN if y is not finite, and stays so in the sum.
+        Floats most = lowest, marks = Zero();
+        for (int64_t c = v * kLanes; c < count; c += kPeaksLanes) {
+          const Floats y = LoadFirst(x + c, count - c);
+          most = Max(Select(FirstLanes(count - c), y, lowest), most);
+          marks = Fma(y, Zero(), marks);
+        }
+        Store(peaks + v * kLanes, Select(IsNan(marks), highest, most));
+      }
+    }
+  }
+}
+
 static void ConvertToHalf(const float* from, uint16_t* to, int64_t count) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) StoreHalf(to + i, Load(from + i));

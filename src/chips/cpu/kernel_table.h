@@ -234,6 +234,16 @@ struct ElementwiseTask {
   int64_t row_begin, row_end, columns;
 };
 
+// out of rows [row_begin, row_end), outputs from `begin` (a multiple of kPeakBlock) to `end`: see PeaksOf in device.h.
+inline constexpr int64_t kPeaksBlock = 1024, kPeaksLanes = 16;
+struct PeaksTask {
+  const float* out;
+  int64_t out_stride;
+  float* peaks;
+  int64_t peaks_stride;
+  int64_t row_begin, row_end, begin, end;
+};
+
 enum ActivationKernel : uint8_t { kSiluKernel, kGeluTanhKernel, kGeluExactKernel, kActivationKernels };
 
 struct KernelTable {
@@ -248,6 +258,7 @@ struct KernelTable {
   void (*layer_norm)(const NormTask&);
   void (*rope)(const RopeTask&);
   void (*add)(const ElementwiseTask&);
+  void (*peaks)(const PeaksTask&);
   void (*activate[kActivationKernels])(const ElementwiseTask&);
   void (*to_half)(const float* from, uint16_t* to, int64_t count);
   // Arithmetic probes: `rounds` times kProbeOperations operations from registers.

@@ -35,6 +35,7 @@ constexpr KernelTable MakeTable(const char* name) {
       LayerNormRows,
       RopeRows,
       AddRows,
+      PeakRows,
       {ActivateRows<kSiluKernel>, ActivateRows<kGeluTanhKernel>, ActivateRows<kGeluExactKernel>},
       ConvertToHalf,
       ProbeF32,

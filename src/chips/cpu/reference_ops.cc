@@ -126,7 +126,30 @@ class ReferenceOps final : public CpuOps {
   }
 
   void Linear(ConstMatrix x, std::span<const LinearTarget> targets) override {
-    for (const LinearTarget& target : targets) LinearOne(x, target);
+    for (const LinearTarget& target : targets) {
+      LinearOne(x, target);
+      if (target.residual.data != nullptr) Add(target.residual, target.out, target.residual);
+      if (target.peaks != nullptr) Peaks(target.out, target.peaks);
+    }
+  }
+
+  void GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation, Matrix scratch,
+                   Matrix out) override {
+    LinearOne(x, {.weight = &gate, .out = out});
+    LinearOne(x, {.weight = &up, .out = scratch});
+    GatedActivation(activation, out, scratch, out);
+  }
+
+  static void Peaks(ConstMatrix out, float* peaks) {
+    for (int64_t r = 0; r < out.rows; ++r, peaks += PeaksOf(out.columns)) {
+      std::fill_n(peaks, PeaksOf(out.columns), -std::numeric_limits<float>::infinity());
+      for (int64_t c = 0; c < out.columns; ++c) {
+        const float y = out.data[r * out.stride + c];
+        float& peak = peaks[c / kPeakBlock * kPeakLanes + c % kPeakLanes];
+        if (!std::isfinite(y)) peak = std::numeric_limits<float>::infinity();
+        peak = std::max(peak, y);
+      }
+    }
   }
 
   void Rope(const RopeArgs& args) override {

@@ -24,7 +24,18 @@ constexpr int64_t kAttentionValueDim = 1024;          // larger ones take fewer 
 constexpr int64_t kPartialFloats = int64_t{1} << 20;  // 4 MiB of split attention
 constexpr int64_t kRopeDim = 256;
 
+static_assert(kPeakBlock == kPeaksBlock && kPeakLanes == kPeaksLanes);
+
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+ActivationKernel KernelOf(Activation activation) {
+  switch (activation) {
+    case Activation::kSilu: return kSiluKernel;
+    case Activation::kGeluTanh: return kGeluTanhKernel;
+    case Activation::kGeluExact: return kGeluExactKernel;
+  }
+  CHECK(false);
+}
 
 class VectorOps final : public CpuOps {
  public:
@@ -44,6 +55,8 @@ class VectorOps final : public CpuOps {
   void RmsNorm(ConstMatrix x, const float* gain, float eps, Matrix out) override;
   void LayerNorm(ConstMatrix x, const float* gain, const float* bias, float eps, Matrix out) override;
   void Linear(ConstMatrix x, std::span<const LinearTarget> targets) override;
+  void GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation, Matrix scratch,
+                   Matrix out) override;
   void Rope(const RopeArgs& args) override;
   void AppendKv(const KvAppendArgs& args) override;
   void Attention(const AttentionArgs& args) override;
@@ -94,9 +107,11 @@ class VectorOps final : public CpuOps {
     return static_cast<double>(rounds) * static_cast<double>(operations) / elapsed.count();
   }
 
+  // `gated`: two targets of one shape; the first's output becomes activation(first) * second.
+  void LinearAll(ConstMatrix x, std::span<const LinearTarget> targets, const Activation* gated);
   void Quantise(QuantiseTask task, int64_t rows);
   void LinearRows(ConstMatrix x, std::span<const LinearTarget> targets, int64_t row_begin, int64_t row_end,
-                  bool quantised);
+                  bool quantised, const Activation* gated);
   void Elementwise(void (*kernel)(const ElementwiseTask&), ConstMatrix a, const ConstMatrix* b, Matrix out);
   void AppendToken(const KvAppendArgs& args, const SequenceSlice& sequence, int64_t i) const;
   AttentionTask TaskOf(const AttentionArgs& args, const SequenceSlice& sequence, int64_t kv_head,
@@ -177,7 +192,16 @@ void VectorOps::LayerNorm(ConstMatrix x, const float* gain, const float* bias, f
   });
 }
 
-void VectorOps::Linear(ConstMatrix x, std::span<const LinearTarget> targets) {
+void VectorOps::Linear(ConstMatrix x, std::span<const LinearTarget> targets) { LinearAll(x, targets, nullptr); }
+
+void VectorOps::GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation,
+                            Matrix scratch, Matrix out) {
+  CHECK(gate.spec.rows == up.spec.rows);
+  const LinearTarget targets[] = {{.weight = &gate, .out = out}, {.weight = &up, .out = scratch}};
+  LinearAll(x, targets, &activation);
+}
+
+void VectorOps::LinearAll(ConstMatrix x, std::span<const LinearTarget> targets, const Activation* gated) {
   if (x.rows <= 0) return;
   bool quantised = false;
   for (const LinearTarget& target : targets) {
@@ -200,7 +224,7 @@ void VectorOps::Linear(ConstMatrix x, std::span<const LinearTarget> targets) {
       task.x_stride = x.stride;
       Quantise(task, end - begin);
     }
-    LinearRows(x, targets, begin, end, quantised);
+    LinearRows(x, targets, begin, end, quantised, gated);
   }
 }
 
@@ -235,7 +259,7 @@ void VectorOps::Quantise(QuantiseTask task, int64_t rows) {
 }
 
 void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets, int64_t row_begin,
-                           int64_t row_end, bool quantised) {
+                           int64_t row_end, bool quantised, const Activation* gated) {
   const int64_t rows = row_end - row_begin;
   int64_t panels = 0;
   for (const LinearTarget& target : targets) panels += PanelCount(target.weight->spec.rows);
@@ -251,26 +275,26 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
   const int64_t tile_block = CeilDiv(tiles.count, row_blocks);
   const bool alone = rows * panels * kPanelRows * x.columns < kInlineProducts;
   const int64_t wanted = alone ? 1 : std::max<int64_t>(1, kChunksPerThread * pool_.threads() / row_blocks);
-  const int64_t panel_block = std::max<int64_t>(1, CeilDiv(CeilDiv(panels, wanted), 4) * 4);
+  // Pairs of gated targets are worked on side by side, so that their product finds both in the cache.
+  const std::span<const LinearTarget> leaders = gated != nullptr ? targets.first(1) : targets;
+  int64_t panel_block = std::max<int64_t>(1, CeilDiv(CeilDiv(panels, wanted), 4) * 4);
   int64_t panel_blocks = 0;
+  for (const LinearTarget& target : leaders) {
+    // Peaks are made of whole blocks.
+    constexpr int64_t kPeakPanels = kPeakBlock / kPanelRows;
+    if (target.peaks != nullptr) panel_block = CeilDiv(panel_block, kPeakPanels) * kPeakPanels;
+  }
+  if (gated != nullptr) panel_block = std::max<int64_t>(1, CeilDiv(panel_block / 2, 2) * 2);
+  for (const LinearTarget& target : leaders) panel_blocks += CeilDiv(PanelCount(target.weight->spec.rows), panel_block);
   for (const LinearTarget& target : targets) {
-    panel_blocks += CeilDiv(PanelCount(target.weight->spec.rows), panel_block);
     const auto layout = static_cast<PanelLayout>(target.weight->layout);
     if (IsQuantised(layout)) activations_.Derive(layout);
   }
-  const auto body = [&](int64_t chunk, int) {
-    int64_t block = chunk % panel_blocks;
-    const int64_t first_tile = chunk / panel_blocks * tile_block;
-    const LinearTarget* target = targets.data();
-    for (;; ++target) {
-      const int64_t blocks = CeilDiv(PanelCount(target->weight->spec.rows), panel_block);
-      if (block < blocks) break;
-      block -= blocks;
-    }
-    const WeightSpec& spec = target->weight->spec;
-    const auto layout = static_cast<PanelLayout>(target->weight->layout);
+  const auto task_of = [&](const LinearTarget& target, int64_t block, int64_t first_tile) {
+    const WeightSpec& spec = target.weight->spec;
+    const auto layout = static_cast<PanelLayout>(target.weight->layout);
     LinearTask task{};
-    task.weight = target->weight->data;
+    task.weight = target.weight->data;
     task.panel_bytes = PanelBytes(layout, spec.columns);
     task.codes_offset = CodesOffset(layout, spec.columns);
     task.panel_begin = block * panel_block;
@@ -284,10 +308,47 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
     task.x = x.data + row_begin * x.stride;
     task.x_stride = x.stride;
     if (IsQuantised(layout)) task.quantised = activations_.For(layout);
-    task.out = target->out.data + row_begin * target->out.stride;
-    task.out_stride = target->out.stride;
-    task.bias = target->bias;
-    kernels_.linear[layout](task);
+    task.out = target.out.data + row_begin * target.out.stride;
+    task.out_stride = target.out.stride;
+    task.bias = target.bias;
+    return task;
+  };
+  // The part of `to` that the task has written, as an operation of `a` and `b` on the same part.
+  const auto part_of = [&](const LinearTask& task, ConstMatrix a, ConstMatrix b, Matrix to) {
+    const int64_t column = task.panel_begin * kPanelRows;
+    return ElementwiseTask{a.data + row_begin * a.stride + column,
+                           a.stride,
+                           b.data + row_begin * b.stride + column,
+                           b.stride,
+                           to.data + row_begin * to.stride + column,
+                           to.stride,
+                           task.row_begin,
+                           task.row_end,
+                           std::min(task.outputs, task.panel_end * kPanelRows) - column};
+  };
+  const auto body = [&](int64_t chunk, int) {
+    int64_t block = chunk % panel_blocks;
+    const int64_t first_tile = chunk / panel_blocks * tile_block;
+    const LinearTarget* target = targets.data();
+    for (;; ++target) {
+      const int64_t blocks = CeilDiv(PanelCount(target->weight->spec.rows), panel_block);
+      if (block < blocks) break;
+      block -= blocks;
+    }
+    const LinearTask task = task_of(*target, block, first_tile);
+    kernels_.linear[target->weight->layout](task);
+    if (gated != nullptr) {
+      kernels_.linear[target[1].weight->layout](task_of(target[1], block, first_tile));
+      kernels_.activate[KernelOf(*gated)](part_of(task, target->out, target[1].out, target->out));
+    }
+    if (target->residual.data != nullptr) {
+      kernels_.add(part_of(task, target->residual, target->out, target->residual));
+    }
+    if (target->peaks != nullptr) {
+      const int64_t peaks = PeaksOf(task.outputs);
+      kernels_.peaks({task.out, task.out_stride, target->peaks + row_begin * peaks, peaks, task.row_begin, task.row_end,
+                      task.panel_begin * kPanelRows, std::min(task.outputs, task.panel_end * kPanelRows)});
+    }
   };
   const int64_t chunks = panel_blocks * row_blocks;
   if (alone) {
@@ -484,15 +545,6 @@ void VectorOps::Elementwise(void (*kernel)(const ElementwiseTask&), ConstMatrix 
     kernel({a.data, a.stride, b == nullptr ? nullptr : b->data, b == nullptr ? 0 : b->stride, out.data,
             out.stride, begin, end, a.columns});
   });
-}
-
-ActivationKernel KernelOf(Activation activation) {
-  switch (activation) {
-    case Activation::kSilu: return kSiluKernel;
-    case Activation::kGeluTanh: return kGeluTanhKernel;
-    case Activation::kGeluExact: return kGeluExactKernel;
-  }
-  CHECK(false);
 }
 
 void VectorOps::GatedActivation(Activation activation, ConstMatrix gate, ConstMatrix up, Matrix out) {

@@ -21,6 +21,9 @@ class NoOps final : public Ops {
   void Rope(const RopeArgs&) override { Refuse(); }
   void AppendKv(const KvAppendArgs&) override { Refuse(); }
   void Attention(const AttentionArgs&) override { Refuse(); }
+  void GatedLinear(ConstMatrix, const PackedWeight&, const PackedWeight&, Activation, Matrix, Matrix) override {
+    Refuse();
+  }
   void GatedActivation(Activation, ConstMatrix, ConstMatrix, Matrix) override { Refuse(); }
   void Activate(Activation, ConstMatrix, Matrix) override { Refuse(); }
   void Add(ConstMatrix, ConstMatrix, Matrix) override { Refuse(); }

@@ -158,6 +158,11 @@ void DecoderPass::Attend(int32_t layer, float scale, int32_t window) const {
                  .sequences = step.sequences});
 }
 
+void DecoderPass::ProjectAndAdd(chips::ConstMatrix in, const chips::PackedWeight& weight, const float* bias) const {
+  const chips::LinearTarget target{.weight = &weight, .bias = bias, .out = normed, .residual = x};
+  ops.Linear(in, std::span(&target, 1));
+}
+
 Status AttentionProjections::Declare(WeightPlan& plan, int32_t n, const DecoderConfig& config) {
   const int32_t hidden = config.hidden, heads = config.query_columns(), kv = config.kv_columns();
   TP_TRY(plan.Matrix({"attn_q.weight", "self_attn.q_proj.weight", n}, heads, hidden, &query));
@@ -175,9 +180,13 @@ Status GatedFeedForward::Declare(WeightPlan& plan, int32_t layer, const DecoderC
                      &down);
 }
 
+void GatedFeedForward::RunAndAdd(const DecoderPass& p, chips::Activation activation) const {
+  p.ops.GatedLinear(p.normed, gate, up, activation, p.up, p.gate);
+  p.ProjectAndAdd(p.gate, down, nullptr);
+}
+
 void GatedFeedForward::Run(const DecoderPass& p, chips::Activation activation) const {
-  p.Project(p.normed, {{gate, nullptr, p.gate}, {up, nullptr, p.up}});
-  p.ops.GatedActivation(activation, p.gate, p.up, p.gate);
+  p.ops.GatedLinear(p.normed, gate, up, activation, p.up, p.gate);
   p.Project(p.gate, {{down, nullptr, p.normed}});
 }
 
@@ -216,7 +225,7 @@ Status Decoder::DeclareWeights(WeightPlan& plan) {
 }
 
 struct Decoder::Workspace {
-  float *x, *normed, *query, *attended, *key, *value, *gate, *up, *logits, *hidden;
+  float *x, *normed, *query, *attended, *key, *value, *gate, *up, *logits, *peaks, *hidden;
   size_t bytes;
 };
 
@@ -235,6 +244,7 @@ Decoder::Workspace Decoder::Carve(const StepLimits& limits, std::byte* base) con
   w.gate = carver.Take<float>(tokens * columns(config_.feed_forward));
   w.up = carver.Take<float>(tokens * columns(config_.feed_forward));
   w.logits = carver.Take<float>(logit_rows * columns(config_.vocab));
+  w.peaks = carver.Take<float>(logit_rows * static_cast<size_t>(chips::PeaksOf(config_.vocab)));
   w.hidden = carver.Take<float>(tokens * columns(config_.hidden));
   w.bytes = carver.bytes();
   return w;
@@ -283,8 +293,10 @@ StepOutput Decoder::Forward(const Step& step, const StepLimits& limits, std::byt
     const chips::Matrix logits = matrix(w.logits, wanted.rows, config_.vocab);
     pass.ops.GatherRows(pass.x, step.logit_rows, wanted);
     pass.RmsNorm(wanted, final_norm_, wanted);
-    pass.Project(wanted, {{tied_ ? embedding_ : head_, nullptr, logits}});
+    const chips::LinearTarget target{.weight = tied_ ? &embedding_ : &head_, .out = logits, .peaks = w.peaks};
+    pass.ops.Linear(wanted, std::span(&target, 1));
     output.logits = logits.data;
+    output.peaks = w.peaks;
   }
   if (!step.hidden_rows.empty()) {
     const chips::Matrix states = matrix(w.hidden, std::ssize(step.hidden_rows), hidden);

@@ -3,7 +3,7 @@
 //
 // Workspace, carved in this order, each part 64-byte aligned, T = max_tokens, R = min(max_logit_rows, T):
 //   x, normed [T, H] · query, attended [T, heads * d] · key, value [T, kv_heads * d] · gate, up [T, F]
-//   · logits [R, V] · hidden [T, H]
+//   · logits [R, V] · peaks of logits [R, PeaksOf(V)] · hidden [T, H]
 #pragma once
 
 #include <cstdint>
@@ -62,6 +62,8 @@ struct DecoderPass {
   void Turn(chips::Matrix heads, const Rope& rope) const;
   // Appends key and value to the cache of `layer`, then attended = softmax(scale q k^T + mask) v.
   void Attend(int32_t layer, float scale, int32_t window) const;
+  // x += in weight^T + bias. Overwrites normed.
+  void ProjectAndAdd(chips::ConstMatrix in, const chips::PackedWeight& weight, const float* bias) const;
   void Add(chips::Matrix to, chips::ConstMatrix what) const { ops.Add(to, what, to); }
 };
 
@@ -77,7 +79,8 @@ struct GatedFeedForward {
   chips::PackedWeight gate, up, down;
 
   Status Declare(WeightPlan& plan, int32_t layer, const DecoderConfig& config);
-  // Reads and overwrites pass.normed.
+  // Reads pass.normed; y is added to pass.x (normed is overwritten) or left in pass.normed.
+  void RunAndAdd(const DecoderPass& pass, chips::Activation activation) const;
   void Run(const DecoderPass& pass, chips::Activation activation) const;
 };
 

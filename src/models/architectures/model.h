@@ -77,6 +77,8 @@ struct Step {
 
 struct StepOutput {
   const float* logits = nullptr;  // [logit_rows, vocab_size], host-readable, valid until the next Forward
+  // [logit_rows, chips::PeaksOf(vocab_size)] of these logits; nullptr where a model does not make them.
+  const float* peaks = nullptr;
   const float* hidden = nullptr;  // [hidden_rows, hidden_size], valid until the next Forward
   // [logit_rows] when the model could not compute some of them, else empty: a row that is not 0 has no logits
   // and its request ends with an error, the others go on. (Only the scripted model does this so far.)

@@ -55,12 +55,10 @@ class Qwen3 final : public Decoder {
     p.Turn(p.query, rope_);
     p.Turn(p.key, rope_);
     p.Attend(n, scale_, /*window=*/0);
-    p.Project(p.attended, {{w.attention.output, nullptr, p.normed}});
-    p.Add(p.x, p.normed);
+    p.ProjectAndAdd(p.attended, w.attention.output, nullptr);
 
     p.RmsNorm(p.x, w.feed_forward_norm, p.normed);
-    w.feed_forward.Run(p, chips::Activation::kSilu);
-    p.Add(p.x, p.normed);
+    w.feed_forward.RunAndAdd(p, chips::Activation::kSilu);
   }
 
   Rope rope_;
