@@ -66,6 +66,21 @@ def test_state_says_who_owns_what(server):
     assert any(m["id"] == MODEL for m in state["models"])
 
 
+def kept_ready(server):
+    owners = server.ask("GET", "/api/v1/pool")["memory"]["owners"]
+    return sum(owner["bytes"] for owner in owners if owner["kind"] == "reserve" and owner["owner"] == "kv_reserve")
+
+
+def test_memory_for_kv_is_ready_and_makes_way(server):
+    eventually(lambda: kept_ready(server) > 192 * MIB, "memory for KV is ready")
+    limit = server.ask("GET", "/api/v1/pool")["memory"]["limit_bytes"]
+    used = server.ask("GET", "/api/v1/pool")["memory"]["used_bytes"]
+    reply = server.ask("POST", "/api/v1/pool/resize", {"memory": used - 128 * MIB})
+    assert reply["memory"]["over_bytes"] == 0, "it goes before anything else, at once"
+    assert kept_ready(server) <= 128 * MIB
+    server.ask("POST", "/api/v1/pool/resize", {"memory": limit})
+
+
 def test_resize_below_use_kills_nobody(server, model):
     done, threads = [], []
     chat(server, model, 1, done)  # its weights are in memory
@@ -200,7 +215,8 @@ def test_metrics(server):
     with urllib.request.urlopen(request, timeout=30) as reply:
         text = reply.read().decode()
     for name in ("tidepool_pool_load ", 'tidepool_pool_events_total{event="switch"}', "tidepool_pool_switch_share ",
-                 'tidepool_pool_slack_seconds{model="scripted"}', "tidepool_warm_used_bytes "):
+                 'tidepool_pool_slack_seconds{model="scripted"}', "tidepool_warm_used_bytes ",
+                 "tidepool_pool_kv_ready_bytes ", "tidepool_pool_kv_ready_taken_bytes_total "):
         assert "\n" + name in text, name
 
 

@@ -190,6 +190,7 @@ struct Pool {
   std::unique_ptr<compute::PackedCache> packed;
   std::unique_ptr<compute::Residency> residency;
   std::unique_ptr<compute::HostKvArena> host_kv;
+  std::unique_ptr<compute::KvReserve> kv_reserve;
   std::unique_ptr<platform::KeyStore> keys;
   std::unique_ptr<platform::Catalog> catalog;
   std::unique_ptr<compute::Engine> engine;
@@ -217,10 +218,14 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   pool.residency = compute::Residency::Start(*pool.ledger, pool.clock, {.warm_bytes = warm_bytes});
   pool.host_kv =
       std::make_unique<compute::HostKvArena>(compute::HostKvArenaOptions{.limit_bytes = host_kv_bytes});
+  pool.kv_reserve = std::make_unique<compute::KvReserve>(
+      *pool.device, *pool.ledger,
+      compute::KvReserveOptions{.ready_bytes = settings.pool.kv_ready, .metrics = &pool.metrics});
   pool.roofline = pool.device->MeasureRoofline();
   TP_ASSIGN(pool.catalog, platform::Catalog::Open(MakeCatalogOptions(settings)));
   compute::EngineOptions engine_options = MakeEngineOptions(settings);
   engine_options.host_kv = pool.host_kv.get();
+  engine_options.kv_reserve = pool.kv_reserve.get();
   pool.engine = compute::Engine::Start(*pool.device, *pool.ledger, pool.clock, pool.metrics, engine_options);
   platform::InferenceOptions inference_options = MakeInferenceOptions(settings);
   inference_options.packed = pool.packed.get();

@@ -94,6 +94,11 @@ const std::vector<Spec>& Specs() {
       {"pool.host_kv", Kind::kMemory, "5%",
        "Memory for the KV of requests that had to make way; with 0% every request reserves its KV whole.",
        TP_FIELD(pool.host_kv)},
+      {"pool.kv_ready", Kind::kBytes, "256MiB",
+       "Memory for KV that is made ready (mapped and cleared) before it is needed, on an idle processor, out "
+       "of "
+       "pool.memory; given up when anything else needs it; 0: off.",
+       TP_FIELD(pool.kv_ready), 0, 1e13},
       {"pool.packed_cache", Kind::kBytes, "64GiB",
        "Disk space for packed weights ($TIDEPOOL_HOME/packed); the least recently used go first.",
        TP_FIELD(pool.packed_cache), 1 << 20, 1e15},

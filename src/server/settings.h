@@ -39,7 +39,7 @@ struct Settings {
 
   struct {
     std::string memory, warm_memory, host_kv;  // "70%" or bytes; MemoryBytes() resolves them
-    uint64_t packed_cache = 0;
+    uint64_t kv_ready = 0, packed_cache = 0;
     bool verify_weights = true, lock_weights = true;
     double admission_load = 0, overcommit = 1, age_bound_s = 0, ttft_s = 0, tpot_s = 0;
     std::string kv_type, precision, instruction_set;

@@ -122,7 +122,8 @@ Result<ModelHandle> EngineImpl::AddModel(std::string name, std::unique_ptr<archi
                                   BlockPoolOptions{.owner = name,
                                                    .block_bytes = std::max<size_t>(card.kv_block_bytes, 1),
                                                    .slab_bytes = options_.kv_slab_bytes,
-                                                   .prefix_cache = options_.prefix_cache && info.causal});
+                                                   .prefix_cache = options_.prefix_cache && info.causal,
+                                                   .reserve = options_.kv_reserve});
   loaded->metrics = std::make_unique<ModelMetrics>(registry_, name);
 
   const ModelHandle handle = card.handle;

@@ -27,6 +27,7 @@
 #include "chips/device.h"
 #include "compute/kv/host_kv_arena.h"
 #include "compute/kv/kv_mover.h"
+#include "compute/kv/kv_reserve.h"
 #include "compute/memory/ledger.h"
 #include "compute/residency/residency.h"
 #include "compute/scheduler/pool_scheduler.h"
@@ -183,7 +184,8 @@ struct EngineOptions {
   bool prefix_cache = true;
   uint64_t kv_slab_bytes = 8u << 20;  // KV memory is taken from the ledger in slabs of about this size
   PoolPolicyOptions pool{.admission_load = 0};
-  HostKvArena* host_kv = nullptr;  // where KV goes that has to leave the device; outlives the engine
+  HostKvArena* host_kv = nullptr;   // where KV goes that has to leave the device; outlives the engine
+  KvReserve* kv_reserve = nullptr;  // where memory for KV is ready before it is needed; outlives the engine
   KvMoverOptions kv_mover = {};
   double copy_bytes_per_s = 5e9;  // from warm to resident, until measured
 };

@@ -168,7 +168,7 @@ class EngineImpl final : public Engine {
   std::vector<Charge> scratch_charges_;
   int32_t scratch_tokens_ = 0, scratch_columns_ = 0;
   LedgerMetrics ledger_metrics_;
-  uint64_t exported_ledger_bytes_ = UINT64_MAX;
+  uint64_t exported_ledger_changes_ = UINT64_MAX;
   Nanoseconds queue_reported_at_ = 0;
   Nanoseconds last_finish_at_ = 0;
   std::vector<PoolJobId> waiting_scratch_;

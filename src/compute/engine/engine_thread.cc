@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/check.h"
 #include "compute/engine/engine_impl.h"
@@ -161,6 +162,11 @@ Status EngineImpl::EnsureWorkspace(size_t bytes) {
   TP_ASSIGN(Charge charge,
             ledger_.TryTake("workspace", ChargeKind::kScratch, bytes - workspace_charge_.bytes()));
   TP_ASSIGN(workspace_, device_.Allocate(bytes));
+  // The kernel clears a page at first touch: now, while nobody waits for a step, rather than inside the
+  // first.
+  if (sequences_.empty() && device_.info().kind == chips::DeviceKind::kCpu) {
+    std::memset(workspace_.data(), 0, bytes);
+  }
   workspace_charge_.Release();
   charge.Release();
   TP_ASSIGN(workspace_charge_, ledger_.TryTake("workspace", ChargeKind::kScratch, bytes));
@@ -284,8 +290,8 @@ void EngineImpl::UpdateGauges(LoadedModel& model) {
     model.metrics->waiting.Set(card.waiting);
     model.metrics->running.Set(card.running);
   }
-  if (const uint64_t used = ledger_.used(); used != exported_ledger_bytes_) {
-    exported_ledger_bytes_ = used;
+  if (const uint64_t changes = ledger_.changes(); changes != exported_ledger_changes_) {
+    exported_ledger_changes_ = changes;
     ledger_metrics_.Update();
   }
 }

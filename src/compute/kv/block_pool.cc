@@ -42,9 +42,15 @@ BlockPool::BlockPool(chips::Device& device, Ledger& ledger, BlockPoolOptions opt
     : device_(device), ledger_(ledger), options_(std::move(options)) {
   CHECK(options_.block_bytes > 0);
   content_ = XXH3_64bits_withSeed(content_key().data(), content_key().size(), options_.block_bytes);
+  if (options_.reserve != nullptr) options_.reserve->AddUser();
 }
 
-BlockPool::~BlockPool() { CHECK(free_ + cached_ == total_ && reserved_ == 0 && moves_.empty()); }
+BlockPool::~BlockPool() {
+  CHECK(free_ + cached_ == total_ && reserved_ == 0 && moves_.empty());
+  if (options_.reserve == nullptr) return;
+  for (const auto& slab : slabs_) ReturnMemory(*slab);
+  options_.reserve->RemoveUser();
+}
 
 const std::string& BlockPool::content_key() const {
   return options_.content_key.empty() ? options_.owner : options_.content_key;
@@ -54,41 +60,82 @@ const std::string& BlockPool::content_key() const {
 
 bool BlockPool::EnsureAvailable(int32_t blocks) {
   // Room in the ledger is taken before cached blocks are given up: the cache grows while there is room.
-  const int32_t wanted = blocks - (free_ - reserved_);
-  if (wanted <= 0) return true;
-  const int32_t slab_blocks =
-      static_cast<int32_t>(std::max<uint64_t>(1, options_.slab_bytes / options_.block_bytes));
-  if (Grow(std::max(wanted, slab_blocks)) || (wanted < slab_blocks && Grow(wanted))) return true;
+  const auto wanted = [&] { return blocks - (free_ - reserved_); };
+  if (wanted() <= 0) return true;
+  const int32_t usual = UsualSlabBlocks();
+  if (Grow(std::max(wanted(), usual))) return true;
+  // What came from the reserve stays, also when the rest could not be had.
+  if (wanted() <= 0 || (wanted() < usual && Grow(wanted()))) return true;
   const int32_t missing = blocks - (free_ + cached_ - reserved_);
   return missing <= 0 || Grow(missing);
 }
 
 bool BlockPool::Grow(int32_t blocks) {
+  // Cheaper than building the ledger's message.
+  if (static_cast<uint64_t>(blocks) * options_.block_bytes > ledger_.free()) return false;
+  blocks -= GrowFromReserve(blocks);
+  if (blocks == 0) return true;
   const uint64_t bytes = static_cast<uint64_t>(blocks) * options_.block_bytes;
-  if (bytes > ledger_.free()) return false;  // cheaper than building the ledger's message
   auto charge = ledger_.TryTake(options_.owner, ChargeKind::kKv, bytes);
   if (!charge) return false;
   auto memory = device_.Allocate(bytes);
   if (!memory) return false;
+  if (options_.reserve != nullptr) options_.reserve->CountFresh(bytes);
   auto slab = std::make_unique<Slab>();
   slab->charge = std::move(*charge);
   slab->memory = std::move(*memory);
+  std::byte* const data = slab->memory.data();
+  AddSlab(std::move(slab), data, blocks);
+  return true;
+}
+
+// As many of the blocks as are ready, in runs no shorter than a usual slab (or all that is wanted).
+int32_t BlockPool::GrowFromReserve(int32_t blocks) {
+  int32_t taken = 0;
+  while (options_.reserve != nullptr && taken < blocks) {
+    const int32_t most = blocks - taken;
+    auto region = options_.reserve->Take(options_.owner, options_.block_bytes,
+                                         static_cast<uint64_t>(std::min(most, UsualSlabBlocks())),
+                                         static_cast<uint64_t>(most));
+    if (!region) break;
+    const auto count = static_cast<int32_t>(
+        std::min<uint64_t>(region->bytes / options_.block_bytes, static_cast<uint64_t>(most)));
+    auto slab = std::make_unique<Slab>();
+    slab->charge = std::move(region->charge);
+    slab->region = std::move(*region);
+    std::byte* const data = slab->region->data;
+    AddSlab(std::move(slab), data, count);
+    taken += count;
+  }
+  return taken;
+}
+
+void BlockPool::AddSlab(std::unique_ptr<Slab> slab, std::byte* data, int32_t blocks) {
   slab->index = slabs_.size();
   slab->blocks.resize(static_cast<size_t>(blocks));
   slab->free_bits.assign((slab->blocks.size() + 63) / 64, 0);
   for (size_t i = 0; i < slab->blocks.size(); ++i) {
     slab->blocks[i].slab = slab.get();
-    slab->blocks[i].data = slab->memory.data() + i * options_.block_bytes;
+    slab->blocks[i].data = data + i * options_.block_bytes;
     slab->free_bits[i / 64] |= uint64_t{1} << (i % 64);
   }
   slab->free = blocks;
   first_free_slab_ = std::min(first_free_slab_, slab->index);
-  slabs_.push_back(std::move(slab));
   total_ += blocks;
   free_ += blocks;
-  bytes_ += bytes;
+  bytes_ += slab->charge.bytes();
+  slabs_.push_back(std::move(slab));
   Rehash(static_cast<size_t>(total_));
-  return true;
+}
+
+// To the reserve, if there is one, which keeps it or gives it back.
+void BlockPool::ReturnMemory(Slab& slab) {
+  if (slab.region) {
+    slab.region->charge = std::move(slab.charge);
+    options_.reserve->Return(*std::exchange(slab.region, std::nullopt));
+  } else if (options_.reserve != nullptr) {
+    options_.reserve->Return(std::move(slab.memory), std::move(slab.charge));
+  }
 }
 
 void BlockPool::ReleaseSlab(size_t index) {
@@ -101,6 +148,7 @@ void BlockPool::ReleaseSlab(size_t index) {
   total_ -= count;
   free_ -= count;
   bytes_ -= slab.charge.bytes();
+  ReturnMemory(slab);
   slabs_.erase(slabs_.begin() + static_cast<ptrdiff_t>(index));
   for (size_t i = index; i < slabs_.size(); ++i) slabs_[i]->index = i;
   first_free_slab_ = 0;

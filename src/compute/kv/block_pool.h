@@ -23,6 +23,7 @@
 // Threads: one (the engine's). Whatever takes slabs or moves allocates; Extend, Commit and Release do not.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -36,6 +37,7 @@
 #include "chips/device.h"
 #include "compute/kv/host_kv_arena.h"
 #include "compute/kv/kv_copy.h"
+#include "compute/kv/kv_reserve.h"
 #include "compute/memory/ledger.h"
 
 namespace tidepool::compute {
@@ -45,6 +47,8 @@ struct BlockPoolOptions {
   size_t block_bytes = 0;          // KvLayout::block_bytes()
   uint64_t slab_bytes = 8u << 20;  // growth; at least one block
   bool prefix_cache = true;
+  // Where memory for slabs is ready, if it is; outlives the pool. Else slabs come from the device alone.
+  KvReserve* reserve = nullptr;
   // What the bytes of a block mean (KvContentKey). Pools with the same key take each other's sequences and
   // files. Empty: the owner's name.
   std::string content_key = {};
@@ -226,7 +230,13 @@ class BlockPool {
 
   bool EnsureAvailable(int32_t blocks);
   bool HasUnpromised();
+  int32_t UsualSlabBlocks() const {
+    return static_cast<int32_t>(std::max<uint64_t>(1, options_.slab_bytes / options_.block_bytes));
+  }
   bool Grow(int32_t blocks);
+  int32_t GrowFromReserve(int32_t blocks);
+  void AddSlab(std::unique_ptr<Slab> slab, std::byte* data, int32_t blocks);
+  void ReturnMemory(Slab& slab);
   void ReleaseSlab(size_t index);
   // Beside `after` where that is free; `after` may be nullptr.
   Block* TakeBlock(const Block* after);

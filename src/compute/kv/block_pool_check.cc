@@ -60,8 +60,13 @@ void BlockPool::CheckInvariants(std::span<const KvSequence* const> sequences) co
   for (size_t s = 0; s < slabs_.size(); ++s) {
     const Slab& slab = *slabs_[s];
     CHECK(slab.index == s);
-    CHECK(slab.charge.bytes() == slab.blocks.size() * options_.block_bytes);
-    CHECK(slab.memory.bytes() >= slab.charge.bytes());
+    const uint64_t used_bytes = slab.blocks.size() * options_.block_bytes;
+    if (slab.region) {  // whole pages
+      CHECK(slab.memory.bytes() == 0 && slab.region->bytes == slab.charge.bytes());
+      CHECK(slab.charge.bytes() >= used_bytes && slab.charge.bytes() < used_bytes + KvReserve::kPageBytes);
+    } else {
+      CHECK(slab.charge.bytes() == used_bytes && slab.memory.bytes() >= used_bytes);
+    }
     CHECK(slab.free == 0 || first_free_slab_ <= s);
     bytes += slab.charge.bytes();
     total += static_cast<int32_t>(slab.blocks.size());

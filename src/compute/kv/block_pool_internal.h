@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,7 @@ struct KvBlock {
 struct KvSlab {
   Charge charge;  // declared first: given back after the memory
   chips::DeviceBuffer memory;
+  std::optional<KvRegion> region;  // or the memory is the reserve's; `charge` has its charge
   std::vector<KvBlock> blocks;
   std::vector<uint64_t> free_bits;  // bit i: block i is free
   size_t index = 0;

@@ -77,8 +77,7 @@ BlockPool::CacheLoader::Added BlockPool::CacheLoader::Add(std::string_view works
 // A free block that no reservation counts on; the pool may grow for it, nothing is evicted.
 bool BlockPool::HasUnpromised() {
   if (free_ > reserved_) return true;
-  const auto usual = static_cast<int32_t>(std::max<uint64_t>(1, options_.slab_bytes / options_.block_bytes));
-  return (Grow(usual) || Grow(1)) && free_ > reserved_;
+  return (Grow(UsualSlabBlocks()) || Grow(1)) && free_ > reserved_;
 }
 
 // Deepest first, so that the LRU order is the list's.

@@ -1,6 +1,7 @@
 // Random life on several devices with one host arena: sequences of several models arrive, grow, are spilled,
 // restored (here or on another device), dropped, readmitted, cancelled; limits change, memory is refused,
-// caches are given up; copies are made as late as possible, in any order, or not at all.
+// caches are given up; copies are made as late as possible, in any order, or not at all. In every second
+// world memory is made ready ahead, taken, and given back.
 //
 // The oracle is the sequence's own list of tokens: the KV of position i is a function of the tokens 0..i and
 // of the workspace, so a block that was lost, mixed up, overwritten early or shared wrongly shows.
@@ -93,14 +94,36 @@ struct Pending {
 
 class World {
  public:
-  explicit World(uint64_t seed) : random_(seed) {
+  // With a reserve blocks and limits are larger, since it deals in pages.
+  World(uint64_t seed, bool with_reserve)
+      : random_(seed),
+        scale_(with_reserve ? kScale : 1),
+        ledger_(scale_ * kDeviceBytes),
+        arena_({.limit_bytes = scale_ * kHostBytes,
+                .slab_bytes = scale_ * 4096,
+                .ledger = &host_ledger_,
+                .allocate = [this](size_t bytes) -> Result<chips::DeviceBuffer> {
+                  if (host_broken_) return Fail(ErrorKind::kUnavailable, "out_of_memory", "no memory");
+                  return chips::DeviceBuffer(std::malloc(bytes), bytes,
+                                             [](void* data, size_t) { std::free(data); });
+                }}) {
+    if (with_reserve) {
+      reserve_ = std::make_unique<KvReserve>(device_, ledger_,
+                                             KvReserveOptions{.ready_bytes = kReadyBytes,
+                                                              .chunk_bytes = 16 * KvReserve::kPageBytes,
+                                                              .quantum_bytes = 2 * KvReserve::kPageBytes,
+                                                              .rest = 0,
+                                                              .thread = false});
+    }
     for (int p = 0; p < kPools; ++p) {
       const Model& model = kModels[kModelOfPool[p]];
+      const size_t block_bytes = scale_ * model.block_bytes;
       pools_[p] =
           std::make_unique<BlockPool>(device_, ledger_,
                                       BlockPoolOptions{.owner = std::string(model.name) + std::to_string(p),
-                                                       .block_bytes = model.block_bytes,
-                                                       .slab_bytes = 6 * model.block_bytes,
+                                                       .block_bytes = block_bytes,
+                                                       .slab_bytes = 6 * block_bytes,
+                                                       .reserve = reserve_.get(),
                                                        .content_key = model.name});
     }
   }
@@ -111,6 +134,7 @@ class World {
   }
 
   void Operate() {
+    if (reserve_ != nullptr && Below(3) == 0) reserve_->Fill();
     const int32_t what = Below(1000);
     if (what < 150) {
       Arrive();
@@ -129,11 +153,11 @@ class World {
     } else if (what < 975) {
       Readmit(Pick({KvPlace::kDropped}));
     } else if (what < 985) {
-      pools_[Below(kPools)]->Shrink(static_cast<uint64_t>(Below(20'000)));
+      pools_[Below(kPools)]->Shrink(scale_ * static_cast<uint64_t>(Below(20'000)));
     } else if (what < 990) {
-      ledger_.SetLimit(static_cast<uint64_t>(Below(3) == 0 ? Below(kDeviceBytes) : kDeviceBytes));
+      ledger_.SetLimit(scale_ * (Below(3) == 0 ? static_cast<uint64_t>(Below(kDeviceBytes)) : kDeviceBytes));
     } else if (what < 995) {
-      arena_.SetLimit(static_cast<uint64_t>(Below(3) == 0 ? Below(kHostBytes) : kHostBytes));
+      arena_.SetLimit(scale_ * (Below(3) == 0 ? static_cast<uint64_t>(Below(kHostBytes)) : kHostBytes));
     } else if (what < 997) {
       device_.broken = Below(2) == 0;
       host_broken_ = Below(3) == 0;
@@ -171,6 +195,11 @@ class World {
     }
     const HostKvArenaStats host = arena_.stats();
     ASSERT_EQ(host.used_bytes + host.moving_bytes + host.free_bytes, host.bytes);
+    if (reserve_ != nullptr) {
+      reserve_->CheckInvariants();
+      ASSERT_EQ(ledger_.used_by(ChargeKind::kReserve), reserve_->stats().charged_bytes);
+      device_bytes += reserve_->stats().charged_bytes;
+    }
     ASSERT_EQ(ledger_.used(), device_bytes);
     ASSERT_EQ(host_ledger_.used(), host.bytes);
   }
@@ -178,8 +207,8 @@ class World {
   // From any state, with memory and limits restored, every sequence comes to its end.
   void Finish() {
     device_.broken = host_broken_ = false;
-    ledger_.SetLimit(kDeviceBytes);
-    arena_.SetLimit(kHostBytes);
+    ledger_.SetLimit(scale_ * kDeviceBytes);
+    arena_.SetLimit(scale_ * kHostBytes);
     int idle_turns = 0;
     while (!lives_.empty()) {
       const size_t before = Progress();
@@ -218,6 +247,10 @@ class World {
       pool->Shrink(UINT64_MAX);
       ASSERT_EQ(pool->moves(), 0);
     }
+    if (reserve_ != nullptr) {
+      ASSERT_EQ(reserve_->stats().taken_bytes, 0u);
+      reserve_->GiveUp(UINT64_MAX);
+    }
     ASSERT_EQ(ledger_.used(), 0u);
     ASSERT_EQ(arena_.stats().bytes, 0u);
     ASSERT_EQ(host_ledger_.used(), 0u);
@@ -240,10 +273,13 @@ class World {
     return sum;
   }
   const HostKvArena& arena() const { return arena_; }
+  const KvReserve* reserve() const { return reserve_.get(); }
   uint64_t migrations() const { return migrations_; }
   uint64_t cancels_in_moves() const { return cancels_in_moves_; }
 
  private:
+  static constexpr uint64_t kScale = 16;
+  static constexpr uint64_t kReadyBytes = 40 * KvReserve::kPageBytes;
   static constexpr uint64_t kDeviceBytes = 60'000;
   static constexpr uint64_t kHostBytes = 40'000;
   static constexpr size_t kMaxLives = 28;
@@ -265,16 +301,16 @@ class World {
   }
 
   // What an engine's AppendKv would write, in every part of the token's slot.
-  static void Write(Live& live, int32_t position) {
-    const size_t slot_bytes = kModels[live.model].block_bytes / kTokens;
+  void Write(Live& live, int32_t position) const {
+    const size_t slot_bytes = scale_ * kModels[live.model].block_bytes / kTokens;
     std::byte* slot = live.kv.table()[static_cast<size_t>(position / kTokens)] +
                       static_cast<size_t>(position % kTokens) * slot_bytes;
     for (size_t at = 0; at + 8 <= slot_bytes; at += 8) {
       std::memcpy(slot + at, &live.prints[static_cast<size_t>(position)], 8);
     }
   }
-  static void Verify(const Live& live) {
-    const size_t slot_bytes = kModels[live.model].block_bytes / kTokens;
+  void Verify(const Live& live) const {
+    const size_t slot_bytes = scale_ * kModels[live.model].block_bytes / kTokens;
     for (int32_t i = 0; i < live.computed; ++i) {
       const std::byte* slot =
           live.kv.table()[static_cast<size_t>(i / kTokens)] + static_cast<size_t>(i % kTokens) * slot_bytes;
@@ -450,16 +486,11 @@ class World {
   std::mt19937_64 random_;
   FaultyDevice device_;
   bool host_broken_ = false;
-  Ledger ledger_{kDeviceBytes};
+  const uint64_t scale_;
+  Ledger ledger_;
   Ledger host_ledger_{uint64_t{1} << 30};
-  HostKvArena arena_{{.limit_bytes = kHostBytes,
-                      .slab_bytes = 4096,
-                      .ledger = &host_ledger_,
-                      .allocate = [this](size_t bytes) -> Result<chips::DeviceBuffer> {
-                        if (host_broken_) return Fail(ErrorKind::kUnavailable, "out_of_memory", "no memory");
-                        return chips::DeviceBuffer(std::malloc(bytes), bytes,
-                                                   [](void* data, size_t) { std::free(data); });
-                      }}};
+  HostKvArena arena_;
+  std::unique_ptr<KvReserve> reserve_;
   std::unique_ptr<BlockPool> pools_[kPools];
   std::deque<std::unique_ptr<Live>> lives_;
   std::vector<Pending> pending_;
@@ -481,7 +512,7 @@ TEST(KvPropertyTest, NothingIsLostMixedUpOrLeaked) {
   int64_t operations = 0;
   for (; operations < most && clock.now() - begin < limit; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    World world(seed);
+    World world(seed, seed % 2 == 0);
     // The first operations are checked one by one, later ones in turns, to do more of them.
     for (int64_t n = 0; n < kOperationsOfAWorld; ++n, ++operations) {
       world.Operate();
@@ -501,6 +532,12 @@ TEST(KvPropertyTest, NothingIsLostMixedUpOrLeaked) {
     EXPECT_GT(world.cancels_in_moves(), 100u);
     EXPECT_GT(world.arena().stats().refusals, 10u);
     EXPECT_GT(world.arena().stats().compacted_bytes, 0u);
+    if (const KvReserve* reserve = world.reserve(); reserve != nullptr) {
+      EXPECT_GT(reserve->stats().taken_total, 30 * KvReserve::kPageBytes);
+      EXPECT_GT(reserve->stats().returned_total, 30 * KvReserve::kPageBytes);
+      EXPECT_GT(reserve->stats().given_up_total, 30 * KvReserve::kPageBytes);
+      EXPECT_GT(reserve->stats().fresh_total, 0u);
+    }
     world.Finish();
     if (::testing::Test::HasFailure()) return;
   }

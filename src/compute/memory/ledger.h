@@ -3,6 +3,10 @@
 //
 // Invariant: sum of all charges = used() <= limit(), except after the limit was lowered below what is used:
 // then nothing is taken until enough was given back, so that used() only falls. Threads: any.
+//
+// Charges of kind kReserve are memory that only waits to be used (compute/kv/kv_reserve.h). They count as
+// used, and as free too: whoever takes bytes that are not there gets them from the reserve, at once and on
+// any thread, before anybody else is asked to give something up.
 #pragma once
 
 #include <array>
@@ -19,8 +23,8 @@
 
 namespace tidepool::compute {
 
-enum class ChargeKind : uint8_t { kWeights, kKv, kState, kScratch };
-inline constexpr int kChargeKinds = 4;
+enum class ChargeKind : uint8_t { kWeights, kKv, kState, kScratch, kReserve };
+inline constexpr int kChargeKinds = 5;
 std::string_view ChargeKindName(ChargeKind kind);
 
 class Ledger;
@@ -33,6 +37,12 @@ class Charge {
   Charge& operator=(Charge&& other) noexcept;
   ~Charge() { Release(); }
   void Release();
+  // Gives a part back: at most bytes().
+  void Release(uint64_t bytes);
+  // `bytes` of it (at most bytes()) change their owner; nothing is taken or given back, so it cannot fail.
+  Charge Split(std::string owner, ChargeKind kind, uint64_t bytes);
+  // Takes over what `other` (of the same ledger) holds, in the name of this charge.
+  void Merge(Charge other);
   uint64_t bytes() const { return bytes_; }
 
  private:
@@ -47,16 +57,18 @@ class Ledger {
  public:
   explicit Ledger(uint64_t limit_bytes) : limit_(limit_bytes) {}
 
-  // While running. Lower than what is used is allowed and takes nothing from anybody: Take refuses until the
-  // rest has drained. Returns what is over now; its owners are asked by the caller (Engine::Trim, unloading).
+  // While running. Lower than what is used is allowed and takes nothing from anybody but the reserve: Take
+  // refuses until the rest has drained. Returns what is over now; its owners are asked by the caller
+  // (Engine::Trim, unloading).
   uint64_t SetLimit(uint64_t bytes);
   uint64_t over_limit_bytes() const;
 
   // Charges `bytes` to `owner` (a model's name), or refuses with kUnavailable "out_of_pool_memory" and the
-  // numbers: asked, used, limit, and who holds most. When short it asks the reclaimer for the missing bytes
-  // first, which may block for the rest of a step.
+  // numbers: asked, used, limit, and who holds most. When short, the reserve and then the reclaimer are asked
+  // for the missing bytes first; the reclaimer may block for the rest of a step.
   Result<Charge> Take(std::string owner, ChargeKind kind, uint64_t bytes);
-  // The same without the reclaimer: for the engine thread, which reclaims by itself.
+  // The same without the reclaimer: for the engine thread, which reclaims by itself. Of kind kReserve: only
+  // what nobody has.
   Result<Charge> TryTake(std::string owner, ChargeKind kind, uint64_t bytes);
 
   // Who gives back what is only kept because there was room (prefix caches, empty slabs). Called on the
@@ -64,9 +76,15 @@ class Ledger {
   // waits for a call in progress.
   void SetReclaimer(std::function<void(uint64_t missing_bytes)> reclaimer);
 
+  // Who holds the charges of kind kReserve and gives back at least `missing_bytes` of them, or all, before it
+  // returns. Called on the thread of TryTake, Take or SetLimit, which it must not delay; it may only call
+  // what gives charges back. An empty function takes it out and waits for a call in progress.
+  void SetReserve(std::function<void(uint64_t missing_bytes)> give_up);
+
   uint64_t limit() const;
   uint64_t used() const;
-  uint64_t free() const;  // 0 while over the limit
+  uint64_t free() const;  // what TryTake can have: the reserve counts; 0 while the others are over the limit
+  uint64_t unused() const;  // what nobody has, not even the reserve
   // Bytes charged with this kind, over all owners.
   uint64_t used_by(ChargeKind kind) const;
   // used() - used_by(kind) of one moment.
@@ -74,18 +92,34 @@ class Ledger {
   // limit() less used_besides(kind), 0 while others alone are over: the most that `kind` can have beside
   // them.
   uint64_t room_besides(ChargeKind kind) const;
+  // Grows whenever a charge changes.
+  uint64_t changes() const;
   // By owner and kind, for /metrics, ps and tests.
   std::map<std::pair<std::string, ChargeKind>, uint64_t> Snapshot() const;
 
  private:
   friend class Charge;
   void Return(const std::string& owner, ChargeKind kind, uint64_t bytes);
-  uint64_t FreeLocked() const { return limit_ > used_ ? limit_ - used_ : 0; }
+  void Reassign(const std::string& owner, ChargeKind kind, const std::string& to, ChargeKind to_kind,
+                uint64_t bytes);
+  void AddLocked(const std::string& owner, ChargeKind kind, uint64_t bytes);
+  void RemoveLocked(const std::string& owner, ChargeKind kind, uint64_t bytes);
+  uint64_t ReserveLocked() const { return used_by_kind_[static_cast<size_t>(ChargeKind::kReserve)]; }
+  uint64_t UnusedLocked() const { return limit_ > used_ ? limit_ - used_ : 0; }
+  uint64_t FreeLocked() const {
+    const uint64_t held = used_ - ReserveLocked();
+    return limit_ > held ? limit_ - held : 0;
+  }
+  Error RefusalLocked(const std::string& owner, ChargeKind kind, uint64_t bytes) const;
+  bool AskReserve(uint64_t missing_bytes);
   std::mutex reclaimer_mutex_;  // taken before mutex_, never after
   std::function<void(uint64_t)> reclaimer_;
+  std::mutex reserve_mutex_;  // taken before mutex_, never after
+  std::function<void(uint64_t)> reserve_;
   mutable std::mutex mutex_;
   uint64_t limit_;
   uint64_t used_ = 0;
+  uint64_t changes_ = 0;
   std::array<uint64_t, kChargeKinds> used_by_kind_{};
   std::map<std::pair<std::string, ChargeKind>, uint64_t> charges_;
 };

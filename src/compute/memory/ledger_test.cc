@@ -147,6 +147,62 @@ TEST(LedgerTest, TheReclaimerIsAskedForWhatIsOverToo) {
   ledger.SetReclaimer(nullptr);
 }
 
+TEST(LedgerTest, TheReserveIsFreeForOthersAndGoesFirst) {
+  Ledger ledger(1000);
+  auto reserve = ledger.TryTake("reserve", ChargeKind::kReserve, 400);
+  auto weights = ledger.TryTake("a", ChargeKind::kWeights, 300);
+  ASSERT_TRUE(reserve && weights);
+  EXPECT_EQ(ledger.used(), 700u);
+  EXPECT_EQ(ledger.free(), 700u);
+  EXPECT_EQ(ledger.unused(), 300u);
+  EXPECT_FALSE(ledger.TryTake("a", ChargeKind::kKv, 500)) << "nobody gives the reserve up";
+  std::vector<uint64_t> asked;
+  ledger.SetReserve([&](uint64_t missing) {
+    asked.push_back(missing);
+    reserve->Release(missing);
+  });
+  uint64_t reclaimed = 0;
+  ledger.SetReclaimer([&](uint64_t missing) { reclaimed += missing; });
+  EXPECT_FALSE(ledger.TryTake("reserve", ChargeKind::kReserve, 301)) << "it does not take from itself";
+  EXPECT_TRUE(asked.empty());
+  auto kv = ledger.TryTake("a", ChargeKind::kKv, 500);
+  ASSERT_TRUE(kv);
+  EXPECT_EQ(asked, std::vector<uint64_t>{200});
+  const auto refused = ledger.Take("b", ChargeKind::kKv, 250);
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().message, HasSubstr("800 of the pool's 1000"))
+      << "the reserve is in nobody's way";
+  EXPECT_EQ(reclaimed, 50u) << "200 are the reserve's";
+  EXPECT_EQ(ledger.SetLimit(850), 0u);
+  EXPECT_EQ(reserve->bytes(), 50u);
+  EXPECT_EQ(Sum(ledger), ledger.used());
+  ledger.SetReclaimer(nullptr);
+  ledger.SetReserve(nullptr);
+}
+
+TEST(LedgerTest, ChargesChangeOwnersWithoutATake) {
+  Ledger ledger(1000);
+  auto reserve = ledger.TryTake("reserve", ChargeKind::kReserve, 400);
+  ASSERT_TRUE(reserve);
+  ledger.SetLimit(100);
+  const uint64_t changes = ledger.changes();
+  Charge part = reserve->Split("a", ChargeKind::kKv, 150);
+  EXPECT_GT(ledger.changes(), changes);
+  EXPECT_EQ(part.bytes(), 150u);
+  EXPECT_EQ(reserve->bytes(), 250u);
+  EXPECT_EQ(ledger.used(), 400u);
+  EXPECT_EQ(ledger.used_by(ChargeKind::kKv), 150u);
+  EXPECT_EQ(ledger.Snapshot().at({"a", ChargeKind::kKv}), 150u);
+  part.Release(50);
+  EXPECT_EQ(ledger.used(), 350u);
+  reserve->Merge(std::move(part));
+  EXPECT_EQ(reserve->bytes(), 350u);
+  EXPECT_EQ(ledger.used_by(ChargeKind::kReserve), 350u);
+  EXPECT_EQ(Sum(ledger), ledger.used());
+  reserve->Release();
+  EXPECT_TRUE(ledger.Snapshot().empty());
+}
+
 // Each thread sees used() only fall while the limit is below it, and never above the highest limit.
 TEST(LedgerTest, LimitsChangeUnderThreads) {
   Ledger ledger(10'000);

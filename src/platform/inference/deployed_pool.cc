@@ -73,10 +73,12 @@ PoolState DeployedPool::State() const {
   state.models = deployments_.PoolModels();
   const auto report = engine_.pool();  // as fresh as the models', or fresher
   state.policy = report->policy;
-  state.memory = {ledger_.limit(), ledger_.used()};
+  uint64_t used = 0;  // of one moment: charges change on other threads
   for (const auto& [key, bytes] : ledger_.Snapshot()) {
     if (bytes > 0) state.owners.push_back({key.first, key.second, bytes});
+    used += bytes;
   }
+  state.memory = {ledger_.limit(), used};
   if (options_.residency != nullptr) {
     state.warm = {options_.residency->warm_limit(), options_.residency->warm_used()};
     state.rates = options_.residency->rates();
