@@ -17,6 +17,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -293,6 +294,23 @@ class Device {
 
   virtual Ops& ops() = 0;
   virtual Roofline MeasureRoofline() = 0;
+
+  // Calls body(task) once for every task in [0, tasks), in any order, on the threads that the ops use or, where there
+  // are none, on the caller's; returns when all are done. For a step's work on the host (sampling), called like the
+  // ops; the body must not call the device. Allocates nothing.
+  template <typename Body>
+  void RunOnThreads(int64_t tasks, Body&& body) {
+    using Plain = std::remove_reference_t<Body>;
+    RunTasks(
+        tasks, [](void* context, int64_t task) { (*static_cast<Plain*>(context))(task); },
+        const_cast<void*>(static_cast<const void*>(&body)));
+  }
+
+ protected:
+  using Task = void (*)(void* context, int64_t task);
+  virtual void RunTasks(int64_t tasks, Task run, void* context) {
+    for (int64_t task = 0; task < tasks; ++task) run(context, task);
+  }
 };
 
 // The CPU. An unknown or unsupported instruction_set is an error that lists what this machine has.

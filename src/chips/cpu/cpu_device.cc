@@ -106,6 +106,11 @@ class CpuDevice final : public Device {
   Ops& ops() override { return *ops_; }
   Roofline MeasureRoofline() override;
 
+ protected:
+  void RunTasks(int64_t tasks, Task run, void* context) override {
+    pool_->Run(tasks, [&](int64_t task, int) { run(context, task); });
+  }
+
  private:
   double MeasureBandwidth();
 

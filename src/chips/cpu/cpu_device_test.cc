@@ -73,6 +73,29 @@ TEST(CpuDevice, MemoryIsZeroAndAlignedAndRefusedKindly) {
   EXPECT_EQ(device->Allocate(0).value().bytes(), 0u);
 }
 
+TEST(CpuDevice, TasksRunOnceEachOnTheThreadsOfTheOps) {
+  std::vector<std::unique_ptr<Device>> devices;
+  devices.push_back(MakeDevice("reference", 1));
+  devices.push_back(MakeDevice("reference", 3));
+  devices.push_back(MakeSimulatedDevice({}));
+  for (const auto& device : devices) {
+    for (const int64_t tasks : {0, 1, 2, 100}) {
+      std::vector<int> runs(static_cast<size_t>(tasks), 0);
+      const uint64_t allocations = g_allocations.load();
+      device->RunOnThreads(tasks, [&](int64_t task) { ++runs[static_cast<size_t>(task)]; });
+      EXPECT_EQ(g_allocations.load(), allocations);
+      EXPECT_EQ(std::count(runs.begin(), runs.end(), 1), tasks);
+    }
+  }
+  // Two tasks that wait for each other end only if two threads have them.
+  std::atomic<int> arrived{0};
+  devices[1]->RunOnThreads(2, [&](int64_t) {
+    ++arrived;
+    while (arrived < 2) std::this_thread::yield();
+  });
+  EXPECT_EQ(arrived.load(), 2);
+}
+
 TEST(CpuDevice, ImpossibleWeightsAreErrorsForEveryBackend) {
   for (const std::string& set : CpuInstructionSets()) {
     const std::unique_ptr<Device> device = MakeDevice(set, 1);

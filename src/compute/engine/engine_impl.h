@@ -71,6 +71,7 @@ class EngineImpl final : public Engine {
   Result<std::unique_ptr<LoadedModel>> Unregister(ModelHandle model, bool force);
   Status EnsureScratch(int32_t max_tokens, int32_t max_columns);
   Status EnsureWorkspace(size_t bytes);
+  Status EnsureSamplers(int32_t vocab);
   PoolModel Describe(const LoadedModel& model) const;
   void ReportQueue();
   void UpdateGauges(LoadedModel& model);
@@ -98,10 +99,17 @@ class EngineImpl final : public Engine {
   void ExecuteStep();
   void BuildStep(LoadedModel& model);
   void FinishStep(LoadedModel& model, const architectures::StepOutput& output, Nanoseconds started_at);
+  void SampleRows(LoadedModel& model, const architectures::StepOutput& output);
+  // Calls body(i, sampler) for every i in [0, count), each of which reads `logits` logits: on the device's threads
+  // where that is worth waking them, else on this one.
+  template <typename Body>
+  void WithSamplers(int64_t count, int64_t logits, const Body& body);
   void TakeLogits(Sequence& sequence, const PlannedTokens& planned, const architectures::StepOutput& output,
                   int32_t first_row);
-  void TakePromptLogprobs(Sequence& sequence, const PlannedTokens& planned, const float* rows);
-  int32_t NextToken(Sequence& sequence, std::span<const float> logits);
+  void TakePromptLogprobs(Sequence& sequence, const PlannedTokens& planned,
+                          const architectures::StepOutput& output, int32_t first_row);
+  // On any of the device's threads: it touches the sequence and the sampler only.
+  static int32_t NextToken(Sequence& sequence, const Sampler::Row& row, Sampler& sampler);
   void Emit(Sequence& sequence, int32_t token);
   void TakeHidden(Sequence& sequence, const PlannedTokens& planned, const float* rows);
   void ReportPrefill(Sequence& sequence);
@@ -163,8 +171,13 @@ class EngineImpl final : public Engine {
   std::map<ModelHandle, std::unique_ptr<LoadedModel>> models_;
   std::unordered_map<PoolJobId, std::unique_ptr<Sequence>> sequences_;
   PoolJobId next_job_ = 1;
-  std::unique_ptr<Sampler> sampler_;
+  std::vector<std::unique_ptr<Sampler>> samplers_;  // one for each thread that samples; the first is this one's
   int32_t sampler_vocab_ = 0;
+  struct RowToSample {
+    Sequence* sequence = nullptr;
+    Sampler::Row row;
+  };
+  std::vector<RowToSample> whole_rows_;  // of this step
   std::vector<Charge> scratch_charges_;
   int32_t scratch_tokens_ = 0, scratch_columns_ = 0;
   LedgerMetrics ledger_metrics_;

@@ -232,7 +232,7 @@ TEST_F(EngineTest, LogprobsOfAnswerAndPrompt) {
   auto expect = [&](const TokenLogprob& got, int32_t token) {
     TokenLogprob want;
     FakeModel::LogitsAfter(history, logits);
-    oracle.Logprobs(logits, token, 3, want);
+    oracle.Logprobs({logits}, token, 3, want);
     EXPECT_EQ(got.token, token);
     EXPECT_EQ(got.logprob, want.logprob);
     EXPECT_EQ(got.top, want.top);
@@ -240,6 +240,59 @@ TEST_F(EngineTest, LogprobsOfAnswerAndPrompt) {
   };
   for (size_t i = 1; i < prompt.size(); ++i) expect(sink->prompt_logprobs[i], prompt[i]);
   for (size_t i = 0; i < sink->tokens.size(); ++i) expect(sink->logprobs[i], sink->tokens[i]);
+}
+
+// A vocabulary large enough for rows to be shared out among threads: every answer is what the engine of one thread
+// (the simulated device's) gives the request alone.
+TEST_F(EngineTest, RowsSampledOnManyThreadsGiveTheAnswersOfOne) {
+  FakeModelOptions large;
+  large.vocab_size = 20'000;
+  const auto request = [&](ModelHandle model, int32_t i) {
+    GenerateRequest one = Request(model, Prompt(20 + i, i), 12, nullptr);
+    one.sampling.ignore_eos = true;
+    one.sampling.seed = static_cast<uint64_t>(i);
+    one.sampling.temperature = i % 5 == 0 ? 0.0f : 0.8f;
+    one.sampling.top_k = i % 4 == 1 ? 40 : 0;
+    one.sampling.top_p = i % 2 == 0 ? 0.9f : 1.0f;
+    one.sampling.frequency_penalty = i % 3 == 0 ? 0.5f : 0.0f;
+    one.sampling.top_logprobs = i % 3 == 1 ? 4 : -1;
+    one.sampling.prompt_logprobs = i % 6 == 4;
+    return one;
+  };
+  constexpr int32_t kRequests = 24;
+  StartEngine({.max_batch_tokens = 64, .max_sequences = 24});
+  const ModelHandle model = AddFake("fake", large);
+  std::vector<std::shared_ptr<RecordingSink>> alone;
+  for (int32_t i = 0; i < kRequests; ++i) alone.push_back(Generate(request(model, i)));
+  engine.reset();
+
+  const auto cpu = chips::MakeCpuDevice({.threads = 3}).value();
+  engine = Engine::Start(*cpu, *ledger, clock, metrics, {.max_batch_tokens = 64, .max_sequences = 24});
+  const ModelHandle shared = AddFake("fake", large);
+  fake->hold = true;  // until all are there
+  std::vector<std::shared_ptr<RecordingSink>> together;
+  for (int32_t i = 0; i < kRequests; ++i) {
+    together.push_back(std::make_shared<RecordingSink>());
+    GenerateRequest one = request(shared, i);
+    one.sink = together.back();
+    ASSERT_TRUE(engine->Submit(std::move(one)));
+  }
+  fake->hold = false;
+  for (size_t i = 0; i < together.size(); ++i) {
+    SCOPED_TRACE(i);
+    EXPECT_EQ(together[i]->Wait().reason, FinishReason::kLength);
+    EXPECT_EQ(together[i]->tokens, alone[i]->tokens);
+    for (const auto entries : {&RecordingSink::logprobs, &RecordingSink::prompt_logprobs}) {
+      const auto &got = (*together[i]).*entries, &want = (*alone[i]).*entries;
+      ASSERT_EQ(got.size(), want.size());
+      for (size_t t = 0; t < got.size(); ++t) {
+        EXPECT_EQ(got[t].logprob, want[t].logprob);
+        EXPECT_EQ(got[t].top, want[t].top);
+      }
+    }
+  }
+  engine.reset();  // before its device
+  fake = nullptr;
 }
 
 // ---- reasoning ---------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ namespace {
 
 constexpr Nanoseconds kQueueReportInterval = 500 * kMillisecond;
 constexpr Nanoseconds kLongestSleep = 60 * kSecond;
+// Sampling reads memory more than it computes: more threads would wait for the same bytes.
+constexpr int kMaxSamplers = 16;
 
 }  // namespace
 
@@ -173,6 +175,21 @@ Status EngineImpl::EnsureWorkspace(size_t bytes) {
   return {};
 }
 
+// Scratch of the threads that sample.
+Status EngineImpl::EnsureSamplers(int32_t vocab) {
+  if (vocab <= sampler_vocab_) return {};
+  const auto count = static_cast<size_t>(std::clamp(device_.info().threads, 1, kMaxSamplers));
+  const uint64_t before = sampler_vocab_ == 0 ? 0 : Sampler::ScratchBytes(sampler_vocab_);
+  const uint64_t more = (Sampler::ScratchBytes(vocab) - before) * count;
+  MakeLedgerRoom(more);
+  TP_ASSIGN(Charge charge, ledger_.TryTake("sampling", ChargeKind::kScratch, more));
+  scratch_charges_.push_back(std::move(charge));
+  samplers_.clear();
+  while (samplers_.size() < count) samplers_.push_back(std::make_unique<Sampler>(vocab));
+  sampler_vocab_ = vocab;
+  return {};
+}
+
 PoolModel EngineImpl::Describe(const LoadedModel& model) const {
   const auto ns = [](double seconds) { return static_cast<Nanoseconds>(seconds * 1e9); };
   const ModelPolicy& policy = model.policy;
@@ -203,6 +220,7 @@ PoolModel EngineImpl::Describe(const LoadedModel& model) const {
 Status EngineImpl::Register(std::unique_ptr<LoadedModel> model) {
   TP_TRY(EnsureScratch(model->limits.max_tokens, model->model->MaxColumns()));
   TP_TRY(EnsureWorkspace(std::max<size_t>(model->card->workspace_bytes, 64)));
+  TP_TRY(EnsureSamplers(model->card->info.generates ? model->card->info.vocab_size : 0));
   fixed_weight_bytes_.fetch_add(model->weights_charge.bytes());
   RefreshArena();
   const uint64_t room = arena_bytes_;
@@ -214,16 +232,12 @@ Status EngineImpl::Register(std::unique_ptr<LoadedModel> model) {
                             model->card->name, model->card->weight_bytes, ledger_.limit(), room),
                 "model");
   }
-  const architectures::ModelInfo& info = model->card->info;
-  if (info.vocab_size > sampler_vocab_) {
-    sampler_vocab_ = info.vocab_size;
-    sampler_ = std::make_unique<Sampler>(sampler_vocab_);
-  }
   const auto rows = static_cast<size_t>(model->limits.max_tokens);
   step_tokens_.reserve(rows);
   step_positions_.reserve(rows);
   hidden_rows_.reserve(rows);
   logit_rows_.reserve(static_cast<size_t>(model->limits.max_logit_rows));
+  whole_rows_.reserve(static_cast<size_t>(model->limits.max_logit_rows));
   slices_.reserve(static_cast<size_t>(options_.max_sequences));
   scheduler_->AddModel(Describe(*model));
   {

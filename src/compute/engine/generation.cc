@@ -1,10 +1,14 @@
 // From a row of logits to what a client sees of one request, and its end.
 #include <algorithm>
+#include <atomic>
 
 #include "compute/engine/engine_impl.h"
 
 namespace tidepool::compute {
 namespace {
+
+// About 40 us of reading: waking another thread costs up to a quarter of that.
+constexpr int64_t kLogitsWorthThreads = 128 << 10;
 
 double Seconds(Nanoseconds from, Nanoseconds to) {
   return from == 0 || to < from ? 0 : static_cast<double>(to - from) * 1e-9;
@@ -31,33 +35,75 @@ Error NotFinite() {
       .param = {}};
 }
 
+bool AnyFailed(const architectures::StepOutput& output, int32_t first_row, int32_t rows) {
+  if (output.failed_rows.empty()) return false;
+  const auto failed = output.failed_rows.subspan(static_cast<size_t>(first_row), static_cast<size_t>(rows));
+  return std::any_of(failed.begin(), failed.end(), [](uint8_t f) { return f != 0; });
+}
+
+Sampler::Row RowOf(const architectures::StepOutput& output, int32_t row, int32_t vocab_size) {
+  const auto vocab = static_cast<size_t>(vocab_size);
+  const auto peaks = static_cast<size_t>(chips::PeaksOf(vocab_size));
+  return {.logits = {output.logits + static_cast<size_t>(row) * vocab, vocab},
+          .peaks = output.peaks == nullptr ? nullptr : output.peaks + static_cast<size_t>(row) * peaks};
+}
+
 }  // namespace
+
+template <typename Body>
+void EngineImpl::WithSamplers(int64_t count, int64_t logits, const Body& body) {
+  const int64_t samplers = std::min(std::ssize(samplers_), count);
+  if (samplers < 2 || count * logits < kLogitsWorthThreads) {
+    for (int64_t i = 0; i < count; ++i) body(i, *samplers_.front());
+    return;
+  }
+  std::atomic<int64_t> next{0};
+  device_.RunOnThreads(samplers, [&](int64_t task) {  // a task owns its sampler, whichever thread has it
+    Sampler& sampler = *samplers_[static_cast<size_t>(task)];
+    for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) body(i, sampler);
+  });
+}
+
+// The tokens of all rows of a step, before any of them is told: a row depends on its own sequence only, so rows that
+// take time are shared out among threads.
+void EngineImpl::SampleRows(LoadedModel& model, const architectures::StepOutput& output) {
+  const int32_t vocab = model.card->info.vocab_size;
+  whole_rows_.clear();
+  int32_t end_row = 0;
+  for (const PlannedTokens& planned : scheduler_->plan(0).sequences) {
+    end_row += planned.logit_rows;
+    Sequence& sequence = *FindSequence(planned.job);
+    if (sequence.generation == nullptr || planned.begin + planned.count < sequence.prefill_tokens) continue;
+    if (AnyFailed(output, end_row - planned.logit_rows, planned.logit_rows)) continue;
+    const Sampler::Row row = RowOf(output, end_row - 1, vocab);
+    if (ReadsWholeRow(sequence.generation->request.sampling)) {
+      whole_rows_.push_back({&sequence, row});
+    } else {
+      sequence.generation->sampled = NextToken(sequence, row, *samplers_.front());
+    }
+  }
+  WithSamplers(std::ssize(whole_rows_), vocab, [&](int64_t i, Sampler& sampler) {
+    const RowToSample& one = whole_rows_[static_cast<size_t>(i)];
+    one.sequence->generation->sampled = NextToken(*one.sequence, one.row, sampler);
+  });
+}
 
 void EngineImpl::TakeLogits(Sequence& sequence, const PlannedTokens& planned,
                             const architectures::StepOutput& output, int32_t first_row) {
   LoadedModel& model = *sequence.model;
-  const auto vocab = static_cast<size_t>(model.card->info.vocab_size);
   const bool was_prefill = planned.begin < sequence.prefill_tokens;
-  for (int32_t row = first_row; row < first_row + planned.logit_rows; ++row) {
-    if (!output.failed_rows.empty() && output.failed_rows[static_cast<size_t>(row)] != 0) {
-      Finish(sequence, FinishReason::kError, {}, RowFailed());
-      return;
-    }
+  if (AnyFailed(output, first_row, planned.logit_rows)) {
+    Finish(sequence, FinishReason::kError, {}, RowFailed());
+    return;
   }
-  const float* rows = output.logits + static_cast<size_t>(first_row) * vocab;
   Generation& generation = *sequence.generation;
   const bool tells_prompt =
       was_prefill && generation.request.sampling.prompt_logprobs && !generation.prompt_logprobs_told;
-  if (tells_prompt) TakePromptLogprobs(sequence, planned, rows);
+  if (tells_prompt) TakePromptLogprobs(sequence, planned, output, first_row);
   const bool samples = sequence.computed >= sequence.prefill_tokens;
-  int32_t token = -1;
-  if (samples) {
-    const std::span<const float> logits(rows + static_cast<size_t>(planned.logit_rows - 1) * vocab, vocab);
-    token = NextToken(sequence, logits);
-    if (token < 0) {
-      Finish(sequence, FinishReason::kError, {}, NotFinite());
-      return;
-    }
+  if (samples && generation.sampled < 0) {
+    Finish(sequence, FinishReason::kError, {}, NotFinite());
+    return;
   }
   // Only now: the KV of a row that failed must not become a shared prefix.
   model.pool->Commit(sequence.kv, std::span(sequence.tokens).first(static_cast<size_t>(sequence.computed)));
@@ -67,28 +113,30 @@ void EngineImpl::TakeLogits(Sequence& sequence, const PlannedTokens& planned,
     generation.prompt_logprobs_told = true;
     generation.request.sink->OnPromptLogprobs(generation.prompt_logprobs);
   }
-  Emit(sequence, token);
+  Emit(sequence, generation.sampled);
 }
 
-void EngineImpl::TakePromptLogprobs(Sequence& sequence, const PlannedTokens& planned, const float* rows) {
+void EngineImpl::TakePromptLogprobs(Sequence& sequence, const PlannedTokens& planned,
+                                    const architectures::StepOutput& output, int32_t first_row) {
   Generation& generation = *sequence.generation;
-  const auto vocab = static_cast<size_t>(sequence.card->info.vocab_size);
-  for (int32_t i = 0; i < planned.count; ++i) {
-    const auto next = static_cast<size_t>(planned.begin + i + 1);  // the row speaks of the token that follows
-    if (next >= generation.prompt_logprobs.size()) break;
-    sampler_->Logprobs({rows + static_cast<size_t>(i) * vocab, vocab}, sequence.tokens[next],
-                       generation.request.sampling.top_logprobs, generation.prompt_logprobs[next]);
-  }
+  const int32_t vocab = sequence.card->info.vocab_size;
+  const int64_t first = planned.begin + 1;  // a row speaks of the token that follows
+  const int64_t count = std::min<int64_t>(planned.count, std::ssize(generation.prompt_logprobs) - first);
+  WithSamplers(count, vocab, [&](int64_t i, Sampler& sampler) {
+    const auto token = static_cast<size_t>(first + i);
+    sampler.Logprobs(RowOf(output, first_row + static_cast<int32_t>(i), vocab), sequence.tokens[token],
+                     generation.request.sampling.top_logprobs, generation.prompt_logprobs[token]);
+  });
 }
 
 // The next token, or -1. A spent reasoning budget says the close tag instead of what was drawn.
-int32_t EngineImpl::NextToken(Sequence& sequence, std::span<const float> logits) {
+int32_t EngineImpl::NextToken(Sequence& sequence, const Sampler::Row& row, Sampler& sampler) {
   Generation& generation = *sequence.generation;
   const SamplingParams& params = generation.request.sampling;
   const int32_t output_tokens = generation.usage.completion_tokens;
   const bool too_early = output_tokens < params.min_tokens;
-  int32_t token = sampler_->Sample(
-      logits,
+  int32_t token = sampler.Sample(
+      row,
       {.params = &params,
        .counts = generation.penalised ? &generation.counts : nullptr,
        .masked = too_early ? std::span<const int32_t>(generation.end_tokens) : std::span<const int32_t>(),
@@ -101,7 +149,7 @@ int32_t EngineImpl::NextToken(Sequence& sequence, std::span<const float> logits)
     generation.forced = generation.close_tokens.size();
   }
   if (generation.forced > 0) token = generation.close_tokens[--generation.forced];
-  if (params.top_logprobs >= 0) sampler_->Logprobs(logits, token, params.top_logprobs, generation.logprob);
+  if (params.top_logprobs >= 0) sampler.Logprobs(row, token, params.top_logprobs, generation.logprob);
   return token;
 }
 

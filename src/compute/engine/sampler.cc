@@ -4,8 +4,8 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
-#include <numeric>
 
 #include "base/check.h"
 #include "compute/engine/random.h"
@@ -16,83 +16,23 @@ namespace {
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 // Below this temperature only the largest logit has weight (and 1 / temperature would overflow).
 constexpr float kGreedyBelow = 1e-5f;
+// exp(-87) is the smallest weight that is not 0; a little more covers the rounding of what is compared with it.
+constexpr double kDeepest = 88;
 
-bool AllFinite(std::span<const float> values) {
-  uint32_t bad = 0;
-  for (const float value : values) {
-    bad |= static_cast<uint32_t>((std::bit_cast<uint32_t>(value) & 0x7f800000u) == 0x7f800000u);
+bool IsGreedy(const SamplingParams& params) { return params.temperature < kGreedyBelow; }
+
+float Penalised(float logit, const SamplingParams& params, int32_t in_output) {
+  logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
+  if (in_output > 0) {
+    logit -= params.frequency_penalty * static_cast<float>(in_output) + params.presence_penalty;
   }
-  return bad == 0;
+  return logit;
 }
 
-// Lanes make the order of comparisons fixed and let the compiler use vectors.
-constexpr size_t kLanes = 16;
-
-float MaxOf(const float* values, size_t count) {
-  float lanes[kLanes];
-  std::fill(lanes, lanes + kLanes, kMasked);
-  size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (size_t l = 0; l < kLanes; ++l) lanes[l] = values[i + l] > lanes[l] ? values[i + l] : lanes[l];
-  }
-  float best = *std::max_element(lanes, lanes + kLanes);
-  for (; i < count; ++i) best = std::max(best, values[i]);
-  return best;
-}
-
-int32_t ArgMax(const float* values, size_t count) {
-  const float best = MaxOf(values, count);
-  size_t i = 0;
-  while (values[i] != best) ++i;
-  return static_cast<int32_t>(i);
-}
-
-// exp(x) for x <= 0, relative error below 3e-7; 0 below -87. Written so that it vectorises:
-// x = n ln 2 + r with |r| <= ln 2 / 2, exp(r) by its Taylor polynomial of degree 7 (remainder r^8 / 8!
-// < 5.2e-9).
-inline float ExpNonPositive(float x) {
-  const float clamped = x < -87.0f ? -87.0f : x;
-  const float n =
-      std::bit_cast<float>(std::bit_cast<uint32_t>(clamped * 1.44269504f + 12582912.0f)) - 12582912.0f;
-  const float r = (clamped - n * 0.693145752f) - n * 1.42860677e-6f;
-  float p = 1.98412698e-4f;
-  p = p * r + 1.38888889e-3f;
-  p = p * r + 8.33333333e-3f;
-  p = p * r + 4.16666667e-2f;
-  p = p * r + 1.66666667e-1f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const float scale = std::bit_cast<float>(static_cast<uint32_t>((static_cast<int32_t>(n) + 127) << 23));
-  return x < -87.0f ? 0.0f : p * scale;
-}
-
-// out[i] = exp((x[i] - max) * inverse_temperature) where x[i] >= floor, else 0.
-void ExpWeights(const float* x, size_t count, float max, float inverse_temperature, float floor, float* out) {
-  for (size_t i = 0; i < count; ++i) {
-    const float weight = ExpNonPositive((x[i] - max) * inverse_temperature);
-    out[i] = x[i] >= floor ? weight : 0.0f;
-  }
-}
-
-double Sum(const float* values, size_t count) {
-  double lanes[kLanes] = {};
-  size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (size_t l = 0; l < kLanes; ++l) lanes[l] += static_cast<double>(values[i + l]);
-  }
-  for (size_t l = 0; i < count; ++i, ++l) lanes[l] += static_cast<double>(values[i]);
-  return std::accumulate(lanes, lanes + kLanes, 0.0);
-}
-
-void ApplyPenalties(const SamplingParams& params, const TokenCounts& counts, float* logits) {
-  for (const TokenCounts::Entry& entry : counts.entries()) {
-    float& logit = logits[entry.token];
-    logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
-    if (entry.in_output > 0) {
-      logit -= params.frequency_penalty * static_cast<float>(entry.in_output) + params.presence_penalty;
-    }
-  }
+// `values` is put in another order.
+float KthLargest(float* values, size_t count, size_t k) {
+  std::nth_element(values, values + (k - 1), values + count, std::greater<>());
+  return values[k - 1];
 }
 
 }  // namespace
@@ -122,65 +62,332 @@ bool HasPenalties(const SamplingParams& params) {
          params.frequency_penalty != 0.0f;
 }
 
-// ---- sampling ----------------------------------------------------------------------------------------
-
-Sampler::Sampler(int32_t max_vocab)
-    : logits_(static_cast<size_t>(max_vocab)),
-      weights_(static_cast<size_t>(max_vocab)),
-      candidates_(static_cast<size_t>(max_vocab)),
-      selection_(static_cast<size_t>(max_vocab)) {}
-
-int32_t Sampler::Sample(std::span<const float> logits, const SampleSpec& spec) {
-  if (!AllFinite(logits)) return -1;
-  const SamplingParams& params = *spec.params;
-  const bool changed = spec.counts != nullptr || !params.logit_bias.empty() || !spec.masked.empty();
-  const bool greedy = params.temperature < kGreedyBelow;
-  if (greedy && !changed) return ArgMax(logits.data(), logits.size());
-
-  std::memcpy(logits_.data(), logits.data(), logits.size_bytes());
-  if (spec.counts != nullptr) ApplyPenalties(params, *spec.counts, logits_.data());
-  for (const auto& [token, bias] : params.logit_bias) logits_[static_cast<size_t>(token)] += bias;
-  for (const int32_t token : spec.masked) logits_[static_cast<size_t>(token)] = kMasked;
-
-  const float max_logit = MaxOf(logits_.data(), logits.size());
-  if (!std::isfinite(max_logit)) return -1;
-  if (greedy) return ArgMax(logits_.data(), logits.size());
-  return Draw(logits.size(), params.temperature, max_logit, spec);
+bool ReadsWholeRow(const SamplingParams& params) {
+  if (params.top_logprobs >= 0) return true;
+  if (IsGreedy(params)) return false;
+  const bool few = params.top_k > 0 && params.top_k <= static_cast<int32_t>(kRowBlock);
+  return !few && (params.top_p < 1.0f || params.min_p <= 0.0f);
 }
 
-int32_t Sampler::Draw(size_t count, float temperature, float max_logit, const SampleSpec& spec) {
-  const SamplingParams& params = *spec.params;
-  const float inverse_temperature = 1.0f / temperature;
-  float floor = kMasked;
-  if (params.top_k > 0 && static_cast<size_t>(params.top_k) < count) floor = KthLargest(count, params.top_k);
-  ExpWeights(logits_.data(), count, max_logit, inverse_temperature, floor, weights_.data());
-  double mass = Sum(weights_.data(), count);
+// ---- the row -----------------------------------------------------------------------------------------
 
-  if (params.top_p < 1.0f) {
-    const Kept cut =
-        NucleusCut(count, inverse_temperature, max_logit, mass, static_cast<double>(params.top_p));
-    for (size_t i = 0; i < count; ++i) {
-      const bool keep =
-          logits_[i] > cut.logit || (logits_[i] == cut.logit && static_cast<int32_t>(i) <= cut.last_token);
-      weights_[i] = keep ? weights_[i] : 0.0f;
+Sampler::Sampler(int32_t max_vocab, const RowKernels& kernels) : kernels_(kernels) {
+  const auto vocab = static_cast<size_t>(max_vocab);
+  const size_t blocks = (vocab + kRowBlock - 1) / kRowBlock;
+  block_.resize(blocks);
+  changed_.reserve(blocks);
+  touched_.resize(blocks);
+  marks_.resize(blocks * (kRowBlock / 64));
+  sums_.resize(blocks);
+  peaks_.resize(blocks * kRowLanes);
+  // Not filled: pages that no request needs are never touched. The kernels may write kRowLanes more than there are.
+  copy_.reset(new float[vocab]);
+  ids_.reset(new int32_t[vocab + kRowLanes]);
+  order_.reset(new int32_t[vocab]);
+  values_.reset(new float[vocab + kRowLanes]);
+  weights_.reset(new float[vocab + kRowLanes]);
+}
+
+uint64_t Sampler::ScratchBytes(int32_t max_vocab) {
+  const auto vocab = static_cast<uint64_t>(max_vocab);
+  const uint64_t blocks = (vocab + kRowBlock - 1) / kRowBlock;
+  return (5 * vocab + (3 + blocks) * kRowLanes) * sizeof(float) +
+         blocks * (sizeof(float*) + sizeof(size_t) + sizeof(double) + sizeof(char) + kRowBlock / 8);
+}
+
+void Sampler::Open(const Row& row) {
+  const size_t count = row.logits.size();
+  CHECK(count > 0 && count <= block_.size() * kRowBlock);
+  view_ = {.blocks = block_.data(), .peaks = row.peaks, .count = count};
+  for (size_t b = 0; b < blocks(); ++b) block_[b] = row.logits.data() + b * kRowBlock;
+  if (row.peaks == nullptr) {
+    for (size_t b = 0; b < blocks(); ++b) kernels_.peaks(block_[b], block_size(b), peaks_.data() + b * kRowLanes);
+    view_.peaks = peaks_.data();
+  }
+  max_ = Largest();
+}
+
+float Sampler::Largest() const {
+  float lanes[kRowLanes];
+  kernels_.lane_maxima(view_.peaks, blocks() * kRowLanes, lanes);
+  return *std::max_element(lanes, lanes + kRowLanes);
+}
+
+// ---- changes -----------------------------------------------------------------------------------------
+
+// A logit to be changed.
+float& Sampler::Changed(int32_t token) {
+  const auto t = static_cast<size_t>(token);
+  uint64_t& marks = marks_[t / 64];
+  const uint64_t mark = uint64_t{1} << (t % 64);
+  if ((marks & mark) == 0) {
+    marks |= mark;
+    copy_[t] = logit(t);
+    const size_t block = t / kRowBlock;
+    if (!touched_[block]) changed_.push_back(block);
+    touched_[block] = true;
+  }
+  return copy_[t];
+}
+
+template <typename Body>
+void Sampler::ForEachChanged(const SampleSpec& spec, const Body& body) {
+  if (spec.counts != nullptr) {
+    for (const TokenCounts::Entry& entry : spec.counts->entries()) body(entry.token);
+  }
+  for (const auto& [token, bias] : spec.params->logit_bias) body(token);
+  for (const int32_t token : spec.masked) body(token);
+}
+
+// Applies penalties, bias and masks: to the logits kept in copy_, and to the peaks. The blocks themselves follow when
+// they are looked at (Settle), which for most of them is never.
+void Sampler::Change(const SampleSpec& spec) {
+  if (spec.counts == nullptr && spec.params->logit_bias.empty() && spec.masked.empty()) return;
+  if (spec.counts != nullptr) {
+    for (const TokenCounts::Entry& entry : spec.counts->entries()) {
+      float& logit = Changed(entry.token);
+      logit = Penalised(logit, *spec.params, entry.in_output);
     }
   }
-  if (params.min_p > 0.0f) {  // the largest weight is exp(0) = 1
+  for (const auto& [token, bias] : spec.params->logit_bias) Changed(token) += bias;
+  for (const int32_t token : spec.masked) Changed(token) = kMasked;
+
+  if (view_.peaks != peaks_.data()) {
+    std::memcpy(peaks_.data(), view_.peaks, blocks() * kRowLanes * sizeof(float));
+    view_.peaks = peaks_.data();
+  }
+  ForEachChanged(spec, [&](int32_t token) {
+    const auto t = static_cast<size_t>(token);
+    const size_t block = t / kRowBlock;
+    float& peak = peaks_[block * kRowLanes + t % kRowLanes];
+    // A peak of another logit stands unless this one has passed it; a peak that was this logit's is looked for again.
+    const bool was_peak = logit(t) >= peak;
+    peak = std::max(peak, copy_[t]);
+    if (!was_peak || copy_[t] >= logit(t)) return;
+    peak = kMasked;
+    const size_t end = block * kRowBlock + block_size(block);
+    for (size_t i = block * kRowBlock + t % kRowLanes; i < end; i += kRowLanes) {
+      peak = std::max(peak, marked(i) ? copy_[i] : logit(i));
+    }
+  });
+  max_ = Largest();
+}
+
+// Makes a changed block whole in copy_.
+void Sampler::Settle(size_t block) {
+  if (!touched_[block] || block_[block] == copy_.get() + block * kRowBlock) return;
+  const size_t begin = block * kRowBlock, end = begin + block_size(block);
+  for (size_t i = begin; i < end; i += 64) {
+    const size_t stop = std::min(end, i + 64);
+    const uint64_t marks = marks_[i / 64];
+    if (marks == 0) {
+      std::copy(block_[block] + (i - begin), block_[block] + (stop - begin), copy_.get() + i);
+      continue;
+    }
+    for (size_t j = i; j < stop; ++j) copy_[j] = (marks >> (j - i) & 1) != 0 ? copy_[j] : logit(j);
+  }
+  block_[block] = copy_.get() + begin;
+}
+
+void Sampler::ForgetChanges(const SampleSpec& spec) {
+  ForEachChanged(spec, [&](int32_t token) { marks_[static_cast<size_t>(token) / 64] = 0; });
+  for (const size_t block : changed_) touched_[block] = false;
+  changed_.clear();
+}
+
+// ---- looking at the row ------------------------------------------------------------------------------
+
+// Candidates: all logits that are at least `floor`.
+size_t Sampler::TakeAbove(float floor) {
+  for (const size_t block : changed_) {
+    const float* const peaks = view_.peaks + block * kRowLanes;
+    if (*std::max_element(peaks, peaks + kRowLanes) >= floor) Settle(block);
+  }
+  return kernels_.at_least(view_, floor, ids_.get(), values_.get());
+}
+
+int32_t Sampler::ArgMax() {
+  // The first block with such a peak holds the lowest id.
+  const float* const peak = std::find(view_.peaks, view_.peaks + blocks() * kRowLanes, max_);
+  const size_t block = static_cast<size_t>(peak - view_.peaks) / kRowLanes;
+  Settle(block);
+  const float* const x = block_[block];
+  return static_cast<int32_t>(block * kRowBlock + static_cast<size_t>(std::find(x, x + block_size(block), max_) - x));
+}
+
+// At most the k-th largest logit: every peak is a logit of its own. -inf if there are fewer peaks than k.
+float Sampler::KthPeak(size_t k) {
+  const size_t count = blocks() * kRowLanes;
+  if (k > count) return kMasked;
+  if (k > 64) {
+    std::copy_n(view_.peaks, count, weights_.get());
+    return KthLargest(weights_.get(), count, k);
+  }
+  // A heap of the k best so far: most peaks fail the first comparison.
+  float heap[64];
+  std::copy_n(view_.peaks, k, heap);
+  std::make_heap(heap, heap + k, std::greater<>());
+  for (const float* peak = view_.peaks + k; peak != view_.peaks + count; ++peak) {
+    if (*peak <= heap[0]) continue;
+    std::pop_heap(heap, heap + k, std::greater<>());
+    heap[k - 1] = *peak;
+    std::push_heap(heap, heap + k, std::greater<>());
+  }
+  return heap[0];
+}
+
+// ---- candidates --------------------------------------------------------------------------------------
+
+int32_t Sampler::Sample(const Row& row, const SampleSpec& spec) {
+  Open(row);
+  if (!std::isfinite(max_)) return -1;
+  Change(spec);
+  const int32_t token = std::isfinite(max_) ? Draw(spec) : -1;
+  ForgetChanges(spec);
+  return token;
+}
+
+int32_t Sampler::Draw(const SampleSpec& spec) {
+  const SamplingParams& params = *spec.params;
+  if (IsGreedy(params)) return ArgMax();
+
+  const float inverse_temperature = 1.0f / params.temperature;
+  const double share = UniformAt(spec.seed, spec.index);
+  const auto k = static_cast<size_t>(params.top_k);
+  const auto top_p = static_cast<double>(params.top_p);
+  size_t count = 0;
+  if (k > 0 && k < view_.count) {
+    count = TakeLargest(k);
+    kernels_.weights(values_.get(), count, max_, inverse_temperature, weights_.get());
+    if (top_p < 1) CutNucleus(count, inverse_temperature, top_p * kernels_.sum(weights_.get(), count));
+  } else if (top_p < 1) {
+    const double mass = top_p * Mass(inverse_temperature);
+    count = TakeMass(params.temperature, mass);
+    CutNucleus(count, inverse_temperature, mass);
+  } else if (params.min_p > 0) {
+    const double depth = -std::log(static_cast<double>(params.min_p));
+    count = TakeAbove(FloorAt(depth, params.temperature));
+    kernels_.weights(values_.get(), count, max_, inverse_temperature, weights_.get());
+  } else {
+    return DrawFromRow(inverse_temperature, share);
+  }
+  if (params.min_p > 0) {  // the largest weight is exp(0) = 1
     for (size_t i = 0; i < count; ++i) weights_[i] = weights_[i] >= params.min_p ? weights_[i] : 0.0f;
   }
-  if (params.top_p < 1.0f || params.min_p > 0.0f) mass = Sum(weights_.data(), count);
+  return DrawFrom(count, share * kernels_.sum(weights_.get(), count));
+}
 
-  const double target = UniformAt(spec.seed, spec.index) * mass;
+// The logit that is `depth` (in nats, after the temperature) below the largest, or a little less: weights are compared
+// as they come out of float arithmetic, which errs by less than 1e-5 of the depth and 1e-5.
+float Sampler::FloorAt(double depth, float temperature) const {
+  depth = std::min(depth, kDeepest) * (1 + 1e-5) + 1e-5;
+  const double floor = static_cast<double>(max_) - static_cast<double>(temperature) * depth;
+  return floor < std::numeric_limits<float>::lowest() ? kMasked : static_cast<float>(floor);
+}
+
+// The sum of all weights; block by block in sums_.
+double Sampler::Mass(float inverse_temperature) {
+  for (const size_t block : changed_) Settle(block);
+  kernels_.block_sums(view_, max_, inverse_temperature, sums_.data());
+  double mass = 0;
+  for (size_t b = 0; b < blocks(); ++b) mass += sums_[b];
+  return mass;
+}
+
+// Candidates: the k largest and what equals the last of them.
+size_t Sampler::TakeLargest(size_t k) {
+  const size_t count = TakeAbove(KthPeak(k));
+  std::copy_n(values_.get(), count, weights_.get());
+  const float floor = KthLargest(weights_.get(), count, k);
+  size_t kept = 0;
+  for (size_t i = 0; i < count; ++i) {
+    ids_[kept] = ids_[i];
+    values_[kept] = values_[i];
+    kept += values_[i] >= floor ? 1 : 0;
+  }
+  return kept;
+}
+
+// Candidates: the largest logits that together weigh `mass`, and perhaps more of them; their weights.
+size_t Sampler::TakeMass(float temperature, double mass) {
+  // Four nats are enough where the model is sure of itself. Looking again deeper costs less than looking too deep.
+  for (double depth = 4;; depth *= 1.5) {
+    const size_t count = TakeAbove(FloorAt(depth, temperature));
+    kernels_.weights(values_.get(), count, max_, 1.0f / temperature, weights_.get());
+    if (depth >= kDeepest || kernels_.sum(weights_.get(), count) >= mass) return count;
+  }
+}
+
+// Finds where the candidates in falling order reach `mass`, and takes the weight of those after it. Without sorting
+// them: a histogram over (max - logit) / temperature finds the bucket in which that happens, a weighted selection the
+// place in it.
+void Sampler::CutNucleus(size_t count, float inverse_temperature, double mass) {
+  constexpr size_t kBuckets = 1024;  // of 1/8 nat
+  constexpr float kPerNat = 8;
+  double bucket_mass[kBuckets] = {};
+  auto bucket_of = [&](float logit) {
+    const float depth = (max_ - logit) * inverse_temperature * kPerNat;
+    return static_cast<size_t>(std::min(depth, static_cast<float>(kBuckets - 1)));
+  };
+  for (size_t i = 0; i < count; ++i) {
+    if (weights_[i] > 0.0f) bucket_mass[bucket_of(values_[i])] += static_cast<double>(weights_[i]);
+  }
   double before = 0;
-  constexpr size_t kBlock = 256;
-  for (size_t begin = 0; begin < count; begin += kBlock) {
-    const size_t end = std::min(count, begin + kBlock);
-    const double block = Sum(weights_.data() + begin, end - begin);
+  size_t bucket = 0;
+  while (bucket + 1 < kBuckets && before + bucket_mass[bucket] < mass) before += bucket_mass[bucket++];
+  int32_t* const order = order_.get();
+  size_t found = 0;
+  for (size_t i = 0; i < count; ++i) {
+    if (weights_[i] > 0.0f && bucket_of(values_[i]) == bucket) order[found++] = static_cast<int32_t>(i);
+  }
+  if (found == 0) return;
+
+  // Candidates stand in the order of their ids.
+  auto comes_first = [&](int32_t a, int32_t b) {
+    const float va = values_[static_cast<size_t>(a)], vb = values_[static_cast<size_t>(b)];
+    return va != vb ? va > vb : a < b;
+  };
+  size_t begin = 0, end = found;  // the cut is the first candidate at which `before` reaches the mass
+  while (end - begin > 32) {
+    const size_t middle = begin + (end - begin) / 2;
+    std::nth_element(order + begin, order + middle, order + end, comes_first);
+    double upper = 0;
+    for (size_t i = begin; i < middle; ++i) upper += static_cast<double>(weights_[static_cast<size_t>(order[i])]);
+    if (before + upper >= mass) {
+      end = middle;
+    } else {
+      before += upper;
+      begin = middle;
+    }
+  }
+  std::sort(order + begin, order + end, comes_first);
+  size_t at = begin;
+  while (at + 1 < end) {
+    before += static_cast<double>(weights_[static_cast<size_t>(order[at])]);
+    if (before >= mass) break;
+    ++at;
+  }
+  const auto last = static_cast<size_t>(order[at]);
+  const float floor = values_[last];
+  for (size_t i = 0; i < count; ++i) {
+    const bool keep = values_[i] > floor || (values_[i] == floor && i <= last);
+    weights_[i] = keep ? weights_[i] : 0.0f;
+  }
+}
+
+// ---- the draw ----------------------------------------------------------------------------------------
+
+// The first candidate at which the weights added up exceed `target`.
+int32_t Sampler::DrawFrom(size_t count, double target) const {
+  double before = 0;
+  for (size_t begin = 0; begin < count; begin += kRowBlock) {
+    const size_t end = std::min(count, begin + kRowBlock);
+    const double block = kernels_.sum(weights_.get() + begin, end - begin);
     if (before + block > target) {
       double upto = before;
       for (size_t i = begin; i < end; ++i) {
         upto += static_cast<double>(weights_[i]);
-        if (upto > target && weights_[i] > 0.0f) return static_cast<int32_t>(i);
+        if (upto > target && weights_[i] > 0.0f) return ids_[i];
       }
     }
     before += block;
@@ -188,111 +395,59 @@ int32_t Sampler::Draw(size_t count, float temperature, float max_logit, const Sa
   // Rounding left the target at the very end: the last token that may come out.
   size_t last = count - 1;
   while (weights_[last] <= 0.0f) --last;
-  return static_cast<int32_t>(last);
+  return ids_[last];
 }
 
-float Sampler::KthLargest(size_t count, int32_t k) {
-  // A heap of the k best so far: most logits fail the first comparison.
-  const auto wanted = static_cast<size_t>(k);
-  if (wanted <= 512) {
-    const auto larger = std::greater<float>();
-    const auto heap = selection_.begin();
-    const auto heap_end = heap + static_cast<ptrdiff_t>(wanted);
-    std::copy_n(logits_.begin(), wanted, heap);
-    std::make_heap(heap, heap_end, larger);
-    for (size_t i = wanted; i < count; ++i) {
-      if (logits_[i] <= *heap) continue;
-      std::pop_heap(heap, heap_end, larger);
-      *(heap_end - 1) = logits_[i];
-      std::push_heap(heap, heap_end, larger);
-    }
-    return *heap;
-  }
-  std::copy_n(logits_.begin(), count, selection_.begin());
-  const auto kth = selection_.begin() + (k - 1);
-  std::nth_element(selection_.begin(), kth, selection_.begin() + static_cast<ptrdiff_t>(count),
-                   std::greater<float>());
-  return *kth;
-}
-
-// Finds where the tokens in falling order reach top_p of the mass, without sorting them: a histogram over
-// (max - logit) / temperature finds the bucket in which that happens, a weighted selection the place in it.
-Sampler::Kept Sampler::NucleusCut(size_t count, float inverse_temperature, float max_logit, double mass,
-                                  double top_p) {
-  constexpr size_t kBuckets = 1024;  // of 1/8 nat
-  constexpr float kPerNat = 8;
-  double bucket_mass[kBuckets] = {};
-  auto bucket_of = [&](float logit) {
-    const float depth = (max_logit - logit) * inverse_temperature * kPerNat;
-    return static_cast<size_t>(std::min(depth, static_cast<float>(kBuckets - 1)));
+// The same over the whole row, of which only the block of the draw gets its weights written.
+int32_t Sampler::DrawFromRow(float inverse_temperature, double share) {
+  const double target = share * Mass(inverse_temperature);
+  const auto weigh = [&](size_t block) {
+    kernels_.weights(block_[block], block_size(block), max_, inverse_temperature, weights_.get());
   };
-  for (size_t i = 0; i < count; ++i) {
-    if (weights_[i] > 0.0f) bucket_mass[bucket_of(logits_[i])] += static_cast<double>(weights_[i]);
-  }
-  const double target = top_p * mass;
   double before = 0;
-  size_t bucket = 0;
-  while (bucket + 1 < kBuckets && before + bucket_mass[bucket] < target) before += bucket_mass[bucket++];
-  size_t found = 0;
-  for (size_t i = 0; i < count; ++i) {
-    if (weights_[i] > 0.0f && bucket_of(logits_[i]) == bucket) candidates_[found++] = static_cast<int32_t>(i);
-  }
-  if (found == 0) return {.logit = kMasked, .last_token = std::numeric_limits<int32_t>::max()};
-
-  auto comes_first = [&](int32_t a, int32_t b) {
-    const float la = logits_[static_cast<size_t>(a)], lb = logits_[static_cast<size_t>(b)];
-    return la != lb ? la > lb : a < b;
-  };
-  size_t begin = 0, end = found;  // the cut is the first candidate at which `before` reaches the target
-  while (end - begin > 32) {
-    const auto first = candidates_.begin() + static_cast<ptrdiff_t>(begin);
-    const auto last = candidates_.begin() + static_cast<ptrdiff_t>(end);
-    const auto middle = first + (last - first) / 2;
-    std::nth_element(first, middle, last, comes_first);
-    double upper = 0;
-    for (auto it = first; it != middle; ++it)
-      upper += static_cast<double>(weights_[static_cast<size_t>(*it)]);
-    if (before + upper >= target) {
-      end = static_cast<size_t>(middle - candidates_.begin());
-    } else {
-      before += upper;
-      begin = static_cast<size_t>(middle - candidates_.begin());
+  size_t last_block = 0;  // in which something has weight
+  for (size_t b = 0; b < blocks(); ++b) {
+    if (sums_[b] <= 0) continue;
+    last_block = b;
+    if (before + sums_[b] > target) {
+      weigh(b);
+      double upto = before;
+      for (size_t i = 0; i < block_size(b); ++i) {
+        upto += static_cast<double>(weights_[i]);
+        if (upto > target && weights_[i] > 0.0f) return static_cast<int32_t>(b * kRowBlock + i);
+      }
     }
+    before += sums_[b];
   }
-  std::sort(candidates_.begin() + static_cast<ptrdiff_t>(begin),
-            candidates_.begin() + static_cast<ptrdiff_t>(end), comes_first);
-  size_t at = begin;
-  while (at + 1 < end) {
-    before += static_cast<double>(weights_[static_cast<size_t>(candidates_[at])]);
-    if (before >= target) break;
-    ++at;
-  }
-  const int32_t token = candidates_[at];
-  return {.logit = logits_[static_cast<size_t>(token)], .last_token = token};
+  // Rounding left the target at the very end: the last token that may come out.
+  weigh(last_block);
+  size_t last = block_size(last_block) - 1;
+  while (weights_[last] <= 0.0f) --last;
+  return static_cast<int32_t>(last_block * kRowBlock + last);
 }
 
 // ---- logprobs ----------------------------------------------------------------------------------------
 
-void Sampler::Logprobs(std::span<const float> logits, int32_t token, int32_t top, TokenLogprob& out) {
-  const float max = MaxOf(logits.data(), logits.size());
-  ExpWeights(logits.data(), logits.size(), max, 1.0f, kMasked, weights_.data());
-  const double log_sum = static_cast<double>(max) + std::log(Sum(weights_.data(), logits.size()));
-  auto logprob = [&](int32_t t) {
-    return static_cast<float>(static_cast<double>(logits[static_cast<size_t>(t)]) - log_sum);
-  };
+void Sampler::Logprobs(const Row& row, int32_t token, int32_t top, TokenLogprob& out) {
+  Open(row);
   out.token = token;
-  out.logprob = logprob(token);
+  out.logprob = std::numeric_limits<float>::quiet_NaN();
   out.top.clear();
-  const auto wanted = std::min(static_cast<size_t>(std::max(top, 0)), logits.size());
+  if (!std::isfinite(max_)) return;
+  const double log_sum = static_cast<double>(max_) + std::log(Mass(1.0f));
+  auto logprob = [&](float logit) { return static_cast<float>(static_cast<double>(logit) - log_sum); };
+  out.logprob = logprob(row.logits[static_cast<size_t>(token)]);
+  const auto wanted = std::min(static_cast<size_t>(std::max(top, 0)), row.logits.size());
   if (wanted == 0) return;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (out.top.size() == wanted && logits[i] <= out.top.back().second) continue;
+  const size_t count = TakeAbove(KthPeak(wanted));
+  for (size_t i = 0; i < count; ++i) {
+    if (out.top.size() == wanted && values_[i] <= out.top.back().second) continue;
     if (out.top.size() == wanted) out.top.pop_back();
     const auto at =
-        std::find_if(out.top.begin(), out.top.end(), [&](const auto& t) { return t.second < logits[i]; });
-    out.top.insert(at, {static_cast<int32_t>(i), logits[i]});
+        std::find_if(out.top.begin(), out.top.end(), [&](const auto& t) { return t.second < values_[i]; });
+    out.top.insert(at, {ids_[i], values_[i]});
   }
-  for (auto& [t, value] : out.top) value = logprob(t);
+  for (auto& [id, value] : out.top) value = logprob(value);
 }
 
 }  // namespace tidepool::compute

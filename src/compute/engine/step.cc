@@ -85,6 +85,7 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
   model.metrics->step_tokens.Observe(plan.tokens);
 
   scheduler_->StepDone(0, 1, now - started_at, now);  // before sequences end and their jobs with them
+  SampleRows(model, output);
   int32_t logit_row = 0;
   int32_t hidden_row = 0;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
