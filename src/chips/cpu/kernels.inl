@@ -5,6 +5,7 @@
 #include "chips/cpu/linear_float.inl"
 #include "chips/cpu/linear_quantised.inl"
 #include "chips/cpu/attention.inl"
+#include "chips/cpu/attention_fixed.inl"
 // clang-format on
 
 constexpr KernelTable MakeTable(const char* name) {
@@ -25,6 +26,8 @@ constexpr KernelTable MakeTable(const char* name) {
       AddRows,
       {ActivateRows<kSiluKernel>, ActivateRows<kGeluTanhKernel>, ActivateRows<kGeluExactKernel>},
       ConvertToHalf,
+      ConvertToBfloat,
+      ConvertToQ8,
       ProbeF32,
       ProbeInt8,
       int64_t{kProbeChains} * kLanes * 2,
