@@ -124,9 +124,17 @@ struct ConstMatrix {
 
 inline constexpr int32_t kKvBlockTokens = 16;
 
-// One block holds kKvBlockTokens tokens of all layers of one model. Within a block, for each layer:
-// K [kv_heads][key_dim][16], then V [kv_heads][16][value_dim], elements of `type` (kF32 or kF16). Keys are
-// transposed: the scores of a block's 16 tokens are then sums of contiguous vectors, without shuffles.
+// Elements that share a scale in KV of type kQ8_0.
+inline constexpr int32_t kKvGroup = 32;
+
+// One block holds kKvBlockTokens tokens of all layers of one model. Within a block, for each layer: K of
+// every head, then V of every head. Keys are transposed: the scores of a block's 16 tokens are then sums of
+// contiguous vectors, without shuffles.
+//   kF32, kF16, kBF16: K [key_dim][16], V [16][value_dim] of that type.
+//   kQ8_0: K int8 [key_dim][16], then its scales, f16 [groups][16]; V int8 [16][value_dim], then its scales,
+//   f16 [16][groups]; a group is 32 dimensions of one token, the last may be shorter. Scale: the f16 nearest
+//   to largest / 127; value = scale * code. A group with a NaN, an infinity or a magnitude beyond 127 * 65504
+//   has a NaN for its scale.
 struct KvLayout {
   DataType type = DataType::kF16;
   int32_t layers = 0;
@@ -134,22 +142,32 @@ struct KvLayout {
   int32_t key_dim = 0;
   int32_t value_dim = 0;
 
-  size_t element_bytes() const { return type == DataType::kF32 ? 4 : 2; }
+  static bool Supports(DataType type) {
+    return type == DataType::kF32 || type == DataType::kF16 || type == DataType::kBF16 ||
+           type == DataType::kQ8_0;
+  }
+  // Of a code, where elements have scales.
+  size_t element_bytes() const { return type == DataType::kF32 ? 4 : type == DataType::kQ8_0 ? 1 : 2; }
+  // K (or V) of one head in a block, and the part of it that comes before the scales.
+  size_t codes_bytes(int32_t dim) const {
+    return static_cast<size_t>(kKvBlockTokens) * static_cast<size_t>(dim) * element_bytes();
+  }
+  size_t head_bytes(int32_t dim) const {
+    const auto groups = static_cast<size_t>((dim + kKvGroup - 1) / kKvGroup);
+    return codes_bytes(dim) + (type == DataType::kQ8_0 ? groups * kKvBlockTokens * 2 : 0);
+  }
   size_t layer_bytes() const {
-    return static_cast<size_t>(kKvBlockTokens) * static_cast<size_t>(kv_heads) *
-           static_cast<size_t>(key_dim + value_dim) * element_bytes();
+    return static_cast<size_t>(kv_heads) * (head_bytes(key_dim) + head_bytes(value_dim));
   }
   size_t block_bytes() const { return layer_bytes() * static_cast<size_t>(layers); }
   // Byte offset of K (or V) of `head` at token 0 of a block. K: tokens follow at 1 element, dimensions at 16.
   // V: tokens follow at value_dim elements, dimensions at 1.
   size_t key_offset(int32_t layer, int32_t head) const {
-    return static_cast<size_t>(layer) * layer_bytes() +
-           static_cast<size_t>(head) * kKvBlockTokens * static_cast<size_t>(key_dim) * element_bytes();
+    return static_cast<size_t>(layer) * layer_bytes() + static_cast<size_t>(head) * head_bytes(key_dim);
   }
   size_t value_offset(int32_t layer, int32_t head) const {
-    return static_cast<size_t>(layer) * layer_bytes() +
-           static_cast<size_t>(kv_heads) * kKvBlockTokens * static_cast<size_t>(key_dim) * element_bytes() +
-           static_cast<size_t>(head) * kKvBlockTokens * static_cast<size_t>(value_dim) * element_bytes();
+    return static_cast<size_t>(layer) * layer_bytes() + static_cast<size_t>(kv_heads) * head_bytes(key_dim) +
+           static_cast<size_t>(head) * head_bytes(value_dim);
   }
 };
 

@@ -101,6 +101,13 @@ gateway::GatewayOptions MakeGatewayOptions(const Settings& s) {
   return o;
 }
 
+// The setting's choices are checked where settings are read.
+chips::DataType KvTypeOf(std::string_view name) {
+  if (name == "f32") return chips::DataType::kF32;
+  if (name == "bf16") return chips::DataType::kBF16;
+  return name == "q8" ? chips::DataType::kQ8_0 : chips::DataType::kF16;
+}
+
 platform::CatalogOptions MakeCatalogOptions(const Settings& s) {
   platform::CatalogOptions o;
   o.home = s.home;
@@ -121,7 +128,7 @@ platform::InferenceOptions MakeInferenceOptions(const Settings& s) {
   o.load_timeout_s = s.models.load_timeout_s;
   o.precision =
       s.pool.precision == "f32" ? chips::WeightPrecision::kFloat32 : chips::WeightPrecision::kNative;
-  o.kv_type = s.pool.kv_type == "f32" ? chips::DataType::kF32 : chips::DataType::kF16;
+  o.kv_type = KvTypeOf(s.pool.kv_type);
   o.backing.verify = s.pool.verify_weights;
   o.backing.lock = s.pool.lock_weights;
   o.policy.ttft_s = s.pool.ttft_s;
@@ -138,7 +145,7 @@ compute::EngineOptions MakeEngineOptions(const Settings& s) {
   o.max_batch_tokens = static_cast<int32_t>(s.pool.max_batch_tokens);
   o.max_sequences = static_cast<int32_t>(s.pool.max_sequences);
   o.max_waiting = static_cast<int32_t>(s.pool.max_waiting);
-  o.kv_type = s.pool.kv_type == "f32" ? chips::DataType::kF32 : chips::DataType::kF16;
+  o.kv_type = KvTypeOf(s.pool.kv_type);
   o.deterministic = s.pool.deterministic;
   o.prefix_cache = s.pool.prefix_cache;
   o.pool.admission_load = s.pool.admission_load;

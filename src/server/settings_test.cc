@@ -54,7 +54,7 @@ TEST_F(SettingsTest, BadValuesNameSettingValueAndAllowed) {
   ASSERT_FALSE(bad.has_value());
   EXPECT_EQ(bad.error().param, "pool.kv_type");
   EXPECT_NE(bad.error().message.find("'q3'"), std::string::npos);
-  EXPECT_NE(bad.error().message.find("f16, f32"), std::string::npos);
+  EXPECT_NE(bad.error().message.find("f16, bf16, q8, f32"), std::string::npos);
 
   for (const auto& [flag, value] :
        std::vector<std::pair<std::string, std::string>>{{"--http-threads", "0"},

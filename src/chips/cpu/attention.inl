@@ -1,19 +1,14 @@
-// softmax(scale q k^T) v over paged KV, float32 arithmetic. Positions are reduced in splits of
-// kAttentionSplit whose borders are absolute: within a split scores first, then their maximum, exponentials
-// and sum, then the weighted values; splits are merged in order. So an output's additions depend on its own
-// row alone, whether it came alone, in a chunk, or with its splits spread over threads.
+// softmax(scale q k^T) v over paged KV: what both arithmetics share, and float32 arithmetic (KV as f32).
+// Positions are reduced in splits of kAttentionSplit whose borders are absolute: within a split scores first,
+// then their maximum, exponentials and sum, then the weighted values; splits are merged in order. So an
+// output's additions depend on its own row alone, whether it came alone, in a chunk, or with its splits
+// spread over threads. Scores are in units of log 2: s = scale log2(e) q k, and weights 2^(s - maximum).
 
 constexpr int kSplitVectors = kAttentionSplit / kLanes;
 constexpr int64_t kBlockTokens = 16;
-
-template <bool kHalf>
-TP_INLINE Floats LoadKv(const std::byte* p) {
-  return kHalf ? LoadHalf(p) : Load(reinterpret_cast<const float*>(p));
-}
-template <bool kHalf>
-TP_INLINE Floats LoadKvFirst(const std::byte* p, int64_t n) {
-  return kHalf ? LoadHalfFirst(p, n) : LoadFirst(reinterpret_cast<const float*>(p), n);
-}
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr int kMostRows = kAttentionSums / 2;  // of query, computed together
+static_assert(kMostRows <= kAttentionBlockRows);
 
 TP_INLINE const float* QueryOf(const AttentionTask& task, int64_t row) {
   return task.query + row / task.group * task.query_stride + row % task.group * task.key_dim;
@@ -29,17 +24,80 @@ TP_INLINE Range RangeOf(const AttentionTask& task, int64_t row) {
   const int64_t begin = task.window > 0 && position + 1 > task.window ? position + 1 - task.window : 0;
   return {begin, end};
 }
+// The same, counted from the begin of a split and cut to it; {0, 0} where the row sees nothing of it.
+TP_INLINE Range RangeInSplit(const AttentionTask& task, int64_t row, int64_t split) {
+  Range range = RangeOf(task, row);
+  range.begin -= split * kAttentionSplit;
+  range.end -= split * kAttentionSplit;
+  if (range.begin < 0) range.begin = 0;
+  if (range.end > kAttentionSplit) range.end = kAttentionSplit;
+  return range.begin < range.end ? range : Range{0, 0};
+}
+// The ranges of some rows, and the span that holds them all; false if all are empty.
+template <int kRows>
+TP_INLINE bool RangesOf(const AttentionTask& task, int64_t row, int64_t split, Range* ranges, Range& span) {
+  span = {kAttentionSplit, 0};
+  for (int m = 0; m < kRows; ++m) {
+    ranges[m] = RangeInSplit(task, row + m, split);
+    if (ranges[m].begin >= ranges[m].end) continue;
+    if (ranges[m].begin < span.begin) span.begin = ranges[m].begin;
+    if (ranges[m].end > span.end) span.end = ranges[m].end;
+  }
+  return span.begin < span.end;
+}
+
+// A row's share of some splits: sum of weights relative to 2^maximum. {-inf, 0}: nothing yet, or only scores
+// of -inf. A NaN among the scores is in the sum.
+struct RowSum {
+  float maximum, sum;
+};
+constexpr RowSum kNothing = {-__builtin_inff(), 0.0f};
+
+TP_INLINE bool AllInside(Range range, int64_t at) { return range.begin <= at && range.end >= at + kLanes; }
+TP_INLINE Mask InsideLanes(Range range, int64_t at) {
+  return AndNot(FirstLanes(range.begin - at), FirstLanes(range.end - at));
+}
+// NaN does not count.
+static float MaximumOf(Range range, int begin, int end, const float* scores) {
+  const Floats lowest = Set1(-__builtin_inff());
+  Floats maximum = lowest;
+  for (int v = begin; v < end; ++v) {
+    const int64_t at = v * kLanes;
+    const Floats s = Load(scores + at);
+    maximum = Max(AllInside(range, at) ? s : Select(InsideLanes(range, at), s, lowest), maximum);
+  }
+  return MaxLanes(maximum);
+}
+// What scores are relative to: where all are -inf, their weights shall be 0.
+TP_INLINE float OriginOf(float maximum) { return maximum == -__builtin_inff() ? -3.0e38f : maximum; }
+
+// Turns a row's scores into 2^(score - maximum), zero outside its range.
+static RowSum Exponentials(Range range, int begin, int end, float* scores) {
+  const float top = MaximumOf(range, begin, end, scores);
+  const Floats origin = Set1(OriginOf(top));
+  Floats sum = Zero();
+  for (int v = begin; v < end; ++v) {
+    const int64_t at = v * kLanes;
+    Floats p = Exp2(Sub(Load(scores + at), origin));
+    if (!AllInside(range, at)) p = Select(InsideLanes(range, at), p, Zero());
+    sum = Add(sum, p);
+    Store(scores + at, p);
+  }
+  return {top, SumLanes(sum)};
+}
+
+// ---- float32 -----------------------------------------------------------------------------------------
 
 // Scores of kRows rows for kVectors vectors of positions from vector `first` of the split.
-template <bool kHalf, int kRows, int kVectors>
+template <int kRows, int kVectors>
 static void Scores(const AttentionTask& task, int64_t row, int64_t split, int first, float* scores) {
-  constexpr int64_t kElement = kHalf ? 2 : 4;
-  const std::byte* key[kVectors];
+  const float* key[kVectors];
   const float* query[kRows];
   Floats sum[kRows][kVectors];
   for (int v = 0; v < kVectors; ++v) {
     const int64_t position = split * kAttentionSplit + (first + v) * kLanes;
-    key[v] = task.blocks[position / kBlockTokens] + task.key_offset + position % kBlockTokens * kElement;
+    key[v] = reinterpret_cast<const float*>(task.blocks[position / kBlockTokens] + task.key_offset) +
+             position % kBlockTokens;
   }
   for (int m = 0; m < kRows; ++m) {
     query[m] = QueryOf(task, row + m);
@@ -47,7 +105,7 @@ static void Scores(const AttentionTask& task, int64_t row, int64_t split, int fi
   }
   for (int64_t d = 0; d < task.key_dim; ++d) {
     Floats k[kVectors];
-    for (int v = 0; v < kVectors; ++v) k[v] = LoadKv<kHalf>(key[v] + d * kBlockTokens * kElement);
+    for (int v = 0; v < kVectors; ++v) k[v] = Load(key[v] + d * kBlockTokens);
     for (int m = 0; m < kRows; ++m) {
       const Floats q = Set1(query[m][d]);
       for (int v = 0; v < kVectors; ++v) sum[m][v] = Fma(q, k[v], sum[m][v]);
@@ -55,49 +113,24 @@ static void Scores(const AttentionTask& task, int64_t row, int64_t split, int fi
   }
   for (int m = 0; m < kRows; ++m) {
     for (int v = 0; v < kVectors; ++v) {
-      Store(scores + m * kAttentionSplit + (first + v) * kLanes, Mul(sum[m][v], Set1(task.scale)));
+      Store(scores + m * kAttentionSplit + (first + v) * kLanes, Mul(sum[m][v], Set1(task.scale * kLog2E)));
     }
   }
 }
 
-template <bool kHalf, int kRows>
+template <int kRows>
 static void ScoreRows(const AttentionTask& task, int64_t row, int64_t split, int begin, int end,
                       float* scores) {
-  constexpr int kVectors = kRows * 4 <= kAttentionSums ? 4 : 2;
+  constexpr int kVectors = kRows <= 4 && kRows * 4 <= kAttentionSums ? 4 : 2;
   int v = begin;
-  for (; v + kVectors <= end; v += kVectors) Scores<kHalf, kRows, kVectors>(task, row, split, v, scores);
-  for (; v < end; ++v) Scores<kHalf, kRows, 1>(task, row, split, v, scores);
-}
-
-// Turns a row's scores into exp(score - maximum), zero outside its range; returns maximum and sum.
-struct RowSum {
-  float maximum, sum;
-};
-static RowSum Exponentials(Range range, int begin, int end, float* scores) {
-  const Floats lowest = Set1(-__builtin_inff());
-  Floats maximum = lowest;
-  for (int v = begin; v < end; ++v) {
-    const int64_t at = v * kLanes;
-    const Mask inside = AndNot(FirstLanes(range.begin - at), FirstLanes(range.end - at));
-    maximum = Max(maximum, Select(inside, Load(scores + at), lowest));
-  }
-  const float top = MaxLanes(maximum);
-  Floats sum = Zero();
-  for (int v = begin; v < end; ++v) {
-    const int64_t at = v * kLanes;
-    const Mask inside = AndNot(FirstLanes(range.begin - at), FirstLanes(range.end - at));
-    const Floats p = Select(inside, Exp(Sub(Load(scores + at), Set1(top))), Zero());
-    sum = Add(sum, p);
-    Store(scores + at, p);
-  }
-  return {top, SumLanes(sum)};
+  for (; v + kVectors <= end; v += kVectors) Scores<kRows, kVectors>(task, row, split, v, scores);
+  for (; v < end; ++v) Scores<kRows, 1>(task, row, split, v, scores);
 }
 
 // values[m][d ..] = sum over positions of p[m][t] * V[t][d ..] for kVectors vectors of dimensions.
-template <bool kHalf, int kRows, int kVectors>
+template <int kRows, int kVectors>
 static void WeightedValues(const AttentionTask& task, int64_t split, int64_t begin, int64_t end, int64_t d,
                            const float* scores, float* values) {
-  constexpr int64_t kElement = kHalf ? 2 : 4;
   Floats sum[kRows][kVectors];
   for (int m = 0; m < kRows; ++m) {
     for (int v = 0; v < kVectors; ++v) sum[m][v] = Zero();
@@ -105,21 +138,22 @@ static void WeightedValues(const AttentionTask& task, int64_t split, int64_t beg
   const bool tail = kVectors == 1 && task.value_dim - d < kLanes;
   for (int64_t t = begin; t < end;) {
     const int64_t position = split * kAttentionSplit + t;
-    const std::byte* value = task.blocks[position / kBlockTokens] + task.value_offset +
-                             (position % kBlockTokens * task.value_dim + d) * kElement;
+    const float* value =
+        reinterpret_cast<const float*>(task.blocks[position / kBlockTokens] + task.value_offset) +
+        position % kBlockTokens * task.value_dim + d;
     const int64_t block_end = t + kBlockTokens - position % kBlockTokens;
     for (const int64_t stop = block_end < end ? block_end : end; t < stop; ++t) {
       Floats w[kVectors];
       if (tail) {
-        w[0] = LoadKvFirst<kHalf>(value, task.value_dim - d);
+        w[0] = LoadFirst(value, task.value_dim - d);
       } else {
-        for (int v = 0; v < kVectors; ++v) w[v] = LoadKv<kHalf>(value + v * kLanes * kElement);
+        for (int v = 0; v < kVectors; ++v) w[v] = Load(value + v * kLanes);
       }
       for (int m = 0; m < kRows; ++m) {
         const Floats p = Set1(scores[m * kAttentionSplit + t]);
         for (int v = 0; v < kVectors; ++v) sum[m][v] = Fma(p, w[v], sum[m][v]);
       }
-      value += task.value_dim * kElement;
+      value += task.value_dim;
     }
   }
   for (int m = 0; m < kRows; ++m) {
@@ -129,125 +163,139 @@ static void WeightedValues(const AttentionTask& task, int64_t split, int64_t beg
   }
 }
 
-template <bool kHalf, int kRows>
+template <int kRows>
 static void ValueRows(const AttentionTask& task, int64_t split, int64_t begin, int64_t end,
                       const float* scores, float* values) {
-  constexpr int kVectors = kRows * 4 <= kAttentionSums ? 4 : 2;
+  constexpr int kVectors = kRows <= 4 && kRows * 4 <= kAttentionSums ? 4 : 2;
   int64_t d = 0;
   for (; d + kVectors * kLanes <= task.value_dim; d += kVectors * kLanes) {
-    WeightedValues<kHalf, kRows, kVectors>(task, split, begin, end, d, scores, values);
+    WeightedValues<kRows, kVectors>(task, split, begin, end, d, scores, values);
   }
   for (; d < task.value_dim; d += kLanes) {
-    WeightedValues<kHalf, kRows, 1>(task, split, begin, end, d, scores, values);
+    WeightedValues<kRows, 1>(task, split, begin, end, d, scores, values);
   }
 }
 
-// One split for kRows rows: sums[m] and values[m].
-template <bool kHalf, int kRows>
-static void SplitRows(const AttentionTask& task, int64_t row, int64_t split, float* scores, RowSum* sums,
-                      float* values) {
-  const int64_t base = split * kAttentionSplit;
-  Range ranges[kRows];
-  int64_t begin = kAttentionSplit, end = 0;
-  for (int m = 0; m < kRows; ++m) {
-    const Range range = RangeOf(task, row + m);
-    ranges[m] = {range.begin - base, range.end - base};
-    if (ranges[m].begin < 0) ranges[m].begin = 0;
-    if (ranges[m].end > kAttentionSplit) ranges[m].end = kAttentionSplit;
-    if (ranges[m].begin >= ranges[m].end) {
-      ranges[m] = {0, 0};
-      continue;
+class FloatPath {
+ public:
+  explicit FloatPath(const AttentionTask& task, float* scratch) : task_(task), scores_(scratch) {}
+  void Begin(int64_t) {}
+  template <int kRows>
+  void Rows(int64_t row, int64_t split, RowSum* sums, float* values) {
+    Range ranges[kRows], span;
+    if (!RangesOf<kRows>(task_, row, split, ranges, span)) {
+      for (int m = 0; m < kRows; ++m) sums[m] = kNothing;
+      return;
     }
-    if (ranges[m].begin < begin) begin = ranges[m].begin;
-    if (ranges[m].end > end) end = ranges[m].end;
+    const int first = static_cast<int>(span.begin / kLanes);
+    const int last = static_cast<int>((span.end + kLanes - 1) / kLanes);
+    ScoreRows<kRows>(task_, row, split, first, last, scores_);
+    for (int m = 0; m < kRows; ++m) {
+      sums[m] = Exponentials(ranges[m], first, last, scores_ + m * kAttentionSplit);
+    }
+    ValueRows<kRows>(task_, split, span.begin, span.end, scores_, values);
+    if (kRows == 1) return;
+    // 0 times infinity: a value that only other rows see may have made a NaN.
+    for (int m = 0; m < kRows; ++m) {
+      float* const own = values + m * task_.value_dim;
+      if (!HasNan(own)) continue;
+      ValueRows<1>(task_, split, ranges[m].begin, ranges[m].end, scores_ + m * kAttentionSplit, own);
+    }
   }
-  if (begin >= end) {
-    for (int m = 0; m < kRows; ++m) sums[m] = {-__builtin_inff(), 0.0f};
-    return;
-  }
-  const int first = static_cast<int>(begin / kLanes);
-  const int last = static_cast<int>((end + kLanes - 1) / kLanes);
-  ScoreRows<kHalf, kRows>(task, row, split, first, last, scores);
-  for (int m = 0; m < kRows; ++m)
-    sums[m] = Exponentials(ranges[m], first, last, scores + m * kAttentionSplit);
-  ValueRows<kHalf, kRows>(task, split, begin, end, scores, values);
-}
 
-template <bool kHalf>
-static void SplitAllRows(const AttentionTask& task, int64_t split, RowSum* sums, float* values) {
-  float* scores = task.scratch;
-  const int64_t rows = task.row_end - task.row_begin;
-  int64_t r = 0;
-  const auto run = [&]<int kRows>() {
-    SplitRows<kHalf, kRows>(task, task.row_begin + r, split, scores, sums + r, values + r * task.value_dim);
-    r += kRows;
-  };
-  while (r + kLinearRows <= rows) run.template operator()<kLinearRows>();
-  if (kLinearRows > 4 && r + 4 <= rows) run.template operator()<4>();
-  // GQA groups of three are common (SmolLM2), so three rows keep one pass over the keys.
-  if (r + 3 == rows) run.template operator()<3>();
-  if (r + 2 <= rows) run.template operator()<2>();
-  if (r < rows) run.template operator()<1>();
-}
+ private:
+  bool HasNan(const float* values) const {
+    for (int64_t d = 0; d < task_.value_dim; d += kLanes) {
+      if (Any(IsNan(LoadFirst(values + d, task_.value_dim - d)))) return true;
+    }
+    return false;
+  }
+  const AttentionTask& task_;
+  float* scores_;  // [kAttentionBlockRows][kAttentionSplit]
+};
+
+// ---- merging -----------------------------------------------------------------------------------------
 
 // (into) = (into) + (from), both relative to their own maximum.
 static void MergeSplit(RowSum& into, float* into_values, RowSum from, const float* from_values,
                        int64_t value_dim) {
-  if (from.maximum == -__builtin_inff()) return;  // nothing of this row in the split
+  if (from.maximum == -__builtin_inff()) {
+    into.sum += from.sum;  // 0 or NaN
+    return;
+  }
   if (into.maximum == -__builtin_inff()) {
-    into = from;
+    into = {from.maximum, into.sum + from.sum};
     __builtin_memcpy(into_values, from_values, static_cast<size_t>(value_dim) * sizeof(float));
     return;
   }
-  const float maximum = into.maximum > from.maximum ? into.maximum : from.maximum;
-  const float keep = FirstLane(Exp(Set1(into.maximum - maximum)));
-  const float add = FirstLane(Exp(Set1(from.maximum - maximum)));
-  into.sum = into.sum * keep + from.sum * add;
-  into.maximum = maximum;
+  if (into.maximum >= from.maximum) {
+    const Floats weight = Exp2(Set1(from.maximum - into.maximum));
+    into.sum += from.sum * FirstLane(weight);
+    for (int64_t d = 0; d < value_dim; d += kLanes) {
+      const int64_t left = value_dim - d;
+      const Floats sum = Fma(LoadFirst(from_values + d, left), weight, LoadFirst(into_values + d, left));
+      StoreFirst(into_values + d, sum, left);
+    }
+    return;
+  }
+  const Floats weight = Exp2(Set1(into.maximum - from.maximum));
+  into.sum = into.sum * FirstLane(weight) + from.sum;
+  into.maximum = from.maximum;
   for (int64_t d = 0; d < value_dim; d += kLanes) {
     const int64_t left = value_dim - d;
-    const Floats kept = Mul(LoadFirst(into_values + d, left), Set1(keep));
-    StoreFirst(into_values + d, Fma(LoadFirst(from_values + d, left), Set1(add), kept), left);
+    const Floats sum = Fma(LoadFirst(into_values + d, left), weight, LoadFirst(from_values + d, left));
+    StoreFirst(into_values + d, sum, left);
   }
 }
 
-static void StoreOutput(float* out, const float* values, float sum, int64_t value_dim) {
-  const Floats inverse = Set1(1.0f / sum);
+// A row all of whose scores are -inf is 0 / 0.
+static void StoreOutput(float* out, const float* values, RowSum total, int64_t value_dim) {
+  const Floats inverse = Set1(total.maximum == -__builtin_inff() ? __builtin_nanf("") : 1.0f / total.sum);
   for (int64_t d = 0; d < value_dim; d += kLanes) {
     const int64_t left = value_dim - d;
     StoreFirst(out + d, Mul(LoadFirst(values + d, left), inverse), left);
   }
 }
 
-static void Attend(const AttentionTask& task) {
+// Every split of a task over all its rows, by Path::Begin(split) and Path::Rows<kRows>(row, split, sums,
+// values). `values`: [kAttentionBlockRows][value_dim]; `total`: [rows][value_dim].
+template <typename Path>
+__attribute__((noinline)) static void AttendBy(const AttentionTask& task, Path& path, float* values,
+                                               float* total) {
   const int64_t rows = task.row_end - task.row_begin, dim = task.value_dim;
-  float* values = task.scratch + int64_t{kAttentionRows} * kAttentionSplit;
-  float* total = values + kAttentionRows * dim;
-  RowSum sums[kAttentionRows], totals[kAttentionRows];
-  for (int64_t r = 0; r < rows; ++r) totals[r] = {-__builtin_inff(), 0.0f};
+  RowSum totals[kAttentionRows];
+  for (int64_t r = 0; r < rows; ++r) totals[r] = kNothing;
   for (int64_t split = task.split_begin; split < task.split_end; ++split) {
-    if (task.half) {
-      SplitAllRows<true>(task, split, sums, values);
-    } else {
-      SplitAllRows<false>(task, split, sums, values);
-    }
-    if (task.partial != nullptr) {
-      float* to = task.partial + (split - task.split_begin) * rows * (2 + dim);
-      for (int64_t r = 0; r < rows; ++r, to += 2 + dim) {
-        to[0] = sums[r].maximum;
-        to[1] = sums[r].sum;
-        __builtin_memcpy(to + 2, values + r * dim, static_cast<size_t>(dim) * sizeof(float));
+    path.Begin(split);
+    int64_t r = 0;
+    const auto run = [&]<int kRows>() {
+      RowSum sums[kRows];
+      path.template Rows<kRows>(task.row_begin + r, split, sums, values);
+      for (int m = 0; m < kRows; ++m, ++r) {
+        if (task.partial == nullptr) {
+          MergeSplit(totals[r], total + r * dim, sums[m], values + m * dim, dim);
+          continue;
+        }
+        float* to = task.partial + ((split - task.split_begin) * rows + r) * (2 + dim);
+        to[0] = sums[m].maximum;
+        to[1] = sums[m].sum;
+        if (sums[m].maximum == -__builtin_inff()) continue;
+        __builtin_memcpy(to + 2, values + m * dim, static_cast<size_t>(dim) * sizeof(float));
       }
-    } else {
-      for (int64_t r = 0; r < rows; ++r)
-        MergeSplit(totals[r], total + r * dim, sums[r], values + r * dim, dim);
-    }
+    };
+    while (r + kMostRows <= rows) run.template operator()<kMostRows>();
+    if (kMostRows > 8 && r + 8 <= rows) run.template operator()<8>();
+    if (kMostRows > 4 && r + 4 <= rows) run.template operator()<4>();
+    // GQA groups of three are common (SmolLM2), so three rows keep one pass over the keys.
+    if (r + 3 == rows) run.template operator()<3>();
+    if (r + 2 <= rows) run.template operator()<2>();
+    if (r < rows) run.template operator()<1>();
   }
   if (task.partial != nullptr) return;
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t row = task.row_begin + r;
     float* out = task.out + row / task.group * task.out_stride + row % task.group * dim;
-    StoreOutput(out, total + r * dim, totals[r].sum, dim);
+    StoreOutput(out, total + r * dim, totals[r], dim);
   }
 }
 
@@ -255,12 +303,12 @@ static void MergePartials(const MergeTask& task) {
   const int64_t dim = task.value_dim;
   float* total = task.scratch;
   for (int64_t r = 0; r < task.rows; ++r) {
-    RowSum sum = {-__builtin_inff(), 0.0f};
+    RowSum sum = kNothing;
     for (int64_t split = 0; split < task.splits; ++split) {
       const float* from = task.partial + (split * task.rows + r) * (2 + dim);
       MergeSplit(sum, total, {from[0], from[1]}, from + 2, dim);
     }
     const int64_t row = task.row_begin + r;
-    StoreOutput(task.out + row / task.group * task.out_stride + row % task.group * dim, total, sum.sum, dim);
+    StoreOutput(task.out + row / task.group * task.out_stride + row % task.group * dim, total, sum, dim);
   }
 }

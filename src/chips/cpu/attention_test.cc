@@ -1,17 +1,27 @@
 // Paged attention and KV append, against the reference operation (sums in double).
 //
-// Bound. Scores: a chain of D fused multiply-adds, then the scale: |ds| <= (D + 2) u scale sum |q_d k_d| =:
-// e. exp is within 2^-21 relative, its argument within e + 2 u |s|; so every weight is off by a relative r =
-// e' + 2^-20 with e' = 2 max(e + 4 u max|s|), both in the sum and in the numerator, whose additions add n u
-// each, n = positions + 2 splits. So |y - y_ref| <= (2 r + 2 n u) max|v| (weights sum to one). The KV element
-// type is common to both sides.
+// The KV element type is common to both sides. u = 2^-24.
+//
+// Bound in float32 (KV as f32). Scores: a chain of D fused multiply-adds, then the scale: |ds| <= (D + 6) u
+// scale |q| |k| =: e. exp2 is within 2^-21 relative, its argument within e + 8 u |s|; so every weight is off
+// by a relative r = 2 (e + 8 u |s|) + 2^-20, both in the sum and in the numerator, whose additions add n u
+// each, n = positions + 8. So |y - y_ref| <= (2 r + 2 n u) max|v| (weights sum to one).
+//
+// Bound in 16-bit integers (the other types; U = 32000). e also has scale |q| |k| (sqrt(D) / U + D / 4 U^2):
+// each element of q |U| / |q| is off by at most 1/2, so the vector by sqrt(D) / 2, and Cauchy-Schwarz. Values
+// are off by half a code of 8191, weights by half a code each of 32767 of the largest in one split, of at
+// most 256: |y - y_ref| also has max|v| (1 / (2 * 8191) + min(n, 256) / (2 * 32767)), with 2 % for q8, whose
+// largest value is taken from its scale.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <random>
 
 #include "chips/cpu/random_weights.h"
+#include "chips/quantisation.h"
 
 namespace tidepool::chips::cpu {
 namespace {
@@ -98,24 +108,50 @@ std::vector<float> RunStep(Device& device, const Shape& s, const PagedKv& kv, co
   return out;
 }
 
-double BoundOf(const Shape& s, const Input& input, int64_t positions) {
-  const double scale = 1.0 / std::sqrt(static_cast<double>(s.key_dim));
-  double q = 0, k = 0, v = 0;
-  for (const float x : input.query) q = std::max(q, std::fabs(static_cast<double>(x)));
-  for (const float x : input.key) k = std::max(k, std::fabs(static_cast<double>(x)));
-  for (const float x : input.value) v = std::max(v, std::fabs(static_cast<double>(x)));
-  // Cauchy-Schwarz would be tighter; the product of the peaks is simple and still small.
-  const double score = scale * s.key_dim * q * k;
-  const double e = (s.key_dim + 6) * kU * score;
-  const double r = 2 * e + 1.0 / (1 << 20);
-  return (2 * r + 2 * (static_cast<double>(positions) + 8) * kU) * v;
+double LargestLength(const std::vector<float>& vectors, int32_t dim) {
+  double largest = 0;
+  for (size_t begin = 0; begin < vectors.size(); begin += static_cast<size_t>(dim)) {
+    double squares = 0;
+    for (size_t i = begin; i < begin + static_cast<size_t>(dim); ++i) {
+      squares += static_cast<double>(vectors[i]) * vectors[i];
+    }
+    largest = std::max(largest, squares);
+  }
+  return std::sqrt(largest);
 }
 
+double BoundOf(const Shape& s, const Input& input, int64_t positions) {
+  const double dim = s.key_dim, scale = 1.0 / std::sqrt(dim), n = static_cast<double>(positions);
+  double v = 0;
+  for (const float x : input.value) v = std::max(v, std::fabs(static_cast<double>(x)));
+  // Rounded to bf16 or q8 they may be longer by some percent.
+  const double score =
+      1.05 * scale * LargestLength(input.query, s.key_dim) * LargestLength(input.key, s.key_dim);
+  double e = (dim + 14) * kU * score;
+  double rounding = 0;
+  if (s.type != DataType::kF32) {
+    constexpr double kUnit = 32000;
+    e += score * (std::sqrt(dim) / kUnit + dim / (4 * kUnit * kUnit));
+    rounding = 1.02 * (0.5 / 8191 + std::min(n, 256.0) * 0.5 / 32767);
+  }
+  const double r = 2 * e + 1.0 / (1 << 20);
+  return (2 * r + 2 * (n + 8) * kU + rounding) * 1.05 * v;
+}
+
+// Groups of 1 to 8 and more heads; every type; whole and odd numbers of vectors, pairs and groups of 32.
 const Shape kShapes[] = {
-    {4, 4, 32, 32, DataType::kF32},  {9, 3, 64, 64, DataType::kF16},   {4, 1, 64, 64, DataType::kF16},
-    {14, 2, 16, 16, DataType::kF32}, {2, 1, 256, 256, DataType::kF16}, {3, 1, 24, 40, DataType::kF16},
-    {2, 2, 5, 7, DataType::kF32},    {20, 1, 8, 8, DataType::kF16},
+    {4, 4, 32, 32, DataType::kF32},    {9, 3, 64, 64, DataType::kF16},   {4, 1, 64, 64, DataType::kF16},
+    {14, 2, 16, 16, DataType::kF32},   {2, 1, 256, 256, DataType::kF16}, {3, 1, 24, 40, DataType::kF16},
+    {2, 2, 5, 7, DataType::kF32},      {20, 1, 8, 8, DataType::kF16},    {4, 2, 128, 128, DataType::kBF16},
+    {5, 1, 80, 96, DataType::kBF16},   {7, 1, 33, 17, DataType::kBF16},  {2, 1, 128, 128, DataType::kQ8_0},
+    {12, 2, 96, 80, DataType::kQ8_0},  {8, 1, 33, 17, DataType::kQ8_0},  {2, 2, 5, 7, DataType::kF16},
+    {1, 1, 256, 256, DataType::kQ8_0},
 };
+std::string NameOf(const Shape& s) {
+  return " heads " + std::to_string(s.query_heads) + "/" + std::to_string(s.kv_heads) + " dim " +
+         std::to_string(s.key_dim) + "/" + std::to_string(s.value_dim) + " " +
+         std::string(TraitsOf(s.type).name);
+}
 
 TEST(Attention, RaggedBatchAgreesWithTheReference) {
   std::mt19937 random(1);
@@ -139,8 +175,7 @@ TEST(Attention, RaggedBatchAgreesWithTheReference) {
       const std::vector<float> expected = run(*reference);
       const double bound = BoundOf(s, input, 257);
       for (const std::string& set : VectorInstructionSets()) {
-        SCOPED_TRACE(set + " heads " + std::to_string(s.query_heads) + "/" + std::to_string(s.kv_heads) +
-                     " dim " + std::to_string(s.key_dim) + " window " + std::to_string(options.window));
+        SCOPED_TRACE(set + NameOf(s) + " window " + std::to_string(options.window));
         const std::vector<float> out = run(*MakeDevice(set, 2));
         for (size_t i = 0; i < out.size(); ++i) ASSERT_LE(std::fabs(out[i] - expected[i]), bound) << i;
       }
@@ -158,7 +193,7 @@ TEST(Attention, ChunkedPrefillAndDecodeGiveTheBitsOfOnePrefill) {
     ASSERT_TRUE(three->ReserveScratch(1024, 4096).has_value());  // with room for split attention
     for (const Shape& s : kShapes) {
       for (const int32_t window : {0, 100}) {
-        SCOPED_TRACE(set + " heads " + std::to_string(s.query_heads) + "/" + std::to_string(s.kv_heads));
+        SCOPED_TRACE(set + NameOf(s));
         const Options options{window, true, 0};
         const Input input = RandomInput(s, kLength, random);
         PagedKv whole(s, 1, {kLength}, random), cut(s, 1, {kLength, kLength}, random);
@@ -217,21 +252,165 @@ TEST(Attention, NoSequencesAndEmptySlicesDoNothing) {
 // Scores far beyond exp's range, and equal ones: the largest takes all, or all share.
 TEST(Attention, ExtremeScores) {
   std::mt19937 random(4);
-  const Shape s = {1, 1, 16, 16, DataType::kF32};
   constexpr int64_t kTokens = 40;
-  for (const std::string& set : CpuInstructionSets()) {
-    const std::unique_ptr<Device> device = MakeDevice(set, 1);
-    Input input = RandomInput(s, kTokens, random);
-    for (float& q : input.query) q = 1000.0f;
-    for (int64_t t = 0; t < kTokens; ++t) {
-      for (int64_t d = 0; d < 16; ++d)
-        input.key[static_cast<size_t>(t * 16 + d)] = t == 7 ? 1000.0f : -1000.0f;
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16, DataType::kQ8_0}) {
+    const Shape s = {1, 1, 16, 16, type};
+    for (const std::string& set : CpuInstructionSets()) {
+      const std::unique_ptr<Device> device = MakeDevice(set, 1);
+      Input input = RandomInput(s, kTokens, random);
+      for (float& q : input.query) q = 1000.0f;
+      for (int64_t t = 0; t < kTokens; ++t) {
+        for (int64_t d = 0; d < 16; ++d)
+          input.key[static_cast<size_t>(t * 16 + d)] = t == 7 ? 1000.0f : -1000.0f;
+      }
+      PagedKv kv(s, 1, {kTokens}, random);
+      const std::vector<float> out = RunStep(*device, s, kv, input, 0, {kv.Slice(0, 0, kTokens, 0)}, {});
+      // The value as KV holds it, and (in integers) half a code of 8191: values are below 5. q8: half a code
+      // of 127.
+      const double bound = type == DataType::kF32 || set == "reference" ? 0 : 5 * 0.5 / 8191;
+      const double stored = type == DataType::kF32    ? 0
+                            : type == DataType::kF16  ? 5.0 / (1 << 11)
+                            : type == DataType::kBF16 ? 5.0 / (1 << 8)
+                                                      : 5.0 / 250;
+      for (int64_t t = 7; t < kTokens; ++t) {
+        for (int64_t d = 0; d < 16; ++d) {
+          EXPECT_LE(std::fabs(static_cast<double>(out[static_cast<size_t>(t * 16 + d)]) -
+                              input.value[static_cast<size_t>(7 * 16 + d)]),
+                    bound + stored)
+              << set << NameOf(s);
+        }
+      }
     }
-    PagedKv kv(s, 1, {kTokens}, random);
-    const std::vector<float> out = RunStep(*device, s, kv, input, 0, {kv.Slice(0, 0, kTokens, 0)}, {});
-    for (int64_t t = 7; t < kTokens; ++t) {
-      for (int64_t d = 0; d < 16; ++d) {
-        EXPECT_EQ(out[static_cast<size_t>(t * 16 + d)], input.value[static_cast<size_t>(7 * 16 + d)]) << set;
+  }
+}
+
+// Integers shall cost no accuracy: their error, typically far below its bound, is compared with the unit of
+// f16, to which other engines round queries and weights.
+TEST(Attention, IntegersAreAsPreciseAsF16) {
+  std::mt19937 random(5);
+  constexpr int32_t kTokens = 1000, kNew = 16;
+  for (const DataType type : {DataType::kF16, DataType::kBF16, DataType::kQ8_0}) {
+    const Shape s = {2, 1, 128, 128, type};
+    Input input = RandomInput(s, kTokens, random);
+    // An outlier dimension, as some models' keys have.
+    for (size_t t = 0; t < kTokens; ++t) input.key[t * 128 + 5] = 30 + 0.1f * input.key[t * 128 + 5];
+    const auto run = [&](Device& device) {
+      PagedKv kv(s, 1, {kTokens}, random);
+      RunStep(device, s, kv, input, 0, {kv.Slice(0, 0, kTokens - kNew, 0)}, {});
+      return RunStep(device, s, kv, input, kTokens - kNew, {kv.Slice(0, 0, kNew, kTokens - kNew)}, {});
+    };
+    const std::vector<float> expected = run(*MakeDevice("reference", 2));
+    for (const std::string& set : VectorInstructionSets()) {
+      const std::vector<float> out = run(*MakeDevice(set, 2));
+      double errors = 0, squares = 0;
+      for (size_t i = 0; i < out.size(); ++i) {
+        errors += std::pow(static_cast<double>(out[i]) - expected[i], 2);
+        squares += std::pow(static_cast<double>(expected[i]), 2);
+      }
+      EXPECT_LE(std::sqrt(errors / squares), 1.0 / (1 << 11)) << set << NameOf(s);
+    }
+  }
+}
+
+// NaN and infinities in queries, keys and values: where the reference's output is NaN or infinite, so is
+// ours, and elsewhere nothing shows of them. Later tokens do not reach earlier ones, nor those that do not
+// see them.
+TEST(Attention, NotFiniteElementsShowWhereTheyDoInTheReference) {
+  std::mt19937 random(6);
+  const float infinity = std::numeric_limits<float>::infinity(), nan = std::nanf("");
+  constexpr int32_t kTokens = 300;
+  const std::unique_ptr<Device> reference = MakeDevice("reference", 2);
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16, DataType::kQ8_0}) {
+    const Shape s = {3, 1, 40, 24, type};
+    for (const float bad : {nan, infinity, -infinity}) {
+      for (const char where : {'q', 'k', 'v'}) {
+        for (const int32_t window : {0, 20}) {
+          Input input = RandomInput(s, kTokens, random);
+          const double bound = BoundOf(s, input, kTokens);
+          for (const int64_t token : {3, 130, 270}) {
+            if (where == 'q') input.query[static_cast<size_t>((token * 3 + 1) * 40 + 7)] = bad;
+            if (where == 'k') input.key[static_cast<size_t>(token * 40 + 7)] = bad;
+            if (where == 'v') input.value[static_cast<size_t>(token * 24 + 7)] = bad;
+          }
+          const auto run = [&](Device& device) {
+            PagedKv kv(s, 1, {kTokens}, random);
+            return RunStep(device, s, kv, input, 0, {kv.Slice(0, 0, kTokens, 0)}, {window, true, 0});
+          };
+          const std::vector<float> expected = run(*reference);
+          ASSERT_TRUE(std::ranges::any_of(expected, [](float x) { return !std::isfinite(x); }) ||
+                      where == 'k' || where == 'q');
+          for (const std::string& set : VectorInstructionSets()) {
+            SCOPED_TRACE(set + NameOf(s) + " " + where + " " + std::to_string(bad) + " window " +
+                         std::to_string(window));
+            const std::vector<float> out = run(*MakeDevice(set, 2));
+            for (size_t i = 0; i < out.size(); ++i) {
+              if (std::isnan(expected[i])) {
+                ASSERT_TRUE(std::isnan(out[i])) << i << " is " << out[i];
+              } else if (std::isinf(expected[i])) {
+                ASSERT_EQ(out[i], expected[i]) << i;
+              } else {
+                ASSERT_LE(std::fabs(out[i] - expected[i]), bound) << i;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Every set writes the same KV, so that it may be read by another (the prefix cache on disk), at the places
+// that KvLayout says.
+TEST(AppendKv, EverySetWritesTheBytesOfTheReference) {
+  std::mt19937 random(7);
+  constexpr int32_t kTokens = 37;
+  for (const Shape& s : kShapes) {
+    Input input = RandomInput(s, kTokens, random);
+    for (size_t i = 0; i < input.value.size(); i += 11) input.value[i] *= 1e-6f;  // subnormal as f16
+    for (int32_t d = 0; d < s.key_dim; ++d) input.key[static_cast<size_t>(d)] = 0;
+    if (s.type == DataType::kQ8_0 || s.type == DataType::kBF16) {
+      input.key[static_cast<size_t>(2 * s.kv_heads * s.key_dim)] = std::nanf("");
+      input.key[static_cast<size_t>(3 * s.kv_heads * s.key_dim)] = std::numeric_limits<float>::infinity();
+      input.value[static_cast<size_t>(5 * s.kv_heads * s.value_dim)] = 1e9f;
+    }
+    const KvLayout layout = {s.type, 2, s.kv_heads, s.key_dim, s.value_dim};
+    const auto run = [&](const std::string& set) {
+      std::vector<std::byte> memory(3 * layout.block_bytes(), std::byte{0x5a});
+      std::vector<std::byte*> blocks;
+      for (size_t b = 0; b < 3; ++b) blocks.push_back(memory.data() + (2 - b) * layout.block_bytes());
+      const SequenceSlice slice = {0, kTokens, 0, blocks.data(), 3};
+      const ConstMatrix key(input.key.data(), kTokens, s.kv_heads * s.key_dim, s.kv_heads * s.key_dim);
+      const ConstMatrix value(input.value.data(), kTokens, s.kv_heads * s.value_dim,
+                              s.kv_heads * s.value_dim);
+      MakeDevice(set, 2)->ops().AppendKv({key, value, &layout, 1, std::span(&slice, 1)});
+      return memory;
+    };
+    const std::vector<std::byte> expected = run("reference");
+    // Token 20 is slot 4 of the second block; its last dimension, by the layout's own description.
+    const std::byte* const block = expected.data() + layout.block_bytes();
+    const int32_t head = s.kv_heads - 1, dim = s.value_dim - 1;
+    const std::byte* const at = block + layout.value_offset(1, head);
+    const float stored = input.value[static_cast<size_t>((20 * s.kv_heads + head) * s.value_dim + dim)];
+    float read = 0;
+    if (s.type == DataType::kF32) {
+      std::memcpy(&read, at + (4 * s.value_dim + dim) * 4, 4);
+    } else if (s.type == DataType::kQ8_0) {
+      const int32_t groups = (s.value_dim + 31) / 32;
+      uint16_t scale = 0;
+      std::memcpy(&scale, at + 16 * s.value_dim + (4 * groups + dim / 32) * 2, 2);
+      read = HalfToFloat(scale) * static_cast<float>(static_cast<int8_t>(at[4 * s.value_dim + dim]));
+    } else {
+      uint16_t half = 0;
+      std::memcpy(&half, at + (4 * s.value_dim + dim) * 2, 2);
+      read = s.type == DataType::kF16 ? HalfToFloat(half) : Bfloat16ToFloat(half);
+    }
+    // f16: 2^-11, bf16: 2^-8, q8: half a code of the group's largest, below 5.
+    EXPECT_NEAR(read, stored, s.type == DataType::kQ8_0 ? 5 * 0.51 / 127 : std::fabs(stored) / 256 + 1e-7)
+        << NameOf(s);
+    for (const std::string& set : VectorInstructionSets()) {
+      const std::vector<std::byte> out = run(set);
+      for (size_t i = 0; i < out.size(); ++i) {
+        ASSERT_EQ(out[i], expected[i]) << set << NameOf(s) << " at " << i % layout.block_bytes();
       }
     }
   }

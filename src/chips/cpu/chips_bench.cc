@@ -1,6 +1,8 @@
-// Speed of Linear and Attention on the shapes of Qwen3-0.6B, as a share of what this machine can do.
+// Speed of Linear, Attention and AppendKv on the shapes of Qwen3-0.6B, as a share of what this machine can
+// do.
 //
-//   chips_bench [--set avx512] [--threads N] [--types Q4_0,Q8_0] [--rows 1,4,16,128,512] [--layers 6]
+//   chips_bench [--set avx512] [--threads N] [--types Q4_0,attention] [--kv F16,Q8_0] [--rows 1,4,16,128,512]
+//   [--layers 6]
 //   [--seconds 0.3]
 //
 // The limit of a row is the larger of bytes / bandwidth and operations / rate, both measured in the same run:
@@ -23,7 +25,7 @@ namespace {
 struct Settings {
   std::string set;
   int threads = 0;
-  std::vector<std::string> types;
+  std::vector<std::string> types, kv_types;
   std::vector<int64_t> rows = {1, 4, 16, 128, 512};
   int layers = 6;
   double seconds = 0.3;
@@ -118,36 +120,65 @@ void BenchLinear(Device& device, const Roofline& roofline, DataType type, Weight
   }
 }
 
-void BenchAttention(Device& device, const Settings& settings) {
-  std::mt19937 random(2);
-  const KvLayout layout{DataType::kF16, 1, 8, 128, 128};
-  constexpr int32_t kHeads = 16;
-  for (const auto& [tokens, context] : {std::pair{1, 512}, {1, 8192}, {512, 0}, {512, 7680}}) {
+// Steps over the KV of all layers, which for decoding is far more than the caches hold.
+void BenchAttention(Device& device, const Settings& settings, DataType kv_type) {
+  struct Case {
+    int sequences;
+    int32_t tokens, context, layers;
+  };
+  constexpr int32_t kHeads = 16, kLayers = 28;
+  for (const auto [sequences, tokens, context, layers] :
+       {Case{1, 1, 512, kLayers}, Case{1, 1, 8191, kLayers}, Case{16, 1, 160, kLayers}, Case{1, 512, 0, 2},
+        Case{1, 512, 7680, 1}}) {
+    std::mt19937 random(2);
+    const KvLayout layout{kv_type, layers, 8, 128, 128};
     (void)device.ReserveScratch(512, 3072);
-    const int32_t blocks = (tokens + context + 15) / 16;
-    DeviceBuffer memory = device.Allocate(static_cast<size_t>(blocks) * layout.block_bytes()).value();
+    const int32_t blocks = (tokens + context + 15) / 16, rows = sequences * tokens;
+    const int64_t columns = kHeads * 128, kv_columns = 8 * 128;
+    DeviceBuffer memory =
+        device.Allocate(static_cast<size_t>(blocks * sequences) * layout.block_bytes()).value();
     std::vector<std::byte*> table;
-    for (int32_t b = 0; b < blocks; ++b) {
+    for (int32_t b = 0; b < blocks * sequences; ++b) {
       table.push_back(memory.data() + static_cast<size_t>(b) * layout.block_bytes());
     }
-    const SequenceSlice slice{0, tokens, context, table.data(), blocks};
-    const int64_t columns = kHeads * 128;
-    const std::vector<float> query = RandomFloats(static_cast<size_t>(tokens * columns), 1.0f, random);
+    const std::vector<float> query = RandomFloats(static_cast<size_t>(rows * columns), 1.0f, random);
+    const std::vector<float> kv =
+        RandomFloats(static_cast<size_t>((tokens + context) * kv_columns), 1.0f, random);
+    const ConstMatrix new_kv(kv.data(), tokens + context, kv_columns, kv_columns);
+    std::vector<SequenceSlice> slices;
+    for (int i = 0; i < sequences; ++i) {
+      slices.push_back({i * tokens, tokens, context, table.data() + i * blocks, blocks});
+      const SequenceSlice all{0, tokens + context, 0, table.data() + i * blocks, blocks};
+      for (int32_t layer = 0; layer < layers; ++layer) {
+        device.ops().AppendKv({new_kv, new_kv, &layout, layer, std::span(&all, 1)});
+      }
+    }
     std::vector<float> out(query.size());
     AttentionArgs args;
-    args.query = ConstMatrix(query.data(), tokens, columns, columns);
-    args.out = Matrix{out.data(), tokens, columns, columns};
+    args.query = ConstMatrix(query.data(), rows, columns, columns);
+    args.out = Matrix{out.data(), rows, columns, columns};
     args.layout = &layout;
     args.query_heads = kHeads;
     args.scale = 0.088f;
-    args.sequences = std::span(&slice, 1);
-    const Timing time = Best(settings.seconds, [&] { device.ops().Attention(args); });
-    const double pairs = static_cast<double>(tokens) * (context + 0.5 * (tokens + 1));
-    const double operations = 2.0 * pairs * kHeads * 256;
+    args.sequences = slices;
+    const Timing attend = Best(settings.seconds, [&] {
+      for (args.layer = 0; args.layer < layers; ++args.layer) device.ops().Attention(args);
+    });
+    const ConstMatrix appended(kv.data(), rows, kv_columns, kv_columns);
+    const Timing append = Best(settings.seconds / 4, [&] {
+      for (int32_t layer = 0; layer < layers && rows <= tokens + context; ++layer) {
+        device.ops().AppendKv({appended, appended, &layout, layer, slices});
+      }
+    });
+    const double pairs = static_cast<double>(rows) * (context + 0.5 * (tokens + 1));
+    const double operations = 2.0 * pairs * kHeads * 256 * layers;
     fmt::print(
-        "attention {:>4} tokens at {:>5}: {:8.1f} us  {:7.2f} GFLOPS  {:7.2f} GFLOPS/core  KV {:6.2f} GB/s\n",
-        tokens, context, time.wall_s * 1e6, operations / time.wall_s * 1e-9, operations / time.core_s * 1e-9,
-        static_cast<double>(static_cast<size_t>(blocks) * layout.block_bytes()) / time.wall_s * 1e-9);
+        "attention {:<5} {:>2} x {:>3} tokens at {:>4}: {:8.1f} us a layer  {:7.2f} GFLOPS  {:7.2f} "
+        "GFLOPS/core  "
+        "KV {:6.2f} GB/s  append {:6.1f} us\n",
+        TraitsOf(kv_type).name, sequences, tokens, context, attend.wall_s / layers * 1e6,
+        operations / attend.wall_s * 1e-9, operations / attend.core_s * 1e-9,
+        static_cast<double>(memory.bytes()) / attend.wall_s * 1e-9, append.wall_s / layers * 1e6);
   }
 }
 
@@ -158,6 +189,7 @@ int Main(int argc, char** argv) {
     if (flag == "--set") settings.set = value;
     if (flag == "--threads") settings.threads = std::atoi(value.c_str());
     if (flag == "--types") settings.types = Split(value);
+    if (flag == "--kv") settings.kv_types = Split(value);
     if (flag == "--layers") settings.layers = std::atoi(value.c_str());
     if (flag == "--seconds") settings.seconds = std::atof(value.c_str());
     if (flag == "--rows") {
@@ -186,7 +218,13 @@ int Main(int argc, char** argv) {
   }
   if (wanted("float32"))
     BenchLinear(**device, roofline, DataType::kQ8_0, WeightPrecision::kFloat32, settings);
-  if (wanted("attention")) BenchAttention(**device, settings);
+  for (const DataType type : {DataType::kF16, DataType::kBF16, DataType::kQ8_0, DataType::kF32}) {
+    if (wanted("attention") &&
+        (settings.kv_types.empty() ||
+         std::ranges::find(settings.kv_types, TraitsOf(type).name) != settings.kv_types.end())) {
+      BenchAttention(**device, settings, type);
+    }
+  }
   return 0;
 }
 

@@ -165,8 +165,13 @@ struct LinearTask {
   const float* bias;  // or nullptr
 };
 
-inline constexpr int kAttentionRows = 16;    // query rows (token x head of the group) of one task at most
+inline constexpr int kAttentionRows = 256;      // query rows (token x head of the group) of one task at most
+inline constexpr int kAttentionBlockRows = 12;  // of them computed together at most
 inline constexpr int kAttentionSplit = 256;  // positions that are reduced together; the borders are absolute
+inline constexpr int kKvScaleGroup = 32;     // elements that share a scale in KV as q8: device.h's kKvGroup
+
+// The elements of KV. kKvF32 is computed in float32; the others in 16-bit integers (attention_fixed.inl).
+enum KvElement : uint8_t { kKvF32, kKvF16, kKvBF16, kKvQ8 };
 
 // Query rows [row_begin, row_end) of one sequence and one KV head against splits [split_begin, split_end).
 // Row r is token r / group, head r % group of the group.
@@ -179,7 +184,7 @@ struct AttentionTask {
   int64_t row_begin, row_end;
   int32_t group;
   int32_t key_dim, value_dim;
-  bool half;  // KV as f16, else f32
+  KvElement element;
   std::byte* const* blocks;
   size_t key_offset, value_offset;  // of this layer and head within a block
   int64_t context, token_count;
@@ -187,10 +192,15 @@ struct AttentionTask {
   int64_t window;  // 0: none
   bool causal;
   float scale;
-  float* scratch;  // AttentionScratchFloats(value_dim)
+  float* scratch;  // AttentionScratchFloats(rows of the task, key_dim, value_dim)
 };
-constexpr int64_t AttentionScratchFloats(int64_t value_dim) {
-  return int64_t{kAttentionRows} * (kAttentionSplit + 2 * value_dim);
+// Whole cache lines, so that every part begins on one.
+constexpr int64_t AttentionPadded(int64_t elements) { return (elements + 15) / 16 * 16; }
+constexpr int64_t AttentionScratchFloats(int64_t rows, int64_t key_dim, int64_t value_dim) {
+  const int64_t keys = AttentionPadded(key_dim), values = AttentionPadded(value_dim);
+  const int64_t block = kAttentionBlockRows * (kAttentionSplit + kAttentionSplit / 2 + values);
+  const int64_t split = kAttentionSplit * (keys / 2 + values / 2 + 2);
+  return AttentionPadded(1) + block + split + AttentionPadded(rows) + rows * (keys / 2 + values);
 }
 
 struct MergeTask {
@@ -199,7 +209,7 @@ struct MergeTask {
   float* out;  // row r at out + (row_begin + r) / group * stride + ... as above
   int64_t out_stride, row_begin;
   int32_t group, value_dim;
-  float* scratch;  // 2 * value_dim
+  float* scratch;  // value_dim
 };
 
 struct NormTask {
@@ -261,6 +271,9 @@ struct KernelTable {
   void (*peaks)(const PeaksTask&);
   void (*activate[kActivationKernels])(const ElementwiseTask&);
   void (*to_half)(const float* from, uint16_t* to, int64_t count);
+  void (*to_bfloat)(const float* from, uint16_t* to, int64_t count);
+  // Codes and an f16 scale for each kKvScaleGroup elements (the last group may be shorter): see KvLayout.
+  void (*to_q8)(const float* from, int8_t* codes, uint16_t* scales, int64_t count);
   // Arithmetic probes: `rounds` times kProbeOperations operations from registers.
   float (*probe_f32)(int64_t rounds);
   int32_t (*probe_int8)(int64_t rounds);

@@ -6,6 +6,7 @@
 #include "chips/cpu/linear_quantised.inl"
 #include "chips/cpu/linear_dot.inl"
 #include "chips/cpu/attention.inl"
+#include "chips/cpu/attention_fixed.inl"
 // clang-format on
 
 template <PanelLayout kLayout>
@@ -38,6 +39,8 @@ constexpr KernelTable MakeTable(const char* name) {
       PeakRows,
       {ActivateRows<kSiluKernel>, ActivateRows<kGeluTanhKernel>, ActivateRows<kGeluExactKernel>},
       ConvertToHalf,
+      ConvertToBfloat,
+      ConvertToQ8,
       ProbeF32,
       ProbeInt8,
       int64_t{kProbeChains} * kLanes * 2,

@@ -28,39 +28,81 @@ double Apply(Activation activation, double x) {
   CHECK(false);
 }
 
-float LoadElement(DataType type, const std::byte* data) {
-  if (type == DataType::kF32) {
-    float value = 0;
-    std::memcpy(&value, data, 4);
-    return value;
-  }
-  uint16_t half = 0;
-  std::memcpy(&half, data, 2);
-  return HalfToFloat(half);
-}
+// K or V of one token in one head of a block: element d at codes + d * stride, its scale (kQ8_0) at scales +
+// d / 32 * scale_stride.
+struct KvVector {
+  DataType type;
+  std::byte* codes;
+  int64_t stride;  // elements
+  uint16_t* scales;
+  int64_t scale_stride;
 
-void StoreElement(DataType type, float value, std::byte* data) {
-  if (type == DataType::kF32) {
-    std::memcpy(data, &value, 4);
-  } else {
-    const uint16_t half = FloatToHalf(value);
-    std::memcpy(data, &half, 2);
+  float Load(int64_t d) const {
+    const std::byte* const at = codes + d * stride *
+                                            (type == DataType::kF32    ? 4
+                                             : type == DataType::kQ8_0 ? 1
+                                                                       : 2);
+    if (type == DataType::kF32) {
+      float value = 0;
+      std::memcpy(&value, at, 4);
+      return value;
+    }
+    if (type == DataType::kQ8_0) {
+      return HalfToFloat(scales[d / kKvGroup * scale_stride]) * static_cast<float>(static_cast<int8_t>(*at));
+    }
+    uint16_t half = 0;
+    std::memcpy(&half, at, 2);
+    return type == DataType::kF16 ? HalfToFloat(half) : Bfloat16ToFloat(half);
   }
-}
 
-// The cache element of one (token, head, dimension). Keys: [dimension][16 tokens]; values: [16
-// tokens][dimension].
-std::byte* KeyAt(const KvLayout& kv, int32_t layer, int32_t head, const SequenceSlice& sequence,
-                 int64_t position, int64_t dimension) {
+  void Store(const float* values, int64_t count) const {
+    if (type == DataType::kQ8_0) {
+      for (int64_t d = 0; d < count; d += kKvGroup)
+        StoreGroup(values, d, std::min<int64_t>(count, d + kKvGroup));
+      return;
+    }
+    for (int64_t d = 0; d < count; ++d) {
+      if (type == DataType::kF32) {
+        std::memcpy(codes + d * stride * 4, &values[d], 4);
+        continue;
+      }
+      const uint16_t half = type == DataType::kF16 ? FloatToHalf(values[d]) : FloatToBfloat16(values[d]);
+      std::memcpy(codes + d * stride * 2, &half, 2);
+    }
+  }
+
+ private:
+  void StoreGroup(const float* values, int64_t begin, int64_t end) const {
+    float largest = 0;
+    for (int64_t d = begin; d < end; ++d) {
+      if (!(std::fabs(values[d]) <= largest)) largest = std::fabs(values[d]);  // NaN stays
+      if (std::isnan(largest)) break;
+    }
+    uint16_t scale = FloatToHalf(largest * (1.0f / 127));
+    const bool finite = std::isfinite(HalfToFloat(scale));
+    if (!finite) scale = 0x7e00;
+    scales[begin / kKvGroup * scale_stride] = scale;
+    const float factor = finite && scale > 0 ? 1.0f / HalfToFloat(scale) : 0.0f;
+    for (int64_t d = begin; d < end; ++d) {
+      const float code = finite ? std::clamp(std::nearbyint(values[d] * factor), -128.0f, 127.0f) : 0.0f;
+      codes[d * stride] = static_cast<std::byte>(static_cast<int8_t>(code));
+    }
+  }
+};
+
+KvVector KeyAt(const KvLayout& kv, int32_t layer, int32_t head, const SequenceSlice& sequence,
+               int64_t position) {
   const int64_t slot = position % kKvBlockTokens;
-  return sequence.blocks[position / kKvBlockTokens] + kv.key_offset(layer, head) +
-         static_cast<size_t>(dimension * kKvBlockTokens + slot) * kv.element_bytes();
+  std::byte* const at = sequence.blocks[position / kKvBlockTokens] + kv.key_offset(layer, head);
+  return {kv.type, at + static_cast<size_t>(slot) * kv.element_bytes(), kKvBlockTokens,
+          reinterpret_cast<uint16_t*>(at + kv.codes_bytes(kv.key_dim)) + slot, kKvBlockTokens};
 }
-std::byte* ValueAt(const KvLayout& kv, int32_t layer, int32_t head, const SequenceSlice& sequence,
-                   int64_t position, int64_t dimension) {
-  const int64_t slot = position % kKvBlockTokens;
-  return sequence.blocks[position / kKvBlockTokens] + kv.value_offset(layer, head) +
-         static_cast<size_t>(slot * kv.value_dim + dimension) * kv.element_bytes();
+KvVector ValueAt(const KvLayout& kv, int32_t layer, int32_t head, const SequenceSlice& sequence,
+                 int64_t position) {
+  const int64_t slot = position % kKvBlockTokens, groups = (kv.value_dim + kKvGroup - 1) / kKvGroup;
+  std::byte* const at = sequence.blocks[position / kKvBlockTokens] + kv.value_offset(layer, head);
+  return {kv.type, at + static_cast<size_t>(slot * kv.value_dim) * kv.element_bytes(), 1,
+          reinterpret_cast<uint16_t*>(at + kv.codes_bytes(kv.value_dim)) + slot * groups, 1};
 }
 
 class ReferenceOps final : public CpuOps {
@@ -182,12 +224,8 @@ class ReferenceOps final : public CpuOps {
           const float* key = args.key.data + row * args.key.stride + static_cast<int64_t>(h) * kv.key_dim;
           const float* value =
               args.value.data + row * args.value.stride + static_cast<int64_t>(h) * kv.value_dim;
-          for (int32_t d = 0; d < kv.key_dim; ++d) {
-            StoreElement(kv.type, key[d], KeyAt(kv, args.layer, h, sequence, position, d));
-          }
-          for (int32_t d = 0; d < kv.value_dim; ++d) {
-            StoreElement(kv.type, value[d], ValueAt(kv, args.layer, h, sequence, position, d));
-          }
+          KeyAt(kv, args.layer, h, sequence, position).Store(key, kv.key_dim);
+          ValueAt(kv, args.layer, h, sequence, position).Store(value, kv.value_dim);
         }
       }
     }
@@ -301,11 +339,9 @@ class ReferenceOps final : public CpuOps {
     std::vector<double> weight(static_cast<size_t>(end - begin));
     double largest = -std::numeric_limits<double>::infinity();
     for (int64_t p = begin; p < end; ++p) {
+      const KvVector key = KeyAt(kv, args.layer, kv_head, sequence, p);
       double dot = 0;
-      for (int32_t d = 0; d < kv.key_dim; ++d) {
-        dot += static_cast<double>(query[d]) *
-               LoadElement(kv.type, KeyAt(kv, args.layer, kv_head, sequence, p, d));
-      }
+      for (int32_t d = 0; d < kv.key_dim; ++d) dot += static_cast<double>(query[d]) * key.Load(d);
       weight[static_cast<size_t>(p - begin)] = dot * args.scale;
       largest = std::max(largest, dot * args.scale);
     }
@@ -316,8 +352,7 @@ class ReferenceOps final : public CpuOps {
     for (int32_t d = 0; d < kv.value_dim; ++d) {
       double sum = 0;
       for (int64_t p = begin; p < end; ++p) {
-        sum += weight[static_cast<size_t>(p - begin)] *
-               LoadElement(kv.type, ValueAt(kv, args.layer, kv_head, sequence, p, d));
+        sum += weight[static_cast<size_t>(p - begin)] * ValueAt(kv, args.layer, kv_head, sequence, p).Load(d);
       }
       out[d] = static_cast<float>(sum / total);
     }

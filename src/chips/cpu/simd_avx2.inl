@@ -83,6 +83,95 @@ TP_INLINE int32_t SumInts(Ints v) {
   return _mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0xb1)));
 }
 
+// ---- attention ----
+TP_INLINE Floats Sqrt(Floats a) { return _mm256_sqrt_ps(a); }
+// 2^x for x <= 0: a polynomial on [-1/2, 1/2], relative error below 2^-22, exact at 0; 0 below 2^-126; NaN
+// stays NaN.
+TP_INLINE Floats Exp2(Floats x) {
+  const Floats bounded = Max(Set1(-127.0f), x);
+  const Floats n = Round(bounded), r = Sub(bounded, n);
+  Floats p = Set1(1.326472731307149e-3f);
+  p = Fma(p, r, Set1(9.671512991189957e-3f));
+  p = Fma(p, r, Set1(5.550733581185341e-2f));
+  p = Fma(p, r, Set1(0.24022242426872253f));
+  p = Fma(p, r, Set1(0.6931470036506653f));
+  p = Fma(p, r, Set1(1.0f));
+  const Floats power = BitsToFloats(ShiftLeft23(_mm256_add_epi32(ToInts(n), _mm256_set1_epi32(127))));
+  return _mm256_andnot_ps(Less(x, Set1(-126.0f)), Mul(p, power));
+}
+TP_INLINE Floats LoadBfloatFirst(const void* p, int64_t n) {
+  alignas(16) uint16_t all[8] = {};
+  __builtin_memcpy(all, p, static_cast<size_t>(n > 8 ? 8 : n < 0 ? 0 : n) * 2);
+  return LoadBfloat(all);
+}
+TP_INLINE Floats LoadInt8First(const void* p, int64_t n) {
+  alignas(8) int8_t all[8] = {};
+  __builtin_memcpy(all, p, static_cast<size_t>(n > 8 ? 8 : n < 0 ? 0 : n));
+  return LoadInt8(all);
+}
+TP_INLINE Floats SetHalf(const void* p) {
+  uint16_t half;
+  __builtin_memcpy(&half, p, sizeof half);
+  return _mm256_set1_ps(_cvtsh_ss(half));
+}
+// Nearest even; NaN stays NaN.
+TP_INLINE void StoreBfloat(void* p, Floats v) {
+  const __m256i bits = _mm256_castps_si256(v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256i chosen = _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(IsNan(v)));
+  const __m256i words = _mm256_srli_epi32(chosen, 16);
+  _mm_storeu_si128(static_cast<__m128i*>(p),
+                   _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+TP_INLINE void StoreInt16(void* p, Ints v) {  // saturating
+  _mm_storeu_si128(static_cast<__m128i*>(p),
+                   _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+}
+TP_INLINE void StoreInts(void* p, Ints v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+// The low halves of both: (low, high) pairs of int16.
+TP_INLINE Ints PairInts(Ints low, Ints high) {
+  return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa);
+}
+TP_INLINE Ints FloatsToBits(Floats v) { return _mm256_castps_si256(v); }
+TP_INLINE Ints MaxInts(Ints a, Ints b) { return _mm256_max_epi32(a, b); }
+// The largest magnitude of n f16 or bf16, as bits.
+TP_INLINE uint32_t LargestBits16(const void* p, int64_t n) {
+  const auto* from = static_cast<const uint16_t*>(p);
+  const __m256i magnitude = _mm256_set1_epi16(0x7fff);
+  __m256i top = _mm256_setzero_si256();
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
+    top = _mm256_max_epu16(top, _mm256_and_si256(v, magnitude));
+  }
+  if (i < n) {
+    alignas(32) uint16_t rest[16] = {};
+    __builtin_memcpy(rest, from + i, static_cast<size_t>(n - i) * 2);
+    const __m256i v = _mm256_load_si256(reinterpret_cast<const __m256i*>(rest));
+    top = _mm256_max_epu16(top, _mm256_and_si256(v, magnitude));
+  }
+  const __m128i quarter = _mm_max_epu16(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+  const __m128i least = _mm_minpos_epu16(_mm_xor_si128(quarter, _mm_set1_epi16(-1)));
+  return 0xffffu ^ static_cast<uint32_t>(_mm_extract_epi16(least, 0));
+}
+TP_INLINE int32_t MaxLanesInts(Ints v) {
+  __m128i quarter = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  quarter = _mm_max_epi32(quarter, _mm_shuffle_epi32(quarter, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(quarter, _mm_shuffle_epi32(quarter, 0xb1)));
+}
+// sum + a0 b0 + a1 b1 of int16 pairs.
+#if defined(__AVXVNNI__)
+TP_INLINE Ints DotPairs(Ints sum, Ints a, Ints b) {
+  // For the builtin g++ 12 copies the sum before and after every product.
+  asm("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+  return sum;
+}
+#else
+TP_INLINE Ints DotPairs(Ints sum, Ints a, Ints b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+#endif
+
 // ---- integer dot products ----
 TP_INLINE Ints ZeroInts() { return _mm256_setzero_si256(); }
 TP_INLINE Ints LoadInts(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }

@@ -77,6 +77,77 @@ TP_INLINE void StoreInt8(void* p, Ints v) {  // saturating
 }
 TP_INLINE int32_t SumInts(Ints v) { return _mm512_reduce_add_epi32(v); }
 
+// ---- attention ----
+TP_INLINE Floats Sqrt(Floats a) { return _mm512_sqrt_ps(a); }
+// 2^x for x <= 0: a polynomial on [-1/2, 1/2], relative error below 2^-22, exact at 0; 0 below 2^-126 (no
+// subnormals: slow on some processors); NaN stays NaN.
+TP_INLINE Floats Exp2(Floats x) {
+  const Floats r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);  // 0 for -inf
+  Floats p = Set1(1.326472731307149e-3f);
+  p = Fma(p, r, Set1(9.671512991189957e-3f));
+  p = Fma(p, r, Set1(5.550733581185341e-2f));
+  p = Fma(p, r, Set1(0.24022242426872253f));
+  p = Fma(p, r, Set1(0.6931470036506653f));
+  p = Fma(p, r, Set1(1.0f));
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, Set1(-126.0f), _CMP_NLT_UQ), p, Sub(x, r));
+}
+TP_INLINE Floats LoadBfloatFirst(const void* p, int64_t n) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(FirstLanes(n), p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+TP_INLINE Floats LoadInt8First(const void* p, int64_t n) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(FirstLanes(n), p)));
+}
+TP_INLINE Floats SetHalf(const void* p) {
+  uint16_t half;
+  __builtin_memcpy(&half, p, sizeof half);
+  return _mm512_set1_ps(_cvtsh_ss(half));
+}
+// Nearest even; NaN stays NaN.
+TP_INLINE void StoreBfloat(void* p, Floats v) {
+  const __m512i bits = _mm512_castps_si512(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  const __m512i chosen = _mm512_mask_blend_epi32(IsNan(v), rounded, quiet);
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16)));
+}
+TP_INLINE void StoreInt16(void* p, Ints v) {  // saturating
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(v));
+}
+TP_INLINE void StoreInts(void* p, Ints v) { _mm512_storeu_si512(p, v); }
+// The low halves of both: (low, high) pairs of int16.
+TP_INLINE Ints PairInts(Ints low, Ints high) {
+  return _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16));
+}
+TP_INLINE Ints FloatsToBits(Floats v) { return _mm512_castps_si512(v); }
+TP_INLINE Ints MaxInts(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
+// The largest magnitude of n f16 or bf16, as bits.
+TP_INLINE uint32_t LargestBits16(const void* p, int64_t n) {
+  const auto* from = static_cast<const uint16_t*>(p);
+  __m512i top = _mm512_setzero_si512();
+  for (int64_t i = 0; i < n; i += 32) {
+    const __m512i v = n - i >= 32 ? _mm512_loadu_si512(from + i)
+                                  : _mm512_maskz_loadu_epi16((__mmask32{1} << (n - i)) - 1, from + i);
+    top = _mm512_max_epu16(top, _mm512_and_si512(v, _mm512_set1_epi16(0x7fff)));
+  }
+  const __m256i half = _mm256_max_epu16(_mm512_castsi512_si256(top), _mm512_extracti64x4_epi64(top, 1));
+  const __m128i quarter = _mm_max_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  const __m128i least = _mm_minpos_epu16(_mm_xor_si128(quarter, _mm_set1_epi16(-1)));
+  return 0xffffu ^ static_cast<uint32_t>(_mm_extract_epi16(least, 0));
+}
+TP_INLINE int32_t MaxLanesInts(Ints v) { return _mm512_reduce_max_epi32(v); }
+// sum + a0 b0 + a1 b1 of int16 pairs.
+#if defined(__AVX512VNNI__)
+TP_INLINE Ints DotPairs(Ints sum, Ints a, Ints b) {
+  // For the builtin g++ 12 copies the sum before and after every product.
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+  return sum;
+}
+#else
+TP_INLINE Ints DotPairs(Ints sum, Ints a, Ints b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
+#endif
+
 // ---- integer dot products ----
 TP_INLINE Ints ZeroInts() { return _mm512_setzero_si512(); }
 TP_INLINE Ints LoadInts(const void* p) { return _mm512_loadu_si512(p); }
@@ -118,4 +189,4 @@ constexpr int kLinearRows = 8;    // rows of x that share one unpacking of a wei
 constexpr int kFloatVectors = 1;  // vectors of a panel
 constexpr int kFloatRows = 8;
 constexpr int kFloatPanels = 2;     // panels at once for many rows
-constexpr int kAttentionSums = 16;  // accumulators of the attention loops at most
+constexpr int kAttentionSums = 24;  // accumulators of the attention loops at most

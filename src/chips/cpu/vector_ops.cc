@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "chips/cpu/attention_ops.h"
 #include "chips/cpu/cpu_ops.h"
 #include "chips/cpu/kernel_table.h"
 #include "chips/cpu/panel_layout.h"
@@ -20,8 +21,6 @@ constexpr int64_t kInlineElements = 24 * 1024;
 constexpr int64_t kInlineProducts = 128 * 1024;
 constexpr int64_t kChunksPerThread = 8;  // enough that a disturbed core costs its share only
 
-constexpr int64_t kAttentionValueDim = 1024;          // larger ones take fewer rows a task
-constexpr int64_t kPartialFloats = int64_t{1} << 20;  // 4 MiB of split attention
 constexpr int64_t kRopeDim = 256;
 
 static_assert(kPeakBlock == kPeaksBlock && kPeakLanes == kPeaksLanes);
@@ -40,7 +39,7 @@ ActivationKernel KernelOf(Activation activation) {
 class VectorOps final : public CpuOps {
  public:
   VectorOps(ThreadPool& pool, const KernelTable& kernels)
-      : pool_(pool), kernels_(kernels), activations_(kernels.needs_pairs) {}
+      : pool_(pool), kernels_(kernels), activations_(kernels.needs_pairs), attention_(pool, kernels) {}
 
   size_t PackedBytes(const WeightSpec& spec) const override {
     return static_cast<size_t>(PanelCount(spec.rows)) * PanelBytes(LayoutOf(spec), spec.columns);
@@ -58,8 +57,8 @@ class VectorOps final : public CpuOps {
   void GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation, Matrix scratch,
                    Matrix out) override;
   void Rope(const RopeArgs& args) override;
-  void AppendKv(const KvAppendArgs& args) override;
-  void Attention(const AttentionArgs& args) override;
+  void AppendKv(const KvAppendArgs& args) override { attention_.AppendKv(args); }
+  void Attention(const AttentionArgs& args) override { attention_.Attention(args); }
   void GatedActivation(Activation activation, ConstMatrix gate, ConstMatrix up, Matrix out) override;
   void Activate(Activation activation, ConstMatrix x, Matrix out) override;
   void Add(ConstMatrix a, ConstMatrix b, Matrix out) override;
@@ -75,12 +74,6 @@ class VectorOps final : public CpuOps {
   uint64_t ReadAll(const std::byte* data, size_t bytes) override { return kernels_.read_all(data, bytes); }
 
  private:
-  // How attention is cut: tiles of query rows for each (sequence, KV head).
-  struct AttentionPlan {
-    int64_t tile_rows = 0;
-    int64_t items = 0;  // over all sequences: KV heads x tiles
-  };
-
   // body(row_begin, row_end) over `rows` rows that cost `row_cost` elements each.
   template <typename Body>
   void ForRows(int64_t rows, int64_t row_cost, Body&& body) {
@@ -113,20 +106,12 @@ class VectorOps final : public CpuOps {
   void LinearRows(ConstMatrix x, std::span<const LinearTarget> targets, int64_t row_begin, int64_t row_end,
                   bool quantised, const Activation* gated);
   void Elementwise(void (*kernel)(const ElementwiseTask&), ConstMatrix a, const ConstMatrix* b, Matrix out);
-  void AppendToken(const KvAppendArgs& args, const SequenceSlice& sequence, int64_t i) const;
-  AttentionTask TaskOf(const AttentionArgs& args, const SequenceSlice& sequence, int64_t kv_head,
-                       int64_t tile, int64_t tile_rows) const;
-  void EnsureAttentionScratch(int64_t value_dim);
-  bool AttendInSplits(const AttentionArgs& args, const AttentionPlan& plan);
 
   ThreadPool& pool_;
   const KernelTable& kernels_;
   ActivationScratch activations_;
   RopeTables rope_;
-  std::vector<std::vector<float>> attention_scratch_;   // one for each thread
-  std::vector<int64_t> first_items_;                    // of each sequence, and the total
-  std::vector<int64_t> first_splits_, first_partials_;  // of each item
-  std::vector<float> partials_;
+  AttentionOps attention_;
 };
 
 PackedWeight VectorOps::Pack(const WeightSpec& spec, const std::byte* source, std::byte* destination) {
@@ -146,22 +131,15 @@ PackedWeight VectorOps::Pack(const WeightSpec& spec, const std::byte* source, st
 }
 
 size_t VectorOps::ScratchBytes(int32_t max_tokens, int32_t max_columns) const {
-  const auto threads = static_cast<size_t>(pool_.threads());
   return activations_.BytesFor(ActivationScratch::ElementsFor(max_tokens, max_columns)) +
          RopeTables::BytesFor(max_tokens, std::min<int64_t>(kRopeDim, max_columns)) +
-         threads * static_cast<size_t>(AttentionScratchFloats(kAttentionValueDim)) * sizeof(float) +
-         static_cast<size_t>(kPartialFloats) * sizeof(float) +
-         (static_cast<size_t>(max_tokens) + 1 + 8 * threads) * sizeof(int64_t);
+         attention_.ScratchBytes(max_tokens);
 }
 
 Status VectorOps::ReserveScratch(int32_t max_tokens, int32_t max_columns) {
   TP_TRY(activations_.Reserve(ActivationScratch::ElementsFor(max_tokens, max_columns)));
   rope_.Reserve(max_tokens, std::min<int64_t>(kRopeDim, max_columns));
-  EnsureAttentionScratch(kAttentionValueDim);
-  partials_.resize(static_cast<size_t>(kPartialFloats));
-  first_items_.reserve(static_cast<size_t>(max_tokens) + 1);
-  first_splits_.reserve(static_cast<size_t>(4 * pool_.threads()) + 1);
-  first_partials_.reserve(static_cast<size_t>(4 * pool_.threads()) + 1);
+  attention_.Reserve(max_tokens);
   return {};
 }
 
@@ -367,176 +345,6 @@ void VectorOps::Rope(const RopeArgs& args) {
                    args.rotary_dim / 2 * 2, args.pairing == RopePairing::kInterleaved,
                    table.cosines + begin * table.width, table.sines + begin * table.width});
   });
-}
-
-void VectorOps::AppendToken(const KvAppendArgs& args, const SequenceSlice& sequence, int64_t i) const {
-  const KvLayout& kv = *args.layout;
-  const int64_t position = sequence.context + i, row = sequence.token_begin + i;
-  CHECK(position / kKvBlockTokens < sequence.block_count);
-  std::byte* const block = sequence.blocks[position / kKvBlockTokens];
-  const int64_t slot = position % kKvBlockTokens;
-  const float* key = args.key.data + row * args.key.stride;
-  const float* value = args.value.data + row * args.value.stride;
-  for (int32_t h = 0; h < kv.kv_heads; ++h, key += kv.key_dim, value += kv.value_dim) {
-    std::byte* const keys = block + kv.key_offset(args.layer, h);
-    std::byte* const values = block + kv.value_offset(args.layer, h);
-    if (kv.type == DataType::kF32) {
-      auto* k = reinterpret_cast<float*>(keys) + slot;
-      for (int32_t d = 0; d < kv.key_dim; ++d) k[d * kKvBlockTokens] = key[d];
-      std::memcpy(reinterpret_cast<float*>(values) + slot * kv.value_dim, value,
-                  static_cast<size_t>(kv.value_dim) * sizeof(float));
-      continue;
-    }
-    kernels_.to_half(value, reinterpret_cast<uint16_t*>(values) + slot * kv.value_dim, kv.value_dim);
-    auto* k = reinterpret_cast<uint16_t*>(keys) + slot;
-    constexpr int32_t kPart = 64;
-    uint16_t halves[kPart];
-    for (int32_t begin = 0; begin < kv.key_dim; begin += kPart) {
-      const int32_t count = std::min(kPart, kv.key_dim - begin);
-      kernels_.to_half(key + begin, halves, count);
-      for (int32_t d = 0; d < count; ++d) k[(begin + d) * kKvBlockTokens] = halves[d];
-    }
-  }
-}
-
-void VectorOps::AppendKv(const KvAppendArgs& args) {
-  const KvLayout& kv = *args.layout;
-  const int64_t token_cost = int64_t{4} * kv.kv_heads * (kv.key_dim + kv.value_dim);
-  for (const SequenceSlice& sequence : args.sequences) {
-    ForRows(sequence.token_count, token_cost, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) AppendToken(args, sequence, i);
-    });
-  }
-}
-
-void VectorOps::EnsureAttentionScratch(int64_t value_dim) {
-  attention_scratch_.resize(static_cast<size_t>(pool_.threads()));
-  const auto floats = static_cast<size_t>(AttentionScratchFloats(value_dim));
-  for (std::vector<float>& scratch : attention_scratch_) scratch.resize(std::max(scratch.size(), floats));
-}
-
-AttentionTask VectorOps::TaskOf(const AttentionArgs& args, const SequenceSlice& sequence, int64_t kv_head,
-                                int64_t tile, int64_t tile_rows) const {
-  const KvLayout& kv = *args.layout;
-  AttentionTask task{};
-  task.group = args.query_heads / kv.kv_heads;
-  const int64_t first_head = kv_head * task.group;
-  task.query = args.query.data + sequence.token_begin * args.query.stride + first_head * kv.key_dim;
-  task.query_stride = args.query.stride;
-  task.out = args.out.data + sequence.token_begin * args.out.stride + first_head * kv.value_dim;
-  task.out_stride = args.out.stride;
-  task.row_begin = tile * tile_rows;
-  task.row_end = std::min<int64_t>(int64_t{sequence.token_count} * task.group, task.row_begin + tile_rows);
-  task.key_dim = kv.key_dim;
-  task.value_dim = kv.value_dim;
-  task.half = kv.type == DataType::kF16;
-  task.blocks = sequence.blocks;
-  task.key_offset = kv.key_offset(args.layer, static_cast<int32_t>(kv_head));
-  task.value_offset = kv.value_offset(args.layer, static_cast<int32_t>(kv_head));
-  task.context = sequence.context;
-  task.token_count = sequence.token_count;
-  task.window = args.window;
-  task.causal = args.causal;
-  task.scale = args.scale;
-  // The splits that some row of the tile sees.
-  const int64_t first_position = task.context + task.row_begin / task.group;
-  const int64_t last_position = task.context + (task.row_end - 1) / task.group;
-  const int64_t begin = task.window > 0 ? std::max<int64_t>(0, first_position + 1 - task.window) : 0;
-  const int64_t end = task.causal ? last_position + 1 : task.context + task.token_count;
-  task.split_begin = begin / kAttentionSplit;
-  task.split_end = CeilDiv(end, kAttentionSplit);
-  return task;
-}
-
-void VectorOps::Attention(const AttentionArgs& args) {
-  const KvLayout& kv = *args.layout;
-  CHECK(kv.kv_heads > 0 && args.query_heads % kv.kv_heads == 0);
-  const int64_t group = args.query_heads / kv.kv_heads;
-  EnsureAttentionScratch(kv.value_dim);
-  AttentionPlan plan;
-  plan.tile_rows = kAttentionRows;
-  first_items_.clear();
-  int64_t products = 0;
-  for (const SequenceSlice& sequence : args.sequences) {
-    CHECK(CeilDiv(int64_t{sequence.context} + sequence.token_count, kKvBlockTokens) <= sequence.block_count ||
-          sequence.token_count == 0);
-    first_items_.push_back(plan.items);
-    const int64_t rows = sequence.token_count * group;
-    plan.items += CeilDiv(rows, plan.tile_rows) * kv.kv_heads;
-    products += rows * kv.kv_heads * (sequence.context + sequence.token_count) * (kv.key_dim + kv.value_dim);
-  }
-  if (plan.items == 0) return;
-  const bool alone = products < kInlineProducts;
-  if (!alone && pool_.threads() > 1 && plan.items < 4 * pool_.threads() && AttendInSplits(args, plan)) return;
-  const auto body = [&](int64_t item, int thread) {
-    const auto after = std::upper_bound(first_items_.begin(), first_items_.end(), item);
-    const SequenceSlice& sequence = args.sequences[static_cast<size_t>(after - first_items_.begin() - 1)];
-    const int64_t within = item - *(after - 1);
-    AttentionTask task = TaskOf(args, sequence, within % kv.kv_heads, within / kv.kv_heads, plan.tile_rows);
-    task.scratch = attention_scratch_[static_cast<size_t>(thread)].data();
-    kernels_.attend(task);
-  };
-  if (alone) {
-    for (int64_t item = 0; item < plan.items; ++item) body(item, 0);
-    return;
-  }
-  for (int64_t begin = 0; begin < plan.items; begin += ThreadPool::kMaxChunks) {
-    pool_.Run(std::min(ThreadPool::kMaxChunks, plan.items - begin),
-              [&](int64_t chunk, int thread) { body(begin + chunk, thread); });
-  }
-}
-
-// Few items over long contexts: the splits themselves are spread over the threads and merged afterwards, in
-// the same order as Attend does. False if it would not pay or the partials do not fit.
-bool VectorOps::AttendInSplits(const AttentionArgs& args, const AttentionPlan& plan) {
-  const KvLayout& kv = *args.layout;
-  const auto task_of = [&](int64_t item) {
-    const auto after = std::upper_bound(first_items_.begin(), first_items_.end(), item);
-    const SequenceSlice& sequence = args.sequences[static_cast<size_t>(after - first_items_.begin() - 1)];
-    const int64_t within = item - *(after - 1);
-    return TaskOf(args, sequence, within % kv.kv_heads, within / kv.kv_heads, plan.tile_rows);
-  };
-  first_splits_.clear();
-  first_partials_.clear();
-  int64_t splits = 0, floats = 0;
-  for (int64_t item = 0; item < plan.items; ++item) {
-    const AttentionTask task = task_of(item);
-    first_splits_.push_back(splits);
-    first_partials_.push_back(floats);
-    splits += task.split_end - task.split_begin;
-    floats += (task.split_end - task.split_begin) * (task.row_end - task.row_begin) * (2 + kv.value_dim);
-  }
-  if (splits < 2 * plan.items || floats > static_cast<int64_t>(partials_.size()) ||
-      splits > ThreadPool::kMaxChunks) {
-    return false;
-  }
-  pool_.Run(splits, [&](int64_t chunk, int thread) {
-    const auto after = std::upper_bound(first_splits_.begin(), first_splits_.end(), chunk);
-    const int64_t item = after - first_splits_.begin() - 1;
-    AttentionTask task = task_of(item);
-    const int64_t split = chunk - *(after - 1);
-    task.partial = partials_.data() + first_partials_[static_cast<size_t>(item)] +
-                   split * (task.row_end - task.row_begin) * (2 + kv.value_dim);
-    task.split_begin += split;
-    task.split_end = task.split_begin + 1;
-    task.scratch = attention_scratch_[static_cast<size_t>(thread)].data();
-    kernels_.attend(task);
-  });
-  for (int64_t item = 0; item < plan.items; ++item) {
-    const AttentionTask task = task_of(item);
-    MergeTask merge{};
-    merge.partial = partials_.data() + first_partials_[static_cast<size_t>(item)];
-    merge.splits = task.split_end - task.split_begin;
-    merge.rows = task.row_end - task.row_begin;
-    merge.out = task.out;
-    merge.out_stride = task.out_stride;
-    merge.row_begin = task.row_begin;
-    merge.group = task.group;
-    merge.value_dim = task.value_dim;
-    merge.scratch = attention_scratch_[0].data();
-    kernels_.merge(merge);
-  }
-  return true;
 }
 
 void VectorOps::Elementwise(void (*kernel)(const ElementwiseTask&), ConstMatrix a, const ConstMatrix* b,

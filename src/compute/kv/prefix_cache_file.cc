@@ -196,7 +196,8 @@ bool PlausibleHeader(const PrefixFileHeader& header, uint64_t file_bytes) {
 }  // namespace
 
 std::string KvContentKey(std::string_view model_digest, const chips::KvLayout& layout) {
-  return fmt::format("{} kv1 type={} layers={} heads={} key={} value={}", model_digest,
+  // kv2: attention over 16-bit KV is computed in integers, so its bits are not those of kv1.
+  return fmt::format("{} kv2 type={} layers={} heads={} key={} value={}", model_digest,
                      static_cast<int>(layout.type), layout.layers, layout.kv_heads, layout.key_dim,
                      layout.value_dim);
 }

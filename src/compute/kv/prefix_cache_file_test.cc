@@ -219,6 +219,10 @@ TEST_F(PrefixCacheFileTest, AnotherModelOrLayoutIsRefused) {
   EXPECT_EQ(f16.block_bytes(), swapped.block_bytes());
   EXPECT_NE(KvContentKey("sha256:1", f16), KvContentKey("sha256:1", swapped));
   EXPECT_NE(KvContentKey("sha256:1", f16), KvContentKey("sha256:2", f16));
+  chips::KvLayout bf16 = f16;
+  bf16.type = chips::DataType::kBF16;
+  EXPECT_EQ(f16.block_bytes(), bf16.block_bytes());
+  EXPECT_NE(KvContentKey("sha256:1", f16), KvContentKey("sha256:1", bf16));
 }
 
 TEST_F(PrefixCacheFileTest, AnEmptyCacheLeavesNoFile) {

@@ -147,9 +147,10 @@ TEST_P(TinyModel, BatchesAndChunksChangeNoBit) {
   const std::vector<std::vector<int32_t>> texts = {
       expected.tokens, {at(5), at(22)}, {at(30), at(31)}, {at(3), at(36)}};
   for (const std::string& set : chips::CpuInstructionSets()) {
-    for (const chips::DataType kv : {chips::DataType::kF32, chips::DataType::kF16}) {
+    for (const chips::DataType kv :
+         {chips::DataType::kF32, chips::DataType::kF16, chips::DataType::kBF16, chips::DataType::kQ8_0}) {
       for (const char* file : {"", "quantised.gguf"}) {
-        SCOPED_TRACE(set + " " + file + (kv == chips::DataType::kF32 ? " f32" : " f16"));
+        SCOPED_TRACE(set + " " + file + " " + std::string(chips::TraitsOf(kv).name));
         const auto path = *file == '\0' ? Folder() : Folder() / file;
         ModelRunner runner(CpuDevice(set), path, {.kv_type = kv});
         ModelRunner single(CpuDevice(set, 1), path, {.kv_type = kv});

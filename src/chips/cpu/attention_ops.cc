@@ -1,0 +1,296 @@
+#include "chips/cpu/attention_ops.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace tidepool::chips::cpu {
+namespace {
+
+static_assert(kKvScaleGroup == kKvGroup);
+
+// Work below this (about 10 us of one core) is not worth waking others for, which costs up to 10 us.
+constexpr int64_t kInlineProductsOfAttention = 128 * 1024;
+constexpr int64_t kInlineElementsOfKv = 24 * 1024;
+// Row elements of a tile: with the rounded keys and values of a split it stays in the second-level cache.
+constexpr int64_t kTileElements = 32 * 1024;
+constexpr int64_t kReservedDim = 256;
+constexpr int64_t kItemsPerThread = 4;                // fewer tiles than this a thread: smaller ones
+constexpr int64_t kPartialFloats = int64_t{1} << 20;  // 4 MiB of split attention
+
+int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t MostTileRows(int64_t dim) {
+  return std::clamp<int64_t>(kTileElements / std::max<int64_t>(dim, 1) / 16 * 16, 16, kAttentionRows);
+}
+// Of any head of at most kReservedDim dimensions: the rows' part is bounded by kTileElements, the rest grows
+// with the dimensions.
+int64_t ReservedFloats() {
+  return std::max(
+      AttentionScratchFloats(MostTileRows(kReservedDim), kReservedDim, kReservedDim),
+      AttentionScratchFloats(kAttentionRows, kTileElements / kAttentionRows, kTileElements / kAttentionRows));
+}
+
+KvElement ElementOf(DataType type) {
+  switch (type) {
+    case DataType::kF32: return kKvF32;
+    case DataType::kF16: return kKvF16;
+    case DataType::kBF16: return kKvBF16;
+    case DataType::kQ8_0: return kKvQ8;
+    default: break;
+  }
+  CHECK(false);
+}
+
+// The sequence that `index` falls in, where sequence i begins at first[i].
+size_t SequenceAt(const std::vector<int64_t>& first, int64_t index) {
+  return static_cast<size_t>(std::upper_bound(first.begin(), first.end(), index) - first.begin() - 1);
+}
+
+}  // namespace
+
+size_t AttentionOps::ScratchBytes(int32_t max_tokens) const {
+  const auto threads = static_cast<size_t>(pool_.threads());
+  return threads * static_cast<size_t>(ReservedFloats()) * sizeof(float) +
+         static_cast<size_t>(kPartialFloats) * sizeof(float) +
+         (static_cast<size_t>(max_tokens) + 2 * kItemsPerThread * threads + 2) * sizeof(int64_t);
+}
+
+void AttentionOps::Reserve(int32_t max_tokens) {
+  EnsureScratch(ReservedFloats());
+  partials_.resize(static_cast<size_t>(kPartialFloats));
+  first_items_.reserve(static_cast<size_t>(max_tokens));
+  first_chunks_.reserve(static_cast<size_t>(kItemsPerThread * pool_.threads()) + 1);
+  first_partials_.reserve(static_cast<size_t>(kItemsPerThread * pool_.threads()) + 1);
+}
+
+void AttentionOps::EnsureScratch(int64_t floats) {
+  scratch_.resize(static_cast<size_t>(pool_.threads()));
+  for (std::vector<float>& scratch : scratch_) {
+    if (scratch.size() < static_cast<size_t>(floats)) scratch.resize(static_cast<size_t>(floats));
+  }
+}
+
+// ---- append ----------------------------------------------------------------------------------------
+
+void AttentionOps::AppendToken(const KvAppendArgs& args, const SequenceSlice& sequence, int64_t i) const {
+  const KvLayout& kv = *args.layout;
+  const int64_t position = sequence.context + i, row = sequence.token_begin + i;
+  CHECK(position / kKvBlockTokens < sequence.block_count);
+  std::byte* const block = sequence.blocks[position / kKvBlockTokens];
+  const int64_t slot = position % kKvBlockTokens;
+  const float* key = args.key.data + row * args.key.stride;
+  const float* value = args.value.data + row * args.value.stride;
+  constexpr int32_t kPart = 64;  // whole groups
+  const int64_t value_groups = DivideUp(kv.value_dim, kKvGroup);
+  for (int32_t h = 0; h < kv.kv_heads; ++h, key += kv.key_dim, value += kv.value_dim) {
+    std::byte* const keys = block + kv.key_offset(args.layer, h);
+    std::byte* const values = block + kv.value_offset(args.layer, h);
+    if (kv.type == DataType::kF32) {
+      auto* k = reinterpret_cast<float*>(keys) + slot;
+      for (int32_t d = 0; d < kv.key_dim; ++d) k[d * kKvBlockTokens] = key[d];
+      std::memcpy(reinterpret_cast<float*>(values) + slot * kv.value_dim, value,
+                  static_cast<size_t>(kv.value_dim) * sizeof(float));
+      continue;
+    }
+    if (kv.type == DataType::kQ8_0) {
+      auto* k = reinterpret_cast<int8_t*>(keys) + slot;
+      auto* k_scale = reinterpret_cast<uint16_t*>(keys + kv.codes_bytes(kv.key_dim)) + slot;
+      int8_t codes[kPart];
+      uint16_t scales[kPart / kKvGroup];
+      for (int32_t begin = 0; begin < kv.key_dim; begin += kPart) {
+        const int32_t count = std::min(kPart, kv.key_dim - begin);
+        kernels_.to_q8(key + begin, codes, scales, count);
+        for (int32_t d = 0; d < count; ++d) k[(begin + d) * kKvBlockTokens] = codes[d];
+        for (int32_t d = 0; d < count; d += kKvGroup) {
+          k_scale[(begin + d) / kKvGroup * kKvBlockTokens] = scales[d / kKvGroup];
+        }
+      }
+      kernels_.to_q8(value, reinterpret_cast<int8_t*>(values) + slot * kv.value_dim,
+                     reinterpret_cast<uint16_t*>(values + kv.codes_bytes(kv.value_dim)) + slot * value_groups,
+                     kv.value_dim);
+      continue;
+    }
+    const auto convert = kv.type == DataType::kF16 ? kernels_.to_half : kernels_.to_bfloat;
+    convert(value, reinterpret_cast<uint16_t*>(values) + slot * kv.value_dim, kv.value_dim);
+    auto* k = reinterpret_cast<uint16_t*>(keys) + slot;
+    uint16_t halves[kPart];
+    for (int32_t begin = 0; begin < kv.key_dim; begin += kPart) {
+      const int32_t count = std::min(kPart, kv.key_dim - begin);
+      convert(key + begin, halves, count);
+      for (int32_t d = 0; d < count; ++d) k[(begin + d) * kKvBlockTokens] = halves[d];
+    }
+  }
+}
+
+void AttentionOps::AppendKv(const KvAppendArgs& args) {
+  const KvLayout& kv = *args.layout;
+  CHECK(KvLayout::Supports(kv.type));
+  first_items_.clear();
+  int64_t tokens = 0;
+  for (const SequenceSlice& sequence : args.sequences) {
+    first_items_.push_back(tokens);
+    tokens += sequence.token_count;
+  }
+  if (tokens == 0) return;
+  const int64_t token_cost = int64_t{4} * kv.kv_heads * (kv.key_dim + kv.value_dim);
+  const int64_t chunks =
+      tokens * token_cost < kInlineElementsOfKv ? 1 : std::min<int64_t>(tokens, 8 * pool_.threads());
+  const int64_t step = DivideUp(tokens, chunks);
+  pool_.Run(DivideUp(tokens, step), [&](int64_t chunk, int) {
+    const int64_t end = std::min(tokens, (chunk + 1) * step);
+    size_t at = SequenceAt(first_items_, chunk * step);
+    for (int64_t token = chunk * step; token < end; ++token) {
+      while (token - first_items_[at] >= args.sequences[at].token_count) ++at;
+      AppendToken(args, args.sequences[at], token - first_items_[at]);
+    }
+  });
+}
+
+// ---- attention -------------------------------------------------------------------------------------
+
+AttentionOps::Plan AttentionOps::MakePlan(const AttentionArgs& args) {
+  const KvLayout& kv = *args.layout;
+  const int64_t group = args.query_heads / kv.kv_heads;
+  int64_t most_rows = 0;
+  for (const SequenceSlice& sequence : args.sequences) {
+    CHECK(sequence.token_count == 0 ||
+          DivideUp(int64_t{sequence.context} + sequence.token_count, kKvBlockTokens) <= sequence.block_count);
+    most_rows = std::max(most_rows, sequence.token_count * group);
+  }
+  Plan plan;
+  plan.tile_rows = std::min(MostTileRows(std::max(kv.key_dim, kv.value_dim)),
+                            std::max<int64_t>(1, DivideUp(most_rows, 16)) * 16);
+  for (;;) {
+    plan.items = 0;
+    first_items_.clear();
+    for (const SequenceSlice& sequence : args.sequences) {
+      first_items_.push_back(plan.items);
+      plan.items += DivideUp(sequence.token_count * group, plan.tile_rows) * kv.kv_heads;
+    }
+    if (plan.items >= kItemsPerThread * pool_.threads() || plan.tile_rows <= 16) return plan;
+    plan.tile_rows = std::max<int64_t>(16, plan.tile_rows / 32 * 16);
+  }
+}
+
+AttentionTask AttentionOps::TaskOf(const AttentionArgs& args, const Plan& plan, int64_t item) const {
+  const KvLayout& kv = *args.layout;
+  const size_t index = SequenceAt(first_items_, item);
+  const SequenceSlice& sequence = args.sequences[index];
+  const int64_t within = item - first_items_[index];
+  const auto kv_head = static_cast<int32_t>(within % kv.kv_heads);
+  AttentionTask task{};
+  task.group = args.query_heads / kv.kv_heads;
+  const int64_t rows = int64_t{sequence.token_count} * task.group;
+  // The last tile first: it sees the most.
+  const int64_t tile = DivideUp(rows, plan.tile_rows) - 1 - within / kv.kv_heads;
+  const int64_t first_head = int64_t{kv_head} * task.group;
+  task.query = args.query.data + sequence.token_begin * args.query.stride + first_head * kv.key_dim;
+  task.query_stride = args.query.stride;
+  task.out = args.out.data + sequence.token_begin * args.out.stride + first_head * kv.value_dim;
+  task.out_stride = args.out.stride;
+  task.row_begin = tile * plan.tile_rows;
+  task.row_end = std::min(rows, task.row_begin + plan.tile_rows);
+  task.key_dim = kv.key_dim;
+  task.value_dim = kv.value_dim;
+  task.element = ElementOf(kv.type);
+  task.blocks = sequence.blocks;
+  task.key_offset = kv.key_offset(args.layer, kv_head);
+  task.value_offset = kv.value_offset(args.layer, kv_head);
+  task.context = sequence.context;
+  task.token_count = sequence.token_count;
+  task.window = args.window;
+  task.causal = args.causal;
+  task.scale = args.scale;
+  // The splits that some row of the tile sees.
+  const int64_t first_position = task.context + task.row_begin / task.group;
+  const int64_t last_position = task.context + (task.row_end - 1) / task.group;
+  const int64_t begin = task.window > 0 ? std::max<int64_t>(0, first_position + 1 - task.window) : 0;
+  const int64_t end = task.causal ? last_position + 1 : task.context + task.token_count;
+  task.split_begin = begin / kAttentionSplit;
+  task.split_end = DivideUp(end, kAttentionSplit);
+  return task;
+}
+
+void AttentionOps::Attention(const AttentionArgs& args) {
+  const KvLayout& kv = *args.layout;
+  CHECK(kv.kv_heads > 0 && args.query_heads % kv.kv_heads == 0);
+  const Plan plan = MakePlan(args);
+  if (plan.items == 0) return;
+  EnsureScratch(AttentionScratchFloats(plan.tile_rows, kv.key_dim, kv.value_dim));
+  int64_t products = 0;
+  for (const SequenceSlice& sequence : args.sequences) {
+    products += int64_t{sequence.token_count} * args.query_heads * (sequence.context + sequence.token_count) *
+                (kv.key_dim + kv.value_dim);
+  }
+  const auto body = [&](int64_t item, int thread) {
+    AttentionTask task = TaskOf(args, plan, item);
+    task.scratch = scratch_[static_cast<size_t>(thread)].data();
+    kernels_.attend(task);
+  };
+  if (products < kInlineProductsOfAttention) {
+    for (int64_t item = 0; item < plan.items; ++item) body(item, 0);
+    return;
+  }
+  if (pool_.threads() > 1 && plan.items < kItemsPerThread * pool_.threads() && AttendInSplits(args, plan))
+    return;
+  for (int64_t begin = 0; begin < plan.items; begin += ThreadPool::kMaxChunks) {
+    pool_.Run(std::min(ThreadPool::kMaxChunks, plan.items - begin),
+              [&](int64_t chunk, int thread) { body(begin + chunk, thread); });
+  }
+}
+
+// Few items over long contexts: the splits themselves are spread over the threads and merged afterwards, in
+// the same order as the kernel does. False if it would not pay or the partials do not fit.
+bool AttentionOps::AttendInSplits(const AttentionArgs& args, const Plan& plan) {
+  const KvLayout& kv = *args.layout;
+  int64_t splits = 0, floats = 0;
+  for (int64_t item = 0; item < plan.items; ++item) {
+    const AttentionTask task = TaskOf(args, plan, item);
+    splits += task.split_end - task.split_begin;
+    floats += (task.split_end - task.split_begin) * (task.row_end - task.row_begin) * (2 + kv.value_dim);
+  }
+  if (splits < 2 * plan.items || floats > static_cast<int64_t>(partials_.size())) return false;
+  // Several splits a chunk where there are many: the kernel then fetches the next one's keys ahead.
+  const int64_t chunk_splits = std::clamp<int64_t>(splits / (16 * pool_.threads()), 1, 8);
+  first_chunks_.clear();
+  first_partials_.clear();
+  int64_t chunks = 0, partial = 0;
+  for (int64_t item = 0; item < plan.items; ++item) {
+    const AttentionTask task = TaskOf(args, plan, item);
+    first_chunks_.push_back(chunks);
+    first_partials_.push_back(partial);
+    chunks += DivideUp(task.split_end - task.split_begin, chunk_splits);
+    partial += (task.split_end - task.split_begin) * (task.row_end - task.row_begin) * (2 + kv.value_dim);
+  }
+  if (chunks > ThreadPool::kMaxChunks) return false;
+  pool_.Run(chunks, [&](int64_t chunk, int thread) {
+    const size_t item = SequenceAt(first_chunks_, chunk);
+    AttentionTask task = TaskOf(args, plan, static_cast<int64_t>(item));
+    const int64_t skipped = (chunk - first_chunks_[item]) * chunk_splits;
+    task.partial = partials_.data() + first_partials_[item] +
+                   skipped * (task.row_end - task.row_begin) * (2 + kv.value_dim);
+    task.split_begin += skipped;
+    task.split_end = std::min(task.split_end, task.split_begin + chunk_splits);
+    task.scratch = scratch_[static_cast<size_t>(thread)].data();
+    kernels_.attend(task);
+  });
+  pool_.Run(plan.items, [&](int64_t item, int thread) {
+    const AttentionTask task = TaskOf(args, plan, item);
+    MergeTask merge{};
+    merge.partial = partials_.data() + first_partials_[static_cast<size_t>(item)];
+    merge.splits = task.split_end - task.split_begin;
+    merge.rows = task.row_end - task.row_begin;
+    merge.out = task.out;
+    merge.out_stride = task.out_stride;
+    merge.row_begin = task.row_begin;
+    merge.group = task.group;
+    merge.value_dim = task.value_dim;
+    merge.scratch = scratch_[static_cast<size_t>(thread)].data();
+    kernels_.merge(merge);
+  });
+  return true;
+}
+
+}  // namespace tidepool::chips::cpu

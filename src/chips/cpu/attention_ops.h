@@ -1,0 +1,48 @@
+// KV append and attention over a table of vector kernels: scratch, and the splitting of work over threads.
+// All numbers are made in the kernels, in an order that does not depend on the splitting.
+//
+// Threads: one engine thread calls. A step within the reserved size allocates nothing, unless a head has more
+// than 256 dimensions (or its rows exceed what a smaller head's would take): scratch then grows once.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "chips/cpu/kernel_table.h"
+#include "chips/cpu/thread_pool.h"
+#include "chips/device.h"
+
+namespace tidepool::chips::cpu {
+
+class AttentionOps {
+ public:
+  AttentionOps(ThreadPool& pool, const KernelTable& kernels) : pool_(pool), kernels_(kernels) {}
+
+  size_t ScratchBytes(int32_t max_tokens) const;
+  void Reserve(int32_t max_tokens);
+
+  void AppendKv(const KvAppendArgs& args);
+  void Attention(const AttentionArgs& args);
+
+ private:
+  // Tiles of query rows for each (sequence, KV head).
+  struct Plan {
+    int64_t tile_rows = 0;
+    int64_t items = 0;  // over all sequences: KV heads x tiles
+  };
+
+  void AppendToken(const KvAppendArgs& args, const SequenceSlice& sequence, int64_t i) const;
+  Plan MakePlan(const AttentionArgs& args);
+  AttentionTask TaskOf(const AttentionArgs& args, const Plan& plan, int64_t item) const;
+  void EnsureScratch(int64_t floats);
+  bool AttendInSplits(const AttentionArgs& args, const Plan& plan);
+
+  ThreadPool& pool_;
+  const KernelTable& kernels_;
+  std::vector<std::vector<float>> scratch_;             // one for each thread
+  std::vector<int64_t> first_items_;                    // of each sequence
+  std::vector<int64_t> first_chunks_, first_partials_;  // of each item
+  std::vector<float> partials_;
+};
+
+}  // namespace tidepool::chips::cpu
