@@ -386,10 +386,24 @@ static void MakeRecords(const LinearTask& task, int64_t row, int64_t rows, int64
   }
 }
 
-constexpr int64_t kRecordRows = 64;               // rows that share one unpacking of a panel, at most
-constexpr int64_t kRecordsBytes = 64 * 1024;      // of them; a smaller part of the columns if there are many rows
-constexpr int64_t kUnpackedGroups = 8;            // 4 to 9 KiB, used from the first-level cache
-constexpr int64_t kAheadBytes = 2048;
+// Fetches groups [begin, end) of a panel.
+template <PanelLayout kLayout>
+static void FetchGroups(const std::byte* panel, size_t codes_offset, int64_t begin, int64_t end) {
+  constexpr PanelFormat kFormat = kPanelFormats[kLayout];
+  constexpr int64_t kUnit = IsSuper(kFormat.scales) ? kSuperGroups : 1;  // groups that share ScaleBytes
+  constexpr auto kScaleBytes = static_cast<int64_t>(ScaleBytes(kFormat.scales));
+  constexpr auto kCodeBytes = static_cast<int64_t>(CodeBytes(kFormat.storage));
+  const auto fetch = [](const std::byte* from, const std::byte* to) {
+    for (; from < to; from += 64) _mm_prefetch(reinterpret_cast<const char*>(from), _MM_HINT_T0);
+  };
+  fetch(panel + begin / kUnit * kScaleBytes, panel + (end + kUnit - 1) / kUnit * kScaleBytes);
+  fetch(panel + codes_offset + begin * kCodeBytes, panel + codes_offset + end * kCodeBytes);
+}
+
+constexpr int64_t kRecordRows = 32;           // rows that share one unpacking of a panel, at most
+constexpr int64_t kRecordsBytes = 96 * 1024;  // of them, read from the second-level cache; part of the columns if wide
+constexpr int64_t kUnpackedGroups = 8;        // 4 to 9 KiB, read from the first-level cache
+constexpr int64_t kAheadBytes = 2048;         // how far the weights are fetched ahead where each is used once
 
 template <PanelLayout kLayout, bool kUnpacked, int kRows = kLinearRows>
 TP_INLINE void QuantisedTile(int64_t rows, const std::byte* panel, const std::byte* codes, const std::byte* records,
@@ -442,9 +456,10 @@ static void QuantisedPanels(const LinearTask& task, int64_t row, int64_t rows, i
     } else {
       for (int64_t g = begin; g < end; g += kUnpackedGroups) {
         const int64_t until = g + kUnpackedGroups < end ? g + kUnpackedGroups : end;
-        for (int64_t at = g * ahead_step; at < until * ahead_step; at += 64) {
-          _mm_prefetch(reinterpret_cast<const char*>(ahead + at), _MM_HINT_T0);
-        }
+        // The groups that are unpacked next.
+        const int64_t next = until < end ? until : begin;
+        const int64_t next_until = next + kUnpackedGroups < end ? next + kUnpackedGroups : end;
+        FetchGroups<kLayout>(until < end ? panel : panel + task.panel_bytes, task.codes_offset, next, next_until);
         UnpackGroups<kLayout>::Run(panel, codes + g * kCodeBytes, g, until, unpacked);
         for (int64_t tile = 0; tile < tiles; ++tile) {
           const int64_t first = tile_row(tile), height = tile_row(tile + 1) - first;

@@ -1,4 +1,4 @@
-// Vectors of 8 floats: AVX2, FMA, F16C. Internal linkage throughout (see kernel_table.h).
+// Vectors of 8 floats: AVX2, FMA, F16C; AVX-VNNI where the compiler may use it. Internal linkage throughout (see kernel_table.h).
 #define TP_INLINE static inline __attribute__((always_inline))
 
 constexpr int kLanes = 8;
@@ -114,8 +114,13 @@ TP_INLINE Ints AddInt32(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
 TP_INLINE Ints AddInt16(Ints a, Ints b) { return _mm256_add_epi16(a, b); }
 TP_INLINE Ints MulAddBytes(Ints u, Ints s) { return _mm256_maddubs_epi16(u, s); }  // unsigned x signed, pairs
 TP_INLINE Ints MulAdd16(Ints a, Ints b) { return _mm256_madd_epi16(a, b); }
+#if defined(__AVXVNNI__)
+#define TP_HAS_DOT 1
+TP_INLINE Ints DotBytes(Ints sum, Ints u, Ints s) { return _mm256_dpbusd_avx_epi32(sum, u, s); }
+#else
 #define TP_HAS_DOT 0
 TP_INLINE Ints DotBytes(Ints sum, Ints, Ints) { return sum; }
+#endif
 
 constexpr int kRegisters = 16;
 constexpr int kLinearRows = 4;    // rows of x that share one unpacking of a weight block
