@@ -186,6 +186,7 @@ std::vector<std::string> CpuInstructionSets() {
   std::vector<std::string> sets;
 #if defined(TIDEPOOL_VECTOR_KERNELS)
   if (features.avx512_vnni) sets.emplace_back("avx512vnni");
+  if (features.avx_vnni) sets.emplace_back("avxvnni");
   if (features.avx512) sets.emplace_back("avx512");
   if (features.avx2) sets.emplace_back("avx2");
 #else

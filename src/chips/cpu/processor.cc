@@ -27,6 +27,10 @@ ProcessorFeatures Detect() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 29)) != 0;
   features.avx2 = f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  // Leaf 7, sub-leaf 1, exists where EAX of sub-leaf 0 says so. No name in older compilers either.
+  unsigned last = 0;
+  features.avx_vnni = features.avx2 && __get_cpuid_count(7, 0, &last, &ebx, &ecx, &edx) != 0 && last >= 1 &&
+                      __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 4)) != 0;
   features.avx512 = features.avx2 && __builtin_cpu_supports("avx512f") &&
                     __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                     __builtin_cpu_supports("avx512dq");

@@ -8,6 +8,7 @@ namespace tidepool::chips::cpu {
 
 struct ProcessorFeatures {
   bool avx2 = false;         // AVX2 + FMA + F16C, and the system saves their registers
+  bool avx_vnni = false;     // avx2 and the VEX encoding of VNNI, 256 bits wide
   bool avx512 = false;       // F + BW + VL + DQ (implies avx2)
   bool avx512_vnni = false;  // avx512 and VNNI
 };

@@ -1,4 +1,4 @@
-// Vectors of 8 floats: AVX2, FMA, F16C. Internal linkage throughout (see kernel_table.h).
+// Vectors of 8 floats: AVX2, FMA, F16C; AVX-VNNI where the compiler may use it. Internal linkage throughout (see kernel_table.h).
 #define TP_INLINE static inline __attribute__((always_inline))
 
 constexpr int kLanes = 8;
@@ -175,12 +175,14 @@ TP_INLINE Ints DotPairs(Ints sum, Ints a, Ints b) { return _mm256_add_epi32(sum,
 // ---- integer dot products ----
 TP_INLINE Ints ZeroInts() { return _mm256_setzero_si256(); }
 TP_INLINE Ints LoadInts(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+TP_INLINE void StoreInts(void* p, Ints v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
 TP_INLINE Ints SetInt(int32_t x) { return _mm256_set1_epi32(x); }
 TP_INLINE Ints BroadcastInt(const void* p) {
   int32_t value;
   __builtin_memcpy(&value, p, sizeof value);
   return _mm256_set1_epi32(value);
 }
+TP_INLINE Floats BroadcastFloat(const void* p) { return BitsToFloats(BroadcastInt(p)); }
 TP_INLINE Ints BroadcastTable(const void* p) {  // 16 bytes into every 128-bit lane
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
@@ -201,9 +203,15 @@ TP_INLINE Ints AddInt32(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
 TP_INLINE Ints AddInt16(Ints a, Ints b) { return _mm256_add_epi16(a, b); }
 TP_INLINE Ints MulAddBytes(Ints u, Ints s) { return _mm256_maddubs_epi16(u, s); }  // unsigned x signed, pairs
 TP_INLINE Ints MulAdd16(Ints a, Ints b) { return _mm256_madd_epi16(a, b); }
+#if defined(__AVXVNNI__)
+#define TP_HAS_DOT 1
+TP_INLINE Ints DotBytes(Ints sum, Ints u, Ints s) { return _mm256_dpbusd_avx_epi32(sum, u, s); }
+#else
 #define TP_HAS_DOT 0
 TP_INLINE Ints DotBytes(Ints sum, Ints, Ints) { return sum; }
+#endif
 
+constexpr int kRegisters = 16;
 constexpr int kLinearRows = 4;    // rows of x that share one unpacking of a weight block
 constexpr int kFloatVectors = 2;  // vectors of a panel
 constexpr int kFloatRows = 4;

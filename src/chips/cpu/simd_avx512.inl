@@ -151,12 +151,14 @@ TP_INLINE Ints DotPairs(Ints sum, Ints a, Ints b) { return _mm512_add_epi32(sum,
 // ---- integer dot products ----
 TP_INLINE Ints ZeroInts() { return _mm512_setzero_si512(); }
 TP_INLINE Ints LoadInts(const void* p) { return _mm512_loadu_si512(p); }
+TP_INLINE void StoreInts(void* p, Ints v) { _mm512_storeu_si512(p, v); }
 TP_INLINE Ints SetInt(int32_t x) { return _mm512_set1_epi32(x); }
 TP_INLINE Ints BroadcastInt(const void* p) {
   int32_t value;
   __builtin_memcpy(&value, p, sizeof value);
   return _mm512_set1_epi32(value);
 }
+TP_INLINE Floats BroadcastFloat(const void* p) { return BitsToFloats(BroadcastInt(p)); }
 TP_INLINE Ints BroadcastTable(const void* p) {  // 16 bytes into every 128-bit lane
   return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
@@ -185,6 +187,7 @@ TP_INLINE Ints DotBytes(Ints sum, Ints u, Ints s) { return _mm512_dpbusd_epi32(s
 TP_INLINE Ints DotBytes(Ints sum, Ints, Ints) { return sum; }
 #endif
 
+constexpr int kRegisters = 32;
 constexpr int kLinearRows = 8;    // rows of x that share one unpacking of a weight block
 constexpr int kFloatVectors = 1;  // vectors of a panel
 constexpr int kFloatRows = 8;

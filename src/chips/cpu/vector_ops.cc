@@ -372,7 +372,7 @@ void VectorOps::GatherRows(ConstMatrix x, std::span<const int32_t> rows, Matrix 
 }
 
 const KernelTable* FindKernels(std::string_view name) {
-  for (const KernelTable* table : {&kAvx512VnniKernels, &kAvx512Kernels, &kAvx2Kernels}) {
+  for (const KernelTable* table : {&kAvx512VnniKernels, &kAvx512Kernels, &kAvxVnniKernels, &kAvx2Kernels}) {
     if (table->name == name) return table;
   }
   return nullptr;
