@@ -368,6 +368,7 @@ int Serve(const Settings& settings) {
       });
     }
     RunUntilSignal(**gateway, *pool.engine, pool.clock, settings.http.drain_timeout_s);
+    pool.residency->LeaveInMemory();  // a server that is started again finds its weights
   }
   (*gateway)->Stop();
   LogInfo("stopped");
