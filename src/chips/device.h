@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "chips/cpu/kernel_tuning.h"
 #include "chips/data_type.h"
 
 namespace tidepool::chips {
@@ -245,6 +246,7 @@ struct DeviceOptions {
   // "avx512vnni".
   std::string instruction_set;
   bool deterministic = false;
+  cpu::KernelTuning tuning;
 };
 
 class Device {
@@ -279,12 +281,20 @@ class Device {
   virtual size_t ScratchBytes(int32_t max_tokens, int32_t max_columns) const = 0;
   virtual Status ReserveScratch(int32_t max_tokens, int32_t max_columns) = 0;
 
+  // How work is cut up from now on; changes speed, never results. Not while an operation runs. A device without
+  // such numbers ignores it.
+  virtual void SetTuning(const cpu::KernelTuning&) {}
+
   virtual Ops& ops() = 0;
   virtual Roofline MeasureRoofline() = 0;
 };
 
 // The CPU. An unknown or unsupported instruction_set is an error that lists what this machine has.
 Result<std::unique_ptr<Device>> MakeCpuDevice(const DeviceOptions& options);
+// The tuning that suits this machine, by trying candidates for about `budget_s` seconds (a second tells; other load
+// stretches it) on a team of its own: a device made with the same options may run beside it, and would disturb
+// the measurement. The defaults where there is nothing to choose. Errors as MakeCpuDevice, and "out_of_memory".
+Result<cpu::KernelTuning> CalibrateCpu(const DeviceOptions& options, double budget_s);
 // Instruction sets this machine can run, best first; always ends with "reference".
 std::vector<std::string> CpuInstructionSets();
 

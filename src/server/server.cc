@@ -24,9 +24,13 @@
 #include "platform/inference/inference.h"
 #include "server/bench.h"
 #include "server/doctor.h"
+#include "server/machine_profile.h"
 
 namespace tidepool::server {
 namespace {
+
+constexpr double kCalibrationSeconds = 0.8;
+constexpr const char* kMachineProfileFile = "machine.json";
 
 // One server per home: two would fight over the store and the keys.
 class HomeLock {
@@ -185,7 +189,7 @@ struct Pool {
   MetricsRegistry metrics;
   std::unique_ptr<chips::Device> device;
   std::unique_ptr<chips::SimulatedDevice> simulated;
-  chips::Roofline roofline;
+  MachineProfile profile;
   std::unique_ptr<compute::Ledger> ledger;
   std::unique_ptr<compute::PackedCache> packed;
   std::unique_ptr<compute::Residency> residency;
@@ -197,6 +201,33 @@ struct Pool {
   std::string created_key;
 };
 
+// Measuring takes a second or two, so it is done once on a machine: later starts read what was found.
+Result<std::unique_ptr<chips::Device>> MakeMeasuredDevice(const Settings& settings,
+                                                          chips::DeviceOptions options,
+                                                          MachineProfile& profile) {
+  TP_ASSIGN(std::unique_ptr<chips::Device> device, chips::MakeCpuDevice(options));
+  const std::filesystem::path file = settings.home / kMachineProfileFile;
+  const MachineKey key = KeyOf(*device);
+  auto known = ReadMachineProfile(file, key);
+  if (known && known->tuned >= settings.pool.calibrate) {
+    profile = *known;
+  } else {
+    if (!known && known.error().kind != ErrorKind::kNotFound)
+      LogInfo("the machine is measured again", {{"reason", known.error().message}});
+    profile.key = key;
+    profile.roofline = device->MeasureRoofline();
+    if (settings.pool.calibrate) {
+      TP_ASSIGN(profile.tuning, chips::CalibrateCpu(options, kCalibrationSeconds));
+      profile.tuned = true;
+    }
+    if (const Status written = WriteMachineProfile(file, profile); !written)
+      LogWarn("what was measured of the machine is not kept", {{"reason", written.error().message}});
+  }
+  if (!settings.pool.calibrate) profile.tuning = {};
+  device->SetTuning(profile.tuning);
+  return device;
+}
+
 Status BuildPool(const Settings& settings, Pool& pool) {
   std::optional<std::string> created_key;
   TP_ASSIGN(pool.keys, platform::KeyStore::Open(settings.home, created_key));
@@ -205,7 +236,7 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   device_options.threads = static_cast<int>(settings.pool.threads);
   device_options.instruction_set = settings.pool.instruction_set;
   device_options.deterministic = settings.pool.deterministic;
-  TP_ASSIGN(pool.device, chips::MakeCpuDevice(device_options));
+  TP_ASSIGN(pool.device, MakeMeasuredDevice(settings, device_options, pool.profile));
   const uint64_t machine = pool.device->info().memory_bytes;
   TP_ASSIGN(const uint64_t pool_bytes, MemoryBytes(settings.pool.memory, machine));
   TP_ASSIGN(const uint64_t warm_bytes, MemoryBytes(settings.pool.warm_memory, machine));
@@ -217,7 +248,6 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   pool.residency = compute::Residency::Start(*pool.ledger, pool.clock, {.warm_bytes = warm_bytes});
   pool.host_kv =
       std::make_unique<compute::HostKvArena>(compute::HostKvArenaOptions{.limit_bytes = host_kv_bytes});
-  pool.roofline = pool.device->MeasureRoofline();
   TP_ASSIGN(pool.catalog, platform::Catalog::Open(MakeCatalogOptions(settings)));
   compute::EngineOptions engine_options = MakeEngineOptions(settings);
   engine_options.host_kv = pool.host_kv.get();
@@ -225,7 +255,7 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   platform::InferenceOptions inference_options = MakeInferenceOptions(settings);
   inference_options.packed = pool.packed.get();
   inference_options.residency = pool.residency.get();
-  inference_options.roofline = pool.roofline;
+  inference_options.roofline = pool.profile.roofline;
   inference_options.host_kv = pool.host_kv.get();
   for (const std::string& text : settings.models.schedule) {
     TP_ASSIGN(platform::ScheduleRule rule, platform::ParseScheduleRule(text));
@@ -257,9 +287,9 @@ nlohmann::ordered_json DescribeStatus(const Pool& pool, Nanoseconds started) {
           {"instruction_set", pool.device->info().instruction_set},
           {"threads", pool.device->info().threads},
           {"roofline",
-           {{"memory_bytes_per_s", pool.roofline.memory_bytes_per_s},
-            {"int8_ops_per_s", pool.roofline.int8_ops_per_s},
-            {"f32_flops_per_s", pool.roofline.f32_flops_per_s}}},
+           {{"memory_bytes_per_s", pool.profile.roofline.memory_bytes_per_s},
+            {"int8_ops_per_s", pool.profile.roofline.int8_ops_per_s},
+            {"f32_flops_per_s", pool.profile.roofline.f32_flops_per_s}}},
           {"pool",
            {{"limit_bytes", pool.ledger->limit()}, {"used_bytes", pool.ledger->used()}, {"owners", owners}}},
           {"running", load.running},
@@ -280,7 +310,7 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
     return MemoryBytes(text, pool.device->info().memory_bytes);
   };
   hooks.bench = [&pool](const nlohmann::ordered_json& request) {
-    return RunBench(request, *pool.inference, *pool.engine, pool.clock, pool.roofline);
+    return RunBench(request, *pool.inference, *pool.engine, pool.clock, pool.profile.roofline);
   };
   return hooks;
 }
@@ -289,8 +319,8 @@ void PrintBanner(const Pool& pool, const std::string& url, const Settings& setti
   const chips::DeviceInfo& info = pool.device->info();
   fmt::print("Tidepool {}\n", kVersion);
   fmt::print("machine    {} cores, {}; memory {:.1f} GB/s, int8 {:.2f} TOPS; pool {:.1f} GiB\n", info.threads,
-             info.instruction_set, pool.roofline.memory_bytes_per_s / 1e9,
-             pool.roofline.int8_ops_per_s / 1e12, static_cast<double>(pool.ledger->limit()) / (1 << 30));
+             info.instruction_set, pool.profile.roofline.memory_bytes_per_s / 1e9,
+             pool.profile.roofline.int8_ops_per_s / 1e12, static_cast<double>(pool.ledger->limit()) / (1 << 30));
   if (!pool.created_key.empty()) {
     fmt::print("admin key  {}\n           shown once; the command line reads {}\n", pool.created_key,
                (settings.home / "admin.key").string());

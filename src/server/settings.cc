@@ -139,6 +139,10 @@ const std::vector<Spec>& Specs() {
        "Forces a kernel set (reference, avx2, avx512, ...); empty: the best the processor has.",
        TP_FIELD(pool.instruction_set)},
       {"pool.threads", Kind::kInt, "0", "Compute threads; 0: one per core.", TP_FIELD(pool.threads), 0, 1024},
+      {"pool.calibrate", Kind::kBool, "true",
+       "Measure at the first start how work is best cut up on this machine (about a second); it changes speed, "
+       "not results.",
+       TP_FIELD(pool.calibrate)},
       {"pool.max_batch_tokens", Kind::kInt, "512",
        "Tokens of one step: decodes first, the rest prefill chunks.", TP_FIELD(pool.max_batch_tokens), 16,
        65536},

@@ -81,6 +81,7 @@ class ReferenceOps final : public CpuOps {
   size_t ScratchBytes(int32_t, int32_t max_columns) const override {
     return static_cast<size_t>(pool_.threads()) * static_cast<size_t>(max_columns) * sizeof(float);
   }
+  void SetTuning(const KernelTuning&) override {}
   Status ReserveScratch(int32_t, int32_t max_columns) override {
     for (std::vector<float>& row : rows_) row.resize(std::max(row.size(), static_cast<size_t>(max_columns)));
     return {};

@@ -15,11 +15,7 @@
 namespace tidepool::chips::cpu {
 namespace {
 
-// Work below this (about 10 us of one core) is not worth waking others for, which costs up to 10 us.
-constexpr int64_t kInlineElements = 24 * 1024;
-constexpr int64_t kInlineProducts = 128 * 1024;
-constexpr int64_t kChunksPerThread = 8;  // enough that a disturbed core costs its share only
-
+constexpr int64_t kRowChunksPerThread = 8;            // enough that a disturbed core costs its share only
 constexpr int64_t kAttentionValueDim = 1024;          // larger ones take fewer rows a task
 constexpr int64_t kPartialFloats = int64_t{1} << 20;  // 4 MiB of split attention
 constexpr int64_t kRopeDim = 256;
@@ -39,6 +35,7 @@ class VectorOps final : public CpuOps {
 
   size_t ScratchBytes(int32_t max_tokens, int32_t max_columns) const override;
   Status ReserveScratch(int32_t max_tokens, int32_t max_columns) override;
+  void SetTuning(const KernelTuning& tuning) override { tuning_ = tuning; }
 
   void Embed(const PackedWeight& table, std::span<const int32_t> tokens, float scale, Matrix out) override;
   void RmsNorm(ConstMatrix x, const float* gain, float eps, Matrix out) override;
@@ -73,7 +70,7 @@ class VectorOps final : public CpuOps {
   void ForRows(int64_t rows, int64_t row_cost, Body&& body) {
     if (rows <= 0) return;
     const int64_t chunks =
-        rows * row_cost < kInlineElements ? 1 : std::min<int64_t>(rows, kChunksPerThread * pool_.threads());
+        rows * row_cost < tuning_.inline_elements ? 1 : std::min<int64_t>(rows, kRowChunksPerThread * pool_.threads());
     const int64_t step = CeilDiv(rows, chunks);
     pool_.Run(CeilDiv(rows, step),
               [&](int64_t chunk, int) { body(chunk * step, std::min(rows, (chunk + 1) * step)); });
@@ -104,6 +101,7 @@ class VectorOps final : public CpuOps {
 
   ThreadPool& pool_;
   const KernelTable& kernels_;
+  KernelTuning tuning_;
   ActivationScratch activations_;
   RopeTables rope_;
   std::vector<std::vector<float>> attention_scratch_;   // one for each thread
@@ -212,13 +210,11 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
   const int64_t rows = row_end - row_begin;
   int64_t panels = 0;
   for (const LinearTarget& target : targets) panels += PanelCount(target.weight->spec.rows);
-  // A block of rows small enough to stay in the second-level cache while the panels pass by.
-  constexpr int64_t kRowBlockBytes = 256 * 1024;
-  int64_t row_block = std::clamp<int64_t>(kRowBlockBytes / (4 * x.columns) / 8 * 8, 32, 256);
+  int64_t row_block = std::clamp<int64_t>(tuning_.linear_row_block_bytes / (4 * x.columns) / 8 * 8, 32, 256);
   if (rows <= row_block) row_block = rows;
   const int64_t row_blocks = CeilDiv(rows, row_block);
-  const bool alone = rows * panels * kPanelRows * x.columns < kInlineProducts;
-  const int64_t wanted = alone ? 1 : std::max<int64_t>(1, kChunksPerThread * pool_.threads() / row_blocks);
+  const bool alone = rows * panels * kPanelRows * x.columns < tuning_.inline_products;
+  const int64_t wanted = alone ? 1 : std::max<int64_t>(1, tuning_.linear_chunks_per_thread * pool_.threads() / row_blocks);
   const int64_t panel_block = std::max<int64_t>(1, CeilDiv(CeilDiv(panels, wanted), 4) * 4);
   int64_t panel_blocks = 0;
   for (const LinearTarget& target : targets) {
@@ -371,7 +367,7 @@ void VectorOps::Attention(const AttentionArgs& args) {
     products += rows * kv.kv_heads * (sequence.context + sequence.token_count) * (kv.key_dim + kv.value_dim);
   }
   if (plan.items == 0) return;
-  const bool alone = products < kInlineProducts;
+  const bool alone = products < tuning_.inline_products;
   if (!alone && pool_.threads() > 1 && plan.items < 4 * pool_.threads() && AttendInSplits(args, plan)) return;
   const auto body = [&](int64_t item, int thread) {
     const auto after = std::upper_bound(first_items_.begin(), first_items_.end(), item);
