@@ -3,6 +3,7 @@
 //   chips_bench [--set avx512] [--threads N] [--types Q4_0,Q8_0] [--rows 1,4,16,128,512] [--layers 6]
 //   [--seconds 0.3]
 //
+// "float32", "attention" and "pack" among the types are what they say.
 // The limit of a row is the larger of bytes / bandwidth and operations / rate, both measured in the same run:
 // int8 rate for quantised types, float32 rate for the others. Times are the best of several repetitions;
 // "core" divides by the processor time used instead, which other load on the machine disturbs less.
@@ -118,6 +119,23 @@ void BenchLinear(Device& device, const Roofline& roofline, DataType type, Weight
   }
 }
 
+// Source bytes a second, into memory that was written before: what packing itself costs, beside reading the file
+// and getting memory.
+void BenchPack(Device& device, DataType type, WeightPrecision precision, const Settings& settings) {
+  std::mt19937 random(3);
+  constexpr int64_t kRows = 3072, kColumns = 1024, kBases = 12;
+  const std::vector<std::byte> base = RandomWeights(type, kRows, kColumns, random);
+  std::vector<std::byte> source;
+  for (int64_t i = 0; i < kBases; ++i) source.insert(source.end(), base.begin(), base.end());
+  const WeightSpec spec{type, kBases * kRows, kColumns, precision};
+  DeviceBuffer packed = device.Allocate(device.PackedBytes(spec).value()).value();
+  const Timing time = Best(settings.seconds, [&] { (void)device.Pack(spec, source, packed.data()).value(); });
+  const auto bytes = static_cast<double>(source.size());
+  fmt::print("pack {:<8} {:6.2f} GB/s of the file  {:6.2f} GB/s a core\n",
+             precision == WeightPrecision::kFloat32 ? "float32" : TraitsOf(type).name, bytes / time.wall_s * 1e-9,
+             bytes / time.core_s * 1e-9);
+}
+
 void BenchAttention(Device& device, const Settings& settings) {
   std::mt19937 random(2);
   const KvLayout layout{DataType::kF16, 1, 8, 128, 128};
@@ -187,6 +205,9 @@ int Main(int argc, char** argv) {
   if (wanted("float32"))
     BenchLinear(**device, roofline, DataType::kQ8_0, WeightPrecision::kFloat32, settings);
   if (wanted("attention")) BenchAttention(**device, settings);
+  if (wanted("pack")) {
+    for (const DataType type : AllWeightTypes()) BenchPack(**device, type, WeightPrecision::kNative, settings);
+  }
   return 0;
 }
 

@@ -114,13 +114,19 @@ PackedWeight VectorOps::Pack(const WeightSpec& spec, const std::byte* source, st
   const PanelLayout layout = LayoutOf(spec);
   const size_t panel_bytes = PanelBytes(layout, spec.columns);
   const int64_t panels = PanelCount(spec.rows);
-  // In short runs, so that the steps of other models take turns with a load.
-  const int64_t per_run =
-      std::max<int64_t>(4 * pool_.threads(), static_cast<int64_t>((size_t{4} << 20) / panel_bytes));
+  // The destination is often memory that nobody has touched yet, which the system hands out and clears in blocks of
+  // up to 2 MiB: threads that meet in one block wait for each other, so each takes as much in one piece. A run has
+  // one piece a thread, so that the steps of other models take turns with a load.
+  constexpr size_t kPieceBytes = size_t{2} << 20;
+  const int64_t piece = std::clamp<int64_t>(static_cast<int64_t>(kPieceBytes / panel_bytes), 1,
+                                            CeilDiv(panels, pool_.threads()));
+  const int64_t per_run = piece * pool_.threads();
   for (int64_t begin = 0; begin < panels; begin += per_run) {
-    pool_.Run(std::min(per_run, panels - begin), [&](int64_t chunk, int) {
-      const int64_t panel = begin + chunk;
-      PackPanel(spec, layout, source, panel, destination + static_cast<size_t>(panel) * panel_bytes);
+    const int64_t end = std::min(panels, begin + per_run);
+    pool_.Run(CeilDiv(end - begin, piece), [&](int64_t chunk, int) {
+      const int64_t first = begin + chunk * piece;
+      for (int64_t panel = first; panel < std::min(end, first + piece); ++panel)
+        PackPanel(spec, layout, source, panel, destination + static_cast<size_t>(panel) * panel_bytes);
     });
   }
   return PackedWeight{spec, destination, static_cast<size_t>(panels) * panel_bytes, layout};
