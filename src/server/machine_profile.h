@@ -15,6 +15,8 @@
 
 namespace tidepool::server {
 
+inline constexpr const char* kMachineProfileFile = "machine.json";  // in the home
+
 struct MachineKey {
   std::string processor;  // DeviceInfo::name: model and threads
   std::string instruction_set;

@@ -30,7 +30,6 @@ namespace tidepool::server {
 namespace {
 
 constexpr double kCalibrationSeconds = 0.8;
-constexpr const char* kMachineProfileFile = "machine.json";
 
 // One server per home: two would fight over the store and the keys.
 class HomeLock {
@@ -201,10 +200,20 @@ struct Pool {
   std::string created_key;
 };
 
+chips::DeviceOptions MakeDeviceOptions(const Settings& s, const chips::cpu::KernelTuning& tuning) {
+  chips::DeviceOptions o;
+  o.threads = static_cast<int>(s.pool.threads);
+  o.instruction_set = s.pool.instruction_set;
+  o.deterministic = s.pool.deterministic;
+  o.pin_threads = s.pool.pin_threads;
+  o.tuning = tuning;
+  return o;
+}
+
 // Measuring takes a second or two, so it is done once on a machine: later starts read what was found.
 Result<std::unique_ptr<chips::Device>> MakeMeasuredDevice(const Settings& settings,
-                                                          chips::DeviceOptions options,
                                                           MachineProfile& profile) {
+  const chips::DeviceOptions options = MakeDeviceOptions(settings, {});
   TP_ASSIGN(std::unique_ptr<chips::Device> device, chips::MakeCpuDevice(options));
   const std::filesystem::path file = settings.home / kMachineProfileFile;
   const MachineKey key = KeyOf(*device);
@@ -232,11 +241,12 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   std::optional<std::string> created_key;
   TP_ASSIGN(pool.keys, platform::KeyStore::Open(settings.home, created_key));
   pool.created_key = created_key.value_or("");
-  chips::DeviceOptions device_options;
-  device_options.threads = static_cast<int>(settings.pool.threads);
-  device_options.instruction_set = settings.pool.instruction_set;
-  device_options.deterministic = settings.pool.deterministic;
-  TP_ASSIGN(pool.device, MakeMeasuredDevice(settings, device_options, pool.profile));
+  if (settings.pool.numa == "interleave") {
+    // Before any thread that brings memory in is started: they inherit it.
+    TP_ASSIGN(const int nodes, chips::InterleaveHostMemory());
+    LogInfo(nodes > 1 ? "memory is interleaved" : "pool.numa has no effect: one memory node", {{"nodes", nodes}});
+  }
+  TP_ASSIGN(pool.device, MakeMeasuredDevice(settings, pool.profile));
   const uint64_t machine = pool.device->info().memory_bytes;
   TP_ASSIGN(const uint64_t pool_bytes, MemoryBytes(settings.pool.memory, machine));
   TP_ASSIGN(const uint64_t warm_bytes, MemoryBytes(settings.pool.warm_memory, machine));
@@ -303,7 +313,12 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
   hooks.commit = kCommit;
   hooks.settings = [&settings] { return nlohmann::ordered_json{{"data", DescribeSettings(settings)}}; };
   hooks.doctor = [&settings, &pool] {
-    return DescribeMachine(*pool.device, pool.ledger->limit(), settings.home);
+    return DescribeMachine({.device = pool.device.get(),
+                            .options = MakeDeviceOptions(settings, pool.profile.tuning),
+                            .profile = pool.profile,
+                            .pool_bytes = pool.ledger->limit(),
+                            .home = settings.home,
+                            .catalog = pool.catalog.get()});
   };
   hooks.status = [&pool, started] { return DescribeStatus(pool, started); };
   hooks.memory_bytes = [&pool](std::string_view text) {

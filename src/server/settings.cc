@@ -139,6 +139,18 @@ const std::vector<Spec>& Specs() {
        "Forces a kernel set (reference, avx2, avx512, ...); empty: the best the processor has.",
        TP_FIELD(pool.instruction_set)},
       {"pool.threads", Kind::kInt, "0", "Compute threads; 0: one per core.", TP_FIELD(pool.threads), 0, 1024},
+      {"pool.pin_threads", Kind::kBool, "false",
+       "Give each compute thread a processor of its own. Only where nothing else runs on the machine: a pinned "
+       "thread cannot step aside.",
+       TP_FIELD(pool.pin_threads)},
+      {"pool.numa",
+       Kind::kChoice,
+       "off",
+       "On machines with several memory nodes: interleave deals weights and KV out over all of them, page by page.",
+       TP_FIELD(pool.numa),
+       0,
+       0,
+       {"off", "interleave"}},
       {"pool.calibrate", Kind::kBool, "true",
        "Measure at the first start how work is best cut up on this machine (about a second); it changes speed, "
        "not results.",

@@ -3,7 +3,7 @@
 //   chips_bench [--set avx512] [--threads N] [--types Q4_0,Q8_0] [--rows 1,4,16,128,512] [--layers 6]
 //   [--seconds 0.3]
 //
-// "float32", "attention" and "pack" among the types are what they say.
+// "float32", "attention", "pack" and "hog" among the types are what they say.
 // The limit of a row is the larger of bytes / bandwidth and operations / rate, both measured in the same run:
 // int8 rate for quantised types, float32 rate for the others. Times are the best of several repetitions;
 // "core" divides by the processor time used instead, which other load on the machine disturbs less.
@@ -11,10 +11,12 @@
 #include <time.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <sstream>
+#include <thread>
 
 #include "chips/cpu/random_weights.h"
 
@@ -136,6 +138,39 @@ void BenchPack(Device& device, DataType type, WeightPrecision precision, const S
              bytes / time.core_s * 1e-9);
 }
 
+// One row through a matrix of 12 MiB, over and over, alone and with a busy thread beside the team: what is left should
+// be the team's share of the cores (threads / (threads + 1)), not less.
+void BenchHog(Device& device, const Settings& settings) {
+  std::mt19937 random(4);
+  const WeightSpec spec{DataType::kQ8_0, 12288, 1024, WeightPrecision::kNative};
+  const OwnedWeight weight = PackOn(device, spec, RandomWeights(spec.type, spec.rows, spec.columns, random));
+  const std::vector<float> x = RandomFloats(1024, 1.0f, random);
+  std::vector<float> out(12288);
+  const auto rate = [&] {  // passes a second, waits included
+    using Clock = std::chrono::steady_clock;
+    const auto begin = Clock::now();
+    const auto end = begin + std::chrono::duration<double>(std::max(1.0, settings.seconds));
+    int64_t passes = 0;
+    for (; Clock::now() < end; ++passes) {
+      const LinearTarget target{&weight.weight, nullptr, Matrix{out.data(), 1, 12288, 12288}};
+      device.ops().Linear(ConstMatrix(x.data(), 1, 1024, 1024), std::span(&target, 1));
+    }
+    return static_cast<double>(passes) / std::chrono::duration<double>(Clock::now() - begin).count();
+  };
+  const double alone = rate();
+  std::atomic<bool> stop{false};
+  std::thread hog([&] {
+    while (!stop.load(std::memory_order_relaxed)) {
+    }
+  });
+  const double shared = rate();
+  stop = true;
+  hog.join();
+  const int threads = device.info().threads;
+  fmt::print("hog: {:.0f} passes/s alone, {:.0f} beside a busy thread: {:.2f} (its share of the cores: {:.2f})\n", alone,
+             shared, shared / alone, static_cast<double>(threads) / (threads + 1));
+}
+
 void BenchAttention(Device& device, const Settings& settings) {
   std::mt19937 random(2);
   const KvLayout layout{DataType::kF16, 1, 8, 128, 128};
@@ -205,6 +240,7 @@ int Main(int argc, char** argv) {
   if (wanted("float32"))
     BenchLinear(**device, roofline, DataType::kQ8_0, WeightPrecision::kFloat32, settings);
   if (wanted("attention")) BenchAttention(**device, settings);
+  if (wanted("hog")) BenchHog(**device, settings);
   if (wanted("pack")) {
     for (const DataType type : AllWeightTypes()) BenchPack(**device, type, WeightPrecision::kNative, settings);
   }

@@ -11,6 +11,7 @@
 #include "chips/cpu/cpu_ops.h"
 #include "chips/cpu/processor.h"
 #include "chips/cpu/thread_pool.h"
+#include "chips/cpu/topology.h"
 #include "chips/device.h"
 #include "chips/quantisation.h"
 
@@ -103,6 +104,7 @@ class CpuDevice final : public Device {
     return ops_->ReserveScratch(max_tokens, max_columns);
   }
 
+  KernelChoice DescribeKernel(const WeightSpec& spec) const override { return ops_->DescribeKernel(spec); }
   void SetTuning(const cpu::KernelTuning& tuning) override { ops_->SetTuning(tuning); }
 
   Ops& ops() override { return *ops_; }
@@ -192,6 +194,18 @@ std::vector<std::string> CpuInstructionSets() {
   return sets;
 }
 
+Result<int> InterleaveHostMemory() {
+  const std::vector<cpu::NumaNode> nodes = cpu::ReadNumaNodes(cpu::kNodeFolder);
+  if (nodes.size() < 2) return 1;
+  if (!cpu::InterleaveThisThread(nodes)) {
+    return Fail(ErrorKind::kUnavailable, "numa_refused",
+                "the system refuses to deal memory out over " + std::to_string(nodes.size()) +
+                    " nodes (a container without set_mempolicy?); set pool.numa to off",
+                "pool.numa");
+  }
+  return static_cast<int>(nodes.size());
+}
+
 Result<cpu::Backend> cpu::MakeBackend(const DeviceOptions& options) {
   const std::vector<std::string> sets = CpuInstructionSets();
   const std::string chosen = options.instruction_set.empty() ? sets.front() : options.instruction_set;
@@ -213,7 +227,10 @@ Result<cpu::Backend> cpu::MakeBackend(const DeviceOptions& options) {
       options.threads > 0 ? options.threads : std::min(cpu::UsableCores(), ThreadPool::kMaxThreads);
   cpu::Backend backend;
   backend.instruction_set = chosen;
-  backend.pool = std::make_unique<ThreadPool>(threads);
+  backend.pool = std::make_unique<ThreadPool>(
+      threads, options.pin_threads
+                   ? cpu::PlaceThreads(threads, cpu::AllowedCpus(), cpu::ReadNumaNodes(cpu::kNodeFolder))
+                   : std::vector<int>());
   if (chosen == "reference") backend.ops = cpu::MakeReferenceOps(*backend.pool);
 #if defined(TIDEPOOL_VECTOR_KERNELS)
   if (backend.ops == nullptr) backend.ops = cpu::MakeVectorOps(*backend.pool, chosen, options.deterministic);

@@ -27,6 +27,8 @@ class CpuOps : public Ops {
   // PackedWeight::layout of what Pack makes of `spec`.
   virtual uint32_t LayoutId(const WeightSpec& spec) const = 0;
 
+  virtual KernelChoice DescribeKernel(const WeightSpec& spec) const = 0;
+
   virtual size_t ScratchBytes(int32_t max_tokens, int32_t max_columns) const = 0;
   virtual Status ReserveScratch(int32_t max_tokens, int32_t max_columns) = 0;
   // Not while an operation runs. Changes speed, never results.

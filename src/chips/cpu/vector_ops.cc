@@ -35,6 +35,7 @@ class VectorOps final : public CpuOps {
 
   size_t ScratchBytes(int32_t max_tokens, int32_t max_columns) const override;
   Status ReserveScratch(int32_t max_tokens, int32_t max_columns) override;
+  KernelChoice DescribeKernel(const WeightSpec& spec) const override;
   void SetTuning(const KernelTuning& tuning) override { tuning_ = tuning; }
 
   void Embed(const PackedWeight& table, std::span<const int32_t> tokens, float scale, Matrix out) override;
@@ -130,6 +131,20 @@ PackedWeight VectorOps::Pack(const WeightSpec& spec, const std::byte* source, st
     });
   }
   return PackedWeight{spec, destination, static_cast<size_t>(panels) * panel_bytes, layout};
+}
+
+KernelChoice VectorOps::DescribeKernel(const WeightSpec& spec) const {
+  const PanelLayout layout = LayoutOf(spec);
+  const std::string set = kernels_.name, type(TraitsOf(spec.type).name);
+  if (IsQuantised(layout)) return {set + ", int8 products of " + type + " panels", true, {}};
+  if (layout != kPanelF32 || spec.type == DataType::kF32) {
+    return {set + ", float32 products of " + type + " panels", true, {}};
+  }
+  KernelChoice choice{set + ", float32 products of F32 panels", false, {}};
+  choice.why = spec.precision == WeightPrecision::kFloat32
+                   ? "pool.precision is f32: weights are decoded when they are packed"
+                   : "there is no kernel for " + type + ": weights are decoded to float32 when they are packed";
+  return choice;
 }
 
 size_t VectorOps::ScratchBytes(int32_t max_tokens, int32_t max_columns) const {
