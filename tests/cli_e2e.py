@@ -27,7 +27,7 @@ REAL_MODEL = pathlib.Path(os.environ.get("TIDEPOOL_TEST_DATA", "")) / "SmolLM2-1
 
 def environment(home, **more):
     kept = {k: v for k, v in os.environ.items() if not k.startswith("TIDEPOOL_")}
-    return dict(kept, TIDEPOOL_HOME=str(home), LC_ALL="C.UTF-8", TERM="xterm", **more)
+    return dict(kept, TIDEPOOL_HOME=str(home), TIDEPOOL_POOL_CALIBRATE="false", LC_ALL="C.UTF-8", TERM="xterm", **more)
 
 
 def tidepool(home, *arguments, text="", seconds=60, **more):

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "chips/cpu/kernel_tuning.h"
 #include "chips/data_type.h"
 
 namespace tidepool::chips {
@@ -268,6 +269,13 @@ class Ops {
   virtual void Synchronize() = 0;
 };
 
+// How a weight is multiplied, for people.
+struct KernelChoice {
+  std::string kernel;  // "avx512vnni, int8 products of Q4_K panels"
+  bool fast = true;    // false: a slower correct path
+  std::string why;     // if not: the reason
+};
+
 // ---- device ----------------------------------------------------------------------------------------
 
 struct DeviceOptions {
@@ -276,6 +284,8 @@ struct DeviceOptions {
   // "avx512vnni".
   std::string instruction_set;
   bool deterministic = false;
+  bool pin_threads = false;  // a processor for each thread of the team, over the NUMA nodes in turn
+  cpu::KernelTuning tuning = {};
 };
 
 class Device {
@@ -310,6 +320,12 @@ class Device {
   virtual size_t ScratchBytes(int32_t max_tokens, int32_t max_columns) const = 0;
   virtual Status ReserveScratch(int32_t max_tokens, int32_t max_columns) = 0;
 
+  // `spec` must be one that PackedBytes takes.
+  virtual KernelChoice DescribeKernel(const WeightSpec&) const { return {}; }
+  // How work is cut up from now on; changes speed, never results. Not while an operation runs. A device without
+  // such numbers ignores it.
+  virtual void SetTuning(const cpu::KernelTuning&) {}
+
   virtual Ops& ops() = 0;
   virtual Roofline MeasureRoofline() = 0;
 
@@ -333,6 +349,25 @@ class Device {
 
 // The CPU. An unknown or unsupported instruction_set is an error that lists what this machine has.
 Result<std::unique_ptr<Device>> MakeCpuDevice(const DeviceOptions& options);
+// Memory that this thread, and threads it starts from now on, bring in is dealt out over all NUMA nodes in turn, page
+// by page: weights (the page cache of packed files), KV, scratch. So every core reads at the bandwidth of all nodes
+// together. Gives the number of nodes; with one nothing is done. Error "numa_refused" (kUnavailable).
+Result<int> InterleaveHostMemory();
+// The tuning that suits this machine, by trying candidates for about `budget_s` seconds (a second tells; other load
+// stretches it) on a team of its own: a device made with the same options may run beside it, and would disturb
+// the measurement. The defaults where there is nothing to choose. Errors as MakeCpuDevice, and "out_of_memory".
+Result<cpu::KernelTuning> CalibrateCpu(const DeviceOptions& options, double budget_s);
+// The kernels of every weight type, each measured for some 50 ms on a team of its own.
+struct KernelMeasurement {
+  DataType type = DataType::kF32;
+  KernelChoice choice;
+  // Of one row (decode): packed bytes read a second. Of many (prefill): multiply and add count as two. The shares
+  // are of what `roofline` allows: bandwidth, or the int8 rate (float32 rate for F32, F16 and BF16).
+  double one_row_bytes_per_s = 0, one_row_share = 0;
+  double many_rows_ops_per_s = 0, many_rows_share = 0;
+};
+// `roofline` measured on this machine. Errors as MakeCpuDevice, and "out_of_memory".
+Result<std::vector<KernelMeasurement>> MeasureCpuKernels(const DeviceOptions& options, const Roofline& roofline);
 // Instruction sets this machine can run, best first; always ends with "reference".
 std::vector<std::string> CpuInstructionSets();
 

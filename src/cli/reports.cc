@@ -120,6 +120,27 @@ Status Doctor(Session& session) {
     const auto [label, text] = NamedQuantity(name, value);
     if (!text.empty()) fmt::print("{:<{}}{}\n", label, kLabel, text);
   }
+  if (reply->value("tuning", Json()).is_object()) {
+    std::string numbers;
+    for (const auto& [name, value] : (*reply)["tuning"].items()) {
+      numbers += fmt::format("{}{} {}", numbers.empty() ? "" : ", ", name, value.dump());
+    }
+    fmt::print("{:<{}}{}{}\n", "tuning", kLabel, numbers,
+               reply->value("tuned", false) ? "" : " (defaults: pool.calibrate is off)");
+  }
+  std::vector<std::vector<std::string>> kernels;
+  for (const Json& kernel : reply->value("kernels", Json::array())) {
+    const auto share = [&](const char* name) { return fmt::format("{:.0f} %", 100 * NumberField(kernel, name)); };
+    kernels.push_back({Shown(kernel, "type"), fmt::format("{:.1f}", NumberField(kernel, "one_row_bytes_per_s") / 1e9),
+                       share("one_row_share"),
+                       fmt::format("{:.0f}", NumberField(kernel, "many_rows_ops_per_s") / 1e9),
+                       share("many_rows_share"), Shown(kernel, "kernel")});
+  }
+  if (!kernels.empty()) {
+    fmt::print("\n{}\n", TableText({{"WEIGHTS"}, {"GB/S 1 ROW", Align::kRight}, {"LIMIT", Align::kRight}, {"GOPS 256 ROWS", Align::kRight},
+                                    {"LIMIT", Align::kRight}, {"KERNEL"}},
+                                   kernels));
+  }
   PrintAdvice(session.terminal(), reply->value("advice", Json::array()));
   return {};
 }

@@ -6,9 +6,14 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <fstream>
+#include <map>
+#include <utility>
 #include <vector>
+
+#include "base/log.h"
 
 namespace tidepool::server {
 namespace {
@@ -99,12 +104,87 @@ Json Advice(const chips::DeviceInfo& info, const chips::Roofline& roofline, uint
   return advice;
 }
 
+// Opening a file reads its header only.
+void AddSlowModels(const chips::Device& device, const platform::Catalog& catalog, Json& advice) {
+  constexpr size_t kMostModels = 200;
+  const std::vector<platform::StoredModel> models = catalog.List();
+  for (size_t i = 0; i < std::min(models.size(), kMostModels); ++i) {
+    if (models[i].format == "none") continue;
+    const auto path = catalog.Materialise(models[i]);
+    if (!path) continue;
+    const auto checkpoint = formats::Checkpoint::Open(*path);
+    if (!checkpoint) {
+      advice.push_back({{"topic", "model"},
+                        {"level", "warn"},
+                        {"text", fmt::format("{} cannot be opened: {}", models[i].id, checkpoint.error().message)}});
+      continue;
+    }
+    for (const Json& row : SlowTensors(device, **checkpoint)) {
+      advice.push_back(
+          {{"topic", "kernels"},
+           {"level", "hint"},
+           {"text", fmt::format("{}: {} tensors of type {} ({}) take a slower path: {}", models[i].id,
+                                row["tensors"].get<int64_t>(), row["type"].get<std::string>(),
+                                row["example"].get<std::string>(), row["why"].get<std::string>())}});
+    }
+  }
+}
+
 }  // namespace
 
-Json DescribeMachine(chips::Device& device, uint64_t pool_bytes, const std::filesystem::path& home) {
+Json SlowTensors(const chips::Device& device, const formats::Checkpoint& checkpoint) {
+  struct Group {
+    int64_t tensors = 0;
+    std::string example;
+  };
+  std::map<std::pair<std::string, std::string>, Group> groups;  // by type and reason
+  for (const formats::Tensor& tensor : checkpoint.tensors()) {
+    if (tensor.shape.size() != 2) continue;  // vectors are float32 whatever the file has
+    const bool fp8 = tensor.type == chips::DataType::kF8_E4M3;
+    const chips::WeightSpec spec{fp8 ? chips::DataType::kBF16 : tensor.type, tensor.shape[0], tensor.shape[1]};
+    std::string why;
+    if (const auto bytes = device.PackedBytes(spec); !bytes) {
+      why = bytes.error().message;
+    } else if (const chips::KernelChoice choice = device.DescribeKernel(spec); !choice.fast) {
+      why = choice.why;
+    } else if (fp8) {
+      why = "8-bit floats are kept as BF16: twice the bytes";
+    }
+    if (why.empty()) continue;
+    Group& group = groups[{std::string(chips::TraitsOf(tensor.type).name), why}];
+    if (group.tensors++ == 0) group.example = tensor.name;
+  }
+  Json rows = Json::array();
+  for (const auto& [key, group] : groups) {
+    rows.push_back({{"type", key.first}, {"tensors", group.tensors}, {"example", group.example}, {"why", key.second}});
+  }
+  return rows;
+}
+
+Json DescribeMachine(const DoctorInput& input) {
+  chips::Device& device = *input.device;
+  const std::filesystem::path& home = input.home;
+  const uint64_t pool_bytes = input.pool_bytes;
   const chips::DeviceInfo& info = device.info();
   const chips::Roofline roofline = device.MeasureRoofline();
+  MachineProfile profile = input.profile;
+  profile.roofline = roofline;
+  if (const Status written = WriteMachineProfile(home / kMachineProfileFile, profile); !written)
+    LogWarn("what was measured of the machine is not kept", {{"reason", written.error().message}});
+  Json kernels = Json::array();
+  if (const auto measured = chips::MeasureCpuKernels(input.options, roofline)) {
+    for (const chips::KernelMeasurement& kernel : *measured) {
+      kernels.push_back({{"type", chips::TraitsOf(kernel.type).name},
+                         {"kernel", kernel.choice.kernel},
+                         {"one_row_bytes_per_s", kernel.one_row_bytes_per_s},
+                         {"one_row_share", kernel.one_row_share},
+                         {"many_rows_ops_per_s", kernel.many_rows_ops_per_s},
+                         {"many_rows_share", kernel.many_rows_share}});
+    }
+  }
   const Disk disk = MeasureDisk(home);
+  Json advice = Advice(info, roofline, pool_bytes, disk);
+  if (input.catalog != nullptr) AddSlowModels(device, *input.catalog, advice);
   return {{"device", info.name},
           {"threads", info.threads},
           {"instruction_set", info.instruction_set},
@@ -118,7 +198,10 @@ Json DescribeMachine(chips::Device& device, uint64_t pool_bytes, const std::file
           {"disk_write_bytes_per_s", disk.write_bytes_per_s},
           {"home", home.string()},
           {"load_average", LoadAverage()},
-          {"advice", Advice(info, roofline, pool_bytes, disk)}};
+          {"tuned", input.profile.tuned},
+          {"tuning", DescribeTuning(input.profile.tuning)},
+          {"kernels", std::move(kernels)},
+          {"advice", std::move(advice)}};
 }
 
 }  // namespace tidepool::server

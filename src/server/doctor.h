@@ -6,12 +6,27 @@
 #include <nlohmann/json.hpp>
 
 #include "chips/device.h"
+#include "models/formats/checkpoint.h"
+#include "platform/catalog/catalog.h"
+#include "server/machine_profile.h"
 
 namespace tidepool::server {
 
-// Takes about a second (rooflines are measured anew). Fields: machine, disk, limits, and `advice`, a list of
-// {"topic", "level": "ok"|"hint"|"warn", "text"} in plain words.
-nlohmann::ordered_json DescribeMachine(chips::Device& device, uint64_t pool_bytes,
-                                       const std::filesystem::path& home);
+struct DoctorInput {
+  chips::Device* device = nullptr;
+  chips::DeviceOptions options;  // what it was made with
+  MachineProfile profile;        // in use
+  uint64_t pool_bytes = 0;
+  std::filesystem::path home;
+  const platform::Catalog* catalog = nullptr;  // whose models are looked through for tensors on slow paths
+};
+
+// Takes two or three seconds (rooflines and kernels are measured anew; the new roofline is kept for the next
+// start). Fields: machine, disk, limits, tuning, `kernels` (one a weight type, with the share of the limit), and
+// `advice`, a list of {"topic", "level": "ok"|"hint"|"warn", "text"} in plain words.
+nlohmann::ordered_json DescribeMachine(const DoctorInput& input);
+// The weights of a model that take a slower path than its type's kernels, or none at all: [{"type", "tensors",
+// "example", "why"}].
+nlohmann::ordered_json SlowTensors(const chips::Device& device, const formats::Checkpoint& checkpoint);
 
 }  // namespace tidepool::server

@@ -24,9 +24,12 @@
 #include "platform/inference/inference.h"
 #include "server/bench.h"
 #include "server/doctor.h"
+#include "server/machine_profile.h"
 
 namespace tidepool::server {
 namespace {
+
+constexpr double kCalibrationSeconds = 0.8;
 
 // One server per home: two would fight over the store and the keys.
 class HomeLock {
@@ -192,7 +195,7 @@ struct Pool {
   MetricsRegistry metrics;
   std::unique_ptr<chips::Device> device;
   std::unique_ptr<chips::SimulatedDevice> simulated;
-  chips::Roofline roofline;
+  MachineProfile profile;
   std::unique_ptr<compute::Ledger> ledger;
   std::unique_ptr<compute::PackedCache> packed;
   std::unique_ptr<compute::Residency> residency;
@@ -205,15 +208,53 @@ struct Pool {
   std::string created_key;
 };
 
+chips::DeviceOptions MakeDeviceOptions(const Settings& s, const chips::cpu::KernelTuning& tuning) {
+  chips::DeviceOptions o;
+  o.threads = static_cast<int>(s.pool.threads);
+  o.instruction_set = s.pool.instruction_set;
+  o.deterministic = s.pool.deterministic;
+  o.pin_threads = s.pool.pin_threads;
+  o.tuning = tuning;
+  return o;
+}
+
+// Measuring takes a second or two, so it is done once on a machine: later starts read what was found.
+Result<std::unique_ptr<chips::Device>> MakeMeasuredDevice(const Settings& settings,
+                                                          MachineProfile& profile) {
+  const chips::DeviceOptions options = MakeDeviceOptions(settings, {});
+  TP_ASSIGN(std::unique_ptr<chips::Device> device, chips::MakeCpuDevice(options));
+  const std::filesystem::path file = settings.home / kMachineProfileFile;
+  const MachineKey key = KeyOf(*device);
+  auto known = ReadMachineProfile(file, key);
+  if (known && known->tuned >= settings.pool.calibrate) {
+    profile = *known;
+  } else {
+    if (!known && known.error().kind != ErrorKind::kNotFound)
+      LogInfo("the machine is measured again", {{"reason", known.error().message}});
+    profile.key = key;
+    profile.roofline = device->MeasureRoofline();
+    if (settings.pool.calibrate) {
+      TP_ASSIGN(profile.tuning, chips::CalibrateCpu(options, kCalibrationSeconds));
+      profile.tuned = true;
+    }
+    if (const Status written = WriteMachineProfile(file, profile); !written)
+      LogWarn("what was measured of the machine is not kept", {{"reason", written.error().message}});
+  }
+  if (!settings.pool.calibrate) profile.tuning = {};
+  device->SetTuning(profile.tuning);
+  return device;
+}
+
 Status BuildPool(const Settings& settings, Pool& pool) {
   std::optional<std::string> created_key;
   TP_ASSIGN(pool.keys, platform::KeyStore::Open(settings.home, created_key));
   pool.created_key = created_key.value_or("");
-  chips::DeviceOptions device_options;
-  device_options.threads = static_cast<int>(settings.pool.threads);
-  device_options.instruction_set = settings.pool.instruction_set;
-  device_options.deterministic = settings.pool.deterministic;
-  TP_ASSIGN(pool.device, chips::MakeCpuDevice(device_options));
+  if (settings.pool.numa == "interleave") {
+    // Before any thread that brings memory in is started: they inherit it.
+    TP_ASSIGN(const int nodes, chips::InterleaveHostMemory());
+    LogInfo(nodes > 1 ? "memory is interleaved" : "pool.numa has no effect: one memory node", {{"nodes", nodes}});
+  }
+  TP_ASSIGN(pool.device, MakeMeasuredDevice(settings, pool.profile));
   const uint64_t machine = pool.device->info().memory_bytes;
   TP_ASSIGN(const uint64_t pool_bytes, MemoryBytes(settings.pool.memory, machine));
   TP_ASSIGN(const uint64_t warm_bytes, MemoryBytes(settings.pool.warm_memory, machine));
@@ -228,7 +269,6 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   pool.kv_reserve = std::make_unique<compute::KvReserve>(
       *pool.device, *pool.ledger,
       compute::KvReserveOptions{.ready_bytes = settings.pool.kv_ready, .metrics = &pool.metrics});
-  pool.roofline = pool.device->MeasureRoofline();
   TP_ASSIGN(pool.catalog, platform::Catalog::Open(MakeCatalogOptions(settings)));
   compute::EngineOptions engine_options = MakeEngineOptions(settings);
   engine_options.host_kv = pool.host_kv.get();
@@ -237,7 +277,7 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   platform::InferenceOptions inference_options = MakeInferenceOptions(settings);
   inference_options.packed = pool.packed.get();
   inference_options.residency = pool.residency.get();
-  inference_options.roofline = pool.roofline;
+  inference_options.roofline = pool.profile.roofline;
   inference_options.host_kv = pool.host_kv.get();
   for (const std::string& text : settings.models.schedule) {
     TP_ASSIGN(platform::ScheduleRule rule, platform::ParseScheduleRule(text));
@@ -269,9 +309,9 @@ nlohmann::ordered_json DescribeStatus(const Pool& pool, Nanoseconds started) {
           {"instruction_set", pool.device->info().instruction_set},
           {"threads", pool.device->info().threads},
           {"roofline",
-           {{"memory_bytes_per_s", pool.roofline.memory_bytes_per_s},
-            {"int8_ops_per_s", pool.roofline.int8_ops_per_s},
-            {"f32_flops_per_s", pool.roofline.f32_flops_per_s}}},
+           {{"memory_bytes_per_s", pool.profile.roofline.memory_bytes_per_s},
+            {"int8_ops_per_s", pool.profile.roofline.int8_ops_per_s},
+            {"f32_flops_per_s", pool.profile.roofline.f32_flops_per_s}}},
           {"pool",
            {{"limit_bytes", pool.ledger->limit()}, {"used_bytes", pool.ledger->used()}, {"owners", owners}}},
           {"running", load.running},
@@ -285,14 +325,19 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
   hooks.commit = kCommit;
   hooks.settings = [&settings] { return nlohmann::ordered_json{{"data", DescribeSettings(settings)}}; };
   hooks.doctor = [&settings, &pool] {
-    return DescribeMachine(*pool.device, pool.ledger->limit(), settings.home);
+    return DescribeMachine({.device = pool.device.get(),
+                            .options = MakeDeviceOptions(settings, pool.profile.tuning),
+                            .profile = pool.profile,
+                            .pool_bytes = pool.ledger->limit(),
+                            .home = settings.home,
+                            .catalog = pool.catalog.get()});
   };
   hooks.status = [&pool, started] { return DescribeStatus(pool, started); };
   hooks.memory_bytes = [&pool](std::string_view text) {
     return MemoryBytes(text, pool.device->info().memory_bytes);
   };
   hooks.bench = [&pool](const nlohmann::ordered_json& request) {
-    return RunBench(request, *pool.inference, *pool.engine, pool.clock, pool.roofline);
+    return RunBench(request, *pool.inference, *pool.engine, pool.clock, pool.profile.roofline);
   };
   return hooks;
 }
@@ -301,8 +346,8 @@ void PrintBanner(const Pool& pool, const std::string& url, const Settings& setti
   const chips::DeviceInfo& info = pool.device->info();
   fmt::print("Tidepool {}\n", kVersion);
   fmt::print("machine    {} cores, {}; memory {:.1f} GB/s, int8 {:.2f} TOPS; pool {:.1f} GiB\n", info.threads,
-             info.instruction_set, pool.roofline.memory_bytes_per_s / 1e9,
-             pool.roofline.int8_ops_per_s / 1e12, static_cast<double>(pool.ledger->limit()) / (1 << 30));
+             info.instruction_set, pool.profile.roofline.memory_bytes_per_s / 1e9,
+             pool.profile.roofline.int8_ops_per_s / 1e12, static_cast<double>(pool.ledger->limit()) / (1 << 30));
   if (!pool.created_key.empty()) {
     fmt::print("admin key  {}\n           shown once; the command line reads {}\n", pool.created_key,
                (settings.home / "admin.key").string());
@@ -380,6 +425,7 @@ int Serve(const Settings& settings) {
       });
     }
     RunUntilSignal(**gateway, *pool.engine, pool.clock, settings.http.drain_timeout_s);
+    pool.residency->LeaveInMemory();  // a server that is started again finds its weights
   }
   (*gateway)->Stop();
   LogInfo("stopped");

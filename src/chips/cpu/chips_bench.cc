@@ -5,6 +5,7 @@
 //   [--layers 6]
 //   [--seconds 0.3]
 //
+// "float32", "attention", "pack" and "hog" among the types are what they say.
 // The limit of a row is the larger of bytes / bandwidth and operations / rate, both measured in the same run:
 // int8 rate for quantised types, float32 rate for the others. Times are the best of several repetitions;
 // "core" divides by the processor time used instead, which other load on the machine disturbs less.
@@ -12,10 +13,12 @@
 #include <time.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <sstream>
+#include <thread>
 
 #include "chips/cpu/random_weights.h"
 
@@ -118,6 +121,56 @@ void BenchLinear(Device& device, const Roofline& roofline, DataType type, Weight
                bytes / time.wall_s * 1e-9, operations / time.wall_s * 1e-9, operations / time.core_s * 1e-9,
                100 * limit_s / time.wall_s);
   }
+}
+
+// Source bytes a second, into memory that was written before: what packing itself costs, beside reading the file
+// and getting memory.
+void BenchPack(Device& device, DataType type, WeightPrecision precision, const Settings& settings) {
+  std::mt19937 random(3);
+  constexpr int64_t kRows = 3072, kColumns = 1024, kBases = 12;
+  const std::vector<std::byte> base = RandomWeights(type, kRows, kColumns, random);
+  std::vector<std::byte> source;
+  for (int64_t i = 0; i < kBases; ++i) source.insert(source.end(), base.begin(), base.end());
+  const WeightSpec spec{type, kBases * kRows, kColumns, precision};
+  DeviceBuffer packed = device.Allocate(device.PackedBytes(spec).value()).value();
+  const Timing time = Best(settings.seconds, [&] { (void)device.Pack(spec, source, packed.data()).value(); });
+  const auto bytes = static_cast<double>(source.size());
+  fmt::print("pack {:<8} {:6.2f} GB/s of the file  {:6.2f} GB/s a core\n",
+             precision == WeightPrecision::kFloat32 ? "float32" : TraitsOf(type).name, bytes / time.wall_s * 1e-9,
+             bytes / time.core_s * 1e-9);
+}
+
+// One row through a matrix of 12 MiB, over and over, alone and with a busy thread beside the team: what is left should
+// be the team's share of the cores (threads / (threads + 1)), not less.
+void BenchHog(Device& device, const Settings& settings) {
+  std::mt19937 random(4);
+  const WeightSpec spec{DataType::kQ8_0, 12288, 1024, WeightPrecision::kNative};
+  const OwnedWeight weight = PackOn(device, spec, RandomWeights(spec.type, spec.rows, spec.columns, random));
+  const std::vector<float> x = RandomFloats(1024, 1.0f, random);
+  std::vector<float> out(12288);
+  const auto rate = [&] {  // passes a second, waits included
+    using Clock = std::chrono::steady_clock;
+    const auto begin = Clock::now();
+    const auto end = begin + std::chrono::duration<double>(std::max(1.0, settings.seconds));
+    int64_t passes = 0;
+    for (; Clock::now() < end; ++passes) {
+      const LinearTarget target{&weight.weight, nullptr, Matrix{out.data(), 1, 12288, 12288}};
+      device.ops().Linear(ConstMatrix(x.data(), 1, 1024, 1024), std::span(&target, 1));
+    }
+    return static_cast<double>(passes) / std::chrono::duration<double>(Clock::now() - begin).count();
+  };
+  const double alone = rate();
+  std::atomic<bool> stop{false};
+  std::thread hog([&] {
+    while (!stop.load(std::memory_order_relaxed)) {
+    }
+  });
+  const double shared = rate();
+  stop = true;
+  hog.join();
+  const int threads = device.info().threads;
+  fmt::print("hog: {:.0f} passes/s alone, {:.0f} beside a busy thread: {:.2f} (its share of the cores: {:.2f})\n", alone,
+             shared, shared / alone, static_cast<double>(threads) / (threads + 1));
 }
 
 // Steps over the KV of all layers, which for decoding is far more than the caches hold.
@@ -224,6 +277,10 @@ int Main(int argc, char** argv) {
          std::ranges::find(settings.kv_types, TraitsOf(type).name) != settings.kv_types.end())) {
       BenchAttention(**device, settings, type);
     }
+  }
+  if (wanted("hog")) BenchHog(**device, settings);
+  if (wanted("pack")) {
+    for (const DataType type : AllWeightTypes()) BenchPack(**device, type, WeightPrecision::kNative, settings);
   }
   return 0;
 }

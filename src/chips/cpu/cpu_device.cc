@@ -11,6 +11,7 @@
 #include "chips/cpu/cpu_ops.h"
 #include "chips/cpu/processor.h"
 #include "chips/cpu/thread_pool.h"
+#include "chips/cpu/topology.h"
 #include "chips/device.h"
 #include "chips/quantisation.h"
 
@@ -102,6 +103,9 @@ class CpuDevice final : public Device {
   Status ReserveScratch(int32_t max_tokens, int32_t max_columns) override {
     return ops_->ReserveScratch(max_tokens, max_columns);
   }
+
+  KernelChoice DescribeKernel(const WeightSpec& spec) const override { return ops_->DescribeKernel(spec); }
+  void SetTuning(const cpu::KernelTuning& tuning) override { ops_->SetTuning(tuning); }
 
   Ops& ops() override { return *ops_; }
   Roofline MeasureRoofline() override;
@@ -196,7 +200,19 @@ std::vector<std::string> CpuInstructionSets() {
   return sets;
 }
 
-Result<std::unique_ptr<Device>> MakeCpuDevice(const DeviceOptions& options) {
+Result<int> InterleaveHostMemory() {
+  const std::vector<cpu::NumaNode> nodes = cpu::ReadNumaNodes(cpu::kNodeFolder);
+  if (nodes.size() < 2) return 1;
+  if (!cpu::InterleaveThisThread(nodes)) {
+    return Fail(ErrorKind::kUnavailable, "numa_refused",
+                "the system refuses to deal memory out over " + std::to_string(nodes.size()) +
+                    " nodes (a container without set_mempolicy?); set pool.numa to off",
+                "pool.numa");
+  }
+  return static_cast<int>(nodes.size());
+}
+
+Result<cpu::Backend> cpu::MakeBackend(const DeviceOptions& options) {
   const std::vector<std::string> sets = CpuInstructionSets();
   const std::string chosen = options.instruction_set.empty() ? sets.front() : options.instruction_set;
   if (std::find(sets.begin(), sets.end(), chosen) == sets.end()) {
@@ -215,22 +231,33 @@ Result<std::unique_ptr<Device>> MakeCpuDevice(const DeviceOptions& options) {
   }
   const int threads =
       options.threads > 0 ? options.threads : std::min(cpu::UsableCores(), ThreadPool::kMaxThreads);
-  auto pool = std::make_unique<ThreadPool>(threads);
-  std::unique_ptr<CpuOps> ops;
-  if (chosen == "reference") ops = cpu::MakeReferenceOps(*pool);
+  cpu::Backend backend;
+  backend.instruction_set = chosen;
+  backend.pool = std::make_unique<ThreadPool>(
+      threads, options.pin_threads
+                   ? cpu::PlaceThreads(threads, cpu::AllowedCpus(), cpu::ReadNumaNodes(cpu::kNodeFolder))
+                   : std::vector<int>());
+  if (chosen == "reference") backend.ops = cpu::MakeReferenceOps(*backend.pool);
 #if defined(TIDEPOOL_VECTOR_KERNELS)
-  if (ops == nullptr) ops = cpu::MakeVectorOps(*pool, chosen, options.deterministic);
+  if (backend.ops == nullptr) backend.ops = cpu::MakeVectorOps(*backend.pool, chosen, options.deterministic);
 #endif
-  CHECK(ops != nullptr);
+  CHECK(backend.ops != nullptr);
+  backend.ops->SetTuning(options.tuning);
+  return backend;
+}
+
+Result<std::unique_ptr<Device>> MakeCpuDevice(const DeviceOptions& options) {
+  TP_ASSIGN(cpu::Backend backend, cpu::MakeBackend(options));
+  const int threads = backend.pool->threads();
   DeviceInfo info;
   info.kind = DeviceKind::kCpu;
   info.name =
       cpu::ProcessorName() + " (" + std::to_string(threads) + (threads == 1 ? " thread)" : " threads)");
-  info.instruction_set = chosen;
+  info.instruction_set = backend.instruction_set;
   info.threads = threads;
   info.memory_bytes = cpu::UsableMemoryBytes();
   return std::unique_ptr<Device>(
-      std::make_unique<CpuDevice>(std::move(info), std::move(pool), std::move(ops)));
+      std::make_unique<CpuDevice>(std::move(info), std::move(backend.pool), std::move(backend.ops)));
 }
 
 }  // namespace tidepool::chips

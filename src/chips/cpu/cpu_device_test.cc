@@ -123,6 +123,72 @@ TEST(CpuDevice, RooflineIsMeasured) {
   }
 }
 
+// How work is cut up is not seen in the results: every weight type, attention and the small operations, with
+// cuts at odd places.
+TEST(CpuDevice, TuningDoesNotChangeABit) {
+  std::mt19937 random(4);
+  constexpr int32_t kRows = 67, kWidth = 512, kOutputs = 400;
+  for (const std::string& set : VectorInstructionSets()) {
+    const std::unique_ptr<Device> device = MakeDevice(set, 3);
+    std::vector<OwnedWeight> weights;
+    for (const DataType type : AllWeightTypes()) {
+      weights.push_back(PackOn(*device, {type, kOutputs, kWidth}, RandomWeights(type, kOutputs, kWidth, random)));
+    }
+    const std::vector<float> x = RandomFloats(kRows * kWidth, 1.0f, random);
+    const auto run = [&](const KernelTuning& tuning) {
+      device->SetTuning(tuning);
+      std::vector<float> all;
+      for (const int64_t rows : {int64_t{1}, int64_t{7}, int64_t{kRows}}) {
+        std::vector<float> y(static_cast<size_t>(rows * kWidth));
+        for (const OwnedWeight& owned : weights) {
+          const LinearTarget target{&owned.weight, nullptr, Matrix{y.data(), rows, kOutputs, kWidth}};
+          device->ops().Linear(ConstMatrix(x.data(), rows, kWidth, kWidth), std::span(&target, 1));
+          all.insert(all.end(), y.begin(), y.end());
+        }
+        device->ops().RmsNorm(ConstMatrix(x.data(), rows, kWidth, kWidth), x.data(), 1e-6f,
+                              Matrix{y.data(), rows, kWidth, kWidth});
+        all.insert(all.end(), y.begin(), y.end());
+      }
+      return all;
+    };
+    const std::vector<float> expected = run({});
+    for (const KernelTuning& tuning :
+         {kLeastTuning, kMostTuning, KernelTuning{100'000, 3, 50'001, 7'777}, KernelTuning{1 << 20, 1, 1024, 1 << 20}}) {
+      ASSERT_TRUE(IsSane(tuning));
+      ASSERT_EQ(run(tuning), expected) << set;
+    }
+  }
+}
+
+TEST(CpuDevice, CalibrationGivesNumbersThatCanBe) {
+  for (const std::string& set : CpuInstructionSets()) {
+    DeviceOptions options;
+    options.instruction_set = set;
+    options.threads = 2;
+    const auto tuning = CalibrateCpu(options, 0.05);
+    ASSERT_TRUE(tuning) << tuning.error().message;
+    EXPECT_TRUE(IsSane(*tuning)) << set;
+    if (set == "reference") {
+      EXPECT_EQ(*tuning, KernelTuning()) << "it has nothing to choose";
+    }
+  }
+  DeviceOptions options;
+  options.instruction_set = "mmx";
+  EXPECT_EQ(CalibrateCpu(options, 0.05).error().param, "instruction_set");
+}
+
+TEST(CpuDevice, InsaneTuningIsKnown) {
+  EXPECT_TRUE(IsSane({}));
+  for (int64_t KernelTuning::*field : {&KernelTuning::linear_row_block_bytes, &KernelTuning::linear_chunks_per_thread,
+                                       &KernelTuning::inline_products, &KernelTuning::inline_elements}) {
+    for (const int64_t value : {int64_t{-1}, int64_t{0}, INT64_MAX}) {
+      KernelTuning tuning;
+      tuning.*field = value;
+      EXPECT_FALSE(IsSane(tuning)) << value;
+    }
+  }
+}
+
 // A machine whose cores are taken for most rounds is not reported as slow, and measuring it ends.
 TEST(BestRate, TakesTheUndisturbedRoundWithinItsTime) {
   double now = 0;

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "chips/cpu/kernel_tuning.h"
 #include "chips/cpu/thread_pool.h"
 #include "chips/device.h"
 
@@ -26,8 +27,12 @@ class CpuOps : public Ops {
   // PackedWeight::layout of what Pack makes of `spec`.
   virtual uint32_t LayoutId(const WeightSpec& spec) const = 0;
 
+  virtual KernelChoice DescribeKernel(const WeightSpec& spec) const = 0;
+
   virtual size_t ScratchBytes(int32_t max_tokens, int32_t max_columns) const = 0;
   virtual Status ReserveScratch(int32_t max_tokens, int32_t max_columns) = 0;
+  // Not while an operation runs. Changes speed, never results.
+  virtual void SetTuning(const KernelTuning& tuning) = 0;
 
   // One thread's arithmetic for about `seconds`; operations per second, multiply and add counted as two.
   virtual double MeasureInt8OpsPerS(double seconds) = 0;
@@ -43,6 +48,14 @@ std::unique_ptr<CpuOps> MakeReferenceOps(ThreadPool& pool);
 // Vector kernels of `instruction_set` ("avx2", "avxvnni", "avx512", "avx512vnni"); nullptr if unknown to this build.
 // The caller has checked that the processor has it.
 std::unique_ptr<CpuOps> MakeVectorOps(ThreadPool& pool, std::string_view instruction_set, bool deterministic);
+
+// A team and the operations on it, as DeviceOptions say. Errors as MakeCpuDevice.
+struct Backend {
+  std::string instruction_set;
+  std::unique_ptr<ThreadPool> pool;
+  std::unique_ptr<CpuOps> ops;
+};
+Result<Backend> MakeBackend(const DeviceOptions& options);
 
 // Anonymous memory, zero-filled, 64-byte aligned; huge pages where they pay. kUnavailable when there is no
 // more.

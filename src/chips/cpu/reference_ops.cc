@@ -123,6 +123,10 @@ class ReferenceOps final : public CpuOps {
   size_t ScratchBytes(int32_t, int32_t max_columns) const override {
     return static_cast<size_t>(pool_.threads()) * static_cast<size_t>(max_columns) * sizeof(float);
   }
+  KernelChoice DescribeKernel(const WeightSpec&) const override {
+    return {"reference, sums in double", false, "the reference backend has no vector kernels"};
+  }
+  void SetTuning(const KernelTuning&) override {}
   Status ReserveScratch(int32_t, int32_t max_columns) override {
     for (std::vector<float>& row : rows_) row.resize(std::max(row.size(), static_cast<size_t>(max_columns)));
     return {};

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "base/check.h"
+#include "chips/cpu/topology.h"
 
 namespace tidepool::chips::cpu {
 namespace {
@@ -41,10 +42,17 @@ bool SpinUntil(std::chrono::microseconds limit, Ready&& ready) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads, const std::vector<int>& cpus) {
   const int workers = std::clamp(threads, 1, kMaxThreads) - 1;
   workers_.reserve(static_cast<size_t>(workers));
-  for (int i = 0; i < workers; ++i) workers_.emplace_back([this, i] { WorkerLoop(i + 1); });
+  for (int i = 0; i < workers; ++i) {
+    const auto index = static_cast<size_t>(i) + 1;
+    const int cpu = index < cpus.size() ? cpus[index] : -1;
+    workers_.emplace_back([this, i, cpu] {
+      if (cpu >= 0) PinThisThread(cpu);  // refused: it runs where it may
+      WorkerLoop(i + 1);
+    });
+  }
 }
 
 ThreadPool::~ThreadPool() {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <numeric>
@@ -70,6 +71,38 @@ TEST(ThreadPool, CallersFromSeveralThreadsTakeTurns) {
   }
   for (std::thread& caller : callers) caller.join();
   for (const int64_t sum : sums) EXPECT_EQ(sum, 500 * 45);
+}
+
+// More busy threads than cores, and more threads in the team than cores: a worker that the system has put aside holds
+// up its own chunk only, so jobs go on ending, and the neighbours get on too. (How fast: chips_bench --types hog.)
+TEST(ThreadPool, JobsEndOnACrowdedMachine) {
+  const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
+  std::atomic<bool> stop{false};
+  std::vector<std::atomic<uint64_t>> turns(2 * cores);
+  std::vector<std::thread> hogs;
+  for (auto& turn : turns) {
+    hogs.emplace_back([&] {
+      while (!stop.load(std::memory_order_relaxed)) turn.fetch_add(1, std::memory_order_relaxed);
+    });
+  }
+  while (std::any_of(turns.begin(), turns.end(), [](const auto& turn) { return turn.load() == 0; }))
+    std::this_thread::yield();
+  {
+    ThreadPool pool(static_cast<int>(2 * cores + 1));
+    for (int job = 0; job < 300; ++job) {
+      std::atomic<int64_t> done{0};
+      pool.Run(64, [&](int64_t chunk, int) {
+        volatile int64_t work = 0;
+        for (int64_t i = 0; i < 500 + chunk; ++i) work = work + i;
+        done.fetch_add(1);
+      });
+      ASSERT_EQ(done.load(), 64) << "job " << job;
+    }
+  }
+  const uint64_t before = turns[0].load();
+  while (turns[0].load() == before) std::this_thread::yield();  // a hog still gets its turn
+  stop = true;
+  for (std::thread& hog : hogs) hog.join();
 }
 
 TEST(ThreadPool, ShutsDownWhileWorkersSpinOrSleep) {

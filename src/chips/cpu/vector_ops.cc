@@ -16,11 +16,7 @@
 namespace tidepool::chips::cpu {
 namespace {
 
-// Work below this (about 10 us of one core) is not worth waking others for, which costs up to 10 us.
-constexpr int64_t kInlineElements = 24 * 1024;
-constexpr int64_t kInlineProducts = 128 * 1024;
-constexpr int64_t kChunksPerThread = 8;  // enough that a disturbed core costs its share only
-
+constexpr int64_t kRowChunksPerThread = 8;  // enough that a disturbed core costs its share only
 constexpr int64_t kRopeDim = 256;
 
 static_assert(kPeakBlock == kPeaksBlock && kPeakLanes == kPeaksLanes);
@@ -49,6 +45,8 @@ class VectorOps final : public CpuOps {
 
   size_t ScratchBytes(int32_t max_tokens, int32_t max_columns) const override;
   Status ReserveScratch(int32_t max_tokens, int32_t max_columns) override;
+  KernelChoice DescribeKernel(const WeightSpec& spec) const override;
+  void SetTuning(const KernelTuning& tuning) override { tuning_ = tuning; }
 
   void Embed(const PackedWeight& table, std::span<const int32_t> tokens, float scale, Matrix out) override;
   void RmsNorm(ConstMatrix x, const float* gain, float eps, Matrix out) override;
@@ -79,7 +77,7 @@ class VectorOps final : public CpuOps {
   void ForRows(int64_t rows, int64_t row_cost, Body&& body) {
     if (rows <= 0) return;
     const int64_t chunks =
-        rows * row_cost < kInlineElements ? 1 : std::min<int64_t>(rows, kChunksPerThread * pool_.threads());
+        rows * row_cost < tuning_.inline_elements ? 1 : std::min<int64_t>(rows, kRowChunksPerThread * pool_.threads());
     const int64_t step = CeilDiv(rows, chunks);
     pool_.Run(CeilDiv(rows, step),
               [&](int64_t chunk, int) { body(chunk * step, std::min(rows, (chunk + 1) * step)); });
@@ -109,6 +107,7 @@ class VectorOps final : public CpuOps {
 
   ThreadPool& pool_;
   const KernelTable& kernels_;
+  KernelTuning tuning_;
   ActivationScratch activations_;
   RopeTables rope_;
   AttentionOps attention_;
@@ -118,16 +117,36 @@ PackedWeight VectorOps::Pack(const WeightSpec& spec, const std::byte* source, st
   const PanelLayout layout = LayoutOf(spec);
   const size_t panel_bytes = PanelBytes(layout, spec.columns);
   const int64_t panels = PanelCount(spec.rows);
-  // In short runs, so that the steps of other models take turns with a load.
-  const int64_t per_run =
-      std::max<int64_t>(4 * pool_.threads(), static_cast<int64_t>((size_t{4} << 20) / panel_bytes));
+  // The destination is often memory that nobody has touched yet, which the system hands out and clears in blocks of
+  // up to 2 MiB: threads that meet in one block wait for each other, so each takes as much in one piece. A run has
+  // one piece a thread, so that the steps of other models take turns with a load.
+  constexpr size_t kPieceBytes = size_t{2} << 20;
+  const int64_t piece = std::clamp<int64_t>(static_cast<int64_t>(kPieceBytes / panel_bytes), 1,
+                                            CeilDiv(panels, pool_.threads()));
+  const int64_t per_run = piece * pool_.threads();
   for (int64_t begin = 0; begin < panels; begin += per_run) {
-    pool_.Run(std::min(per_run, panels - begin), [&](int64_t chunk, int) {
-      const int64_t panel = begin + chunk;
-      PackPanel(spec, layout, source, panel, destination + static_cast<size_t>(panel) * panel_bytes);
+    const int64_t end = std::min(panels, begin + per_run);
+    pool_.Run(CeilDiv(end - begin, piece), [&](int64_t chunk, int) {
+      const int64_t first = begin + chunk * piece;
+      for (int64_t panel = first; panel < std::min(end, first + piece); ++panel)
+        PackPanel(spec, layout, source, panel, destination + static_cast<size_t>(panel) * panel_bytes);
     });
   }
   return PackedWeight{spec, destination, static_cast<size_t>(panels) * panel_bytes, layout};
+}
+
+KernelChoice VectorOps::DescribeKernel(const WeightSpec& spec) const {
+  const PanelLayout layout = LayoutOf(spec);
+  const std::string set = kernels_.name, type(TraitsOf(spec.type).name);
+  if (IsQuantised(layout)) return {set + ", int8 products of " + type + " panels", true, {}};
+  if (layout != kPanelF32 || spec.type == DataType::kF32) {
+    return {set + ", float32 products of " + type + " panels", true, {}};
+  }
+  KernelChoice choice{set + ", float32 products of F32 panels", false, {}};
+  choice.why = spec.precision == WeightPrecision::kFloat32
+                   ? "pool.precision is f32: weights are decoded when they are packed"
+                   : "there is no kernel for " + type + ": weights are decoded to float32 when they are packed";
+  return choice;
 }
 
 size_t VectorOps::ScratchBytes(int32_t max_tokens, int32_t max_columns) const {
@@ -213,9 +232,9 @@ void VectorOps::Quantise(QuantiseTask task, int64_t rows) {
   task.row_begin = task.group_begin = 0;
   task.row_end = rows;
   task.group_end = groups;
-  if (rows * task.columns < kInlineElements) return kernels_.quantise(task);
+  if (rows * task.columns < tuning_.inline_elements) return kernels_.quantise(task);
   const RowTiles tiles = kernels_.tile_rows > 0 ? task.tiles : RowTiles{rows, rows};
-  const int64_t wanted = std::min(kChunksPerThread * pool_.threads(), CeilDiv(rows * task.columns, kInlineElements / 2));
+  const int64_t wanted = std::min(kRowChunksPerThread * pool_.threads(), CeilDiv(rows * task.columns, tuning_.inline_elements / 2));
   if (tiles.count >= wanted) {
     const int64_t step = CeilDiv(tiles.count, wanted);
     pool_.Run(CeilDiv(tiles.count, step), [&](int64_t chunk, int) {
@@ -242,17 +261,16 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
   int64_t panels = 0;
   for (const LinearTarget& target : targets) panels += PanelCount(target.weight->spec.rows);
   // A block of rows small enough to stay in the second-level cache while the panels pass by.
-  constexpr int64_t kRowBlockBytes = 384 * 1024;
   const int64_t row_bytes = quantised ? x.columns : 4 * x.columns;
-  int64_t row_block = std::clamp<int64_t>(kRowBlockBytes / row_bytes / 8 * 8, 32, 512);
+  int64_t row_block = std::clamp<int64_t>(tuning_.linear_row_block_bytes / row_bytes / 8 * 8, 32, 512);
   if (rows <= row_block) row_block = rows;
   const int64_t row_blocks = CeilDiv(rows, row_block);
   // Blocks are whole tiles.
   const bool tiled = kernels_.tile_rows > 0 && quantised;
   const RowTiles tiles = tiled ? activations_.tiles() : RowTiles{rows, rows};
   const int64_t tile_block = CeilDiv(tiles.count, row_blocks);
-  const bool alone = rows * panels * kPanelRows * x.columns < kInlineProducts;
-  const int64_t wanted = alone ? 1 : std::max<int64_t>(1, kChunksPerThread * pool_.threads() / row_blocks);
+  const bool alone = rows * panels * kPanelRows * x.columns < tuning_.inline_products;
+  const int64_t wanted = alone ? 1 : std::max<int64_t>(1, tuning_.linear_chunks_per_thread * pool_.threads() / row_blocks);
   // Pairs of gated targets are worked on side by side, so that their product finds both in the cache.
   const std::span<const LinearTarget> leaders = gated != nullptr ? targets.first(1) : targets;
   int64_t panel_block = std::max<int64_t>(1, CeilDiv(CeilDiv(panels, wanted), 4) * 4);

@@ -148,6 +148,47 @@ TEST_F(PackedCacheTest, FullDiskIsAnErrorAndLeavesNothing) {
   umount((folder_.path() / "packed").c_str());
 }
 
+// The allocation fails where packing is: memory that cannot be had is an error, the model can be loaded later, and
+// others are as they were.
+TEST_F(PackedCacheTest, NoMemoryForPackingIsAnErrorOfThatModelAlone) {
+  const auto cache = Cache();
+  const PackedModel other = Must(OpenOrBuild(*cache, "qwen2"));
+  for (const int fail_at : {1, 3, 9}) {
+    LoadOptions load;
+    int calls = 0;
+    load.progress = [&](uint64_t, uint64_t) -> bool {
+      if (++calls == fail_at) throw std::bad_alloc();
+      return true;
+    };
+    const auto none = OpenOrBuild(*cache, "llama", load);
+    ASSERT_FALSE(none.has_value()) << "at " << fail_at;
+    EXPECT_EQ(none.error().code, "out_of_memory");
+    EXPECT_EQ(none.error().kind, ErrorKind::kUnavailable);
+    EXPECT_THAT(Files(), ElementsAre(other.file->path().filename().string())) << "nothing half done is left";
+  }
+  EXPECT_TRUE(Must(OpenOrBuild(*cache, "llama")).built);
+  EXPECT_FALSE(Must(OpenOrBuild(*cache, "qwen2")).built);
+}
+
+// A file of another key under this one's name: copied there, or from a time when names were made otherwise.
+TEST_F(PackedCacheTest, ForeignFilesAreBuiltAgain) {
+  const auto cache = Cache();
+  const fs::path llama = Must(OpenOrBuild(*cache, "llama")).file->path();
+  const fs::path qwen2 = Must(OpenOrBuild(*cache, "qwen2")).file->path();
+  fs::copy_file(qwen2, llama, fs::copy_options::overwrite_existing);
+  const PackedModel built = Must(OpenOrBuild(*cache, "llama"));
+  EXPECT_TRUE(built.built);
+  EXPECT_EQ(built.model->info().family, "llama");
+  EXPECT_EQ(cache->stats().rebuilds, 1u);
+  // The same weights for another instruction set are another file.
+  const auto device = Must(chips::MakeCpuDevice({.threads = 1, .instruction_set = {}}));
+  if (device->info().instruction_set == "reference") GTEST_SKIP() << "one instruction set";
+  const auto checkpoint = Must(formats::Checkpoint::Open(Tiny("llama")));
+  const PackedModel second = Must(cache->OpenOrBuild(*checkpoint, *device, {}, "digest of llama"));
+  EXPECT_TRUE(second.built);
+  EXPECT_NE(second.file->path(), built.file->path());
+}
+
 // Runs `body` in a child; its exit status, or -signal.
 template <typename Body>
 pid_t Child(Body&& body) {

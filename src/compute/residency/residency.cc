@@ -43,7 +43,8 @@ struct ModelRecord {
   // A job in progress; a Fetch that returns to another `generation` has lost its purpose.
   struct Job {
     uint64_t generation = 0;
-    uint64_t fetched = 0;  // of the segment under way
+    size_t segment = SIZE_MAX;  // under way; only for warming, which may skip some
+    uint64_t fetched = 0;       // of the segment under way
   };
   Job load, warm;
   bool loading = false;
@@ -107,6 +108,10 @@ class Core {
     return warm_used_;
   }
   void SetWarmLimit(uint64_t bytes);
+  void LeaveInMemory() {
+    const std::lock_guard lock(mutex_);
+    leave_in_memory_ = true;
+  }
   LoadRates rates() const {
     const std::lock_guard lock(mutex_);
     return rates_;
@@ -152,7 +157,7 @@ class Core {
   mutable std::mutex mutex_;
   std::condition_variable wake_;    // the mover
   std::condition_variable landed_;  // gates and WaitIdle
-  bool stopping_ = false, moving_ = false;
+  bool stopping_ = false, moving_ = false, leave_in_memory_ = false;
   uint64_t warm_limit_ = 0, warm_used_ = 0, uses_ = 0;
   LoadRates rates_;
   std::map<std::string, ModelPointer> models_;  // by key
@@ -371,6 +376,7 @@ void Core::Warm(const ModelPointer& model, std::function<void(uint64_t)> done) {
   if (done) model->warm_waiters.push_back(std::move(done));
   if (model->warming) return;
   model->warming = true;
+  model->warm.segment = SIZE_MAX;
   ++model->warm.generation;
   warms_.push_back(model);
   wake_.notify_all();
@@ -514,7 +520,7 @@ void Core::PayDebt(Lock& lock) {
   debts_.pop_front();
   SegmentRecord& segment = model->segments[index];
   const bool unpin = std::exchange(segment.owes_unpin, false);
-  const bool drop = std::exchange(segment.owes_drop, false);
+  const bool drop = std::exchange(segment.owes_drop, false) && !leave_in_memory_;
   lock.unlock();
   if (unpin) model->backing->Unpin(index);
   if (drop) model->backing->Drop(index);
@@ -617,20 +623,28 @@ void Core::FinishSegment(const ModelPointer& model, SegmentRecord& segment) {
 void Core::AdvanceWarm(Lock& lock) {
   const ModelPointer model = warms_.front();
   size_t index = 0;
-  while (index < model->segments.size() && model->segments[index].state != SegmentState::kCold) ++index;
+  const auto needs_nothing = [&](size_t i) {
+    const SegmentState state = model->segments[i].state;
+    return state != SegmentState::kCold && (state != SegmentState::kWarm || model->backing->Checked(i));
+  };
+  while (index < model->segments.size() && needs_nothing(index)) ++index;
   if (index == model->segments.size()) return FinishWarm(model);
   SegmentRecord& segment = model->segments[index];
+  if (std::exchange(model->warm.segment, index) != index) model->warm.fetched = 0;
   if (segment.warm_charge == 0 && segment.bytes > 0) {
     if (!MakeWarmRoom(segment.bytes, model.get(), model->segments.size())) return FinishWarm(model);
     ChargeWarm(*model, segment);
     model->warm.fetched = 0;
     return;  // what made room is taken out first
   }
+  const bool was_warm = segment.state == SegmentState::kWarm;
   Fetched fetched;
   if (!FetchChunk(lock, model, model->warm, index, /*pin=*/false, &fetched)) return;
   if (!fetched.status) return FinishWarm(model);  // a load will say why
-  model->totals.cold_bytes_moved += fetched.bytes;
-  if (model->warm.fetched == segment.bytes) segment.state = SegmentState::kWarm;
+  (was_warm ? model->totals.warm_bytes_moved : model->totals.cold_bytes_moved) += fetched.bytes;
+  // Without its charge it was made cold while it was being checked.
+  if (model->warm.fetched == segment.bytes && segment.warm_charge == segment.bytes)
+    segment.state = SegmentState::kWarm;
 }
 
 // ---- the public faces ----------------------------------------------------------------------------------
@@ -703,6 +717,7 @@ class ResidencyImpl final : public Residency {
   void SetWarmLimit(uint64_t bytes) override { core_->SetWarmLimit(bytes); }
   LoadRates rates() const override { return core_->rates(); }
   std::vector<ModelResidency> Snapshot() const override { return core_->Snapshot(); }
+  void LeaveInMemory() override { core_->LeaveInMemory(); }
   void WaitIdle() override { core_->WaitIdle(); }
 
  private:

@@ -81,8 +81,8 @@ class ResidentWeights {
   // false).
   virtual void CancelLoad() = 0;
   // Cold segments become warm as far as the warm budget goes (others' warm bytes, least recently used, make
-  // room). Behind all loads in the queue. `done` (may be empty) gets the bytes that are warm or resident
-  // then.
+  // room), and the checksums of warm ones are compared if they were not, so that a load need not. Behind all
+  // loads in the queue. `done` (may be empty) gets the bytes that are warm or resident then.
   virtual void Warm(std::function<void(uint64_t)> done = {}) = 0;
 
   // Makes the last resident segments warm (or cold, when the warm budget has no room) until at least `bytes`
@@ -133,6 +133,9 @@ class Residency {
   virtual void SetWarmLimit(uint64_t bytes) = 0;
   virtual LoadRates rates() const = 0;
   virtual std::vector<ModelResidency> Snapshot() const = 0;
+  // Before the process ends: from now on nothing is taken out of memory. Pages of packed files are clean, so
+  // the system takes them when it needs them; until then the next process finds them.
+  virtual void LeaveInMemory() = 0;
   // Returns when the mover has nothing to do: for tests and shutdown.
   virtual void WaitIdle() = 0;
 };

@@ -89,6 +89,7 @@ class SteppedBacking final : public WeightBacking {
     std::map<size_t, bool> in_memory;
     Status failure;
     int32_t fail_at = -1;
+    std::map<size_t, bool> unchecked;
 
     void Permit(int64_t chunks) {
       const std::lock_guard lock(mutex);
@@ -119,7 +120,15 @@ class SteppedBacking final : public WeightBacking {
     EXPECT_LE(begin + bytes, segments_[segment].bytes);
     return {};
   }
-  Status Check(size_t) override { return {}; }
+  Status Check(size_t segment) override {
+    const std::lock_guard lock(control_->mutex);
+    control_->unchecked[segment] = false;
+    return {};
+  }
+  bool Checked(size_t segment) const override {
+    const std::lock_guard lock(control_->mutex);
+    return !control_->unchecked[segment];
+  }
   void Pin(size_t segment) override { Record(control_->pinned, segment); }
   void Unpin(size_t segment) override { Record(control_->unpinned, segment); }
   void Drop(size_t segment) override {

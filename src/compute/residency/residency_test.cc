@@ -345,6 +345,55 @@ TEST_F(ResidencyTest, WhatIsInMemoryAlreadyIsWarmAsFarAsTheBudgetGoes) {
   EXPECT_FALSE(control->in_memory[2]);
 }
 
+// What the next process finds in memory is what it need not read.
+TEST_F(ResidencyTest, AtTheEndNothingIsTakenOutOfMemory) {
+  Start(100 * kMiB, kMiB);
+  Model a = Attach("a", 3, kMiB);
+  LoadAndWait(*a.weights);
+  residency_->LeaveInMemory();
+  a.weights.reset();
+  residency_->WaitIdle();
+  EXPECT_EQ(Weights(), 0u);
+  EXPECT_THAT(a.control->unpinned, ElementsAre(0, 1, 2));
+  EXPECT_TRUE(a.control->dropped.empty());
+  for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(a.control->in_memory[i]) << i;
+}
+
+TEST_F(ResidencyTest, WarmingChecksWhatIsInMemoryAlready) {
+  Start(100 * kMiB, 3 * kMiB);
+  auto control = std::make_shared<SteppedBacking::Control>();
+  for (size_t i = 0; i < 3; ++i) control->in_memory[i] = control->unchecked[i] = true;
+  control->unchecked[1] = false;
+  const auto weights =
+      residency_->Attach("a", "a", std::make_unique<SteppedBacking>(Segments(4, kMiB), control));
+  std::promise<uint64_t> warm;
+  weights->Warm([&](uint64_t bytes) { warm.set_value(bytes); });
+  EXPECT_EQ(warm.get_future().get(), 3 * kMiB) << "no room for the last one";
+  EXPECT_THAT(control->fetched, ElementsAre(std::pair(0, 0), std::pair(2, 0)));
+  EXPECT_THAT(weights->states(), ElementsAre(kWarm, kWarm, kWarm, kCold));
+  EXPECT_FALSE(control->unchecked[0] || control->unchecked[2]);
+}
+
+// A segment that loses its place while it is being checked is cold, not warm.
+TEST_F(ResidencyTest, WarmRoomTakenWhileCheckingStaysTaken) {
+  Start(100 * kMiB, 2 * kMiB);
+  auto control = std::make_shared<SteppedBacking::Control>();
+  control->in_memory[0] = control->unchecked[0] = true;
+  control->permits = 0;
+  const auto weights =
+      residency_->Attach("a", "a", std::make_unique<SteppedBacking>(Segments(1, kMiB), control));
+  std::promise<uint64_t> warm;
+  weights->Warm([&](uint64_t bytes) { warm.set_value(bytes); });
+  control->AwaitChunk(1);
+  residency_->SetWarmLimit(0);
+  control->Permit(INT64_MAX);
+  EXPECT_EQ(warm.get_future().get(), 0u);
+  residency_->WaitIdle();
+  EXPECT_THAT(weights->states(), ElementsAre(kCold));
+  EXPECT_EQ(residency_->warm_used(), 0u);
+  EXPECT_FALSE(control->in_memory[0]);
+}
+
 TEST_F(ResidencyTest, ACallbackMayCallBack) {
   Start(100 * kMiB, 100 * kMiB);
   Model a = Attach("a", 2, kMiB), b = Attach("b", 2, kMiB);

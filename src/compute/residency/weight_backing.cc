@@ -53,6 +53,8 @@ class FileBacking final : public WeightBacking {
     return CheckSize();
   }
 
+  bool Checked(size_t segment) const override { return !options_.verify || file_->checked(segment); }
+
   // Locked pages cannot be taken away by a shortage of memory; a cut of the file would take them all the
   // same.
   void Pin(size_t segment) override {
@@ -167,6 +169,7 @@ class SimulatedBacking final : public WeightBacking {
     return {};
   }
   Status Check(size_t) override { return {}; }
+  bool Checked(size_t) const override { return true; }
   void Pin(size_t) override {}
   void Unpin(size_t) override {}
   void Drop(size_t segment) override { in_memory_[segment] = false; }

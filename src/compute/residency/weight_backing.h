@@ -33,6 +33,8 @@ class WeightBacking {
   virtual Status Fetch(size_t segment, uint64_t begin, uint64_t bytes, const std::atomic<bool>& stop) = 0;
   // After the last Fetch of a segment: is it what was written? Errors as Fetch.
   virtual Status Check(size_t segment) = 0;
+  // Nothing is left for Check to find: compared already, or not to be compared.
+  virtual bool Checked(size_t segment) const = 0;
   // Makes a fetched segment stay: from now on a step may touch it.
   virtual void Pin(size_t segment) = 0;
   // No step touches it any more. Its pages may stay, but need not.

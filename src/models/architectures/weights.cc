@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <new>
 #include <thread>
 
 #include "chips/quantisation.h"
@@ -256,6 +257,19 @@ tl::unexpected<Error> WeightPlan::Cancelled() const {
 
 namespace {
 
+// Conversions take memory beside the weights'. A shortage of it is an error of this model alone.
+template <typename Work>
+Status OrOutOfMemory(const formats::Checkpoint& checkpoint, Work&& work) {
+  try {
+    return work();
+  } catch (const std::bad_alloc&) {
+    return Fail(ErrorKind::kUnavailable, "out_of_memory",
+                fmt::format("{}: the system has no memory left to convert its weights; unload a model or lower "
+                            "pool.memory, and load it again",
+                            checkpoint.path().string()));
+  }
+}
+
 // Walks the items ahead of the packing and checks their values: opening a file does not read its tensors, and
 // one NaN scale would spoil every answer without a word.
 class ValueChecker {
@@ -294,7 +308,9 @@ class ValueChecker {
         if (stop_) return;
       }
       const formats::Tensor* tensor = items_[i].tensor;
-      Status status = tensor == nullptr ? Status() : formats::ValidateTensorValues(checkpoint_, *tensor);
+      Status status = OrOutOfMemory(checkpoint_, [&] {
+        return tensor == nullptr ? Status() : formats::ValidateTensorValues(checkpoint_, *tensor);
+      });
       const std::lock_guard lock(mutex_);
       if (!status) {
         status_ = std::move(status);
@@ -321,6 +337,12 @@ class ValueChecker {
 Status WeightPlan::PackInto(chips::Device& device, std::byte* base,
                             const std::function<bool(uint64_t, uint64_t)>& progress,
                             const std::function<Status(int32_t)>& packed) const {
+  return OrOutOfMemory(checkpoint_, [&] { return PackAll(device, base, progress, packed); });
+}
+
+Status WeightPlan::PackAll(chips::Device& device, std::byte* base,
+                           const std::function<bool(uint64_t, uint64_t)>& progress,
+                           const std::function<Status(int32_t)>& packed) const {
   ValueChecker checker(checkpoint_, items_);
   const auto count = static_cast<int32_t>(segment_offsets_.size());
   int32_t segment = 0;

@@ -99,7 +99,8 @@ class WeightPlan {
   // Checks every tensor's values and packs it to base + Item::offset (memory of the device, bytes() of it, in
   // order), filling the destinations. Values are checked by a thread of their own, some tensors ahead of the
   // packing: on a cold file it is the one that waits for the disk. `packed(i)` is called when segment i is
-  // complete, on the calling thread; its error ends the packing. `progress` as in LoadOptions.
+  // complete, on the calling thread; its error ends the packing. `progress` as in LoadOptions. No memory for a
+  // conversion: kUnavailable "out_of_memory".
   Status PackInto(chips::Device& device, std::byte* base,
                   const std::function<bool(uint64_t, uint64_t)>& progress,
                   const std::function<Status(int32_t)>& packed) const;
@@ -116,6 +117,9 @@ class WeightPlan {
   Status AddMatrix(Item item);
   void AddVector(Item item, uint64_t size);
   void Place(Item& item, uint64_t bytes);
+  Status PackAll(chips::Device& device, std::byte* base,
+                 const std::function<bool(uint64_t, uint64_t)>& progress,
+                 const std::function<Status(int32_t)>& packed) const;
   Status PackMatrix(const Item& item, chips::Device& device, std::byte* place) const;
   Status PackVector(const Item& item, chips::Device& device, std::byte* place) const;
   tl::unexpected<Error> Cancelled() const;

@@ -91,42 +91,48 @@ Result<std::unique_ptr<Bpe>> Bpe::Create(std::span<const VocabularyEntry> vocabu
 
 Status Bpe::Build(std::span<const VocabularyEntry> vocabulary, std::span<const MergePair> merges) {
   symbols_.Reserve(vocabulary.size());
+  size_t bytes = 0;
+  for (const VocabularyEntry& entry : vocabulary) bytes += entry.piece.size();
+  symbols_.ReserveBytes(bytes);
+  std::string spelled;
   for (const VocabularyEntry& entry : vocabulary) {
     first_virtual_ = std::max(first_virtual_, entry.id + 1);
     if (const auto byte = ParseByteToken(entry.piece)) byte_token_[*byte] = entry.id;
     if (!options_.byte_level) {
       symbols_.Insert(entry.piece, entry.id);
-    } else if (const auto bytes = AlphabetToBytes(entry.piece)) {
-      symbols_.Insert(*bytes, entry.id);
-      if (bytes->size() == 1) byte_symbol_[static_cast<uint8_t>((*bytes)[0])] = entry.id;
+    } else if (AlphabetToBytes(entry.piece, spelled)) {
+      symbols_.Insert(spelled, entry.id);
+      if (spelled.size() == 1) byte_symbol_[static_cast<uint8_t>(spelled[0])] = entry.id;
     }
   }
   has_all_byte_tokens_ =
       std::all_of(byte_token_.begin(), byte_token_.end(), [](int32_t id) { return id >= 0; });
   merges_.Reserve(merges.size());
-  for (size_t i = 0; i < merges.size(); ++i) TP_TRY(AddMerge(merges[i], static_cast<uint32_t>(i)));
+  MergeSpelling buffer;
+  for (size_t i = 0; i < merges.size(); ++i) TP_TRY(AddMerge(merges[i], static_cast<uint32_t>(i), buffer));
   if (!options_.byte_level && options_.continuing_prefix.empty() && options_.end_suffix.empty())
     FindSafeBreaks();
   return {};
 }
 
-Status Bpe::AddMerge(MergePair pair, uint32_t rank) {
-  std::string left(pair.first), right(pair.second);
+Status Bpe::AddMerge(MergePair pair, uint32_t rank, MergeSpelling& buffer) {
+  std::string_view left = pair.first, right = pair.second;
   if (options_.byte_level) {
-    auto left_bytes = AlphabetToBytes(left), right_bytes = AlphabetToBytes(right);
-    if (!left_bytes || !right_bytes) return {};  // no text spells it, so it can never apply
-    left = std::move(*left_bytes);
-    right = std::move(*right_bytes);
+    // Otherwise no text spells it, and it can never apply.
+    if (!AlphabetToBytes(left, buffer.left) || !AlphabetToBytes(right, buffer.right)) return {};
+    left = buffer.left;
+    right = buffer.right;
   }
-  const std::string& prefix = options_.continuing_prefix;
-  const size_t skip = std::min(prefix.size(), right.size());
-  const std::string merged = left + right.substr(skip);
-  const auto symbol = [&](const std::string& bytes) {
+  const size_t skip = std::min(options_.continuing_prefix.size(), right.size());
+  buffer.merged.assign(left);
+  buffer.merged.append(right.substr(skip));
+  const std::string_view merged = buffer.merged;
+  const auto symbol = [&](std::string_view bytes) {
     int32_t id = symbols_.Find(bytes);
     if (id == PieceMap::kMissing && !options_.merges_need_tokens) {
       id = first_virtual_ + static_cast<int32_t>(virtual_.size());
       symbols_.Insert(bytes, id);
-      virtual_.push_back(bytes);
+      virtual_.emplace_back(bytes);
     }
     return id;
   };

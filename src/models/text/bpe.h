@@ -83,7 +83,10 @@ class Bpe final : public Model {
  private:
   explicit Bpe(BpeOptions options);
   Status Build(std::span<const VocabularyEntry> vocabulary, std::span<const MergePair> merges);
-  Status AddMerge(MergePair pair, uint32_t rank);
+  struct MergeSpelling {
+    std::string left, right, merged;
+  };
+  Status AddMerge(MergePair pair, uint32_t rank, MergeSpelling& buffer);
   void FindSafeBreaks();
   void TokenizeCached(std::string_view piece, std::vector<TokenId>& out) const;
   void TokenizeUncached(std::string_view piece, std::vector<TokenId>& out) const;

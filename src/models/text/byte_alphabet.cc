@@ -48,16 +48,28 @@ std::optional<uint8_t> AlphabetToByte(uint32_t code) {
   return static_cast<uint8_t>(kTables.byte[code]);
 }
 
+bool AlphabetToBytes(std::string_view spelled, std::string& bytes) {
+  bytes.resize(spelled.size());
+  char* out = bytes.data();
+  const auto* at = reinterpret_cast<const unsigned char*>(spelled.data());
+  // The alphabet ends at U+0143: UTF-8 of one byte, or of two. Other lead bytes, and continuations that are
+  // none, give codes beyond the table.
+  for (const auto* const end = at + spelled.size(); at < end;) {
+    uint32_t code = *at++;
+    if (code >= 0x80) {
+      const bool two = code >= 0xC2 && code < 0xE0 && at < end && (*at & 0xC0) == 0x80;
+      code = two ? (code & 0x1F) << 6 | (*at++ & 0x3F) : UINT32_MAX;
+    }
+    if (code >= kTables.byte.size() || kTables.byte[code] < 0) return false;
+    *out++ = static_cast<char>(kTables.byte[code]);
+  }
+  bytes.resize(static_cast<size_t>(out - bytes.data()));
+  return true;
+}
+
 std::optional<std::string> AlphabetToBytes(std::string_view spelled) {
   std::string bytes;
-  bytes.reserve(spelled.size());
-  for (size_t i = 0; i < spelled.size();) {
-    const Character character = ReadCharacter(spelled, i);
-    const auto byte = character.valid ? AlphabetToByte(character.code) : std::nullopt;
-    if (!byte) return std::nullopt;
-    bytes += static_cast<char>(*byte);
-    i += character.size;
-  }
+  if (!AlphabetToBytes(spelled, bytes)) return std::nullopt;
   return bytes;
 }
 

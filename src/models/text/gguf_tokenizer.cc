@@ -132,6 +132,9 @@ void AddAround(TokenizerParts& parts) {
 
 // Ids, control flags and added tokens; bytes are the kind's business.
 void FillTokens(const GgufVocabulary& vocabulary, TokenizerParts& parts) {
+  size_t bytes = 0;
+  for (const std::string_view token : vocabulary.tokens) bytes += token.size();
+  parts.tokens.Reserve(vocabulary.tokens.size(), bytes);
   for (size_t i = 0; i < vocabulary.tokens.size(); ++i) {
     const auto id = static_cast<TokenId>(i);
     const int64_t type = vocabulary.types[i];
@@ -174,12 +177,11 @@ void FillSentencePieceBytes(const GgufVocabulary& vocabulary, TokenizerParts& pa
 }
 
 void FillByteLevelBytes(const GgufVocabulary& vocabulary, TokenizerParts& parts) {
+  std::string bytes;
   for (size_t i = 0; i < vocabulary.tokens.size(); ++i) {
     const int64_t type = vocabulary.types[i];
     if (type == kControl || type == kUnknown || type == kUserDefined) continue;  // spelled as they are
-    if (const auto bytes = AlphabetToBytes(vocabulary.tokens[i])) {
-      parts.tokens.SetBytes(static_cast<TokenId>(i), *bytes);
-    }
+    if (AlphabetToBytes(vocabulary.tokens[i], bytes)) parts.tokens.SetBytes(static_cast<TokenId>(i), bytes);
   }
 }
 

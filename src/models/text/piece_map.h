@@ -15,6 +15,7 @@ class PieceMap {
   static constexpr int32_t kMissing = -1;
 
   void Reserve(size_t pieces);
+  void ReserveBytes(size_t bytes) { arena_.reserve(bytes); }  // of all keys together
   // Adds or, if the key is there already, replaces. `value` >= 0.
   void Insert(std::string_view key, int32_t value);
   int32_t Find(std::string_view key) const;  // kMissing if absent

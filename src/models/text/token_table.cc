@@ -11,6 +11,13 @@ TokenTable::Text TokenTable::Store(std::string_view text) {
   return stored;
 }
 
+void TokenTable::Reserve(size_t tokens, size_t bytes) {
+  tokens_.reserve(tokens);
+  arena_.reserve(2 * bytes);  // pieces, and the bytes of those that are spelled otherwise
+  by_piece_.Reserve(tokens);
+  by_piece_.ReserveBytes(bytes);
+}
+
 void TokenTable::Set(TokenId id, std::string_view piece) {
   CHECK(id >= 0);
   if (id >= size()) tokens_.resize(static_cast<size_t>(id) + 1);

@@ -17,6 +17,8 @@ class TokenTable {
   // Ids may have holes; a hole has an empty piece. Setting an id again replaces it.
   void Set(TokenId id, std::string_view piece);
   void SetBytes(TokenId id, std::string_view bytes);
+  // Room for `tokens` tokens of `bytes` bytes in all, so that filling in copies nothing.
+  void Reserve(size_t tokens, size_t bytes);
   void SetControl(TokenId id, bool control);
   // Control tokens that clients need to see all the same ("<think>").
   void SetShown(TokenId id, bool shown);

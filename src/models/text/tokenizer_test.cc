@@ -7,6 +7,7 @@
 #include <ctime>
 #include <random>
 
+#include "models/text/byte_alphabet.h"
 #include "models/text/fake_checkpoint.h"
 #include "models/text/test_data.h"
 #include "models/text/utf8.h"
@@ -48,6 +49,38 @@ TEST(JsonTokenizer, RoundTripsBytes) {
     std::string bytes(random() % 40, '\0');
     for (char& c : bytes) c = static_cast<char>(random() % 4 == 0 ? random() : 'a' + random() % 3);
     EXPECT_EQ((*tokenizer)->Decode((*tokenizer)->Encode(bytes)), ReplaceInvalidUtf8(bytes));
+  }
+}
+
+// The oracle reads character by character, with the general UTF-8 reader.
+TEST(ByteAlphabet, IsReadAsItsCharactersAre) {
+  const auto oracle = [](std::string_view spelled) -> std::optional<std::string> {
+    std::string bytes;
+    for (size_t i = 0; i < spelled.size();) {
+      const Character character = ReadCharacter(spelled, i);
+      const auto byte = character.valid ? AlphabetToByte(character.code) : std::nullopt;
+      if (!byte) return std::nullopt;
+      bytes += static_cast<char>(*byte);
+      i += character.size;
+    }
+    return bytes;
+  };
+  std::string all;
+  for (int byte = 0; byte < 256; ++byte) all += static_cast<char>(byte);
+  EXPECT_EQ(AlphabetToBytes(BytesToAlphabet(all)), all);
+  int spelled_right = 0;
+  for (uint32_t first = 0; first < 0x10000; ++first) {  // all texts of two bytes
+    const std::string text = {static_cast<char>(first >> 8), static_cast<char>(first & 255)};
+    ASSERT_EQ(AlphabetToBytes(text), oracle(text)) << first;
+    spelled_right += oracle(text).has_value() ? 1 : 0;
+  }
+  // Two of the 94 that are spelled by one byte each, or one of the other 162.
+  EXPECT_EQ(spelled_right, 94 * 94 + 162);
+  std::mt19937 random(3);
+  for (int i = 0; i < 20000; ++i) {
+    std::string text(random() % 6, ' ');
+    for (char& c : text) c = static_cast<char>(random() % 4 == 0 ? 0xC2 + random() % 3 : 0x60 + random() % 0x60);
+    ASSERT_EQ(AlphabetToBytes(text), oracle(text)) << i;
   }
 }
 

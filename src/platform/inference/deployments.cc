@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <algorithm>
 #include <chrono>
+#include <future>
 
 #include "base/log.h"
 #include "models/architectures/model.h"
@@ -339,25 +340,40 @@ Result<ReadyModel> Deployments::Load(const StoredModel& model) {
   TP_ASSIGN(const std::filesystem::path path, catalog_.Materialise(model));
   TP_ASSIGN(const std::unique_ptr<formats::Checkpoint> checkpoint, formats::Checkpoint::Open(path));
   DropStaleAssets(model);
-  std::shared_ptr<const ModelAssets> assets = AssetsIfCached(model.id);
-  if (!assets) {
-    TP_ASSIGN(assets, LoadModelAssets(*checkpoint));
-    CacheAssets(model, assets);
+  // A vocabulary of 150,000 tokens takes as long as mapping and checking the weights of a small model: the two
+  // go side by side.
+  std::shared_future<Result<std::shared_ptr<const ModelAssets>>> parsing;
+  if (auto cached = AssetsIfCached(model.id)) {
+    std::promise<Result<std::shared_ptr<const ModelAssets>>> known;
+    known.set_value(std::move(cached));
+    parsing = known.get_future();
+  } else {
+    parsing = std::async(std::launch::async, [this, &model, file = checkpoint.get()] {
+      auto parsed = LoadModelAssets(*file);
+      if (parsed) CacheAssets(model, *parsed);
+      return parsed;
+    });
   }
+  const auto parse_failed = [&parsing] {
+    return parsing.wait_for(std::chrono::seconds(0)) == std::future_status::ready && !parsing.get();
+  };
   architectures::LoadOptions load;
   load.precision = options_.precision;
   load.kv_type = options_.kv_type;
-  load.progress = [this, id = model.id](uint64_t done, uint64_t all) {
+  load.progress = [this, id = model.id, &parse_failed](uint64_t done, uint64_t all) {
+    if (parse_failed()) return false;  // what is wrong with it is told below
     return KeepLoading(id, all == 0 ? 0 : static_cast<double>(done) / static_cast<double>(all));
   };
   ReadyModel ready;
   ready.id = model.id;
-  ready.assets = assets;
   if (options_.packed != nullptr && options_.residency != nullptr &&
       options_.precision == chips::WeightPrecision::kNative) {
-    TP_ASSIGN(ready.handle, AddPooled(model, *checkpoint, load, ready));
+    auto handle = AddPooled(model, *checkpoint, load, [&] { return parsing.get(); }, ready);
+    if (const auto& parsed = parsing.get(); !parsed) return Fail(parsed.error());
+    TP_ASSIGN(ready.handle, std::move(handle));
     return ready;
   }
+  TP_ASSIGN(ready.assets, parsing.get());
   TP_ASSIGN(const uint64_t bytes, architectures::PackedModelBytes(*checkpoint, device_, load));
   TP_ASSIGN(compute::Charge charge, TakeWeights(model.id, bytes));
   TP_ASSIGN(std::unique_ptr<architectures::Model> loaded,
@@ -365,15 +381,14 @@ Result<ReadyModel> Deployments::Load(const StoredModel& model) {
   ready.info = loaded->info();
   ready.context_length = CapContext(ready.info.context_length);
   const compute::ModelPolicy policy = PolicyFor(model.id, ready.info);
-  TP_ASSIGN(ready.handle, engine_.AddModel(model.id, std::move(loaded), assets->tokenizer,
+  TP_ASSIGN(ready.handle, engine_.AddModel(model.id, std::move(loaded), ready.assets->tokenizer,
                                            ready.context_length, std::move(charge), nullptr, policy));
   return ready;
 }
 
-Result<compute::ModelHandle> Deployments::AddPooled(const StoredModel& model,
-                                                    const formats::Checkpoint& checkpoint,
-                                                    const architectures::LoadOptions& load,
-                                                    ReadyModel& ready) {
+Result<compute::ModelHandle> Deployments::AddPooled(
+    const StoredModel& model, const formats::Checkpoint& checkpoint, const architectures::LoadOptions& load,
+    const std::function<Result<std::shared_ptr<const ModelAssets>>()>& assets, ReadyModel& ready) {
   TP_ASSIGN(compute::PackedModel packed,
             options_.packed->OpenOrBuild(checkpoint, device_, load, VersionOf(model)));
   if (packed.built) {
@@ -388,6 +403,8 @@ Result<compute::ModelHandle> Deployments::AddPooled(const StoredModel& model,
   auto weights = options_.residency->Attach(model.id, packed.file->table().key.FileName(),
                                             compute::MakeFileBacking(packed.file, options_.backing));
   const std::weak_ptr<compute::ResidentWeights> watched = weights;
+  weights->Warm();  // the engine's load begins when it knows the model; reading and checking need not wait
+  TP_ASSIGN(ready.assets, assets());
   TP_ASSIGN(const compute::ModelHandle handle,
             engine_.AddModel(model.id, std::move(packed.model), ready.assets->tokenizer, ready.context_length,
                              compute::Charge(), std::move(weights), policy));

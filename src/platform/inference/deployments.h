@@ -129,8 +129,10 @@ class Deployments {
   void QueueLoad(Deployment& deployment);
   static void Tell(Waiting& waiting, const Result<ReadyModel>& loaded);
   Result<ReadyModel> Load(const StoredModel& model);
-  Result<compute::ModelHandle> AddPooled(const StoredModel& model, const formats::Checkpoint& checkpoint,
-                                         const architectures::LoadOptions& load, ReadyModel& ready);
+  // Gives ready.assets. `assets` is called when the weights are on their way, and may take its time.
+  Result<compute::ModelHandle> AddPooled(
+      const StoredModel& model, const formats::Checkpoint& checkpoint, const architectures::LoadOptions& load,
+      const std::function<Result<std::shared_ptr<const ModelAssets>>()>& assets, ReadyModel& ready);
   void WeightsFailed(compute::ModelHandle handle, const Error& error);
   Result<ReadyModel> LoadBuiltIn(const BuiltIn& built_in);
   Result<compute::Charge> TakeWeights(const std::string& id, uint64_t bytes);
