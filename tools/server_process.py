@@ -53,7 +53,7 @@ class Server:
             try:
                 return json.loads(info.read_text())["url"]
             except (OSError, ValueError, KeyError):
-                time.sleep(0.02)  # not there yet, or being written
+                time.sleep(0.002)  # not there yet, or being written
 
     def __exit__(self, *_):
         if self.process.poll() is None:

@@ -5,24 +5,27 @@
 #include <algorithm>
 #include <condition_variable>
 #include <future>
+#include <iterator>
+#include <memory>
 #include <mutex>
 #include <random>
+#include <span>
+#include <string>
 #include <thread>
+#include <vector>
 
 namespace tidepool::server {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Notes when the first token came and when the answer ended.
+// Notes when each token came.
 class TimingSink final : public compute::GenerateSink {
  public:
   explicit TimingSink(const Clock& clock) : clock_(clock) {}
   void OnToken(const compute::TokenEvent& event) override {
     std::lock_guard lock(mutex_);
-    if (first_token_ == 0) first_token_ = clock_.now();
-    last_token_ = clock_.now();
-    tokens_ += static_cast<int64_t>(event.tokens.size());
+    times_.insert(times_.end(), event.tokens.size(), clock_.now());
   }
   void OnFinish(const compute::FinishEvent& event) override {
     std::lock_guard lock(mutex_);
@@ -37,24 +40,45 @@ class TimingSink final : public compute::GenerateSink {
                   "the bench took more than ten minutes; use fewer tokens");
     }
     if (!error_.message.empty()) return Fail(error_);
+    if (times_.empty()) {
+      return Fail(ErrorKind::kInternal, "no_tokens", "a measured request ended without a token; try again");
+    }
     return {};
   }
-  Nanoseconds first_token() const { return first_token_; }
-  Nanoseconds last_token() const { return last_token_; }
-  int64_t tokens() const { return tokens_; }
+  // Ascending, one a token; at least one. Read after Wait.
+  const std::vector<Nanoseconds>& times() const { return times_; }
 
  private:
   const Clock& clock_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool done_ = false;
-  Nanoseconds first_token_ = 0, last_token_ = 0;
-  int64_t tokens_ = 0;
+  std::vector<Nanoseconds> times_;
   Error error_;
 };
 
+// Tokens per second of answers that run together, over the time in which all of them decode. Streams begin
+// apart when their prompts take several steps. A step hands out its tokens in one order, so from one token of
+// the stream that began last to another of its tokens every stream makes the same number: no step counts in
+// part.
+double RateOfAllTogether(std::span<const std::shared_ptr<TimingSink>> sinks) {
+  const auto begins_later = [](const auto& a, const auto& b) { return a->times()[0] < b->times()[0]; };
+  const std::vector<Nanoseconds>& last_to_begin =
+      (*std::max_element(sinks.begin(), sinks.end(), begins_later))->times();
+  Nanoseconds first_end = last_to_begin.back();
+  for (const auto& sink : sinks) first_end = std::min(first_end, sink->times().back());
+  const Nanoseconds begin = last_to_begin[0];
+  const auto after = [](const std::vector<Nanoseconds>& times, Nanoseconds at) {
+    return std::upper_bound(times.begin(), times.end(), at);
+  };
+  const Nanoseconds end = *std::prev(after(last_to_begin, std::max(begin, first_end)));
+  int64_t made = 0;
+  for (const auto& sink : sinks) made += after(sink->times(), end) - after(sink->times(), begin);
+  return static_cast<double>(made) * kSecond / static_cast<double>(std::max<Nanoseconds>(end - begin, 1));
+}
+
 struct Shape {
-  int32_t prompt_tokens = 512, generate_tokens = 64, repeat = 3;
+  int32_t prompt_tokens = 512, generate_tokens = 64, depth = 8, repeat = 3;
   std::vector<int32_t> batches{1, 4, 16};
 };
 
@@ -70,13 +94,14 @@ Result<int32_t> ReadInt(const Json& request, const char* name, int32_t fallback,
 
 Result<Shape> ReadShape(const Json& request) {
   Shape shape;
-  TP_ASSIGN(shape.prompt_tokens, ReadInt(request, "prompt_tokens", 512, 1, 1 << 20));
-  TP_ASSIGN(shape.generate_tokens, ReadInt(request, "generate_tokens", 64, 2, 1 << 16));
+  TP_ASSIGN(shape.prompt_tokens, ReadInt(request, "prompt_tokens", 512, 0, 1 << 20));
+  TP_ASSIGN(shape.generate_tokens, ReadInt(request, "generate_tokens", 64, 1, 1 << 16));
+  TP_ASSIGN(shape.depth, ReadInt(request, "depth", 8, 1, 1 << 20));
   TP_ASSIGN(shape.repeat, ReadInt(request, "repeat", 3, 1, 100));
   if (request.contains("batch")) {
     const Json& batches = request["batch"];
-    if (!batches.is_array() || batches.empty() || batches.size() > 16) {
-      return Fail(ErrorKind::kInvalid, "invalid_value", "batch must be a list of 1 to 16 whole numbers",
+    if (!batches.is_array() || batches.size() > 16) {
+      return Fail(ErrorKind::kInvalid, "invalid_value", "batch must be a list of at most 16 whole numbers",
                   "batch");
     }
     shape.batches.clear();
@@ -98,39 +123,43 @@ class Bench {
 
   // Tokens per second of one prompt of `tokens` tokens.
   Result<double> Prefill(int32_t tokens) {
+    Prompt prompt = NewPrompt(tokens);
     const Nanoseconds start = clock_.now();
-    TP_ASSIGN(const auto sink, Submit(tokens, 1));
+    TP_ASSIGN(const auto sink, Submit(std::move(prompt), 1));
     TP_TRY(sink->Wait());
-    return static_cast<double>(tokens) * kSecond / static_cast<double>(sink->first_token() - start);
+    return static_cast<double>(tokens) * kSecond / static_cast<double>(sink->times()[0] - start);
   }
 
-  // Tokens per second of `batch` answers together, from the moment all of them decode.
-  Result<double> Decode(int32_t batch, int32_t tokens) {
+  struct Prompt {
+    std::string workspace;
+    std::vector<int32_t> tokens;
+  };
+  // Random, in a workspace of its own: no prefix hit flatters the figure.
+  Prompt NewPrompt(int32_t tokens) {
+    Prompt prompt{fmt::format("bench-{}", random_()), {}};
+    std::uniform_int_distribution<int32_t> token(0, vocab_size_ - 1);
+    for (int32_t i = 0; i < tokens; ++i) prompt.tokens.push_back(token(random_));
+    return prompt;
+  }
+
+  // Tokens per second of answers to these prompts together, each of `tokens` tokens after its first.
+  Result<double> Decode(std::span<const Prompt> prompts, int32_t tokens) {
     std::vector<std::shared_ptr<TimingSink>> sinks;
-    for (int32_t i = 0; i < batch; ++i) {
-      TP_ASSIGN(auto sink, Submit(8, tokens));
+    for (const Prompt& prompt : prompts) {
+      TP_ASSIGN(auto sink, Submit(prompt, tokens + 1));
       sinks.push_back(std::move(sink));
     }
-    Nanoseconds first = 0, last = 0;
-    int64_t made = 0;
-    for (const auto& sink : sinks) {
-      TP_TRY(sink->Wait());
-      first = std::max(first, sink->first_token());
-      last = std::max(last, sink->last_token());
-      made += sink->tokens() - 1;  // the first token belongs to the prefill
-    }
-    return static_cast<double>(made) * kSecond / static_cast<double>(std::max<Nanoseconds>(last - first, 1));
+    for (const auto& sink : sinks) TP_TRY(sink->Wait());
+    return RateOfAllTogether(sinks);
   }
 
  private:
-  Result<std::shared_ptr<TimingSink>> Submit(int32_t prompt_tokens, int32_t generate_tokens) {
+  Result<std::shared_ptr<TimingSink>> Submit(Prompt prompt, int32_t generate_tokens) {
     compute::GenerateRequest request;
     request.request_id = "bench";
     request.model = model_;
-    // Random prompts in a workspace of their own: no prefix hit flatters the figure.
-    request.workspace = fmt::format("bench-{}", random_());
-    std::uniform_int_distribution<int32_t> token(0, vocab_size_ - 1);
-    for (int32_t i = 0; i < prompt_tokens; ++i) request.prompt.push_back(token(random_));
+    request.workspace = std::move(prompt.workspace);
+    request.prompt = std::move(prompt.tokens);
     request.sampling.temperature = 0;
     request.sampling.max_tokens = generate_tokens;
     request.sampling.ignore_eos = true;
@@ -159,11 +188,12 @@ Result<double> Median(int32_t repeat, const Measure& measure) {
   return rates[rates.size() / 2];
 }
 
-Json Row(const char* test, int32_t batch, int32_t tokens, double rate, double limit) {
+Json Row(const char* test, int32_t batch, int32_t tokens, int32_t depth, double rate, double limit) {
   return {{"id", fmt::format("{}-{}", test, batch)},
           {"test", test},
           {"batch", batch},
           {"tokens", tokens},
+          {"depth", depth},
           {"seconds", tokens * batch / rate},
           {"tokens_per_s", rate},
           {"limit", limit},
@@ -210,10 +240,11 @@ Result<Json> RunBench(const Json& request, platform::Inference& inference, compu
                 fmt::format("{} makes embeddings, not text", name), "model");
   }
   const architectures::ModelInfo& info = deployment.engine->info;
-  if (shape.prompt_tokens + 1 > info.context_length || shape.generate_tokens + 8 > info.context_length) {
+  if (shape.prompt_tokens + 1 > info.context_length ||
+      (!shape.batches.empty() && shape.depth + shape.generate_tokens + 1 > info.context_length)) {
     return Fail(ErrorKind::kInvalid, "context_length_exceeded",
                 fmt::format("{} has a context of {} tokens; use fewer", name, info.context_length),
-                "prompt_tokens");
+                shape.prompt_tokens + 1 > info.context_length ? "prompt_tokens" : "generate_tokens");
   }
   Bench bench(engine, clock, deployment.engine->handle, info.vocab_size);
   const double arithmetic =
@@ -222,15 +253,22 @@ Result<Json> RunBench(const Json& request, platform::Inference& inference, compu
       info.weight_bytes > 0 ? roofline.memory_bytes_per_s / static_cast<double>(info.weight_bytes) : 0;
 
   Json rows = Json::array();
-  TP_ASSIGN(const double prefill, Median(shape.repeat, [&] { return bench.Prefill(shape.prompt_tokens); }));
-  rows.push_back(Row("prefill", 1, shape.prompt_tokens, prefill, arithmetic));
-  for (const int32_t batch : shape.batches) {
-    TP_ASSIGN(const double decode,
-              Median(shape.repeat, [&] { return bench.Decode(batch, shape.generate_tokens); }));
-    rows.push_back(
-        Row("decode", batch, shape.generate_tokens, decode, std::min(arithmetic, batch * streaming)));
+  if (shape.prompt_tokens > 0) {
+    TP_ASSIGN(const double prefill, Median(shape.repeat, [&] { return bench.Prefill(shape.prompt_tokens); }));
+    rows.push_back(Row("prefill", 1, shape.prompt_tokens, 0, prefill, arithmetic));
   }
-  return Json{{"model", name}, {"data", rows}};
+  for (const int32_t batch : shape.batches) {
+    std::vector<Bench::Prompt> prompts;
+    for (int32_t i = 0; i < batch; ++i) prompts.push_back(bench.NewPrompt(shape.depth));
+    TP_ASSIGN(const double decode,
+              Median(shape.repeat, [&] { return bench.Decode(prompts, shape.generate_tokens); }));
+    rows.push_back(Row("decode", batch, shape.generate_tokens, shape.depth, decode,
+                       std::min(arithmetic, batch * streaming)));
+  }
+  return Json{{"model", name},
+              {"weight_bytes", info.weight_bytes},
+              {"parameters", info.parameters},
+              {"data", rows}};
 }
 
 }  // namespace tidepool::server

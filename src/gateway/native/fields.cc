@@ -54,8 +54,9 @@ Result<bool> ParseLoad(const nlohmann::ordered_json& body) { return OneFlag(body
 Status CheckBench(const nlohmann::ordered_json& body) {
   static const Field kFields[] = {
       {"model", FieldType::kString, Treatment::kRead, ""},
-      {"prompt_tokens", FieldType::kInteger, Treatment::kRead, "", 1, 65536},
+      {"prompt_tokens", FieldType::kInteger, Treatment::kRead, "", 0, 65536},
       {"generate_tokens", FieldType::kInteger, Treatment::kRead, "", 1, 65536},
+      {"depth", FieldType::kInteger, Treatment::kRead, "", 1, 65536},
       {"repeat", FieldType::kInteger, Treatment::kRead, "", 1, 100},
       {"batch", FieldType::kArray, Treatment::kRead, ""},
   };
@@ -66,8 +67,7 @@ Status CheckBench(const nlohmann::ordered_json& body) {
   }
   const auto* batch = reader.Find("batch");
   if (batch == nullptr) return {};
-  if (batch->empty() || batch->size() > 16)
-    return Fail(BadField("batch", "batch must hold 1 to 16 batch sizes."));
+  if (batch->size() > 16) return Fail(BadField("batch", "batch must hold at most 16 batch sizes."));
   for (const auto& size : *batch) {
     if (!size.is_number_integer() || size.get<int64_t>() < 1 || size.get<int64_t>() > 1024) {
       return Fail(BadField(

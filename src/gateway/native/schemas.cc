@@ -97,10 +97,15 @@ Json BenchRequestSchema() {
     "type": "object", "required": ["model"],
     "properties": {
       "model": {"type": "string"},
-      "prompt_tokens": {"type": "integer", "minimum": 1, "maximum": 65536},
-      "generate_tokens": {"type": "integer", "minimum": 1, "maximum": 65536},
-      "repeat": {"type": "integer", "minimum": 1, "maximum": 100},
-      "batch": {"type": "array", "minItems": 1, "maxItems": 16, "items": {"type": "integer", "minimum": 1, "maximum": 1024}}
+      "prompt_tokens": {"type": "integer", "minimum": 0, "maximum": 65536, "default": 512,
+        "description": "length of the prompt whose prefill is measured; 0: not measured"},
+      "generate_tokens": {"type": "integer", "minimum": 1, "maximum": 65536, "default": 64},
+      "depth": {"type": "integer", "minimum": 1, "maximum": 65536, "default": 8,
+        "description": "tokens of context before each measured answer; their prefill does not count"},
+      "repeat": {"type": "integer", "minimum": 1, "maximum": 100, "default": 3},
+      "batch": {"type": "array", "maxItems": 16, "default": [1, 4, 16],
+        "description": "answers at once, one test each; an empty list: decode is not measured",
+         "items": {"type": "integer", "minimum": 1, "maximum": 1024}}
     }
   })json");
 }
@@ -110,8 +115,8 @@ Json BenchSchema() {
     "type": "object",
     "properties": {
       "id": {"type": "string"}, "test": {"enum": ["prefill", "decode"]}, "batch": {"type": "integer"},
-      "tokens": {"type": "integer"}, "seconds": {"type": "number"}, "tokens_per_s": {"type": "number"},
-      "share_of_limit": {"type": "number"}, "limit": {"type": "string"}}
+      "tokens": {"type": "integer"}, "depth": {"type": "integer"}, "seconds": {"type": "number"},
+      "tokens_per_s": {"type": "number"}, "limit": {"type": "number"}, "share_of_limit": {"type": "number"}}
   })json"));
 }
 
