@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import urllib.request
 
 import pytest
 
@@ -24,3 +26,32 @@ def test_first_bench_loads_the_model():
         assert set(rows) == {"prefill-1", "decode-1", "decode-2"}
         for row in rows.values():
             assert row["tokens_per_s"] > 0 and row["limit"] >= 0
+
+
+@pytest.mark.skipif(not MODEL.exists(), reason="no test data")
+def test_depth_is_context_before_the_measured_tokens():
+    """Oracle: the server's own counters. The tokens of every prompt are prefilled once, those generated are as many as asked
+    for, and what does not fit into the context is refused by name."""
+    with Server("--simulated", settings={"TIDEPOOL_MODELS_CONTEXT_LENGTH": "512"}) as server:
+        model = server.store(MODEL)
+
+        def bench(**request):
+            return server.ask("POST", "/api/v1/bench", {"model": model, "prompt_tokens": 0, "repeat": 2, **request})["data"]
+
+        def counted(name):
+            with urllib.request.urlopen(urllib.request.Request(
+                    server.url + "/metrics", headers={"Authorization": f"Bearer {server.key}"}), timeout=60) as reply:
+                lines = reply.read().decode().splitlines()
+            return sum(float(line.split()[-1]) for line in lines if re.match(name + r"[{ ]", line))
+
+        (row,) = bench(batch=[3], depth=100, generate_tokens=5)
+        assert (row["id"], row["batch"], row["tokens"], row["depth"]) == ("decode-3", 3, 5, 100)
+        assert row["tokens_per_s"] > 0 and row["seconds"] == pytest.approx(15 / row["tokens_per_s"])
+        assert counted("tidepool_completion_tokens_total") == 3 * 3 * 6  # 3 streams, three times; each after the prefill's token
+        # The prompts come again: their whole blocks of 16 are found in the prefix cache.
+        assert counted("tidepool_cached_tokens_total") >= 2 * 3 * 80
+        assert [row["test"] for row in bench(prompt_tokens=40, batch=[])] == ["prefill"]
+        with pytest.raises(RuntimeError, match="context_length_exceeded"):
+            bench(batch=[1], depth=500, generate_tokens=12)
+        with pytest.raises(RuntimeError, match="depth"):
+            bench(batch=[1], depth=0)
