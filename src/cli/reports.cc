@@ -80,9 +80,9 @@ Status Bench(Session& session, const BenchOptions& options) {
     PrintJson(*reply);
     return {};
   }
-  fmt::print("{}\n",
-             terminal.Dim(fmt::format("{}: prompts of {} tokens; {} tokens generated after {} of context",
-                                      options.model, options.prompt_tokens, options.generate_tokens, options.depth)));
+  fmt::print("{}\n", terminal.Dim(fmt::format(
+                         "{}: prompts of {} tokens; {} tokens generated after {} of context", options.model,
+                         options.prompt_tokens, options.generate_tokens, options.depth)));
   std::vector<std::vector<std::string>> rows;
   for (const Json& row : reply->value("data", Json::array())) {
     const double share = NumberField(row, "share_of_limit");

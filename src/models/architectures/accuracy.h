@@ -1,5 +1,5 @@
-// For tests and benches of accuracy: the way Tidepool computes by default (the file's quantised weights, f16 KV)
-// beside the same file decoded to float32 and computed in float32 with float32 KV.
+// For tests and benches of accuracy: the way Tidepool computes by default (the file's quantised weights, f16
+// KV) beside the same file decoded to float32 and computed in float32 with float32 KV.
 #pragma once
 
 #include <filesystem>
@@ -19,9 +19,9 @@ struct Accuracy {
   std::string instruction_set;
 };
 
-// `tokens`: sequences of `sequence_tokens` end to end (a shorter last one is ignored), each run from an empty KV
-// cache. `each_chunk`, if set, gets the float32 logits of the next positions, in order: ([positions, vocabulary],
-// positions).
+// `tokens`: sequences of `sequence_tokens` end to end (a shorter last one is ignored), each run from an empty
+// KV cache. `each_chunk`, if set, gets the float32 logits of the next positions, in order: ([positions,
+// vocabulary], positions).
 inline Accuracy MeasureAccuracy(const std::filesystem::path& model, const std::string& instruction_set,
                                 std::span<const int32_t> tokens, size_t sequence_tokens,
                                 const std::function<void(std::span<const float>, size_t)>& each_chunk = {}) {

@@ -1,9 +1,11 @@
-// Accuracy of our default path, and of another engine's logits, beside float32: a part of bench/compare_accuracy.
+// Accuracy of our default path, and of another engine's logits, beside float32: a part of
+// bench/compare_accuracy.
 //
 //   accuracy_bench MODEL.gguf TOKENS.i32 SEQUENCE_TOKENS [INSTRUCTION_SET] [< the other engine's logits]
 //
-// TOKENS: int32, sequences end to end. Standard input: the other engine's float32 logits of the same positions in
-// order, [positions, vocabulary]; nothing there: ours alone. Prints one JSON object, divergences in nats:
+// TOKENS: int32, sequences end to end. Standard input: the other engine's float32 logits of the same
+// positions in order, [positions, vocabulary]; nothing there: ours alone. Prints one JSON object, divergences
+// in nats:
 // {"positions", "instruction_set", "entropy", "tidepool": {"mean", "p99"}, "peer": {"mean", "p99"}}.
 #include <cstdio>
 #include <fstream>
@@ -57,7 +59,7 @@ int main(int argc, char** argv) {
     const size_t vocab = exact.size() / rows;
     accuracy::AppendForEachRow(rows, peer, [&](size_t row) {
       return accuracy::Divergence(exact.subspan(row * vocab, vocab),
-                                 std::span<const float>(logits).subspan(row * vocab, vocab));
+                                  std::span<const float>(logits).subspan(row * vocab, vocab));
     });
   };
   const accuracy::Accuracy ours =

@@ -11,9 +11,9 @@
 
 namespace tidepool::architectures::testing {
 
-// Kullback-Leibler divergence in nats, over the whole vocabulary, of softmax(q) from softmax(p). Not below 0 by
-// more than rounding: sums are double; a float logit near 30 is good for 2e-6, so divergences below about 1e-6
-// mean nothing.
+// Kullback-Leibler divergence in nats, over the whole vocabulary, of softmax(q) from softmax(p). Not below 0
+// by more than rounding: sums are double; a float logit near 30 is good for 2e-6, so divergences below about
+// 1e-6 mean nothing.
 inline double Divergence(std::span<const float> p, std::span<const float> q) {
   const float p_most = *std::max_element(p.begin(), p.end());
   const float q_most = *std::max_element(q.begin(), q.end());
