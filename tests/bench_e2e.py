@@ -1,14 +1,16 @@
-"""The bench of a model that nobody has used yet: it is loaded, measured, and the figures make sense."""
+"""The engine's bench: a model that nobody has used yet is loaded and measured, and the figures mean what they say."""
 
 import json
 import os
 import pathlib
 import re
+import sys
 import urllib.request
 
 import pytest
 
 from cli_e2e import tidepool
+from server_process import MODEL as MODEL_SIMULATED
 from server_process import Server
 
 MODEL = pathlib.Path(os.environ["TIDEPOOL_TEST_DATA"]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -55,3 +57,27 @@ def test_depth_is_context_before_the_measured_tokens():
             bench(batch=[1], depth=500, generate_tokens=12)
         with pytest.raises(RuntimeError, match="depth"):
             bench(batch=[1], depth=0)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_only_tokens_made_together_count(batch):
+    """Oracle: the simulated device, whose steps sleep 20 ms: no step of `batch` streams can make more than batch / 20 ms. The
+    prompts take several steps of 64 tokens, so the streams begin apart, and what the first ones make alone is not counted."""
+    settings = {"TIDEPOOL_SIMULATED_STEP_MS": "20", "TIDEPOOL_POOL_MAX_BATCH_TOKENS": "64", "TIDEPOOL_POOL_PREFIX_CACHE": "false"}
+    with Server("--simulated", settings=settings) as server:
+        (row,) = server.ask("POST", "/api/v1/bench", {"model": MODEL_SIMULATED, "prompt_tokens": 0, "depth": 100,
+                                                      "batch": [batch], "generate_tokens": 20, "repeat": 1})["data"]
+        assert 0 < row["tokens_per_s"] <= batch / 0.020
+
+
+@pytest.mark.skipif(not MODEL.exists(), reason="no test data")
+def test_bytes_and_operations_of_a_step():
+    """bench/gguf_size.py reads headers by itself. Oracle: what the engine loaded. Norms are f32 there and padding differs."""
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "bench"))
+    from gguf_size import StepSize
+    size = StepSize.of(MODEL)
+    with Server("--simulated") as server:
+        reply = server.ask("POST", "/api/v1/bench", {"model": server.store(MODEL), "prompt_tokens": 8, "batch": [], "repeat": 1})
+    assert size.parameters == reply["parameters"]
+    assert size.weight_bytes == pytest.approx(reply["weight_bytes"], rel=0.01)
+    assert size.kv_token_bytes == 30 * 3 * (64 + 64) * 2  # layers, KV heads, keys and values, f16
