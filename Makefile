@@ -19,7 +19,7 @@ test:            ## set up for tests, build everything, run all tests
 sanitize:        ## engine and gateway tests under address, undefined and thread sanitizers
 	@scripts/sanitize
 
-bench:           ## speed against llama.cpp and other peers, measured in the same run
+bench:           ## speed and accuracy against llama.cpp and other peers, in the same run
 	@scripts/bench
 
 bench-pool:      ## many models in memory for three, against llama.cpp's router (under 3 hours)

@@ -1,7 +1,7 @@
-// Runs llama.cpp on given token ids and writes its logits, or tokenizes texts: a part of
-// make_logit_oracles.py, built by it against a llama.cpp tree, never with the project.
+// Runs llama.cpp on given token ids and writes its logits, or tokenizes texts: a part of make_logit_oracles.py and
+// bench/compare_accuracy, built against a llama.cpp tree by the former and by scripts/build_peer, never with the project.
 //
-//   llama_logits MODEL.gguf IDS.i32 LOGITS.f32 THREADS
+//   llama_logits MODEL.gguf IDS.i32 LOGITS.f32 THREADS [SEQUENCE_TOKENS]     sequences end to end, each on its own
 //   llama_logits MODEL.gguf --tokenize TEXT...          one line of ids for each text, no special tokens
 #include <cstdint>
 #include <cstdio>
@@ -32,11 +32,13 @@ static int Tokenize(const char* file, int count, char** texts) {
 
 int main(int argc, char** argv) {
   if (argc >= 4 && std::strcmp(argv[2], "--tokenize") == 0) return Tokenize(argv[1], argc - 3, argv + 3);
-  if (argc != 5) return 2;
+  if (argc != 5 && argc != 6) return 2;
   std::ifstream in(argv[2], std::ios::binary);
   const std::vector<char> raw((std::istreambuf_iterator<char>(in)), {});
   const auto* ids = reinterpret_cast<const int32_t*>(raw.data());
-  const auto count = static_cast<int32_t>(raw.size() / sizeof(int32_t));
+  const auto total = static_cast<int32_t>(raw.size() / sizeof(int32_t));
+  const int32_t count = argc > 5 ? std::atoi(argv[5]) : total;
+  if (count < 1 || total < count) return 2;
 
   llama_backend_init();
   llama_model* model = llama_model_load_from_file(argv[1], llama_model_default_params());
@@ -48,21 +50,24 @@ int main(int argc, char** argv) {
   llama_context* context = llama_init_from_model(model, params);
   if (context == nullptr) return 4;
 
-  llama_batch batch = llama_batch_init(count, 0, 1);
-  batch.n_tokens = count;
-  for (int32_t i = 0; i < count; ++i) {
-    batch.token[i] = ids[i];
-    batch.pos[i] = i;
-    batch.n_seq_id[i] = 1;
-    batch.seq_id[i][0] = 0;
-    batch.logits[i] = 1;
-  }
-  if (llama_decode(context, batch) != 0) return 5;
   const auto vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(model)));
   std::ofstream out(argv[3], std::ios::binary);
-  for (int32_t i = 0; i < count; ++i) {
-    out.write(reinterpret_cast<const char*>(llama_get_logits_ith(context, i)),
-              static_cast<std::streamsize>(vocab * sizeof(float)));
+  llama_batch batch = llama_batch_init(count, 0, 1);
+  batch.n_tokens = count;
+  for (int32_t begin = 0; begin + count <= total; begin += count) {
+    for (int32_t i = 0; i < count; ++i) {
+      batch.token[i] = ids[begin + i];
+      batch.pos[i] = i;
+      batch.n_seq_id[i] = 1;
+      batch.seq_id[i][0] = 0;
+      batch.logits[i] = 1;
+    }
+    llama_memory_clear(llama_get_memory(context), true);
+    if (llama_decode(context, batch) != 0) return 5;
+    for (int32_t i = 0; i < count; ++i) {
+      out.write(reinterpret_cast<const char*>(llama_get_logits_ith(context, i)),
+                static_cast<std::streamsize>(vocab * sizeof(float)));
+    }
   }
-  return out.good() ? 0 : 6;
+  return out.flush().good() ? 0 : 6;
 }

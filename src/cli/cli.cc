@@ -204,6 +204,8 @@ void AddReports(CLI::App& root, Options& o, std::vector<Entry>& entries) {
   bench->add_option("MODEL", o.bench.model)->required();
   bench->add_option("--prompt-tokens", o.bench.prompt_tokens)->capture_default_str();
   bench->add_option("--generate-tokens", o.bench.generate_tokens)->capture_default_str();
+  bench->add_option("--depth", o.bench.depth, "Tokens of context before the measured answers")
+      ->capture_default_str();
   bench->add_option("--batch", o.bench.batch, "Requests at once, e.g. 1,4,16")
       ->delimiter(',')
       ->capture_default_str();

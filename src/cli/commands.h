@@ -86,6 +86,7 @@ struct BenchOptions {
   std::string model;
   int64_t prompt_tokens = 512;
   int64_t generate_tokens = 64;
+  int64_t depth = 8;
   std::vector<int64_t> batch{1, 4, 16};
   std::string profile;  // a file: fit the simulator's profile instead
 };

@@ -71,6 +71,7 @@ Status Bench(Session& session, const BenchOptions& options) {
   const Json body = {{"model", options.model},
                      {"prompt_tokens", options.prompt_tokens},
                      {"generate_tokens", options.generate_tokens},
+                     {"depth", options.depth},
                      {"batch", options.batch}};
   const auto reply = api->Post("/api/v1/bench", body, 3600);
   terminal.ClearStatus();
@@ -79,8 +80,9 @@ Status Bench(Session& session, const BenchOptions& options) {
     PrintJson(*reply);
     return {};
   }
-  fmt::print("{}\n", terminal.Dim(fmt::format("{}: prompts of {} tokens, {} tokens generated", options.model,
-                                              options.prompt_tokens, options.generate_tokens)));
+  fmt::print("{}\n", terminal.Dim(fmt::format(
+                         "{}: prompts of {} tokens; {} tokens generated after {} of context", options.model,
+                         options.prompt_tokens, options.generate_tokens, options.depth)));
   std::vector<std::vector<std::string>> rows;
   for (const Json& row : reply->value("data", Json::array())) {
     const double share = NumberField(row, "share_of_limit");

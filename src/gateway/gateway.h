@@ -50,8 +50,8 @@ struct ServerHooks {
   std::function<nlohmann::ordered_json()>
       doctor;  // GET /api/v1/doctor (may take a second; runs off the I/O threads)
   std::function<nlohmann::ordered_json()> status;  // GET /api/v1/status: pool, ledger, uptime
-  // POST /api/v1/bench {"model","prompt_tokens","generate_tokens","depth","batch":[..]} (checked), on a thread of its
-  // own, one at a time ->
+  // POST /api/v1/bench {"model","prompt_tokens","generate_tokens","depth","batch":[..]} (checked), on a
+  // thread of its own, one at a time ->
   // {"data":[{"id","test":"prefill|decode","batch","tokens","seconds","tokens_per_s","share_of_limit",
   // "limit"}]}. Not set: 501.
   std::function<Result<nlohmann::ordered_json>(const nlohmann::ordered_json&)> bench;

@@ -187,6 +187,8 @@ TEST_F(ServerTest, NativeEndpoints) {
   EXPECT_EQ(AskJson(Get("/api/v1/status"))["uptime_s"], 1);
   EXPECT_EQ(AskJson(Post("/api/v1/bench", R"({"model":"m","batch":[1,4]})"))["data"][0], "m");
   EXPECT_EQ(AskJson(Post("/api/v1/bench", R"({"model":"m","batch":[0]})"), 400)["error"]["param"], "batch");
+  EXPECT_EQ(AskJson(Post("/api/v1/bench", R"({"model":"m","prompt_tokens":0,"depth":128})"))["data"][0], "m");
+  EXPECT_EQ(AskJson(Post("/api/v1/bench", R"({"model":"m","depth":0})"), 400)["error"]["param"], "depth");
 
   const Json pull = AskJson(Post("/api/v1/pulls", R"({"source":"smollm2:135m"})"), 202);
   EXPECT_EQ(pull["state"], "running");

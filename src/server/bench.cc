@@ -265,10 +265,8 @@ Result<Json> RunBench(const Json& request, platform::Inference& inference, compu
     rows.push_back(Row("decode", batch, shape.generate_tokens, shape.depth, decode,
                        std::min(arithmetic, batch * streaming)));
   }
-  return Json{{"model", name},
-              {"weight_bytes", info.weight_bytes},
-              {"parameters", info.parameters},
-              {"data", rows}};
+  return Json{
+      {"model", name}, {"weight_bytes", info.weight_bytes}, {"parameters", info.parameters}, {"data", rows}};
 }
 
 }  // namespace tidepool::server

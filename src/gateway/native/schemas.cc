@@ -111,13 +111,16 @@ Json BenchRequestSchema() {
 }
 
 Json BenchSchema() {
-  return ListOf(Json::parse(R"json({
+  Json schema = ListOf(Json::parse(R"json({
     "type": "object",
     "properties": {
       "id": {"type": "string"}, "test": {"enum": ["prefill", "decode"]}, "batch": {"type": "integer"},
       "tokens": {"type": "integer"}, "depth": {"type": "integer"}, "seconds": {"type": "number"},
       "tokens_per_s": {"type": "number"}, "limit": {"type": "number"}, "share_of_limit": {"type": "number"}}
   })json"));
+  for (const char* name : {"weight_bytes", "parameters"}) schema["properties"][name] = {{"type", "integer"}};
+  schema["properties"]["model"] = {{"type", "string"}};
+  return schema;
 }
 
 Json HealthSchema() {
