@@ -281,8 +281,9 @@ struct KernelChoice {
 struct DeviceOptions {
   int threads = 0;  // 0: one per core this process may use
   // "": the best the processor has; else one of CpuInstructionSets(): "reference", "avx2", "avx512",
-  // "avx512vnni".
+  // "avx512vnni", "amx".
   std::string instruction_set;
+  // One kind of kernels for any number of rows. Only "amx" has two, and then computes as "avx512vnni".
   bool deterministic = false;
   bool pin_threads = false;  // a processor for each thread of the team, over the NUMA nodes in turn
   cpu::KernelTuning tuning = {};

@@ -171,7 +171,9 @@ const std::vector<Spec>& Specs() {
       {"pool.prefix_cache", Kind::kBool, "true",
        "Keep KV of finished prompts for requests that begin the same way.", TP_FIELD(pool.prefix_cache)},
       {"pool.deterministic", Kind::kBool, "false",
-       "One order of additions for every batch size: the same answer alone or in a batch, bit for bit.",
+       "One order of additions for every batch size: the same answer alone or in a batch, bit for bit. Only "
+       "AMX has "
+       "faster kernels without it; with all others it is always so.",
        TP_FIELD(pool.deterministic)},
       {"models.context_length", Kind::kInt, "0", "Cap on every model's context; 0: the model's own.",
        TP_FIELD(models.context_length), 0, 1 << 24},

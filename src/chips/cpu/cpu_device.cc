@@ -189,6 +189,7 @@ std::vector<std::string> CpuInstructionSets() {
   const cpu::ProcessorFeatures& features = cpu::DetectFeatures();
   std::vector<std::string> sets;
 #if defined(TIDEPOOL_VECTOR_KERNELS)
+  if (features.amx) sets.emplace_back("amx");
   if (features.avx512_vnni) sets.emplace_back("avx512vnni");
   if (features.avx_vnni) sets.emplace_back("avxvnni");
   if (features.avx512) sets.emplace_back("avx512");

@@ -1,6 +1,7 @@
 #include "chips/cpu/processor.h"
 
 #include <sched.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,6 +20,24 @@
 namespace tidepool::chips::cpu {
 namespace {
 
+#if defined(__x86_64__)
+// Tiles: the processor's instructions (CPUID 7), that the system saves the registers (XCR0), and that the
+// kernel lets this process have them (Linux 5.16; every thread inherits it).
+bool DetectAmx() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  constexpr unsigned kBfloat = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25, kAmx = kBfloat | kTile | kInt8;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kAmx) != kAmx) return false;
+  constexpr unsigned kAvx512Bfloat = 1u << 5;
+  if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0 || (eax & kAvx512Bfloat) == 0) return false;
+  constexpr unsigned kTileState = 3u << 17;  // XTILECFG, XTILEDATA
+  // AVX-512 has been found, so XGETBV is there.
+  asm volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+  if ((eax & kTileState) != kTileState) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
+
 ProcessorFeatures Detect() {
   ProcessorFeatures features;
 #if defined(__x86_64__)
@@ -35,6 +54,7 @@ ProcessorFeatures Detect() {
                     __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                     __builtin_cpu_supports("avx512dq");
   features.avx512_vnni = features.avx512 && __builtin_cpu_supports("avx512vnni");
+  features.amx = features.avx512_vnni && DetectAmx();
 #endif
   return features;
 }

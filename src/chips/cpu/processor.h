@@ -11,7 +11,12 @@ struct ProcessorFeatures {
   bool avx_vnni = false;     // avx2 and the VEX encoding of VNNI, 256 bits wide
   bool avx512 = false;       // F + BW + VL + DQ (implies avx2)
   bool avx512_vnni = false;  // avx512 and VNNI
+  // avx512_vnni, AVX512-BF16, AMX-TILE, AMX-INT8 and AMX-BF16, and the kernel has allowed this process to use
+  // tiles.
+  bool amx = false;
 };
+// The first call asks the kernel for tiles, where the processor has them: they add 8 KiB to the registers
+// that the kernel saves of each thread that uses them.
 const ProcessorFeatures& DetectFeatures();
 
 std::string ProcessorName();  // "Intel(R) Xeon(R) Processor @ 2.50GHz"

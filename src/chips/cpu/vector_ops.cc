@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "base/check.h"
@@ -11,6 +12,7 @@
 #include "chips/cpu/kernel_table.h"
 #include "chips/cpu/panel_layout.h"
 #include "chips/cpu/processor.h"
+#include "chips/cpu/tile_linear.h"
 #include "chips/cpu/vector_scratch.h"
 
 namespace tidepool::chips::cpu {
@@ -34,8 +36,10 @@ ActivationKernel KernelOf(Activation activation) {
 
 class VectorOps final : public CpuOps {
  public:
-  VectorOps(ThreadPool& pool, const KernelTable& kernels)
-      : pool_(pool), kernels_(kernels), activations_(kernels.needs_pairs), attention_(pool, kernels) {}
+  VectorOps(ThreadPool& pool, const KernelTable& kernels, const TileKernels* tiles)
+      : pool_(pool), kernels_(kernels), activations_(kernels.needs_pairs), attention_(pool, kernels) {
+    if (tiles != nullptr) tiles_.emplace(pool, *tiles);
+  }
 
   size_t PackedBytes(const WeightSpec& spec) const override {
     return static_cast<size_t>(PanelCount(spec.rows)) * PanelBytes(LayoutOf(spec), spec.columns);
@@ -63,6 +67,10 @@ class VectorOps final : public CpuOps {
   void GatherRows(ConstMatrix x, std::span<const int32_t> rows, Matrix out) override;
 
   double MeasureInt8OpsPerS(double seconds) override {
+    if (tiles_) {
+      return Measure(seconds, tiles_->kernels().probe_int8_operations,
+                     [&](int64_t n) { return tiles_->kernels().probe_int8(n); });
+    }
     return Measure(seconds, kernels_.probe_int8_operations,
                    [&](int64_t n) { return kernels_.probe_int8(n); });
   }
@@ -98,16 +106,21 @@ class VectorOps final : public CpuOps {
     return static_cast<double>(rounds) * static_cast<double>(operations) / elapsed.count();
   }
 
-  // `gated`: two targets of one shape; the first's output becomes activation(first) * second.
+  bool OnTiles(ConstMatrix x, const PackedWeight& weight) const {
+    return tiles_ && tiles_->Takes(x.rows, weight);
+  }
+  // `gated`: two targets of one shape; the first's output becomes activation(first) * second. Targets are all
+  // for tiles, or none.
   void LinearAll(ConstMatrix x, std::span<const LinearTarget> targets, const Activation* gated);
   void Quantise(QuantiseTask task, int64_t rows);
   void LinearRows(ConstMatrix x, std::span<const LinearTarget> targets, int64_t row_begin, int64_t row_end,
-                  bool quantised, const Activation* gated);
+                  bool quantised, bool on_tiles, const Activation* gated);
   void Elementwise(void (*kernel)(const ElementwiseTask&), ConstMatrix a, const ConstMatrix* b, Matrix out);
 
   ThreadPool& pool_;
   const KernelTable& kernels_;
   KernelTuning tuning_;
+  std::optional<TileLinear> tiles_;  // for many rows, where the processor has tiles
   ActivationScratch activations_;
   RopeTables rope_;
   AttentionOps attention_;
@@ -151,12 +164,14 @@ KernelChoice VectorOps::DescribeKernel(const WeightSpec& spec) const {
 
 size_t VectorOps::ScratchBytes(int32_t max_tokens, int32_t max_columns) const {
   return activations_.BytesFor(ActivationScratch::ElementsFor(max_tokens, max_columns)) +
+         (tiles_ ? tiles_->ScratchBytes(max_tokens, max_columns) : 0) +
          RopeTables::BytesFor(max_tokens, std::min<int64_t>(kRopeDim, max_columns)) +
          attention_.ScratchBytes(max_tokens);
 }
 
 Status VectorOps::ReserveScratch(int32_t max_tokens, int32_t max_columns) {
   TP_TRY(activations_.Reserve(ActivationScratch::ElementsFor(max_tokens, max_columns)));
+  if (tiles_) TP_TRY(tiles_->Reserve(max_tokens, max_columns));
   rope_.Reserve(max_tokens, std::min<int64_t>(kRopeDim, max_columns));
   attention_.Reserve(max_tokens);
   return {};
@@ -189,23 +204,35 @@ void VectorOps::LayerNorm(ConstMatrix x, const float* gain, const float* bias, f
   });
 }
 
-void VectorOps::Linear(ConstMatrix x, std::span<const LinearTarget> targets) { LinearAll(x, targets, nullptr); }
+void VectorOps::Linear(ConstMatrix x, std::span<const LinearTarget> targets) {
+  // Runs of targets that are for tiles or not (F32 is not). Nearly always there is one.
+  while (!targets.empty()) {
+    const bool on_tiles = OnTiles(x, *targets.front().weight);
+    size_t count = 1;
+    while (count < targets.size() && OnTiles(x, *targets[count].weight) == on_tiles) ++count;
+    LinearAll(x, targets.first(count), nullptr);
+    targets = targets.subspan(count);
+  }
+}
 
 void VectorOps::GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation,
                             Matrix scratch, Matrix out) {
   CHECK(gate.spec.rows == up.spec.rows);
   const LinearTarget targets[] = {{.weight = &gate, .out = out}, {.weight = &up, .out = scratch}};
-  LinearAll(x, targets, &activation);
+  if (OnTiles(x, gate) == OnTiles(x, up)) return LinearAll(x, targets, &activation);
+  Linear(x, targets);
+  GatedActivation(activation, out, scratch, out);
 }
 
 void VectorOps::LinearAll(ConstMatrix x, std::span<const LinearTarget> targets, const Activation* gated) {
   if (x.rows <= 0) return;
+  const bool on_tiles = OnTiles(x, *targets.front().weight);
   bool quantised = false;
   for (const LinearTarget& target : targets) {
     CHECK(target.weight->spec.columns == x.columns && target.out.columns == target.weight->spec.rows);
-    quantised |= IsQuantised(static_cast<PanelLayout>(target.weight->layout));
+    quantised |= !on_tiles && IsQuantised(static_cast<PanelLayout>(target.weight->layout));
   }
-  int64_t pass_rows = x.rows;
+  int64_t pass_rows = on_tiles ? tiles_->PassRows(x.rows, x.columns) : x.rows;
   if (quantised) {
     if (activations_.capacity() < ActivationScratch::ElementsFor(x.rows, x.columns)) {
       CHECK(activations_.Reserve(ActivationScratch::ElementsFor(x.rows, x.columns)).has_value());
@@ -214,6 +241,7 @@ void VectorOps::LinearAll(ConstMatrix x, std::span<const LinearTarget> targets, 
   }
   for (int64_t begin = 0; begin < x.rows; begin += pass_rows) {
     const int64_t end = std::min(x.rows, begin + pass_rows);
+    if (on_tiles) tiles_->Convert({x.data + begin * x.stride, end - begin, x.columns, x.stride}, targets);
     if (quantised) {
       activations_.Begin(end - begin, x.columns, kernels_.tile_rows);
       QuantiseTask task = activations_.Task();
@@ -221,7 +249,7 @@ void VectorOps::LinearAll(ConstMatrix x, std::span<const LinearTarget> targets, 
       task.x_stride = x.stride;
       Quantise(task, end - begin);
     }
-    LinearRows(x, targets, begin, end, quantised, gated);
+    LinearRows(x, targets, begin, end, quantised, on_tiles, gated);
   }
 }
 
@@ -256,21 +284,25 @@ void VectorOps::Quantise(QuantiseTask task, int64_t rows) {
 }
 
 void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets, int64_t row_begin,
-                           int64_t row_end, bool quantised, const Activation* gated) {
+                           int64_t row_end, bool quantised, bool on_tiles, const Activation* gated) {
   const int64_t rows = row_end - row_begin;
   int64_t panels = 0;
   for (const LinearTarget& target : targets) panels += PanelCount(target.weight->spec.rows);
   // A block of rows small enough to stay in the second-level cache while the panels pass by.
   const int64_t row_bytes = quantised ? x.columns : 4 * x.columns;
-  int64_t row_block = std::clamp<int64_t>(tuning_.linear_row_block_bytes / row_bytes / 8 * 8, 32, 512);
+  int64_t row_block = on_tiles
+                          ? tiles_->row_block()
+                          : std::clamp<int64_t>(tuning_.linear_row_block_bytes / row_bytes / 8 * 8, 32, 512);
   if (rows <= row_block) row_block = rows;
   const int64_t row_blocks = CeilDiv(rows, row_block);
   // Blocks are whole tiles.
   const bool tiled = kernels_.tile_rows > 0 && quantised;
   const RowTiles tiles = tiled ? activations_.tiles() : RowTiles{rows, rows};
-  const int64_t tile_block = CeilDiv(tiles.count, row_blocks);
+  const int64_t tile_block = on_tiles ? row_block : CeilDiv(tiles.count, row_blocks);
   const bool alone = rows * panels * kPanelRows * x.columns < tuning_.inline_products;
-  const int64_t wanted = alone ? 1 : std::max<int64_t>(1, tuning_.linear_chunks_per_thread * pool_.threads() / row_blocks);
+  // Tiles read x again for each chunk, and are quick about the rest.
+  const int64_t per_thread = std::max<int64_t>(1, tuning_.linear_chunks_per_thread / (on_tiles ? 2 : 1));
+  const int64_t wanted = alone ? 1 : std::max<int64_t>(1, per_thread * pool_.threads() / row_blocks);
   // Pairs of gated targets are worked on side by side, so that their product finds both in the cache.
   const std::span<const LinearTarget> leaders = gated != nullptr ? targets.first(1) : targets;
   int64_t panel_block = std::max<int64_t>(1, CeilDiv(CeilDiv(panels, wanted), 4) * 4);
@@ -284,7 +316,7 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
   for (const LinearTarget& target : leaders) panel_blocks += CeilDiv(PanelCount(target.weight->spec.rows), panel_block);
   for (const LinearTarget& target : targets) {
     const auto layout = static_cast<PanelLayout>(target.weight->layout);
-    if (IsQuantised(layout)) activations_.Derive(layout);
+    if (quantised && IsQuantised(layout)) activations_.Derive(layout);
   }
   const auto task_of = [&](const LinearTarget& target, int64_t block, int64_t first_tile) {
     const WeightSpec& spec = target.weight->spec;
@@ -303,7 +335,7 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
     task.row_end = TileFirstRow(tiles, task.tile_end);
     task.x = x.data + row_begin * x.stride;
     task.x_stride = x.stride;
-    if (IsQuantised(layout)) task.quantised = activations_.For(layout);
+    if (quantised && IsQuantised(layout)) task.quantised = activations_.For(layout);
     task.out = target.out.data + row_begin * target.out.stride;
     task.out_stride = target.out.stride;
     task.bias = target.bias;
@@ -322,7 +354,12 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
                            task.row_end,
                            std::min(task.outputs, task.panel_end * kPanelRows) - column};
   };
-  const auto body = [&](int64_t chunk, int) {
+  const auto multiply = [&](const LinearTarget& target, const LinearTask& task, int thread) {
+    const auto layout = static_cast<PanelLayout>(target.weight->layout);
+    if (on_tiles) return tiles_->Multiply(task, layout, thread);
+    kernels_.linear[layout](task);
+  };
+  const auto body = [&](int64_t chunk, int thread) {
     int64_t block = chunk % panel_blocks;
     const int64_t first_tile = chunk / panel_blocks * tile_block;
     const LinearTarget* target = targets.data();
@@ -332,9 +369,9 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
       block -= blocks;
     }
     const LinearTask task = task_of(*target, block, first_tile);
-    kernels_.linear[target->weight->layout](task);
+    multiply(*target, task, thread);
     if (gated != nullptr) {
-      kernels_.linear[target[1].weight->layout](task_of(target[1], block, first_tile));
+      multiply(target[1], task_of(target[1], block, first_tile), thread);
       kernels_.activate[KernelOf(*gated)](part_of(task, target->out, target[1].out, target->out));
     }
     if (target->residual.data != nullptr) {
@@ -398,11 +435,18 @@ const KernelTable* FindKernels(std::string_view name) {
 
 }  // namespace
 
-std::unique_ptr<CpuOps> MakeVectorOps(ThreadPool& pool, std::string_view instruction_set,
-                                      [[maybe_unused]] bool deterministic) {
-  // Every kernel keeps one order of additions, so there is nothing to choose.
-  const KernelTable* kernels = FindKernels(instruction_set);
-  return kernels == nullptr ? nullptr : std::make_unique<VectorOps>(pool, *kernels);
+std::unique_ptr<CpuOps> MakeVectorOps(ThreadPool& pool, std::string_view instruction_set, bool deterministic) {
+  // Every kernel keeps one order of additions. But a row that tiles multiply among many has other bits than
+  // one that the vector kernels multiply among few.
+  if (instruction_set == "amx") {
+    return MakeTileOps(pool, "avx512vnni", deterministic ? nullptr : &kAmxTileKernels);
+  }
+  return MakeTileOps(pool, instruction_set, nullptr);
+}
+
+std::unique_ptr<CpuOps> MakeTileOps(ThreadPool& pool, std::string_view vector_set, const TileKernels* tiles) {
+  const KernelTable* kernels = FindKernels(vector_set);
+  return kernels == nullptr ? nullptr : std::make_unique<VectorOps>(pool, *kernels, tiles);
 }
 
 }  // namespace tidepool::chips::cpu

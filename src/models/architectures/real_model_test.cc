@@ -144,7 +144,7 @@ class RealDecoder : public ::testing::TestWithParam<RealModel> {
   }
   std::filesystem::path Path() const { return LargeModels() / GetParam().file; }
   ModelRunner Runner(const std::string& set, chips::WeightPrecision precision, chips::DataType kv) const {
-    return {CpuDevice(set),
+    return {CpuDevice(set, 2, /*deterministic=*/false),  // as it is served
             Path(),
             {.precision = precision, .kv_type = kv},
             {.max_tokens = 64, .max_logit_rows = 64}};

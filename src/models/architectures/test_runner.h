@@ -32,9 +32,10 @@ T Must(Result<T> result) {
   return std::move(*result);
 }
 
-inline std::unique_ptr<chips::Device> CpuDevice(const std::string& instruction_set, int threads = 2) {
-  return Must(
-      chips::MakeCpuDevice({.threads = threads, .instruction_set = instruction_set, .deterministic = true}));
+inline std::unique_ptr<chips::Device> CpuDevice(const std::string& instruction_set, int threads = 2,
+                                                bool deterministic = true) {
+  return Must(chips::MakeCpuDevice(
+      {.threads = threads, .instruction_set = instruction_set, .deterministic = deterministic}));
 }
 
 // One sequence's KV blocks, in an order that is not the memory's order, so that a wrong block table shows.

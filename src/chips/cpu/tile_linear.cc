@@ -1,0 +1,102 @@
+#include "chips/cpu/tile_linear.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "chips/cpu/cpu_ops.h"
+#include "chips/cpu/panel_layout.h"
+
+namespace tidepool::chips::cpu {
+namespace {
+
+constexpr int64_t kMostElements = int64_t{4} << 20;  // 8 MiB a plane
+// Rows and panels of a chunk: what is multiplied again and again stays in a second-level cache of 2 MiB.
+// 512 rows of kTileDepth columns are 640 KiB (two planes: 256 rows), their sums of 256 outputs 512 KiB.
+constexpr int64_t kChunkRows = 512;
+constexpr int64_t kChunkPanels = 16;
+// Work below this (about 10 us of one core) is not worth waking others for.
+constexpr int64_t kTileInlineElements = 64 * 1024;
+
+int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t PaddedColumns(int64_t columns) { return TilesOf(columns) * kTileColumns; }
+
+}  // namespace
+
+int64_t TileLinear::ElementsFor(int64_t rows, int64_t columns) {
+  const int64_t tile_row = kTileRows * PaddedColumns(columns);
+  return std::max(tile_row, std::min(DivideUp(rows, kTileRows) * tile_row, kMostElements));
+}
+
+size_t TileLinear::ScratchBytes(int32_t max_tokens, int32_t max_columns) const {
+  return static_cast<size_t>(ElementsFor(max_tokens, max_columns)) * 2 * sizeof(uint16_t) +
+         static_cast<size_t>(pool_.threads()) * kTileScratchBytes;
+}
+
+Status TileLinear::Reserve(int32_t max_tokens, int32_t max_columns) {
+  return ReserveElements(ElementsFor(max_tokens, max_columns));
+}
+
+Status TileLinear::ReserveElements(int64_t elements) {
+  if (scratch_.data() == nullptr) {
+    TP_ASSIGN(scratch_, AllocateHostMemory(static_cast<size_t>(pool_.threads()) * kTileScratchBytes));
+  }
+  if (elements > capacity_) {
+    TP_ASSIGN(rows_, AllocateHostMemory(static_cast<size_t>(elements) * 2 * sizeof(uint16_t)));
+    capacity_ = elements;
+  }
+  return {};
+}
+
+int64_t TileLinear::PassRows(int64_t rows, int64_t columns) {
+  CHECK(ReserveElements(ElementsFor(rows, columns)).has_value());
+  return std::min(rows, capacity_ / PaddedColumns(columns) / kTileRows * kTileRows);
+}
+
+void TileLinear::Convert(ConstMatrix x, std::span<const LinearTarget> targets) {
+  bool low = false;
+  for (const LinearTarget& target : targets) {
+    low |= TakesLowPlane(static_cast<PanelLayout>(target.weight->layout));
+  }
+  auto* const high_rows = reinterpret_cast<uint16_t*>(rows_.data());
+  uint16_t* const low_rows = low ? high_rows + capacity_ : nullptr;
+  high_ = high_rows;
+  low_ = low_rows;
+  // Two planes of x: half the rows take the same place in the cache.
+  row_block_ = low ? kTileTaskRows / 2 : kTileTaskRows;
+  const int64_t tiles = DivideUp(x.rows, kTileRows);
+  CHECK(tiles * kTileRows * PaddedColumns(x.columns) <= capacity_);
+  const auto convert = [&](int64_t begin, int64_t end) {
+    kernels_.convert({x.data, x.stride, x.rows, x.columns, begin, end, high_rows, low_rows});
+  };
+  if (x.rows * x.columns < kTileInlineElements) {
+    convert(0, tiles);
+  } else {
+    pool_.Run(tiles, [&](int64_t tile, int) { convert(tile, tile + 1); });
+  }
+}
+
+void TileLinear::Multiply(const LinearTask& task, PanelLayout layout, int thread) const {
+  TileLinearTask part{};
+  part.weight = task.weight;
+  part.panel_bytes = task.panel_bytes;
+  part.codes_offset = task.codes_offset;
+  part.outputs = task.outputs;
+  part.columns = task.columns;
+  part.high = high_;
+  part.low = low_;
+  part.out = task.out;
+  part.out_stride = task.out_stride;
+  part.bias = task.bias;
+  part.scratch = scratch_.data() + static_cast<size_t>(thread) * kTileScratchBytes;
+  for (int64_t row = task.row_begin; row < task.row_end; row = part.row_end) {
+    part.row_begin = row;
+    part.row_end = std::min(task.row_end, row + kTileTaskRows);
+    for (int64_t panel = task.panel_begin; panel < task.panel_end; panel = part.panel_end) {
+      part.panel_begin = panel;
+      part.panel_end = std::min(task.panel_end, panel + kTileTaskPanels);
+      kernels_.linear[layout](part);
+    }
+  }
+}
+
+}  // namespace tidepool::chips::cpu
