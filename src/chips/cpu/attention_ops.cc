@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "chips/cpu/cpu_ops.h"
 
 namespace tidepool::chips::cpu {
 namespace {
@@ -19,7 +20,6 @@ constexpr int64_t kReservedDim = 256;
 constexpr int64_t kItemsPerThread = 4;                // fewer tiles than this a thread: smaller ones
 constexpr int64_t kPartialFloats = int64_t{1} << 20;  // 4 MiB of split attention
 
-int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t MostTileRows(int64_t dim) {
   return std::clamp<int64_t>(kTileElements / std::max<int64_t>(dim, 1) / 16 * 16, 16, kAttentionRows);
@@ -83,7 +83,7 @@ void AttentionOps::AppendToken(const KvAppendArgs& args, const SequenceSlice& se
   const float* key = args.key.data + row * args.key.stride;
   const float* value = args.value.data + row * args.value.stride;
   constexpr int32_t kPart = 64;  // whole groups
-  const int64_t value_groups = DivideUp(kv.value_dim, kKvGroup);
+  const int64_t value_groups = CeilDiv(kv.value_dim, kKvGroup);
   for (int32_t h = 0; h < kv.kv_heads; ++h, key += kv.key_dim, value += kv.value_dim) {
     std::byte* const keys = block + kv.key_offset(args.layer, h);
     std::byte* const values = block + kv.value_offset(args.layer, h);
@@ -137,8 +137,8 @@ void AttentionOps::AppendKv(const KvAppendArgs& args) {
   const int64_t token_cost = int64_t{4} * kv.kv_heads * (kv.key_dim + kv.value_dim);
   const int64_t chunks =
       tokens * token_cost < kInlineElementsOfKv ? 1 : std::min<int64_t>(tokens, 8 * pool_.threads());
-  const int64_t step = DivideUp(tokens, chunks);
-  pool_.Run(DivideUp(tokens, step), [&](int64_t chunk, int) {
+  const int64_t step = CeilDiv(tokens, chunks);
+  pool_.Run(CeilDiv(tokens, step), [&](int64_t chunk, int) {
     const int64_t end = std::min(tokens, (chunk + 1) * step);
     size_t at = SequenceAt(first_items_, chunk * step);
     for (int64_t token = chunk * step; token < end; ++token) {
@@ -156,18 +156,18 @@ AttentionOps::Plan AttentionOps::MakePlan(const AttentionArgs& args) {
   int64_t most_rows = 0;
   for (const SequenceSlice& sequence : args.sequences) {
     CHECK(sequence.token_count == 0 ||
-          DivideUp(int64_t{sequence.context} + sequence.token_count, kKvBlockTokens) <= sequence.block_count);
+          CeilDiv(int64_t{sequence.context} + sequence.token_count, kKvBlockTokens) <= sequence.block_count);
     most_rows = std::max(most_rows, sequence.token_count * group);
   }
   Plan plan;
   plan.tile_rows = std::min(MostTileRows(std::max(kv.key_dim, kv.value_dim)),
-                            std::max<int64_t>(1, DivideUp(most_rows, 16)) * 16);
+                            std::max<int64_t>(1, CeilDiv(most_rows, 16)) * 16);
   for (;;) {
     plan.items = 0;
     first_items_.clear();
     for (const SequenceSlice& sequence : args.sequences) {
       first_items_.push_back(plan.items);
-      plan.items += DivideUp(sequence.token_count * group, plan.tile_rows) * kv.kv_heads;
+      plan.items += CeilDiv(sequence.token_count * group, plan.tile_rows) * kv.kv_heads;
     }
     if (plan.items >= kItemsPerThread * pool_.threads() || plan.tile_rows <= 16) return plan;
     plan.tile_rows = std::max<int64_t>(16, plan.tile_rows / 32 * 16);
@@ -184,7 +184,7 @@ AttentionTask AttentionOps::TaskOf(const AttentionArgs& args, const Plan& plan, 
   task.group = args.query_heads / kv.kv_heads;
   const int64_t rows = int64_t{sequence.token_count} * task.group;
   // The last tile first: it sees the most.
-  const int64_t tile = DivideUp(rows, plan.tile_rows) - 1 - within / kv.kv_heads;
+  const int64_t tile = CeilDiv(rows, plan.tile_rows) - 1 - within / kv.kv_heads;
   const int64_t first_head = int64_t{kv_head} * task.group;
   task.query = args.query.data + sequence.token_begin * args.query.stride + first_head * kv.key_dim;
   task.query_stride = args.query.stride;
@@ -209,7 +209,7 @@ AttentionTask AttentionOps::TaskOf(const AttentionArgs& args, const Plan& plan, 
   const int64_t begin = task.window > 0 ? std::max<int64_t>(0, first_position + 1 - task.window) : 0;
   const int64_t end = task.causal ? last_position + 1 : task.context + task.token_count;
   task.split_begin = begin / kAttentionSplit;
-  task.split_end = DivideUp(end, kAttentionSplit);
+  task.split_end = CeilDiv(end, kAttentionSplit);
   return task;
 }
 
@@ -261,7 +261,7 @@ bool AttentionOps::AttendInSplits(const AttentionArgs& args, const Plan& plan) {
     const AttentionTask task = TaskOf(args, plan, item);
     first_chunks_.push_back(chunks);
     first_partials_.push_back(partial);
-    chunks += DivideUp(task.split_end - task.split_begin, chunk_splits);
+    chunks += CeilDiv(task.split_end - task.split_begin, chunk_splits);
     partial += (task.split_end - task.split_begin) * (task.row_end - task.row_begin) * (2 + kv.value_dim);
   }
   if (chunks > ThreadPool::kMaxChunks) return false;

@@ -19,6 +19,8 @@ namespace tidepool::chips::cpu {
 // layout) that gives other bytes for the same weight.
 inline constexpr uint32_t kPackingVersion = 1;
 
+inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 class CpuOps : public Ops {
  public:
   // The spec has been checked: rows and columns positive, a known type, whole blocks, no overflow.

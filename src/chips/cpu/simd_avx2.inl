@@ -175,7 +175,6 @@ TP_INLINE Ints DotPairs(Ints sum, Ints a, Ints b) { return _mm256_add_epi32(sum,
 // ---- integer dot products ----
 TP_INLINE Ints ZeroInts() { return _mm256_setzero_si256(); }
 TP_INLINE Ints LoadInts(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-TP_INLINE void StoreInts(void* p, Ints v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
 TP_INLINE Ints SetInt(int32_t x) { return _mm256_set1_epi32(x); }
 TP_INLINE Ints BroadcastInt(const void* p) {
   int32_t value;

@@ -151,7 +151,6 @@ TP_INLINE Ints DotPairs(Ints sum, Ints a, Ints b) { return _mm512_add_epi32(sum,
 // ---- integer dot products ----
 TP_INLINE Ints ZeroInts() { return _mm512_setzero_si512(); }
 TP_INLINE Ints LoadInts(const void* p) { return _mm512_loadu_si512(p); }
-TP_INLINE void StoreInts(void* p, Ints v) { _mm512_storeu_si512(p, v); }
 TP_INLINE Ints SetInt(int32_t x) { return _mm512_set1_epi32(x); }
 TP_INLINE Ints BroadcastInt(const void* p) {
   int32_t value;

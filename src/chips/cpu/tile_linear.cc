@@ -17,14 +17,13 @@ constexpr int64_t kChunkPanels = 16;
 // Work below this (about 10 us of one core) is not worth waking others for.
 constexpr int64_t kTileInlineElements = 64 * 1024;
 
-int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t PaddedColumns(int64_t columns) { return TilesOf(columns) * kTileColumns; }
 
 }  // namespace
 
 int64_t TileLinear::ElementsFor(int64_t rows, int64_t columns) {
   const int64_t tile_row = kTileRows * PaddedColumns(columns);
-  return std::max(tile_row, std::min(DivideUp(rows, kTileRows) * tile_row, kMostElements));
+  return std::max(tile_row, std::min(CeilDiv(rows, kTileRows) * tile_row, kMostElements));
 }
 
 size_t TileLinear::ScratchBytes(int32_t max_tokens, int32_t max_columns) const {
@@ -63,7 +62,7 @@ void TileLinear::Convert(ConstMatrix x, std::span<const LinearTarget> targets) {
   low_ = low_rows;
   // Two planes of x: half the rows take the same place in the cache.
   row_block_ = low ? kTileTaskRows / 2 : kTileTaskRows;
-  const int64_t tiles = DivideUp(x.rows, kTileRows);
+  const int64_t tiles = CeilDiv(x.rows, kTileRows);
   CHECK(tiles * kTileRows * PaddedColumns(x.columns) <= capacity_);
   const auto convert = [&](int64_t begin, int64_t end) {
     kernels_.convert({x.data, x.stride, x.rows, x.columns, begin, end, high_rows, low_rows});

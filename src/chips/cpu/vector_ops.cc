@@ -23,7 +23,6 @@ constexpr int64_t kRopeDim = 256;
 
 static_assert(kPeakBlock == kPeaksBlock && kPeakLanes == kPeaksLanes);
 
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 ActivationKernel KernelOf(Activation activation) {
   switch (activation) {
