@@ -341,17 +341,20 @@ void Sampler::CutNucleus(size_t count, float lowest, double mass) {
       before = upper;
     }
   }
+  // Without branches: which of the candidates these are cannot be foreseen.
+  const float* const values = values_.get();
+  float* const weights = weights_.get();
   int32_t* const order = order_.get();
   size_t found = 0;
   for (size_t i = 0; i < count && found < upto - above; ++i) {
     order[found] = static_cast<int32_t>(i);
-    found += values_[i] >= low && values_[i] < high ? 1 : 0;
+    found += static_cast<size_t>(values[i] >= low) & static_cast<size_t>(values[i] < high);
   }
   if (found == 0) return;  // rounding left all of them just below the mass
 
   // Candidates stand in the order of their ids.
   auto comes_first = [&](int32_t a, int32_t b) {
-    const float va = values_[static_cast<size_t>(a)], vb = values_[static_cast<size_t>(b)];
+    const float va = values[static_cast<size_t>(a)], vb = values[static_cast<size_t>(b)];
     return va != vb ? va > vb : a < b;
   };
   size_t begin = 0, end = found;  // the cut is the first candidate at which `before` reaches the mass
@@ -359,7 +362,7 @@ void Sampler::CutNucleus(size_t count, float lowest, double mass) {
     const size_t middle = begin + (end - begin) / 2;
     std::nth_element(order + begin, order + middle, order + end, comes_first);
     double upper = 0;
-    for (size_t i = begin; i < middle; ++i) upper += static_cast<double>(weights_[static_cast<size_t>(order[i])]);
+    for (size_t i = begin; i < middle; ++i) upper += static_cast<double>(weights[static_cast<size_t>(order[i])]);
     if (before + upper >= mass) {
       end = middle;
     } else {
@@ -370,16 +373,14 @@ void Sampler::CutNucleus(size_t count, float lowest, double mass) {
   std::sort(order + begin, order + end, comes_first);
   size_t at = begin;
   while (at + 1 < end) {
-    before += static_cast<double>(weights_[static_cast<size_t>(order[at])]);
+    before += static_cast<double>(weights[static_cast<size_t>(order[at])]);
     if (before >= mass) break;
     ++at;
   }
   const auto last = static_cast<size_t>(order[at]);
-  const float floor = values_[last];
-  for (size_t i = 0; i < count; ++i) {
-    const bool keep = values_[i] > floor || (values_[i] == floor && i <= last);
-    weights_[i] = keep ? weights_[i] : 0.0f;
-  }
+  const float floor = values[last];
+  for (size_t i = 0; i <= last; ++i) weights[i] = values[i] >= floor ? weights[i] : 0.0f;
+  for (size_t i = last + 1; i < count; ++i) weights[i] = values[i] > floor ? weights[i] : 0.0f;
 }
 
 // ---- the draw ----------------------------------------------------------------------------------------
