@@ -266,7 +266,9 @@ TEST_F(EngineTest, RowsSampledOnManyThreadsGiveTheAnswersOfOne) {
   for (int32_t i = 0; i < kRequests; ++i) alone.push_back(Generate(request(model, i)));
   engine.reset();
 
-  const auto cpu = chips::MakeCpuDevice({.threads = 3}).value();
+  chips::DeviceOptions three;
+  three.threads = 3;
+  const auto cpu = chips::MakeCpuDevice(three).value();
   engine = Engine::Start(*cpu, *ledger, clock, metrics, {.max_batch_tokens = 64, .max_sequences = 24});
   const ModelHandle shared = AddFake("fake", large);
   fake->hold = true;  // until all are there

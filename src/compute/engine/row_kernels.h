@@ -33,6 +33,8 @@ struct RowKernels {
   // sums[b]: these weights of block b added up, in double.
   void (*block_sums)(const RowView& row, float max, float inverse_temperature, double* sums);
   double (*sum)(const float* x, size_t count);
+  // The same of those whose value is at least `floor`; their number is added to `found`.
+  double (*sum_at_least)(const float* values, const float* weights, size_t count, float floor, size_t* found);
   // Ids, in ascending order, and values of all logits that are at least `floor`; their number. Both arrays have room
   // for kRowLanes more than there are logits.
   size_t (*at_least)(const RowView& row, float floor, int32_t* ids, float* values);

@@ -134,6 +134,35 @@ double Sum(const float* x, size_t count) {
   return sums.Total();
 }
 
+double SumAtLeast(const float* values, const float* weights, size_t count, float floor, size_t* found) {
+  LaneSums sums;
+  Ints counts[kVectors] = {};
+  const auto add = [&](int v, Floats value, Floats weight) {
+    const Ints inside = value >= floor;
+    counts[v] -= inside;
+    sums.Add(v, inside ? weight : Floats{});
+  };
+  size_t i = 0;
+  for (; i + kRowLanes <= count; i += kRowLanes) {
+    for (int v = 0; v < kVectors; ++v) {
+      const size_t at = i + static_cast<size_t>(v * kWidth);
+      add(v, LoadFloats(values + at), LoadFloats(weights + at));
+    }
+  }
+  if (i < count) {
+    float last_values[kRowLanes], last_weights[kRowLanes];
+    LoadTail(values + i, count - i, __builtin_nanf(""), last_values);  // at least nothing
+    LoadTail(weights + i, count - i, 0, last_weights);
+    for (int v = 0; v < kVectors; ++v) {
+      add(v, LoadFloats(last_values + v * kWidth), LoadFloats(last_weights + v * kWidth));
+    }
+  }
+  int32_t lanes[kRowLanes];
+  __builtin_memcpy(lanes, counts, sizeof lanes);
+  for (size_t l = 0; l < kRowLanes; ++l) *found += static_cast<size_t>(lanes[l]);
+  return sums.Total();
+}
+
 size_t AllAtLeast(const RowView& row, float floor, int32_t* ids, float* values) {
   size_t found = 0;
   for (size_t begin = 0, block = 0; begin < row.count; begin += kRowBlock, ++block) {
@@ -163,5 +192,6 @@ constexpr RowKernels MakeRowKernels(const char* name) {
           .weights = Weights,
           .block_sums = BlockSums,
           .sum = Sum,
+          .sum_at_least = SumAtLeast,
           .at_least = AllAtLeast};
 }

@@ -259,11 +259,12 @@ int32_t Sampler::Draw(const SampleSpec& spec) {
   if (k > 0 && k < view_.count) {
     count = TakeLargest(k);
     kernels_.weights(values_.get(), count, max_, inverse_temperature, weights_.get());
-    if (top_p < 1) CutNucleus(count, inverse_temperature, top_p * kernels_.sum(weights_.get(), count));
+    if (top_p < 1) CutNucleus(count, FloorAt(kDeepest, params.temperature), top_p * kernels_.sum(weights_.get(), count));
   } else if (top_p < 1) {
     const double mass = top_p * Mass(inverse_temperature);
-    count = TakeMass(params.temperature, mass);
-    CutNucleus(count, inverse_temperature, mass);
+    double depth = 0;
+    count = TakeMass(params.temperature, mass, depth);
+    CutNucleus(count, FloorAt(depth, params.temperature), mass);
   } else if (params.min_p > 0) {
     const double depth = -std::log(static_cast<double>(params.min_p));
     count = TakeAbove(FloorAt(depth, params.temperature));
@@ -308,10 +309,10 @@ size_t Sampler::TakeLargest(size_t k) {
   return kept;
 }
 
-// Candidates: the largest logits that together weigh `mass`, and perhaps more of them; their weights.
-size_t Sampler::TakeMass(float temperature, double mass) {
+// Candidates: the largest logits that together weigh `mass`, and perhaps more of them, down to `depth`; their weights.
+size_t Sampler::TakeMass(float temperature, double mass, double& depth) {
   // Four nats are enough where the model is sure of itself. Looking again deeper costs less than looking too deep.
-  for (double depth = 4;; depth *= 1.5) {
+  for (depth = 4;; depth *= 1.5) {
     const size_t count = TakeAbove(FloorAt(depth, temperature));
     kernels_.weights(values_.get(), count, max_, 1.0f / temperature, weights_.get());
     if (depth >= kDeepest || kernels_.sum(weights_.get(), count) >= mass) return count;
@@ -319,32 +320,41 @@ size_t Sampler::TakeMass(float temperature, double mass) {
 }
 
 // Finds where the candidates in falling order reach `mass`, and takes the weight of those after it. Without sorting
-// them: a histogram over (max - logit) / temperature finds the bucket in which that happens, a weighted selection the
-// place in it.
-void Sampler::CutNucleus(size_t count, float inverse_temperature, double mass) {
-  constexpr size_t kBuckets = 1024;  // of 1/8 nat
-  constexpr float kPerNat = 8;
-  double bucket_mass[kBuckets] = {};
-  auto bucket_of = [&](float logit) {
-    const float depth = (max_ - logit) * inverse_temperature * kPerNat;
-    return static_cast<size_t>(std::min(depth, static_cast<float>(kBuckets - 1)));
-  };
-  for (size_t i = 0; i < count; ++i) {
-    if (weights_[i] > 0.0f) bucket_mass[bucket_of(values_[i])] += static_cast<double>(weights_[i]);
-  }
+// them: halving the range of logits in which that happens leaves a few, a weighted selection finds the place in these.
+void Sampler::CutNucleus(size_t count, float lowest, double mass) {
+  constexpr size_t kFew = 512;
+  // Candidates of at least `high` weigh `before`, less than the mass; those of at least `low` weigh as much, or are all.
+  float low = lowest, high = std::numeric_limits<float>::infinity();
+  size_t above = 0, upto = count;
   double before = 0;
-  size_t bucket = 0;
-  while (bucket + 1 < kBuckets && before + bucket_mass[bucket] < mass) before += bucket_mass[bucket++];
+  while (upto - above > kFew) {
+    const float middle = low / 2 + std::min(high, max_) / 2;
+    if (!(middle > low && middle < high)) break;  // what is left is equal, or nearly
+    size_t found = 0;
+    const double upper = kernels_.sum_at_least(values_.get(), weights_.get(), count, middle, &found);
+    if (upper >= mass) {
+      low = middle;
+      upto = found;
+    } else {
+      high = middle;
+      above = found;
+      before = upper;
+    }
+  }
+  // Without branches: which of the candidates these are cannot be foreseen.
+  const float* const values = values_.get();
+  float* const weights = weights_.get();
   int32_t* const order = order_.get();
   size_t found = 0;
-  for (size_t i = 0; i < count; ++i) {
-    if (weights_[i] > 0.0f && bucket_of(values_[i]) == bucket) order[found++] = static_cast<int32_t>(i);
+  for (size_t i = 0; i < count && found < upto - above; ++i) {
+    order[found] = static_cast<int32_t>(i);
+    found += static_cast<size_t>(values[i] >= low) & static_cast<size_t>(values[i] < high);
   }
-  if (found == 0) return;
+  if (found == 0) return;  // rounding left all of them just below the mass
 
   // Candidates stand in the order of their ids.
   auto comes_first = [&](int32_t a, int32_t b) {
-    const float va = values_[static_cast<size_t>(a)], vb = values_[static_cast<size_t>(b)];
+    const float va = values[static_cast<size_t>(a)], vb = values[static_cast<size_t>(b)];
     return va != vb ? va > vb : a < b;
   };
   size_t begin = 0, end = found;  // the cut is the first candidate at which `before` reaches the mass
@@ -352,7 +362,7 @@ void Sampler::CutNucleus(size_t count, float inverse_temperature, double mass) {
     const size_t middle = begin + (end - begin) / 2;
     std::nth_element(order + begin, order + middle, order + end, comes_first);
     double upper = 0;
-    for (size_t i = begin; i < middle; ++i) upper += static_cast<double>(weights_[static_cast<size_t>(order[i])]);
+    for (size_t i = begin; i < middle; ++i) upper += static_cast<double>(weights[static_cast<size_t>(order[i])]);
     if (before + upper >= mass) {
       end = middle;
     } else {
@@ -363,16 +373,14 @@ void Sampler::CutNucleus(size_t count, float inverse_temperature, double mass) {
   std::sort(order + begin, order + end, comes_first);
   size_t at = begin;
   while (at + 1 < end) {
-    before += static_cast<double>(weights_[static_cast<size_t>(order[at])]);
+    before += static_cast<double>(weights[static_cast<size_t>(order[at])]);
     if (before >= mass) break;
     ++at;
   }
   const auto last = static_cast<size_t>(order[at]);
-  const float floor = values_[last];
-  for (size_t i = 0; i < count; ++i) {
-    const bool keep = values_[i] > floor || (values_[i] == floor && i <= last);
-    weights_[i] = keep ? weights_[i] : 0.0f;
-  }
+  const float floor = values[last];
+  for (size_t i = 0; i <= last; ++i) weights[i] = values[i] >= floor ? weights[i] : 0.0f;
+  for (size_t i = last + 1; i < count; ++i) weights[i] = values[i] > floor ? weights[i] : 0.0f;
 }
 
 // ---- the draw ----------------------------------------------------------------------------------------

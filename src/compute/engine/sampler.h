@@ -92,8 +92,8 @@ class Sampler {
   float FloorAt(double depth, float temperature) const;
   double Mass(float inverse_temperature);
   size_t TakeLargest(size_t k);
-  size_t TakeMass(float temperature, double mass);
-  void CutNucleus(size_t count, float inverse_temperature, double mass);
+  size_t TakeMass(float temperature, double mass, double& depth);
+  void CutNucleus(size_t count, float lowest, double mass);
   int32_t DrawFrom(size_t count, double target) const;
   int32_t DrawFromRow(float inverse_temperature, double share);
   size_t blocks() const { return (view_.count + kRowBlock - 1) / kRowBlock; }

@@ -571,6 +571,11 @@ TEST(RowKernelsTest, AreWhatTheirContractSays) {
         const size_t found = set->at_least(view, floor, ids.data(), values.data());
         ASSERT_EQ(std::vector(ids.begin(), ids.begin() + static_cast<ptrdiff_t>(found)), expected);
         for (size_t i = 0; i < found; ++i) EXPECT_EQ(values[i], row[static_cast<size_t>(expected[i])]);
+        double sum = 0;
+        for (const int32_t i : expected) sum += static_cast<double>(weights[static_cast<size_t>(i)]);
+        size_t counted = 0;
+        EXPECT_NEAR(set->sum_at_least(row.data(), weights.data(), count, floor, &counted), sum, 1e-13 * sum);
+        EXPECT_EQ(counted, expected.size());
       }
     }
   }
