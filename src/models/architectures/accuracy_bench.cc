@@ -62,17 +62,17 @@ int main(int argc, char** argv) {
                                   std::span<const float>(logits).subspan(row * vocab, vocab));
     });
   };
-  const accuracy::Accuracy ours =
-      accuracy::MeasureAccuracy(argv[1], set, tokens, static_cast<size_t>(sequence), compare);
+  const accuracy::Accuracy measured =
+      accuracy::MeasureAccuracy(argv[1], std::span(&set, 1), tokens, static_cast<size_t>(sequence), compare);
   if (has_peer && peer.size() != positions) {
     std::fprintf(stderr, "accuracy_bench: the other engine's logits end after %zu of %zu positions\n",
                  peer.size(), positions);
     return 1;
   }
   Json out{{"positions", positions},
-           {"instruction_set", ours.instruction_set},
-           {"entropy", accuracy::Mean(ours.entropies)},
-           {"tidepool", Summary(ours.divergences)}};
+           {"instruction_set", measured.ours[0].instruction_set},
+           {"entropy", accuracy::Mean(measured.entropies)},
+           {"tidepool", Summary(measured.ours[0].values)}};
   if (has_peer) out["peer"] = Summary(peer);
   std::printf("%s\n", out.dump().c_str());
   return 0;
