@@ -323,8 +323,8 @@ class Device {
 
   // `spec` must be one that PackedBytes takes.
   virtual KernelChoice DescribeKernel(const WeightSpec&) const { return {}; }
-  // How work is cut up from now on; changes speed, never results. Not while an operation runs. A device without
-  // such numbers ignores it.
+  // How work is cut up from now on; changes speed, never results. Not while an operation runs. A device
+  // without such numbers ignores it.
   virtual void SetTuning(const cpu::KernelTuning&) {}
 
   virtual Ops& ops() = 0;
@@ -350,25 +350,28 @@ class Device {
 
 // The CPU. An unknown or unsupported instruction_set is an error that lists what this machine has.
 Result<std::unique_ptr<Device>> MakeCpuDevice(const DeviceOptions& options);
-// Memory that this thread, and threads it starts from now on, bring in is dealt out over all NUMA nodes in turn, page
-// by page: weights (the page cache of packed files), KV, scratch. So every core reads at the bandwidth of all nodes
-// together. Gives the number of nodes; with one nothing is done. Error "numa_refused" (kUnavailable).
+// Memory that this thread, and threads it starts from now on, bring in is dealt out over all NUMA nodes in
+// turn, page by page: weights (the page cache of packed files), KV, scratch. So every core reads at the
+// bandwidth of all nodes together. Gives the number of nodes; with one nothing is done. Error "numa_refused"
+// (kUnavailable).
 Result<int> InterleaveHostMemory();
-// The tuning that suits this machine, by trying candidates for about `budget_s` seconds (a second tells; other load
-// stretches it) on a team of its own: a device made with the same options may run beside it, and would disturb
-// the measurement. The defaults where there is nothing to choose. Errors as MakeCpuDevice, and "out_of_memory".
+// The tuning that suits this machine, by trying candidates for about `budget_s` seconds (a second tells;
+// other load stretches it) on a team of its own: a device made with the same options may run beside it, and
+// would disturb the measurement. The defaults where there is nothing to choose. Errors as MakeCpuDevice,
+// "out_of_memory", and "machine_busy" (kUnavailable) when other programs took the cores meanwhile.
 Result<cpu::KernelTuning> CalibrateCpu(const DeviceOptions& options, double budget_s);
 // The kernels of every weight type, each measured for some 50 ms on a team of its own.
 struct KernelMeasurement {
   DataType type = DataType::kF32;
   KernelChoice choice;
-  // Of one row (decode): packed bytes read a second. Of many (prefill): multiply and add count as two. The shares
-  // are of what `roofline` allows: bandwidth, or the int8 rate (float32 rate for F32, F16 and BF16).
+  // Of one row (decode): packed bytes read a second. Of many (prefill): multiply and add count as two. The
+  // shares are of what `roofline` allows: bandwidth, or the int8 rate (float32 rate for F32, F16 and BF16).
   double one_row_bytes_per_s = 0, one_row_share = 0;
   double many_rows_ops_per_s = 0, many_rows_share = 0;
 };
 // `roofline` measured on this machine. Errors as MakeCpuDevice, and "out_of_memory".
-Result<std::vector<KernelMeasurement>> MeasureCpuKernels(const DeviceOptions& options, const Roofline& roofline);
+Result<std::vector<KernelMeasurement>> MeasureCpuKernels(const DeviceOptions& options,
+                                                         const Roofline& roofline);
 // Instruction sets this machine can run, best first; always ends with "reference".
 std::vector<std::string> CpuInstructionSets();
 

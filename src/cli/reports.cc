@@ -118,7 +118,8 @@ Status Doctor(Session& session) {
   constexpr int kLabel = 20;
   fmt::print("{:<{}}{}\n", "server", kLabel, api->url());
   for (const auto& [name, value] : reply->items()) {
-    if (name == "advice") continue;
+    if (value.is_object() || (value.is_array() && (value.empty() || value[0].is_object())) || name == "tuned")
+      continue;
     const auto [label, text] = NamedQuantity(name, value);
     if (!text.empty()) fmt::print("{:<{}}{}\n", label, kLabel, text);
   }
@@ -128,19 +129,25 @@ Status Doctor(Session& session) {
       numbers += fmt::format("{}{} {}", numbers.empty() ? "" : ", ", name, value.dump());
     }
     fmt::print("{:<{}}{}{}\n", "tuning", kLabel, numbers,
-               reply->value("tuned", false) ? "" : " (defaults: pool.calibrate is off)");
+               reply->value("tuned", false) ? "" : " (the defaults)");
   }
   std::vector<std::vector<std::string>> kernels;
   for (const Json& kernel : reply->value("kernels", Json::array())) {
-    const auto share = [&](const char* name) { return fmt::format("{:.0f} %", 100 * NumberField(kernel, name)); };
-    kernels.push_back({Shown(kernel, "type"), fmt::format("{:.1f}", NumberField(kernel, "one_row_bytes_per_s") / 1e9),
-                       share("one_row_share"),
-                       fmt::format("{:.0f}", NumberField(kernel, "many_rows_ops_per_s") / 1e9),
-                       share("many_rows_share"), Shown(kernel, "kernel")});
+    const auto share = [&](const char* name) {
+      return fmt::format("{:.0f} %", 100 * NumberField(kernel, name));
+    };
+    kernels.push_back(
+        {Shown(kernel, "type"), fmt::format("{:.1f}", NumberField(kernel, "one_row_bytes_per_s") / 1e9),
+         share("one_row_share"), fmt::format("{:.0f}", NumberField(kernel, "many_rows_ops_per_s") / 1e9),
+         share("many_rows_share"), Shown(kernel, "kernel")});
   }
   if (!kernels.empty()) {
-    fmt::print("\n{}\n", TableText({{"WEIGHTS"}, {"GB/S 1 ROW", Align::kRight}, {"LIMIT", Align::kRight}, {"GOPS 256 ROWS", Align::kRight},
-                                    {"LIMIT", Align::kRight}, {"KERNEL"}},
+    fmt::print("\n{}\n", TableText({{"WEIGHTS"},
+                                    {"GB/S 1 ROW", Align::kRight},
+                                    {"LIMIT", Align::kRight},
+                                    {"GOPS 256 ROWS", Align::kRight},
+                                    {"LIMIT", Align::kRight},
+                                    {"KERNEL"}},
                                    kernels));
   }
   PrintAdvice(session.terminal(), reply->value("advice", Json::array()));

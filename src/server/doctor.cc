@@ -114,9 +114,10 @@ void AddSlowModels(const chips::Device& device, const platform::Catalog& catalog
     if (!path) continue;
     const auto checkpoint = formats::Checkpoint::Open(*path);
     if (!checkpoint) {
-      advice.push_back({{"topic", "model"},
-                        {"level", "warn"},
-                        {"text", fmt::format("{} cannot be opened: {}", models[i].id, checkpoint.error().message)}});
+      advice.push_back(
+          {{"topic", "model"},
+           {"level", "warn"},
+           {"text", fmt::format("{} cannot be opened: {}", models[i].id, checkpoint.error().message)}});
       continue;
     }
     for (const Json& row : SlowTensors(device, **checkpoint)) {
@@ -141,7 +142,8 @@ Json SlowTensors(const chips::Device& device, const formats::Checkpoint& checkpo
   for (const formats::Tensor& tensor : checkpoint.tensors()) {
     if (tensor.shape.size() != 2) continue;  // vectors are float32 whatever the file has
     const bool fp8 = tensor.type == chips::DataType::kF8_E4M3;
-    const chips::WeightSpec spec{fp8 ? chips::DataType::kBF16 : tensor.type, tensor.shape[0], tensor.shape[1]};
+    const chips::WeightSpec spec{fp8 ? chips::DataType::kBF16 : tensor.type, tensor.shape[0],
+                                 tensor.shape[1]};
     std::string why;
     if (const auto bytes = device.PackedBytes(spec); !bytes) {
       why = bytes.error().message;
@@ -156,7 +158,8 @@ Json SlowTensors(const chips::Device& device, const formats::Checkpoint& checkpo
   }
   Json rows = Json::array();
   for (const auto& [key, group] : groups) {
-    rows.push_back({{"type", key.first}, {"tensors", group.tensors}, {"example", group.example}, {"why", key.second}});
+    rows.push_back(
+        {{"type", key.first}, {"tensors", group.tensors}, {"example", group.example}, {"why", key.second}});
   }
   return rows;
 }
@@ -166,9 +169,11 @@ Json DescribeMachine(const DoctorInput& input) {
   const std::filesystem::path& home = input.home;
   const uint64_t pool_bytes = input.pool_bytes;
   const chips::DeviceInfo& info = device.info();
-  const chips::Roofline roofline = device.MeasureRoofline();
   MachineProfile profile = input.profile;
-  profile.roofline = roofline;
+  if (const Status measured = MeasureMachine(device, input.options, input.calibrate, /*again=*/true, profile);
+      !measured)
+    LogWarn("the machine cannot be measured", {{"reason", measured.error().message}});
+  const chips::Roofline& roofline = profile.roofline;
   if (const Status written = WriteMachineProfile(home / kMachineProfileFile, profile); !written)
     LogWarn("what was measured of the machine is not kept", {{"reason", written.error().message}});
   Json kernels = Json::array();

@@ -5,11 +5,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <system_error>
 
+#include "base/log.h"
 #include "server/server.h"
 
 namespace tidepool::server {
@@ -80,6 +82,28 @@ MachineKey KeyOf(const chips::Device& device) {
           fmt::format("{} {}", kVersion, kCommit)};
 }
 
+Status MeasureMachine(chips::Device& device, const chips::DeviceOptions& options, bool calibrate, bool again,
+                      MachineProfile& profile) {
+  constexpr double kCalibrationSeconds = 0.8;
+  const chips::Roofline now = device.MeasureRoofline();
+  chips::Roofline& best = profile.roofline;
+  best = {std::max(best.memory_bytes_per_s, now.memory_bytes_per_s),
+          std::max(best.int8_ops_per_s, now.int8_ops_per_s),
+          std::max(best.f32_flops_per_s, now.f32_flops_per_s)};
+  if (!calibrate || (profile.tried && !again)) return {};
+  profile.tried = true;
+  const auto tuning = chips::CalibrateCpu(options, kCalibrationSeconds);
+  if (tuning) {
+    profile.tuning = *tuning;
+    profile.tuned = true;
+  } else if (tuning.error().code == "machine_busy") {
+    LogInfo("not tuned", {{"reason", tuning.error().message}});
+  } else {
+    return Fail(tuning.error());
+  }
+  return {};
+}
+
 Json DescribeTuning(const KernelTuning& tuning) {
   return {{"linear_row_block_bytes", tuning.linear_row_block_bytes},
           {"linear_chunks_per_thread", tuning.linear_chunks_per_thread},
@@ -103,27 +127,29 @@ Result<MachineProfile> ReadMachineProfile(const std::filesystem::path& file, con
   profile.tuning = {Whole(Field(tuning, "linear_row_block_bytes")),
                     Whole(Field(tuning, "linear_chunks_per_thread")), Whole(Field(tuning, "inline_products")),
                     Whole(Field(tuning, "inline_elements"))};
-  const Json& tuned = Field(json, "tuned");
+  const Json &tried = Field(json, "tried"), &tuned = Field(json, "tuned");
   if (profile.roofline.memory_bytes_per_s == 0 || profile.roofline.int8_ops_per_s == 0 ||
-      profile.roofline.f32_flops_per_s == 0 || !IsSane(profile.tuning) || !tuned.is_boolean()) {
+      profile.roofline.f32_flops_per_s == 0 || !IsSane(profile.tuning) || !tried.is_boolean() ||
+      !tuned.is_boolean()) {
     return Unusable(file, "it holds numbers that cannot be");
   }
+  profile.tried = tried.get<bool>();
   profile.tuned = tuned.get<bool>();
   return profile;
 }
 
 Status WriteMachineProfile(const std::filesystem::path& file, const MachineProfile& profile) {
-  const std::string text =
-      Json{{"format", kFormat},
-           {"key", KeyJson(profile.key)},
-           {"roofline",
-            {{"memory_bytes_per_s", profile.roofline.memory_bytes_per_s},
-             {"int8_ops_per_s", profile.roofline.int8_ops_per_s},
-             {"f32_flops_per_s", profile.roofline.f32_flops_per_s}}},
-           {"tuned", profile.tuned},
-           {"tuning", DescribeTuning(profile.tuning)}}
-          .dump(2) +
-      "\n";
+  const std::string text = Json{{"format", kFormat},
+                                {"key", KeyJson(profile.key)},
+                                {"roofline",
+                                 {{"memory_bytes_per_s", profile.roofline.memory_bytes_per_s},
+                                  {"int8_ops_per_s", profile.roofline.int8_ops_per_s},
+                                  {"f32_flops_per_s", profile.roofline.f32_flops_per_s}}},
+                                {"tried", profile.tried},
+                                {"tuned", profile.tuned},
+                                {"tuning", DescribeTuning(profile.tuning)}}
+                               .dump(2) +
+                           "\n";
   const std::filesystem::path half = file.string() + ".part";
   const int out = ::open(half.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
   bool written = out >= 0 && ::write(out, text.data(), text.size()) == static_cast<ssize_t>(text.size());
@@ -131,9 +157,10 @@ Status WriteMachineProfile(const std::filesystem::path& file, const MachineProfi
   if (!written || ::rename(half.c_str(), file.c_str()) != 0) {
     const std::string why = std::generic_category().message(errno);
     ::unlink(half.c_str());
-    return Fail(ErrorKind::kUnavailable, "file_unwritable",
-                fmt::format("{}: {}; the machine will be measured at the next start again", file.string(), why),
-                file.string());
+    return Fail(
+        ErrorKind::kUnavailable, "file_unwritable",
+        fmt::format("{}: {}; the machine will be measured at the next start again", file.string(), why),
+        file.string());
   }
   return {};
 }

@@ -26,7 +26,7 @@ class MachineProfileTest : public ::testing::Test {
     profile.key = {"A processor (2 threads)", "avx2", 2, 7, "1.0 abc"};
     profile.roofline = {3.4e10, 1.29e12, 4.4e11};
     profile.tuning = {512 * 1024, 4, 65537, 8193};
-    profile.tuned = true;
+    profile.tried = profile.tuned = true;
     return profile;
   }
   std::string Text() const {
@@ -48,7 +48,7 @@ TEST_F(MachineProfileTest, IsReadAsItWasWritten) {
   EXPECT_EQ(read->roofline.int8_ops_per_s, 1.29e12);
   EXPECT_EQ(read->roofline.f32_flops_per_s, 4.4e11);
   EXPECT_EQ(read->tuning, profile.tuning);
-  EXPECT_TRUE(read->tuned);
+  EXPECT_TRUE(read->tried && read->tuned);
   struct stat status{};
   ASSERT_EQ(stat(file_.c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777, 0600u);
@@ -105,6 +105,25 @@ TEST_F(MachineProfileTest, DamageIsNotBelieved) {
   fs::remove(file_);
   ASSERT_EQ(mkfifo(file_.c_str(), 0600), 0);
   EXPECT_EQ(ReadMachineProfile(file_, Profile().key).error().code, "machine_profile_unusable");
+}
+
+TEST_F(MachineProfileTest, TheBestRatesStayAndTuningIsTriedOnce) {
+  chips::DeviceOptions options;
+  options.threads = 1;  // with one thread there is nothing to tune: it takes no time
+  const auto device = chips::MakeCpuDevice(options).value();
+  MachineProfile profile;
+  profile.roofline = {1e15, 1, 1e15};
+  ASSERT_TRUE(MeasureMachine(*device, options, /*calibrate=*/false, false, profile));
+  EXPECT_EQ(profile.roofline.memory_bytes_per_s, 1e15);
+  EXPECT_GT(profile.roofline.int8_ops_per_s, 1e6);
+  EXPECT_FALSE(profile.tried || profile.tuned);
+  ASSERT_TRUE(MeasureMachine(*device, options, true, false, profile));
+  EXPECT_TRUE(profile.tried && profile.tuned);
+  profile.tuning.inline_products = 4096;
+  ASSERT_TRUE(MeasureMachine(*device, options, true, false, profile));
+  EXPECT_EQ(profile.tuning.inline_products, 4096) << "tried before";
+  ASSERT_TRUE(MeasureMachine(*device, options, true, /*again=*/true, profile));
+  EXPECT_EQ(profile.tuning, chips::cpu::KernelTuning());
 }
 
 TEST_F(MachineProfileTest, AFolderThatIsGoneIsAnError) {

@@ -29,8 +29,6 @@
 namespace tidepool::server {
 namespace {
 
-constexpr double kCalibrationSeconds = 0.8;
-
 // One server per home: two would fight over the store and the keys.
 class HomeLock {
  public:
@@ -219,28 +217,27 @@ chips::DeviceOptions MakeDeviceOptions(const Settings& s, const chips::cpu::Kern
 }
 
 // Measuring takes a second or two, so it is done once on a machine: later starts read what was found.
-Result<std::unique_ptr<chips::Device>> MakeMeasuredDevice(const Settings& settings,
-                                                          MachineProfile& profile) {
+Result<std::unique_ptr<chips::Device>> MakeMeasuredDevice(const Settings& settings, MachineProfile& profile) {
   const chips::DeviceOptions options = MakeDeviceOptions(settings, {});
   TP_ASSIGN(std::unique_ptr<chips::Device> device, chips::MakeCpuDevice(options));
   const std::filesystem::path file = settings.home / kMachineProfileFile;
   const MachineKey key = KeyOf(*device);
   auto known = ReadMachineProfile(file, key);
-  if (known && known->tuned >= settings.pool.calibrate) {
+  if (known && (known->tried || !settings.pool.calibrate)) {
     profile = *known;
   } else {
     if (!known && known.error().kind != ErrorKind::kNotFound)
       LogInfo("the machine is measured again", {{"reason", known.error().message}});
+    if (known) profile = *known;  // its rates are still true
     profile.key = key;
-    profile.roofline = device->MeasureRoofline();
-    if (settings.pool.calibrate) {
-      TP_ASSIGN(profile.tuning, chips::CalibrateCpu(options, kCalibrationSeconds));
-      profile.tuned = true;
-    }
+    TP_TRY(MeasureMachine(*device, options, settings.pool.calibrate, /*again=*/false, profile));
     if (const Status written = WriteMachineProfile(file, profile); !written)
       LogWarn("what was measured of the machine is not kept", {{"reason", written.error().message}});
   }
-  if (!settings.pool.calibrate) profile.tuning = {};
+  if (!settings.pool.calibrate) {
+    profile.tuning = {};
+    profile.tried = profile.tuned = false;
+  }
   device->SetTuning(profile.tuning);
   return device;
 }
@@ -252,7 +249,8 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   if (settings.pool.numa == "interleave") {
     // Before any thread that brings memory in is started: they inherit it.
     TP_ASSIGN(const int nodes, chips::InterleaveHostMemory());
-    LogInfo(nodes > 1 ? "memory is interleaved" : "pool.numa has no effect: one memory node", {{"nodes", nodes}});
+    LogInfo(nodes > 1 ? "memory is interleaved" : "pool.numa has no effect: one memory node",
+            {{"nodes", nodes}});
   }
   TP_ASSIGN(pool.device, MakeMeasuredDevice(settings, pool.profile));
   const uint64_t machine = pool.device->info().memory_bytes;
@@ -328,6 +326,7 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
     return DescribeMachine({.device = pool.device.get(),
                             .options = MakeDeviceOptions(settings, pool.profile.tuning),
                             .profile = pool.profile,
+                            .calibrate = settings.pool.calibrate,
                             .pool_bytes = pool.ledger->limit(),
                             .home = settings.home,
                             .catalog = pool.catalog.get()});
@@ -347,7 +346,8 @@ void PrintBanner(const Pool& pool, const std::string& url, const Settings& setti
   fmt::print("Tidepool {}\n", kVersion);
   fmt::print("machine    {} cores, {}; memory {:.1f} GB/s, int8 {:.2f} TOPS; pool {:.1f} GiB\n", info.threads,
              info.instruction_set, pool.profile.roofline.memory_bytes_per_s / 1e9,
-             pool.profile.roofline.int8_ops_per_s / 1e12, static_cast<double>(pool.ledger->limit()) / (1 << 30));
+             pool.profile.roofline.int8_ops_per_s / 1e12,
+             static_cast<double>(pool.ledger->limit()) / (1 << 30));
   if (!pool.created_key.empty()) {
     fmt::print("admin key  {}\n           shown once; the command line reads {}\n", pool.created_key,
                (settings.home / "admin.key").string());

@@ -146,19 +146,22 @@ const std::vector<Spec>& Specs() {
        TP_FIELD(pool.instruction_set)},
       {"pool.threads", Kind::kInt, "0", "Compute threads; 0: one per core.", TP_FIELD(pool.threads), 0, 1024},
       {"pool.pin_threads", Kind::kBool, "false",
-       "Give each compute thread a processor of its own. Only where nothing else runs on the machine: a pinned "
+       "Give each compute thread a processor of its own. Only where nothing else runs on the machine: a "
+       "pinned "
        "thread cannot step aside.",
        TP_FIELD(pool.pin_threads)},
       {"pool.numa",
        Kind::kChoice,
        "off",
-       "On machines with several memory nodes: interleave deals weights and KV out over all of them, page by page.",
+       "On machines with several memory nodes: interleave deals weights and KV out over all of them, page by "
+       "page.",
        TP_FIELD(pool.numa),
        0,
        0,
        {"off", "interleave"}},
       {"pool.calibrate", Kind::kBool, "true",
-       "Measure at the first start how work is best cut up on this machine (about a second); it changes speed, "
+       "Measure at the first start how work is best cut up on this machine (about a second); it changes "
+       "speed, "
        "not results.",
        TP_FIELD(pool.calibrate)},
       {"pool.max_batch_tokens", Kind::kInt, "512",

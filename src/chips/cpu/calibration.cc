@@ -1,7 +1,8 @@
 // Which KernelTuning suits this machine: candidates are measured in turns, and the default stays unless
 // another one is clearly faster, so that noise changes nothing.
+#include <sys/resource.h>
+
 #include <algorithm>
-#include <cmath>
 #include <functional>
 #include <limits>
 #include <vector>
@@ -35,7 +36,8 @@ struct Matrices {
     uint32_t state = 1;
     for (std::byte& byte : source) {
       state = state * 1664525 + 1013904223;
-      byte = static_cast<std::byte>(state >> 25);  // below 128: no f16 of it is NaN or infinite but 7Cxx, 7Dxx
+      byte =
+          static_cast<std::byte>(state >> 25);  // below 128: no f16 of it is NaN or infinite but 7Cxx, 7Dxx
     }
     const auto& traits = TraitsOf(type);
     for (size_t at = 0; at < bytes; at += static_cast<size_t>(traits.block_bytes)) {
@@ -77,14 +79,14 @@ class Calibration {
       }
     };
     Choose(&KernelTuning::linear_chunks_per_thread, {4, 8, 16}, decode);
-    FindThreshold(&KernelTuning::inline_products, {16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10},
-                  [&](int64_t products) {
+    FindThreshold(&KernelTuning::inline_products,
+                  {16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10}, [&](int64_t products) {
                     PackedWeight part = up;  // its first rows
                     part.spec.rows = products / kWidth;
                     Multiply(part, 1);
                   });
-    FindThreshold(&KernelTuning::inline_elements, {8 << 10, 16 << 10, 24 << 10, 48 << 10, 96 << 10, 192 << 10},
-                  [&](int64_t elements) {
+    FindThreshold(&KernelTuning::inline_elements,
+                  {8 << 10, 16 << 10, 24 << 10, 48 << 10, 96 << 10, 192 << 10}, [&](int64_t elements) {
                     const int64_t rows = elements / kWidth;
                     ops_.RmsNorm(ConstMatrix(x_.data(), rows, kWidth, kWidth), x_.data(), 1e-6f,
                                  Matrix{y_.data(), rows, kWidth, kWidth});
@@ -99,8 +101,8 @@ class Calibration {
     ops_.Linear(ConstMatrix(x_.data(), rows, columns, columns), std::span(&target, 1));
   }
 
-  // The shortest time of each candidate in `seconds`, measured in turns; each at least twice, the first of which
-  // only warms up.
+  // The shortest time of each candidate in `seconds`, measured in turns; each at least twice, the first of
+  // which only warms up.
   std::vector<double> Shortest(const std::vector<KernelTuning>& candidates, double seconds,
                                const std::function<void()>& work) {
     std::vector<double> shortest(candidates.size(), std::numeric_limits<double>::infinity());
@@ -117,7 +119,8 @@ class Calibration {
     return shortest;
   }
 
-  void Choose(int64_t KernelTuning::*field, const std::vector<int64_t>& values, const std::function<void()>& work) {
+  void Choose(int64_t KernelTuning::* field, const std::vector<int64_t>& values,
+              const std::function<void()>& work) {
     std::vector<KernelTuning> candidates{tuning_};
     for (const int64_t value : values) {
       if (value == tuning_.*field) continue;
@@ -131,7 +134,7 @@ class Calibration {
 
   // The largest size (ascending) at which the calling thread alone is no slower than all of them; below the
   // smallest one if it never is.
-  void FindThreshold(int64_t KernelTuning::*field, const std::vector<int64_t>& sizes,
+  void FindThreshold(int64_t KernelTuning::* field, const std::vector<int64_t>& sizes,
                      const std::function<void(int64_t)>& work) {
     KernelTuning alone = tuning_, together = tuning_;
     alone.*field = cpu::kMostTuning.*field;
@@ -154,13 +157,33 @@ class Calibration {
   std::vector<float> x_, y_;
 };
 
+int64_t InvoluntarySwitches() {
+  rusage usage{};
+  return getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_nivcsw : 0;
+}
+
 }  // namespace
 
 Result<KernelTuning> CalibrateCpu(const DeviceOptions& options, double budget_s) {
   TP_ASSIGN(const cpu::Backend backend, cpu::MakeBackend(options));
   // One thread has nobody to share with, and the reference takes no numbers.
   if (backend.pool->threads() == 1 || backend.instruction_set == "reference") return KernelTuning();
-  return Calibration(*backend.ops, budget_s).Run();
+  // Where other programs take the cores away, waking a thread looks dear and one thread alone looks best:
+  // what is found then would be kept for the quiet times. A thread that is put aside for others is an
+  // involuntary switch; a quiet machine has a few a second.
+  constexpr double kMostSwitchesPerS = 40;
+  const int64_t switches = InvoluntarySwitches();
+  const double begin = cpu::SteadySeconds();
+  TP_ASSIGN(const KernelTuning tuning, Calibration(*backend.ops, budget_s).Run());
+  const double rate = static_cast<double>(InvoluntarySwitches() - switches) / (cpu::SteadySeconds() - begin);
+  if (rate > kMostSwitchesPerS) {
+    return Fail(
+        ErrorKind::kUnavailable, "machine_busy",
+        "other programs use the processor (its threads were put aside " +
+            std::to_string(static_cast<int64_t>(rate)) +
+            " times a second): the kernels cannot be tuned; run `tidepool doctor` on the quiet machine");
+  }
+  return tuning;
 }
 
 }  // namespace tidepool::chips

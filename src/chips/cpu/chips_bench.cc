@@ -123,8 +123,8 @@ void BenchLinear(Device& device, const Roofline& roofline, DataType type, Weight
   }
 }
 
-// Source bytes a second, into memory that was written before: what packing itself costs, beside reading the file
-// and getting memory.
+// Source bytes a second, into memory that was written before: what packing itself costs, beside reading the
+// file and getting memory.
 void BenchPack(Device& device, DataType type, WeightPrecision precision, const Settings& settings) {
   std::mt19937 random(3);
   constexpr int64_t kRows = 3072, kColumns = 1024, kBases = 12;
@@ -136,12 +136,12 @@ void BenchPack(Device& device, DataType type, WeightPrecision precision, const S
   const Timing time = Best(settings.seconds, [&] { (void)device.Pack(spec, source, packed.data()).value(); });
   const auto bytes = static_cast<double>(source.size());
   fmt::print("pack {:<8} {:6.2f} GB/s of the file  {:6.2f} GB/s a core\n",
-             precision == WeightPrecision::kFloat32 ? "float32" : TraitsOf(type).name, bytes / time.wall_s * 1e-9,
-             bytes / time.core_s * 1e-9);
+             precision == WeightPrecision::kFloat32 ? "float32" : TraitsOf(type).name,
+             bytes / time.wall_s * 1e-9, bytes / time.core_s * 1e-9);
 }
 
-// One row through a matrix of 12 MiB, over and over, alone and with a busy thread beside the team: what is left should
-// be the team's share of the cores (threads / (threads + 1)), not less.
+// One row through a matrix of 12 MiB, over and over, alone and with a busy thread beside the team: what is
+// left should be the team's share of the cores (threads / (threads + 1)), not less.
 void BenchHog(Device& device, const Settings& settings) {
   std::mt19937 random(4);
   const WeightSpec spec{DataType::kQ8_0, 12288, 1024, WeightPrecision::kNative};
@@ -169,8 +169,9 @@ void BenchHog(Device& device, const Settings& settings) {
   stop = true;
   hog.join();
   const int threads = device.info().threads;
-  fmt::print("hog: {:.0f} passes/s alone, {:.0f} beside a busy thread: {:.2f} (its share of the cores: {:.2f})\n", alone,
-             shared, shared / alone, static_cast<double>(threads) / (threads + 1));
+  fmt::print(
+      "hog: {:.0f} passes/s alone, {:.0f} beside a busy thread: {:.2f} (its share of the cores: {:.2f})\n",
+      alone, shared, shared / alone, static_cast<double>(threads) / (threads + 1));
 }
 
 // Steps over the KV of all layers, which for decoding is far more than the caches hold.
@@ -280,7 +281,8 @@ int Main(int argc, char** argv) {
   }
   if (wanted("hog")) BenchHog(**device, settings);
   if (wanted("pack")) {
-    for (const DataType type : AllWeightTypes()) BenchPack(**device, type, WeightPrecision::kNative, settings);
+    for (const DataType type : AllWeightTypes())
+      BenchPack(**device, type, WeightPrecision::kNative, settings);
   }
   return 0;
 }

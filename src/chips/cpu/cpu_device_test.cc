@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -132,7 +133,8 @@ TEST(CpuDevice, TuningDoesNotChangeABit) {
     const std::unique_ptr<Device> device = MakeDevice(set, 3);
     std::vector<OwnedWeight> weights;
     for (const DataType type : AllWeightTypes()) {
-      weights.push_back(PackOn(*device, {type, kOutputs, kWidth}, RandomWeights(type, kOutputs, kWidth, random)));
+      weights.push_back(
+          PackOn(*device, {type, kOutputs, kWidth}, RandomWeights(type, kOutputs, kWidth, random)));
     }
     const std::vector<float> x = RandomFloats(kRows * kWidth, 1.0f, random);
     const auto run = [&](const KernelTuning& tuning) {
@@ -152,8 +154,8 @@ TEST(CpuDevice, TuningDoesNotChangeABit) {
       return all;
     };
     const std::vector<float> expected = run({});
-    for (const KernelTuning& tuning :
-         {kLeastTuning, kMostTuning, KernelTuning{100'000, 3, 50'001, 7'777}, KernelTuning{1 << 20, 1, 1024, 1 << 20}}) {
+    for (const KernelTuning& tuning : {kLeastTuning, kMostTuning, KernelTuning{100'000, 3, 50'001, 7'777},
+                                       KernelTuning{1 << 20, 1, 1024, 1 << 20}}) {
       ASSERT_TRUE(IsSane(tuning));
       ASSERT_EQ(run(tuning), expected) << set;
     }
@@ -166,7 +168,10 @@ TEST(CpuDevice, CalibrationGivesNumbersThatCanBe) {
     options.instruction_set = set;
     options.threads = 2;
     const auto tuning = CalibrateCpu(options, 0.05);
-    ASSERT_TRUE(tuning) << tuning.error().message;
+    if (!tuning) {  // other tests may run beside this one
+      EXPECT_EQ(tuning.error().code, "machine_busy") << tuning.error().message;
+      continue;
+    }
     EXPECT_TRUE(IsSane(*tuning)) << set;
     if (set == "reference") {
       EXPECT_EQ(*tuning, KernelTuning()) << "it has nothing to choose";
@@ -177,10 +182,42 @@ TEST(CpuDevice, CalibrationGivesNumbersThatCanBe) {
   EXPECT_EQ(CalibrateCpu(options, 0.05).error().param, "instruction_set");
 }
 
+TEST(CpuDevice, KernelsAreDescribedAndMeasured) {
+  for (const std::string& set : CpuInstructionSets()) {
+    DeviceOptions options;
+    options.instruction_set = set;
+    options.threads = 2;
+    const auto measured = MeasureCpuKernels(options, {1e10, 1e12, 1e11});
+    ASSERT_TRUE(measured) << measured.error().message;
+    std::vector<DataType> types;
+    for (const KernelMeasurement& kernel : *measured) {
+      SCOPED_TRACE(set + " " + std::string(TraitsOf(kernel.type).name));
+      types.push_back(kernel.type);
+      EXPECT_EQ(kernel.choice.kernel.substr(0, set.size()), set);
+      EXPECT_EQ(kernel.choice.fast, set != "reference");
+      EXPECT_EQ(kernel.choice.why.empty(), kernel.choice.fast);
+      EXPECT_GT(kernel.one_row_bytes_per_s, 0);
+      // The shares by the definition: the time that the roofline allows over the time taken.
+      const double rate = TraitsOf(kernel.type).block_elements == 1 ? 1e11 : 1e12;
+      EXPECT_GE(kernel.one_row_share, kernel.one_row_bytes_per_s / 1e10 * 0.999);
+      EXPECT_GE(kernel.many_rows_share, kernel.many_rows_ops_per_s / rate * 0.999);
+    }
+    std::vector<DataType> all = AllWeightTypes();
+    std::sort(all.begin(), all.end());
+    std::sort(types.begin(), types.end());
+    EXPECT_EQ(types, all);
+  }
+  const auto device = MakeDevice(CpuInstructionSets().front(), 1);
+  const KernelChoice decoded = device->DescribeKernel({DataType::kQ4_K, 16, 256, WeightPrecision::kFloat32});
+  EXPECT_FALSE(decoded.fast);
+  EXPECT_FALSE(decoded.why.empty());
+}
+
 TEST(CpuDevice, InsaneTuningIsKnown) {
   EXPECT_TRUE(IsSane({}));
-  for (int64_t KernelTuning::*field : {&KernelTuning::linear_row_block_bytes, &KernelTuning::linear_chunks_per_thread,
-                                       &KernelTuning::inline_products, &KernelTuning::inline_elements}) {
+  for (int64_t KernelTuning::* field :
+       {&KernelTuning::linear_row_block_bytes, &KernelTuning::linear_chunks_per_thread,
+        &KernelTuning::inline_products, &KernelTuning::inline_elements}) {
     for (const int64_t value : {int64_t{-1}, int64_t{0}, INT64_MAX}) {
       KernelTuning tuning;
       tuning.*field = value;

@@ -25,7 +25,7 @@ struct KernelTuning {
 inline constexpr KernelTuning kLeastTuning = {16 * 1024, 1, 1024, 1024};
 inline constexpr KernelTuning kMostTuning = {16 << 20, 256, int64_t{1} << 30, int64_t{1} << 30};
 constexpr bool IsSane(const KernelTuning& t) {
-  const auto within = [&](int64_t KernelTuning::*field) {
+  const auto within = [&](int64_t KernelTuning::* field) {
     return t.*field >= kLeastTuning.*field && t.*field <= kMostTuning.*field;
   };
   return within(&KernelTuning::linear_row_block_bytes) && within(&KernelTuning::linear_chunks_per_thread) &&

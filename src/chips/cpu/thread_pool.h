@@ -20,8 +20,8 @@ namespace tidepool::chips::cpu {
 class ThreadPool {
  public:
   // `threads` counts the caller: threads - 1 workers are started. At least 1, at most kMaxThreads.
-  // `cpus`: the processor of each thread (topology.h); empty: wherever the system puts them. The caller's own, cpus[0],
-  // is left to the system too: the thread is not ours.
+  // `cpus`: the processor of each thread (topology.h); empty: wherever the system puts them. The caller's
+  // own, cpus[0], is left to the system too: the thread is not ours.
   explicit ThreadPool(int threads, const std::vector<int>& cpus = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

@@ -73,8 +73,9 @@ TEST(ThreadPool, CallersFromSeveralThreadsTakeTurns) {
   for (const int64_t sum : sums) EXPECT_EQ(sum, 500 * 45);
 }
 
-// More busy threads than cores, and more threads in the team than cores: a worker that the system has put aside holds
-// up its own chunk only, so jobs go on ending, and the neighbours get on too. (How fast: chips_bench --types hog.)
+// More busy threads than cores, and more threads in the team than cores: a worker that the system has put
+// aside holds up its own chunk only, so jobs go on ending, and the neighbours get on too. (How fast:
+// chips_bench --types hog.)
 TEST(ThreadPool, JobsEndOnACrowdedMachine) {
   const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
   std::atomic<bool> stop{false};

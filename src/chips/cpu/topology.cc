@@ -28,7 +28,8 @@ std::string ReadLine(const std::filesystem::path& path) {
 // "node12" -> 12; -1 for other names.
 int NodeId(const std::string& name) {
   if (name.size() < 5 || name.size() > 8 || name.compare(0, 4, "node") != 0) return -1;
-  if (!std::all_of(name.begin() + 4, name.end(), [](unsigned char c) { return std::isdigit(c) != 0; })) return -1;
+  if (!std::all_of(name.begin() + 4, name.end(), [](unsigned char c) { return std::isdigit(c) != 0; }))
+    return -1;
   const int id = std::atoi(name.c_str() + 4);
   return id < kMostNodes ? id : -1;
 }
@@ -56,8 +57,10 @@ std::vector<int> ParseCpuList(const std::string& text) {
     }
     for (int cpu = first; cpu <= last; ++cpu) cpus.push_back(cpu);
     if (cpus.size() > static_cast<size_t>(kMostCpus)) return {};
-    if (*at == ',') ++at;
-    else if (*at != '\0' && *at != '\n') return {};
+    if (*at == ',')
+      ++at;
+    else if (*at != '\0' && *at != '\n')
+      return {};
   }
   std::sort(cpus.begin(), cpus.end());
   cpus.erase(std::unique(cpus.begin(), cpus.end()), cpus.end());
@@ -65,7 +68,8 @@ std::vector<int> ParseCpuList(const std::string& text) {
 }
 
 std::vector<NumaNode> ReadNumaNodes(const std::string& root) {
-  // A node of processors alone has nothing to deal pages to. Without the list (an old kernel) all nodes count.
+  // A node of processors alone has nothing to deal pages to. Without the list (an old kernel) all nodes
+  // count.
   const std::vector<int> with_memory = ParseCpuList(ReadLine(std::filesystem::path(root) / "has_memory"));
   std::map<int, NumaNode> nodes;
   std::error_code error;
@@ -90,13 +94,15 @@ std::vector<int> AllowedCpus() {
   return cpus;
 }
 
-std::vector<int> PlaceThreads(int threads, const std::vector<int>& allowed, const std::vector<NumaNode>& nodes) {
+std::vector<int> PlaceThreads(int threads, const std::vector<int>& allowed,
+                              const std::vector<NumaNode>& nodes) {
   std::vector<int> left(allowed);
   std::sort(left.begin(), left.end());
   std::vector<std::vector<int>> groups;
   for (const NumaNode& node : nodes) {
     std::vector<int> own, others;
-    std::set_intersection(left.begin(), left.end(), node.cpus.begin(), node.cpus.end(), std::back_inserter(own));
+    std::set_intersection(left.begin(), left.end(), node.cpus.begin(), node.cpus.end(),
+                          std::back_inserter(own));
     std::set_difference(left.begin(), left.end(), own.begin(), own.end(), std::back_inserter(others));
     left.swap(others);
     if (!own.empty()) groups.push_back(std::move(own));

@@ -23,16 +23,17 @@ std::vector<NumaNode> ReadNumaNodes(const std::string& root);
 // The processors this process may run on.
 std::vector<int> AllowedCpus();
 
-// One processor for each of `threads` threads, of those that are `allowed`: node after node in turn, so that any
-// number of threads draws on the memory of all nodes. More threads than processors begin anew. Empty when nothing is
-// allowed.
-std::vector<int> PlaceThreads(int threads, const std::vector<int>& allowed, const std::vector<NumaNode>& nodes);
+// One processor for each of `threads` threads, of those that are `allowed`: node after node in turn, so that
+// any number of threads draws on the memory of all nodes. More threads than processors begin anew. Empty when
+// nothing is allowed.
+std::vector<int> PlaceThreads(int threads, const std::vector<int>& allowed,
+                              const std::vector<NumaNode>& nodes);
 
 // Pins the calling thread; false when the system refuses (then it stays where it may run).
 bool PinThisThread(int cpu);
 
-// Pages that this thread, and threads it starts from now on, bring into memory are dealt out over `nodes` in turn: of
-// private memory and of the page cache alike. False when the system refuses.
+// Pages that this thread, and threads it starts from now on, bring into memory are dealt out over `nodes` in
+// turn: of private memory and of the page cache alike. False when the system refuses.
 bool InterleaveThisThread(const std::vector<NumaNode>& nodes);
 
 }  // namespace tidepool::chips::cpu

@@ -46,7 +46,7 @@ class FakeNodes : public testing::Test {
 TEST_F(FakeNodes, AreReadById) {
   Write("node10/cpulist", "4-5");
   Write("node2/cpulist", "0-1,6");
-  Write("node3/cpulist", "");  // memory alone
+  Write("node3/cpulist", "");   // memory alone
   Write("node7/cpulist", "7");  // processors alone
   Write("nodes/cpulist", "9");
   Write("node/cpulist", "9");

@@ -83,8 +83,9 @@ class VectorOps final : public CpuOps {
   template <typename Body>
   void ForRows(int64_t rows, int64_t row_cost, Body&& body) {
     if (rows <= 0) return;
-    const int64_t chunks =
-        rows * row_cost < tuning_.inline_elements ? 1 : std::min<int64_t>(rows, kRowChunksPerThread * pool_.threads());
+    const int64_t chunks = rows * row_cost < tuning_.inline_elements
+                               ? 1
+                               : std::min<int64_t>(rows, kRowChunksPerThread * pool_.threads());
     const int64_t step = CeilDiv(rows, chunks);
     pool_.Run(CeilDiv(rows, step),
               [&](int64_t chunk, int) { body(chunk * step, std::min(rows, (chunk + 1) * step)); });
@@ -129,9 +130,9 @@ PackedWeight VectorOps::Pack(const WeightSpec& spec, const std::byte* source, st
   const PanelLayout layout = LayoutOf(spec);
   const size_t panel_bytes = PanelBytes(layout, spec.columns);
   const int64_t panels = PanelCount(spec.rows);
-  // The destination is often memory that nobody has touched yet, which the system hands out and clears in blocks of
-  // up to 2 MiB: threads that meet in one block wait for each other, so each takes as much in one piece. A run has
-  // one piece a thread, so that the steps of other models take turns with a load.
+  // The destination is often memory that nobody has touched yet, which the system hands out and clears in
+  // blocks of up to 2 MiB: threads that meet in one block wait for each other, so each takes as much in one
+  // piece. A run has one piece a thread, so that the steps of other models take turns with a load.
   constexpr size_t kPieceBytes = size_t{2} << 20;
   const int64_t piece = std::clamp<int64_t>(static_cast<int64_t>(kPieceBytes / panel_bytes), 1,
                                             CeilDiv(panels, pool_.threads()));
@@ -155,9 +156,10 @@ KernelChoice VectorOps::DescribeKernel(const WeightSpec& spec) const {
     return {set + ", float32 products of " + type + " panels", true, {}};
   }
   KernelChoice choice{set + ", float32 products of F32 panels", false, {}};
-  choice.why = spec.precision == WeightPrecision::kFloat32
-                   ? "pool.precision is f32: weights are decoded when they are packed"
-                   : "there is no kernel for " + type + ": weights are decoded to float32 when they are packed";
+  choice.why =
+      spec.precision == WeightPrecision::kFloat32
+          ? "pool.precision is f32: weights are decoded when they are packed"
+          : "there is no kernel for " + type + ": weights are decoded to float32 when they are packed";
   return choice;
 }
 

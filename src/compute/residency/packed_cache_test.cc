@@ -148,8 +148,8 @@ TEST_F(PackedCacheTest, FullDiskIsAnErrorAndLeavesNothing) {
   umount((folder_.path() / "packed").c_str());
 }
 
-// The allocation fails where packing is: memory that cannot be had is an error, the model can be loaded later, and
-// others are as they were.
+// The allocation fails where packing is: memory that cannot be had is an error, the model can be loaded
+// later, and others are as they were.
 TEST_F(PackedCacheTest, NoMemoryForPackingIsAnErrorOfThatModelAlone) {
   const auto cache = Cache();
   const PackedModel other = Must(OpenOrBuild(*cache, "qwen2"));

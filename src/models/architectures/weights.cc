@@ -263,10 +263,11 @@ Status OrOutOfMemory(const formats::Checkpoint& checkpoint, Work&& work) {
   try {
     return work();
   } catch (const std::bad_alloc&) {
-    return Fail(ErrorKind::kUnavailable, "out_of_memory",
-                fmt::format("{}: the system has no memory left to convert its weights; unload a model or lower "
-                            "pool.memory, and load it again",
-                            checkpoint.path().string()));
+    return Fail(
+        ErrorKind::kUnavailable, "out_of_memory",
+        fmt::format("{}: the system has no memory left to convert its weights; unload a model or lower "
+                    "pool.memory, and load it again",
+                    checkpoint.path().string()));
   }
 }
 

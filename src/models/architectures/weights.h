@@ -99,8 +99,8 @@ class WeightPlan {
   // Checks every tensor's values and packs it to base + Item::offset (memory of the device, bytes() of it, in
   // order), filling the destinations. Values are checked by a thread of their own, some tensors ahead of the
   // packing: on a cold file it is the one that waits for the disk. `packed(i)` is called when segment i is
-  // complete, on the calling thread; its error ends the packing. `progress` as in LoadOptions. No memory for a
-  // conversion: kUnavailable "out_of_memory".
+  // complete, on the calling thread; its error ends the packing. `progress` as in LoadOptions. No memory for
+  // a conversion: kUnavailable "out_of_memory".
   Status PackInto(chips::Device& device, std::byte* base,
                   const std::function<bool(uint64_t, uint64_t)>& progress,
                   const std::function<Status(int32_t)>& packed) const;

@@ -13,8 +13,8 @@ uint32_t ByteToAlphabet(uint8_t byte);  // the code point that spells `byte`
 std::optional<uint8_t> AlphabetToByte(uint32_t code);
 // "Ġhello" -> " hello"; nullopt if a character is not of the alphabet.
 std::optional<std::string> AlphabetToBytes(std::string_view spelled);
-// The same into `bytes`, which is replaced; false instead of nullopt (`bytes` is anything then). For loops over
-// a vocabulary: no allocation once the string has room.
+// The same into `bytes`, which is replaced; false instead of nullopt (`bytes` is anything then). For loops
+// over a vocabulary: no allocation once the string has room.
 bool AlphabetToBytes(std::string_view spelled, std::string& bytes);
 std::string BytesToAlphabet(std::string_view bytes);
 // "<0x0A>" -> 0x0A, as SentencePiece spells byte tokens.

@@ -79,7 +79,8 @@ TEST(ByteAlphabet, IsReadAsItsCharactersAre) {
   std::mt19937 random(3);
   for (int i = 0; i < 20000; ++i) {
     std::string text(random() % 6, ' ');
-    for (char& c : text) c = static_cast<char>(random() % 4 == 0 ? 0xC2 + random() % 3 : 0x60 + random() % 0x60);
+    for (char& c : text)
+      c = static_cast<char>(random() % 4 == 0 ? 0xC2 + random() % 3 : 0x60 + random() % 0x60);
     ASSERT_EQ(AlphabetToBytes(text), oracle(text)) << i;
   }
 }

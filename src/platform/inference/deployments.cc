@@ -340,8 +340,8 @@ Result<ReadyModel> Deployments::Load(const StoredModel& model) {
   TP_ASSIGN(const std::filesystem::path path, catalog_.Materialise(model));
   TP_ASSIGN(const std::unique_ptr<formats::Checkpoint> checkpoint, formats::Checkpoint::Open(path));
   DropStaleAssets(model);
-  // A vocabulary of 150,000 tokens takes as long as mapping and checking the weights of a small model: the two
-  // go side by side.
+  // A vocabulary of 150,000 tokens takes as long as mapping and checking the weights of a small model: the
+  // two go side by side.
   std::shared_future<Result<std::shared_ptr<const ModelAssets>>> parsing;
   if (auto cached = AssetsIfCached(model.id)) {
     std::promise<Result<std::shared_ptr<const ModelAssets>>> known;
