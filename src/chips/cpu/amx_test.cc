@@ -692,6 +692,21 @@ TEST_F(AmxLinear, DeterministicModeUsesTheVectorKernelsForAnyNumberOfRows) {
   }
 }
 
+TEST_F(AmxLinear, SaysWhichWeightsAreForTiles) {
+  ThreadPool pool(1);
+  for (const TileKernels* tiles : {static_cast<const TileKernels*>(nullptr), &kModelTileKernels}) {
+    const std::unique_ptr<CpuOps> ops = MakeTileOps(pool, VectorSet(), tiles);
+    for (const DataType type : AllWeightTypes()) {
+      for (const WeightPrecision precision : {WeightPrecision::kNative, WeightPrecision::kFloat32}) {
+        const KernelChoice choice = ops->DescribeKernel({type, 16, 256, precision});
+        const bool on_tiles = tiles != nullptr && HasTiles(type) && precision == WeightPrecision::kNative;
+        EXPECT_EQ(choice.kernel.find("32 rows and more: amx") != std::string::npos, on_tiles)
+            << choice.kernel;
+      }
+    }
+  }
+}
+
 TEST_F(AmxLinear, TheProbeMultipliesWhatItCounts) {
   for (const Tiles& tiles : tiles_) {
     EXPECT_EQ(tiles.kernels->probe_int8(3), 3 * 64) << tiles.name;  // ones times ones, 64 columns, 3 rounds
