@@ -44,7 +44,6 @@ TP_INLINE Ints Interleave(Ints v) {
                                                       11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   return _mm512_permutexvar_epi16(LoadInts(kOrder), v);
 }
-TP_INLINE void StoreInts(void* p, Ints v) { _mm512_storeu_si512(p, v); }
 
 // The floats of 16 bf16 in one half of v.
 TP_INLINE Floats FirstBfloats(Ints v) {

@@ -498,7 +498,7 @@ TEST_F(AmxLinear, FewRowsAndFloat32StayOnTheVectorKernels) {
 // Residuals, gated pairs and peaks of rows on tiles, against the plain operations one after another.
 TEST_F(AmxLinear, FusedOperationsAreTheSameAsTheirParts) {
   std::mt19937 random(11);
-  constexpr int64_t kColumns = 256, kOutputs = kPeakBlock + 40;
+  constexpr int64_t kColumns = 96, kOutputs = kPeakBlock + 40;
   for (const Tiles& tiles : tiles_) {
     ThreadPool pool(2);
     const std::unique_ptr<CpuOps> ops = MakeTileOps(pool, VectorSet(), tiles.kernels);
@@ -535,8 +535,9 @@ TEST_F(AmxLinear, FusedOperationsAreTheSameAsTheirParts) {
           }
         }
       }
+      if (rows > TileLinear::kLeastRows + 1) continue;
       // Pairs on tiles (one kind of weight or two), and one of which only half is.
-      for (const auto& [first, second] : {std::pair{DataType::kQ4_K, DataType::kQ6_K},
+      for (const auto& [first, second] : {std::pair{DataType::kQ4_0, DataType::kQ5_1},
                                           {DataType::kBF16, DataType::kQ8_0},
                                           {DataType::kQ8_0, DataType::kF32}}) {
         const Packed gate = pack(first), up = pack(second);
@@ -691,13 +692,28 @@ TEST_F(AmxLinear, DeterministicModeUsesTheVectorKernelsForAnyNumberOfRows) {
   }
 }
 
+TEST_F(AmxLinear, SaysWhichWeightsAreForTiles) {
+  ThreadPool pool(1);
+  for (const TileKernels* tiles : {static_cast<const TileKernels*>(nullptr), &kModelTileKernels}) {
+    const std::unique_ptr<CpuOps> ops = MakeTileOps(pool, VectorSet(), tiles);
+    for (const DataType type : AllWeightTypes()) {
+      for (const WeightPrecision precision : {WeightPrecision::kNative, WeightPrecision::kFloat32}) {
+        const KernelChoice choice = ops->DescribeKernel({type, 16, 256, precision});
+        const bool on_tiles = tiles != nullptr && HasTiles(type) && precision == WeightPrecision::kNative;
+        EXPECT_EQ(choice.kernel.find("32 rows and more: amx") != std::string::npos, on_tiles)
+            << choice.kernel;
+      }
+    }
+  }
+}
+
 TEST_F(AmxLinear, TheProbeMultipliesWhatItCounts) {
   for (const Tiles& tiles : tiles_) {
     EXPECT_EQ(tiles.kernels->probe_int8(3), 3 * 64) << tiles.name;  // ones times ones, 64 columns, 3 rounds
     EXPECT_EQ(tiles.kernels->probe_int8_operations, 6 * 16 * 16 * 64 * 2);
-    ThreadPool pool(1);
-    EXPECT_GT(MakeTileOps(pool, VectorSet(), tiles.kernels)->MeasureInt8OpsPerS(0.001), 0.0);
   }
+  ThreadPool pool(1);
+  EXPECT_GT(MakeTileOps(pool, VectorSet(), &kModelTileKernels)->MeasureInt8OpsPerS(0.001), 0.0);
 }
 
 }  // namespace

@@ -10,10 +10,6 @@ namespace tidepool::chips::cpu {
 namespace {
 
 constexpr int64_t kMostElements = int64_t{4} << 20;  // 8 MiB a plane
-// Rows and panels of a chunk: what is multiplied again and again stays in a second-level cache of 2 MiB.
-// 512 rows of kTileDepth columns are 640 KiB (two planes: 256 rows), their sums of 256 outputs 512 KiB.
-constexpr int64_t kChunkRows = 512;
-constexpr int64_t kChunkPanels = 16;
 // Work below this (about 10 us of one core) is not worth waking others for.
 constexpr int64_t kTileInlineElements = 64 * 1024;
 

@@ -151,9 +151,14 @@ PackedWeight VectorOps::Pack(const WeightSpec& spec, const std::byte* source, st
 KernelChoice VectorOps::DescribeKernel(const WeightSpec& spec) const {
   const PanelLayout layout = LayoutOf(spec);
   const std::string set = kernels_.name, type(TraitsOf(spec.type).name);
-  if (IsQuantised(layout)) return {set + ", int8 products of " + type + " panels", true, {}};
+  PackedWeight weight;
+  weight.layout = layout;
+  const bool tiled = tiles_ && tiles_->Takes(TileLinear::kLeastRows, weight);
+  const std::string many =
+      tiled ? "; " + std::to_string(TileLinear::kLeastRows) + " rows and more: amx, bf16 tiles" : "";
+  if (IsQuantised(layout)) return {set + ", int8 products of " + type + " panels" + many, true, {}};
   if (layout != kPanelF32 || spec.type == DataType::kF32) {
-    return {set + ", float32 products of " + type + " panels", true, {}};
+    return {set + ", float32 products of " + type + " panels" + many, true, {}};
   }
   KernelChoice choice{set + ", float32 products of F32 panels", false, {}};
   choice.why =
