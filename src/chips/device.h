@@ -241,8 +241,8 @@ class Ops {
 
 struct DeviceOptions {
   int threads = 0;  // 0: one per core this process may use
-  // "": the best the processor has; else one of CpuInstructionSets(): "reference", "avx2", "avx512",
-  // "avx512vnni".
+  // "": the best the processor has; else one of CpuInstructionSets(): "reference", "avx2", "avxvnni",
+  // "avx512", "avx512vnni".
   std::string instruction_set;
   bool deterministic = false;
 };

@@ -40,8 +40,8 @@ class CpuOps : public Ops {
 
 // Plain C++, sums in double: the oracle. Weights stay in the file's layout.
 std::unique_ptr<CpuOps> MakeReferenceOps(ThreadPool& pool);
-// Vector kernels of `instruction_set` ("avx2", "avxvnni", "avx512", "avx512vnni"); nullptr if unknown to this build.
-// The caller has checked that the processor has it.
+// Vector kernels of `instruction_set` ("avx2", "avxvnni", "avx512", "avx512vnni"); nullptr if unknown to this
+// build. The caller has checked that the processor has it.
 std::unique_ptr<CpuOps> MakeVectorOps(ThreadPool& pool, std::string_view instruction_set, bool deterministic);
 
 // Anonymous memory, zero-filled, 64-byte aligned; huge pages where they pay. kUnavailable when there is no
