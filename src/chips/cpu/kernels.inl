@@ -10,7 +10,7 @@
 constexpr KernelTable MakeTable(const char* name) {
   return KernelTable{
       name,
-      !TP_HAS_DOT,
+      false,  // every kernel reads the int8 codes
       QuantiseRows,
       {LinearFloat<kPanelF32>, LinearFloat<kPanelF16>, LinearFloat<kPanelBF16>, LinearQuantised<kPanelQ4_0>,
        LinearQuantised<kPanelQ4_1>, LinearQuantised<kPanelQ5_0>, LinearQuantised<kPanelQ5_1>,
