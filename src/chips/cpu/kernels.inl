@@ -23,7 +23,6 @@ static void Linear(const LinearTask& task) {
 constexpr KernelTable MakeTable(const char* name) {
   return KernelTable{
       name,
-      !TP_HAS_DOT,
       kTiles ? kDotTileRows : 0,
       QuantiseRows,
       {Linear<kPanelF32>, Linear<kPanelF16>, Linear<kPanelBF16>, Linear<kPanelQ4_0>, Linear<kPanelQ4_1>,

@@ -37,10 +37,11 @@ TP_INLINE Ints UnpackCodes(const std::byte* codes) {
   return low;
 }
 
-// Where no instruction sums four products of bytes, pairs of products are made in int16 (unsigned code times signed
-// activation, saturating) and some of those are added in int16 before they widen. What fits:
+// Where no instruction sums four products of bytes, pairs of products are made in int16 (unsigned code times
+// signed activation, saturating) and some of those are added in int16 before they widen. What fits:
 //   a pair:   2 * 127 * largest code <= 32767, or codes are multiplied as int16 instead (`kWide`);
-//   a chain:  2 * 127 * code * length <= 32767, where a code counts with its zero subtracted if the sum starts at
+//   a chain:  2 * 127 * code * length <= 32767, where a code counts with its zero subtracted if the sum
+//   starts at
 //             -zero * x (`kShortStart`; int16 additions wrap, so only their end has to fit).
 template <PanelLayout kLayout>
 struct GroupFormat {
@@ -50,7 +51,8 @@ struct GroupFormat {
   static constexpr int kParts = ScalesBy16(kFormat.scales) ? 2 : 1;
   static constexpr int kPartVectors = 8 / kParts;  // code vectors of a part
   static constexpr int kLargest = kFormat.largest_code;
-  static constexpr int kLargestLessZero = kFormat.zero > kLargest - kFormat.zero ? kFormat.zero : kLargest - kFormat.zero;
+  static constexpr int kLargestLessZero =
+      kFormat.zero > kLargest - kFormat.zero ? kFormat.zero : kLargest - kFormat.zero;
   static constexpr bool kWide = !TP_HAS_DOT && 2 * 127 * kLargest > 32767;
   static constexpr int Fitting(int code) {
     const int fitting = 32767 / (2 * 127 * code);
@@ -60,15 +62,16 @@ struct GroupFormat {
   static constexpr int kChain = Fitting(kShortStart ? kLargestLessZero : kLargest);
   static_assert(!kShortStart || kChain >= kPartVectors, "one chain, since there is one start");
 
-  // A row's group as the kernel reads it, every four bytes for all lanes of a vector: codes (wide: as int16, each four
-  // as (0, 2), (1, 3)), where each part's sum starts, the scale, and the sums that minimums multiply.
+  // A row's group as the kernel reads it, every four bytes for all lanes of a vector: codes (wide: as int16,
+  // each four as (0, 2), (1, 3)), where each part's sum starts, the scale, and the sums that minimums
+  // multiply.
   static constexpr int kStart = kGroup * (kWide ? 2 : 1);
   static constexpr int kScale = kStart + (kZero ? 4 * kParts : 0);
   static constexpr int kSums = kScale + 4;
   static constexpr int kRecordBytes = kSums + (kMinimum ? 4 * kParts : 0);
 
-  // A panel's group unpacked: code vectors (wide: the even and the odd bytes of each as int16), f32 scales and minimums
-  // of the parts.
+  // A panel's group unpacked: code vectors (wide: the even and the odd bytes of each as int16), f32 scales
+  // and minimums of the parts.
   static constexpr int kUnpackedScales = (kWide ? 16 : 8) * 64;
   static constexpr int kUnpackedMinimums = kUnpackedScales + 64 * kParts;
   static constexpr int kUnpackedBytes = kUnpackedMinimums + (kMinimum ? 64 * kParts : 0);
@@ -111,14 +114,16 @@ struct GroupScales {
       for (int p = 0; p < kParts; ++p) {
         for (int v = 0; v < kPanelVectors; ++v) {
           scale[p][v] = Mul(factor[v], LoadInt8(next + v * kLanes));
-          if constexpr (kMinimum) minimum[p][v] = Mul(minimum_factor[v], LoadInt8(next + kPanelRows + v * kLanes));
+          if constexpr (kMinimum)
+            minimum[p][v] = Mul(minimum_factor[v], LoadInt8(next + kPanelRows + v * kLanes));
         }
         next += kPanelRows * (kMinimum ? 2 : 1);
       }
     } else {
       const std::byte* block = panel + group * static_cast<int64_t>(ScaleBytes(kScales));
       for (int v = 0; v < kPanelVectors; ++v) {
-        scale[0][v] = kScales == kBfloatScale ? LoadBfloat(block + v * kLanes * 2) : LoadHalf(block + v * kLanes * 2);
+        scale[0][v] =
+            kScales == kBfloatScale ? LoadBfloat(block + v * kLanes * 2) : LoadHalf(block + v * kLanes * 2);
         if constexpr (kMinimum) minimum[0][v] = LoadHalf(block + kPanelRows * 2 + v * kLanes * 2);
       }
     }
@@ -156,7 +161,8 @@ struct PartDot {
   }
 
   template <int kJ>
-  TP_INLINE void Step(const std::byte* codes, Ints table, const std::byte* records, Sums& sums, Sums& short_sums) {
+  TP_INLINE void Step(const std::byte* codes, Ints table, const std::byte* records, Sums& sums,
+                      Sums& short_sums) {
     if constexpr (kJ < kEnd) {
       constexpr int kHalves = Format::kWide ? 2 : 1;
       Ints u[kHalves][kPanelVectors];
@@ -211,7 +217,9 @@ struct PartDot {
             const Ints start = kWideStart ? Start(records, m) : ZeroInts();
             for (int v = 0; v < kPanelVectors; ++v) {
               const Ints wide = MulAdd16(short_sums[m][v], Set16(1));
-              sums[m][v] = !kFirstChain ? AddInt32(sums[m][v], wide) : kWideStart ? AddInt32(start, wide) : wide;
+              sums[m][v] = !kFirstChain ? AddInt32(sums[m][v], wide)
+                           : kWideStart ? AddInt32(start, wide)
+                                        : wide;
             }
           }
         }
@@ -221,11 +229,13 @@ struct PartDot {
   }
 };
 
-// Groups [begin, end) of a panel times kRows rows, whose records are [group][row]: adds to totals [row][16 outputs].
-// kUnpacked: `codes` are `end - begin` groups of UnpackGroups, else those of group `begin` in the panel.
+// Groups [begin, end) of a panel times kRows rows, whose records are [group][row]: adds to totals [row][16
+// outputs]. kUnpacked: `codes` are `end - begin` groups of UnpackGroups, else those of group `begin` in the
+// panel.
 template <PanelLayout kLayout, int kRows, bool kUnpacked>
-static void QuantisedBlock(const std::byte* panel, const std::byte* codes, const std::byte* records, int64_t begin,
-                           int64_t end, const std::byte* ahead, int64_t ahead_step, float* totals) {
+static void QuantisedBlock(const std::byte* panel, const std::byte* codes, const std::byte* records,
+                           int64_t begin, int64_t end, const std::byte* ahead, int64_t ahead_step,
+                           float* totals) {
   using Format = GroupFormat<kLayout>;
   constexpr bool kMinimum = Format::kMinimum, kSuper = IsSuper(Format::kFormat.scales);
   constexpr int kParts = Format::kParts;
@@ -243,7 +253,8 @@ static void QuantisedBlock(const std::byte* panel, const std::byte* codes, const
   for (int64_t g = begin; g < end; ++g) {
     if constexpr (!kUnpacked) {
       constexpr int kLines = static_cast<int>((CodeBytes(Format::kFormat.storage) + 63) / 64) + 1;
-      for (int i = 0; i < kLines; ++i) _mm_prefetch(reinterpret_cast<const char*>(ahead + 64 * i), _MM_HINT_T0);
+      for (int i = 0; i < kLines; ++i)
+        _mm_prefetch(reinterpret_cast<const char*>(ahead + 64 * i), _MM_HINT_T0);
       ahead += ahead_step;
     }
     Ints sums[kParts][kRows][kPanelVectors], short_sums[kRows][kPanelVectors];
@@ -333,7 +344,8 @@ struct UnpackGroups {
       for (int p = 0; p < kParts; ++p) {
         for (int v = 0; v < kPanelVectors; ++v) {
           Store(floats + p * kPanelRows + v * kLanes, scale[p][v]);
-          if constexpr (Format::kMinimum) Store(floats + (kParts + p) * kPanelRows + v * kLanes, minimum[p][v]);
+          if constexpr (Format::kMinimum)
+            Store(floats + (kParts + p) * kPanelRows + v * kLanes, minimum[p][v]);
         }
       }
       codes += CodeBytes(Format::kFormat.storage);
@@ -359,14 +371,16 @@ static void MakeRecords(const LinearTask& task, int64_t row, int64_t rows, int64
       for (int i = 0; i < 2; ++i) half[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 16 * i));
       if constexpr (Format::kWide) {
         for (int i = 0; i < 2; ++i) {
-          const __m256i wide = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(_mm256_cvtepi8_epi16(half[i]), 0xd8), 0xd8);
+          const __m256i wide =
+              _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(_mm256_cvtepi8_epi16(half[i]), 0xd8), 0xd8);
           _mm256_storeu_si256(reinterpret_cast<__m256i*>(record + 32 * i), wide);
         }
       } else {
         for (int i = 0; i < 2; ++i) _mm_storeu_si128(reinterpret_cast<__m128i*>(record + 16 * i), half[i]);
       }
       if constexpr (Format::kShortStart) {
-        // -zero * x for the columns that meet in each int16 of a lane: bytes 0 and 1, and 2 and 3, of every four.
+        // -zero * x for the columns that meet in each int16 of a lane: bytes 0 and 1, and 2 and 3, of every
+        // four.
         __m128i sums[2];
         for (int i = 0; i < 2; ++i) {
           sums[i] = _mm_maddubs_epi16(_mm_set1_epi8(static_cast<char>(Format::kFormat.zero)), half[i]);
@@ -403,18 +417,20 @@ static void FetchGroups(const std::byte* panel, size_t codes_offset, int64_t beg
   fetch(panel + codes_offset + begin * kCodeBytes, panel + codes_offset + end * kCodeBytes);
 }
 
-constexpr int64_t kRecordRows = 32;           // rows that share one unpacking of a panel, at most
-constexpr int64_t kRecordsBytes = 96 * 1024;  // of them, read from the second-level cache; part of the columns if wide
-constexpr int64_t kUnpackedGroups = 8;        // 4 to 9 KiB, read from the first-level cache
-constexpr int64_t kAheadBytes = 2048;         // how far the weights are fetched ahead where each is used once
+constexpr int64_t kRecordRows = 32;  // rows that share one unpacking of a panel, at most
+constexpr int64_t kRecordsBytes =
+    96 * 1024;  // of them, read from the second-level cache; part of the columns if wide
+constexpr int64_t kUnpackedGroups = 8;  // 4 to 9 KiB, read from the first-level cache
+constexpr int64_t kAheadBytes = 2048;   // how far the weights are fetched ahead where each is used once
 
 template <PanelLayout kLayout, bool kUnpacked, int kRows = kLinearRows>
-TP_INLINE void QuantisedTile(int64_t rows, const std::byte* panel, const std::byte* codes, const std::byte* records,
-                             int64_t begin, int64_t end, const std::byte* ahead, int64_t ahead_step, float* totals) {
+TP_INLINE void QuantisedTile(int64_t rows, const std::byte* panel, const std::byte* codes,
+                             const std::byte* records, int64_t begin, int64_t end, const std::byte* ahead,
+                             int64_t ahead_step, float* totals) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return QuantisedTile<kLayout, kUnpacked, kRows - 1>(rows, panel, codes, records, begin, end, ahead, ahead_step,
-                                                          totals);
+      return QuantisedTile<kLayout, kUnpacked, kRows - 1>(rows, panel, codes, records, begin, end, ahead,
+                                                          ahead_step, totals);
     }
   }
   QuantisedBlock<kLayout, kRows, kUnpacked>(panel, codes, records, begin, end, ahead, ahead_step, totals);
@@ -450,7 +466,8 @@ static void QuantisedPanels(const LinearTask& task, int64_t row, int64_t rows, i
     float* out = task.out + row * task.out_stride + output;
     for (int64_t m = 0; m < rows; ++m) {
       for (int64_t i = 0; i < kPanelRows; i += kLanes) {
-        Store(totals + m * kPanelRows + i, begin == 0 ? Zero() : LoadFirst(out + m * task.out_stride + i, outputs - i));
+        Store(totals + m * kPanelRows + i,
+              begin == 0 ? Zero() : LoadFirst(out + m * task.out_stride + i, outputs - i));
       }
     }
     if (tiles == 1) {
@@ -462,12 +479,15 @@ static void QuantisedPanels(const LinearTask& task, int64_t row, int64_t rows, i
         // The groups that are unpacked next.
         const int64_t next = until < end ? until : begin;
         const int64_t next_until = next + kUnpackedGroups < end ? next + kUnpackedGroups : end;
-        FetchGroups<kLayout>(until < end ? panel : panel + task.panel_bytes, task.codes_offset, next, next_until);
+        FetchGroups<kLayout>(until < end ? panel : panel + task.panel_bytes, task.codes_offset, next,
+                             next_until);
         UnpackGroups<kLayout>::Run(panel, codes + g * kCodeBytes, g, until, unpacked);
         for (int64_t tile = 0; tile < tiles; ++tile) {
           const int64_t first = tile_row(tile), height = tile_row(tile + 1) - first;
-          const std::byte* from = records + (first * (end - begin) + height * (g - begin)) * Format::kRecordBytes;
-          QuantisedTile<kLayout, true>(height, panel, unpacked, from, g, until, nullptr, 0, totals + first * kPanelRows);
+          const std::byte* from =
+              records + (first * (end - begin) + height * (g - begin)) * Format::kRecordBytes;
+          QuantisedTile<kLayout, true>(height, panel, unpacked, from, g, until, nullptr, 0,
+                                       totals + first * kPanelRows);
         }
       }
     }
@@ -491,7 +511,8 @@ static void LinearQuantised(const LinearTask& task) {
     const int64_t rows = task.row_end - row < kRecordRows ? task.row_end - row : kRecordRows;
     const int64_t step = kRecordsBytes / (rows * kRecordBytes) / kUnpackedGroups * kUnpackedGroups;
     for (int64_t begin = 0; begin < groups; begin += step) {
-      QuantisedPanels<kLayout>(task, row, rows, begin, begin + step < groups ? begin + step : groups, records);
+      QuantisedPanels<kLayout>(task, row, rows, begin, begin + step < groups ? begin + step : groups,
+                               records);
     }
   }
 }
@@ -541,14 +562,6 @@ static void QuantiseRows(const QuantiseTask& task) {
       } else {
         sums[0] = SumInts(AddInt32(c[0], c[1]));
         sums[1] = SumInts(AddInt32(c[kVectors - 2], c[kVectors - 1]));
-      }
-      if (task.pairs != nullptr) {
-        int16_t* pairs = task.pairs + row * task.stride + g * kGroup;
-        for (int i = 0; i < kGroup; i += 16) {
-          __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)));
-          wide = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(wide, 0xd8), 0xd8);
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(pairs + i), wide);
-        }
       }
     }
   }

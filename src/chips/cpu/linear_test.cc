@@ -51,15 +51,15 @@ struct Case {
   bool with_bias;
 };
 
-void CheckLinear(Device& device, const Case& c, std::mt19937& random) {
+// `x` is [batch][columns + 3].
+void CheckLinear(Device& device, const Case& c, const std::vector<std::byte>& source,
+                 const std::vector<float>& x, std::mt19937& random) {
   const WeightSpec& spec = c.spec;
   SCOPED_TRACE(device.info().instruction_set + " " + std::string(TraitsOf(spec.type).name) + " " +
                std::to_string(spec.rows) + "x" + std::to_string(spec.columns) + " batch " +
                std::to_string(c.batch) + (spec.precision == WeightPrecision::kFloat32 ? " float32" : ""));
-  const std::vector<std::byte> source = RandomWeights(spec.type, spec.rows, spec.columns, random);
   const OwnedWeight owned = PackOn(device, spec, source);
   const int64_t stride = spec.columns + 3, out_stride = spec.rows + 5;
-  std::vector<float> x = RandomFloats(static_cast<size_t>(c.batch * stride), 1.0f, random);
   const std::vector<float> bias = RandomFloats(static_cast<size_t>(spec.rows), 1.0f, random);
   constexpr float kUntouched = 12345.0f;
   std::vector<float> out(static_cast<size_t>(c.batch * out_stride), kUntouched);
@@ -107,6 +107,13 @@ void CheckLinear(Device& device, const Case& c, std::mt19937& random) {
   }
 }
 
+void CheckLinear(Device& device, const Case& c, std::mt19937& random) {
+  const std::vector<std::byte> source = RandomWeights(c.spec.type, c.spec.rows, c.spec.columns, random);
+  const std::vector<float> x =
+      RandomFloats(static_cast<size_t>(c.batch * (c.spec.columns + 3)), 1.0f, random);
+  CheckLinear(device, c, source, x, random);
+}
+
 TEST(Linear, AgreesWithItsOraclesForEveryTypeAtOddSizes) {
   std::mt19937 random(1);
   for (const std::string& set : VectorInstructionSets()) {
@@ -129,6 +136,9 @@ TEST(Linear, AgreesWithItsOraclesForEveryTypeAtOddSizes) {
                     {{type, 37, 3 * std::max<int64_t>(block, 192), WeightPrecision::kFloat32}, 9, true},
                     random);
         CheckLinear(*device, {{type, 18, block, WeightPrecision::kFloat32}, 2, false}, random);
+        // Wider than what many rows are computed over at once.
+        if (threads == 2)
+          CheckLinear(*device, {{type, 18, 3072, WeightPrecision::kNative}, 33, true}, random);
       }
       for (const int64_t columns : {1, 2, 7, 13, 255, 257, 600}) {  // plain types take any width
         for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
@@ -136,6 +146,49 @@ TEST(Linear, AgreesWithItsOraclesForEveryTypeAtOddSizes) {
           CheckLinear(*device, {{type, 70, columns, WeightPrecision::kNative}, 1, false}, random);
         }
       }
+    }
+  }
+}
+
+// Every code at its ends and every activation at +-127, in all the patterns of signs that add up: where
+// products of bytes are summed in int16, these are the largest sums.
+TEST(Linear, LargestCodesDoNotOverflow) {
+  std::mt19937 random(6);
+  constexpr int64_t kColumns = 256, kRows = 20, kBatch = 9;
+  constexpr uint8_t kBytes[] = {0x00, 0xff, 0x0f, 0xf0, 0x80, 0x7f, 0x55, 0xaa};
+  for (const std::string& set : VectorInstructionSets()) {
+    const std::unique_ptr<Device> device = MakeDevice(set, 1);
+    for (const DataType type : AllWeightTypes()) {
+      if (TraitsOf(type).block_elements == 1) continue;
+      std::vector<std::byte> source = RandomWeights(type, kRows, kColumns, random);
+      BlockFields fields = FieldsOf(type);
+      if (type == DataType::kMXFP4) fields = {0, -1, 1, 17};
+      const auto block_bytes = static_cast<size_t>(TraitsOf(type).block_bytes);
+      const size_t row_blocks = RowBytes(type, kColumns) / block_bytes;
+      for (size_t block = 0; block < source.size() / block_bytes; ++block) {
+        const size_t row = block / row_blocks;
+        for (int i = fields.codes_begin; i < fields.codes_end; ++i) {
+          // Rows 8 to 15 change the pattern at every byte, the last ones keep random codes.
+          if (row < 16) {
+            source[block * block_bytes + static_cast<size_t>(i)] =
+                static_cast<std::byte>(kBytes[(row + (row < 8 ? 0 : static_cast<size_t>(i))) % 8]);
+          }
+        }
+      }
+      std::vector<float> x(static_cast<size_t>(kBatch * (kColumns + 3)));
+      for (int64_t m = 0; m < kBatch; ++m) {
+        for (int64_t k = 0; k < kColumns; ++k) {
+          // Rows 0 to 7: the sign is a bit of the column's place, or their product; row 8 is random.
+          const int64_t bits = k & m;
+          const bool negative = m == 8 ? random() % 2 == 0 : ((bits ^ bits >> 1 ^ bits >> 2) & 1) != 0;
+          x[static_cast<size_t>(m * (kColumns + 3) + k)] = negative ? -1.0f : 1.0f;
+        }
+      }
+      CheckLinear(*device, {{type, kRows, kColumns, WeightPrecision::kNative}, kBatch, false}, source, x,
+                  random);
+      for (float& value : x) value = -value;
+      CheckLinear(*device, {{type, kRows, kColumns, WeightPrecision::kNative}, kBatch, false}, source, x,
+                  random);
     }
   }
 }
@@ -169,7 +222,7 @@ TEST(Linear, ReferenceIsTheFormula) {
 // The same bits alone or in any batch, with one thread or three, and with other targets beside it.
 TEST(Linear, ARowsResultDoesNotDependOnItsCompany) {
   std::mt19937 random(3);
-  constexpr int64_t kBatch = 45, kRows = 150, kColumns = 768;
+  constexpr int64_t kBatch = 45, kRows = 70, kColumns = 3072;
   for (const std::string& set : VectorInstructionSets()) {
     const std::unique_ptr<Device> one = MakeDevice(set, 1), three = MakeDevice(set, 3);
     for (const DataType type : AllWeightTypes()) {

@@ -1,4 +1,5 @@
-// Vectors of 8 floats: AVX2, FMA, F16C; AVX-VNNI where the compiler may use it. Internal linkage throughout (see kernel_table.h).
+// Vectors of 8 floats: AVX2, FMA, F16C; AVX-VNNI where the compiler may use it. Internal linkage throughout
+// (see kernel_table.h).
 #define TP_INLINE static inline __attribute__((always_inline))
 
 constexpr int kLanes = 8;

@@ -42,7 +42,7 @@ int64_t ActivationScratch::ElementsFor(int64_t rows, int64_t columns) {
 
 size_t ActivationScratch::BytesFor(int64_t elements) const {
   const int64_t groups = elements / kGroup;
-  int64_t bytes = Round64(elements) + (with_pairs_ ? Round64(2 * elements) : 0);
+  int64_t bytes = Round64(elements);
   bytes += 2 * Round64(4 * groups);      // scales, sums by 32
   bytes += 2 * Round64(2 * 4 * groups);  // sums of codes, sums by 16
   bytes +=
@@ -62,7 +62,6 @@ Status ActivationScratch::Reserve(int64_t elements) {
     return begin;
   };
   codes_ = reinterpret_cast<int8_t*>(take(elements));
-  pairs_ = with_pairs_ ? reinterpret_cast<int16_t*>(take(2 * elements)) : nullptr;
   scales_ = reinterpret_cast<float*>(take(4 * groups));
   sums16_ = reinterpret_cast<int32_t*>(take(2 * 4 * groups));
   sums_[0] = reinterpret_cast<float*>(take(4 * groups));
@@ -89,7 +88,6 @@ QuantiseTask ActivationScratch::Task() const {
   task.columns = columns_;
   task.stride = stride_;
   task.codes = codes_;
-  task.pairs = pairs_;
   task.scales = scales_;
   task.sums16 = sums16_;
   task.tiles = tiles_;
@@ -135,7 +133,6 @@ QuantisedRows ActivationScratch::For(PanelLayout layout) const {
   const size_t by16 = ScalesBy16(format.scales) ? 1 : 0;
   QuantisedRows rows{};
   rows.codes = codes_;
-  rows.pairs = pairs_;
   rows.scales = scales_;
   rows.stride = stride_;
   rows.tiles = tiles_;

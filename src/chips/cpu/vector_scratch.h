@@ -16,8 +16,6 @@ namespace tidepool::chips::cpu {
 // Activations rounded to int8, and the sums that formats with minimums or zeros need.
 class ActivationScratch {
  public:
-  explicit ActivationScratch(bool with_pairs) : with_pairs_(with_pairs) {}
-
   // At most this many elements are rounded at a time (larger batches go in passes of rows), so that scratch
   // stays bounded; at least one row.
   static constexpr int64_t kMaxElements = int64_t{4} << 20;
@@ -44,12 +42,10 @@ class ActivationScratch {
   void DeriveSums(bool by16);
   void DeriveOffsets(int zero, bool by16);
 
-  bool with_pairs_;
   int64_t capacity_ = 0, rows_ = 0, columns_ = 0, stride_ = 0;
   RowTiles tiles_;
   DeviceBuffer buffer_;
   int8_t* codes_ = nullptr;
-  int16_t* pairs_ = nullptr;
   float* scales_ = nullptr;
   int32_t* sums16_ = nullptr;
   std::array<float*, 2> sums_ = {};
