@@ -23,9 +23,11 @@
 #include <vector>
 
 #include "compute/engine/engine.h"
-#include "compute/engine/row_kernels.h"
+#include "chips/cpu/row_kernels.h"
 
 namespace tidepool::compute {
+
+using chips::cpu::kRowBlock, chips::cpu::kRowLanes, chips::cpu::RowKernels, chips::cpu::RowKernelSets, chips::cpu::RowView;
 
 // How often a sequence has used each token. Filled only for requests with penalties.
 class TokenCounts {

@@ -545,7 +545,7 @@ TEST(RowKernelsTest, AreWhatTheirContractSays) {
       const float inverse_temperature = 1.25f;
       std::vector<float> weights(count), baseline(count);
       set->weights(row.data(), count, largest, inverse_temperature, weights.data());
-      kBaselineRowKernels.weights(row.data(), count, largest, inverse_temperature, baseline.data());
+      chips::cpu::kBaselineRowKernels.weights(row.data(), count, largest, inverse_temperature, baseline.data());
       ASSERT_EQ(weights, baseline);
       std::vector<double> sums(blocks.size(), -1);
       set->block_sums(view, largest, inverse_temperature, sums.data());
@@ -560,7 +560,7 @@ TEST(RowKernelsTest, AreWhatTheirContractSays) {
         EXPECT_NEAR(sums[b], sum, 1e-13 * sum);
         const size_t size = std::min(kRowBlock, count - b * kRowBlock);
         EXPECT_EQ(set->sum(weights.data() + b * kRowBlock, size), sums[b]);
-        EXPECT_EQ(kBaselineRowKernels.sum(weights.data() + b * kRowBlock, size), sums[b]);
+        EXPECT_EQ(chips::cpu::kBaselineRowKernels.sum(weights.data() + b * kRowBlock, size), sums[b]);
       }
       for (const float floor : {largest, largest - 2, largest - 20, -infinity}) {
         std::vector<int32_t> ids(count + kRowLanes), expected;

@@ -1,12 +1,12 @@
 // The kernels for any processor, and the choice among the sets.
-#include "compute/engine/row_kernels.h"
+#include "chips/cpu/row_kernels.h"
 
 #include "chips/device.h"
 #if defined(__x86_64__)
 #include <emmintrin.h>
 #endif
 
-namespace tidepool::compute {
+namespace tidepool::chips::cpu {
 namespace {
 
 static_assert(kRowBlock == chips::kPeakBlock && kRowLanes == chips::kPeakLanes);
@@ -42,7 +42,7 @@ typedef double TwoDoubles __attribute__((vector_size(16)));
 inline TwoDoubles LowHalf(FourFloats x) { return TwoDoubles{static_cast<double>(x[0]), static_cast<double>(x[1])}; }
 inline TwoDoubles HighHalf(FourFloats x) { return TwoDoubles{static_cast<double>(x[2]), static_cast<double>(x[3])}; }
 
-#include "compute/engine/row_kernels.inl"
+#include "chips/cpu/row_kernels.inl"
 
 }  // namespace
 
@@ -64,4 +64,4 @@ const RowKernels* const* RowKernelSets() {
   return sets.list;
 }
 
-}  // namespace tidepool::compute
+}  // namespace tidepool::chips::cpu

@@ -1,8 +1,8 @@
 #include <immintrin.h>
 
-#include "compute/engine/row_kernels.h"
+#include "chips/cpu/row_kernels.h"
 
-namespace tidepool::compute {
+namespace tidepool::chips::cpu {
 namespace {
 
 constexpr int kWidth = 16;
@@ -26,10 +26,10 @@ inline __m512d HighHalf(__m512 x) {
   return _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1)));
 }
 
-#include "compute/engine/row_kernels.inl"
+#include "chips/cpu/row_kernels.inl"
 
 }  // namespace
 
 extern const RowKernels kAvx512RowKernels = MakeRowKernels("avx512");
 
-}  // namespace tidepool::compute
+}  // namespace tidepool::chips::cpu

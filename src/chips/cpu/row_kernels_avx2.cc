@@ -1,8 +1,8 @@
 #include <immintrin.h>
 
-#include "compute/engine/row_kernels.h"
+#include "chips/cpu/row_kernels.h"
 
-namespace tidepool::compute {
+namespace tidepool::chips::cpu {
 namespace {
 
 constexpr int kWidth = 8;
@@ -28,10 +28,10 @@ inline size_t Take(Mask mask, const float* x, int32_t first_id, int32_t* ids, fl
 inline __m256d LowHalf(__m256 x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
 inline __m256d HighHalf(__m256 x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
 
-#include "compute/engine/row_kernels.inl"
+#include "chips/cpu/row_kernels.inl"
 
 }  // namespace
 
 extern const RowKernels kAvx2RowKernels = MakeRowKernels("avx2");
 
-}  // namespace tidepool::compute
+}  // namespace tidepool::chips::cpu

@@ -12,7 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace tidepool::compute {
+namespace tidepool::chips::cpu {
 
 inline constexpr size_t kRowBlock = 1024, kRowLanes = 16;
 
@@ -48,4 +48,4 @@ extern const RowKernels kAvx2RowKernels, kAvx512RowKernels;
 // What this processor can run, the best first; nullptr ends the list.
 const RowKernels* const* RowKernelSets();
 
-}  // namespace tidepool::compute
+}  // namespace tidepool::chips::cpu
