@@ -151,6 +151,7 @@ struct LinearTask {
   size_t panel_bytes;
   size_t codes_offset;  // of the codes within a panel
   int64_t panel_begin, panel_end;
+  const std::byte* after;  // what this thread will most likely read next, or nullptr: kernels fetch the start of it
   int64_t outputs;  // rows of the weight: the last panel may be partial
   int64_t columns;
   int64_t row_begin, row_end;    // rows of x

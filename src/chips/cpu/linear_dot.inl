@@ -154,10 +154,10 @@ template <PanelLayout kLayout, int kPanels>
 static void DotTiles(const LinearTask& task, int64_t panel) {
   Ahead ahead = {};
   const int64_t next = panel + kPanels;
-  if (next < task.panel_end) {
-    const int64_t last = next + kPanels < task.panel_end ? next + kPanels : task.panel_end;
-    ahead.next = task.weight + static_cast<size_t>(next) * task.panel_bytes;
-    ahead.end = task.weight + static_cast<size_t>(last) * task.panel_bytes;
+  if (next < task.panel_end || task.after != nullptr) {
+    const bool more = next < task.panel_end;
+    ahead.next = more ? task.weight + static_cast<size_t>(next) * task.panel_bytes : task.after;
+    ahead.end = ahead.next + (more && next + kPanels > task.panel_end ? 1 : kPanels) * task.panel_bytes;
     int64_t passes = task.tile_end - task.tile_begin;
     if (passes > kAheadPasses) passes = kAheadPasses;
     const int64_t spread = task.columns / kGroup * passes * 64;

@@ -365,19 +365,39 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
     if (on_tiles) return tiles_->Multiply(task, layout, thread);
     kernels_.linear[layout](task);
   };
-  const auto body = [&](int64_t chunk, int thread) {
+  const int64_t chunks = panel_blocks * row_blocks;
+  // The weights of a chunk: its target (the first of a gated pair) and panels.
+  const auto place_of = [&](int64_t chunk) {
     int64_t block = chunk % panel_blocks;
-    const int64_t first_tile = chunk / panel_blocks * tile_block;
     const LinearTarget* target = targets.data();
     for (;; ++target) {
       const int64_t blocks = CeilDiv(PanelCount(target->weight->spec.rows), panel_block);
-      if (block < blocks) break;
+      if (block < blocks) return std::pair(target, block);
       block -= blocks;
     }
-    const LinearTask task = task_of(*target, block, first_tile);
+  };
+  const auto start_of = [&](const LinearTarget& target, int64_t block) {
+    const PackedWeight& weight = *target.weight;
+    return weight.data + static_cast<size_t>(block * panel_block) *
+                             PanelBytes(static_cast<PanelLayout>(weight.layout), weight.spec.columns);
+  };
+  const auto body = [&](int64_t chunk, int thread) {
+    const auto [target, block] = place_of(chunk);
+    const int64_t first_tile = chunk / panel_blocks * tile_block;
+    // The others take the chunks between.
+    const int64_t next_chunk = chunk + pool_.threads();
+    const std::byte* next = nullptr;
+    if (next_chunk < chunks) {
+      const auto [next_target, next_block] = place_of(next_chunk);
+      next = start_of(*next_target, next_block);
+    }
+    LinearTask task = task_of(*target, block, first_tile);
+    task.after = gated != nullptr ? start_of(target[1], block) : next;
     multiply(*target, task, thread);
     if (gated != nullptr) {
-      multiply(target[1], task_of(target[1], block, first_tile), thread);
+      LinearTask second = task_of(target[1], block, first_tile);
+      second.after = next;
+      multiply(target[1], second, thread);
       kernels_.activate[KernelOf(*gated)](part_of(task, target->out, target[1].out, target->out));
     }
     if (target->residual.data != nullptr) {
@@ -389,7 +409,6 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
                       task.panel_begin * kPanelRows, std::min(task.outputs, task.panel_end * kPanelRows)});
     }
   };
-  const int64_t chunks = panel_blocks * row_blocks;
   if (alone) {
     for (int64_t chunk = 0; chunk < chunks; ++chunk) body(chunk, 0);
   } else {
