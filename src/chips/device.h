@@ -281,7 +281,7 @@ struct KernelChoice {
 struct DeviceOptions {
   int threads = 0;  // 0: one per core this process may use
   // "": the best the processor has; else one of CpuInstructionSets(): "reference", "avx2", "avxvnni", "avx512",
-  // "avx512vnni", "amx".
+  // "avx512vnni", "avx512bf16", "amx".
   std::string instruction_set;
   // One kind of kernels for any number of rows. Only "amx" has two, and then computes as "avx512vnni".
   bool deterministic = false;
