@@ -180,6 +180,10 @@ Roofline CpuDevice::MeasureRoofline() {
       MeasureOnAllThreads(*pool_, [&](double seconds) { return ops_->MeasureInt8OpsPerS(seconds); });
   roofline.f32_flops_per_s =
       MeasureOnAllThreads(*pool_, [&](double seconds) { return ops_->MeasureF32FlopsPerS(seconds); });
+  if (ops_->MeasureBf16FlopsPerS(0) > 0) {
+    roofline.bf16_flops_per_s =
+        MeasureOnAllThreads(*pool_, [&](double seconds) { return ops_->MeasureBf16FlopsPerS(seconds); });
+  }
   return roofline;
 }
 

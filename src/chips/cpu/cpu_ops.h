@@ -39,6 +39,8 @@ class CpuOps : public Ops {
   // One thread's arithmetic for about `seconds`; operations per second, multiply and add counted as two.
   virtual double MeasureInt8OpsPerS(double seconds) = 0;
   virtual double MeasureF32FlopsPerS(double seconds) = 0;
+  // Products of bf16 by vectors; 0 where bf16 weights are multiplied in float32.
+  virtual double MeasureBf16FlopsPerS(double) { return 0; }
   // Reads `bytes` (a multiple of 256, 64-byte aligned); the result only keeps the loads alive.
   virtual uint64_t ReadAll(const std::byte* data, size_t bytes) = 0;
 

@@ -76,6 +76,10 @@ class VectorOps final : public CpuOps {
   double MeasureF32FlopsPerS(double seconds) override {
     return Measure(seconds, kernels_.probe_f32_operations, [&](int64_t n) { return kernels_.probe_f32(n); });
   }
+  double MeasureBf16FlopsPerS(double seconds) override {
+    if (kernels_.bfloat == nullptr) return 0;
+    return Measure(seconds, kernels_.bfloat->probe_operations, [&](int64_t n) { return kernels_.bfloat->probe(n); });
+  }
   uint64_t ReadAll(const std::byte* data, size_t bytes) override { return kernels_.read_all(data, bytes); }
 
  private:
