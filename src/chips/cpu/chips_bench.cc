@@ -7,7 +7,8 @@
 //
 // "float32", "attention", "pack" and "hog" among the types are what they say.
 // The limit of a row is the larger of bytes / bandwidth and operations / rate, both measured in the same run:
-// int8 rate for quantised types, float32 rate for the others (bf16 for BF16, where it is multiplied so). Times are the best of several repetitions;
+// int8 rate for quantised types, float32 rate for the others (bf16 for BF16, where it is multiplied so). Times
+// are the best of several repetitions;
 // "core" divides by the processor time used instead, which other load on the machine disturbs less.
 #include <fmt/format.h>
 #include <time.h>

@@ -25,10 +25,16 @@ TP_INLINE Ints PairOrder() {
   return _mm512_or_si512(row, _mm512_slli_epi32(_mm512_add_epi32(row, _mm512_set1_epi32(kPanelRows)), 16));
 }
 
-// kRows rows of x times kPanels panels, over all columns. `ahead`: bytes from what is read to what will be read next and
-// is to be fetched meanwhile; 0: nothing.
+// What is fetched while kPanels panels are read: bytes from each to the panel that will be read in its place, or 0.
+// Where several tiles of rows pass over the panels, the first two passes share this: one alone would wait for memory,
+// and the other leave it idle.
+struct Ahead {
+  int64_t bytes[4];
+};
+
+// kRows rows of x times kPanels panels, over all columns.
 template <int kPanels, int kRows>
-static void BfloatTile(const LinearTask& task, int64_t first_panel, int64_t first_row, int64_t ahead) {
+static void BfloatTile(const LinearTask& task, int64_t first_panel, int64_t first_row, const Ahead& ahead) {
   constexpr int64_t kPairBytes = 2 * kPanelRows * 2;
   const int64_t pairs = task.columns / 2;
   const Ints order = PairOrder();
@@ -46,7 +52,7 @@ static void BfloatTile(const LinearTask& task, int64_t first_panel, int64_t firs
     for (int p = 0; p < kPanels; ++p) {
       const std::byte* const from = weight[p] + k * kPairBytes;
       w[p] = ColumnPairs(order, LoadInts(from));
-      if (ahead != 0) _mm_prefetch(reinterpret_cast<const char*>(from + ahead), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(from + ahead.bytes[p]), _MM_HINT_T0);
     }
     for (int m = 0; m < kRows; ++m) {
       const Ints pair = BroadcastInt(x[m] + 2 * k);
@@ -72,7 +78,7 @@ static void BfloatTile(const LinearTask& task, int64_t first_panel, int64_t firs
 }
 
 template <int kPanels>
-static void BfloatRows(const LinearTask& task, int64_t panel, int64_t row, int64_t count, int64_t ahead) {
+static void BfloatRows(const LinearTask& task, int64_t panel, int64_t row, int64_t count, const Ahead& ahead) {
   if constexpr (kPanels <= 2) {
     switch (count) {
       case 12: return BfloatTile<kPanels, 12>(task, panel, row, ahead);
@@ -101,11 +107,12 @@ static int64_t BfloatPanels(const LinearTask& task, int64_t panel) {
   const RowTiles tiles = {rows, (rows + kBfloatRows - 1) / kBfloatRows};  // of nearly the same height
   for (; panel + kPanels <= task.panel_end; panel += kPanels) {
     const bool more = panel + 2 * kPanels <= task.panel_end;
-    int64_t ahead = more ? kPanels * static_cast<int64_t>(task.panel_bytes) : 0;
+    const int64_t next = more ? kPanels * static_cast<int64_t>(task.panel_bytes) : 0;
     for (int64_t tile = 0; tile < tiles.count; ++tile) {
+      Ahead ahead;
+      for (int p = 0; p < 4; ++p) ahead.bytes[p] = tiles.count == 1 || tile == p % 2 ? next : 0;
       const int64_t row = TileFirstRow(tiles, tile);
       BfloatRows<kPanels>(task, panel, task.row_begin + row, TileFirstRow(tiles, tile + 1) - row, ahead);
-      ahead = 0;
     }
   }
   return panel;

@@ -186,7 +186,8 @@ KernelChoice VectorOps::DescribeKernel(const WeightSpec& spec) const {
 
 size_t VectorOps::ScratchBytes(int32_t max_tokens, int32_t max_columns) const {
   return activations_.BytesFor(ActivationScratch::ElementsFor(max_tokens, max_columns)) +
-         (kernels_.bfloat != nullptr ? BfloatScratch::BytesFor(BfloatScratch::ElementsFor(max_tokens, max_columns)) : 0) +
+         (kernels_.bfloat != nullptr ? BfloatScratch::BytesFor(BfloatScratch::ElementsFor(max_tokens, max_columns))
+                                     : 0) +
          (tiles_ ? tiles_->ScratchBytes(max_tokens, max_columns) : 0) +
          RopeTables::BytesFor(max_tokens, std::min<int64_t>(kRopeDim, max_columns)) +
          attention_.ScratchBytes(max_tokens);
@@ -482,7 +483,8 @@ const KernelTable* FindKernels(std::string_view name) {
     table.bfloat = &kAvx512Bf16Kernels;
     return table;
   }();
-  for (const KernelTable* table : {&avx512bf16, &kAvx512VnniKernels, &kAvx512Kernels, &kAvxVnniKernels, &kAvx2Kernels}) {
+  for (const KernelTable* table :
+       {&avx512bf16, &kAvx512VnniKernels, &kAvx512Kernels, &kAvxVnniKernels, &kAvx2Kernels}) {
     if (table->name == name) return table;
   }
   return nullptr;
