@@ -44,6 +44,7 @@ struct Roofline {
   double memory_bytes_per_s = 0;  // sequential read
   double int8_ops_per_s = 0;      // multiply and add count as two
   double f32_flops_per_s = 0;
+  double bf16_flops_per_s = 0;  // of the vector kernels; 0: they multiply bf16 weights in float32
 };
 
 // ---- memory ----------------------------------------------------------------------------------------
@@ -281,7 +282,7 @@ struct KernelChoice {
 struct DeviceOptions {
   int threads = 0;  // 0: one per core this process may use
   // "": the best the processor has; else one of CpuInstructionSets(): "reference", "avx2", "avxvnni", "avx512",
-  // "avx512vnni", "amx".
+  // "avx512vnni", "avx512bf16", "amx".
   std::string instruction_set;
   // One kind of kernels for any number of rows. Only "amx" has two, and then computes as "avx512vnni".
   bool deterministic = false;

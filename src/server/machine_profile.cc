@@ -21,7 +21,7 @@ using Json = nlohmann::ordered_json;
 using chips::cpu::KernelTuning;
 
 constexpr size_t kMostBytes = size_t{64} << 10;
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 // Nothing that measures itself is beyond these: bytes or operations a second.
 constexpr double kLeastRate = 1e6, kMostRate = 1e18;
 
@@ -89,7 +89,8 @@ Status MeasureMachine(chips::Device& device, const chips::DeviceOptions& options
   chips::Roofline& best = profile.roofline;
   best = {std::max(best.memory_bytes_per_s, now.memory_bytes_per_s),
           std::max(best.int8_ops_per_s, now.int8_ops_per_s),
-          std::max(best.f32_flops_per_s, now.f32_flops_per_s)};
+          std::max(best.f32_flops_per_s, now.f32_flops_per_s),
+          std::max(best.bf16_flops_per_s, now.bf16_flops_per_s)};
   if (!calibrate || (profile.tried && !again)) return {};
   profile.tried = true;
   const auto tuning = chips::CalibrateCpu(options, kCalibrationSeconds);
@@ -122,7 +123,7 @@ Result<MachineProfile> ReadMachineProfile(const std::filesystem::path& file, con
   profile.key = expected;
   const Json& rates = Field(json, "roofline");
   profile.roofline = {Rate(Field(rates, "memory_bytes_per_s")), Rate(Field(rates, "int8_ops_per_s")),
-                      Rate(Field(rates, "f32_flops_per_s"))};
+                      Rate(Field(rates, "f32_flops_per_s")), Rate(Field(rates, "bf16_flops_per_s"))};
   const Json& tuning = Field(json, "tuning");
   profile.tuning = {Whole(Field(tuning, "linear_row_block_bytes")),
                     Whole(Field(tuning, "linear_chunks_per_thread")), Whole(Field(tuning, "inline_products")),
@@ -144,7 +145,8 @@ Status WriteMachineProfile(const std::filesystem::path& file, const MachineProfi
                                 {"roofline",
                                  {{"memory_bytes_per_s", profile.roofline.memory_bytes_per_s},
                                   {"int8_ops_per_s", profile.roofline.int8_ops_per_s},
-                                  {"f32_flops_per_s", profile.roofline.f32_flops_per_s}}},
+                                  {"f32_flops_per_s", profile.roofline.f32_flops_per_s},
+                                  {"bf16_flops_per_s", profile.roofline.bf16_flops_per_s}}},
                                 {"tried", profile.tried},
                                 {"tuned", profile.tuned},
                                 {"tuning", DescribeTuning(profile.tuning)}}

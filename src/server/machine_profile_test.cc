@@ -24,7 +24,7 @@ class MachineProfileTest : public ::testing::Test {
   static MachineProfile Profile() {
     MachineProfile profile;
     profile.key = {"A processor (2 threads)", "avx2", 2, 7, "1.0 abc"};
-    profile.roofline = {3.4e10, 1.29e12, 4.4e11};
+    profile.roofline = {3.4e10, 1.29e12, 4.4e11, 8.6e11};
     profile.tuning = {512 * 1024, 4, 65537, 8193};
     profile.tried = profile.tuned = true;
     return profile;
@@ -47,6 +47,7 @@ TEST_F(MachineProfileTest, IsReadAsItWasWritten) {
   EXPECT_EQ(read->roofline.memory_bytes_per_s, 3.4e10);
   EXPECT_EQ(read->roofline.int8_ops_per_s, 1.29e12);
   EXPECT_EQ(read->roofline.f32_flops_per_s, 4.4e11);
+  EXPECT_EQ(read->roofline.bf16_flops_per_s, 8.6e11);
   EXPECT_EQ(read->tuning, profile.tuning);
   EXPECT_TRUE(read->tried && read->tuned);
   struct stat status{};
@@ -90,7 +91,7 @@ TEST_F(MachineProfileTest, DamageIsNotBelieved) {
   };
   expect_unusable("null");
   expect_unusable("[1, 2]");
-  expect_unusable(replaced("\"format\": 1", "\"format\": 2"));
+  expect_unusable(replaced("\"format\": 2", "\"format\": 3"));
   expect_unusable(replaced("65537", "-1"));
   expect_unusable(replaced("65537", "1e300"));
   expect_unusable(replaced("65537", "9223372036854775807"));

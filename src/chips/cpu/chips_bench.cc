@@ -7,7 +7,8 @@
 //
 // "float32", "attention", "pack" and "hog" among the types are what they say.
 // The limit of a row is the larger of bytes / bandwidth and operations / rate, both measured in the same run:
-// int8 rate for quantised types, float32 rate for the others. Times are the best of several repetitions;
+// int8 rate for quantised types, float32 rate for the others (bf16 for BF16, where it is multiplied so). Times
+// are the best of several repetitions;
 // "core" divides by the processor time used instead, which other load on the machine disturbs less.
 #include <fmt/format.h>
 #include <time.h>
@@ -114,7 +115,10 @@ void BenchLinear(Device& device, const Roofline& roofline, DataType type, Weight
       }
     });
     const double operations = 2 * products * static_cast<double>(rows);
-    const double rate = plain ? roofline.f32_flops_per_s : roofline.int8_ops_per_s;
+    const bool bf16 = type == DataType::kBF16 && plain && roofline.bf16_flops_per_s > 0;
+    const double rate = bf16    ? roofline.bf16_flops_per_s
+                        : plain ? roofline.f32_flops_per_s
+                                : roofline.int8_ops_per_s;
     const double limit_s = std::max(bytes / roofline.memory_bytes_per_s, operations / rate);
     fmt::print("{:<8} rows {:>4}  {:7.2f} GB/s  {:8.1f} GOPS  {:8.1f} GOPS/core  {:5.1f} % of the limit\n",
                precision == WeightPrecision::kFloat32 ? "float32" : TraitsOf(type).name, rows,
@@ -260,9 +264,10 @@ int Main(int argc, char** argv) {
     return 1;
   }
   const Roofline roofline = (*device)->MeasureRoofline();
-  fmt::print("{}, {}: {:.1f} GB/s, int8 {:.3f} TOPS, float32 {:.3f} TFLOPS\n", (*device)->info().name,
+  fmt::print("{}, {}: {:.1f} GB/s, int8 {:.3f} TOPS, float32 {:.3f} TFLOPS, bf16 {:.3f}\n", (*device)->info().name,
              (*device)->info().instruction_set, roofline.memory_bytes_per_s * 1e-9,
-             roofline.int8_ops_per_s * 1e-12, roofline.f32_flops_per_s * 1e-12);
+             roofline.int8_ops_per_s * 1e-12, roofline.f32_flops_per_s * 1e-12,
+             roofline.bf16_flops_per_s * 1e-12);
   const auto wanted = [&](std::string_view name) {
     return settings.types.empty() || std::ranges::find(settings.types, name) != settings.types.end();
   };

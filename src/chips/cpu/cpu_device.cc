@@ -177,6 +177,10 @@ Roofline CpuDevice::MeasureRoofline() {
       MeasureOnAllThreads(*pool_, [&](double seconds) { return ops_->MeasureInt8OpsPerS(seconds); });
   roofline.f32_flops_per_s =
       MeasureOnAllThreads(*pool_, [&](double seconds) { return ops_->MeasureF32FlopsPerS(seconds); });
+  if (ops_->MeasureBf16FlopsPerS(0) > 0) {
+    roofline.bf16_flops_per_s =
+        MeasureOnAllThreads(*pool_, [&](double seconds) { return ops_->MeasureBf16FlopsPerS(seconds); });
+  }
   return roofline;
 }
 
@@ -187,7 +191,9 @@ std::vector<std::string> CpuInstructionSets() {
   std::vector<std::string> sets;
 #if defined(TIDEPOOL_VECTOR_KERNELS)
   if (features.amx) sets.emplace_back("amx");
+  if (features.fast_bf16) sets.emplace_back("avx512bf16");
   if (features.avx512_vnni) sets.emplace_back("avx512vnni");
+  if (features.avx512_bf16 && !features.fast_bf16) sets.emplace_back("avx512bf16");
   // Where both exist (and VNNI at 512 bits as well), width wins: 4-bit weights 1.5 times, bytes even.
   if (features.avx512) sets.emplace_back("avx512");
   if (features.avx_vnni) sets.emplace_back("avxvnni");

@@ -121,6 +121,7 @@ TEST(CpuDevice, RooflineIsMeasured) {
     EXPECT_GT(roofline.memory_bytes_per_s, 1e7) << set;
     EXPECT_GT(roofline.int8_ops_per_s, 1e7) << set;
     EXPECT_GT(roofline.f32_flops_per_s, 1e7) << set;
+    EXPECT_EQ(roofline.bf16_flops_per_s > 1e7, set == "avx512bf16") << set;
   }
 }
 
@@ -187,7 +188,7 @@ TEST(CpuDevice, KernelsAreDescribedAndMeasured) {
     DeviceOptions options;
     options.instruction_set = set;
     options.threads = 2;
-    const auto measured = MeasureCpuKernels(options, {1e10, 1e12, 1e11});
+    const auto measured = MeasureCpuKernels(options, {1e10, 1e12, 1e11, set == "avx512bf16" ? 2e11 : 0});
     ASSERT_TRUE(measured) << measured.error().message;
     std::vector<DataType> types;
     for (const KernelMeasurement& kernel : *measured) {
@@ -198,7 +199,9 @@ TEST(CpuDevice, KernelsAreDescribedAndMeasured) {
       EXPECT_EQ(kernel.choice.why.empty(), kernel.choice.fast);
       EXPECT_GT(kernel.one_row_bytes_per_s, 0);
       // The shares by the definition: the time that the roofline allows over the time taken.
-      const double rate = TraitsOf(kernel.type).block_elements == 1 ? 1e11 : 1e12;
+      const bool bf16 = set == "avx512bf16" && kernel.type == DataType::kBF16;
+      const double rate = bf16 ? 2e11 : TraitsOf(kernel.type).block_elements == 1 ? 1e11 : 1e12;
+      EXPECT_EQ(kernel.choice.kernel.find("rounded to bf16") != std::string::npos, bf16) << kernel.choice.kernel;
       EXPECT_GE(kernel.one_row_share, kernel.one_row_bytes_per_s / 1e10 * 0.999);
       EXPECT_GE(kernel.many_rows_share, kernel.many_rows_ops_per_s / rate * 0.999);
     }

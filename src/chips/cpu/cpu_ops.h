@@ -39,6 +39,8 @@ class CpuOps : public Ops {
   // One thread's arithmetic for about `seconds`; operations per second, multiply and add counted as two.
   virtual double MeasureInt8OpsPerS(double seconds) = 0;
   virtual double MeasureF32FlopsPerS(double seconds) = 0;
+  // Products of bf16 by vectors; 0 where bf16 weights are multiplied in float32.
+  virtual double MeasureBf16FlopsPerS(double) { return 0; }
   // Reads `bytes` (a multiple of 256, 64-byte aligned); the result only keeps the loads alive.
   virtual uint64_t ReadAll(const std::byte* data, size_t bytes) = 0;
 
@@ -47,7 +49,8 @@ class CpuOps : public Ops {
 
 // Plain C++, sums in double: the oracle. Weights stay in the file's layout.
 std::unique_ptr<CpuOps> MakeReferenceOps(ThreadPool& pool);
-// Kernels of `instruction_set` ("avx2", "avxvnni", "avx512", "avx512vnni", "amx"); nullptr if unknown to this build.
+// Kernels of `instruction_set` ("avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx"); nullptr if unknown to
+// this build.
 // The caller has checked that the processor has it. "amx" without `deterministic`: Linear of many rows
 // multiplies in tiles (tile_linear.h), whose bits differ from those of few rows.
 std::unique_ptr<CpuOps> MakeVectorOps(ThreadPool& pool, std::string_view instruction_set, bool deterministic);

@@ -75,7 +75,10 @@ class Survey {
       weights.back().data = memory_.data() + at;
     }
     const bool plain = TraitsOf(type).block_elements == 1;
-    const double rate = plain ? roofline_.f32_flops_per_s : roofline_.int8_ops_per_s;
+    const bool bf16 = type == DataType::kBF16 && roofline_.bf16_flops_per_s > 0;
+    const double rate = bf16    ? roofline_.bf16_flops_per_s
+                        : plain ? roofline_.f32_flops_per_s
+                                : roofline_.int8_ops_per_s;
     const auto limit_s = [&](double bytes, double rows) {
       return std::max(bytes / roofline_.memory_bytes_per_s, 2.0 * kOutputs * kColumns * rows / rate);
     };

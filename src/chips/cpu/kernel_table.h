@@ -159,6 +159,8 @@ struct LinearTask {
   const float* x;                // float layouts
   int64_t x_stride;
   QuantisedRows quantised;  // quantised layouts
+  const uint16_t* bfloat;   // BfloatKernels: rows of x as bf16, a zero after the last of an odd number of columns
+  int64_t bfloat_stride;
   float* out;
   int64_t out_stride;
   const float* bias;  // or nullptr
@@ -255,6 +257,13 @@ struct PeaksTask {
 
 enum ActivationKernel : uint8_t { kSiluKernel, kGeluTanhKernel, kGeluExactKernel, kActivationKernels };
 
+// BF16 panels times x rounded to bf16.
+struct BfloatKernels {
+  void (*linear)(const LinearTask&);
+  float (*probe)(int64_t rounds);  // as those of KernelTable
+  int64_t probe_operations;
+};
+
 struct KernelTable {
   const char* name;
   int tile_rows;     // rows of a tile at most; 0: rows are not cut into tiles
@@ -277,11 +286,13 @@ struct KernelTable {
   int32_t (*probe_int8)(int64_t rounds);
   int64_t probe_f32_operations, probe_int8_operations;
   uint64_t (*read_all)(const std::byte* data, size_t bytes);
+  const BfloatKernels* bfloat = nullptr;  // take the place of linear[kPanelBF16]
 };
 
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvxVnniKernels;
 extern const KernelTable kAvx512Kernels;
 extern const KernelTable kAvx512VnniKernels;
+extern const BfloatKernels kAvx512Bf16Kernels;
 
 }  // namespace tidepool::chips::cpu

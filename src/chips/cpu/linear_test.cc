@@ -12,6 +12,10 @@
 //       |y - y_2| <= 8 (n + 2) u A.
 // Float layouts: blocks of 128 columns are chains of 128 fused multiply-adds, then one addition a block:
 //       |y - y_ref| <= (128 + n_blocks + 3) u sum |w_k x_k| (first order; a factor 1.01 covers the rest).
+// BF16 weights on avx512bf16: x is rounded to bf16, x' = x (1 + d) with |d| <= 2^-8 (8 bits of precision, to nearest).
+// Products of two bf16 are exact in float32; they are added to one sum, two by an instruction that rounds once or
+// twice, so that with the bias an output of K columns sees at most K + 1 additions, each off by u of a partial sum:
+//       |y - y'| <= (K + 3) u sum |w_k x'_k| (factor as above),  |y - y_ref| <= 2^-8 sum |w_k x_k|  +  that.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -26,6 +30,11 @@ constexpr double kU = 1.0 / (1 << 24);
 
 bool IsPlain(const WeightSpec& spec) {
   return spec.precision == WeightPrecision::kFloat32 || TraitsOf(spec.type).block_elements == 1;
+}
+
+bool IsBfloat(const Device& device, const WeightSpec& spec) {
+  return device.info().instruction_set == "avx512bf16" && spec.type == DataType::kBF16 &&
+         spec.precision == WeightPrecision::kNative;
 }
 
 // x rounded to int8 as the kernels do it, back in double; `half_steps` receives scale / 2 of each element.
@@ -79,17 +88,25 @@ void CheckLinear(Device& device, const Case& c, const std::vector<std::byte>& so
       const std::vector<double> rounded = RoundedRow(xm, spec.columns / 32 * 32, half_steps);
       double exact = c.with_bias ? bias[static_cast<size_t>(n)] : 0.0, same = exact;
       double magnitude = std::fabs(exact), rounding = 0, plain_magnitude = std::fabs(exact);
+      double bfloat = exact;
       for (int64_t k = 0; k < spec.columns; ++k) {
         const auto i = static_cast<size_t>(k);
         exact += static_cast<double>(weight[i]) * xm[k];
         plain_magnitude += std::fabs(static_cast<double>(weight[i]) * xm[k]);
+        bfloat += static_cast<double>(weight[i]) * Bfloat16ToFloat(FloatToBfloat16(xm[k]));
         if (IsPlain(spec)) continue;
         same += weight[i] * rounded[i];
         magnitude += (std::fabs(weight[i]) + 2 * std::fabs(minimums[i])) * std::fabs(rounded[i]);
         rounding += half_steps[i] * (1.0 + 1.0 / 1024) * std::fabs(weight[i]);
       }
       const double y = out[static_cast<size_t>(m * out_stride + n)];
-      if (IsPlain(spec)) {
+      if (IsBfloat(device, spec)) {
+        const double rounded_x = plain_magnitude / 256;
+        const double arithmetic =
+            1.01 * static_cast<double>(spec.columns + 3) * kU * (plain_magnitude + rounded_x) + 1e-30;
+        ASSERT_LE(std::fabs(y - bfloat), arithmetic) << n << "," << m;
+        ASSERT_LE(std::fabs(y - exact), rounded_x + arithmetic) << n << "," << m;
+      } else if (IsPlain(spec)) {
         const double steps =
             static_cast<double>(std::min<int64_t>(spec.columns, 128) + spec.columns / 128 + 3);
         ASSERT_LE(std::fabs(y - exact), 1.01 * steps * kU * plain_magnitude + 1e-30) << n << "," << m;
@@ -277,6 +294,61 @@ TEST(Linear, MixedTargetsShareTheirInput) {
     device->ops().Linear(ConstMatrix(x.data(), 0, kColumns, kColumns),
                          targets);  // an empty batch does nothing
     EXPECT_EQ(outs, singles);
+  }
+}
+
+// What is not a number stays so, whatever x is rounded to, in the rows and outputs it belongs to and no others; an odd
+// column is not paired with what follows the panel.
+TEST(Linear, PlainWeightsKeepWhatIsNotANumberInItsPlace) {
+  std::mt19937 random(8);
+  constexpr int64_t kRows = 40, kBatch = 15;
+  uint32_t bits = 0x7f800001;  // its payload does not reach into bf16
+  float faint_nan;
+  std::memcpy(&faint_nan, &bits, sizeof bits);
+  for (const std::string& set : VectorInstructionSets()) {
+    const std::unique_ptr<Device> device = MakeDevice(set, 1);
+    for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+      for (const int64_t columns : {1, 33, 64, 65}) {
+        SCOPED_TRACE(set + " " + std::string(TraitsOf(type).name) + " " + std::to_string(columns));
+        std::vector<std::byte> source = RandomWeights(type, kRows, columns, random);
+        // Columns 0 of the second and third panel: NaN and infinity.
+        const size_t row_bytes = RowBytes(type, columns), element = row_bytes / static_cast<size_t>(columns);
+        for (size_t row = 16; row < 40; ++row) {
+          const float value = row < 32 ? std::nanf("") : INFINITY;
+          const uint16_t half = type == DataType::kF16 ? FloatToHalf(value) : FloatToBfloat16(value);
+          std::memcpy(&source[row * row_bytes], type == DataType::kF32 ? static_cast<const void*>(&value) : &half,
+                      element);
+        }
+        const OwnedWeight owned = PackOn(*device, {type, kRows, columns, WeightPrecision::kNative}, source);
+        std::vector<float> x = RandomFloats(static_cast<size_t>(kBatch * columns), 1.0f, random);
+        for (int64_t m = 0; m < kBatch; ++m) x[static_cast<size_t>(m * columns)] = 1.0f;
+        x[static_cast<size_t>(3 * columns - 1)] = faint_nan;     // row 2
+        x[static_cast<size_t>(5 * columns - 1)] = std::nanf("");  // row 4
+        x[static_cast<size_t>(9 * columns - 1)] = INFINITY;       // row 8
+        std::vector<float> out(kBatch * kRows);
+        const LinearTarget target{&owned.weight, nullptr, Matrix{out.data(), kBatch, kRows, kRows}};
+        device->ops().Linear(ConstMatrix(x.data(), kBatch, columns, columns), std::span(&target, 1));
+        for (int64_t m = 0; m < kBatch; ++m) {
+          for (int64_t n = 0; n < kRows; ++n) {
+            const float y = out[static_cast<size_t>(m * kRows + n)];
+            const bool nan_x = m == 2 || m == 4, nan_weight = n >= 16 && n < 32;
+            if (nan_x || nan_weight) {
+              ASSERT_TRUE(std::isnan(y)) << m << "," << n;
+            } else if (m == 8 || n >= 32) {
+              ASSERT_FALSE(std::isfinite(y)) << m << "," << n;
+            } else {
+              ASSERT_TRUE(std::isfinite(y)) << m << "," << n;
+            }
+          }
+        }
+        std::fill(x.begin(), x.end(), 1e-40f);  // subnormal: nothing, or nearly
+        device->ops().Linear(ConstMatrix(x.data(), kBatch, columns, columns), std::span(&target, 1));
+        for (int64_t m = 0; m < kBatch; ++m) {
+          for (int64_t n = 0; n < 16; ++n)
+            ASSERT_LE(std::fabs(out[static_cast<size_t>(m * kRows + n)]), 1e-36f) << m << "," << n;
+        }
+      }
+    }
   }
 }
 

@@ -27,8 +27,6 @@ bool DetectAmx() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   constexpr unsigned kBfloat = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25, kAmx = kBfloat | kTile | kInt8;
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kAmx) != kAmx) return false;
-  constexpr unsigned kAvx512Bfloat = 1u << 5;
-  if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0 || (eax & kAvx512Bfloat) == 0) return false;
   constexpr unsigned kTileState = 3u << 17;  // XTILECFG, XTILEDATA
   // AVX-512 has been found, so XGETBV is there.
   asm volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
@@ -46,15 +44,19 @@ ProcessorFeatures Detect() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 29)) != 0;
   features.avx2 = f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  // Leaf 7, sub-leaf 1, exists where EAX of sub-leaf 0 says so. No name in older compilers either.
+  // Leaf 7, sub-leaf 1, exists where EAX of sub-leaf 0 says so. No names in older compilers either.
   unsigned last = 0;
-  features.avx_vnni = features.avx2 && __get_cpuid_count(7, 0, &last, &ebx, &ecx, &edx) != 0 && last >= 1 &&
-                      __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 4)) != 0;
+  const bool more = __get_cpuid_count(7, 0, &last, &ebx, &ecx, &edx) != 0 && last >= 1 &&
+                    __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0;
+  features.avx_vnni = features.avx2 && more && (eax & (1u << 4)) != 0;
+  const bool bfloat = more && (eax & (1u << 5)) != 0;
   features.avx512 = features.avx2 && __builtin_cpu_supports("avx512f") &&
                     __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                     __builtin_cpu_supports("avx512dq");
   features.avx512_vnni = features.avx512 && __builtin_cpu_supports("avx512vnni");
-  features.amx = features.avx512_vnni && DetectAmx();
+  features.avx512_bf16 = features.avx512_vnni && bfloat;
+  features.fast_bf16 = features.avx512_bf16 && __builtin_cpu_is("amd") != 0;
+  features.amx = features.avx512_bf16 && DetectAmx();
 #endif
   return features;
 }

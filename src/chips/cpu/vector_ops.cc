@@ -76,6 +76,10 @@ class VectorOps final : public CpuOps {
   double MeasureF32FlopsPerS(double seconds) override {
     return Measure(seconds, kernels_.probe_f32_operations, [&](int64_t n) { return kernels_.probe_f32(n); });
   }
+  double MeasureBf16FlopsPerS(double seconds) override {
+    if (kernels_.bfloat == nullptr) return 0;
+    return Measure(seconds, kernels_.bfloat->probe_operations, [&](int64_t n) { return kernels_.bfloat->probe(n); });
+  }
   uint64_t ReadAll(const std::byte* data, size_t bytes) override { return kernels_.read_all(data, bytes); }
 
  private:
@@ -109,12 +113,20 @@ class VectorOps final : public CpuOps {
   bool OnTiles(ConstMatrix x, const PackedWeight& weight) const {
     return tiles_ && tiles_->Takes(x.rows, weight);
   }
+  bool OnBfloats(const PackedWeight& weight) const {
+    return kernels_.bfloat != nullptr && weight.layout == kPanelBF16;
+  }
   // `gated`: two targets of one shape; the first's output becomes activation(first) * second. Targets are all
   // for tiles, or none.
   void LinearAll(ConstMatrix x, std::span<const LinearTarget> targets, const Activation* gated);
   void Quantise(QuantiseTask task, int64_t rows);
+  void RoundToBfloat(ConstMatrix x);
+  // What of x is multiplied in place of its floats; targets may want both of the first two.
+  struct Rounded {
+    bool quantised = false, bfloat = false, on_tiles = false;
+  };
   void LinearRows(ConstMatrix x, std::span<const LinearTarget> targets, int64_t row_begin, int64_t row_end,
-                  bool quantised, bool on_tiles, const Activation* gated);
+                  Rounded rounded, const Activation* gated);
   void Elementwise(void (*kernel)(const ElementwiseTask&), ConstMatrix a, const ConstMatrix* b, Matrix out);
 
   ThreadPool& pool_;
@@ -122,6 +134,7 @@ class VectorOps final : public CpuOps {
   KernelTuning tuning_;
   std::optional<TileLinear> tiles_;  // for many rows, where the processor has tiles
   ActivationScratch activations_;
+  BfloatScratch bfloats_;
   RopeTables rope_;
   AttentionOps attention_;
 };
@@ -157,6 +170,9 @@ KernelChoice VectorOps::DescribeKernel(const WeightSpec& spec) const {
   const std::string many =
       tiled ? "; " + std::to_string(TileLinear::kLeastRows) + " rows and more: amx, bf16 tiles" : "";
   if (IsQuantised(layout)) return {set + ", int8 products of " + type + " panels" + many, true, {}};
+  if (layout == kPanelBF16 && kernels_.bfloat != nullptr) {
+    return {set + ", products of " + type + " panels and activations rounded to bf16" + many, true, {}};
+  }
   if (layout != kPanelF32 || spec.type == DataType::kF32) {
     return {set + ", float32 products of " + type + " panels" + many, true, {}};
   }
@@ -170,6 +186,8 @@ KernelChoice VectorOps::DescribeKernel(const WeightSpec& spec) const {
 
 size_t VectorOps::ScratchBytes(int32_t max_tokens, int32_t max_columns) const {
   return activations_.BytesFor(ActivationScratch::ElementsFor(max_tokens, max_columns)) +
+         (kernels_.bfloat != nullptr ? BfloatScratch::BytesFor(BfloatScratch::ElementsFor(max_tokens, max_columns))
+                                     : 0) +
          (tiles_ ? tiles_->ScratchBytes(max_tokens, max_columns) : 0) +
          RopeTables::BytesFor(max_tokens, std::min<int64_t>(kRopeDim, max_columns)) +
          attention_.ScratchBytes(max_tokens);
@@ -177,6 +195,7 @@ size_t VectorOps::ScratchBytes(int32_t max_tokens, int32_t max_columns) const {
 
 Status VectorOps::ReserveScratch(int32_t max_tokens, int32_t max_columns) {
   TP_TRY(activations_.Reserve(ActivationScratch::ElementsFor(max_tokens, max_columns)));
+  if (kernels_.bfloat != nullptr) TP_TRY(bfloats_.Reserve(BfloatScratch::ElementsFor(max_tokens, max_columns)));
   if (tiles_) TP_TRY(tiles_->Reserve(max_tokens, max_columns));
   rope_.Reserve(max_tokens, std::min<int64_t>(kRopeDim, max_columns));
   attention_.Reserve(max_tokens);
@@ -232,30 +251,38 @@ void VectorOps::GatedLinear(ConstMatrix x, const PackedWeight& gate, const Packe
 
 void VectorOps::LinearAll(ConstMatrix x, std::span<const LinearTarget> targets, const Activation* gated) {
   if (x.rows <= 0) return;
-  const bool on_tiles = OnTiles(x, *targets.front().weight);
-  bool quantised = false;
+  Rounded rounded;
+  rounded.on_tiles = OnTiles(x, *targets.front().weight);
   for (const LinearTarget& target : targets) {
     CHECK(target.weight->spec.columns == x.columns && target.out.columns == target.weight->spec.rows);
-    quantised |= !on_tiles && IsQuantised(static_cast<PanelLayout>(target.weight->layout));
+    if (rounded.on_tiles) continue;
+    rounded.quantised |= IsQuantised(static_cast<PanelLayout>(target.weight->layout));
+    rounded.bfloat |= OnBfloats(*target.weight);
   }
-  int64_t pass_rows = on_tiles ? tiles_->PassRows(x.rows, x.columns) : x.rows;
-  if (quantised) {
+  int64_t pass_rows = rounded.on_tiles ? tiles_->PassRows(x.rows, x.columns) : x.rows;
+  if (rounded.quantised) {
     if (activations_.capacity() < ActivationScratch::ElementsFor(x.rows, x.columns)) {
       CHECK(activations_.Reserve(ActivationScratch::ElementsFor(x.rows, x.columns)).has_value());
     }
     pass_rows = std::min(x.rows, activations_.capacity() / ActivationScratch::StrideFor(x.columns));
   }
+  if (rounded.bfloat) {
+    CHECK(bfloats_.Reserve(BfloatScratch::ElementsFor(x.rows, x.columns)).has_value());
+    pass_rows = std::min(pass_rows, bfloats_.capacity() / BfloatScratch::StrideFor(x.columns));
+  }
   for (int64_t begin = 0; begin < x.rows; begin += pass_rows) {
     const int64_t end = std::min(x.rows, begin + pass_rows);
-    if (on_tiles) tiles_->Convert({x.data + begin * x.stride, end - begin, x.columns, x.stride}, targets);
-    if (quantised) {
+    const ConstMatrix part(x.data + begin * x.stride, end - begin, x.columns, x.stride);
+    if (rounded.on_tiles) tiles_->Convert(part, targets);
+    if (rounded.bfloat) RoundToBfloat(part);
+    if (rounded.quantised) {
       activations_.Begin(end - begin, x.columns, kernels_.tile_rows);
       QuantiseTask task = activations_.Task();
-      task.x = x.data + begin * x.stride;
-      task.x_stride = x.stride;
+      task.x = part.data;
+      task.x_stride = part.stride;
       Quantise(task, end - begin);
     }
-    LinearRows(x, targets, begin, end, quantised, on_tiles, gated);
+    LinearRows(x, targets, begin, end, rounded, gated);
   }
 }
 
@@ -289,13 +316,25 @@ void VectorOps::Quantise(QuantiseTask task, int64_t rows) {
   });
 }
 
+void VectorOps::RoundToBfloat(ConstMatrix x) {
+  const int64_t stride = BfloatScratch::StrideFor(x.columns);
+  ForRows(x.rows, x.columns, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      uint16_t* const to = bfloats_.data() + row * stride;
+      kernels_.to_bfloat(x.data + row * x.stride, to, x.columns);
+      if (x.columns % 2 != 0) to[x.columns] = 0;
+    }
+  });
+}
+
 void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets, int64_t row_begin,
-                           int64_t row_end, bool quantised, bool on_tiles, const Activation* gated) {
+                           int64_t row_end, Rounded rounded, const Activation* gated) {
+  const auto [quantised, bfloat, on_tiles] = rounded;
   const int64_t rows = row_end - row_begin;
   int64_t panels = 0;
   for (const LinearTarget& target : targets) panels += PanelCount(target.weight->spec.rows);
   // A block of rows small enough to stay in the second-level cache while the panels pass by.
-  const int64_t row_bytes = quantised ? x.columns : 4 * x.columns;
+  const int64_t row_bytes = (quantised ? 1 : bfloat ? 2 : 4) * x.columns;
   int64_t row_block = on_tiles
                           ? tiles_->row_block()
                           : std::clamp<int64_t>(tuning_.linear_row_block_bytes / row_bytes / 8 * 8, 32, 512);
@@ -342,6 +381,10 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
     task.x = x.data + row_begin * x.stride;
     task.x_stride = x.stride;
     if (quantised && IsQuantised(layout)) task.quantised = activations_.For(layout);
+    if (bfloat) {
+      task.bfloat = bfloats_.data();
+      task.bfloat_stride = BfloatScratch::StrideFor(x.columns);
+    }
     task.out = target.out.data + row_begin * target.out.stride;
     task.out_stride = target.out.stride;
     task.bias = target.bias;
@@ -363,6 +406,7 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
   const auto multiply = [&](const LinearTarget& target, const LinearTask& task, int thread) {
     const auto layout = static_cast<PanelLayout>(target.weight->layout);
     if (on_tiles) return tiles_->Multiply(task, layout, thread);
+    if (OnBfloats(*target.weight)) return kernels_.bfloat->linear(task);
     kernels_.linear[layout](task);
   };
   const int64_t chunks = panel_blocks * row_blocks;
@@ -452,7 +496,14 @@ void VectorOps::GatherRows(ConstMatrix x, std::span<const int32_t> rows, Matrix 
 }
 
 const KernelTable* FindKernels(std::string_view name) {
-  for (const KernelTable* table : {&kAvx512VnniKernels, &kAvx512Kernels, &kAvxVnniKernels, &kAvx2Kernels}) {
+  static const KernelTable avx512bf16 = [] {
+    KernelTable table = kAvx512VnniKernels;
+    table.name = "avx512bf16";
+    table.bfloat = &kAvx512Bf16Kernels;
+    return table;
+  }();
+  for (const KernelTable* table :
+       {&avx512bf16, &kAvx512VnniKernels, &kAvx512Kernels, &kAvxVnniKernels, &kAvx2Kernels}) {
     if (table->name == name) return table;
   }
   return nullptr;

@@ -148,6 +148,22 @@ QuantisedRows ActivationScratch::For(PanelLayout layout) const {
   return rows;
 }
 
+int64_t BfloatScratch::StrideFor(int64_t columns) {
+  constexpr int64_t kLine = 32;
+  return ((columns + kLine - 1) / kLine | 1) * kLine;
+}
+
+int64_t BfloatScratch::ElementsFor(int64_t rows, int64_t columns) {
+  return std::max(StrideFor(columns), std::min(rows * StrideFor(columns), kMaxElements));
+}
+
+Status BfloatScratch::Reserve(int64_t elements) {
+  if (elements <= capacity_) return {};
+  TP_ASSIGN(buffer_, AllocateHostMemory(BytesFor(elements)));
+  capacity_ = elements;
+  return {};
+}
+
 size_t RopeTables::BytesFor(int64_t rows, int64_t rotary_dim) {
   return static_cast<size_t>(kEntries) * static_cast<size_t>(rows * (2 * rotary_dim + 1) + rotary_dim) * 4;
 }

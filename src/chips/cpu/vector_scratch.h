@@ -54,6 +54,24 @@ class ActivationScratch {
   std::array<bool, kOffsetKinds> offsets_valid_ = {};
 };
 
+// Activations rounded to bf16, for kernels that multiply them so.
+class BfloatScratch {
+ public:
+  static constexpr int64_t kMaxElements = int64_t{4} << 20;  // as ActivationScratch's
+  static int64_t ElementsFor(int64_t rows, int64_t columns);
+  // Elements between rows: whole cache lines, and an odd number of them, so that neighbouring rows do not push each
+  // other out of the first-level cache.
+  static int64_t StrideFor(int64_t columns);
+  static size_t BytesFor(int64_t elements) { return static_cast<size_t>(elements) * sizeof(uint16_t); }
+  Status Reserve(int64_t elements);
+  int64_t capacity() const { return capacity_; }
+  uint16_t* data() const { return reinterpret_cast<uint16_t*>(buffer_.data()); }
+
+ private:
+  int64_t capacity_ = 0;
+  DeviceBuffer buffer_;
+};
+
 // Cosines and sines of a step's positions. Every layer turns with the same ones (some families with two
 // sets), so the last kEntries sets are kept and recognised by their contents.
 class RopeTables {
