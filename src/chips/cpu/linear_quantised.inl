@@ -550,18 +550,10 @@ static void QuantiseRows(const QuantiseTask& task) {
       // Below 1e-35 the quotient could overflow; rounding to zero is exact to 1e-35.
       const float inverse = peak < 1e-35f ? 0.0f : 127.0f / peak;
       task.scales[place] = nan ? __builtin_nanf("") : peak * (1.0f / 127.0f);
-      Ints c[kVectors];
-      for (int i = 0; i < kVectors; ++i) {
-        c[i] = ToInts(Mul(v[i], Set1(inverse)));
-        StoreInt8(codes + i * kLanes, c[i]);
-      }
       int32_t* sums = task.sums16 + place * 2;
-      if constexpr (kVectors == 2) {
-        sums[0] = SumInts(c[0]);
-        sums[1] = SumInts(c[1]);
-      } else {
-        sums[0] = SumInts(AddInt32(c[0], c[1]));
-        sums[1] = SumInts(AddInt32(c[kVectors - 2], c[kVectors - 1]));
+      sums[0] = sums[1] = 0;
+      for (int i = 0; i < kVectors; ++i) {
+        sums[i * 2 / kVectors] += StoreInt8Sum(codes + i * kLanes, ToInts(Mul(v[i], Set1(inverse))));
       }
     }
   }

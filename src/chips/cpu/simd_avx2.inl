@@ -83,6 +83,13 @@ TP_INLINE int32_t SumInts(Ints v) {
   quarter = _mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0x4e));
   return _mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0xb1)));
 }
+// Stores as StoreInt8 and returns the sum of what was stored: bytes are summed together, 128 too large each.
+TP_INLINE int32_t StoreInt8Sum(void* p, Ints v) {
+  StoreInt8(p, v);
+  const __m128i bytes = _mm_loadl_epi64(static_cast<const __m128i*>(p));
+  const __m128i biased = _mm_xor_si128(bytes, _mm_set_epi64x(0, -0x7f7f7f7f7f7f7f80ll));
+  return _mm_cvtsi128_si32(_mm_sad_epu8(biased, _mm_setzero_si128())) - 8 * 128;
+}
 
 // ---- attention ----
 TP_INLINE Floats Sqrt(Floats a) { return _mm256_sqrt_ps(a); }

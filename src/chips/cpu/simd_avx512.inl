@@ -75,6 +75,13 @@ TP_INLINE Floats LoadInt8(const void* p) {
 TP_INLINE void StoreInt8(void* p, Ints v) {  // saturating
   _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(v));
 }
+// Stores as StoreInt8 and returns the sum of what was stored: bytes are summed by eights, 128 too large each.
+TP_INLINE int32_t StoreInt8Sum(void* p, Ints v) {
+  const __m128i bytes = _mm512_cvtsepi32_epi8(v);
+  _mm_storeu_si128(static_cast<__m128i*>(p), bytes);
+  const __m128i sums = _mm_sad_epu8(_mm_xor_si128(bytes, _mm_set1_epi8(-128)), _mm_setzero_si128());
+  return _mm_cvtsi128_si32(sums) + _mm_extract_epi32(sums, 2) - 16 * 128;
+}
 TP_INLINE int32_t SumInts(Ints v) { return _mm512_reduce_add_epi32(v); }
 
 // ---- attention ----
