@@ -59,7 +59,7 @@ static void BfloatTile(const LinearTask& task, int64_t first_panel, int64_t firs
       for (int p = 0; p < kPanels; ++p) sum[p][m] = DotBfloats(sum[p][m], w[p], pair);
     }
   }
-  if (task.columns % 2 != 0) {  // x has a zero there; what follows the panel may be anything, or nobody's
+  if (task.columns % 2 != 0) {  // x has a zero there, but what follows the weights may be NaN
     for (int p = 0; p < kPanels; ++p) {
       const auto* const from = reinterpret_cast<const __m256i*>(weight[p] + pairs * kPairBytes);
       const Ints w = ColumnPairs(order, _mm512_zextsi256_si512(_mm256_loadu_si256(from)));
