@@ -1,7 +1,7 @@
 // y = x W^T for bf16 panels on processors with dot products of bf16 pairs (AVX512_BF16), x rounded to bf16 beforehand.
 //
-// What bounds it: one instruction adds two products to each of 16 float32 sums, and an AMD Zen 4 or 5 starts as many of
-// them as float32 multiply-adds, which do one. (The Intel processors measured are slower at it than at float32: see
+// What bounds it: one instruction adds two products to each of 16 float32 sums, and an AMD Zen 5 starts as many of
+// them as float32 multiply-adds, which add one. (An Intel processor is slower at it than at float32: see
 // ProcessorFeatures.) A panel is [column][16 rows], so that 64 bytes are two columns; one permutation makes them 16
 // pairs, shared by all rows of x. With 2 panels x 12 rows there are 24 chains of sums, and 14 loads and 2 permutations
 // to 24 dot instructions. Few rows wait for memory: more panels at once hide the latency of the chains.
@@ -59,7 +59,7 @@ static void BfloatTile(const LinearTask& task, int64_t first_panel, int64_t firs
       for (int p = 0; p < kPanels; ++p) sum[p][m] = DotBfloats(sum[p][m], w[p], pair);
     }
   }
-  if (task.columns % 2 != 0) {  // x has a zero there; what follows the panel may be anything, or nobody's
+  if (task.columns % 2 != 0) {  // x has a zero there, but what follows the weights may be NaN
     for (int p = 0; p < kPanels; ++p) {
       const auto* const from = reinterpret_cast<const __m256i*>(weight[p] + pairs * kPairBytes);
       const Ints w = ColumnPairs(order, _mm512_zextsi256_si512(_mm256_loadu_si256(from)));
