@@ -185,9 +185,9 @@ struct SequenceSlice {
 
 // ---- operations ------------------------------------------------------------------------------------
 
-// The largest of outputs that lie kPeakLanes apart within a block of kPeakBlock: entry l of block b is the largest of
-// outputs b * kPeakBlock + l + i * kPeakLanes, -inf if there is none, +inf if one of them is not finite. Who looks for
-// the few largest of a long row reads these first.
+// The largest of outputs that lie kPeakLanes apart within a block of kPeakBlock: entry l of block b is the
+// largest of outputs b * kPeakBlock + l + i * kPeakLanes, -inf if there is none, +inf if one of them is not
+// finite. Who looks for the few largest of a long row reads these first.
 inline constexpr int64_t kPeakBlock = 1024;
 inline constexpr int64_t kPeakLanes = 16;
 constexpr int64_t PeaksOf(int64_t outputs) { return (outputs + kPeakBlock - 1) / kPeakBlock * kPeakLanes; }
@@ -253,9 +253,10 @@ class Ops {
   virtual void LayerNorm(ConstMatrix x, const float* gain, const float* bias, float eps, Matrix out) = 0;
   // For each target: out = x W^T + bias. The targets share x, so it is rounded (quantised) only once.
   virtual void Linear(ConstMatrix x, std::span<const LinearTarget> targets) = 0;
-  // out = activation(x gate^T) * (x up^T), the weights of one shape. scratch: as large as out; undefined afterwards.
-  virtual void GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation,
-                           Matrix scratch, Matrix out) = 0;
+  // out = activation(x gate^T) * (x up^T), the weights of one shape. scratch: as large as out; undefined
+  // afterwards.
+  virtual void GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up,
+                           Activation activation, Matrix scratch, Matrix out) = 0;
   virtual void Rope(const RopeArgs& args) = 0;
   virtual void AppendKv(const KvAppendArgs& args) = 0;
   virtual void Attention(const AttentionArgs& args) = 0;
@@ -281,8 +282,8 @@ struct KernelChoice {
 
 struct DeviceOptions {
   int threads = 0;  // 0: one per core this process may use
-  // "": the best the processor has; else one of CpuInstructionSets(): "reference", "avx2", "avxvnni", "avx512",
-  // "avx512vnni", "avx512bf16", "amx".
+  // "": the best the processor has; else one of CpuInstructionSets(): "reference", "avx2", "avxvnni",
+  // "avx512", "avx512vnni", "avx512bf16", "amx".
   std::string instruction_set;
   // One kind of kernels for any number of rows. Only "amx" has two, and then computes as "avx512vnni".
   bool deterministic = false;
@@ -331,9 +332,9 @@ class Device {
   virtual Ops& ops() = 0;
   virtual Roofline MeasureRoofline() = 0;
 
-  // Calls body(task) once for every task in [0, tasks), in any order, on the threads that the ops use or, where there
-  // are none, on the caller's; returns when all are done. For a step's work on the host (sampling), called like the
-  // ops; the body must not call the device. Allocates nothing.
+  // Calls body(task) once for every task in [0, tasks), in any order, on the threads that the ops use or,
+  // where there are none, on the caller's; returns when all are done. For a step's work on the host
+  // (sampling), called like the ops; the body must not call the device. Allocates nothing.
   template <typename Body>
   void RunOnThreads(int64_t tasks, Body&& body) {
     using Plain = std::remove_reference_t<Body>;

@@ -20,7 +20,6 @@ constexpr int64_t kReservedDim = 256;
 constexpr int64_t kItemsPerThread = 4;                // fewer tiles than this a thread: smaller ones
 constexpr int64_t kPartialFloats = int64_t{1} << 20;  // 4 MiB of split attention
 
-
 int64_t MostTileRows(int64_t dim) {
   return std::clamp<int64_t>(kTileElements / std::max<int64_t>(dim, 1) / 16 * 16, 16, kAttentionRows);
 }

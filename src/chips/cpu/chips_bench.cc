@@ -7,9 +7,9 @@
 //
 // "float32", "attention", "pack" and "hog" among the types are what they say.
 // The limit of a row is the larger of bytes / bandwidth and operations / rate, both measured in the same run:
-// int8 rate for quantised types, float32 rate for the others (bf16 for BF16, where it is multiplied so). Times
-// are the best of several repetitions;
-// "core" divides by the processor time used instead, which other load on the machine disturbs less.
+// int8 rate for quantised types, float32 rate for the others (bf16 for BF16, where it is multiplied so).
+// Times are the best of several repetitions; "core" divides by the processor time used instead, which other
+// load on the machine disturbs less.
 #include <fmt/format.h>
 #include <time.h>
 
@@ -264,8 +264,8 @@ int Main(int argc, char** argv) {
     return 1;
   }
   const Roofline roofline = (*device)->MeasureRoofline();
-  fmt::print("{}, {}: {:.1f} GB/s, int8 {:.3f} TOPS, float32 {:.3f} TFLOPS, bf16 {:.3f}\n", (*device)->info().name,
-             (*device)->info().instruction_set, roofline.memory_bytes_per_s * 1e-9,
+  fmt::print("{}, {}: {:.1f} GB/s, int8 {:.3f} TOPS, float32 {:.3f} TFLOPS, bf16 {:.3f}\n",
+             (*device)->info().name, (*device)->info().instruction_set, roofline.memory_bytes_per_s * 1e-9,
              roofline.int8_ops_per_s * 1e-12, roofline.f32_flops_per_s * 1e-12,
              roofline.bf16_flops_per_s * 1e-12);
   const auto wanted = [&](std::string_view name) {

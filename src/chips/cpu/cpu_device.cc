@@ -138,8 +138,8 @@ double CpuDevice::MeasureBandwidth() {
   pool_->Run(static_cast<int64_t>(bytes / kChunk), [&](int64_t chunk, int) {
     std::memset(data + chunk * static_cast<int64_t>(kChunk), 1, kChunk);
   });
-  // A round reads the whole buffer, several times what a third-level cache holds: the best of shorter ones once was
-  // twice what any program gets.
+  // A round reads the whole buffer, several times what a third-level cache holds: the best of shorter ones
+  // once was twice what any program gets.
   std::atomic<uint64_t> keep{0};
   return cpu::BestRate({.usual_s = 0.1, .least_rounds = 20, .longest_s = kLongestSeconds}, [&] {
     const double begin = cpu::SteadySeconds();

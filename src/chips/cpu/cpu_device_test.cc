@@ -201,7 +201,8 @@ TEST(CpuDevice, KernelsAreDescribedAndMeasured) {
       // The shares by the definition: the time that the roofline allows over the time taken.
       const bool bf16 = set == "avx512bf16" && kernel.type == DataType::kBF16;
       const double rate = bf16 ? 2e11 : TraitsOf(kernel.type).block_elements == 1 ? 1e11 : 1e12;
-      EXPECT_EQ(kernel.choice.kernel.find("rounded to bf16") != std::string::npos, bf16) << kernel.choice.kernel;
+      EXPECT_EQ(kernel.choice.kernel.find("rounded to bf16") != std::string::npos, bf16)
+          << kernel.choice.kernel;
       EXPECT_GE(kernel.one_row_share, kernel.one_row_bytes_per_s / 1e10 * 0.999);
       EXPECT_GE(kernel.many_rows_share, kernel.many_rows_ops_per_s / rate * 0.999);
     }

@@ -49,10 +49,9 @@ class CpuOps : public Ops {
 
 // Plain C++, sums in double: the oracle. Weights stay in the file's layout.
 std::unique_ptr<CpuOps> MakeReferenceOps(ThreadPool& pool);
-// Kernels of `instruction_set` ("avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx"); nullptr if unknown to
-// this build.
-// The caller has checked that the processor has it. "amx" without `deterministic`: Linear of many rows
-// multiplies in tiles (tile_linear.h), whose bits differ from those of few rows.
+// Kernels of `instruction_set` ("avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx"); nullptr if
+// unknown to this build. The caller has checked that the processor has it. "amx" without `deterministic`:
+// Linear of many rows multiplies in tiles (tile_linear.h), whose bits differ from those of few rows.
 std::unique_ptr<CpuOps> MakeVectorOps(ThreadPool& pool, std::string_view instruction_set, bool deterministic);
 // The vector kernels of `vector_set`, and `tiles` for Linear of many rows (nullptr: none).
 struct TileKernels;

@@ -109,8 +109,8 @@ inline constexpr uint8_t kIq4Codes[16] = {1,   24,  45,  63,  79,  93,  106, 118
                                           129, 141, 153, 166, 181, 197, 217, 241};
 inline constexpr uint8_t kMxfp4Codes[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
-// How rows are cut into tiles for kernels that want several rows' codes side by side: rows / tile_count each, one more
-// in the first rows % tile_count. tile_count 0: not cut.
+// How rows are cut into tiles for kernels that want several rows' codes side by side: rows / tile_count each,
+// one more in the first rows % tile_count. tile_count 0: not cut.
 struct RowTiles {
   int64_t rows = 0;
   int64_t count = 0;
@@ -151,7 +151,8 @@ struct LinearTask {
   size_t panel_bytes;
   size_t codes_offset;  // of the codes within a panel
   int64_t panel_begin, panel_end;
-  const std::byte* after;  // what this thread will most likely read next, or nullptr: kernels fetch the start of it
+  const std::byte*
+      after;        // what this thread will most likely read next, or nullptr: kernels fetch the start of it
   int64_t outputs;  // rows of the weight: the last panel may be partial
   int64_t columns;
   int64_t row_begin, row_end;    // rows of x
@@ -159,7 +160,8 @@ struct LinearTask {
   const float* x;                // float layouts
   int64_t x_stride;
   QuantisedRows quantised;  // quantised layouts
-  const uint16_t* bfloat;   // BfloatKernels: rows of x as bf16, a zero after the last of an odd number of columns
+  const uint16_t*
+      bfloat;  // BfloatKernels: rows of x as bf16, a zero after the last of an odd number of columns
   int64_t bfloat_stride;
   float* out;
   int64_t out_stride;
@@ -245,7 +247,8 @@ struct ElementwiseTask {
   int64_t row_begin, row_end, columns;
 };
 
-// out of rows [row_begin, row_end), outputs from `begin` (a multiple of kPeakBlock) to `end`: see PeaksOf in device.h.
+// out of rows [row_begin, row_end), outputs from `begin` (a multiple of kPeakBlock) to `end`: see PeaksOf in
+// device.h.
 inline constexpr int64_t kPeaksBlock = 1024, kPeaksLanes = 16;
 struct PeaksTask {
   const float* out;
@@ -266,7 +269,7 @@ struct BfloatKernels {
 
 struct KernelTable {
   const char* name;
-  int tile_rows;     // rows of a tile at most; 0: rows are not cut into tiles
+  int tile_rows;  // rows of a tile at most; 0: rows are not cut into tiles
   void (*quantise)(const QuantiseTask&);
   void (*linear[kPanelLayouts])(const LinearTask&);
   void (*attend)(const AttentionTask&);

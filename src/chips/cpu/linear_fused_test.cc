@@ -1,5 +1,5 @@
-// What Linear does beside multiplying (residual, peaks, gated pairs) against the plain operations one after another:
-// equal bit for bit on every instruction set.
+// What Linear does beside multiplying (residual, peaks, gated pairs) against the plain operations one after
+// another: equal bit for bit on every instruction set.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -70,7 +70,8 @@ TEST(LinearFused, GatedPairsAreTheSameAsTheirParts) {
           const Rows x(rows, kColumns, random);
           Rows g(rows, kOutputs, random), u(rows, kOutputs, random), out(rows, kOutputs, random);
           Rows scratch(rows, kOutputs, random);
-          const LinearTarget targets[] = {{.weight = &gate.weight, .out = g.view}, {.weight = &up.weight, .out = u.view}};
+          const LinearTarget targets[] = {{.weight = &gate.weight, .out = g.view},
+                                          {.weight = &up.weight, .out = u.view}};
           device->ops().Linear(x.view, targets);
           device->ops().GatedActivation(activation, g.view, u.view, g.view);
           device->ops().GatedLinear(x.view, gate.weight, up.weight, activation, scratch.view, out.view);

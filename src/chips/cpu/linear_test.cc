@@ -12,9 +12,10 @@
 //       |y - y_2| <= 8 (n + 2) u A.
 // Float layouts: blocks of 128 columns are chains of 128 fused multiply-adds, then one addition a block:
 //       |y - y_ref| <= (128 + n_blocks + 3) u sum |w_k x_k| (first order; a factor 1.01 covers the rest).
-// BF16 weights on avx512bf16: x is rounded to bf16, x' = x (1 + d) with |d| <= 2^-8 (8 bits of precision, to nearest).
-// Products of two bf16 are exact in float32; they are added to one sum, two by an instruction that rounds once or
-// twice, so that with the bias an output of K columns sees at most K + 1 additions, each off by u of a partial sum:
+// BF16 weights on avx512bf16: x is rounded to bf16, x' = x (1 + d) with |d| <= 2^-8 (8 bits of precision, to
+// nearest). Products of two bf16 are exact in float32; they are added to one sum, two by an instruction that
+// rounds once or twice, so that with the bias an output of K columns sees at most K + 1 additions, each off
+// by u of a partial sum:
 //       |y - y'| <= (K + 3) u sum |w_k x'_k| (factor as above),  |y - y_ref| <= 2^-8 sum |w_k x_k|  +  that.
 #include <gtest/gtest.h>
 
@@ -297,8 +298,8 @@ TEST(Linear, MixedTargetsShareTheirInput) {
   }
 }
 
-// What is not a number stays so, whatever x is rounded to, in the rows and outputs it belongs to and no others; an odd
-// column is not paired with what follows it in memory.
+// What is not a number stays so, whatever x is rounded to, in the rows and outputs it belongs to and no
+// others; an odd column is not paired with what follows it in memory.
 TEST(Linear, PlainWeightsKeepWhatIsNotANumberInItsPlace) {
   std::mt19937 random(8);
   constexpr int64_t kRows = 40, kBatch = 15;
@@ -316,8 +317,8 @@ TEST(Linear, PlainWeightsKeepWhatIsNotANumberInItsPlace) {
         for (size_t row = 16; row < 40; ++row) {
           const float value = row < 32 ? std::nanf("") : INFINITY;
           const uint16_t half = type == DataType::kF16 ? FloatToHalf(value) : FloatToBfloat16(value);
-          std::memcpy(&source[row * row_bytes], type == DataType::kF32 ? static_cast<const void*>(&value) : &half,
-                      element);
+          std::memcpy(&source[row * row_bytes],
+                      type == DataType::kF32 ? static_cast<const void*>(&value) : &half, element);
         }
         // Into memory that is all NaN: what packing leaves as it was is not to be multiplied.
         const WeightSpec spec{type, kRows, columns, WeightPrecision::kNative};
@@ -327,7 +328,7 @@ TEST(Linear, PlainWeightsKeepWhatIsNotANumberInItsPlace) {
         owned.weight = device->Pack(spec, source, owned.buffer.data()).value();
         std::vector<float> x = RandomFloats(static_cast<size_t>(kBatch * columns), 1.0f, random);
         for (int64_t m = 0; m < kBatch; ++m) x[static_cast<size_t>(m * columns)] = 1.0f;
-        x[static_cast<size_t>(3 * columns - 1)] = faint_nan;     // row 2
+        x[static_cast<size_t>(3 * columns - 1)] = faint_nan;      // row 2
         x[static_cast<size_t>(5 * columns - 1)] = std::nanf("");  // row 4
         x[static_cast<size_t>(9 * columns - 1)] = INFINITY;       // row 8
         std::vector<float> out(kBatch * kRows);

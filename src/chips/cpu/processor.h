@@ -12,9 +12,9 @@ struct ProcessorFeatures {
   bool avx512 = false;       // F + BW + VL + DQ (implies avx2)
   bool avx512_vnni = false;  // avx512 and VNNI
   bool avx512_bf16 = false;  // avx512_vnni and dot products of bf16 pairs
-  // These are faster than float32: on AMD (measured on Zen 5: twice). A Xeon of the fifth generation makes about 0.08
-  // TFLOPS a thread of them (while it was busy), 0.14 of float32. Taken from the vendor, not measured at start: the
-  // kernels must not change from one start to the next, since their bits differ.
+  // These are faster than float32: on AMD (measured on Zen 5: twice). A Xeon of the fifth generation makes
+  // about 0.08 TFLOPS a thread of them (while it was busy), 0.14 of float32. Taken from the vendor, not
+  // measured at start: the kernels must not change from one start to the next, since their bits differ.
   bool fast_bf16 = false;
   // avx512_vnni, AVX512-BF16, AMX-TILE, AMX-INT8 and AMX-BF16, and the kernel has allowed this process to use
   // tiles.

@@ -179,8 +179,8 @@ class ReferenceOps final : public CpuOps {
     }
   }
 
-  void GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation, Matrix scratch,
-                   Matrix out) override {
+  void GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation,
+                   Matrix scratch, Matrix out) override {
     LinearOne(x, {.weight = &gate, .out = out});
     LinearOne(x, {.weight = &up, .out = scratch});
     GatedActivation(activation, out, scratch, out);

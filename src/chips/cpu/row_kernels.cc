@@ -39,8 +39,12 @@ inline size_t Take(Mask mask, const float* x, int32_t first_id, int32_t* ids, fl
 
 typedef float FourFloats __attribute__((vector_size(16)));
 typedef double TwoDoubles __attribute__((vector_size(16)));
-inline TwoDoubles LowHalf(FourFloats x) { return TwoDoubles{static_cast<double>(x[0]), static_cast<double>(x[1])}; }
-inline TwoDoubles HighHalf(FourFloats x) { return TwoDoubles{static_cast<double>(x[2]), static_cast<double>(x[3])}; }
+inline TwoDoubles LowHalf(FourFloats x) {
+  return TwoDoubles{static_cast<double>(x[0]), static_cast<double>(x[1])};
+}
+inline TwoDoubles HighHalf(FourFloats x) {
+  return TwoDoubles{static_cast<double>(x[2]), static_cast<double>(x[3])};
+}
 
 #include "chips/cpu/row_kernels.inl"
 

@@ -23,7 +23,6 @@ constexpr int64_t kRopeDim = 256;
 
 static_assert(kPeakBlock == kPeaksBlock && kPeakLanes == kPeaksLanes);
 
-
 ActivationKernel KernelOf(Activation activation) {
   switch (activation) {
     case Activation::kSilu: return kSiluKernel;
@@ -55,8 +54,8 @@ class VectorOps final : public CpuOps {
   void RmsNorm(ConstMatrix x, const float* gain, float eps, Matrix out) override;
   void LayerNorm(ConstMatrix x, const float* gain, const float* bias, float eps, Matrix out) override;
   void Linear(ConstMatrix x, std::span<const LinearTarget> targets) override;
-  void GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation, Matrix scratch,
-                   Matrix out) override;
+  void GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation,
+                   Matrix scratch, Matrix out) override;
   void Rope(const RopeArgs& args) override;
   void AppendKv(const KvAppendArgs& args) override { attention_.AppendKv(args); }
   void Attention(const AttentionArgs& args) override { attention_.Attention(args); }
@@ -78,7 +77,8 @@ class VectorOps final : public CpuOps {
   }
   double MeasureBf16FlopsPerS(double seconds) override {
     if (kernels_.bfloat == nullptr) return 0;
-    return Measure(seconds, kernels_.bfloat->probe_operations, [&](int64_t n) { return kernels_.bfloat->probe(n); });
+    return Measure(seconds, kernels_.bfloat->probe_operations,
+                   [&](int64_t n) { return kernels_.bfloat->probe(n); });
   }
   uint64_t ReadAll(const std::byte* data, size_t bytes) override { return kernels_.read_all(data, bytes); }
 
@@ -186,8 +186,9 @@ KernelChoice VectorOps::DescribeKernel(const WeightSpec& spec) const {
 
 size_t VectorOps::ScratchBytes(int32_t max_tokens, int32_t max_columns) const {
   return activations_.BytesFor(ActivationScratch::ElementsFor(max_tokens, max_columns)) +
-         (kernels_.bfloat != nullptr ? BfloatScratch::BytesFor(BfloatScratch::ElementsFor(max_tokens, max_columns))
-                                     : 0) +
+         (kernels_.bfloat != nullptr
+              ? BfloatScratch::BytesFor(BfloatScratch::ElementsFor(max_tokens, max_columns))
+              : 0) +
          (tiles_ ? tiles_->ScratchBytes(max_tokens, max_columns) : 0) +
          RopeTables::BytesFor(max_tokens, std::min<int64_t>(kRopeDim, max_columns)) +
          attention_.ScratchBytes(max_tokens);
@@ -195,7 +196,8 @@ size_t VectorOps::ScratchBytes(int32_t max_tokens, int32_t max_columns) const {
 
 Status VectorOps::ReserveScratch(int32_t max_tokens, int32_t max_columns) {
   TP_TRY(activations_.Reserve(ActivationScratch::ElementsFor(max_tokens, max_columns)));
-  if (kernels_.bfloat != nullptr) TP_TRY(bfloats_.Reserve(BfloatScratch::ElementsFor(max_tokens, max_columns)));
+  if (kernels_.bfloat != nullptr)
+    TP_TRY(bfloats_.Reserve(BfloatScratch::ElementsFor(max_tokens, max_columns)));
   if (tiles_) TP_TRY(tiles_->Reserve(max_tokens, max_columns));
   rope_.Reserve(max_tokens, std::min<int64_t>(kRopeDim, max_columns));
   attention_.Reserve(max_tokens);
@@ -240,8 +242,8 @@ void VectorOps::Linear(ConstMatrix x, std::span<const LinearTarget> targets) {
   }
 }
 
-void VectorOps::GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation,
-                            Matrix scratch, Matrix out) {
+void VectorOps::GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up,
+                            Activation activation, Matrix scratch, Matrix out) {
   CHECK(gate.spec.rows == up.spec.rows);
   const LinearTarget targets[] = {{.weight = &gate, .out = out}, {.weight = &up, .out = scratch}};
   if (OnTiles(x, gate) == OnTiles(x, up)) return LinearAll(x, targets, &activation);
@@ -286,8 +288,8 @@ void VectorOps::LinearAll(ConstMatrix x, std::span<const LinearTarget> targets, 
   }
 }
 
-// By whole tiles where there are many: rows of a tile share cache lines, which two threads must not write in turns. Few
-// rows are cut by columns.
+// By whole tiles where there are many: rows of a tile share cache lines, which two threads must not write in
+// turns. Few rows are cut by columns.
 void VectorOps::Quantise(QuantiseTask task, int64_t rows) {
   const int64_t groups = task.columns / kGroup;
   task.row_begin = task.group_begin = 0;
@@ -295,7 +297,8 @@ void VectorOps::Quantise(QuantiseTask task, int64_t rows) {
   task.group_end = groups;
   if (rows * task.columns < tuning_.inline_elements) return kernels_.quantise(task);
   const RowTiles tiles = kernels_.tile_rows > 0 ? task.tiles : RowTiles{rows, rows};
-  const int64_t wanted = std::min(kRowChunksPerThread * pool_.threads(), CeilDiv(rows * task.columns, tuning_.inline_elements / 2));
+  const int64_t wanted = std::min(kRowChunksPerThread * pool_.threads(),
+                                  CeilDiv(rows * task.columns, tuning_.inline_elements / 2));
   if (tiles.count >= wanted) {
     const int64_t step = CeilDiv(tiles.count, wanted);
     pool_.Run(CeilDiv(tiles.count, step), [&](int64_t chunk, int) {
@@ -358,7 +361,8 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
     if (target.peaks != nullptr) panel_block = CeilDiv(panel_block, kPeakPanels) * kPeakPanels;
   }
   if (gated != nullptr) panel_block = std::max<int64_t>(1, CeilDiv(panel_block / 2, 2) * 2);
-  for (const LinearTarget& target : leaders) panel_blocks += CeilDiv(PanelCount(target.weight->spec.rows), panel_block);
+  for (const LinearTarget& target : leaders)
+    panel_blocks += CeilDiv(PanelCount(target.weight->spec.rows), panel_block);
   for (const LinearTarget& target : targets) {
     const auto layout = static_cast<PanelLayout>(target.weight->layout);
     if (quantised && IsQuantised(layout)) activations_.Derive(layout);
@@ -449,8 +453,9 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
     }
     if (target->peaks != nullptr) {
       const int64_t peaks = PeaksOf(task.outputs);
-      kernels_.peaks({task.out, task.out_stride, target->peaks + row_begin * peaks, peaks, task.row_begin, task.row_end,
-                      task.panel_begin * kPanelRows, std::min(task.outputs, task.panel_end * kPanelRows)});
+      kernels_.peaks({task.out, task.out_stride, target->peaks + row_begin * peaks, peaks, task.row_begin,
+                      task.row_end, task.panel_begin * kPanelRows,
+                      std::min(task.outputs, task.panel_end * kPanelRows)});
     }
   };
   if (alone) {
@@ -511,7 +516,8 @@ const KernelTable* FindKernels(std::string_view name) {
 
 }  // namespace
 
-std::unique_ptr<CpuOps> MakeVectorOps(ThreadPool& pool, std::string_view instruction_set, bool deterministic) {
+std::unique_ptr<CpuOps> MakeVectorOps(ThreadPool& pool, std::string_view instruction_set,
+                                      bool deterministic) {
   // Every kernel keeps one order of additions. But a row that tiles multiply among many has other bits than
   // one that the vector kernels multiply among few.
   if (instruction_set == "amx") {

@@ -59,8 +59,8 @@ class BfloatScratch {
  public:
   static constexpr int64_t kMaxElements = int64_t{4} << 20;  // as ActivationScratch's
   static int64_t ElementsFor(int64_t rows, int64_t columns);
-  // Elements between rows: whole cache lines, and an odd number of them, so that neighbouring rows do not push each
-  // other out of the first-level cache.
+  // Elements between rows: whole cache lines, and an odd number of them, so that neighbouring rows do not
+  // push each other out of the first-level cache.
   static int64_t StrideFor(int64_t columns);
   static size_t BytesFor(int64_t elements) { return static_cast<size_t>(elements) * sizeof(uint16_t); }
   Status Reserve(int64_t elements);

@@ -21,7 +21,8 @@ class NoOps final : public Ops {
   void Rope(const RopeArgs&) override { Refuse(); }
   void AppendKv(const KvAppendArgs&) override { Refuse(); }
   void Attention(const AttentionArgs&) override { Refuse(); }
-  void GatedLinear(ConstMatrix, const PackedWeight&, const PackedWeight&, Activation, Matrix, Matrix) override {
+  void GatedLinear(ConstMatrix, const PackedWeight&, const PackedWeight&, Activation, Matrix,
+                   Matrix) override {
     Refuse();
   }
   void GatedActivation(Activation, ConstMatrix, ConstMatrix, Matrix) override { Refuse(); }

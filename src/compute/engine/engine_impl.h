@@ -100,8 +100,8 @@ class EngineImpl final : public Engine {
   void BuildStep(LoadedModel& model);
   void FinishStep(LoadedModel& model, const architectures::StepOutput& output, Nanoseconds started_at);
   void SampleRows(LoadedModel& model, const architectures::StepOutput& output);
-  // Calls body(i, sampler) for every i in [0, count), each of which reads `logits` logits: on the device's threads
-  // where that is worth waking them, else on this one.
+  // Calls body(i, sampler) for every i in [0, count), each of which reads `logits` logits: on the device's
+  // threads where that is worth waking them, else on this one.
   template <typename Body>
   void WithSamplers(int64_t count, int64_t logits, const Body& body);
   void TakeLogits(Sequence& sequence, const PlannedTokens& planned, const architectures::StepOutput& output,
@@ -171,7 +171,8 @@ class EngineImpl final : public Engine {
   std::map<ModelHandle, std::unique_ptr<LoadedModel>> models_;
   std::unordered_map<PoolJobId, std::unique_ptr<Sequence>> sequences_;
   PoolJobId next_job_ = 1;
-  std::vector<std::unique_ptr<Sampler>> samplers_;  // one for each thread that samples; the first is this one's
+  std::vector<std::unique_ptr<Sampler>>
+      samplers_;  // one for each thread that samples; the first is this one's
   int32_t sampler_vocab_ = 0;
   struct RowToSample {
     Sequence* sequence = nullptr;

@@ -242,8 +242,8 @@ TEST_F(EngineTest, LogprobsOfAnswerAndPrompt) {
   for (size_t i = 0; i < sink->tokens.size(); ++i) expect(sink->logprobs[i], sink->tokens[i]);
 }
 
-// A vocabulary large enough for rows to be shared out among threads: every answer is what the engine of one thread
-// (the simulated device's) gives the request alone.
+// A vocabulary large enough for rows to be shared out among threads: every answer is what the engine of one
+// thread (the simulated device's) gives the request alone.
 TEST_F(EngineTest, RowsSampledOnManyThreadsGiveTheAnswersOfOne) {
   FakeModelOptions large;
   large.vocab_size = 20'000;

@@ -64,8 +64,8 @@ void EngineImpl::WithSamplers(int64_t count, int64_t logits, const Body& body) {
   });
 }
 
-// The tokens of all rows of a step, before any of them is told: a row depends on its own sequence only, so rows that
-// take time are shared out among threads.
+// The tokens of all rows of a step, before any of them is told: a row depends on its own sequence only, so
+// rows that take time are shared out among threads.
 void EngineImpl::SampleRows(LoadedModel& model, const architectures::StepOutput& output) {
   const int32_t vocab = model.card->info.vocab_size;
   whole_rows_.clear();
@@ -135,13 +135,12 @@ int32_t EngineImpl::NextToken(Sequence& sequence, const Sampler::Row& row, Sampl
   const SamplingParams& params = generation.request.sampling;
   const int32_t output_tokens = generation.usage.completion_tokens;
   const bool too_early = output_tokens < params.min_tokens;
-  int32_t token = sampler.Sample(
-      row,
-      {.params = &params,
-       .counts = generation.penalised ? &generation.counts : nullptr,
-       .masked = too_early ? std::span<const int32_t>(generation.end_tokens) : std::span<const int32_t>(),
-       .seed = generation.seed,
-       .index = static_cast<uint64_t>(output_tokens)});
+  int32_t token = sampler.Sample(row, {.params = &params,
+                                       .counts = generation.penalised ? &generation.counts : nullptr,
+                                       .masked = too_early ? std::span<const int32_t>(generation.end_tokens)
+                                                           : std::span<const int32_t>(),
+                                       .seed = generation.seed,
+                                       .index = static_cast<uint64_t>(output_tokens)});
   if (token < 0) return token;
   if (!generation.budget_spent && generation.stream.in_reasoning() && !generation.close_tokens.empty() &&
       generation.usage.reasoning_tokens >= params.reasoning_budget) {

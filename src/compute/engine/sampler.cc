@@ -16,7 +16,8 @@ namespace {
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 // Below this temperature only the largest logit has weight (and 1 / temperature would overflow).
 constexpr float kGreedyBelow = 1e-5f;
-// exp(-87) is the smallest weight that is not 0; a little more covers the rounding of what is compared with it.
+// exp(-87) is the smallest weight that is not 0; a little more covers the rounding of what is compared with
+// it.
 constexpr double kDeepest = 88;
 
 bool IsGreedy(const SamplingParams& params) { return params.temperature < kGreedyBelow; }
@@ -80,7 +81,8 @@ Sampler::Sampler(int32_t max_vocab, const RowKernels& kernels) : kernels_(kernel
   marks_.resize(blocks * (kRowBlock / 64));
   sums_.resize(blocks);
   peaks_.resize(blocks * kRowLanes);
-  // Not filled: pages that no request needs are never touched. The kernels may write kRowLanes more than there are.
+  // Not filled: pages that no request needs are never touched. The kernels may write kRowLanes more than
+  // there are.
   copy_.reset(new float[vocab]);
   ids_.reset(new int32_t[vocab + kRowLanes]);
   order_.reset(new int32_t[vocab]);
@@ -101,7 +103,8 @@ void Sampler::Open(const Row& row) {
   view_ = {.blocks = block_.data(), .peaks = row.peaks, .count = count};
   for (size_t b = 0; b < blocks(); ++b) block_[b] = row.logits.data() + b * kRowBlock;
   if (row.peaks == nullptr) {
-    for (size_t b = 0; b < blocks(); ++b) kernels_.peaks(block_[b], block_size(b), peaks_.data() + b * kRowLanes);
+    for (size_t b = 0; b < blocks(); ++b)
+      kernels_.peaks(block_[b], block_size(b), peaks_.data() + b * kRowLanes);
     view_.peaks = peaks_.data();
   }
   max_ = Largest();
@@ -139,8 +142,8 @@ void Sampler::ForEachChanged(const SampleSpec& spec, const Body& body) {
   for (const int32_t token : spec.masked) body(token);
 }
 
-// Applies penalties, bias and masks: to the logits kept in copy_, and to the peaks. The blocks themselves follow when
-// they are looked at (Settle), which for most of them is never.
+// Applies penalties, bias and masks: to the logits kept in copy_, and to the peaks. The blocks themselves
+// follow when they are looked at (Settle), which for most of them is never.
 void Sampler::Change(const SampleSpec& spec) {
   if (spec.counts == nullptr && spec.params->logit_bias.empty() && spec.masked.empty()) return;
   if (spec.counts != nullptr) {
@@ -160,7 +163,8 @@ void Sampler::Change(const SampleSpec& spec) {
     const auto t = static_cast<size_t>(token);
     const size_t block = t / kRowBlock;
     float& peak = peaks_[block * kRowLanes + t % kRowLanes];
-    // A peak of another logit stands unless this one has passed it; a peak that was this logit's is looked for again.
+    // A peak of another logit stands unless this one has passed it; a peak that was this logit's is looked
+    // for again.
     const bool was_peak = logit(t) >= peak;
     peak = std::max(peak, copy_[t]);
     if (!was_peak || copy_[t] >= logit(t)) return;
@@ -212,7 +216,8 @@ int32_t Sampler::ArgMax() {
   const size_t block = static_cast<size_t>(peak - view_.peaks) / kRowLanes;
   Settle(block);
   const float* const x = block_[block];
-  return static_cast<int32_t>(block * kRowBlock + static_cast<size_t>(std::find(x, x + block_size(block), max_) - x));
+  return static_cast<int32_t>(block * kRowBlock +
+                              static_cast<size_t>(std::find(x, x + block_size(block), max_) - x));
 }
 
 // At most the k-th largest logit: every peak is a logit of its own. -inf if there are fewer peaks than k.
@@ -259,7 +264,8 @@ int32_t Sampler::Draw(const SampleSpec& spec) {
   if (k > 0 && k < view_.count) {
     count = TakeLargest(k);
     kernels_.weights(values_.get(), count, max_, inverse_temperature, weights_.get());
-    if (top_p < 1) CutNucleus(count, FloorAt(kDeepest, params.temperature), top_p * kernels_.sum(weights_.get(), count));
+    if (top_p < 1)
+      CutNucleus(count, FloorAt(kDeepest, params.temperature), top_p * kernels_.sum(weights_.get(), count));
   } else if (top_p < 1) {
     const double mass = top_p * Mass(inverse_temperature);
     double depth = 0;
@@ -278,8 +284,8 @@ int32_t Sampler::Draw(const SampleSpec& spec) {
   return DrawFrom(count, share * kernels_.sum(weights_.get(), count));
 }
 
-// The logit that is `depth` (in nats, after the temperature) below the largest, or a little less: weights are compared
-// as they come out of float arithmetic, which errs by less than 1e-5 of the depth and 1e-5.
+// The logit that is `depth` (in nats, after the temperature) below the largest, or a little less: weights are
+// compared as they come out of float arithmetic, which errs by less than 1e-5 of the depth and 1e-5.
 float Sampler::FloorAt(double depth, float temperature) const {
   depth = std::min(depth, kDeepest) * (1 + 1e-5) + 1e-5;
   const double floor = static_cast<double>(max_) - static_cast<double>(temperature) * depth;
@@ -309,9 +315,11 @@ size_t Sampler::TakeLargest(size_t k) {
   return kept;
 }
 
-// Candidates: the largest logits that together weigh `mass`, and perhaps more of them, down to `depth`; their weights.
+// Candidates: the largest logits that together weigh `mass`, and perhaps more of them, down to `depth`; their
+// weights.
 size_t Sampler::TakeMass(float temperature, double mass, double& depth) {
-  // Four nats are enough where the model is sure of itself. Looking again deeper costs less than looking too deep.
+  // Four nats are enough where the model is sure of itself. Looking again deeper costs less than looking too
+  // deep.
   for (depth = 4;; depth *= 1.5) {
     const size_t count = TakeAbove(FloorAt(depth, temperature));
     kernels_.weights(values_.get(), count, max_, 1.0f / temperature, weights_.get());
@@ -319,11 +327,13 @@ size_t Sampler::TakeMass(float temperature, double mass, double& depth) {
   }
 }
 
-// Finds where the candidates in falling order reach `mass`, and takes the weight of those after it. Without sorting
-// them: halving the range of logits in which that happens leaves a few, a weighted selection finds the place in these.
+// Finds where the candidates in falling order reach `mass`, and takes the weight of those after it. Without
+// sorting them: halving the range of logits in which that happens leaves a few, a weighted selection finds
+// the place in these.
 void Sampler::CutNucleus(size_t count, float lowest, double mass) {
   constexpr size_t kFew = 512;
-  // Candidates of at least `high` weigh `before`, less than the mass; those of at least `low` weigh as much, or are all.
+  // Candidates of at least `high` weigh `before`, less than the mass; those of at least `low` weigh as much,
+  // or are all.
   float low = lowest, high = std::numeric_limits<float>::infinity();
   size_t above = 0, upto = count;
   double before = 0;
@@ -362,7 +372,8 @@ void Sampler::CutNucleus(size_t count, float lowest, double mass) {
     const size_t middle = begin + (end - begin) / 2;
     std::nth_element(order + begin, order + middle, order + end, comes_first);
     double upper = 0;
-    for (size_t i = begin; i < middle; ++i) upper += static_cast<double>(weights[static_cast<size_t>(order[i])]);
+    for (size_t i = begin; i < middle; ++i)
+      upper += static_cast<double>(weights[static_cast<size_t>(order[i])]);
     if (before + upper >= mass) {
       end = middle;
     } else {

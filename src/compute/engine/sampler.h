@@ -9,9 +9,9 @@
 //   temperature 0: the largest logit, the lowest id among equals
 // The draw is number `index` of the request's own stream (random.h).
 //
-// What it costs: with the row's peaks (chips/device.h), a few blocks of the row are read where the answer depends on
-// the largest logits only (temperature 0, top_k, min_p). Temperature alone and top_p need the mass of all tokens and
-// read the whole row once, as do logprobs: ReadsWholeRow.
+// What it costs: with the row's peaks (chips/device.h), a few blocks of the row are read where the answer
+// depends on the largest logits only (temperature 0, top_k, min_p). Temperature alone and top_p need the mass
+// of all tokens and read the whole row once, as do logprobs: ReadsWholeRow.
 //
 // Threads: one each. Allocates in the constructor only.
 #pragma once
@@ -22,12 +22,13 @@
 #include <span>
 #include <vector>
 
-#include "compute/engine/engine.h"
 #include "chips/cpu/row_kernels.h"
+#include "compute/engine/engine.h"
 
 namespace tidepool::compute {
 
-using chips::cpu::kRowBlock, chips::cpu::kRowLanes, chips::cpu::RowKernels, chips::cpu::RowKernelSets, chips::cpu::RowView;
+using chips::cpu::kRowBlock, chips::cpu::kRowLanes, chips::cpu::RowKernels, chips::cpu::RowKernelSets,
+    chips::cpu::RowView;
 
 // How often a sequence has used each token. Filled only for requests with penalties.
 class TokenCounts {
@@ -56,7 +57,8 @@ struct SampleSpec {
 
 bool HasPenalties(const SamplingParams& params);
 
-// Sampling or the logprobs asked for read the whole row: tens of microseconds for 150,000 logits, not one or two.
+// Sampling or the logprobs asked for read the whole row: tens of microseconds for 150,000 logits, not one or
+// two.
 bool ReadsWholeRow(const SamplingParams& params);
 
 class Sampler {
@@ -74,8 +76,8 @@ class Sampler {
   // The token, or -1 if a logit is not finite or everything is masked.
   int32_t Sample(const Row& row, const SampleSpec& spec);
 
-  // log softmax of the raw row: the chosen token and the `top` best (out.top's capacity is kept). A row that is not
-  // finite gives NaN and no best ones.
+  // log softmax of the raw row: the chosen token and the `top` best (out.top's capacity is kept). A row that
+  // is not finite gives NaN and no best ones.
   void Logprobs(const Row& row, int32_t token, int32_t top, TokenLogprob& out);
 
  private:
@@ -99,7 +101,9 @@ class Sampler {
   int32_t DrawFrom(size_t count, double target) const;
   int32_t DrawFromRow(float inverse_temperature, double share);
   size_t blocks() const { return (view_.count + kRowBlock - 1) / kRowBlock; }
-  float logit(size_t i) const { return block_[i / kRowBlock][i % kRowBlock]; }  // before changes, until Settle
+  float logit(size_t i) const {
+    return block_[i / kRowBlock][i % kRowBlock];
+  }  // before changes, until Settle
   bool marked(size_t i) const { return (marks_[i / 64] >> (i % 64) & 1) != 0; }
   size_t block_size(size_t block) const { return std::min(kRowBlock, view_.count - block * kRowBlock); }
 
@@ -113,8 +117,8 @@ class Sampler {
   std::vector<size_t> changed_;  // blocks with such logits, in any order
   std::vector<char> touched_;    // [block]: is among them
   std::unique_ptr<float[]> copy_;
-  std::vector<float> peaks_;       // of a changed row, or of one that came without
-  std::vector<double> sums_;       // of weights, a block each
+  std::vector<float> peaks_;  // of a changed row, or of one that came without
+  std::vector<double> sums_;  // of weights, a block each
   // The candidates of a draw, ids in ascending order. Weights: exp((logit - max) / temperature).
   std::unique_ptr<int32_t[]> ids_, order_;
   std::unique_ptr<float[]> values_, weights_;

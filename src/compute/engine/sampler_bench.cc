@@ -1,10 +1,12 @@
 // What a row costs to sample, in microseconds: sampler_bench [--vocab 151936] [--rows 16] [--seconds 0.3]
 //
-// Sixteen rows (by default) in turn, as the streams of a step would bring them: they are in no near cache. Two shapes:
+// Sixteen rows (by default) in turn, as the streams of a step would bring them: they are in no near cache.
+// Two shapes:
 //   sure  a few tokens stand out, as where a trained model is sure of itself
 //   flat  normally distributed logits: most of the vocabulary has its share of the mass
-// Columns: with the row's peaks, as decoders give them; without, when the sampler makes them itself; and, for what
-// reads the whole row, the rows shared out among the threads of a device (time of all rows / rows). Medians.
+// Columns: with the row's peaks, as decoders give them; without, when the sampler makes them itself; and, for
+// what reads the whole row, the rows shared out among the threads of a device (time of all rows / rows).
+// Medians.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -108,14 +110,16 @@ void Run(const Settings& settings) {
   const auto threads = static_cast<size_t>(device->info().threads);
   std::vector<std::unique_ptr<Sampler>> samplers;
   while (samplers.size() < threads) samplers.push_back(std::make_unique<Sampler>(settings.vocab));
-  fmt::print("{} logits, {} rows, {} kernels; us a row\n\n", settings.vocab, settings.rows, (*RowKernelSets())->name);
+  fmt::print("{} logits, {} rows, {} kernels; us a row\n\n", settings.vocab, settings.rows,
+             (*RowKernelSets())->name);
   fmt::print("{:<26} {:>10} {:>10} {:>12}\n", "", "peaks", "no peaks", fmt::format("{} threads", threads));
   for (const bool sure : {true, false}) {
     const Rows rows = MakeRows(settings, sure);
     for (const Way& way : Ways()) {
       TokenCounts counts;
       counts.Reserve(static_cast<size_t>(way.history));
-      for (int32_t i = 0; i < way.history; ++i) counts.Add(static_cast<int32_t>(i * 7919LL % settings.vocab), i % 2 == 0);
+      for (int32_t i = 0; i < way.history; ++i)
+        counts.Add(static_cast<int32_t>(i * 7919LL % settings.vocab), i % 2 == 0);
       std::atomic<int64_t> sum{0};  // keeps the work alive
       std::vector<TokenLogprob> logprobs(threads);
       for (TokenLogprob& logprob : logprobs) logprob.top.reserve(20);
@@ -127,29 +131,35 @@ void Run(const Settings& settings) {
                                                    .counts = way.history > 0 ? &counts : nullptr,
                                                    .seed = r,
                                                    .index = index});
-        if (way.params.top_logprobs >= 0) sampler.Logprobs(row, token, way.params.top_logprobs, logprobs[worker]);
+        if (way.params.top_logprobs >= 0)
+          sampler.Logprobs(row, token, way.params.top_logprobs, logprobs[worker]);
         sum.fetch_add(token, std::memory_order_relaxed);
       };
       const auto one_by_one = [&](bool peaks) {
-        return MedianMicroseconds(settings.seconds, [&] {
-                 ++index;
-                 for (size_t r = 0; r < rows.logits.size(); ++r) sample(r, peaks, 0);
-               }) / settings.rows;
+        return MedianMicroseconds(settings.seconds,
+                                  [&] {
+                                    ++index;
+                                    for (size_t r = 0; r < rows.logits.size(); ++r) sample(r, peaks, 0);
+                                  }) /
+               settings.rows;
       };
       const auto shared_out = [&] {
-        return MedianMicroseconds(settings.seconds, [&] {
-                 ++index;
-                 std::atomic<size_t> next{0};
-                 device->RunOnThreads(static_cast<int64_t>(threads), [&](int64_t worker) {
-                   for (size_t r = next.fetch_add(1); r < rows.logits.size(); r = next.fetch_add(1)) {
-                     sample(r, true, static_cast<size_t>(worker));
-                   }
-                 });
-               }) / settings.rows;
+        return MedianMicroseconds(settings.seconds,
+                                  [&] {
+                                    ++index;
+                                    std::atomic<size_t> next{0};
+                                    device->RunOnThreads(static_cast<int64_t>(threads), [&](int64_t worker) {
+                                      for (size_t r = next.fetch_add(1); r < rows.logits.size();
+                                           r = next.fetch_add(1)) {
+                                        sample(r, true, static_cast<size_t>(worker));
+                                      }
+                                    });
+                                  }) /
+               settings.rows;
       };
       const double with_peaks = one_by_one(true), without = one_by_one(false);
-      fmt::print("{:<5}{:<21} {:10.2f} {:10.2f} {:>12}\n", sure ? "sure" : "flat", way.name, with_peaks, without,
-                 ReadsWholeRow(way.params) ? fmt::format("{:.2f}", shared_out()) : "");
+      fmt::print("{:<5}{:<21} {:10.2f} {:10.2f} {:>12}\n", sure ? "sure" : "flat", way.name, with_peaks,
+                 without, ReadsWholeRow(way.params) ? fmt::format("{:.2f}", shared_out()) : "");
     }
   }
 }

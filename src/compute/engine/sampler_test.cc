@@ -403,7 +403,8 @@ Case RandomCase(std::mt19937_64& random, size_t vocab) {
     c.params.repetition_penalty = below(2) == 0 ? 2.0f : 0.5f;
     c.params.frequency_penalty = 0.5f;
     c.params.presence_penalty = below(2) == 0 ? 0.25f : -0.25f;
-    for (size_t i = 0; i < 1 + below(200); ++i) (below(2) == 0 ? c.history.prompt : c.history.output).push_back(token());
+    for (size_t i = 0; i < 1 + below(200); ++i)
+      (below(2) == 0 ? c.history.prompt : c.history.output).push_back(token());
     c.history.output.push_back(best);
   }
   if (below(4) == 0) c.params.logit_bias = {{token(), 4.0f}, {best, -2.0f}};
@@ -417,9 +418,9 @@ Case RandomCase(std::mt19937_64& random, size_t vocab) {
   return c;
 }
 
-// With and without peaks, on every instruction set: the one token that the reference's distribution has at this number
-// of the stream. The sampler's weights are within 1e-6 of the reference's, so the two may fall on different sides of a
-// border that the number meets within 1e-5: the neighbour is right then.
+// With and without peaks, on every instruction set: the one token that the reference's distribution has at
+// this number of the stream. The sampler's weights are within 1e-6 of the reference's, so the two may fall on
+// different sides of a border that the number meets within 1e-5: the neighbour is right then.
 TEST(SamplerTest, PeaksAndInstructionSetsGiveTheReferencesToken) {
   std::mt19937_64 random(2024);
   std::vector<std::unique_ptr<Sampler>> samplers;
@@ -428,9 +429,9 @@ TEST(SamplerTest, PeaksAndInstructionSetsGiveTheReferencesToken) {
   for (const size_t vocab : {1, 3, 15, 16, 17, 100, 1023, 1024, 1025, 1040, 2050, 5999}) {
     for (int i = 0; i < 120; ++i) {
       const Case c = RandomCase(random, vocab);
-      SCOPED_TRACE(::testing::Message() << "vocab " << vocab << " case " << i << " temperature " << c.params.temperature
-                                        << " top_k " << c.params.top_k << " top_p " << c.params.top_p << " min_p "
-                                        << c.params.min_p);
+      SCOPED_TRACE(::testing::Message() << "vocab " << vocab << " case " << i << " temperature "
+                                        << c.params.temperature << " top_k " << c.params.top_k << " top_p "
+                                        << c.params.top_p << " min_p " << c.params.min_p);
       const TokenCounts counts = CountsOf(c.history);
       const auto peaks = PeaksOfRow(c.row);
       const SampleSpec spec{.params = &c.params,
@@ -545,7 +546,8 @@ TEST(RowKernelsTest, AreWhatTheirContractSays) {
       const float inverse_temperature = 1.25f;
       std::vector<float> weights(count), baseline(count);
       set->weights(row.data(), count, largest, inverse_temperature, weights.data());
-      chips::cpu::kBaselineRowKernels.weights(row.data(), count, largest, inverse_temperature, baseline.data());
+      chips::cpu::kBaselineRowKernels.weights(row.data(), count, largest, inverse_temperature,
+                                              baseline.data());
       ASSERT_EQ(weights, baseline);
       std::vector<double> sums(blocks.size(), -1);
       set->block_sums(view, largest, inverse_temperature, sums.data());

@@ -36,7 +36,8 @@ TEST(Percentile, IsTheNearestRank) {
 
 struct MeasuredModel {
   const char *name, *file;
-  // By scripts/bench_data: too large to make, and too slow, for every test run. TIDEPOOL_ALL_MODELS=1 takes them in.
+  // By scripts/bench_data: too large to make, and too slow, for every test run. TIDEPOOL_ALL_MODELS=1 takes
+  // them in.
   bool made_by_bench = false;
 };
 class AccuracyOf : public ::testing::TestWithParam<MeasuredModel> {};
@@ -52,7 +53,8 @@ INSTANTIATE_TEST_SUITE_P(
 TEST_P(AccuracyOf, IsAtMostATenthWorseThanLlamaCpps) {
   const bool made = GetParam().made_by_bench;
   const auto path = (made ? SourceFolder() / "build/bench-data" : LargeModels()) / GetParam().file;
-  if (made && std::getenv("TIDEPOOL_ALL_MODELS") == nullptr) GTEST_SKIP() << "TIDEPOOL_ALL_MODELS=1 measures it as well";
+  if (made && std::getenv("TIDEPOOL_ALL_MODELS") == nullptr)
+    GTEST_SKIP() << "TIDEPOOL_ALL_MODELS=1 measures it as well";
   if (!std::filesystem::exists(path)) {
     GTEST_SKIP() << path
                  << " is absent: " << (made ? "scripts/bench_data makes it" : "scripts/test_data fetches it");
@@ -72,7 +74,8 @@ TEST_P(AccuracyOf, IsAtMostATenthWorseThanLlamaCpps) {
   const Accuracy measured = MeasureAccuracy(path, sets, tokens, sequence);
   for (const Divergences& ours : measured.ours) {
     ASSERT_EQ(ours.values.size(), tokens.size());
-    const auto& theirs = figures.at(ours.instruction_set == "avx2" && figures.contains("avx2") ? "avx2" : "native");
+    const auto& theirs =
+        figures.at(ours.instruction_set == "avx2" && figures.contains("avx2") ? "avx2" : "native");
     const double mean = Mean(ours.values), p99 = Percentile(ours.values, 0.99);
     const double peer_mean = theirs.at("mean"), peer_p99 = theirs.at("p99");
     std::printf("%s %s: KL mean %.3e (llama.cpp %.3e), 99th percentile %.3e (%.3e), %zu positions\n",

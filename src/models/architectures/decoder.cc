@@ -158,7 +158,8 @@ void DecoderPass::Attend(int32_t layer, float scale, int32_t window) const {
                  .sequences = step.sequences});
 }
 
-void DecoderPass::ProjectAndAdd(chips::ConstMatrix in, const chips::PackedWeight& weight, const float* bias) const {
+void DecoderPass::ProjectAndAdd(chips::ConstMatrix in, const chips::PackedWeight& weight,
+                                const float* bias) const {
   const chips::LinearTarget target{.weight = &weight, .bias = bias, .out = normed, .residual = x};
   ops.Linear(in, std::span(&target, 1));
 }
