@@ -207,7 +207,10 @@ int BuildInChild(const fs::path& folder, const std::string& name, const LoadOpti
   const auto device = Must(chips::MakeCpuDevice({.threads = 1, .instruction_set = "reference"}));
   const auto checkpoint = Must(formats::Checkpoint::Open(Tiny(name)));
   const auto opened = cache->OpenOrBuild(*checkpoint, *device, load, "digest of " + name);
-  if (!opened) return 9;
+  if (!opened) {
+    std::fprintf(stderr, "child: %s\n", opened.error().message.c_str());
+    return 9;
+  }
   return opened->built ? 1 : 0;
 }
 

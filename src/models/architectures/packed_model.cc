@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -11,6 +12,7 @@
 #include <chrono>
 #include <cstring>
 #include <system_error>
+#include <utility>
 
 #include "base/ids.h"
 #include "models/architectures/families.h"
@@ -42,8 +44,7 @@ tl::unexpected<Error> WriteProblem(const std::filesystem::path& path, uint64_t b
 // A file under a temporary name, mapped for writing; deleted unless it is committed.
 class NewFile {
  public:
-  explicit NewFile(const std::filesystem::path& target)
-      : target_(target), temporary_(target.string() + "." + RandomId("", 12) + ".tmp") {}
+  explicit NewFile(const std::filesystem::path& target) : target_(target) {}
   ~NewFile() {
     if (mapping_ != nullptr) munmap(mapping_, bytes_);
     if (descriptor_ < 0) return;
@@ -54,9 +55,7 @@ class NewFile {
   NewFile& operator=(const NewFile&) = delete;
 
   Status Create(uint64_t bytes) {
-    descriptor_ = open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (descriptor_ < 0) return WriteProblem(temporary_, bytes, errno);
-    if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) return WriteProblem(temporary_, bytes, errno);
+    TP_TRY(CreateLocked(bytes));
     // All of its space now: a disk that filled up later would be a bus error while packing.
     if (const int error = posix_fallocate(descriptor_, 0, static_cast<off_t>(bytes)); error != 0)
       return WriteProblem(target_, bytes, error);
@@ -94,7 +93,28 @@ class NewFile {
   }
 
  private:
-  const std::filesystem::path target_, temporary_;
+  // Between creating and locking, another process that clears unfinished files away may take this one for such: then
+  // the lock is its, or the name is gone, and another name is tried.
+  Status CreateLocked(uint64_t bytes) {
+    constexpr int kAttempts = 100;
+    for (int attempt = 1;; ++attempt) {
+      temporary_ = target_.string() + "." + RandomId("", 12) + ".tmp";
+      descriptor_ = open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+      if (descriptor_ < 0) return WriteProblem(temporary_, bytes, errno);
+      struct stat held{}, named{};
+      const bool locked = flock(descriptor_, LOCK_EX | LOCK_NB) == 0;
+      if (!locked && (errno != EWOULDBLOCK || attempt == kAttempts)) return WriteProblem(temporary_, bytes, errno);
+      if (locked && fstat(descriptor_, &held) == 0 && lstat(temporary_.c_str(), &named) == 0 &&
+          held.st_ino == named.st_ino) {
+        return {};
+      }
+      if (attempt == kAttempts) return WriteProblem(temporary_, bytes, ENOENT);
+      close(std::exchange(descriptor_, -1));
+    }
+  }
+
+  const std::filesystem::path target_;
+  std::filesystem::path temporary_;
   int descriptor_ = -1;
   std::byte* mapping_ = nullptr;
   uint64_t bytes_ = 0;
