@@ -93,8 +93,8 @@ class NewFile {
   }
 
  private:
-  // Between creating and locking, another process that clears unfinished files away may take this one for such: then
-  // the lock is its, or the name is gone, and another name is tried.
+  // Between creating and locking, another process that clears unfinished files away may take this one for
+  // such: then the lock is its, or the name is gone, and another name is tried.
   Status CreateLocked(uint64_t bytes) {
     constexpr int kAttempts = 100;
     for (int attempt = 1;; ++attempt) {
@@ -103,7 +103,8 @@ class NewFile {
       if (descriptor_ < 0) return WriteProblem(temporary_, bytes, errno);
       struct stat held{}, named{};
       const bool locked = flock(descriptor_, LOCK_EX | LOCK_NB) == 0;
-      if (!locked && (errno != EWOULDBLOCK || attempt == kAttempts)) return WriteProblem(temporary_, bytes, errno);
+      if (!locked && (errno != EWOULDBLOCK || attempt == kAttempts))
+        return WriteProblem(temporary_, bytes, errno);
       if (locked && fstat(descriptor_, &held) == 0 && lstat(temporary_.c_str(), &named) == 0 &&
           held.st_ino == named.st_ino) {
         return {};
