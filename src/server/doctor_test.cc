@@ -17,45 +17,26 @@ std::unique_ptr<chips::Device> MakeDevice(const std::string& instruction_set) {
   return chips::MakeCpuDevice(options).value();
 }
 
-class FakeFile final : public formats::Checkpoint {
- public:
-  void Add(std::string name, chips::DataType type, std::vector<int64_t> shape) {
-    formats::Tensor tensor;
-    tensor.name = std::move(name);
-    tensor.type = type;
-    tensor.shape = std::move(shape);
-    tensors_.push_back(std::move(tensor));
-  }
-  formats::Format format() const override { return formats::Format::kGguf; }
-  const std::filesystem::path& path() const override { return path_; }
-  std::string_view architecture() const override { return "llama"; }
-  const formats::Metadata& metadata() const override { return metadata_; }
-  std::span<const formats::Tensor> tensors() const override { return tensors_; }
-  const formats::Tensor* Find(std::string_view) const override { return nullptr; }
-  uint64_t tensor_bytes() const override { return 0; }
-  std::string_view tokenizer_json() const override { return {}; }
-  std::string_view tokenizer_config_json() const override { return {}; }
-  std::string_view generation_config_json() const override { return {}; }
-  std::string_view chat_template() const override { return {}; }
-  std::optional<std::string> ReadSideFile(std::string_view) const override { return std::nullopt; }
-
- private:
-  std::filesystem::path path_ = "fake.gguf";
-  text::FakeMetadata metadata_;
-  std::vector<formats::Tensor> tensors_;
-};
+void Add(text::FakeCheckpoint& file, std::string name, chips::DataType type, std::vector<int64_t> shape) {
+  formats::Tensor tensor;
+  tensor.name = std::move(name);
+  tensor.type = type;
+  tensor.shape = std::move(shape);
+  file.fake_tensors.push_back(std::move(tensor));
+}
 
 TEST(Doctor, TensorsOnSlowerPathsAreNamed) {
   const std::string best = chips::CpuInstructionSets().front();
   if (best == "reference") GTEST_SKIP() << "no vector kernels here";
-  FakeFile file;
-  file.Add("good", chips::DataType::kQ4_K, {64, 512});
-  file.Add("odd columns", chips::DataType::kF16, {64, 33});
-  file.Add("norm", chips::DataType::kI32, {64});
-  file.Add("eight a", chips::DataType::kF8_E4M3, {64, 128});
-  file.Add("eight b", chips::DataType::kF8_E4M3, {64, 128});
-  file.Add("whole numbers", chips::DataType::kI32, {64, 64});
-  file.Add("cut block", chips::DataType::kQ8_0, {64, 40});
+  text::FakeCheckpoint file;
+  file.fake_architecture = "llama";
+  Add(file, "good", chips::DataType::kQ4_K, {64, 512});
+  Add(file, "odd columns", chips::DataType::kF16, {64, 33});
+  Add(file, "norm", chips::DataType::kI32, {64});
+  Add(file, "eight a", chips::DataType::kF8_E4M3, {64, 128});
+  Add(file, "eight b", chips::DataType::kF8_E4M3, {64, 128});
+  Add(file, "whole numbers", chips::DataType::kI32, {64, 64});
+  Add(file, "cut block", chips::DataType::kQ8_0, {64, 40});
   const auto rows = SlowTensors(*MakeDevice(best), file);
   ASSERT_EQ(rows.size(), 3u) << rows.dump(2);
   const auto find = [&](const std::string& type) {
@@ -72,9 +53,10 @@ TEST(Doctor, TensorsOnSlowerPathsAreNamed) {
 }
 
 TEST(Doctor, TheReferenceIsSlowForAll) {
-  FakeFile file;
-  file.Add("a", chips::DataType::kQ4_K, {64, 512});
-  file.Add("b", chips::DataType::kF32, {64, 64});
+  text::FakeCheckpoint file;
+  file.fake_architecture = "llama";
+  Add(file, "a", chips::DataType::kQ4_K, {64, 512});
+  Add(file, "b", chips::DataType::kF32, {64, 64});
   const auto rows = SlowTensors(*MakeDevice("reference"), file);
   ASSERT_EQ(rows.size(), 2u);
   EXPECT_THAT(rows[0]["why"].get<std::string>(), HasSubstr("reference"));

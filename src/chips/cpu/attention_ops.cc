@@ -11,9 +11,6 @@ namespace {
 
 static_assert(kKvScaleGroup == kKvGroup);
 
-// Work below this (about 10 us of one core) is not worth waking others for, which costs up to 10 us.
-constexpr int64_t kInlineProductsOfAttention = 128 * 1024;
-constexpr int64_t kInlineElementsOfKv = 24 * 1024;
 // Row elements of a tile: with the rounded keys and values of a split it stays in the second-level cache.
 constexpr int64_t kTileElements = 32 * 1024;
 constexpr int64_t kReservedDim = 256;
@@ -135,7 +132,7 @@ void AttentionOps::AppendKv(const KvAppendArgs& args) {
   if (tokens == 0) return;
   const int64_t token_cost = int64_t{4} * kv.kv_heads * (kv.key_dim + kv.value_dim);
   const int64_t chunks =
-      tokens * token_cost < kInlineElementsOfKv ? 1 : std::min<int64_t>(tokens, 8 * pool_.threads());
+      tokens * token_cost < tuning_.inline_elements ? 1 : std::min<int64_t>(tokens, 8 * pool_.threads());
   const int64_t step = CeilDiv(tokens, chunks);
   pool_.Run(CeilDiv(tokens, step), [&](int64_t chunk, int) {
     const int64_t end = std::min(tokens, (chunk + 1) * step);
@@ -228,7 +225,7 @@ void AttentionOps::Attention(const AttentionArgs& args) {
     task.scratch = scratch_[static_cast<size_t>(thread)].data();
     kernels_.attend(task);
   };
-  if (products < kInlineProductsOfAttention) {
+  if (products < tuning_.inline_products) {
     for (int64_t item = 0; item < plan.items; ++item) body(item, 0);
     return;
   }

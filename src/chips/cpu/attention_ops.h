@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "chips/cpu/kernel_table.h"
+#include "chips/cpu/kernel_tuning.h"
 #include "chips/cpu/thread_pool.h"
 #include "chips/device.h"
 
@@ -18,6 +19,7 @@ class AttentionOps {
  public:
   AttentionOps(ThreadPool& pool, const KernelTable& kernels) : pool_(pool), kernels_(kernels) {}
 
+  void SetTuning(const KernelTuning& tuning) { tuning_ = tuning; }
   size_t ScratchBytes(int32_t max_tokens) const;
   void Reserve(int32_t max_tokens);
 
@@ -39,6 +41,7 @@ class AttentionOps {
 
   ThreadPool& pool_;
   const KernelTable& kernels_;
+  KernelTuning tuning_;
   std::vector<std::vector<float>> scratch_;             // one for each thread
   std::vector<int64_t> first_items_;                    // of each sequence
   std::vector<int64_t> first_chunks_, first_partials_;  // of each item

@@ -151,6 +151,26 @@ TEST(CpuDevice, TuningDoesNotChangeABit) {
         device->ops().RmsNorm(ConstMatrix(x.data(), rows, kWidth, kWidth), x.data(), 1e-6f,
                               Matrix{y.data(), rows, kWidth, kWidth});
         all.insert(all.end(), y.begin(), y.end());
+        // The rows as one sequence: 8 query heads over 2 KV heads of 64 dimensions.
+        constexpr int32_t kHeadDim = 64, kKvHeads = 2;
+        const KvLayout kv{DataType::kF16, 1, kKvHeads, kHeadDim, kHeadDim};
+        const auto blocks = static_cast<int32_t>((rows + kKvBlockTokens - 1) / kKvBlockTokens);
+        const DeviceBuffer memory = device->Allocate(static_cast<size_t>(blocks) * kv.block_bytes()).value();
+        std::vector<std::byte*> table;
+        for (int32_t b = 0; b < blocks; ++b)
+          table.push_back(memory.data() + static_cast<size_t>(b) * kv.block_bytes());
+        const SequenceSlice slice{0, static_cast<int32_t>(rows), 0, table.data(), blocks};
+        const ConstMatrix new_kv(x.data(), rows, kKvHeads * kHeadDim, kWidth);
+        device->ops().AppendKv({new_kv, new_kv, &kv, 0, std::span(&slice, 1)});
+        AttentionArgs args;
+        args.query = ConstMatrix(x.data(), rows, kWidth, kWidth);
+        args.out = Matrix{y.data(), rows, kWidth, kWidth};
+        args.layout = &kv;
+        args.query_heads = kWidth / kHeadDim;
+        args.scale = 0.125f;
+        args.sequences = std::span(&slice, 1);
+        device->ops().Attention(args);
+        all.insert(all.end(), y.begin(), y.end());
       }
       return all;
     };

@@ -27,16 +27,6 @@ inline Mask AtLeast(const float* x, float floor) {
   return mask;
 }
 
-inline size_t Take(Mask mask, const float* x, int32_t first_id, int32_t* ids, float* values) {
-  size_t taken = 0;
-  for (; mask != 0; mask &= mask - 1) {
-    const int lane = __builtin_ctz(mask);
-    ids[taken] = first_id + lane;
-    values[taken++] = x[lane];
-  }
-  return taken;
-}
-
 typedef float FourFloats __attribute__((vector_size(16)));
 typedef double TwoDoubles __attribute__((vector_size(16)));
 inline TwoDoubles LowHalf(FourFloats x) {

@@ -1,8 +1,20 @@
 // The kernels of row_kernels.h over vectors of kWidth floats. The including file defines kWidth, and
 //   Mask AtLeast(const float* x, float floor)    bit l: x[l] >= floor, for kRowLanes floats
-//   size_t Take(Mask, x, first_id, ids, values)  appends the marked ones; may write kRowLanes entries
+//   size_t Take(Mask, x, first_id, ids, values)  appends the marked ones; may write kRowLanes entries (AVX-512 has its own)
 //   LowHalf, HighHalf                            of a vector of floats, as doubles
 // Everything here has internal linkage.
+
+#if !defined(__AVX512F__)
+inline size_t Take(Mask mask, const float* x, int32_t first_id, int32_t* ids, float* values) {
+  size_t taken = 0;
+  for (; mask != 0; mask &= mask - 1) {
+    const int lane = __builtin_ctz(mask);
+    ids[taken] = first_id + lane;
+    values[taken++] = x[lane];
+  }
+  return taken;
+}
+#endif
 
 typedef float Floats __attribute__((vector_size(4 * kWidth)));
 typedef float FloatsAnywhere __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));

@@ -15,16 +15,6 @@ inline Mask AtLeast(const float* x, float floor) {
   return static_cast<Mask>(low) | static_cast<Mask>(high) << 8;
 }
 
-inline size_t Take(Mask mask, const float* x, int32_t first_id, int32_t* ids, float* values) {
-  size_t taken = 0;
-  for (; mask != 0; mask &= mask - 1) {
-    const int lane = __builtin_ctz(mask);
-    ids[taken] = first_id + lane;
-    values[taken++] = x[lane];
-  }
-  return taken;
-}
-
 inline __m256d LowHalf(__m256 x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
 inline __m256d HighHalf(__m256 x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
 

@@ -48,7 +48,10 @@ class VectorOps final : public CpuOps {
   size_t ScratchBytes(int32_t max_tokens, int32_t max_columns) const override;
   Status ReserveScratch(int32_t max_tokens, int32_t max_columns) override;
   KernelChoice DescribeKernel(const WeightSpec& spec) const override;
-  void SetTuning(const KernelTuning& tuning) override { tuning_ = tuning; }
+  void SetTuning(const KernelTuning& tuning) override {
+    tuning_ = tuning;
+    attention_.SetTuning(tuning);
+  }
 
   void Embed(const PackedWeight& table, std::span<const int32_t> tokens, float scale, Matrix out) override;
   void RmsNorm(ConstMatrix x, const float* gain, float eps, Matrix out) override;

@@ -1,4 +1,4 @@
-// A GGUF checkpoint of metadata only, made by a test.
+// A GGUF checkpoint of metadata and tensors without bytes, made by a test.
 #pragma once
 
 #include <map>
@@ -55,12 +55,14 @@ class FakeMetadata final : public formats::Metadata {
 class FakeCheckpoint final : public formats::Checkpoint {
  public:
   FakeMetadata fake;
+  std::string fake_architecture = "fake";
+  std::vector<formats::Tensor> fake_tensors;
 
   formats::Format format() const override { return formats::Format::kGguf; }
   const std::filesystem::path& path() const override { return path_; }
-  std::string_view architecture() const override { return "fake"; }
+  std::string_view architecture() const override { return fake_architecture; }
   const formats::Metadata& metadata() const override { return fake; }
-  std::span<const formats::Tensor> tensors() const override { return {}; }
+  std::span<const formats::Tensor> tensors() const override { return fake_tensors; }
   const formats::Tensor* Find(std::string_view) const override { return nullptr; }
   uint64_t tensor_bytes() const override { return 0; }
   std::string_view tokenizer_json() const override { return {}; }
