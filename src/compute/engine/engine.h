@@ -122,8 +122,9 @@ struct GenerateRequest {
   std::vector<int32_t> prompt;  // at least one token
   SamplingParams sampling;
   text::ReasoningFormat reasoning;
-  std::string workspace;  // prefix reuse stays within one
-  std::string account;    // opaque path, for fair share
+  std::vector<std::string> visible_tags{};  // control tokens that are text of the answer: "<tool_call>"
+  std::string workspace;                    // prefix reuse stays within one
+  std::string account;                      // opaque path, for fair share
   double account_weight = 1;
   JobClass job_class = JobClass::kNormal;
   bool strip_leading_space = false;  // of the answer, where the tokenizer adds one (chat, not continuation)

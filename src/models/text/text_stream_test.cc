@@ -152,9 +152,10 @@ std::string RandomText(std::mt19937& random, const std::vector<std::string>& par
 TEST(TextStream, AnySplitGivesWhatTheRulesSay) {
   std::mt19937 random(42);
   const std::vector<std::string> parts = {
-      "a",       "b",        "ab",   "aab", "é",    "\xE2\x82\xAC", "😀",       "\n",   "\r\n", " ",
-      "<think>", "</think>", "<thi", "nk>", "</th", "ink>",         "\xF0\x9F", "\x80", "\xFF", "stop",
-      "st",      "op",       "\n\n", "<",   ">",    "END",          "\xE2",     "x", "<tool>", "<to", "ol>"};
+      "a",        "b",    "ab",      "aab",      "é",      "\xE2\x82\xAC", "😀",   "\n",
+      "\r\n",     " ",    "<think>", "</think>", "<thi",   "nk>",          "</th", "ink>",
+      "\xF0\x9F", "\x80", "\xFF",    "stop",     "st",     "op",           "\n\n", "<",
+      ">",        "END",  "\xE2",    "x",        "<tool>", "<to",          "ol>"};
   const std::vector<std::string> stops = {"stop", "ab", "aab", "b",    "\n\n", "é",
                                           "END",  "op", "",    "abab", "😀",   "\xEF\xBF\xBD"};
   for (int round = 0; round < 20000; ++round) {
