@@ -98,7 +98,7 @@ void ServeWebApp(Services& /*services*/, std::shared_ptr<Exchange> exchange) {
 }  // namespace
 
 const Route* WebRoute(const HttpRequest& request) {
-  static const Route kRoute{"GET", "/{page...}", Access::kPublic, Lane::kWorker, false, ServeWebApp, "web",
+  static const Route kRoute{"GET", "/{page...}", platform::Role::kNone, Lane::kWorker, false, ServeWebApp, "web",
                             "The web application"};
   if (request.method != "GET" && request.method != "HEAD") return nullptr;
   const std::string_view path = PathOf(request);

@@ -25,7 +25,7 @@ export async function setLanguage(language: Language, keep = true) {
 
 export async function startI18n() {
   await i18n.use(initReactI18next).init({
-    lng: "en", fallbackLng: "en", resources: { en: { translation: en } }, interpolation: { escapeValue: false }, returnNull: false,
+    lng: "en", fallbackLng: "en", resources: { en: { translation: en } }, interpolation: { escapeValue: false }, returnNull: false, showSupportNotice: false,
   });
   const language = preferred();
   if (language !== "en") await setLanguage(language, false);
