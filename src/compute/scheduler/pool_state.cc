@@ -482,11 +482,13 @@ void PoolState::LoadDone(PoolDeviceId id, PoolModelId model_id, Nanoseconds now)
   replica.landed = replica.loading_to;
   replica.loading = replica.stopping = false;
   replica.landed_at = now;
-  replica.served = 0;
+  replica.served = device.running == &replica;  // a step began on landing layers
   model.load_failures = 0;
   model.prefetch = false;
   model.warm[Index(device.device.host)] = true;
   device.loading = nullptr;
+  device.land_at = INT64_MAX;
+  device.lands = false;
   ++counters_.loads;
   counters_.bytes_loaded += bytes;
   CheckRates(device, now, false, true);
@@ -504,6 +506,8 @@ void PoolState::LoadStopped(PoolDeviceId id, PoolModelId model_id, int32_t segme
   replica.loading = replica.stopping = false;
   replica.landed_at = now;
   device.loading = nullptr;
+  device.land_at = INT64_MAX;
+  device.lands = false;
   ++device.room_epoch;
   Touch(device);
 }
@@ -626,6 +630,8 @@ void PoolState::EmitLoad(Replica& replica, int32_t segments, Reason reason, Nano
   replica.loading_to = segments;
   replica.load_began = now;
   device.loading = &replica;
+  device.land_at = INT64_MAX;
+  device.lands = false;
   device.weight_bytes -= replica.bytes;
   replica.bytes = replica.model->prefix_bytes[Index(segments)];
   device.weight_bytes += replica.bytes;

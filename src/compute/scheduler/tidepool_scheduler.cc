@@ -19,6 +19,7 @@ constexpr double kPinnedUrgency = -1e8;    // before all jobs; -kNever is for dr
 constexpr double kLateGrace_s = 1;         // so late is still urgent
 constexpr double kTurnTokens = 4;          // hysteresis of turns between resident models, in tokens' time
 constexpr double kSwitchHysteresis = 1.0;  // of both loads' time
+constexpr double kOverdue = 0.25;          // of a load's time
 constexpr double kUnserved = 10;           // likewise, of a model that was not served since it came
 constexpr int32_t kGrowTokens = 128;       // KV reserved ahead where spilling is possible
 constexpr double kKvShare = 1.0 / 64;      // of the arena, left free for growth when weights are loaded
@@ -301,14 +302,17 @@ void TidepoolScheduler::Decide(Nanoseconds now, std::vector<Effect>& effects) {
       ++device->room_epoch;
       Break(*device);
     }
-    if (device->dirty || device->step_ended || device->wake_at <= now) DecideDevice(*device, now, effects);
-    wake_at_ = std::min({wake_at_, device->wake_at, device->retry_at});
+    if (device->dirty || device->step_ended || std::min(device->wake_at, device->land_at) <= now) {
+      DecideDevice(*device, now, effects);
+    }
+    wake_at_ = std::min({wake_at_, device->wake_at, device->land_at, device->retry_at});
   }
 }
 
 void TidepoolScheduler::DecideDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
   if (device.asked > 0) return;  // answers come first
   ManageDevice(device, now, effects);
+  PlanLanding(device, now);
   if (device.busy) {
     if (device.turn.broken) EmitYield(device, effects);
     return;
@@ -317,6 +321,7 @@ void TidepoolScheduler::DecideDevice(Device& device, Nanoseconds now, std::vecto
   ChooseTurn(device, now, effects);
   // A new turn frees the last one's model for eviction.
   ManageDevice(device, now, effects);
+  PlanLanding(device, now);
 }
 
 // Not after every step, only when something changed: decisions about weights are then the same whether a
@@ -338,8 +343,44 @@ bool TidepoolScheduler::Admissible(const Replica& replica) const {
                      [&](const Job* job) { return !job->paused && job->refused_epoch != epoch; });
 }
 
+// Seconds until the load ends, as it began; negative: it is overdue.
+double TidepoolScheduler::LoadLeft(const Replica& replica, Nanoseconds now) const {
+  return LoadSeconds(replica) - static_cast<double>(now - replica.load_began) * 1e-9;
+}
+
+// A step may begin before its weights are all there when the last of them will have come before it needs them:
+// with `layers` that come and are computed at even rates, when what is left to come takes no longer than what
+// is computed before the last. It then never waits, and the first token comes one layer after the last copy.
+// Only for loads whose time is known: from host memory, at a measured rate.
+void TidepoolScheduler::PlanLanding(Device& device, Nanoseconds now) {
+  const Replica* replica = device.loading;
+  if (replica == nullptr || device.lands) return;
+  device.land_at = INT64_MAX;
+  const Model& model = *replica->model;
+  if (replica->stopping || replica->jobs() == 0 || replica->loading_to != model.segments() ||
+      model.segments() < 2 || !model.warm[Index(device.device.host)]) {
+    return;
+  }
+  const int64_t prefill = std::min<int64_t>(replica->backlog, model.model.batch_tokens);
+  const double step_s = PrefillSeconds(model, device, prefill) +
+                        (replica->runnable > replica->prefilling ? DecodeSeconds(*replica, 0, 0) : 0);
+  const double left_s = LoadLeft(*replica, now);
+  if (left_s < -kOverdue * LoadSeconds(*replica)) return;  // nobody knows when it will end
+  const double early_s = step_s * (1 - 1.0 / model.segments());
+  if (left_s > early_s) {
+    device.land_at = now + static_cast<Nanoseconds>((left_s - early_s) * 1e9) + 1;
+    return;
+  }
+  device.lands = true;
+  device.turn.broken = true;
+}
+
+bool TidepoolScheduler::Lands(const Replica& replica) {
+  return replica.device->loading == &replica && replica.device->lands && !replica.stopping;
+}
+
 bool TidepoolScheduler::Ready(const Replica& replica) const {
-  if (!replica.resident() || replica.loading) return false;
+  if (!replica.resident() && !Lands(replica)) return false;
   if (Admissible(replica)) return true;
   return std::any_of(replica.active.begin(), replica.active.end(), [&](const Job* job) {
     return !job->paused &&
@@ -361,7 +402,7 @@ void TidepoolScheduler::ChooseTurn(Device& device, Nanoseconds now, std::vector<
     if (GrowJobs(replica, now, effects)) return;
     // Between accounts what each has had so far counts at every step.
     const int32_t most_steps = accounts_.shared() ? 1 : options_.max_turn_steps;
-    const ComposeRule rule{.most_steps = std::min(turn.steps_left, most_steps)};
+    const ComposeRule rule{.most_steps = replica.resident() ? std::min(turn.steps_left, most_steps) : 1};
     if (ComposeStep(replica, rule, now, device.plan)) {
       device.stuck = false;
       EmitRun(device, replica, reason, now, effects);
@@ -553,6 +594,7 @@ void TidepoolScheduler::ManageWeights(Device& device, Nanoseconds now, std::vect
   if (device.loading != nullptr) {
     // What was loaded for jobs that are gone makes way.
     if (wanted != nullptr && device.loading->jobs() == 0 && !device.loading->stopping &&
+        device.running != device.loading &&
         !device.loading->model->model.pinned) {
       EmitStopLoad(device, effects);
     }
