@@ -1,5 +1,6 @@
 #include "compute/scheduler/tidepool_scheduler.h"
 
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -18,6 +19,11 @@ constexpr double kNever = std::numeric_limits<double>::infinity();
 constexpr double kPinnedUrgency = -1e8;    // before all jobs; -kNever is for draining only
 constexpr double kLateGrace_s = 1;         // so late is still urgent
 constexpr double kTurnTokens = 4;          // hysteresis of turns between resident models, in tokens' time
+constexpr double kPromise = 0.85;          // demand up to which promises are made
+constexpr double kJoins = 2;                // of that, for one more of a model that is at work
+constexpr double kRoundOfTtft = 0.5;        // a round of switches that keeps within promises
+constexpr double kBatchShare = 0.8;        // of that, for batch work
+constexpr double kBeyondShare = 0.9;       // of that, beyond an account's share
 constexpr double kSwitchHysteresis = 1.0;  // of both loads' time
 constexpr double kOverdue = 0.25;          // of a load's time
 constexpr double kUnserved = 10;           // likewise, of a model that was not served since it came
@@ -97,6 +103,8 @@ double TidepoolScheduler::WeightPressure(const Device& device, uint64_t more_byt
 TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds now) const {
   const Model& model = *job.model;
   Fit best;
+  std::vector<double> reading_s;
+  for (const auto& host : hosts_) reading_s.push_back(ReadingSeconds(*host));
   for (const auto& candidate : devices_) {
     Device& device = *candidate;
     if (!MayUse(model, device)) continue;
@@ -117,15 +125,14 @@ TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds no
     const double after = before + more;
     double cost = more + Congestion(after) - Congestion(before) + 0.05 * before;
     double load_s = 0;
-    double pressure = 0;
     if (!joins) {
       const double pressed = WeightPressure(device, 0, view),
                    pressed_after = WeightPressure(device, model.weight_bytes, view);
-      pressure = pressed_after;
       cost += 0.3 * (pressed_after - pressed) + Congestion(pressed_after) - Congestion(pressed);
     }
     if (!there && model.needs_weights()) {
       load_s = LoadSeconds(model, device);
+      if (!model.warm[Index(device.device.host)]) load_s += reading_s[Index(device.device.host)];
       cost += 0.02 + load_s / (static_cast<double>(job.ttft) * 1e-9) * 0.25;
     }
     double backlog_s = 0;
@@ -137,7 +144,7 @@ TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds no
     const double first_s = (backlog_s + own_s) / std::clamp(1 - before, 0.25, 1.0) + load_s;
     cost += std::max(0.0, first_s / (static_cast<double>(job.ttft) * 1e-9) - 0.25);
     if (best.device == nullptr || cost < best.cost) {
-      best = {.device = &device, .cost = cost, .load = std::max(after, pressure), .first_token_s = first_s};
+      best = {.device = &device, .cost = cost};
     }
   }
   return best;
@@ -149,54 +156,122 @@ double TidepoolScheduler::ExpectedOutput(const Job& job) const {
                           job.model->mean_output > 0 ? job.model->mean_output : kUnknown);
 }
 
-// Seconds until the device had done all that it has, and this job, at the batches of now.
-double TidepoolScheduler::WorkSeconds(const Device& device, const Job& job) const {
-  double work_s = 0;
+// Until the host has read what its devices want and it does not hold.
+double TidepoolScheduler::ReadingSeconds(const Host& host) const {
+  double bytes = 0;
+  for (const Device* device : host.devices) {
+    for (const Replica* replica : device->replicas) {
+      if (replica->jobs() == 0 || replica->resident()) continue;
+      const Model& model = *replica->model;
+      if (model.warm[Index(device->device.host)]) continue;
+      bytes += static_cast<double>(model.weight_bytes - model.prefix_bytes[Index(replica->landed)]);
+    }
+  }
+  return bytes / std::max(host.host.load_bytes_per_s, 1.0);
+}
+
+// Processor demand (Baruah, Rosier and Howell, Real-Time Systems 1990): tokens that are due within a time must
+// be computed, and weights that they need be copied, within that time. The largest ratio of the two over times
+// up to eight TTFTs, with `job` on the device: 1 is all that can be promised. A model's jobs take steps
+// together, so one more of a model that is at work costs little, the first of another one much; what is ahead
+// of its pace is a buffer, and what is late counts more.
+double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View view, Nanoseconds now) const {
+  constexpr size_t kTimes = 6;
+  std::array<double, kTimes> time_s{}, compute_s{}, copy_s{};
+  for (size_t i = 0; i < kTimes; ++i) time_s[i] = std::ldexp(static_cast<double>(job.ttft) * 1e-9, static_cast<int>(i) - 2);
+  uint64_t wanted = device.kv_bytes;
+  // What is read from the store shares the host's rate with all that is read there.
+  double read_s = ReadingSeconds(*hosts_[Index(device.device.host)]), read_from_s = kNever;
+  double queue_s = 0;
   const auto add = [&](const Model& model, const Replica* replica, bool with_job) {
-    double steps = with_job ? ExpectedOutput(job) : 0;
-    int64_t backlog = with_job ? job.prompt : 0;
+    std::array<double, kTimes> steps{}, prefill{};
+    double first_due_s = kNever;
+    // Answers end by chance, whatever they have produced: the last of n is expected after 1 + 1/2 + ... + 1/n
+    // times as long as one.
+    double left = 0;
+    int32_t going_on = 0;
+    const auto count = [&](const Job& other) {
+      if (other.paused) return;
+      const double due_s = Slack(other, now);
+      first_due_s = std::min(first_due_s, due_s);
+      const double tpot_s = static_cast<double>(other.tpot) * 1e-9;
+      left += ExpectedOutput(other) / ++going_on;
+      const int32_t to_prefill = other.place == Place::kActive || other.place == Place::kWaiting || with_job
+                                     ? other.prompt - other.computed
+                                     : 0;
+      for (size_t i = 0; i < kTimes; ++i) {
+        if (time_s[i] < due_s) continue;
+        steps[i] = std::max(steps[i], (time_s[i] - due_s) / tpot_s + 1);
+        prefill[i] += std::max(to_prefill, 0);
+      }
+    };
     if (replica != nullptr) {
       for (const auto* list : {&replica->waiting, &replica->active, &replica->spilled}) {
         for (const Job* other : *list) {
-          if (!other->paused)
-            steps = std::max(steps, std::max(1.0, ExpectedOutput(*other) - other->produced));
+          if (view == View::kAll || !other->beyond) count(*other);
         }
       }
-      backlog += replica->backlog;
-      work_s += steps * DecodeSeconds(*replica, with_job ? 1 : 0, with_job ? job.prompt : 0);
-    } else {
-      work_s += steps * model.decode_ratio * ProfileOf(model, device).StepSeconds(0, 0, job.prompt, 1);
     }
-    work_s += PrefillSeconds(model, device, backlog);
-    if (replica == nullptr || !replica->resident()) work_s += LoadSeconds(model, device);
+    if (with_job) count(job);
+    const double step_s =
+        replica != nullptr ? DecodeSeconds(*replica, with_job ? 1 : 0, with_job ? job.prompt : 0, view)
+                           : model.decode_ratio * ProfileOf(model, device).StepSeconds(0, 0, job.prompt, 1);
+    const bool missing = model.needs_weights() && (replica == nullptr || !replica->resident());
+    const bool warm = model.warm[Index(device.device.host)];
+    const double load_s = !missing ? 0 : LoadSeconds(model, device);
+    if (missing && !warm) {
+      read_from_s = std::min(read_from_s, first_due_s);
+      if (replica == nullptr || replica->jobs() == 0) read_s += load_s;
+    }
+    wanted += model.weight_bytes;
+    if (with_job) {
+      // Those beyond a batch wait until others have ended.
+      const int32_t most = model.model.max_sequences;
+      const int32_t beyond = (replica == nullptr ? 0 : replica->jobs(view)) + 1 - most;
+      const double each_s = ExpectedOutput(job) * step_s / most + PrefillSeconds(model, device, job.prompt);
+      if (beyond > 0) queue_s = beyond * each_s;
+    }
+    for (size_t i = 0; i < kTimes; ++i) {
+      if (time_s[i] < first_due_s) continue;
+      compute_s[i] += std::min(steps[i], left) * step_s + PrefillSeconds(model, device, static_cast<int64_t>(prefill[i]));
+      if (warm) copy_s[i] += load_s;
+    }
   };
   const Replica* own = FindReplica(*job.model, device);
   add(*job.model, own, true);
   for (const Replica* replica : device.replicas) {
-    if (replica != own && replica->jobs() > 0) add(*replica->model, replica, false);
+    if (replica != own && replica->jobs(view) > 0) add(*replica->model, replica, false);
   }
-  return work_s;
+  // What does not fit comes again in every round.
+  const double ttft_s = static_cast<double>(job.ttft) * 1e-9;
+  const double round_s =
+      wanted > device.arena ? static_cast<double>(wanted - device.arena) / device.copy_rate : 0;
+  double worst = queue_s / ttft_s;
+  for (size_t i = 0; i < kTimes; ++i) {
+    const double copies_s = std::max(copy_s[i], round_s * time_s[i] / (kRoundOfTtft * ttft_s)) + (time_s[i] < read_from_s ? 0 : read_s);
+    worst = std::max(worst, std::max(compute_s[i], copies_s) / time_s[i]);
+  }
+  return worst;
 }
 
-bool TidepoolScheduler::Overloaded(const Job& job, const Fit& fit, Nanoseconds now) const {
-  if (options_.admission_load <= 0) return false;
-  // All that is there may be done by when the last token of this job is due, although keeping everyone's pace
-  // at once would be too much: answers are finite, and the time to the first token is a buffer.
-  const double last_due_s =
-      (static_cast<double>(job.ttft) + ExpectedOutput(job) * static_cast<double>(job.tpot)) * 1e-9;
-  if (!accounts_.shared() && fit.load > options_.admission_load &&
-      WorkSeconds(*fit.device, job) <= last_due_s) {
-    return false;
-  }
-  const double ttft_s = static_cast<double>(job.ttft) * 1e-9;
-  const double limit = options_.admission_load;
+// How far beyond what can be promised the best device would be; at most 0: it is not.
+double TidepoolScheduler::Overload(const Job& job, const Device& device, Nanoseconds now) const {
+  if (options_.admission_load <= 0) return 0;
+  double limit = kPromise * options_.admission_load;
+  if (job.job.job_class == JobClass::kBatch) limit *= kBatchShare;
+  const Replica* own = FindReplica(*job.model, device);
+  if (own != nullptr && own->jobs() > 0) limit *= kJoins;
+  View view = View::kAll;
   if (accounts_.shared() && AccountTree::ShareOf(*job.account) < 1) {
     // Within its share an account is not refused for what others sent; beyond it, it pays for all of it.
-    const double ahead_s = AccountTree::ClockAhead(*job.account, now);
-    if (!Beyond(job, now)) return fit.load > 2 * limit;
-    return fit.load > 0.9 * limit || fit.first_token_s + ahead_s > 0.9 * limit * ttft_s;
+    if (Beyond(job, now)) {
+      limit *= kBeyondShare;
+    } else {
+      view = View::kWithinShare;
+      limit *= 2;
+    }
   }
-  return fit.load > limit || fit.first_token_s > limit * ttft_s;
+  return DemandWith(device, job, view, now) - limit;
 }
 
 // A promise that the fastest device could not keep for this job alone is widened to what it could keep for
@@ -239,14 +314,12 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
       EmitReject(*job, any && !fits ? Reason::kTooLarge : Reason::kNoDevice, 0, 0, now, effects);
       continue;
     }
-    if (Overloaded(*job, fit, now)) {
+    if (const double over = Overload(*job, *fit.device, now); over > 0) {
       unplaced_.push_back(job);
       if (job->job.job_class == JobClass::kBatch) {
         wake_at_ = std::min(wake_at_, now + kSecond);
         continue;
       }
-      const double over =
-          std::max(fit.load - 1, fit.first_token_s / (static_cast<double>(job->ttft) * 1e-9) - 1);
       const double retry = std::clamp(10 * over, 1.0, 60.0);
       EmitReject(*job, Reason::kOverloaded, retry, job->model->waiting, now, effects);
       continue;
