@@ -38,6 +38,9 @@ constexpr double kMoveGap = 0.2;
 constexpr int32_t kMaxPassed = 64;
 constexpr double kBurst = 0.25;    // of the TTFT: so far ahead of its share an account may be
 constexpr double kBeyond_s = 0.5;  // jobs so far ahead leave a quarter of a batch to others
+constexpr double kOwnBurst = 0.25;          // of what is not an account's share, on a device, for a moment
+constexpr double kStopLeft_s = 0.05;       // loads that end so soon are not stopped for others
+constexpr int32_t kBeyondTokens = 512;     // prompt tokens a step of jobs beyond their account's share
 constexpr int32_t kFullBatch = 64;
 
 double Square(double x) { return x * x; }
@@ -175,7 +178,8 @@ double TidepoolScheduler::ReadingSeconds(const Host& host) const {
 // up to eight TTFTs, with `job` on the device: 1 is all that can be promised. A model's jobs take steps
 // together, so one more of a model that is at work costs little, the first of another one much; what is ahead
 // of its pace is a buffer, and what is late counts more.
-double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View view, Nanoseconds now) const {
+double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View view, const Account* below,
+                                     Nanoseconds now) const {
   constexpr size_t kTimes = 6;
   std::array<double, kTimes> time_s{}, compute_s{}, copy_s{};
   for (size_t i = 0; i < kTimes; ++i) time_s[i] = std::ldexp(static_cast<double>(job.ttft) * 1e-9, static_cast<int>(i) - 2);
@@ -190,8 +194,10 @@ double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View 
     // times as long as one.
     double left = 0;
     int32_t going_on = 0;
+    double context = 0;
     const auto count = [&](const Job& other) {
       if (other.paused) return;
+      context += other.prompt + ExpectedOutput(other) / 2;
       const double due_s = Slack(other, now);
       first_due_s = std::min(first_due_s, due_s);
       const double tpot_s = static_cast<double>(other.tpot) * 1e-9;
@@ -208,14 +214,14 @@ double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View 
     if (replica != nullptr) {
       for (const auto* list : {&replica->waiting, &replica->active, &replica->spilled}) {
         for (const Job* other : *list) {
-          if (view == View::kAll || !other->beyond) count(*other);
+          if (other->beyond && view != View::kAll) continue;
+          if (below == nullptr || AccountTree::IsBelow(*other->account, *below)) count(*other);
         }
       }
     }
     if (with_job) count(job);
-    const double step_s =
-        replica != nullptr ? DecodeSeconds(*replica, with_job ? 1 : 0, with_job ? job.prompt : 0, view)
-                           : model.decode_ratio * ProfileOf(model, device).StepSeconds(0, 0, job.prompt, 1);
+    if (going_on == 0) return;
+    const double step_s = BatchSeconds(model, device, going_on, context);
     const bool missing = model.needs_weights() && (replica == nullptr || !replica->resident());
     const bool warm = model.warm[Index(device.device.host)];
     const double load_s = !missing ? 0 : LoadSeconds(model, device);
@@ -227,7 +233,7 @@ double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View 
     if (with_job) {
       // Those beyond a batch wait until others have ended.
       const int32_t most = model.model.max_sequences;
-      const int32_t beyond = (replica == nullptr ? 0 : replica->jobs(view)) + 1 - most;
+      const int32_t beyond = going_on - most;
       const double each_s = ExpectedOutput(job) * step_s / most + PrefillSeconds(model, device, job.prompt);
       if (beyond > 0) queue_s = beyond * each_s;
     }
@@ -259,19 +265,20 @@ double TidepoolScheduler::Overload(const Job& job, const Device& device, Nanosec
   if (options_.admission_load <= 0) return 0;
   double limit = kPromise * options_.admission_load;
   if (job.job.job_class == JobClass::kBatch) limit *= kBatchShare;
-  const Replica* own = FindReplica(*job.model, device);
-  if (own != nullptr && own->jobs() > 0) limit *= kJoins;
-  View view = View::kAll;
-  if (accounts_.shared() && AccountTree::ShareOf(*job.account) < 1) {
-    // Within its share an account is not refused for what others sent; beyond it, it pays for all of it.
-    if (Beyond(job, now)) {
-      limit *= kBeyondShare;
-    } else {
-      view = View::kWithinShare;
-      limit *= 2;
-    }
+  if (accounts_.shared() && Beyond(job, now)) {
+    return DemandWith(device, job, View::kAll, nullptr, now) - kBeyondShare * limit;
   }
-  return DemandWith(device, job, view, now) - limit;
+  const Replica* own = FindReplica(*job.model, device);
+  if (own != nullptr && own->jobs(View::kWithinShare) > 0) limit *= kJoins;
+  const double over = DemandWith(device, job, View::kWithinShare, nullptr, now) - limit;
+  if (over <= 0 || !accounts_.shared()) return over;
+  // What an account, or what it is part of, needs within its share is not refused for what others sent.
+  for (const Account* node = job.account; node->parent != nullptr; node = node->parent) {
+    const double share = AccountTree::ShareOf(*node);
+    const double part = share + kOwnBurst * (1 - share);  // requests do not come evenly
+    if (share < 1 && DemandWith(device, job, View::kAll, node, now) <= part * limit) return 0;
+  }
+  return over;
 }
 
 // A promise that the fastest device could not keep for this job alone is widened to what it could keep for
@@ -475,7 +482,8 @@ void TidepoolScheduler::ChooseTurn(Device& device, Nanoseconds now, std::vector<
     if (GrowJobs(replica, now, effects)) return;
     // Between accounts what each has had so far counts at every step.
     const int32_t most_steps = accounts_.shared() ? 1 : options_.max_turn_steps;
-    const ComposeRule rule{.most_steps = replica.resident() ? std::min(turn.steps_left, most_steps) : 1};
+    const ComposeRule rule{.most_steps = replica.resident() ? std::min(turn.steps_left, most_steps) : 1,
+                           .most_beyond = accounts_.shared() ? kBeyondTokens : INT32_MAX};
     if (ComposeStep(replica, rule, now, device.plan)) {
       device.stuck = false;
       EmitRun(device, replica, reason, now, effects);
@@ -665,9 +673,12 @@ void TidepoolScheduler::ManageWeights(Device& device, Nanoseconds now, std::vect
     }
   }
   if (device.loading != nullptr) {
-    // What was loaded for jobs that are gone makes way.
-    if (wanted != nullptr && device.loading->jobs() == 0 && !device.loading->stopping &&
-        device.running != device.loading &&
+    // What is loaded for jobs that are gone, or came beyond their account's share, makes way.
+    const bool for_none = device.loading->jobs() == 0 ||
+                          (device.loading->jobs(View::kWithinShare) <= 0 && wanted != nullptr &&
+                           wanted->jobs(View::kWithinShare) > 0 && LoadLeft(*device.loading, now) > kStopLeft_s &&
+                           ReplicaUrgency(*device.loading, now) - LoadSeconds(*device.loading) > least + 1);
+    if (wanted != nullptr && for_none && !device.loading->stopping && device.running != device.loading &&
         !device.loading->model->model.pinned) {
       EmitStopLoad(device, effects);
     }
@@ -724,7 +735,10 @@ bool TidepoolScheduler::StartLoad(Device& device, Replica& replica, double urgen
     const uint64_t least = model.weight_bytes - replica.bytes;
     if (least > device.free() &&
         !MakeRoom(device, least - device.free(), urgency, LoadSeconds(replica), &replica, now, effects)) {
-      device.wake_at = std::min(device.wake_at, now + kSecond / 4);
+      const bool soon = replica.jobs(View::kWithinShare) > 0 && device.running != nullptr &&
+                        device.running->beyond > 0 && device.running->jobs(View::kWithinShare) <= 0;
+      if (soon) device.turn.broken = true;
+      device.wake_at = std::min(device.wake_at, now + (soon ? kSecond / 50 : kSecond / 4));
       return false;
     }
   }
@@ -748,7 +762,11 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
     const bool drain = urgency == -kNever;
     if (model.pinned_here() && !drain) continue;
     later += replica->bytes;
-    if (device.running == replica || device.turn.replica == replica) continue;
+    // The model whose turn it is stays, unless all its jobs came beyond their share and it is in the way of
+    // some that did not.
+    const bool gives_way = keep != nullptr && keep->jobs(View::kWithinShare) > 0 && replica->beyond > 0 &&
+                           replica->jobs(View::kWithinShare) <= 0;
+    if (device.running == replica || (device.turn.replica == replica && !gives_way)) continue;
     if (now - replica->landed_at < model.model.min_resident && !drain) continue;
     double rank = 0;
     if (replica->jobs() == 0) {

@@ -48,7 +48,8 @@ class TidepoolScheduler final : public PoolState {
   static bool Beyond(const Job& job, Nanoseconds now);
   double ExpectedOutput(const Job& job) const;
   double ReadingSeconds(const Host& host) const;
-  double DemandWith(const Device& device, const Job& job, View view, Nanoseconds now) const;
+  double DemandWith(const Device& device, const Job& job, View view, const Account* below,
+                    Nanoseconds now) const;
   double Overload(const Job& job, const Device& device, Nanoseconds now) const;
   double AheadSeconds(const Job& job, const Device& device) const;
 
