@@ -144,7 +144,9 @@ struct Device {
   Nanoseconds retry_at = INT64_MAX;  // what found no room is tried again, for room comes with time too
   double load[2] = {};               // cached, by View; see LoadOf
   bool load_known = false;
-  bool late = false;  // one of its jobs is
+  bool late = false;                 // one of its jobs is
+  Nanoseconds land_at = INT64_MAX;   // when a step of the model that is loading may begin
+  bool lands = false;                // it may
   // For people.
   double wait_share = 0, switch_rate = 0;
   Nanoseconds rates_at = 0, blocked_since = -1;
@@ -256,6 +258,8 @@ class PoolState : public PoolScheduler {
     bool decode = true, prefill = true;
     int32_t most_prefills = INT32_MAX;
     int32_t most_steps = 1;
+    int32_t most_beyond = INT32_MAX;  // prompt tokens of jobs beyond their account's share: a step is not
+                                      // interrupted, and others may come
   };
   bool ComposeStep(Replica& replica, const ComposeRule& rule, Nanoseconds now, PoolPlan& plan);
 
@@ -263,6 +267,8 @@ class PoolState : public PoolScheduler {
   const StepProfile& ProfileOf(const Model& model, const Device& device) const;
   double DecodeSeconds(const Replica& replica, int32_t more_sequences, int64_t more_context,
                        View view = View::kAll) const;
+  // One token for each; in as many steps as that takes.
+  double BatchSeconds(const Model& model, const Device& device, int32_t sequences, double context) const;
   double PrefillSeconds(const Model& model, const Device& device, int64_t tokens) const;
   double LoadSeconds(const Replica& replica) const;
   double LoadSeconds(const Model& model, const Device& device) const;

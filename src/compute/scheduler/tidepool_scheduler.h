@@ -7,6 +7,7 @@
 //   Turns       Among the resident models of a device the one with the most urgent job runs, and keeps the
 //               device until its slack exceeds the next one's by a few tokens' time. Between resident models
 //               a turn costs nothing. A step holds all decodes of the model and prefill chunks.
+//               A step begins on weights that are still landing when they land before it needs them.
 //   Residency   The copy engine always works for the most urgent model that is not resident. Room is made by
 //               dropping last layers: of idle models, least wanted first; else of the models with the most
 //               slack, if they can be back in time (the gap between the two slacks is at least the time of
@@ -38,7 +39,7 @@ class TidepoolScheduler final : public PoolState {
  private:
   struct Fit {
     Device* device = nullptr;
-    double cost = 0, load = 0, first_token_s = 0;
+    double cost = 0;
   };
   void Relax(Job& job) const;
   void PlaceAll(Nanoseconds now, std::vector<Effect>& effects);
@@ -46,13 +47,18 @@ class TidepoolScheduler final : public PoolState {
   double WeightPressure(const Device& device, uint64_t more_bytes, View view = View::kAll) const;
   static bool Beyond(const Job& job, Nanoseconds now);
   double ExpectedOutput(const Job& job) const;
-  double WorkSeconds(const Device& device, const Job& job) const;
-  bool Overloaded(const Job& job, const Fit& fit, Nanoseconds now) const;
+  double ReadingSeconds(const Host& host) const;
+  double DemandWith(const Device& device, const Job& job, View view, const Account* below,
+                    Nanoseconds now) const;
+  double Overload(const Job& job, const Device& device, Nanoseconds now) const;
   double AheadSeconds(const Job& job, const Device& device) const;
 
   void DecideDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void ManageDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   double ReplicaUrgency(const Replica& replica, Nanoseconds now) const;
+  double LoadLeft(const Replica& replica, Nanoseconds now) const;
+  void PlanLanding(Device& device, Nanoseconds now);
+  static bool Lands(const Replica& replica);
   bool Ready(const Replica& replica) const;
   bool Admissible(const Replica& replica) const;
   void ChooseTurn(Device& device, Nanoseconds now, std::vector<Effect>& effects);
