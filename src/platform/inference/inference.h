@@ -24,8 +24,11 @@
 #include "platform/accounts/keys.h"
 #include "platform/catalog/catalog.h"
 #include "platform/inference/elasticity.h"
+#include "platform/ledger/rate_state.h"
 
 namespace tidepool::platform {
+
+class UsageLedger;
 
 // Sampling as a client gave it: what is absent takes the model's default (generation_config.json), then the
 // API's.
@@ -80,14 +83,17 @@ struct EmbeddingReply {
   std::string model;
   std::vector<std::vector<float>> vectors;
   int32_t prompt_tokens = 0;
+  RateState rates;
 };
 
 // Receives the choices of one request. `choice` counts prompts first, then n: prompt p, sample s -> p * n +
-// s. Engine or loader thread; must not block. OnDone comes exactly once, last; never when Chat or Complete
+// s. Engine, loader or ledger thread; must not block. OnDone comes exactly once, last; never when Chat or Complete
 // themselves returned an error.
 class ChatSink {
  public:
   virtual ~ChatSink() = default;
+  // What its limits have left, once it was admitted or refused; nothing comes before it.
+  virtual void OnRates(const RateState&) {}
   virtual void OnStart(const std::string& /*model*/, int32_t /*choices*/) {}
   virtual void OnProgress(const compute::ProgressEvent&) {}
   virtual void OnPromptLogprobs(int32_t /*choice*/, std::span<const compute::TokenLogprob>) {}
@@ -137,6 +143,7 @@ struct InferenceOptions {
   chips::Roofline roofline;                 // first guess of step times
   bool traced = false;                      // the engine records its decisions
   compute::HostKvArena* host_kv = nullptr;  // the engine's, to be shown and resized
+  UsageLedger* ledger = nullptr;            // admits and meters every request; nullptr: neither
   ElasticityOptions elasticity;             // pins, windows of the clock, how many stay registered
 };
 
