@@ -69,6 +69,7 @@ struct Settings {
     bool enabled = false;
     double step_ms = 0, token_us = 0;
     int64_t context_length = 0;
+    std::string tally;
   } simulated;
 
   struct {
