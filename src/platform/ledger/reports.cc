@@ -179,7 +179,7 @@ void UsageSums::Add(const UsageSums& other) {
   amount += other.amount;
 }
 
-Result<Page<UsageGroup>> Reports::Usage(const UsageFilter& filter, GroupBy group_by, const std::string& cursor,
+Result<UsagePage<UsageGroup>> Reports::Usage(const UsageFilter& filter, GroupBy group_by, const std::string& cursor,
                                         int64_t limit) {
   const GroupShape& shape = ShapeOf(group_by);
   Conditions c = ConditionsOf(filter);
@@ -200,9 +200,9 @@ Result<Page<UsageGroup>> Reports::Usage(const UsageFilter& filter, GroupBy group
           ? fmt::format("SELECT '', {} FROM usage_rows{} LIMIT ${}", kSums, c.text, c.values.size())
           : fmt::format("SELECT {0}, {1} FROM usage_rows{2} GROUP BY {0} ORDER BY {0} LIMIT ${3}", shape.column,
                         kSums, c.text, c.values.size());
-  return database_.Get<Page<UsageGroup>>([&](Session& session) -> Result<Page<UsageGroup>> {
+  return database_.Get<UsagePage<UsageGroup>>([&](Session& session) -> Result<UsagePage<UsageGroup>> {
     TP_ASSIGN(const auto rows, session.Query(sql, c.values));
-    Page<UsageGroup> page;
+    UsagePage<UsageGroup> page;
     for (const Row& row : rows) {
       if (std::ssize(page.items) == limit) {
         const Row& last = rows[static_cast<size_t>(limit) - 1];
@@ -215,7 +215,7 @@ Result<Page<UsageGroup>> Reports::Usage(const UsageFilter& filter, GroupBy group
   });
 }
 
-Result<Page<UsageRow>> Reports::Requests(const UsageFilter& filter, const std::string& cursor, int64_t limit) {
+Result<UsagePage<UsageRow>> Reports::Requests(const UsageFilter& filter, const std::string& cursor, int64_t limit) {
   Conditions c = ConditionsOf(filter);
   if (!cursor.empty()) {
     TP_ASSIGN(const std::string after, TextOfCursor(cursor));
@@ -231,12 +231,12 @@ Result<Page<UsageRow>> Reports::Requests(const UsageFilter& filter, const std::s
                           c.text.empty() ? " WHERE " : " AND ", n - 1, n - 1, n);
   }
   c.values.emplace_back(limit + 1);
-  return database_.Get<Page<UsageRow>>([&](Session& session) -> Result<Page<UsageRow>> {
+  return database_.Get<UsagePage<UsageRow>>([&](Session& session) -> Result<UsagePage<UsageRow>> {
     TP_ASSIGN(const auto rows,
               session.Query(fmt::format("SELECT {} FROM usage_rows{} ORDER BY finished_ms DESC, id DESC LIMIT ${}",
                                         UsageColumns(), c.text, c.values.size()),
                             c.values));
-    Page<UsageRow> page;
+    UsagePage<UsageRow> page;
     for (const Row& row : rows) {
       if (std::ssize(page.items) == limit) {
         page.next = CursorOf(fmt::format("{},{}", page.items.back().finished_ms, page.items.back().id));

@@ -40,7 +40,7 @@ struct UsageGroup {
 
 // One page; `next` is the cursor of the page after it, empty at the end.
 template <typename T>
-struct Page {
+struct UsagePage {
   std::vector<T> items;
   std::string next;
 };
@@ -94,10 +94,10 @@ class Reports {
  public:
   Reports(store::Database& database, const PriceBooks& books) : database_(database), books_(books) {}
 
-  Result<Page<UsageGroup>> Usage(const UsageFilter& filter, GroupBy group_by, const std::string& cursor,
+  Result<UsagePage<UsageGroup>> Usage(const UsageFilter& filter, GroupBy group_by, const std::string& cursor,
                                  int64_t limit);
   // Newest first.
-  Result<Page<UsageRow>> Requests(const UsageFilter& filter, const std::string& cursor, int64_t limit);
+  Result<UsagePage<UsageRow>> Requests(const UsageFilter& filter, const std::string& cursor, int64_t limit);
   Result<UsageRow> FindRequest(const UsageFilter& filter, const std::string& id);  // row or request id
   Result<Bill> MonthlyBill(const std::string& organisation, int64_t month_ms, const std::string& cursor,
                            int64_t limit);
