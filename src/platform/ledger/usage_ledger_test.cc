@@ -78,9 +78,10 @@ class UsageLedgerTest : public ::testing::Test {
                                             options_);
   }
   // As kill -9: nothing more reaches the disk or the store.
-  void Crash(bool power) {
+  void Crash(bool power, const std::function<void()>& drop_meters = [] {}) {
     disk_.SetBroken(true);
     store_.away = true;
+    drop_meters();
     ledger_->Stop(0.01);
     ledger_.reset();
     disk_.SetBroken(false);
@@ -177,8 +178,7 @@ TEST_F(UsageLedgerTest, AnOpenRequestIsRecordedWithinOneInterval) {
     ++counted;
     std::this_thread::sleep_for(std::chrono::microseconds(200));
   }
-  Crash(true);
-  meter.reset();
+  Crash(true, [&] { meter.reset(); });
   const auto rows = store_.by_request();
   ASSERT_EQ(rows.size(), 1u);
   const UsageRow& row = rows.at("open");
@@ -195,8 +195,7 @@ TEST_F(UsageLedgerTest, TheClockAloneJournalsASlowRequest) {
   auto meter = Admit("slow");
   meter->Count({.prompt = 10, .output = 3}, 0);
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
-  Crash(true);
-  meter.reset();
+  Crash(true, [&] { meter.reset(); });
   EXPECT_EQ(store_.by_request().at("slow").tokens.output, 3);
 }
 
@@ -361,8 +360,7 @@ TEST_F(UsageLedgerTest, RandomWorkWithCrashesIsBilledToTheToken) {
     stop = true;
     for (auto& thread : threads) thread.join();
     number = next;
-    Crash(life % 2 == 0);
-    abandoned.clear();
+    Crash(life % 2 == 0, [&] { abandoned.clear(); });
     const auto rows = store_.by_request();
     for (const auto& [id, output] : durable_output) {
       ASSERT_TRUE(rows.contains(id)) << "lost " << id << " in life " << life;
