@@ -7,6 +7,7 @@
 #include "base/ids.h"
 #include "base/log.h"
 #include "gateway/errors.h"
+#include "gateway/web_app.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -64,6 +65,7 @@ Result<void> Application::ScreenRouted(HttpRequest& request) {
     return {};
   }
   TP_ASSIGN(RouteMatch match, MatchRoute(Routes(), request.method, request.target));
+  if (match.route == nullptr && match.allow.empty()) match.route = WebRoute(request);
   if (match.route == nullptr) {
     if (!match.allow.empty()) {
       return Fail(ErrorKind::kInvalid, "method_not_allowed",

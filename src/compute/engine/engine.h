@@ -129,6 +129,7 @@ struct GenerateRequest {
   std::vector<int32_t> prompt;  // at least one token
   SamplingParams sampling;
   text::ReasoningFormat reasoning;
+  std::vector<std::string> visible_tags{};  // control tokens that are text of the answer: "<tool_call>"
   std::string workspace;                     // prefix reuse stays within one
   std::string account;                       // opaque path, for fair share: "organisation/workspace/key"
   std::vector<double> account_weights = {};  // one a level of the path; missing: 1

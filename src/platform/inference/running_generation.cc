@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/ids.h"
 
 namespace tidepool::platform {
 
@@ -13,7 +14,9 @@ class RunningGeneration::ChoiceSink final : public compute::GenerateSink {
       : owner_(std::move(owner)),
         choice_(choice),
         discard_(plan.discard_output),
-        counts_prompt_(plan.first_of_prompt) {}
+        counts_prompt_(plan.first_of_prompt) {
+    if (plan.tool_calls) calls_ = toolcalls::MakeParser(*plan.tool_calls, plan.tools);
+  }
 
   void OnProgress(const compute::ProgressEvent& event) override {
     // One choice speaks for all: they wait in the same queue.
@@ -25,7 +28,13 @@ class RunningGeneration::ChoiceSink final : public compute::GenerateSink {
   }
   void OnToken(const compute::TokenEvent& event) override {
     owner_->EnsureStarted();
-    if (!discard_) owner_->sink_->OnToken(choice_, event);
+    if (discard_) return;
+    if (calls_ == nullptr) return owner_->sink_->OnToken(choice_, event);
+    parts_.clear();
+    calls_->Push(event.content, parts_);
+    compute::TokenEvent first = event;
+    first.content = {};
+    Tell(first);
   }
   void OnComputed(const compute::Usage& so_far, double device_s) override {
     if (owner_->meter_ == nullptr) return;
@@ -45,17 +54,56 @@ class RunningGeneration::ChoiceSink final : public compute::GenerateSink {
   }
   void OnFinish(const compute::FinishEvent& event) override {
     owner_->EnsureStarted();
+    if (calls_ != nullptr && !discard_) {
+      parts_.clear();
+      calls_->Finish(parts_);
+      if (!parts_.empty()) Tell({});
+    }
     // The engine lets go of its sinks; ours must not keep the request alive in a ring.
     const std::shared_ptr<RunningGeneration> owner = std::move(owner_);
     owner->ChoiceFinished(choice_, event);
   }
 
  private:
+  // The parts in their order; `event` goes with the first text, or alone before the calls.
+  void Tell(compute::TokenEvent event) {
+    using Kind = toolcalls::Part::Kind;
+    ChatSink& sink = *owner_->sink_;
+    size_t at = 0;
+    if (!parts_.empty() && parts_.front().kind == Kind::kText) {
+      event.content = parts_.front().text;
+      at = 1;
+    }
+    sink.OnToken(choice_, event);
+    for (; at < parts_.size(); ++at) {
+      toolcalls::Part& part = parts_[at];
+      if (part.kind == Kind::kText) {
+        sink.OnToken(choice_, {.tokens = {}, .content = part.text, .reasoning = {}, .logprobs = {}});
+        continue;
+      }
+      ToolCallDelta delta;
+      delta.index = part.call;
+      switch (part.kind) {
+        case Kind::kCall:
+          delta.kind = ToolCallDelta::Kind::kBegin;
+          delta.id = RandomId("call_");
+          delta.name = std::move(part.text);
+          break;
+        case Kind::kArguments: delta.arguments = std::move(part.text); break;
+        case Kind::kEnd: delta.kind = ToolCallDelta::Kind::kEnd; break;
+        default: delta.kind = ToolCallDelta::Kind::kBroken; break;
+      }
+      sink.OnToolCall(choice_, delta);
+    }
+  }
+
   std::shared_ptr<RunningGeneration> owner_;
   const int32_t choice_;
   const bool discard_, counts_prompt_;
   compute::Usage told_;
   int64_t told_device_us_ = 0;
+  std::unique_ptr<toolcalls::Parser> calls_;
+  std::vector<toolcalls::Part> parts_;
 };
 
 Status RunningGeneration::Start(compute::ModelHandle model, const std::string& model_name,
