@@ -47,8 +47,8 @@ Json QuotaJson(const FreeQuota& quota) {
           {"total", quota.total},
           {"used", quota.used},
           {"remaining", std::max<int64_t>(0, quota.total - quota.used)},
-          {"granted", TimeText(quota.granted_ms)},
-          {"expires", TimeText(quota.expires_ms)},
+          {"granted_at", quota.granted_ms / 1000},
+          {"expires_at", quota.expires_ms / 1000},
           {"stop_when_exhausted", quota.stop_when_exhausted}};
 }
 

@@ -66,6 +66,7 @@ class Accounting {
   const PriceBooks& books() const { return books_; }
   const Limiter& limiter() const { return *limiter_; }
   const RealCost& cost() const { return options_.cost; }
+  const QuotaDefaults& quota_defaults() const { return options_.quota; }
   int64_t now_ms() const { return wall_.unix_ms(); }
   bool webhook_private() const { return options_.webhooks.allow_private_addresses; }
 
