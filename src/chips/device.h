@@ -383,13 +383,25 @@ struct SimulatedDeviceOptions {
   uint64_t memory_bytes = uint64_t{1} << 30;
   double step_base_s = 0;       // seconds per step
   double step_per_token_s = 0;  // plus seconds per token in it
+  // Where the device keeps its own count of what it computed, by tag (models read tags from prompts): the truth
+  // that meters are compared with. A mapped file, so that it outlives a process that is killed. Empty: none.
+  std::string tally_file;
 };
+// One entry of that file, at tag * sizeof(TallyEntry).
+struct TallyEntry {
+  uint32_t positions = 0;  // computed, from the first of the sequence on; found in a cache included
+  uint32_t sampled = 0;    // rows that gave a token
+};
+inline constexpr int32_t kMaxTallyTag = 1'000'000;
 class SimulatedDevice : public Device {
  public:
   // Blocks the engine thread for the modelled time of a step of `tokens` tokens.
   virtual void AdvanceStep(int32_t tokens) = 0;
   // The same for a share (0..1) of the step: a step that is computed layer by layer.
   virtual void AdvancePart(int32_t tokens, double share) = 0;
+  // Engine thread; nothing without a tally file. `positions` counts up, `sampled` is added.
+  virtual bool tallies() const = 0;
+  virtual void Tally(int32_t tag, int32_t positions, int32_t sampled) = 0;
 };
 std::unique_ptr<SimulatedDevice> MakeSimulatedDevice(const SimulatedDeviceOptions& options);
 

@@ -79,6 +79,7 @@ struct Options {
   PoolSizes sizes;
   BenchOptions bench;
   StudyOptions study;
+  MoneyOptions money;
 };
 
 // CLI11 takes "[a,b]" apart where several words may stand. Words of a prompt are no lists: a mark in front
@@ -286,6 +287,57 @@ void AddStudies(CLI::App& root, Options& o, std::vector<Entry>& entries) {
   entries.push_back({plan, [](Session& s, Options& options) { return Plan(s, options.study); }});
 }
 
+void AddMoney(CLI::App& root, MoneyOptions& o, std::vector<Entry>& entries) {
+  const auto add = [&](const char* name, const char* help, Status (*run)(Session&, const MoneyOptions&)) {
+    CLI::App* app = root.add_subcommand(name, help);
+    entries.push_back({app, [run](Session& s, Options& options) { return run(s, options.money); }});
+    return app;
+  };
+  CLI::App* usage = add("usage", "Tokens, device time and amounts", ShowUsage);
+  usage->add_option("--by", o.group_by, "model, key, member, workspace, organisation, endpoint, status or day");
+  usage->add_option("--from", o.from, "2026-11-01, with a time, or seconds since 1970");
+  usage->add_option("--to", o.to, "Exclusive");
+  usage->add_option("--organisation", o.organisation);
+  usage->add_option("--workspace", o.workspace);
+  usage->add_option("--of-key", o.key, "One key's id");
+  usage->add_option("--model", o.model);
+
+  CLI::App* bill = add("bill", "A month's bill", ShowBill);
+  bill->add_option("--month", o.month, "2026-11; this month if not given");
+  bill->add_option("--organisation", o.organisation);
+
+  CLI::App* prices = add("prices", "The price book", ShowPrices);
+  prices->add_option("--set", o.file, "A JSON file: the next version, valid at once or from its valid_from");
+  prices->add_flag("--dry-run", o.dry_run, "Price a past month with the file instead");
+  prices->add_option("--month", o.month, "Of the dry run; last month if not given");
+  prices->add_option("--organisation", o.organisation, "Of the dry run; all if not given");
+
+  CLI::App* quota = add("quota", "Free quotas", ShowQuota);
+  quota->add_option("MODEL", o.model);
+  quota->add_flag("--stop,!--go-on", o.stop, "Refuse what goes beyond, or go on at the price list");
+  quota->add_option("--total", o.total, "Tokens");
+  quota->add_option("--organisation", o.organisation);
+
+  CLI::App* budget = add("budget", "Budgets: what may be spent in a period", ShowBudget);
+  budget->add_option("SCOPE", o.scope, "organisation:ID, workspace:ID or key:ID: a new budget; none: list");
+  budget->add_option("--amount", o.amount, "A decimal in the price book's currency");
+  budget->add_option("--period", o.period, "day or month (default)");
+  budget->add_flag("--block,!--tell", o.block, "Refuse what could go beyond (default), or only tell");
+  budget->add_option("--remove", o.remove, "A budget's id");
+
+  CLI::App* limits = add("limits", "Limits of rates, tokens and lengths", ShowLimits);
+  limits->add_option("SCOPE", o.scope, "organisation:ID, workspace:ID or key:ID; with numbers: set it");
+  limits->add_option("--model", o.model, "One model; else all together");
+  limits->add_option("--requests-per-minute", o.requests_per_minute);
+  limits->add_option("--tokens-per-minute", o.tokens_per_minute);
+  limits->add_option("--tokens-per-day", o.tokens_per_day);
+  limits->add_option("--concurrent", o.concurrent);
+  limits->add_option("--context", o.context_length);
+  limits->add_option("--max-output", o.max_output_tokens);
+  limits->add_option("--burst", o.burst_s, "Seconds' worth that may come at once (60)");
+  limits->add_option("--remove", o.remove, "The scope whose limit goes");
+}
+
 void AddGlobal(CLI::App& app, Options& o) {
   app.add_option("--key", o.key, "The API key; else TIDEPOOL_API_KEY, else home/admin.key");
   app.add_option("--home", o.home, "The server's folder (TIDEPOOL_HOME)");
@@ -380,6 +432,7 @@ int Dispatch(int argc, char** argv, const Hooks& hooks) {
   AddPool(app, options, entries);
   AddReports(app, options, entries);
   AddStudies(app, options, entries);
+  AddMoney(app, options.money, entries);
   const std::string name = CommandOf(argc, argv);
   const auto commands = app.get_subcommands([](const CLI::App*) { return true; });
   const bool known =

@@ -106,6 +106,21 @@ struct StudyOptions {
 Status Simulate(Session& session, const StudyOptions& options);
 Status Plan(Session& session, const StudyOptions& options);
 
+// Usage and money; empty and unset values are left out.
+struct MoneyOptions {
+  std::string group_by, from, to, month, organisation, workspace, key, model, file, scope, amount, period, remove;
+  bool dry_run = false;
+  std::optional<bool> stop, block;
+  std::optional<int64_t> total, requests_per_minute, tokens_per_minute, tokens_per_day, concurrent, context_length,
+      max_output_tokens, burst_s;
+};
+Status ShowUsage(Session& session, const MoneyOptions& options);
+Status ShowBill(Session& session, const MoneyOptions& options);
+Status ShowPrices(Session& session, const MoneyOptions& options);
+Status ShowQuota(Session& session, const MoneyOptions& options);
+Status ShowBudget(Session& session, const MoneyOptions& options);
+Status ShowLimits(Session& session, const MoneyOptions& options);
+
 Status Doctor(Session& session);
 Status ShowSettings(Session& session);
 Status Version(Session& session);

@@ -18,6 +18,10 @@
 #include "platform/catalog/catalog.h"
 #include "platform/inference/inference.h"
 
+namespace tidepool::platform {
+class Accounting;
+}
+
 namespace tidepool::gateway {
 
 struct GatewayOptions {
@@ -57,6 +61,8 @@ struct ServerHooks {
   std::function<Result<nlohmann::ordered_json>(const nlohmann::ordered_json&)> bench;
   // "8GiB" or "60%" (of the machine) to bytes, as the settings take them. Not set: numbers only.
   std::function<Result<uint64_t>(std::string_view)> memory_bytes;
+  // Limits, quotas, budgets, prices, usage, bills. Not set: 501.
+  platform::Accounting* accounting = nullptr;
   std::string version;
   std::string commit;
 };

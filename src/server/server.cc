@@ -22,6 +22,8 @@
 #include "platform/accounts/keys.h"
 #include "platform/catalog/catalog.h"
 #include "platform/inference/inference.h"
+#include "platform/ledger/accounting.h"
+#include "platform/store/database.h"
 #include "server/bench.h"
 #include "server/doctor.h"
 #include "server/machine_profile.h"
@@ -208,6 +210,9 @@ struct Pool {
   std::unique_ptr<compute::KvReserve> kv_reserve;
   std::unique_ptr<platform::KeyStore> keys;
   std::unique_ptr<platform::Catalog> catalog;
+  SystemWallClock wall_clock;
+  std::unique_ptr<store::Database> database;
+  std::unique_ptr<platform::Accounting> accounting;  // before the engine: it ends requests until it is gone
   std::unique_ptr<compute::Engine> engine;
   std::unique_ptr<platform::Inference> inference;
   std::string created_key;
@@ -249,6 +254,39 @@ Result<std::unique_ptr<chips::Device>> MakeMeasuredDevice(const Settings& settin
   return device;
 }
 
+Result<platform::AccountingOptions> MakeAccountingOptions(const Settings& s) {
+  platform::AccountingOptions o;
+  o.folder = s.home / "ledger";
+  o.ledger.journal.segment_bytes = s.ledger.journal_segment;
+  o.ledger.journal.max_bytes = s.ledger.max_journal;
+  o.ledger.journal_every_tokens = s.ledger.journal_tokens;
+  o.ledger.journal_every_ms = s.ledger.journal_ms;
+  o.ledger.max_unposted_rows = s.ledger.max_unposted_rows;
+  o.ledger.finish_hold_s = s.ledger.finish_hold_s;
+  o.quota = {.tokens = s.ledger.free_tokens,
+             .validity_days = s.ledger.free_days,
+             .stop_when_exhausted = s.ledger.free_stop};
+  o.webhooks.allow_private_addresses = s.ledger.webhook_private;
+  o.cost.currency = s.ledger.cost_currency;
+  o.cost.power_watts = s.ledger.power_watts;
+  const auto money = [](const char* setting, const std::string& text) -> Result<platform::Money> {
+    auto amount = platform::Money::Parse(text);
+    if (amount && *amount >= platform::Money{} && amount->FitsRow()) return amount;
+    return Fail(ErrorKind::kInvalid, "bad_setting",
+                fmt::format("{}: \"{}\" is no amount; write a decimal such as 1.25", setting, text), setting);
+  };
+  TP_ASSIGN(o.cost.device_per_hour, money("ledger.device_per_hour", s.ledger.device_per_hour));
+  TP_ASSIGN(o.cost.power_per_kwh, money("ledger.power_per_kwh", s.ledger.power_per_kwh));
+  return o;
+}
+
+Status BuildAccounting(const Settings& settings, Pool& pool) {
+  TP_ASSIGN(platform::AccountingOptions options, MakeAccountingOptions(settings));
+  TP_ASSIGN(pool.accounting, platform::Accounting::Open(*pool.database, pool.clock, pool.wall_clock, pool.metrics,
+                                                        std::move(options)));
+  return {};
+}
+
 Status BuildPool(const Settings& settings, Pool& pool) {
   std::optional<std::string> created_key;
   TP_ASSIGN(pool.keys, platform::KeyStore::Open(settings.home, created_key));
@@ -275,6 +313,10 @@ Status BuildPool(const Settings& settings, Pool& pool) {
       *pool.device, *pool.ledger,
       compute::KvReserveOptions{.ready_bytes = settings.pool.kv_ready, .metrics = &pool.metrics});
   TP_ASSIGN(pool.catalog, platform::Catalog::Open(MakeCatalogOptions(settings)));
+  TP_ASSIGN(pool.database, store::Database::Open({.file = settings.home / "tidepool.db"}, pool.metrics));
+  const store::MigrationList migrations[] = {platform::LedgerMigrations()};
+  TP_TRY(pool.database->Migrate(migrations));
+  TP_TRY(BuildAccounting(settings, pool));
   compute::EngineOptions engine_options = MakeEngineOptions(settings);
   engine_options.host_kv = pool.host_kv.get();
   engine_options.kv_reserve = pool.kv_reserve.get();
@@ -284,6 +326,7 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   inference_options.residency = pool.residency.get();
   inference_options.roofline = pool.profile.roofline;
   inference_options.host_kv = pool.host_kv.get();
+  inference_options.ledger = &pool.accounting->ledger();
   for (const std::string& text : settings.models.schedule) {
     TP_ASSIGN(platform::ScheduleRule rule, platform::ParseScheduleRule(text));
     inference_options.elasticity.schedule.push_back(std::move(rule));
@@ -294,6 +337,7 @@ Status BuildPool(const Settings& settings, Pool& pool) {
     chips::SimulatedDeviceOptions simulated_options;
     simulated_options.step_base_s = settings.simulated.step_ms / 1e3;
     simulated_options.step_per_token_s = settings.simulated.token_us / 1e6;
+    simulated_options.tally_file = settings.simulated.tally;
     pool.simulated = chips::MakeSimulatedDevice(simulated_options);
     TP_TRY(pool.inference->AddScripted(*pool.simulated, "scripted",
                                        static_cast<int32_t>(settings.simulated.context_length)));
@@ -326,6 +370,7 @@ nlohmann::ordered_json DescribeStatus(const Pool& pool, Nanoseconds started) {
 
 gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds started) {
   gateway::ServerHooks hooks;
+  hooks.accounting = pool.accounting.get();
   hooks.version = kVersion;
   hooks.commit = kCommit;
   hooks.settings = [&settings] { return nlohmann::ordered_json{{"data", DescribeSettings(settings)}}; };

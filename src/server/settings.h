@@ -66,9 +66,20 @@ struct Settings {
   } pull;
 
   struct {
+    uint64_t journal_segment = 0, max_journal = 0;
+    int64_t journal_tokens = 0, journal_ms = 0, max_unposted_rows = 0;
+    double finish_hold_s = 0;
+    int64_t free_tokens = 0, free_days = 0;
+    bool free_stop = false, webhook_private = false;
+    std::string cost_currency, device_per_hour, power_per_kwh;
+    int64_t power_watts = 0;
+  } ledger;
+
+  struct {
     bool enabled = false;
     double step_ms = 0, token_us = 0;
     int64_t context_length = 0;
+    std::string tally;
   } simulated;
 
   struct {

@@ -86,6 +86,7 @@ struct TokenEvent {
 
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kError };
 
+// What was computed, and so is billed: of a request that ended early, the prompt as far as it was prefilled.
 struct Usage {
   int32_t prompt_tokens = 0;      // of which
   int32_t cached_tokens = 0;      //   came from the prefix cache
@@ -98,7 +99,9 @@ struct FinishEvent {
   std::string stop;  // the stop string or the name of the stop token, if any
   Usage usage;
   Error error;  // reason == kError
-  double queue_s = 0, prefill_s = 0, decode_s = 0;
+  // In line; of that, while its model's weights were loading; wall time of prefill and of decode; of those
+  // two, in no step; its share, by tokens, of the steps it was in.
+  double queue_s = 0, load_s = 0, prefill_s = 0, decode_s = 0, stall_s = 0, device_s = 0;
 };
 
 struct ProgressEvent {
@@ -115,6 +118,8 @@ class GenerateSink {
   // token, so its entry has logprob 0 and an empty top.
   virtual void OnPromptLogprobs(std::span<const TokenLogprob>) {}
   virtual void OnToken(const TokenEvent& event) = 0;
+  // After every step it was in, and before OnFinish: all that was computed so far. For meters.
+  virtual void OnComputed(const Usage& /*so_far*/, double /*device_s*/) {}
   virtual void OnFinish(const FinishEvent& event) = 0;
 };
 
@@ -141,6 +146,10 @@ struct EmbedRequest {
   std::string workspace, account;
   std::vector<double> account_weights = {};
   std::function<void(Result<std::vector<std::vector<float>>>)> done;  // engine thread
+  // For meters, engine thread: as GenerateSink::OnComputed, of all inputs together; and the times, just before
+  // `done` (of the input that took longest). Either may be empty.
+  std::function<void(const Usage& so_far, double device_s)> computed;
+  std::function<void(const FinishEvent&)> finished;
 };
 
 struct ModelEntry {  // what ListModels reports

@@ -127,6 +127,9 @@ class EngineImpl final : public Engine {
   static int32_t NextToken(Sequence& sequence, const Sampler::Row& row, Sampler& sampler);
   void Emit(Sequence& sequence, int32_t token);
   void TakeHidden(Sequence& sequence, const PlannedTokens& planned, const float* rows);
+  void CountComputed(Sequence& sequence, int32_t tokens, int32_t step_tokens, Nanoseconds started_at,
+                     Nanoseconds now);
+  void FillTimes(const Sequence& sequence, Nanoseconds first_at, Nanoseconds now, FinishEvent& event) const;
   void ReportPrefill(Sequence& sequence);
 
   // Ends a sequence: blocks, scheduler and lists first, then its sink is told. `sequence` is gone afterwards.

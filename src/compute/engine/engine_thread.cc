@@ -83,6 +83,7 @@ void EngineImpl::Arrive(std::unique_ptr<Sequence> arrived) {
   }
   sequence.model = model->second.get();
   ++sequence.model->sequences;
+  sequence.load_at_arrival = sequence.model->LoadTime(clock_.now());
   const bool generates = sequence.generation != nullptr;
   PoolJob job{.job = sequence.job,
               .model = sequence.card->handle,

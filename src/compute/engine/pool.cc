@@ -165,7 +165,6 @@ bool EngineImpl::TryAdmit(Sequence& sequence, int32_t tokens) {
   if (sequence.admitted) return true;  // once more, after its KV was given up
   sequence.admitted = true;
   sequence.admitted_at = clock_.now();
-  if (sequence.generation != nullptr) sequence.generation->usage.cached_tokens = sequence.computed;
   model.metrics->queue_s.Observe(static_cast<double>(sequence.admitted_at - sequence.submitted_at) * 1e-9);
   CountAdmitted(*sequence.ticket);
   running_.fetch_add(1);
@@ -207,6 +206,7 @@ void EngineImpl::StartLoad(LoadedModel& model, int32_t segments) {
 }
 
 void EngineImpl::EndLoad(LoadedModel& model, const LoadReport& report) {
+  model.load_total = model.LoadTime(clock_.now());
   model.loading = false;
   const Nanoseconds now = clock_.now();
   const ModelHandle handle = model.card->handle;

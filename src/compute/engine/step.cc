@@ -143,6 +143,10 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
   model.metrics->step_tokens.Observe(plan.tokens);
 
   scheduler_->StepDone(0, 1, now - started_at, now);  // before sequences end and their jobs with them
+  // All before any: the end of one may end the request of another.
+  for (const PlannedTokens& planned : plan.sequences) {
+    CountComputed(*FindSequence(planned.job), planned.count, plan.tokens, started_at, now);
+  }
   SampleRows(model, output);
   int32_t logit_row = 0;
   int32_t hidden_row = 0;
@@ -164,6 +168,31 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
     logit_row += planned.logit_rows;
   }
   UpdateGauges(model);
+}
+
+// Before the step's tokens are told: what a meter has seen is never less than what its client has.
+void EngineImpl::CountComputed(Sequence& sequence, int32_t tokens, int32_t step_tokens, Nanoseconds started_at,
+                               Nanoseconds now) {
+  if (!sequence.stepped) {
+    sequence.stepped = true;
+    sequence.load_waited = sequence.model->LoadTime(started_at) - sequence.load_at_arrival;
+    // Positions before the first that was computed came from the prefix cache.
+    if (sequence.generation != nullptr) sequence.generation->usage.cached_tokens = sequence.computed;
+  }
+  sequence.in_steps += now - started_at;
+  sequence.device_s += static_cast<double>(now - started_at) * 1e-9 * tokens / std::max(1, step_tokens);
+  const int32_t prefilled = std::min(sequence.prompt_tokens, sequence.computed + tokens);
+  if (sequence.generation != nullptr) {
+    // Computed again after its KV was given up: billed once.
+    Usage& usage = sequence.generation->usage;
+    usage.prompt_tokens = std::max(usage.prompt_tokens, prefilled);
+    return;
+  }
+  EmbedTask& task = *sequence.embed;
+  task.usage.prompt_tokens += std::max(0, prefilled - sequence.metered);
+  sequence.metered = std::max(sequence.metered, prefilled);
+  task.times.device_s += static_cast<double>(now - started_at) * 1e-9 * tokens / std::max(1, step_tokens);
+  if (task.request.computed) task.request.computed(task.usage, task.times.device_s);
 }
 
 void EngineImpl::ReportPrefill(Sequence& sequence) {

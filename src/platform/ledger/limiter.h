@@ -28,6 +28,7 @@
 #include "base/wall_clock.h"
 #include "platform/ledger/money.h"
 #include "platform/ledger/price_book.h"
+#include "platform/ledger/rate_state.h"
 #include "platform/ledger/usage_row.h"
 
 namespace tidepool::platform {
@@ -104,15 +105,6 @@ struct AdmissionRequest {
   int64_t max_output_tokens = 0;  // of each choice
   bool may_lower_output = false;  // its client named no maximum: limits may lower it
   int32_t choices = 1;
-};
-
-// What x-ratelimit-* headers say: of the rule with the least left, in share.
-struct RateState {
-  struct Window {
-    int64_t limit = 0, remaining = 0;
-    double reset_s = 0;  // until it is full again
-  };
-  std::optional<Window> requests, tokens;
 };
 
 // What one request holds. Settle it exactly once.
