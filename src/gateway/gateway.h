@@ -18,6 +18,10 @@
 #include "platform/catalog/catalog.h"
 #include "platform/inference/inference.h"
 
+namespace tidepool::platform {
+class Conversations;
+}
+
 namespace tidepool::gateway {
 
 struct GatewayOptions {
@@ -57,6 +61,7 @@ struct ServerHooks {
   std::function<Result<nlohmann::ordered_json>(const nlohmann::ordered_json&)> bench;
   // "8GiB" or "60%" (of the machine) to bytes, as the settings take them. Not set: numbers only.
   std::function<Result<uint64_t>(std::string_view)> memory_bytes;
+  platform::Conversations* conversations = nullptr;  // outlives the gateway. Not set: 501
   std::string version;
   std::string commit;
 };
