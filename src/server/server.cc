@@ -15,13 +15,16 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/wall_clock.h"
 #include "chips/device.h"
 #include "compute/engine/engine.h"
 #include "compute/memory/ledger.h"
 #include "gateway/gateway.h"
 #include "platform/accounts/keys.h"
 #include "platform/catalog/catalog.h"
+#include "platform/conversations/conversations.h"
 #include "platform/inference/inference.h"
+#include "platform/store/database.h"
 #include "server/bench.h"
 #include "server/doctor.h"
 #include "server/machine_profile.h"
@@ -200,9 +203,12 @@ struct Pool {
   std::unique_ptr<compute::HostKvArena> host_kv;
   std::unique_ptr<compute::KvReserve> kv_reserve;
   std::unique_ptr<platform::KeyStore> keys;
+  SystemWallClock wall_clock;
+  std::unique_ptr<store::Database> database;
   std::unique_ptr<platform::Catalog> catalog;
   std::unique_ptr<compute::Engine> engine;
   std::unique_ptr<platform::Inference> inference;
+  std::unique_ptr<platform::Conversations> conversations;
   std::string created_key;
 };
 
@@ -267,6 +273,11 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   pool.kv_reserve = std::make_unique<compute::KvReserve>(
       *pool.device, *pool.ledger,
       compute::KvReserveOptions{.ready_bytes = settings.pool.kv_ready, .metrics = &pool.metrics});
+  store::DatabaseOptions database_options;
+  database_options.file = settings.home / "tidepool.db";
+  TP_ASSIGN(pool.database, store::Database::Open(database_options, pool.metrics));
+  const store::MigrationList migrations[] = {platform::Conversations::Migrations()};
+  TP_TRY(pool.database->Migrate(migrations));
   TP_ASSIGN(pool.catalog, platform::Catalog::Open(MakeCatalogOptions(settings)));
   compute::EngineOptions engine_options = MakeEngineOptions(settings);
   engine_options.host_kv = pool.host_kv.get();
@@ -291,6 +302,8 @@ Status BuildPool(const Settings& settings, Pool& pool) {
     TP_TRY(pool.inference->AddScripted(*pool.simulated, "scripted",
                                        static_cast<int32_t>(settings.simulated.context_length)));
   }
+  TP_ASSIGN(pool.conversations, platform::Conversations::Open(*pool.database, *pool.inference, pool.clock,
+                                                              pool.wall_clock, pool.metrics));
   return {};
 }
 
@@ -331,6 +344,7 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
                             .home = settings.home,
                             .catalog = pool.catalog.get()});
   };
+  hooks.conversations = pool.conversations.get();
   hooks.status = [&pool, started] { return DescribeStatus(pool, started); };
   hooks.memory_bytes = [&pool](std::string_view text) {
     return MemoryBytes(text, pool.device->info().memory_bytes);

@@ -14,7 +14,7 @@ const pages: RouteObject[] = [
   { path: "pool", lazy: () => import("../pool/page").then((page) => ({ Component: page.PoolPage })) },
   { path: "planner", lazy: () => import("../pool/planner").then((page) => ({ Component: page.PlannerPage })) },
   { path: "settings", lazy: () => import("../account/settings").then((page) => ({ Component: page.SettingsPage })) },
-  { path: "health", lazy: () => import("../account/health").then((page) => ({ Component: page.HealthPage })) },
+  { path: "doctor", lazy: () => import("../account/health").then((page) => ({ Component: page.HealthPage })) },
 ];
 
 export const router = createBrowserRouter([

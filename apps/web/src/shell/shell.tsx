@@ -76,7 +76,7 @@ export function Shell() {
       <a href="#main" className="sr-only z-50 rounded-md bg-accent px-3 py-2 text-on-accent focus:not-sr-only focus:fixed focus:top-2 focus:left-2">{t("shell.skip")}</a>
       {open && <div className="fixed inset-0 z-30 bg-black/40 lg:hidden" onClick={close} aria-hidden />}
       <nav aria-label={t("shell.navigation")} id="navigation"
-        className={cx("fixed inset-y-0 left-0 z-40 flex w-56 flex-col border-r border-line bg-panel transition-transform lg:sticky lg:top-0 lg:h-dvh lg:translate-x-0", open ? "translate-x-0" : "-translate-x-full max-lg:invisible")}>
+        className={cx("fixed inset-y-0 left-0 z-40 flex w-56 shrink-0 flex-col border-r border-line bg-panel transition-transform lg:sticky lg:top-0 lg:h-dvh lg:translate-x-0", open ? "translate-x-0" : "-translate-x-full max-lg:invisible")}>
         <div className="flex h-12 items-center gap-2 px-4">
           <img src="/tidepool.svg" alt="" className="size-5" />
           <span className="grow font-semibold tracking-tight">Tidepool</span>
@@ -96,7 +96,7 @@ export function Shell() {
           </div>
           <div className="space-y-0.5">
             <NavItem to="/settings" icon={<Settings2 />} label={t("nav.settings")} onClick={close} />
-            <NavItem to="/health" icon={<Stethoscope />} label={t("nav.health")} onClick={close} />
+            <NavItem to="/doctor" icon={<Stethoscope />} label={t("nav.health")} onClick={close} />
           </div>
         </div>
         <div className="flex items-center gap-1 border-t border-line px-3 py-2"><Preferences /></div>
