@@ -1,5 +1,7 @@
 // Chat as a person meets it, in a real browser against the real server with the scripted model: what it says, when it stalls and
 // when it fails is told in the question. Oracles: the text asked for; what the server kept.
+import { execFileSync } from "node:child_process";
+import path from "node:path";
 import type { Browser } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { launch, Visit } from "./browser";
@@ -97,14 +99,14 @@ test("answering again and editing make branches, with arrows between them", asyn
 
 test("a reload and a second tab during the stream miss nothing", async () => {
   await visit.go("/chat");
-  await say("[[stall_ms:15]][[repeat:120:drop ]]");
+  await say("[[stall_ms:10]][[repeat:60:drop ]]");
   await last().getByText("drop drop").waitFor();
   const second = await Visit.inContext(visit.context, server.url);
   await second.page.goto(visit.page.url());
   await visit.page.reload();
   await ended();
   await ended(second);
-  const text = "drop ".repeat(120).trim();
+  const text = "drop ".repeat(60).trim();
   expect((await last().locator(".prose-answer").textContent())?.trim()).toBe(text);
   expect((await last(second).locator(".prose-answer").textContent())?.trim()).toBe(text);
   expect(second.problems).toEqual([]);
@@ -148,7 +150,7 @@ test("drafts survive a reload, a file comes along, and the tokens are counted", 
 
 test("what a model says is inert", async () => {
   await visit.go("/chat");
-  await say("[[say:<script>window.hit=1</script><img src=x onerror='window.hit=1'> ![p](https://example.org/x.png) [l](javascript:window.hit=1) <iframe src=/></iframe>]]");
+  await say("[[say:<script>window.hit=1</script><img src=x onerror='window.hit=1'>\n\n![p](https://example.org/x.png) [l](javascript:window.hit=1)\n\n<iframe src=/></iframe>]]");
   await ended();
   expect(await last().locator("img, iframe, script").count()).toBe(0);
   expect(await visit.page.evaluate(() => (window as { hit?: number }).hit)).toBeUndefined();
@@ -205,15 +207,16 @@ test("prompt and sampling belong to the conversation", async () => {
 
 test("two thousand messages scroll like twenty", async () => {
   const made = await server.ask<{ id: string }>("POST", "/api/v1/conversations", { model: "scripted", title: "Long" });
-  let parent: string | null = null;
-  for (let i = 0; i < 1000; ++i) {
-    const reply: { turns: { id: string }[] } = await server.ask("POST", `/api/v1/conversations/${made.id}/turns`, { parent, content: `[[say:answer ${i}]]` });
-    parent = reply.turns.at(-1)!.id;
-    for (let tries = 0; tries < 500; ++tries) {
-      if (!(await server.ask<Kept>("GET", `/api/v1/conversations?limit=1`).then((list) => (list as unknown as { data: { running: boolean }[] }).data[0]!.running))) break;
-      await new Promise((resolve) => setTimeout(resolve, 2));
-    }
-  }
+  // Straight into the store: what is looked at is the page.
+  await server.stop();
+  execFileSync("python3", ["-c", `
+import sqlite3, sys
+rows = [(f"turn-{i}", sys.argv[2], f"turn-{i - 1}" if i else "", "assistant" if i % 2 else "user", f"answer {i // 2}" if i % 2 else f"**question** {i // 2}") for i in range(2000)]
+store = sqlite3.connect(sys.argv[1])
+store.executemany("INSERT INTO conversation_turns (id, conversation, parent, role, content, reasoning, files, model, state, finish_reason, error_code, error_message, usage, timings, dropped_turns, created_ms)"
+                  " VALUES (?, ?, ?, ?, ?, '', '[]', 'scripted', 'done', 'stop', '', '', '', '', 0, 0)", rows)
+store.commit()`, path.join(server.home, "tidepool.db"), made.id]);
+  await server.start();
   const started = Date.now();
   await visit.go(`/chat/${made.id}`);
   await last().getByText("answer 999").waitFor();
@@ -223,7 +226,7 @@ test("two thousand messages scroll like twenty", async () => {
   await box.evaluate((element) => { element.scrollTop = 0; });
   await visit.page.getByText("answer 0", { exact: true }).waitFor();
   expect(await visit.page.locator("[data-turn]").count()).toBeLessThan(60);
-}, 180_000);
+});
 
 test("a killed server leaves what arrived, marked, and the page finds it again", async () => {
   await visit.go("/chat");
