@@ -10,6 +10,7 @@
 #include "gateway/http_server.h"
 #include "gateway/native/pool_feed.h"
 #include "gateway/services.h"
+#include "platform/conversations/conversations.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -81,11 +82,13 @@ class RunningGateway final : public Gateway {
 
   bool Drain() override {
     draining_ = true;
+    if (hooks_.conversations != nullptr) hooks_.conversations->EndListening();
     return application_.WaitIdle(options_.drain_timeout_s);
   }
 
   void Stop() override {
     draining_ = true;
+    if (hooks_.conversations != nullptr) hooks_.conversations->EndListening();
     pool_feed_.Stop();
     if (server_) server_->Stop();
     slow_.Stop();

@@ -20,6 +20,7 @@
 
 namespace tidepool::platform {
 class Accounting;
+class Conversations;
 }
 
 namespace tidepool::gateway {
@@ -63,6 +64,7 @@ struct ServerHooks {
   std::function<Result<uint64_t>(std::string_view)> memory_bytes;
   // Limits, quotas, budgets, prices, usage, bills. Not set: 501.
   platform::Accounting* accounting = nullptr;
+  platform::Conversations* conversations = nullptr;  // outlives the gateway. Not set: 501
   std::string version;
   std::string commit;
 };

@@ -1,5 +1,6 @@
 // Every route of the server and who may call it. A new endpoint is one line here; api/openapi.json follows
 // from it.
+#include "gateway/native/conversations.h"
 #include "gateway/native/handlers.h"
 #include "gateway/openai/handlers.h"
 #include "gateway/openai/requests.h"
@@ -98,6 +99,31 @@ std::span<const Route> Routes() {
       {"POST", "/api/v1/plan", kOperator, kSlow, true, native::Plan, "native",
        "How many devices of which kind: dedicated to models, and pooled (one at a time)",
        native::PlanRequestSchema, native::PlanSchema},
+
+      {"GET", "/api/v1/conversations", kViewer, kWorker, false, native::ListConversations, "conversations",
+       "One's own conversations: pinned, then newest first (?query=, ?after=, ?limit=)", nullptr,
+       native::ConversationListSchema},
+      {"POST", "/api/v1/conversations", kDeveloper, kWorker, false, native::CreateConversation, "conversations",
+       "Begins a conversation", native::ConversationChangeSchema, native::ConversationSchema, 201},
+      {"GET", "/api/v1/conversations/{id}", kViewer, kWorker, false, native::GetConversation, "conversations",
+       "A conversation with its tree of turns", nullptr, native::ConversationSchema},
+      {"PATCH", "/api/v1/conversations/{id}", kViewer, kWorker, false, native::ChangeConversation,
+       "conversations", "Title, pin, model, system prompt, sampling, or where the reader is",
+       native::ConversationChangeSchema, native::ConversationSchema},
+      {"DELETE", "/api/v1/conversations/{id}", kViewer, kWorker, false, native::DeleteConversation,
+       "conversations", "Deletes a conversation with all its turns; what is being written stops"},
+      {"POST", "/api/v1/conversations/{id}/turns", kDeveloper, kWorker, true, native::StartTurn,
+       "conversations", "Says something, and has it answered on the server, whoever listens",
+       native::NewTurnSchema, native::TurnsSchema, 201},
+      {"POST", "/api/v1/conversations/{id}/turns/{turn}/stop", kViewer, kWorker, false, native::StopTurn,
+       "conversations", "Stops an answer; what arrived is kept"},
+      {"GET", "/api/v1/conversations/{id}/events", kViewer, kWorker, false, native::ConversationEvents,
+       "conversations",
+       "Events after ?after=: turn, delta, progress, conversation; reload: read the conversation again", nullptr,
+       nullptr, 200, true, "text/event-stream"},
+      {"GET", "/api/v1/conversations/{id}/export", kViewer, kWorker, false, native::ExportConversation,
+       "conversations", "The branch as Markdown, or the whole tree (?format=json)", nullptr, nullptr, 200,
+       false, "text/markdown"},
   };
   return kRoutes;
 }

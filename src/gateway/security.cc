@@ -214,7 +214,7 @@ HttpResponse Security::Preflight(const HttpRequest& request) {
   HttpResponse response;
   response.status = 204;
   response.content_type.clear();
-  response.headers.push_back({"Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS"});
+  response.headers.push_back({"Access-Control-Allow-Methods", "GET, POST, PATCH, DELETE, OPTIONS"});
   const std::string* wanted = request.Header("access-control-request-headers");
   // SDKs for browsers send a family of their own headers (x-stainless-*): allow what is asked, it carries no
   // right.

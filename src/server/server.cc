@@ -15,12 +15,14 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/wall_clock.h"
 #include "chips/device.h"
 #include "compute/engine/engine.h"
 #include "compute/memory/ledger.h"
 #include "gateway/gateway.h"
 #include "platform/accounts/keys.h"
 #include "platform/catalog/catalog.h"
+#include "platform/conversations/conversations.h"
 #include "platform/inference/inference.h"
 #include "platform/ledger/accounting.h"
 #include "platform/store/database.h"
@@ -215,6 +217,7 @@ struct Pool {
   std::unique_ptr<platform::Accounting> accounting;  // before the engine: it ends requests until it is gone
   std::unique_ptr<compute::Engine> engine;
   std::unique_ptr<platform::Inference> inference;
+  std::unique_ptr<platform::Conversations> conversations;
   std::string created_key;
 };
 
@@ -314,7 +317,7 @@ Status BuildPool(const Settings& settings, Pool& pool) {
       compute::KvReserveOptions{.ready_bytes = settings.pool.kv_ready, .metrics = &pool.metrics});
   TP_ASSIGN(pool.catalog, platform::Catalog::Open(MakeCatalogOptions(settings)));
   TP_ASSIGN(pool.database, store::Database::Open({.file = settings.home / "tidepool.db"}, pool.metrics));
-  const store::MigrationList migrations[] = {platform::LedgerMigrations()};
+  const store::MigrationList migrations[] = {platform::LedgerMigrations(), platform::Conversations::Migrations()};
   TP_TRY(pool.database->Migrate(migrations));
   TP_TRY(BuildAccounting(settings, pool));
   compute::EngineOptions engine_options = MakeEngineOptions(settings);
@@ -342,6 +345,8 @@ Status BuildPool(const Settings& settings, Pool& pool) {
     TP_TRY(pool.inference->AddScripted(*pool.simulated, "scripted",
                                        static_cast<int32_t>(settings.simulated.context_length)));
   }
+  TP_ASSIGN(pool.conversations, platform::Conversations::Open(*pool.database, *pool.inference, pool.clock,
+                                                              pool.wall_clock, pool.metrics));
   return {};
 }
 
@@ -383,6 +388,7 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
                             .home = settings.home,
                             .catalog = pool.catalog.get()});
   };
+  hooks.conversations = pool.conversations.get();
   hooks.status = [&pool, started] { return DescribeStatus(pool, started); };
   hooks.memory_bytes = [&pool](std::string_view text) {
     return MemoryBytes(text, pool.device->info().memory_bytes);

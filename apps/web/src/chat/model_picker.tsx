@@ -42,9 +42,9 @@ export function ModelPicker({ value, onChange, className }: { value: string; onC
   const chosen = models?.find((model) => model.id === value);
   return (
     <DropdownMenu.Root modal={false} onOpenChange={() => setFilter("")}>
-      <DropdownMenu.Trigger aria-label={`${t("chat.model")}: ${value || t("chat.noModel")}`}
-        className={cx("inline-flex min-h-8 max-w-full min-w-0 items-center gap-2 rounded-md px-2 py-1 text-sm font-medium hover:bg-sunken", className)}>
+      <DropdownMenu.Trigger className={cx("inline-flex min-h-8 max-w-full min-w-0 items-center gap-2 rounded-md px-2 py-1 text-sm font-medium hover:bg-sunken", className)}>
         {value && <ModelDot id={value} />}
+        <span className="sr-only">{t("chat.model")} </span>
         <span className="truncate">{value || t("chat.noModel")}</span>
         {chosen && <span className={cx("text-xs font-normal max-sm:hidden", placeTone[placeOf(chosen)])}>{t(`place.${placeOf(chosen)}`)}</span>}
         <ChevronDown className="size-4 shrink-0 text-faint" aria-hidden />

@@ -91,15 +91,17 @@ export function Field({ label, help, error, children }: { label: string; help?: 
   );
 }
 
-const inputLook = "w-full rounded-md border border-line-strong bg-panel px-2.5 py-1 text-sm min-h-8 placeholder:text-faint disabled:opacity-60 aria-[invalid=true]:border-bad";
+const inputLook = "rounded-md border border-line-strong bg-panel px-2.5 py-1 text-sm min-h-8 placeholder:text-faint disabled:opacity-60 aria-[invalid=true]:border-bad";
+// Full width unless the caller says another.
+const inputClass = (className: string | undefined, more = "") => cx(inputLook, more, !/\bw-/.test(className ?? "") && "w-full", className);
 export function Input({ className, ...rest }: InputHTMLAttributes<HTMLInputElement>) {
-  return <input {...rest} className={cx(inputLook, className)} />;
+  return <input {...rest} className={inputClass(className)} />;
 }
 export function TextArea({ className, ...rest }: TextareaHTMLAttributes<HTMLTextAreaElement>) {
-  return <textarea {...rest} className={cx(inputLook, "min-h-20 py-1.5", className)} />;
+  return <textarea {...rest} className={inputClass(className, "min-h-20 py-1.5")} />;
 }
 export function Select({ className, ...rest }: SelectHTMLAttributes<HTMLSelectElement>) {
-  return <select {...rest} className={cx(inputLook, "pr-7", className)} />;
+  return <select {...rest} className={inputClass(className, "pr-7")} />;
 }
 
 // The browser's own dialog: focus stays inside, Escape closes.
