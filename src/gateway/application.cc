@@ -8,6 +8,7 @@
 #include "base/ids.h"
 #include "base/log.h"
 #include "gateway/errors.h"
+#include "gateway/web_app.h"
 #include "platform/accounts/audit.h"
 
 namespace tidepool::gateway {
@@ -76,6 +77,7 @@ Result<void> Application::ScreenRouted(HttpRequest& request) {
     return {};
   }
   TP_ASSIGN(RouteMatch match, MatchRoute(Routes(), request.method, request.target));
+  if (match.route == nullptr && match.allow.empty()) match.route = WebRoute(request);
   if (match.route == nullptr) {
     if (!match.allow.empty()) {
       return Fail(ErrorKind::kInvalid, "method_not_allowed",
