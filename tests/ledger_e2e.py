@@ -103,6 +103,7 @@ def test_a_limit_is_told_by_headers_and_refused_by_name(server):
     chat(server, key=key["key"])
     status, headers, body = chat(server, key=key["key"])
     assert status == 429 and body["error"]["code"] == "rate_limit_exceeded", body
+    assert headers["x-ratelimit-remaining-requests"] == "0"
     assert 1 <= int(headers["Retry-After"]) <= 60 and "ask an owner or admin" in body["error"]["message"]
     status, _, _ = call(server, "DELETE", f"/api/v1/limits?scope=key:{key['id']}")
     assert status == 200

@@ -190,6 +190,9 @@ Result<Json> ApiClient::Post(std::string_view path, const Json& body, double tim
 Result<Json> ApiClient::Put(std::string_view path, const Json& body, double timeout_s) {
   return Exchange("PUT", path, &body, timeout_s);
 }
+Result<Json> ApiClient::Patch(std::string_view path, const Json& body, double timeout_s) {
+  return Exchange("PATCH", path, &body, timeout_s);
+}
 Result<Json> ApiClient::Delete(std::string_view path, double timeout_s) {
   return Exchange("DELETE", path, nullptr, timeout_s);
 }

@@ -36,8 +36,8 @@ ConnectionOptions ConnectionOptionsOf(const GatewayOptions& options) {
 class RunningGateway final : public Gateway {
  public:
   RunningGateway(const GatewayOptions& options, platform::Inference& inference, platform::Catalog& catalog,
-                 platform::KeyStore& keys, const Clock& clock, MetricsRegistry& metrics, ServerHooks hooks,
-                 Security security)
+                 platform::Authenticator& keys, const Clock& clock, MetricsRegistry& metrics,
+                 ServerHooks hooks, Security security)
       : options_(options),
         hooks_(std::move(hooks)),
         clock_(clock),
@@ -87,6 +87,7 @@ class RunningGateway final : public Gateway {
   void Stop() override {
     draining_ = true;
     pool_feed_.Stop();
+    application_.StopWatching();
     if (server_) server_->Stop();
     slow_.Stop();
     workers_.Stop();
@@ -141,7 +142,7 @@ Status CheckOptions(const GatewayOptions& options) {
 }  // namespace
 
 Result<std::unique_ptr<Gateway>> Gateway::Start(const GatewayOptions& options, platform::Inference& inference,
-                                                platform::Catalog& catalog, platform::KeyStore& keys,
+                                                platform::Catalog& catalog, platform::Authenticator& keys,
                                                 const Clock& clock, MetricsRegistry& metrics,
                                                 ServerHooks hooks) {
   TP_TRY(CheckOptions(options));

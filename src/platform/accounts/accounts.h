@@ -224,9 +224,19 @@ class Accounts final : public Authenticator {
   // The workspaces somebody may choose, with the role there.
   std::vector<std::pair<std::string, Role>> WorkspacesOf(const std::string& user) const;
   std::string CsrfOf(std::string_view session_token) const;
+  int64_t SessionSeconds() const { return static_cast<int64_t>(options_.session_hours * 3600); }
 
   // secrets.cc: webhook keys, hub tokens.
   Status PutSecret(const std::string& name, std::string_view secret);
+  // The operator's, through the API: with a row in the audit log, never the value. kInvalid for a name that
+  // nothing reads.
+  Status SetSecret(const Caller& caller, const std::string& name, std::string_view secret);
+  Status RemoveSecret(const Caller& caller, const std::string& name);
+  struct SecretName {
+    std::string name;
+    int64_t created_ms = 0;
+  };
+  Result<std::vector<SecretName>> ListSecrets() const;
   Result<std::optional<std::string>> GetSecret(const std::string& name) const;
   // Replies to creating calls with an Idempotency-Key, kept a day. Begin: nothing to repeat (go on, then
   // End), or the reply of the first call. kConflict "idempotency_key_reused" for another request under the
@@ -305,6 +315,9 @@ class Accounts final : public Authenticator {
   Counter sign_ins_, failed_sign_ins_, refreshes_;
   Gauge known_keys_, known_sessions_;
 };
+
+// The secrets that something reads: "hub.token" (in place of the setting), and "webhook." + a name.
+bool IsSecretName(std::string_view name);
 
 // "admin" in a workspace is kWorkspaceAdmin, elsewhere kAdmin; kNone for what is no role.
 Role ParseRole(std::string_view role, bool in_workspace);

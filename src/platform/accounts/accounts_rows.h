@@ -5,6 +5,7 @@
 
 #include <map>
 
+#include "base/log.h"
 #include "platform/accounts/accounts.h"
 #include "platform/accounts/network.h"
 
@@ -116,8 +117,9 @@ Result<T> Accounts::Change(const std::function<Result<T>(store::Session&)>& work
     return value;
   });
   if (!result) return result;
-  // It is durable: another refresh will show it if this one fails.
-  if (const Status refreshed = Refresh(true); !refreshed) return tl::unexpected<Error>(refreshed.error());
+  // It is durable: if this refresh fails, the refresh thread's next one that reaches the store shows it.
+  if (const Status refreshed = Refresh(true); !refreshed)
+    LogError("a change of accounts is not in force yet", {{"reason", refreshed.error().message}});
   return result;
 }
 

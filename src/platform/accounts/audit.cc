@@ -59,7 +59,44 @@ AuditActor MachineActor() {
 
 Audit::Audit(store::Database& database, const KeyFile& keys, const WallClock& clock,
              std::filesystem::path home)
-    : database_(database), keys_(keys), clock_(clock), head_path_(std::move(home) / "audit.head") {}
+    : database_(database), keys_(keys), clock_(clock), head_path_(std::move(home) / "audit.head") {
+  CheckHead();
+}
+
+Result<std::optional<Audit::Head>> Audit::ReadHead() const {
+  TP_ASSIGN(const std::optional<std::string> text, ReadPrivateFile(head_path_));
+  if (!text) return std::optional<Head>();
+  Head head;
+  const size_t space = text->find(' ');
+  head.number = std::atoll(text->c_str());
+  if (space != std::string::npos) head.mac = BytesOfHex(text->substr(space + 1, 64));
+  return std::optional<Head>(std::move(head));
+}
+
+void Audit::CheckHead() {
+  const auto head = ReadHead();
+  const auto last = database_.Get<int64_t>([](store::Session& session) -> Result<int64_t> {
+    TP_ASSIGN(const store::Rows rows, session.Query("SELECT MAX(number) FROM audit"));
+    return rows.at(0).Integer(0);
+  });
+  if (!last) return;  // the store's trouble shows with the next append
+  const int64_t named = head && *head ? (*head)->number : 0;
+  const auto row = database_.Get<store::Rows>([&](store::Session& session) {
+    return session.Query("SELECT mac FROM audit WHERE number = $1", {named});
+  });
+  bool fits = head && *last == 0 && named == 0;
+  if (named > 0) fits = row && row->size() == 1 && (*row)[0].Bytes(0) == (*head)->mac;
+  if (fits) {
+    head_number_ = named;
+    return;
+  }
+  head_kept_ = true;
+  LogError(
+      "the audit log does not fit its head outside the store: rows were cut off or replaced; see `tidepool "
+      "audit "
+      "verify`",
+      {{"head", head_path_.string()}});
+}
 
 std::string Audit::MacOf(const AuditRow& row, std::string_view previous) const {
   std::string text;
@@ -106,7 +143,7 @@ Status Audit::Append(store::Session& session, const AuditActor& actor, std::stri
 
 void Audit::WriteHead(int64_t number, const std::string& mac) {
   std::lock_guard lock(head_mutex_);
-  if (number <= head_number_) return;
+  if (head_kept_ || number <= head_number_) return;
   const Status written = WritePrivateFile(head_path_, fmt::format("{} {}\n", number, HexOf(mac)));
   if (!written) {
     LogError("the head of the audit log cannot be kept outside the store",
@@ -148,14 +185,9 @@ Result<std::vector<AuditRow>> Audit::List(std::string_view organisation, int64_t
 }
 
 Result<AuditVerdict> Audit::Verify() const {
-  TP_ASSIGN(const std::optional<std::string> head, ReadPrivateFile(head_path_));
-  int64_t head_number = 0;
-  std::string head_mac;
-  if (head) {
-    const size_t space = head->find(' ');
-    head_number = std::atoll(head->c_str());
-    if (space != std::string::npos) head_mac = BytesOfHex(head->substr(space + 1, 64));
-  }
+  TP_ASSIGN(const std::optional<Head> head, ReadHead());
+  const int64_t head_number = head ? head->number : 0;
+  const std::string head_mac = head ? head->mac : "";
   AuditVerdict verdict;
   const auto bad = [&](int64_t number, std::string problem) {
     verdict.good = false;
@@ -202,6 +234,7 @@ Status Audit::ResetHead() {
   }));
   std::lock_guard lock(head_mutex_);
   head_number_ = 0;
+  head_kept_ = false;
   if (last.empty()) return WritePrivateFile(head_path_, "0 \n");
   return WritePrivateFile(head_path_, fmt::format("{} {}\n", last[0].Integer(0), HexOf(last[0].Bytes(1))));
 }

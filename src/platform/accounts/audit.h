@@ -53,7 +53,8 @@ struct AuditVerdict {
 
 class Audit {
  public:
-  // All arguments outlive it.
+  // All arguments outlive it; the database is migrated. When the store does not fit the head outside it, the
+  // head is left as it is, as evidence, and every Verify says so until ResetHead.
   Audit(store::Database& database, const KeyFile& keys, const WallClock& clock, std::filesystem::path home);
 
   // `action` is "key.created", "price.changed", ...; `object` names what was changed; before and after are
@@ -78,6 +79,12 @@ class Audit {
 
  private:
   std::string MacOf(const AuditRow& row, std::string_view previous) const;
+  struct Head {
+    int64_t number = 0;
+    std::string mac;
+  };
+  Result<std::optional<Head>> ReadHead() const;
+  void CheckHead();
   void WriteHead(int64_t number, const std::string& mac);
 
   store::Database& database_;
@@ -86,6 +93,7 @@ class Audit {
   const std::filesystem::path head_path_;
   std::mutex head_mutex_;
   int64_t head_number_ = 0;
+  bool head_kept_ = false;  // as evidence
 };
 
 }  // namespace tidepool::platform

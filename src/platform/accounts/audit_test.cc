@@ -105,6 +105,17 @@ TEST_F(AuditTest, ACutTailThatWasWrittenAnewIsFound) {
   EXPECT_EQ(verdict.number, 12);
 }
 
+TEST_F(AuditTest, ARestartAfterACutDoesNotHideIt) {
+  Tamper("DELETE FROM audit WHERE number > 9");
+  ASSERT_TRUE(world_.Open());
+  // Rows 10 to 15, each with a good MAC.
+  for (int i = 0; i < 6; ++i) ASSERT_TRUE(world_.audit->Record({}, "after", "x", nullptr, nullptr));
+  EXPECT_FALSE(Verify().good);
+  EXPECT_EQ(Verify().number, 12) << "audit.head names another row 12";
+  ASSERT_TRUE(world_.audit->ResetHead());
+  EXPECT_TRUE(Verify().good);
+}
+
 TEST_F(AuditTest, AMissingHeadIsFoundAndNewerRowsAreCounted) {
   const auto head = ReadPrivateFile(world_.home() / "audit.head");
   ASSERT_TRUE(head && *head);

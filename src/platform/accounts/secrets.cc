@@ -25,6 +25,47 @@ Status Accounts::PutSecret(const std::string& name, std::string_view secret) {
   });
 }
 
+bool IsSecretName(std::string_view name) {
+  return name == "hub.token" || (name.starts_with("webhook.") && name.size() > 8 && name.size() <= 100);
+}
+
+Status Accounts::SetSecret(const Caller& caller, const std::string& name, std::string_view secret) {
+  if (!IsSecretName(name)) {
+    return Fail(ErrorKind::kInvalid, "invalid_value",
+                fmt::format("Nothing reads a secret \"{}\"; there are hub.token and webhook.NAME.",
+                            name.substr(0, 60)),
+                "name");
+  }
+  if (secret.empty() || secret.size() > 4096)
+    return Fail(ErrorKind::kInvalid, "invalid_value", "value must have 1 to 4096 bytes.", "value");
+  const std::string box = keys_.Seal(secret);
+  return database_.Write([&](store::Session& session) -> Status {
+    TP_TRY(
+        session.Execute("INSERT INTO secrets (name, box, created_ms) VALUES ($1, $2, $3) ON CONFLICT (name) "
+                        "DO UPDATE SET box = "
+                        "excluded.box, created_ms = excluded.created_ms",
+                        {name, store::Blob{box}, wall_clock_.unix_ms()}));
+    return audit_.Append(session, caller.actor, "secret.set", name, nullptr, nullptr);
+  });
+}
+
+Status Accounts::RemoveSecret(const Caller& caller, const std::string& name) {
+  return database_.Write([&](store::Session& session) -> Status {
+    TP_ASSIGN(const int64_t removed, session.Execute("DELETE FROM secrets WHERE name = $1", {name}));
+    if (removed == 0) return NotThere("secret", name);
+    return audit_.Append(session, caller.actor, "secret.removed", name, nullptr, nullptr);
+  });
+}
+
+Result<std::vector<Accounts::SecretName>> Accounts::ListSecrets() const {
+  TP_ASSIGN(const store::Rows rows, database_.Get<store::Rows>([](store::Session& session) {
+    return session.Query("SELECT name, created_ms FROM secrets ORDER BY name LIMIT 1000");
+  }));
+  std::vector<SecretName> out;
+  for (const store::Row& row : rows) out.push_back({row.Text(0), row.Integer(1)});
+  return out;
+}
+
 Result<std::optional<std::string>> Accounts::GetSecret(const std::string& name) const {
   TP_ASSIGN(const store::Rows rows, database_.Get<store::Rows>([&](store::Session& session) {
     return session.Query("SELECT box FROM secrets WHERE name = $1", {name});

@@ -114,16 +114,18 @@ Result<SignedIn> Accounts::SignIn(const std::string& email, const std::string& p
   TP_TRY(TakeAttempt("mail:" + mail));
   struct Found {
     User user;
-    std::string password;
+    std::string password, organisation;
   };
   TP_ASSIGN(const std::vector<Found> found,
             database_.Get<std::vector<Found>>([&](store::Session& session) -> Result<std::vector<Found>> {
               TP_ASSIGN(
                   const store::Rows rows,
-                  session.Query("SELECT id, email, name, is_operator, password FROM users WHERE email = $1",
-                                {mail}));
+                  session.Query(
+                      "SELECT id, email, name, is_operator, password, (SELECT MIN(m.organisation_id) FROM "
+                      "members m WHERE m.user_id = users.id) FROM users WHERE email = $1",
+                      {mail}));
               std::vector<Found> users;
-              for (const store::Row& row : rows) users.push_back({UserOf(row), row.Text(4)});
+              for (const store::Row& row : rows) users.push_back({UserOf(row), row.Text(4), row.Text(5)});
               return users;
             }));
   // The same work for an address that nobody has, so that the time does not tell.
@@ -131,7 +133,10 @@ Result<SignedIn> Accounts::SignIn(const std::string& email, const std::string& p
   const bool good = password.size() <= kMaxPasswordBytes &&
                     PasswordMatches(password, found.empty() ? kNobody : found[0].password) && !found.empty();
   AuditActor who = actor;
-  if (!found.empty()) who.member = found[0].user.id;
+  if (!found.empty()) {
+    who.member = found[0].user.id;
+    who.organisation = found[0].organisation;
+  }
   if (!good) {
     failed_sign_ins_.Increment();
     audit_.RecordLater(who, "session.refused", mail, nullptr, nullptr);

@@ -501,6 +501,33 @@ TEST_P(AccountingTest, WebhooksNeverLeadToPrivateAddresses) {
   EXPECT_TRUE(receiver.requests().empty());
 }
 
+// The database goes away under load: what runs ends, its rows wait on disk, then new work is refused; it comes
+// back: all rows are there, and nothing needed a restart.
+TEST_P(AccountingTest, ALostPostgresqlIsBufferedOnDiskThenRefusesWork) {
+  if (GetParam() != store::Backend::kPostgresql) GTEST_SKIP() << "SQLite is a file";
+  options_.ledger.max_unposted_rows = 20;
+  options_.ledger.journal_every_ms = 10;
+  Open();
+  ASSERT_TRUE(Run(Request(), 10, 1));
+  Total();
+  ASSERT_TRUE(Postgresql()->Stop());
+  int done = 1;
+  Status ran;
+  for (; done < 5000; ++done) {
+    ran = Run(Request(), 10, 1);
+    if (!ran) break;
+  }
+  ASSERT_FALSE(ran);
+  EXPECT_EQ(ran.error().kind, ErrorKind::kUnavailable);
+  EXPECT_EQ(ran.error().code, "usage_store_behind");
+  EXPECT_GE(done, 20);
+  ASSERT_TRUE(Postgresql()->StartAgain());
+  for (int i = 0; i < 1000 && !accounting_->ledger().Check(Request()); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_TRUE(accounting_->ledger().Check(Request()));
+  EXPECT_EQ(Total().requests, done);
+}
+
 TEST_P(AccountingTest, BadAmountsNeverReachTheStore) {
   Budget budget{.id = "", .scope = {ScopeKind::kOrganisation, "o"}, .organisation = "o"};
   budget.amount = Money{-1};

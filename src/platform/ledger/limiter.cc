@@ -449,12 +449,13 @@ Status Limiter::CheckAll(const std::vector<LimitState*>& limits, int64_t tokens,
   return {};
 }
 
-Status Limiter::Check(const AdmissionRequest& request) {
+Status Limiter::Check(const AdmissionRequest& request, RateState* rates) {
   std::lock_guard lock(mutex_);
   const auto limits = LimitsFor(request);
-  if (auto possible = CheckAll(limits, 1, /*only_possible=*/true); !possible)
-    return Fail(Refused(request, std::move(possible).error()));
-  return {};
+  auto possible = CheckAll(limits, 1, /*only_possible=*/true);
+  if (possible) return {};
+  if (rates != nullptr) FillRates(limits, *rates);
+  return Fail(Refused(request, std::move(possible).error()));
 }
 
 Result<Reservation> Limiter::Reserve(const AdmissionRequest& request, RateState* rates) {

@@ -154,8 +154,8 @@ class Limiter {
   std::optional<FreeQuota> FindQuota(std::string_view organisation, std::string_view model_version) const;
 
   // Refusals that need no token count: whether a request of this payer could start at all now. Nothing is
-  // reserved.
-  Status Check(const AdmissionRequest& request);
+  // reserved. `rates`, if given, is filled when it is refused.
+  Status Check(const AdmissionRequest& request, RateState* rates = nullptr);
   // kOverloaded with retry_after_s: "rate_limit_exceeded" (requests or tokens a minute, concurrent requests),
   // "quota_exhausted" (tokens a day, free quota with the stop switch), "budget_exhausted"; kInvalid or
   // kTooLarge "context_limit_exceeded", "max_output_limit_exceeded", "request_exceeds_limit" where waiting

@@ -129,9 +129,9 @@ void UsageLedger::SetReady(Status status) {
   ready_ = std::move(status);
 }
 
-Status UsageLedger::Check(const AdmissionRequest& request) {
+Status UsageLedger::Check(const AdmissionRequest& request, RateState* rates) {
   TP_TRY(ready());
-  return parts_.limiter->Check(request);
+  return parts_.limiter->Check(request, rates);
 }
 
 Result<std::shared_ptr<Meter>> UsageLedger::Admit(const AdmissionRequest& request, const std::string& request_id,

@@ -114,7 +114,7 @@ class UsageLedger {
                         const std::function<Result<bool>(const std::string& id)>& known);
 
   // A cheap refusal before anything is loaded or tokenized.
-  Status Check(const AdmissionRequest& request);
+  Status Check(const AdmissionRequest& request, RateState* rates = nullptr);
   // `endpoint` "chat.completions", ... The errors of Limiter::Reserve; kUnavailable "usage_not_recordable"
   // while the journal or the store cannot take more. `rates` is filled in any case.
   Result<std::shared_ptr<Meter>> Admit(const AdmissionRequest& request, const std::string& request_id,
