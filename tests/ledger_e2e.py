@@ -223,7 +223,7 @@ def test_requests_and_history(server):
     refused = call(server, "GET", "/api/v1/query_range?metric=refusals&step=60")
     assert refused[0] == 200
     for path in ("/api/v1/usage?group_by=x", "/api/v1/usage?from=yesterday", "/api/v1/usage?limit=0", "/api/v1/usage?after=zz&group_by=key",
-                 "/api/v1/query_range?metric=passwords", "/api/v1/query_range?from=0&step=1", "/api/v1/requests?sql=1",
+                 "/api/v1/query_range?metric=passwords", "/api/v1/query_range?from=1&step=1", "/api/v1/requests?sql=1",
                  "/api/v1/bills?month=2026-13"):
         assert call(server, "GET", path)[0] == 400, path
 

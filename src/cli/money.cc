@@ -131,7 +131,8 @@ Status ShowBill(Session& session, const MoneyOptions& o) {
     rows.push_back({Whole(a, "model"), Whole(a, "key"), "-", "-", "-", "-", "-", Whole(a, "amount"),
                     Whole(a, "currency") + "  " + TextField(a, "reason")});
   }
-  for (const auto& [currency, total] : bill.value("totals", Json::object()).items()) {
+  const Json totals = bill.value("totals", Json::object());
+  for (const auto& [currency, total] : totals.items()) {
     rows.push_back({"total", "", "", "", "", "", "", total.get<std::string>(), currency});
   }
   fmt::print("{}", TableText({{"MODEL"},
