@@ -275,11 +275,10 @@ def test_a_full_disk_refuses_new_work_and_recovers(tmp_path):
         with Server("--simulated", home=disk, settings=settings) as server:
             assert chat(server)[0] == 200
             ballast = disk / "ballast"
-            with open(ballast, "wb") as file:
+            with open(ballast, "wb", buffering=0) as file:
                 with pytest.raises(OSError):
                     while True:
                         file.write(b"x" * 4096)
-                        file.flush()
             refused = None
             for _ in range(2000):
                 status, _, body = chat(server)
