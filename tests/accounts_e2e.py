@@ -115,6 +115,25 @@ def test_a_stream_ends_within_a_second_of_its_keys_revocation(home):
             time.sleep(0.02)
 
 
+def test_prefixes_are_reused_within_a_workspace_only(home):
+    prompt = "The same long beginning. " * 40
+
+    def cached(server, key):
+        status, _, reply = call(server, "POST", "/v1/chat/completions", {
+            "model": MODEL, "max_tokens": 1, "messages": [{"role": "user", "content": prompt}]}, bearer(key))
+        assert status == 200, reply
+        return reply["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    with Server("--simulated", home=home) as server:
+        workspace = cli(server, "workspace", "create", "--name", "other")
+        ours = [cli(server, "keys", "create", "--name", f"k{i}")["key"] for i in range(2)]
+        theirs = cli(server, "keys", "create", "--name", "k", "--workspace", workspace["id"])["key"]
+        assert cached(server, ours[0]) == 0
+        assert cached(server, ours[1]) > 0, "another key of the workspace"
+        assert cached(server, theirs) == 0
+        assert cached(server, theirs) > 0
+
+
 def test_the_first_owner_and_a_forgotten_password(home):
     with Server("--simulated", home=home) as server:
         token = re.search(re.escape(server.url) + r"/setup#(tl-\w+)", server.output()).group(1)
