@@ -103,6 +103,7 @@ def test_a_limit_is_told_by_headers_and_refused_by_name(server):
     chat(server, key=key["key"])
     status, headers, body = chat(server, key=key["key"])
     assert status == 429 and body["error"]["code"] == "rate_limit_exceeded", body
+    assert headers["x-ratelimit-remaining-requests"] == "0"
     assert 1 <= int(headers["Retry-After"]) <= 60 and "ask an owner or admin" in body["error"]["message"]
     status, _, _ = call(server, "DELETE", f"/api/v1/limits?scope=key:{key['id']}")
     assert status == 200
@@ -222,7 +223,7 @@ def test_requests_and_history(server):
     refused = call(server, "GET", "/api/v1/query_range?metric=refusals&step=60")
     assert refused[0] == 200
     for path in ("/api/v1/usage?group_by=x", "/api/v1/usage?from=yesterday", "/api/v1/usage?limit=0", "/api/v1/usage?after=zz&group_by=key",
-                 "/api/v1/query_range?metric=passwords", "/api/v1/query_range?from=0&step=1", "/api/v1/requests?sql=1",
+                 "/api/v1/query_range?metric=passwords", "/api/v1/query_range?from=1&step=1", "/api/v1/requests?sql=1",
                  "/api/v1/bills?month=2026-13"):
         assert call(server, "GET", path)[0] == 400, path
 
@@ -274,11 +275,10 @@ def test_a_full_disk_refuses_new_work_and_recovers(tmp_path):
         with Server("--simulated", home=disk, settings=settings) as server:
             assert chat(server)[0] == 200
             ballast = disk / "ballast"
-            with open(ballast, "wb") as file:
+            with open(ballast, "wb", buffering=0) as file:
                 with pytest.raises(OSError):
                     while True:
                         file.write(b"x" * 4096)
-                        file.flush()
             refused = None
             for _ in range(2000):
                 status, _, body = chat(server)

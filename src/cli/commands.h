@@ -120,6 +120,7 @@ Status ShowPrices(Session& session, const MoneyOptions& options);
 Status ShowQuota(Session& session, const MoneyOptions& options);
 Status ShowBudget(Session& session, const MoneyOptions& options);
 Status ShowLimits(Session& session, const MoneyOptions& options);
+
 // Who may use the server.
 struct AccountsOptions {
   std::string id, name, role, workspace, organisation, email, expires, overlap = "1d", file, passphrase_file;

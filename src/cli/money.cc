@@ -27,7 +27,9 @@ Result<Json> GetAll(ApiClient& api, const std::string& path) {
   std::string after;
   do {
     const std::string page =
-        after.empty() ? path : fmt::format("{}{}after={}", path, path.find('?') == std::string::npos ? "?" : "&", Escaped(after));
+        after.empty() ? path
+                      : fmt::format("{}{}after={}", path, path.find('?') == std::string::npos ? "?" : "&",
+                                    Escaped(after));
     TP_ASSIGN(const Json reply, api.Get(page, 60));
     if (all.is_null()) {
       all = reply;
@@ -66,10 +68,14 @@ void PrintSums(const std::string& label, const Json& data, const char* key) {
   std::vector<std::vector<std::string>> rows;
   const bool margins = !data.empty() && data[0].contains("margin");
   for (const Json& row : data) {
-    std::vector<std::string> cells{key == nullptr ? "all" : Whole(row, key), Whole(row, "requests"),
-                                   Whole(row, "prompt_tokens"), Whole(row, "cached_tokens"),
-                                   Whole(row, "output_tokens"), Whole(row, "reasoning_tokens"),
-                                   NumberText(NumberField(row, "device_seconds")), Whole(row, "amount")};
+    std::vector<std::string> cells{key == nullptr ? "all" : Whole(row, key),
+                                   Whole(row, "requests"),
+                                   Whole(row, "prompt_tokens"),
+                                   Whole(row, "cached_tokens"),
+                                   Whole(row, "output_tokens"),
+                                   Whole(row, "reasoning_tokens"),
+                                   NumberText(NumberField(row, "device_seconds")),
+                                   Whole(row, "amount")};
     if (margins) cells.push_back(Whole(row, "margin"));
     rows.push_back(std::move(cells));
   }
@@ -131,7 +137,8 @@ Status ShowBill(Session& session, const MoneyOptions& o) {
     rows.push_back({Whole(a, "model"), Whole(a, "key"), "-", "-", "-", "-", "-", Whole(a, "amount"),
                     Whole(a, "currency") + "  " + TextField(a, "reason")});
   }
-  for (const auto& [currency, total] : bill.value("totals", Json::object()).items()) {
+  const Json totals = bill.value("totals", Json::object());
+  for (const auto& [currency, total] : totals.items()) {
     rows.push_back({"total", "", "", "", "", "", "", total.get<std::string>(), currency});
   }
   fmt::print("{}", TableText({{"MODEL"},
@@ -166,14 +173,15 @@ Status ShowPrices(Session& session, const MoneyOptions& o) {
     if (!session.json()) {
       std::vector<std::vector<std::string>> rows;
       for (const Json& line : reply.value("data", Json::array())) {
-        rows.push_back({Whole(line, "model"), Whole(line, "requests"), Whole(line, "was"), Whole(line, "would_be")});
+        rows.push_back(
+            {Whole(line, "model"), Whole(line, "requests"), Whole(line, "was"), Whole(line, "would_be")});
       }
       rows.push_back({"total", Whole(reply, "requests"), Whole(reply, "was"), Whole(reply, "would_be")});
-      fmt::print("{}", TableText({{"MODEL"},
-                                  {"REQUESTS", Align::kRight},
-                                  {"WAS", Align::kRight},
-                                  {"WOULD BE", Align::kRight}},
-                                 std::move(rows)));
+      fmt::print(
+          "{}",
+          TableText(
+              {{"MODEL"}, {"REQUESTS", Align::kRight}, {"WAS", Align::kRight}, {"WOULD BE", Align::kRight}},
+              std::move(rows)));
       return {};
     }
   } else {
@@ -184,14 +192,15 @@ Status ShowPrices(Session& session, const MoneyOptions& o) {
         fmt::print("unpriced: everything costs nothing (tidepool prices --set FILE)\n");
         return {};
       }
-      fmt::print("version {}, {} for a million tokens, from {}\n", Whole(book, "version"), Whole(book, "currency"),
-                 Whole(book, "valid_from"));
+      fmt::print("version {}, {} for a million tokens, from {}\n", Whole(book, "version"),
+                 Whole(book, "currency"), Whole(book, "valid_from"));
       std::vector<std::vector<std::string>> rows;
       for (const Json& model : book.value("models", Json::array())) {
         for (const Json& tier : model.value("tiers", Json::array())) {
           const std::string up_to = TextField(tier, "up_to");
           rows.push_back({Whole(model, "model"), up_to.empty() ? "any" : "to " + up_to, Whole(tier, "input"),
-                          Whole(tier, "cached_input"), Whole(tier, "output"), Whole(tier, "reasoning_output")});
+                          Whole(tier, "cached_input"), Whole(tier, "output"),
+                          Whole(tier, "reasoning_output")});
         }
         if (model.contains("embedding"))
           rows.push_back({Whole(model, "model"), "embedding", Whole(model, "embedding"), "-", "-", "-"});
@@ -232,15 +241,15 @@ Status ShowQuota(Session& session, const MoneyOptions& o) {
   std::vector<std::vector<std::string>> rows;
   for (const Json& quota : reply.value("data", Json::array())) {
     if (!o.model.empty() && TextField(quota, "model") != o.model) continue;
-    rows.push_back({Whole(quota, "model"), Whole(quota, "used"), Whole(quota, "total"), Whole(quota, "remaining"),
+    rows.push_back({Whole(quota, "model"), Whole(quota, "used"), Whole(quota, "total"),
+                    Whole(quota, "remaining"),
                     quota.value("stop_when_exhausted", false) ? "stops" : "goes on"});
   }
-  fmt::print("{}", TableText({{"MODEL"},
-                              {"USED", Align::kRight},
-                              {"OF", Align::kRight},
-                              {"LEFT", Align::kRight},
-                              {"THEN"}},
-                             std::move(rows)));
+  fmt::print(
+      "{}",
+      TableText(
+          {{"MODEL"}, {"USED", Align::kRight}, {"OF", Align::kRight}, {"LEFT", Align::kRight}, {"THEN"}},
+          std::move(rows)));
   return {};
 }
 
@@ -273,16 +282,14 @@ Status ShowBudget(Session& session, const MoneyOptions& o) {
   }
   std::vector<std::vector<std::string>> rows;
   for (const Json& budget : reply.value("data", Json::array())) {
-    rows.push_back({Whole(budget, "id"), Whole(budget, "scope"), Whole(budget, "period"), Whole(budget, "spent"),
-                    Whole(budget, "amount"), budget.value("block", true) ? "blocks" : "tells"});
+    rows.push_back({Whole(budget, "id"), Whole(budget, "scope"), Whole(budget, "period"),
+                    Whole(budget, "spent"), Whole(budget, "amount"),
+                    budget.value("block", true) ? "blocks" : "tells"});
   }
-  fmt::print("{}", TableText({{"ID"},
-                              {"SCOPE"},
-                              {"PERIOD"},
-                              {"SPENT", Align::kRight},
-                              {"OF", Align::kRight},
-                              {"THEN"}},
-                             std::move(rows)));
+  fmt::print(
+      "{}",
+      TableText({{"ID"}, {"SCOPE"}, {"PERIOD"}, {"SPENT", Align::kRight}, {"OF", Align::kRight}, {"THEN"}},
+                std::move(rows)));
   return {};
 }
 
@@ -300,9 +307,12 @@ Status ShowLimits(Session& session, const MoneyOptions& o) {
     return {};
   }
   const std::pair<const char*, std::optional<int64_t>> numbers[] = {
-      {"requests_per_minute", o.requests_per_minute}, {"tokens_per_minute", o.tokens_per_minute},
-      {"tokens_per_day", o.tokens_per_day},           {"concurrent_requests", o.concurrent},
-      {"context_length", o.context_length},           {"max_output_tokens", o.max_output_tokens},
+      {"requests_per_minute", o.requests_per_minute},
+      {"tokens_per_minute", o.tokens_per_minute},
+      {"tokens_per_day", o.tokens_per_day},
+      {"concurrent_requests", o.concurrent},
+      {"context_length", o.context_length},
+      {"max_output_tokens", o.max_output_tokens},
       {"burst_s", o.burst_s}};
   Json body{{"scope", ScopeOf(o.scope)}};
   for (const auto& [name, value] : numbers) {
@@ -313,8 +323,9 @@ Status ShowLimits(Session& session, const MoneyOptions& o) {
     TP_ASSIGN(const Json made, api->Put("/api/v1/limits", body));
     reply = Json{{"data", Json::array({made})}};
   } else {
-    TP_ASSIGN(reply, GetAll(*api, "/api/v1/limits" + QueryText({{"scope", o.scope.empty() ? "" : ScopeOf(o.scope)},
-                                                                {"model", o.model}})));
+    TP_ASSIGN(reply,
+              GetAll(*api, "/api/v1/limits" + QueryText({{"scope", o.scope.empty() ? "" : ScopeOf(o.scope)},
+                                                         {"model", o.model}})));
   }
   if (session.json()) {
     PrintJson(reply);

@@ -3,6 +3,7 @@
 #include "gateway/native/conversations.h"
 #include "gateway/native/accounts_handlers.h"
 #include "gateway/native/handlers.h"
+#include "gateway/native/ledger_handlers.h"
 #include "gateway/openai/handlers.h"
 #include "gateway/openai/requests.h"
 #include "gateway/router.h"
@@ -235,6 +236,60 @@ std::span<const Route> Routes() {
               "Keeps a secret (hub.token: from the next start on)", native::SecretRequestSchema, nullptr),
       Account("DELETE", "/api/v1/secrets/{id}", kOperator, kWorker, native::RemoveSecret, "Forgets a secret",
               nullptr, nullptr),
+
+      {"GET", "/api/v1/usage", kViewer, kWorker, false, native::Usage, "money",
+       "Sums of requests, tokens, device time and amounts, by group_by", nullptr, native::UsageSchema, 200, false,
+       "application/json", native::kUsageQuery},
+      {"GET", "/api/v1/requests", kViewer, kWorker, false, native::ListRequests, "money",
+       "Usage rows, newest first", nullptr, native::RequestListSchema, 200, false, "application/json",
+       native::kRequestsQuery},
+      {"GET", "/api/v1/requests/{id}", kViewer, kWorker, false, native::GetRequest, "money",
+       "The usage row of a request, by its X-Request-Id or the row's id", nullptr, native::RequestSchema},
+      {"GET", "/api/v1/query_range", kViewer, kSlow, false, native::QueryRange, "money",
+       "History for charts: requests, errors, cancelled, prompt_tokens, cached_tokens, output_tokens, "
+       "reasoning_tokens, total_tokens, device_seconds, amount, queue_seconds, ttft_seconds, decode_seconds, refusals",
+       nullptr, native::RangeSchema, 200, false, "application/json", native::kRangeQuery},
+      {"GET", "/api/v1/bills", kAdmin, kSlow, false, native::GetBill, "money",
+       "A month's bill: lines by model, key and member, adjustments, totals", nullptr, native::BillSchema, 200, false,
+       "application/json", native::kBillQuery},
+      {"GET", "/api/v1/bills/csv", kAdmin, kSlow, false, native::GetBillCsv, "money", "The same, whole, as CSV",
+       nullptr, nullptr, 200, false, "text/csv", "month organisation"},
+      {"POST", "/api/v1/bills/adjustments", kOperator, kWorker, false, native::AdjustBill, "money",
+       "A row of its own on a bill, with a reason", native::AdjustmentRequestSchema, native::AdjustmentSchema, 201},
+      {"GET", "/api/v1/limits", kViewer, kWorker, false, native::ListLimits, "money", "The limits one may see",
+       nullptr, native::LimitListSchema, 200, false, "application/json", native::kLimitQuery},
+      {"PUT", "/api/v1/limits", kWorkspaceAdmin, kWorker, false, native::PutLimit, "money",
+       "Sets the limit of a scope, for one model or all; what is not given is not limited",
+       native::LimitRequestSchema, native::LimitSchema},
+      {"DELETE", "/api/v1/limits", kWorkspaceAdmin, kWorker, false, native::DeleteLimit, "money",
+       "Removes the limit of a scope", nullptr, nullptr, 200, false, "application/json", native::kLimitQuery},
+      {"GET", "/api/v1/quotas", kViewer, kWorker, false, native::ListQuotas, "money",
+       "The organisation's free quotas, by model", nullptr, native::QuotaListSchema, 200, false, "application/json",
+       "organisation"},
+      {"PUT", "/api/v1/quotas", kAdmin, kWorker, false, native::PutQuota, "money",
+       "Turns a free quota's stop switch; an operator also sets how much and until when", native::QuotaRequestSchema,
+       native::QuotaSchema},
+      {"GET", "/api/v1/budgets", kViewer, kWorker, false, native::ListBudgets, "money", "The budgets one may see",
+       nullptr, native::BudgetListSchema},
+      {"POST", "/api/v1/budgets", kWorkspaceAdmin, kWorker, false, native::CreateBudget, "money",
+       "What a scope may spend in a day or month", native::BudgetRequestSchema, native::BudgetSchema, 201},
+      {"PUT", "/api/v1/budgets/{id}", kWorkspaceAdmin, kWorker, false, native::PutBudget, "money",
+       "Changes a budget; what is spent stays", native::BudgetRequestSchema, native::BudgetSchema},
+      {"DELETE", "/api/v1/budgets/{id}", kWorkspaceAdmin, kWorker, false, native::DeleteBudget, "money",
+       "Removes a budget"},
+      {"GET", "/api/v1/prices", kViewer, kWorker, false, native::ListPrices, "money",
+       "The price book in force, and all versions", nullptr, native::PricesSchema},
+      {"POST", "/api/v1/prices", kOperator, kWorker, false, native::AddPrices, "money",
+       "The next version of the price book; rows that are there never change", native::PriceBookSchema,
+       native::PriceBookSchema, 201},
+      {"POST", "/api/v1/prices/dry_run", kOperator, kSlow, false, native::DryRunPrices, "money",
+       "What a month would have cost with another book", native::DryRunRequestSchema, native::DryRunSchema},
+      {"GET", "/api/v1/webhook", kAdmin, kWorker, false, native::GetWebhook, "money",
+       "Where the organisation is told of budgets and quotas", nullptr, native::WebhookSchema, 200, false,
+       "application/json", "organisation"},
+      {"PUT", "/api/v1/webhook", kAdmin, kWorker, false, native::PutWebhook, "money",
+       "Sets it; the secret that signs is shown once", native::WebhookRequestSchema, native::WebhookSchema},
+      {"DELETE", "/api/v1/webhook", kAdmin, kWorker, false, native::DeleteWebhook, "money", "Removes it"},
   };
   return kRoutes;
 }

@@ -37,8 +37,9 @@ Status CheckMayRule(const Call& call, const platform::Scope& scope) {
   const platform::Principal& p = call.caller.principal;
   if (p.is_operator) return {};
   if (scope.kind == ScopeKind::kOrganisation) {
-    return Fail(ErrorKind::kForbidden, "role_too_low",
-                "What an organisation may use is the operator's to set; an admin sets it for workspaces and keys.");
+    return Fail(
+        ErrorKind::kForbidden, "role_too_low",
+        "What an organisation may use is the operator's to set; an admin sets it for workspaces and keys.");
   }
   if (IsOrganisationAdmin(p)) return {};
   if (scope.kind == ScopeKind::kKey && p.role == Role::kWorkspaceAdmin) {
@@ -54,18 +55,23 @@ namespace {
 constexpr double kMost = 1e15;
 constexpr Field kLimitFields[] = {
     {"scope", FieldType::kString, Treatment::kRead, "organisation:ID, workspace:ID or key:ID"},
-    {"model", FieldType::kString, Treatment::kRead, "a stored model's id; \"*\" (default): all models together"},
-    {"requests_per_minute", FieldType::kInteger, Treatment::kRead, "not given: no limit; 0 forbids", 0, kMost},
+    {"model", FieldType::kString, Treatment::kRead,
+     "a stored model's id; \"*\" (default): all models together"},
+    {"requests_per_minute", FieldType::kInteger, Treatment::kRead, "not given: no limit; 0 forbids", 0,
+     kMost},
     {"tokens_per_minute", FieldType::kInteger, Treatment::kRead, "prompt and output", 0, kMost},
     {"tokens_per_day", FieldType::kInteger, Treatment::kRead, "prompt and output, UTC", 0, kMost},
     {"concurrent_requests", FieldType::kInteger, Treatment::kRead, "that run or wait", 0, kMost},
-    {"context_length", FieldType::kInteger, Treatment::kRead, "prompt and most output of a request", 0, kMost},
+    {"context_length", FieldType::kInteger, Treatment::kRead, "prompt and most output of a request", 0,
+     kMost},
     {"max_output_tokens", FieldType::kInteger, Treatment::kRead, "of each choice", 0, kMost},
-    {"burst_s", FieldType::kInteger, Treatment::kRead, "how many seconds' worth may come at once; default 60", 1,
-     3600}};
+    {"burst_s", FieldType::kInteger, Treatment::kRead, "how many seconds' worth may come at once; default 60",
+     1, 3600}};
 constexpr Field kQuotaFields[] = {
-    {"model", FieldType::kString, Treatment::kRead, "its stored name, or the name the quota was first used under"},
-    {"organisation", FieldType::kString, Treatment::kRead, "the caller's if not given (others: the operator's)"},
+    {"model", FieldType::kString, Treatment::kRead,
+     "its stored name, or the name the quota was first used under"},
+    {"organisation", FieldType::kString, Treatment::kRead,
+     "the caller's if not given (others: the operator's)"},
     {"stop_when_exhausted", FieldType::kBoolean, Treatment::kRead,
      "true: refuse requests beyond the quota; false: go on at the price list"},
     {"total", FieldType::kInteger, Treatment::kRead, "tokens; the operator's to set", 0, kMost},
@@ -84,7 +90,8 @@ constexpr Field kPriceBookFields[] = {
     {"note", FieldType::kString, Treatment::kRead, "at most 1000 bytes"},
     {"charge_failed", FieldType::kBoolean, Treatment::kRead, "charge requests that failed by our fault"},
     {"models", FieldType::kArray, Treatment::kRead,
-     "[{model or \"*\", tiers: [{up_to, input, cached_input, output, reasoning_output}], embedding, batch_factor, "
+     "[{model or \"*\", tiers: [{up_to, input, cached_input, output, reasoning_output}], embedding, "
+     "batch_factor, "
      "minimum_charge}]; prices are decimal strings for a million tokens"},
     {"discounts", FieldType::kArray, Treatment::kRead, "[{organisation, factor}]"}};
 constexpr Field kDryRunFields[] = {
@@ -125,7 +132,8 @@ Result<platform::Budget> ReadBudget(Call& call) {
   TP_ASSIGN(budget.scope, ScopeField(call));
   TP_ASSIGN(budget.organisation, OwnerOfScope(call, budget.scope));
   // Spending less than it may is an organisation's own business: its admins set budgets for all of it.
-  const bool own = budget.scope.kind == ScopeKind::kOrganisation && IsOrganisationAdmin(call.caller.principal);
+  const bool own =
+      budget.scope.kind == ScopeKind::kOrganisation && IsOrganisationAdmin(call.caller.principal);
   if (!own) TP_TRY(CheckMayRule(call, budget.scope));
   if (const auto period = call.String("period")) {
     TP_ASSIGN(budget.period, platform::ParsePeriod(*period));
@@ -374,7 +382,8 @@ void DryRunPrices(Services& services, std::shared_ptr<Exchange> exchange) {
     TP_TRY(call.ReadBody(kDryRunFields));
     if (!call.Has("book")) return Fail(openai::BadField("book", "book is missing.", "missing_field"));
     TP_ASSIGN(const platform::PriceBook book, ReadBook(call.body()["book"], accounting.now_ms()));
-    int64_t month = platform::PeriodBounds(platform::Period::kMonth, accounting.now_ms()).first - 1;  // the last one
+    int64_t month =
+        platform::PeriodBounds(platform::Period::kMonth, accounting.now_ms()).first - 1;  // the last one
     if (const auto text = call.String("month")) {
       TP_ASSIGN(month, platform::ParseTimeMs(text->size() == 7 ? *text + "-01" : *text, "month"));
     }
@@ -447,7 +456,8 @@ Json PriceBookSchema() { return openai::SchemaOf(kPriceBookFields, {"currency", 
 Json PricesSchema() {
   Json schema = ListSchemaOf(Json{{"type", "object"}});
   schema["properties"]["current"] = Json{{"type", "object"}, {"description", "the book in force"}};
-  schema["properties"]["priced"] = Json{{"type", "boolean"}, {"description", "false: everything costs nothing"}};
+  schema["properties"]["priced"] =
+      Json{{"type", "boolean"}, {"description", "false: everything costs nothing"}};
   return schema;
 }
 Json DryRunRequestSchema() { return openai::SchemaOf(kDryRunFields, {"book"}); }

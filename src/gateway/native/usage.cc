@@ -23,7 +23,8 @@ void ServeLedger(Services& services, const std::shared_ptr<Exchange>& exchange, 
 }
 
 bool IsOrganisationAdmin(const platform::Principal& principal) {
-  return principal.role == Role::kAdmin || principal.role == Role::kOwner || principal.role == Role::kOperator;
+  return principal.role == Role::kAdmin || principal.role == Role::kOwner ||
+         principal.role == Role::kOperator;
 }
 
 Result<std::string> OrganisationOf(const Call& call, const std::string& named) {
@@ -59,8 +60,7 @@ Result<platform::UsageFilter> FilterOf(const Call& call) {
   if (const std::string to = call.Query("to"); !to.empty()) {
     TP_ASSIGN(filter.to_ms, platform::ParseTimeMs(to, "to"));
   }
-  if (filter.to_ms <= filter.from_ms)
-    return Fail(openai::BadField("to", "to must be later than from."));
+  if (filter.to_ms <= filter.from_ms) return Fail(openai::BadField("to", "to must be later than from."));
   return filter;
 }
 
@@ -193,12 +193,12 @@ Json SchemaFromExample(const Json& example) {
     if (value.is_null()) {
       property["type"] = Json::array({"string", "null"});
     } else {
-      property["type"] = value.is_boolean()                              ? "boolean"
+      property["type"] = value.is_boolean()                                 ? "boolean"
                          : value.is_number_float() || name.ends_with("_at") ? "number"
-                         : value.is_number()                             ? "integer"
-                         : value.is_array()                              ? "array"
-                         : value.is_object()                             ? "object"
-                                                                         : "string";
+                         : value.is_number()                                ? "integer"
+                         : value.is_array()                                 ? "array"
+                         : value.is_object()                                ? "object"
+                                                                            : "string";
     }
   }
   return schema;
@@ -218,7 +218,8 @@ void Usage(Services& services, std::shared_ptr<Exchange> exchange) {
     Json data = Json::array();
     for (const platform::UsageGroup& group : page.items) {
       Json item = Json::object();
-      if (group_by != platform::GroupBy::kNone) item[std::string(platform::GroupByName(group_by))] = group.group;
+      if (group_by != platform::GroupBy::kNone)
+        item[std::string(platform::GroupByName(group_by))] = group.group;
       item.update(SumsJson(group.sums));
       if (call.caller.principal.is_operator) {
         // The installation's own cost is the operator's to know.
@@ -256,9 +257,11 @@ void QueryRange(Services& services, std::shared_ptr<Exchange> exchange) {
   ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
     platform::RangeQuery query;
     TP_ASSIGN(query.filter, FilterOf(call));
-    TP_ASSIGN(query.metric, platform::ParseMetric(call.Query("metric").empty() ? "requests" : call.Query("metric")));
+    TP_ASSIGN(query.metric,
+              platform::ParseMetric(call.Query("metric").empty() ? "requests" : call.Query("metric")));
     if (query.filter.to_ms == INT64_MAX) query.filter.to_ms = accounting.now_ms() + 1;
-    if (query.filter.from_ms == 0) query.filter.from_ms = std::max<int64_t>(1, query.filter.to_ms - 3'600'000);
+    if (query.filter.from_ms == 0)
+      query.filter.from_ms = std::max<int64_t>(1, query.filter.to_ms - 3'600'000);
     TP_ASSIGN(const std::optional<int64_t> step, call.QueryInteger("step"));
     if (step && (*step < 1 || *step > 31 * 86'400))
       return Fail(openai::BadField("step", "step must be 1 to 2678400 seconds."));
@@ -302,7 +305,8 @@ void GetBillCsv(Services& services, std::shared_ptr<Exchange> exchange) {
   // Serve answers with JSON; a handler that succeeds has its text sent instead.
   class TextExchange final : public Exchange {
    public:
-    TextExchange(std::shared_ptr<Exchange> inner, std::string& text) : inner_(std::move(inner)), text_(text) {}
+    TextExchange(std::shared_ptr<Exchange> inner, std::string& text)
+        : inner_(std::move(inner)), text_(text) {}
     const HttpRequest& request() const override { return inner_->request(); }
     void Send(HttpResponse response) override {
       if (response.status == 200) {
@@ -324,18 +328,21 @@ void GetBillCsv(Services& services, std::shared_ptr<Exchange> exchange) {
     std::string& text_;
   };
   const std::shared_ptr<Exchange> text_exchange = std::make_shared<TextExchange>(exchange, csv);
-  ServeLedger(services, text_exchange, 200, [&](Call& call, platform::Accounting& accounting) -> Result<Json> {
-    TP_ASSIGN(const std::string organisation, OrganisationOf(call, call.Query("organisation")));
-    TP_ASSIGN(const int64_t month, MonthOf(call.Query("month"), accounting.now_ms()));
-    constexpr int64_t kMostLines = 100'000;
-    TP_ASSIGN(const platform::Bill bill, accounting.reports().MonthlyBill(organisation, month, "", kMostLines));
-    if (!bill.next.empty())
-      return Fail(ErrorKind::kTooLarge, "bill_too_long", "The bill has more than 100000 lines; page it as JSON.");
-    TP_TRY(call.audit().Record(call.caller.actor, "bill.exported", organisation, nullptr,
-                               Json{{"month", platform::TimeText(bill.from_ms).substr(0, 7)}}));
-    csv = platform::BillCsv(bill);
-    return Json::object();
-  });
+  ServeLedger(services, text_exchange, 200,
+              [&](Call& call, platform::Accounting& accounting) -> Result<Json> {
+                TP_ASSIGN(const std::string organisation, OrganisationOf(call, call.Query("organisation")));
+                TP_ASSIGN(const int64_t month, MonthOf(call.Query("month"), accounting.now_ms()));
+                constexpr int64_t kMostLines = 100'000;
+                TP_ASSIGN(const platform::Bill bill,
+                          accounting.reports().MonthlyBill(organisation, month, "", kMostLines));
+                if (!bill.next.empty())
+                  return Fail(ErrorKind::kTooLarge, "bill_too_long",
+                              "The bill has more than 100000 lines; page it as JSON.");
+                TP_TRY(call.audit().Record(call.caller.actor, "bill.exported", organisation, nullptr,
+                                           Json{{"month", platform::TimeText(bill.from_ms).substr(0, 7)}}));
+                csv = platform::BillCsv(bill);
+                return Json::object();
+              });
 }
 
 void AdjustBill(Services& services, std::shared_ptr<Exchange> exchange) {
@@ -351,13 +358,15 @@ void AdjustBill(Services& services, std::shared_ptr<Exchange> exchange) {
     a.amount = *money;
     TP_ASSIGN(a.reason, call.Required("reason"));
     a.currency = call.String("currency").value_or(accounting.books().At(accounting.now_ms())->currency);
-    if (a.currency.size() != 3) return Fail(openai::BadField("currency", "currency must have three letters."));
-    for (const auto& [name, field] : {std::pair("workspace", &a.workspace), std::pair("key", &a.key),
-                                      std::pair("model", &a.model)}) {
+    if (a.currency.size() != 3)
+      return Fail(openai::BadField("currency", "currency must have three letters."));
+    for (const auto& [name, field] :
+         {std::pair("workspace", &a.workspace), std::pair("key", &a.key), std::pair("model", &a.model)}) {
       *field = call.String(name).value_or("");
       if (field->size() > 512) return Fail(openai::BadField(name, "at most 512 bytes."));
     }
-    a.created_by = call.caller.principal.member.empty() ? call.caller.principal.key : call.caller.principal.member;
+    a.created_by =
+        call.caller.principal.member.empty() ? call.caller.principal.key : call.caller.principal.member;
     TP_ASSIGN(const platform::Adjustment made, accounting.Adjust(call.caller.actor, a));
     return AdjustmentJson(made);
   });
@@ -367,8 +376,8 @@ void AdjustBill(Services& services, std::shared_ptr<Exchange> exchange) {
 
 Json UsageSchema() {
   Json item = SchemaFromExample(SumsJson({}));
-  for (const char* name : {"model", "key", "member", "workspace", "organisation", "endpoint", "status", "day", "cost",
-                           "margin", "cost_currency"}) {
+  for (const char* name : {"model", "key", "member", "workspace", "organisation", "endpoint", "status", "day",
+                           "cost", "margin", "cost_currency"}) {
     item["properties"][name]["type"] = "string";
   }
   return ListSchemaOf(std::move(item));
@@ -382,10 +391,13 @@ Json RangeSchema() {
     "from": {"type": "number"}, "to": {"type": "number"}, "step": {"type": "integer"}}})json");
 }
 Json AdjustmentSchema() { return SchemaFromExample(AdjustmentJson({})); }
-Json AdjustmentRequestSchema() { return openai::SchemaOf(kAdjustmentFields, {"organisation", "amount", "reason"}); }
+Json AdjustmentRequestSchema() {
+  return openai::SchemaOf(kAdjustmentFields, {"organisation", "amount", "reason"});
+}
 Json BillSchema() {
   Json line = SchemaFromExample(SumsJson({}));
-  for (const char* name : {"model", "key", "workspace", "currency"}) line["properties"][name]["type"] = "string";
+  for (const char* name : {"model", "key", "workspace", "currency"})
+    line["properties"][name]["type"] = "string";
   line["properties"]["member"]["type"] = Json::array({"string", "null"});
   line["properties"]["price_version"]["type"] = "integer";
   Json schema = ListSchemaOf(std::move(line));

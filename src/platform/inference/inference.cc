@@ -404,8 +404,8 @@ class InferenceImpl final : public Inference {
     return {request.principal, request.request_id, endpoint, model.id, ModelVersion(model), names_max_tokens};
   }
   // Before anything is loaded or tokenized: could a request of this caller start at all?
-  Status CheckAdmissible(const MeteredCall& call) {
-    return options_.ledger == nullptr ? Status() : options_.ledger->Check(AdmissionOf(call));
+  Status CheckAdmissible(const MeteredCall& call, RateState* rates = nullptr) {
+    return options_.ledger == nullptr ? Status() : options_.ledger->Check(AdmissionOf(call), rates);
   }
   Result<std::shared_ptr<Generation>> Begin(const StoredModel& model, const MeteredCall& call,
                                             const Plan& plan, std::shared_ptr<ChatSink> sink);
@@ -451,7 +451,11 @@ LoadWaiter InferenceImpl::WaiterFor(const StoredModel& model,
 
 Result<std::shared_ptr<Generation>> InferenceImpl::Begin(const StoredModel& model, const MeteredCall& call,
                                                          const Plan& plan, std::shared_ptr<ChatSink> sink) {
-  TP_TRY(CheckAdmissible(call));
+  RateState refused;
+  if (Status admissible = CheckAdmissible(call, &refused); !admissible) {
+    sink->OnRates(refused);
+    return Fail(std::move(admissible).error());
+  }
   const Planner planner = [this, plan, call](const ReadyModel& ready, RunningGeneration& request) -> PlanResult {
     TP_ASSIGN(std::vector<ChoicePlan> choices, plan(ready));
     if (options_.ledger == nullptr) return choices;

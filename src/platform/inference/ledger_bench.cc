@@ -1,9 +1,11 @@
-// What the ledger costs: time to the first token and to the end of answers of the simulated model, at a steady rate, without a
-// ledger, with one whose rows go nowhere after the journal, and with the whole over SQLite; in turns, in one run.
+// What the ledger costs: time to the first token and to the end of answers of the simulated model, at a
+// steady rate, without a ledger, with one whose rows go nowhere after the journal, and with the whole over
+// SQLite; in turns, in one run.
 //
 //   ledger_bench [REQUESTS_PER_S=500] [SECONDS=10] [ROUNDS=3]
 //
-// Prints JSON: for each, percentiles of both times in milliseconds; the measured fdatasync of the same folder; rows/s.
+// Prints JSON: for each, percentiles of both times in milliseconds; the measured fdatasync of the same
+// folder; rows/s.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -22,7 +24,9 @@ namespace tidepool::platform {
 namespace {
 
 using Time = std::chrono::steady_clock::time_point;
-double Milliseconds(Time from, Time to) { return std::chrono::duration<double, std::milli>(to - from).count(); }
+double Milliseconds(Time from, Time to) {
+  return std::chrono::duration<double, std::milli>(to - from).count();
+}
 
 struct Times {
   std::vector<double> first, end;
@@ -52,15 +56,25 @@ void SetRules(Accounting& accounting) {
   // Every kind of rule at work, none refusing.
   for (const ScopeKind kind : {ScopeKind::kOrganisation, ScopeKind::kWorkspace, ScopeKind::kKey}) {
     const Scope scope{kind, kind == ScopeKind::kKey ? "key" : kind == ScopeKind::kWorkspace ? "ws" : "org"};
-    CHECK(accounting.SetLimit({}, {.scope = scope, .organisation = "org", .requests_per_minute = 100'000'000,
-                                   .tokens_per_minute = 100'000'000'000, .tokens_per_day = 100'000'000'000,
-                                   .concurrent_requests = 1'000'000}).has_value());
+    CHECK(accounting
+              .SetLimit({}, {.scope = scope,
+                             .organisation = "org",
+                             .requests_per_minute = 100'000'000,
+                             .tokens_per_minute = 100'000'000'000,
+                             .tokens_per_day = 100'000'000'000,
+                             .concurrent_requests = 1'000'000})
+              .has_value());
     Budget budget{.id = "", .scope = scope, .organisation = "org"};
     budget.amount = *Money::Parse("1000000000");
     CHECK(accounting.SetBudget({}, budget).has_value());
   }
-  CHECK(accounting.AddPrices({}, *ParsePriceBook(nlohmann::ordered_json::parse(
-      R"({"currency":"EUR","models":[{"model":"*","tiers":[{"input":"1","output":"2"}]}]})")), "bench").has_value());
+  CHECK(accounting
+            .AddPrices(
+                {},
+                *ParsePriceBook(nlohmann::ordered_json::parse(
+                    R"({"currency":"EUR","models":[{"model":"*","tiers":[{"input":"1","output":"2"}]}]})")),
+                "bench")
+            .has_value());
 }
 
 void Drive(Inference& inference, double rate, double seconds, Times& times) {
@@ -87,7 +101,8 @@ void Drive(Inference& inference, double rate, double seconds, Times& times) {
     running.push_back(std::move(*generation));
   }
   for (const auto& sink : sinks) {
-    while (!sink->done.load(std::memory_order_acquire)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    while (!sink->done.load(std::memory_order_acquire))
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
     times.first.push_back(Milliseconds(sink->begin, sink->first));
     times.end.push_back(Milliseconds(sink->begin, sink->end));
   }
@@ -144,7 +159,8 @@ nlohmann::ordered_json RowsPerSecond(Accounting& accounting) {
   const double durable_s = Milliseconds(start, std::chrono::steady_clock::now()) / 1000;
   CHECK(accounting.ledger().Flush(300));
   const double stored_s = Milliseconds(start, std::chrono::steady_clock::now()) / 1000;
-  return {{"durable_rows_per_s", std::round(kRows / durable_s)}, {"stored_rows_per_s", std::round(kRows / stored_s)}};
+  return {{"durable_rows_per_s", std::round(kRows / durable_s)},
+          {"stored_rows_per_s", std::round(kRows / stored_s)}};
 }
 
 int Main(int argc, char** argv) {
@@ -173,8 +189,10 @@ int Main(int argc, char** argv) {
   }
   for (const auto& [name, kind] : kinds) {
     Times& t = times[name];
-    out[name] = {{"first_p50_ms", Percentile(t.first, 0.5)}, {"first_p99_ms", Percentile(t.first, 0.99)},
-                 {"end_p50_ms", Percentile(t.end, 0.5)},     {"end_p99_ms", Percentile(t.end, 0.99)}};
+    out[name] = {{"first_p50_ms", Percentile(t.first, 0.5)},
+                 {"first_p99_ms", Percentile(t.first, 0.99)},
+                 {"end_p50_ms", Percentile(t.end, 0.5)},
+                 {"end_p99_ms", Percentile(t.end, 0.99)}};
   }
   out["added_to_first_p99_ms"] =
       out["SQLite"]["first_p99_ms"].get<double>() - out["no ledger"]["first_p99_ms"].get<double>();

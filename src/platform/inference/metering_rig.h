@@ -1,5 +1,5 @@
-// An engine, an Inference and the whole ledger over a simulated device that counts for itself. For the test and
-// the bench of metering.
+// An engine, an Inference and the whole ledger over a simulated device that counts for itself. For the test
+// and the bench of metering.
 #pragma once
 
 #include <filesystem>
@@ -27,7 +27,8 @@ class MeteringRig {
     Kind kind = Kind::kWhole;
     AccountingOptions accounting = {};
   };
-  explicit MeteringRig(Options options) : folder_(std::filesystem::temp_directory_path() / RandomId("metering-")) {
+  explicit MeteringRig(Options options)
+      : folder_(std::filesystem::temp_directory_path() / RandomId("metering-")) {
     std::filesystem::create_directories(folder_);
     tally_ = (folder_ / "tally").string();
     options.device.tally_file = tally_;
@@ -69,7 +70,8 @@ class MeteringRig {
       inference_options.ledger = null_store_.get();
     }
     engine = compute::Engine::Start(*simulated_, memory_, clock_, metrics, {});
-    inference = Inference::Create(*catalog_, *engine, *simulated_, memory_, clock_, metrics, inference_options);
+    inference =
+        Inference::Create(*catalog_, *engine, *simulated_, memory_, clock_, metrics, inference_options);
     CHECK(inference->AddScripted(*simulated_, "scripted", 8192).has_value());
   }
   ~MeteringRig() {

@@ -190,10 +190,12 @@ TEST_F(MeteringTest, EmbeddingsAreBilledByTheirPrompts) {
   EmbeddingRequest request;
   request.request_id = "e1";
   request.model = "scripted";
-  for (const char* text : {"[[count:5]] one", "[[count:6]] two two"}) request.inputs.push_back({.text = text, .tokens = {}});
+  for (const char* text : {"[[count:5]] one", "[[count:6]] two two"})
+    request.inputs.push_back({.text = text, .tokens = {}});
   request.principal.organisation = "org";
   std::promise<Result<EmbeddingReply>> reply;
-  const auto running = rig_->inference->Embed(request, [&](Result<EmbeddingReply> r) { reply.set_value(std::move(r)); });
+  const auto running =
+      rig_->inference->Embed(request, [&](Result<EmbeddingReply> r) { reply.set_value(std::move(r)); });
   ASSERT_TRUE(running) << running.error().message;
   const auto got = reply.get_future().get();
   ASSERT_TRUE(got) << got.error().message;
@@ -206,8 +208,10 @@ TEST_F(MeteringTest, EmbeddingsAreBilledByTheirPrompts) {
 
 TEST_F(MeteringTest, LimitsRefuseAndLower) {
   Start();
-  ASSERT_TRUE(rig_->accounting->SetLimit({}, {.scope = {ScopeKind::kKey, "key-1"}, .organisation = "org",
-                                              .requests_per_minute = 2, .max_output_tokens = 7}));
+  ASSERT_TRUE(rig_->accounting->SetLimit({}, {.scope = {ScopeKind::kKey, "key-1"},
+                                              .organisation = "org",
+                                              .requests_per_minute = 2,
+                                              .max_output_tokens = 7}));
   auto sink = Run(Ask(1, "[[tokens:100]]", std::nullopt));  // its client named no maximum
   ASSERT_TRUE(*sink->result);
   EXPECT_EQ((**sink->result).completion_tokens, 7);
@@ -237,7 +241,8 @@ TEST_F(MeteringTest, ARefusedSubmissionCostsNothing) {
 
 // Section 3 of the contract through the whole: 200 at once against a quota for ten.
 TEST_F(MeteringTest, TwoHundredAtOnceAgainstAQuotaForTen) {
-  // A prompt of [[count:N]] with N of four digits: its tokens are found by a first request of another account.
+  // A prompt of [[count:N]] with N of four digits: its tokens are found by a first request of another
+  // account.
   MeteringRig::Options options;
   options.device.step_base_s = 0.0005;
   Start(std::move(options));
@@ -245,8 +250,14 @@ TEST_F(MeteringTest, TwoHundredAtOnceAgainstAQuotaForTen) {
   probe.principal.organisation = "other";
   const auto probed = Run(probe);
   const int64_t each = (**probed->result).prompt_tokens + 10;
-  FreeQuota quota{.organisation = "org", .model_version = "builtin:scripted", .model = "scripted", .total = each * 10,
-                  .used = 0, .granted_ms = 1, .expires_ms = INT64_MAX, .stop_when_exhausted = true};
+  FreeQuota quota{.organisation = "org",
+                  .model_version = "builtin:scripted",
+                  .model = "scripted",
+                  .total = each * 10,
+                  .used = 0,
+                  .granted_ms = 1,
+                  .expires_ms = INT64_MAX,
+                  .stop_when_exhausted = true};
   ASSERT_TRUE(rig_->accounting->SetQuota({}, quota));
   std::vector<std::shared_ptr<MeteredSink>> sinks;
   std::vector<std::shared_ptr<Generation>> running;
@@ -269,7 +280,8 @@ TEST_F(MeteringTest, TwoHundredAtOnceAgainstAQuotaForTen) {
 }
 
 TEST_F(MeteringTest, ManyAtOnceWithCancelsAreBilledToTheToken) {
-  Start({.device = {.memory_bytes = 1 << 30, .step_base_s = 0.0005, .step_per_token_s = 0, .tally_file = ""}});
+  Start(
+      {.device = {.memory_bytes = 1 << 30, .step_base_s = 0.0005, .step_per_token_s = 0, .tally_file = ""}});
   std::mt19937 random(3);
   struct One {
     std::shared_ptr<MeteredSink> sink;
@@ -287,7 +299,8 @@ TEST_F(MeteringTest, ManyAtOnceWithCancelsAreBilledToTheToken) {
     one.generation = *generation;
     all.push_back(std::move(one));
     if (tag % 10 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    if (tag > 20 && all[static_cast<size_t>(tag - 20)].cancel) all[static_cast<size_t>(tag - 20)].generation->Cancel();
+    if (tag > 20 && all[static_cast<size_t>(tag - 20)].cancel)
+      all[static_cast<size_t>(tag - 20)].generation->Cancel();
   }
   for (const One& one : all) ASSERT_TRUE(one.sink->Wait());
   std::map<std::string, int64_t> billed, computed;

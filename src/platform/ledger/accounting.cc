@@ -152,7 +152,8 @@ Result<Budget> Accounting::SetBudget(const AuditActor& actor, Budget budget) {
       if (state.budget.id == budget.id) before = BudgetJson(state.budget);
     }
   }
-  TP_TRY(Write(actor, before.is_null() ? "budget.created" : "budget.changed", budget.id, before, BudgetJson(budget),
+  TP_TRY(Write(actor, before.is_null() ? "budget.created" : "budget.changed", budget.id, before,
+               BudgetJson(budget),
                [&](store::Session& session) { return LedgerStore::SaveBudget(session, budget); }));
   (void)ledger_->Flush(2);
   const auto [from, to] = PeriodBounds(budget.period, wall_.unix_ms());
@@ -167,7 +168,8 @@ Status Accounting::RemoveBudget(const AuditActor& actor, const std::string& id) 
     if (state.budget.id == id) before = BudgetJson(state.budget);
   }
   if (before.is_null())
-    return Fail(ErrorKind::kNotFound, "budget_not_found", fmt::format("there is no budget {}", id.substr(0, 100)));
+    return Fail(ErrorKind::kNotFound, "budget_not_found",
+                fmt::format("there is no budget {}", id.substr(0, 100)));
   TP_TRY(Write(actor, "budget.removed", id, before, nullptr,
                [&](store::Session& session) { return LedgerStore::DeleteBudget(session, id); }));
   limiter_->RemoveBudget(id);
@@ -176,10 +178,11 @@ Status Accounting::RemoveBudget(const AuditActor& actor, const std::string& id) 
 
 Result<FreeQuota> Accounting::SetQuota(const AuditActor& actor, const FreeQuota& quota) {
   if (quota.total < 0 || quota.total > 1'000'000'000'000'000)
-    return Fail(ErrorKind::kInvalid, "bad_quota", fmt::format("total: {} is not within 0 and 10^15", quota.total), "total");
+    return Fail(ErrorKind::kInvalid, "bad_quota",
+                fmt::format("total: {} is not within 0 and 10^15", quota.total), "total");
   const auto old = limiter_->FindQuota(quota.organisation, quota.model_version);
-  TP_TRY(Write(actor, "quota.changed", quota.organisation + " " + quota.model, old ? QuotaJson(*old) : Json(nullptr),
-               QuotaJson(quota),
+  TP_TRY(Write(actor, "quota.changed", quota.organisation + " " + quota.model,
+               old ? QuotaJson(*old) : Json(nullptr), QuotaJson(quota),
                [&](store::Session& session) { return LedgerStore::SaveQuota(session, quota); }));
   (void)ledger_->Flush(2);
   TP_ASSIGN(const auto stored, store_.LoadQuotas(quota.organisation));
@@ -196,9 +199,10 @@ Result<PriceBook> Accounting::AddPrices(const AuditActor& actor, PriceBook book,
   const auto current = books_.At(now_ms);
   TP_TRY(database_.Write([&](store::Session& session) -> Status {
     TP_ASSIGN(book.version, LedgerStore::AddPriceBook(session, book, now_ms, by));
-    return options_.audit ? options_.audit(session, actor, "price.changed", fmt::format("version {}", book.version),
-                                           PriceBookJson(*current), PriceBookJson(book))
-                          : Status();
+    return options_.audit
+               ? options_.audit(session, actor, "price.changed", fmt::format("version {}", book.version),
+                                PriceBookJson(*current), PriceBookJson(book))
+               : Status();
   }));
   books_.Add(book);
   return book;
@@ -209,17 +213,15 @@ Result<std::string> Accounting::SetWebhook(const AuditActor& actor, const std::s
   TP_TRY(CheckWebhookUrl(url, options_.webhooks.allow_private_addresses));
   const std::string secret = RandomId("whsec-", 40);
   const Webhook webhook{organisation, url, options_.seal ? options_.seal(secret) : secret};
-  TP_TRY(Write(actor, "webhook.changed", organisation, nullptr, Json{{"url", url}},
-               [&](store::Session& session) {
-                 return LedgerStore::SaveWebhook(session, webhook, wall_.unix_ms());
-               }));
+  TP_TRY(Write(
+      actor, "webhook.changed", organisation, nullptr, Json{{"url", url}},
+      [&](store::Session& session) { return LedgerStore::SaveWebhook(session, webhook, wall_.unix_ms()); }));
   return secret;
 }
 
 Status Accounting::RemoveWebhook(const AuditActor& actor, const std::string& organisation) {
-  return Write(actor, "webhook.removed", organisation, nullptr, nullptr, [&](store::Session& session) {
-    return LedgerStore::DeleteWebhook(session, organisation);
-  });
+  return Write(actor, "webhook.removed", organisation, nullptr, nullptr,
+               [&](store::Session& session) { return LedgerStore::DeleteWebhook(session, organisation); });
 }
 
 Result<std::optional<Webhook>> Accounting::FindWebhook(const std::string& organisation) {
@@ -230,8 +232,10 @@ Result<Adjustment> Accounting::Adjust(const AuditActor& actor, Adjustment adjust
   const auto bad = [](const char* field, const char* why) {
     return Fail(ErrorKind::kInvalid, "bad_adjustment", fmt::format("{}: {}", field, why), field);
   };
-  if (!adjustment.amount.FitsRow() || adjustment.amount == Money{}) return bad("amount", "must be an amount, not 0");
-  if (adjustment.reason.empty() || adjustment.reason.size() > 1000) return bad("reason", "must have 1 to 1000 bytes");
+  if (!adjustment.amount.FitsRow() || adjustment.amount == Money{})
+    return bad("amount", "must be an amount, not 0");
+  if (adjustment.reason.empty() || adjustment.reason.size() > 1000)
+    return bad("reason", "must have 1 to 1000 bytes");
   adjustment.id = RandomId("adj-", 16);
   adjustment.created_ms = wall_.unix_ms();
   adjustment.month_ms = PeriodBounds(Period::kMonth, adjustment.month_ms).first;

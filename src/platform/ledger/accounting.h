@@ -1,6 +1,6 @@
-// The ledger as one thing: admission and metering (ledger()), questions (reports()), and the rules that people
-// change, each change one transaction with its row in the audit log. What the composition root builds and the
-// gateway calls. Threads: any.
+// The ledger as one thing: admission and metering (ledger()), questions (reports()), and the rules that
+// people change, each change one transaction with its row in the audit log. What the composition root builds
+// and the gateway calls. Threads: any.
 #pragma once
 
 #include <filesystem>
@@ -27,7 +27,7 @@ namespace tidepool::platform {
 // What running costs, so that a price can be compared with it.
 struct RealCost {
   std::string currency = "USD";
-  Money device_per_hour;    // amortisation of the machine
+  Money device_per_hour;  // amortisation of the machine
   Money power_per_kwh;
   int64_t power_watts = 0;  // of the machine under load
   // device_per_hour + watts / 1000 * power_per_kwh, for so many microseconds of device time.
@@ -78,7 +78,8 @@ class Accounting {
   Result<FreeQuota> SetQuota(const AuditActor& actor, const FreeQuota& quota);
   Result<PriceBook> AddPrices(const AuditActor& actor, PriceBook book, const std::string& by);
   // Gives the secret, which is not shown again.
-  Result<std::string> SetWebhook(const AuditActor& actor, const std::string& organisation, const std::string& url);
+  Result<std::string> SetWebhook(const AuditActor& actor, const std::string& organisation,
+                                 const std::string& url);
   Status RemoveWebhook(const AuditActor& actor, const std::string& organisation);
   Result<std::optional<Webhook>> FindWebhook(const std::string& organisation);
   Result<Adjustment> Adjust(const AuditActor& actor, Adjustment adjustment);
@@ -87,7 +88,8 @@ class Accounting {
   Accounting(store::Database& database, const WallClock& wall, AccountingOptions options);
   using Change = std::function<Status(store::Session&)>;
   Status Write(const AuditActor& actor, std::string_view action, std::string_view object,
-               const nlohmann::ordered_json& before, const nlohmann::ordered_json& after, const Change& change);
+               const nlohmann::ordered_json& before, const nlohmann::ordered_json& after,
+               const Change& change);
 
   store::Database& database_;
   const WallClock& wall_;

@@ -1,5 +1,5 @@
-// The whole ledger over a real store: SQLite, and PostgreSQL where Debian's package is installed. Oracle: sums
-// worked out by hand or kept by the test.
+// The whole ledger over a real store: SQLite, and PostgreSQL where Debian's package is installed. Oracle:
+// sums worked out by hand or kept by the test.
 #include "platform/ledger/accounting.h"
 
 #include <arpa/inet.h>
@@ -114,8 +114,8 @@ class AccountingTest : public ::testing::TestWithParam<store::Backend> {
     options_.ledger.post_after_ms = 5;
     options_.webhooks = {.allow_private_addresses = true, .timeout_s = 5, .poll_ms = 20};
     options_.quota.tokens = 0;
-    options_.audit = [this](store::Session&, const AuditActor&, std::string_view action, std::string_view object,
-                            const Json&, const Json&) -> Status {
+    options_.audit = [this](store::Session&, const AuditActor&, std::string_view action,
+                            std::string_view object, const Json&, const Json&) -> Status {
       std::lock_guard lock(audit_mutex_);
       audited_.push_back(fmt::format("{} {}", action, object));
       return {};
@@ -134,10 +134,11 @@ class AccountingTest : public ::testing::TestWithParam<store::Backend> {
     accounting_ = std::move(*opened);
   }
   void Prices(const std::string& input, const std::string& output) {
-    auto book = ParsePriceBook(
-        Json{{"currency", "EUR"},
-             {"models", Json::array({Json{{"model", "*"},
-                                          {"tiers", Json::array({Json{{"input", input}, {"output", output}}})}}})}});
+    auto book = ParsePriceBook(Json{
+        {"currency", "EUR"},
+        {"models",
+         Json::array(
+             {Json{{"model", "*"}, {"tiers", Json::array({Json{{"input", input}, {"output", output}}})}}})}});
     ASSERT_TRUE(book) << book.error().message;
     ASSERT_TRUE(accounting_->AddPrices(Actor(), *book, "me"));
   }
@@ -267,8 +268,8 @@ TEST_P(AccountingTest, TheBillIsTheSumOfItsRows) {
     if (i == 150) Prices("0.5", "2.000000001");  // never touches what was
     const auto status = static_cast<UsageStatus>(random() % 3);
     const auto prompt = static_cast<int64_t>(random() % 100), output = static_cast<int64_t>(random() % 100);
-    ASSERT_TRUE(Run(Request(fmt::format("k{}", 1 + random() % 3), fmt::format("m{}", random() % 4)), prompt, output,
-                    status));
+    ASSERT_TRUE(Run(Request(fmt::format("k{}", 1 + random() % 3), fmt::format("m{}", random() % 4)), prompt,
+                    output, status));
     truth.tokens.prompt += prompt;
     truth.tokens.output += output;
     if (status != UsageStatus::kError) {
@@ -297,9 +298,17 @@ TEST_P(AccountingTest, TheBillIsTheSumOfItsRows) {
   } while (!cursor.empty());
   EXPECT_EQ(rows, expected);
 
-  Adjustment credit{.id = "", .created_ms = 0, .month_ms = kNow, .organisation = "o", .workspace = "", .key = "",
-                    .model = "", .amount = *Money::Parse("-0.000001"), .currency = "EUR",
-                    .reason = "=HYPERLINK(\"http://x\")", .created_by = "op"};
+  Adjustment credit{.id = "",
+                    .created_ms = 0,
+                    .month_ms = kNow,
+                    .organisation = "o",
+                    .workspace = "",
+                    .key = "",
+                    .model = "",
+                    .amount = *Money::Parse("-0.000001"),
+                    .currency = "EUR",
+                    .reason = "=HYPERLINK(\"http://x\")",
+                    .created_by = "op"};
   ASSERT_TRUE(accounting_->Adjust(Actor(), credit));
   bill = accounting_->reports().MonthlyBill("o", kNow, "", 1000);
   ASSERT_EQ(bill->adjustments.size(), 1u);
@@ -307,7 +316,8 @@ TEST_P(AccountingTest, TheBillIsTheSumOfItsRows) {
   const std::string csv = BillCsv(*bill);
   EXPECT_NE(csv.find("\"'=HYPERLINK(\"\"http://x\"\")\""), std::string::npos) << csv;
   EXPECT_NE(csv.find("total,o,,,,,,300"), std::string::npos);
-  EXPECT_TRUE(accounting_->reports().MonthlyBill("o", kNow + int64_t{40} * 86'400'000, "", 10)->lines.empty());
+  EXPECT_TRUE(
+      accounting_->reports().MonthlyBill("o", kNow + int64_t{40} * 86'400'000, "", 10)->lines.empty());
 }
 
 TEST_P(AccountingTest, ADryRunPricesAMonthWithoutTouchingIt) {
@@ -315,8 +325,8 @@ TEST_P(AccountingTest, ADryRunPricesAMonthWithoutTouchingIt) {
   ASSERT_TRUE(Run(Request("k1", "m1"), 100, 100));
   ASSERT_TRUE(Run(Request("k1", "m2"), 100, 0));
   const Money before = Total().amount;
-  auto book = *ParsePriceBook(Json::parse(
-      R"({"currency":"USD","models":[{"model":"m1","tiers":[{"input":"10","output":"20"}]}]})"));
+  auto book = *ParsePriceBook(
+      Json::parse(R"({"currency":"USD","models":[{"model":"m1","tiers":[{"input":"10","output":"20"}]}]})"));
   const auto run = accounting_->reports().PriceMonthWith(book, kNow, "o");
   ASSERT_TRUE(run) << run.error().message;
   EXPECT_EQ(run->rows, 2);
@@ -327,7 +337,8 @@ TEST_P(AccountingTest, ADryRunPricesAMonthWithoutTouchingIt) {
 
 TEST_P(AccountingTest, RulesAndCountersSurviveARestart) {
   Prices("1000", "1000");
-  ASSERT_TRUE(accounting_->SetLimit(Actor(), {.scope = {ScopeKind::kKey, "k1"}, .organisation = "o", .tokens_per_day = 1000}));
+  ASSERT_TRUE(accounting_->SetLimit(
+      Actor(), {.scope = {ScopeKind::kKey, "k1"}, .organisation = "o", .tokens_per_day = 1000}));
   Budget budget{.id = "", .scope = {ScopeKind::kOrganisation, "o"}, .organisation = "o"};
   budget.amount = *Money::Parse("1");
   const auto made = accounting_->SetBudget(Actor(), budget);
@@ -347,7 +358,8 @@ TEST_P(AccountingTest, RulesAndCountersSurviveARestart) {
   EXPECT_TRUE(Run(Request("k2"), 1, 1));
   ASSERT_TRUE(accounting_->RemoveLimit(Actor(), {ScopeKind::kKey, "k1"}, "*"));
   EXPECT_TRUE(Run(Request(), 1, 1));
-  EXPECT_EQ(accounting_->RemoveLimit(Actor(), {ScopeKind::kKey, "k1"}, "*").error().kind, ErrorKind::kNotFound);
+  EXPECT_EQ(accounting_->RemoveLimit(Actor(), {ScopeKind::kKey, "k1"}, "*").error().kind,
+            ErrorKind::kNotFound);
   std::lock_guard lock(audit_mutex_);
   EXPECT_EQ(audited_.size(), 5u);
   EXPECT_EQ(audited_[0], "price.changed version 1");
@@ -416,7 +428,8 @@ TEST_P(AccountingTest, HistoryIsBoundedAndGrouped) {
   query.filter.to_ms = kNow + int64_t{20'000} * 1000;
   EXPECT_EQ(accounting_->reports().Range(query).error().code, "bad_range");
   EXPECT_FALSE(ParseMetric("tokens; DROP TABLE usage_rows"));
-  for (const char* metric : {"requests", "errors", "amount", "queue_seconds", "ttft_seconds", "device_seconds"}) {
+  for (const char* metric :
+       {"requests", "errors", "amount", "queue_seconds", "ttft_seconds", "device_seconds"}) {
     query.metric = *ParseMetric(metric);
     query.step_ms = 60'000;
     EXPECT_TRUE(accounting_->reports().Range(query)) << metric;
@@ -424,7 +437,8 @@ TEST_P(AccountingTest, HistoryIsBoundedAndGrouped) {
 }
 
 TEST_P(AccountingTest, RefusalsAreCountedByMinute) {
-  ASSERT_TRUE(accounting_->SetLimit(Actor(), {.scope = {ScopeKind::kKey, "k1"}, .organisation = "o", .requests_per_minute = 0}));
+  ASSERT_TRUE(accounting_->SetLimit(
+      Actor(), {.scope = {ScopeKind::kKey, "k1"}, .organisation = "o", .requests_per_minute = 0}));
   for (int i = 0; i < 30; ++i) EXPECT_EQ(Run(Request(), 1, 1).error().code, "rate_limit_exceeded");
   wall_.Advance(60'000);
   RangeQuery query;
@@ -501,20 +515,58 @@ TEST_P(AccountingTest, WebhooksNeverLeadToPrivateAddresses) {
   EXPECT_TRUE(receiver.requests().empty());
 }
 
+// The database goes away under load: what runs ends, its rows wait on disk, then new work is refused; it
+// comes back: all rows are there, and nothing needed a restart.
+TEST_P(AccountingTest, ALostPostgresqlIsBufferedOnDiskThenRefusesWork) {
+  if (GetParam() != store::Backend::kPostgresql) GTEST_SKIP() << "SQLite is a file";
+  options_.ledger.max_unposted_rows = 20;
+  options_.ledger.journal_every_ms = 10;
+  Open();
+  ASSERT_TRUE(Run(Request(), 10, 1));
+  Total();
+  ASSERT_TRUE(Postgresql()->Stop());
+  int done = 1;
+  Status ran;
+  for (; done < 5000; ++done) {
+    ran = Run(Request(), 10, 1);
+    if (!ran) break;
+  }
+  ASSERT_FALSE(ran);
+  EXPECT_EQ(ran.error().kind, ErrorKind::kUnavailable);
+  EXPECT_EQ(ran.error().code, "usage_store_behind");
+  EXPECT_GE(done, 20);
+  ASSERT_TRUE(Postgresql()->StartAgain());
+  for (int i = 0; i < 1000 && !accounting_->ledger().Check(Request()); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_TRUE(accounting_->ledger().Check(Request()));
+  EXPECT_EQ(Total().requests, done);
+}
+
 TEST_P(AccountingTest, BadAmountsNeverReachTheStore) {
   Budget budget{.id = "", .scope = {ScopeKind::kOrganisation, "o"}, .organisation = "o"};
   budget.amount = Money{-1};
   EXPECT_FALSE(accounting_->SetBudget(Actor(), budget));
-  EXPECT_FALSE(accounting_->SetLimit(Actor(), {.scope = {ScopeKind::kKey, "k"}, .organisation = "o", .tokens_per_minute = -5}));
-  Adjustment zero{.id = "", .created_ms = 0, .month_ms = kNow, .organisation = "o", .workspace = "", .key = "",
-                  .model = "", .amount = {}, .currency = "EUR", .reason = "x", .created_by = ""};
+  EXPECT_FALSE(accounting_->SetLimit(
+      Actor(), {.scope = {ScopeKind::kKey, "k"}, .organisation = "o", .tokens_per_minute = -5}));
+  Adjustment zero{.id = "",
+                  .created_ms = 0,
+                  .month_ms = kNow,
+                  .organisation = "o",
+                  .workspace = "",
+                  .key = "",
+                  .model = "",
+                  .amount = {},
+                  .currency = "EUR",
+                  .reason = "x",
+                  .created_by = ""};
   EXPECT_FALSE(accounting_->Adjust(Actor(), zero));
   FreeQuota quota{.organisation = "o", .model_version = "v", .model = "m", .total = -1};
   EXPECT_FALSE(accounting_->SetQuota(Actor(), quota));
   // Names that are SQL are names.
   const std::string nasty = "x'); DROP TABLE usage_rows; --";
-  ASSERT_TRUE(accounting_->SetLimit(Actor(), {.scope = {ScopeKind::kKey, nasty}, .organisation = nasty, .model = nasty,
-                                              .tokens_per_day = 5}));
+  ASSERT_TRUE(accounting_->SetLimit(
+      Actor(),
+      {.scope = {ScopeKind::kKey, nasty}, .organisation = nasty, .model = nasty, .tokens_per_day = 5}));
   Open();
   ASSERT_EQ(accounting_->limiter().limits().size(), 1u);
   EXPECT_EQ(accounting_->limiter().limits()[0].model, nasty);

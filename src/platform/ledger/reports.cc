@@ -18,7 +18,8 @@ constexpr std::string_view kSums =
     "COUNT(*), COALESCE(SUM(CASE WHEN status IN ('error', 'interrupted') THEN 1 ELSE 0 END), 0), "
     "COALESCE(SUM(CASE WHEN status = 'cancelled' THEN 1 ELSE 0 END), 0), COALESCE(SUM(prompt_tokens), 0), "
     "COALESCE(SUM(cached_tokens), 0), COALESCE(SUM(output_tokens), 0), COALESCE(SUM(reasoning_tokens), 0), "
-    "COALESCE(SUM(free_tokens), 0), COALESCE(SUM(device_us), 0), COALESCE(SUM(amount_nanos / 1000000000), 0), "
+    "COALESCE(SUM(free_tokens), 0), COALESCE(SUM(device_us), 0), COALESCE(SUM(amount_nanos / 1000000000), "
+    "0), "
     "COALESCE(SUM(amount_nanos % 1000000000), 0)";
 
 UsageSums SumsOf(const Row& row, size_t at) {
@@ -179,8 +180,8 @@ void UsageSums::Add(const UsageSums& other) {
   amount += other.amount;
 }
 
-Result<UsagePage<UsageGroup>> Reports::Usage(const UsageFilter& filter, GroupBy group_by, const std::string& cursor,
-                                        int64_t limit) {
+Result<UsagePage<UsageGroup>> Reports::Usage(const UsageFilter& filter, GroupBy group_by,
+                                             const std::string& cursor, int64_t limit) {
   const GroupShape& shape = ShapeOf(group_by);
   Conditions c = ConditionsOf(filter);
   const bool by_day = group_by == GroupBy::kDay;
@@ -188,7 +189,8 @@ Result<UsagePage<UsageGroup>> Reports::Usage(const UsageFilter& filter, GroupBy 
     TP_ASSIGN(const std::string after, TextOfCursor(cursor));
     if (by_day) {
       int64_t day = 0;
-      if (std::from_chars(after.data(), after.data() + after.size(), day).ec != std::errc()) return BadCursor();
+      if (std::from_chars(after.data(), after.data() + after.size(), day).ec != std::errc())
+        return BadCursor();
       c.Add(fmt::format("{} > ?", shape.column), day);
     } else {
       c.Add(fmt::format("{} > ?", shape.column), after);
@@ -198,8 +200,8 @@ Result<UsagePage<UsageGroup>> Reports::Usage(const UsageFilter& filter, GroupBy 
   const std::string sql =
       group_by == GroupBy::kNone
           ? fmt::format("SELECT '', {} FROM usage_rows{} LIMIT ${}", kSums, c.text, c.values.size())
-          : fmt::format("SELECT {0}, {1} FROM usage_rows{2} GROUP BY {0} ORDER BY {0} LIMIT ${3}", shape.column,
-                        kSums, c.text, c.values.size());
+          : fmt::format("SELECT {0}, {1} FROM usage_rows{2} GROUP BY {0} ORDER BY {0} LIMIT ${3}",
+                        shape.column, kSums, c.text, c.values.size());
   return database_.Get<UsagePage<UsageGroup>>([&](Session& session) -> Result<UsagePage<UsageGroup>> {
     TP_ASSIGN(const auto rows, session.Query(sql, c.values));
     UsagePage<UsageGroup> page;
@@ -215,7 +217,8 @@ Result<UsagePage<UsageGroup>> Reports::Usage(const UsageFilter& filter, GroupBy 
   });
 }
 
-Result<UsagePage<UsageRow>> Reports::Requests(const UsageFilter& filter, const std::string& cursor, int64_t limit) {
+Result<UsagePage<UsageRow>> Reports::Requests(const UsageFilter& filter, const std::string& cursor,
+                                              int64_t limit) {
   Conditions c = ConditionsOf(filter);
   if (!cursor.empty()) {
     TP_ASSIGN(const std::string after, TextOfCursor(cursor));
@@ -232,10 +235,11 @@ Result<UsagePage<UsageRow>> Reports::Requests(const UsageFilter& filter, const s
   }
   c.values.emplace_back(limit + 1);
   return database_.Get<UsagePage<UsageRow>>([&](Session& session) -> Result<UsagePage<UsageRow>> {
-    TP_ASSIGN(const auto rows,
-              session.Query(fmt::format("SELECT {} FROM usage_rows{} ORDER BY finished_ms DESC, id DESC LIMIT ${}",
-                                        UsageColumns(), c.text, c.values.size()),
-                            c.values));
+    TP_ASSIGN(
+        const auto rows,
+        session.Query(fmt::format("SELECT {} FROM usage_rows{} ORDER BY finished_ms DESC, id DESC LIMIT ${}",
+                                  UsageColumns(), c.text, c.values.size()),
+                      c.values));
     UsagePage<UsageRow> page;
     for (const Row& row : rows) {
       if (std::ssize(page.items) == limit) {
@@ -259,13 +263,14 @@ Result<UsageRow> Reports::FindRequest(const UsageFilter& filter, const std::stri
                                         UsageColumns(), c.text),
                             c.values));
     if (rows.empty())
-      return Fail(ErrorKind::kNotFound, "request_not_found", fmt::format("no request \"{}\"", id.substr(0, 100)));
+      return Fail(ErrorKind::kNotFound, "request_not_found",
+                  fmt::format("no request \"{}\"", id.substr(0, 100)));
     return UsageRowOf(rows[0]);
   });
 }
 
-Result<Bill> Reports::MonthlyBill(const std::string& organisation, int64_t month_ms, const std::string& cursor,
-                                  int64_t limit) {
+Result<Bill> Reports::MonthlyBill(const std::string& organisation, int64_t month_ms,
+                                  const std::string& cursor, int64_t limit) {
   Bill bill;
   bill.organisation = organisation;
   std::tie(bill.from_ms, bill.to_ms) = PeriodBounds(Period::kMonth, month_ms);
@@ -286,10 +291,11 @@ Result<Bill> Reports::MonthlyBill(const std::string& organisation, int64_t month
   };
   // One snapshot: lines, adjustments and totals agree.
   TP_TRY(database_.Read([&](Session& session) -> Status {
-    TP_ASSIGN(const auto totals, session.Query(fmt::format("SELECT price_version, {} FROM usage_rows{} GROUP BY "
-                                                           "price_version",
-                                                           kSums, c.text),
-                                               c.values));
+    TP_ASSIGN(const auto totals,
+              session.Query(fmt::format("SELECT price_version, {} FROM usage_rows{} GROUP BY "
+                                        "price_version",
+                                        kSums, c.text),
+                            c.values));
     for (const Row& row : totals) {
       const UsageSums sums = SumsOf(row, 1);
       bill.sums.Add(sums);
@@ -298,13 +304,14 @@ Result<Bill> Reports::MonthlyBill(const std::string& organisation, int64_t month
     std::vector<Value> values = c.values;
     values.emplace_back(limit + 1);
     values.emplace_back(offset);
-    TP_ASSIGN(const auto lines,
-              session.Query(fmt::format("SELECT model, key_id, member, workspace, price_version, {} FROM "
-                                        "usage_rows{} GROUP BY model, key_id, member, workspace, price_version "
-                                        "ORDER BY model, key_id, member, workspace, price_version "
-                                        "LIMIT ${} OFFSET ${}",
-                                        kSums, c.text, values.size() - 1, values.size()),
-                            values));
+    TP_ASSIGN(
+        const auto lines,
+        session.Query(fmt::format("SELECT model, key_id, member, workspace, price_version, {} FROM "
+                                  "usage_rows{} GROUP BY model, key_id, member, workspace, price_version "
+                                  "ORDER BY model, key_id, member, workspace, price_version "
+                                  "LIMIT ${} OFFSET ${}",
+                                  kSums, c.text, values.size() - 1, values.size()),
+                      values));
     for (const Row& row : lines) {
       if (std::ssize(bill.lines) == limit) {
         bill.next = CursorOf(fmt::to_string(offset + limit));
@@ -320,11 +327,12 @@ Result<Bill> Reports::MonthlyBill(const std::string& organisation, int64_t month
       line.sums = SumsOf(row, 5);
       bill.lines.push_back(std::move(line));
     }
-    TP_ASSIGN(const auto adjustments,
-              session.Query("SELECT id, created_ms, workspace, key_id, model, amount_nanos, currency, reason, "
-                            "created_by FROM adjustments WHERE organisation = $1 AND month_ms = $2 "
-                            "ORDER BY created_ms, id",
-                            {organisation, bill.from_ms}));
+    TP_ASSIGN(
+        const auto adjustments,
+        session.Query("SELECT id, created_ms, workspace, key_id, model, amount_nanos, currency, reason, "
+                      "created_by FROM adjustments WHERE organisation = $1 AND month_ms = $2 "
+                      "ORDER BY created_ms, id",
+                      {organisation, bill.from_ms}));
     for (const Row& row : adjustments) {
       Adjustment a;
       a.id = row.Text(0);
@@ -348,8 +356,7 @@ Result<Bill> Reports::MonthlyBill(const std::string& organisation, int64_t month
 
 Result<std::vector<RangeSeries>> Reports::Range(const RangeQuery& query) {
   const UsageFilter& f = query.filter;
-  if (query.step_ms < 1000)
-    return Fail(ErrorKind::kInvalid, "bad_step", "step: at least one second", "step");
+  if (query.step_ms < 1000) return Fail(ErrorKind::kInvalid, "bad_step", "step: at least one second", "step");
   if (f.to_ms <= f.from_ms || (f.to_ms - f.from_ms) / query.step_ms >= kMaxRangePoints) {
     return Fail(ErrorKind::kInvalid, "bad_range",
                 fmt::format("from, to and step must make 1 to {} steps", kMaxRangePoints), "step");
@@ -370,8 +377,8 @@ Result<std::vector<RangeSeries>> Reports::Range(const RangeQuery& query) {
   c.values.emplace_back(query.step_ms);
   const size_t step = c.values.size();
   const std::string sql = fmt::format(
-      "SELECT {0} AS grp, {1} - {1} % ${2} AS step, {3} FROM {4}{5} GROUP BY grp, step ORDER BY grp, step", group.column,
-      time, step, metric.expression, refusals ? "refusals" : "usage_rows", c.text);
+      "SELECT {0} AS grp, {1} - {1} % ${2} AS step, {3} FROM {4}{5} GROUP BY grp, step ORDER BY grp, step",
+      group.column, time, step, metric.expression, refusals ? "refusals" : "usage_rows", c.text);
   return database_.Get<std::vector<RangeSeries>>([&](Session& session) -> Result<std::vector<RangeSeries>> {
     std::vector<RangeSeries> series;
     bool too_many = false;
@@ -395,7 +402,8 @@ Result<std::vector<RangeSeries>> Reports::Range(const RangeQuery& query) {
   });
 }
 
-Result<DryRun> Reports::PriceMonthWith(const PriceBook& book, int64_t month_ms, const std::string& organisation) {
+Result<DryRun> Reports::PriceMonthWith(const PriceBook& book, int64_t month_ms,
+                                       const std::string& organisation) {
   DryRun run;
   std::tie(run.from_ms, run.to_ms) = PeriodBounds(Period::kMonth, month_ms);
   UsageFilter filter;
@@ -408,14 +416,13 @@ Result<DryRun> Reports::PriceMonthWith(const PriceBook& book, int64_t month_ms, 
     return session.Each(fmt::format("SELECT {} FROM usage_rows{}", UsageColumns(), c.text), c.values,
                         [&](const Row& r) {
                           const UsageRow row = UsageRowOf(r);
-                          const PricedAmount priced = PriceOf(
-                              book, {.organisation = row.payer.organisation,
-                                     .model = row.model,
-                                     .embeds = row.endpoint == "embeddings",
-                                     .batch = row.batch,
-                                     .status = row.status,
-                                     .tokens = row.tokens,
-                                     .free_tokens = row.free_tokens});
+                          const PricedAmount priced = PriceOf(book, {.organisation = row.payer.organisation,
+                                                                     .model = row.model,
+                                                                     .embeds = row.endpoint == "embeddings",
+                                                                     .batch = row.batch,
+                                                                     .status = row.status,
+                                                                     .tokens = row.tokens,
+                                                                     .free_tokens = row.free_tokens});
                           DryRunLine& line = lines[row.model];
                           line.model = row.model;
                           line.currency = book.currency;
@@ -441,19 +448,20 @@ std::string BillCsv(const Bill& bill) {
   for (const BillLine& line : bill.lines) {
     csv += fmt::format("usage,{},{},{},{},{},{},{},{},{},{},{},{},{},{},\r\n", CsvCell(bill.organisation),
                        CsvCell(line.workspace), CsvCell(line.model), CsvCell(line.key), CsvCell(line.member),
-                       line.price_version, line.sums.requests, line.sums.tokens.prompt, line.sums.tokens.cached,
-                       line.sums.tokens.output, line.sums.tokens.reasoning, line.sums.free_tokens,
-                       line.sums.amount.ToString(), line.currency);
+                       line.price_version, line.sums.requests, line.sums.tokens.prompt,
+                       line.sums.tokens.cached, line.sums.tokens.output, line.sums.tokens.reasoning,
+                       line.sums.free_tokens, line.sums.amount.ToString(), line.currency);
   }
   for (const Adjustment& a : bill.adjustments) {
     csv += fmt::format("adjustment,{},{},{},{},,,,,,,,,{},{},{}\r\n", CsvCell(bill.organisation),
-                       CsvCell(a.workspace), CsvCell(a.model), CsvCell(a.key), a.amount.ToString(), a.currency,
-                       CsvCell(a.reason));
+                       CsvCell(a.workspace), CsvCell(a.model), CsvCell(a.key), a.amount.ToString(),
+                       a.currency, CsvCell(a.reason));
   }
   for (const auto& [currency, total] : bill.totals) {
-    csv += fmt::format("total,{},,,,,,{},{},{},{},{},{},{},{},\r\n", CsvCell(bill.organisation), bill.sums.requests,
-                       bill.sums.tokens.prompt, bill.sums.tokens.cached, bill.sums.tokens.output,
-                       bill.sums.tokens.reasoning, bill.sums.free_tokens, total.ToString(), currency);
+    csv += fmt::format("total,{},,,,,,{},{},{},{},{},{},{},{},\r\n", CsvCell(bill.organisation),
+                       bill.sums.requests, bill.sums.tokens.prompt, bill.sums.tokens.cached,
+                       bill.sums.tokens.output, bill.sums.tokens.reasoning, bill.sums.free_tokens,
+                       total.ToString(), currency);
   }
   return csv;
 }

@@ -21,7 +21,17 @@ struct UsageFilter {
   int64_t from_ms = 0, to_ms = INT64_MAX;  // of finished_ms, [from, to)
 };
 
-enum class GroupBy : uint8_t { kNone, kModel, kKey, kMember, kWorkspace, kOrganisation, kEndpoint, kStatus, kDay };
+enum class GroupBy : uint8_t {
+  kNone,
+  kModel,
+  kKey,
+  kMember,
+  kWorkspace,
+  kOrganisation,
+  kEndpoint,
+  kStatus,
+  kDay
+};
 Result<GroupBy> ParseGroupBy(std::string_view text);  // kInvalid lists what there is
 std::string_view GroupByName(GroupBy group_by);
 
@@ -61,8 +71,20 @@ struct Bill {
 };
 
 enum class Metric : uint8_t {
-  kRequests, kErrors, kCancelled, kPromptTokens, kCachedTokens, kOutputTokens, kReasoningTokens, kTotalTokens,
-  kDeviceSeconds, kAmount, kQueueSeconds, kTtftSeconds, kDecodeSeconds, kRefusals
+  kRequests,
+  kErrors,
+  kCancelled,
+  kPromptTokens,
+  kCachedTokens,
+  kOutputTokens,
+  kReasoningTokens,
+  kTotalTokens,
+  kDeviceSeconds,
+  kAmount,
+  kQueueSeconds,
+  kTtftSeconds,
+  kDecodeSeconds,
+  kRefusals
 };
 Result<Metric> ParseMetric(std::string_view text);
 
@@ -95,7 +117,7 @@ class Reports {
   Reports(store::Database& database, const PriceBooks& books) : database_(database), books_(books) {}
 
   Result<UsagePage<UsageGroup>> Usage(const UsageFilter& filter, GroupBy group_by, const std::string& cursor,
-                                 int64_t limit);
+                                      int64_t limit);
   // Newest first.
   Result<UsagePage<UsageRow>> Requests(const UsageFilter& filter, const std::string& cursor, int64_t limit);
   Result<UsageRow> FindRequest(const UsageFilter& filter, const std::string& id);  // row or request id

@@ -21,7 +21,8 @@ class FakeStore final : public UsageSink {
     ++calls;
     if (away) return Fail(ErrorKind::kUnavailable, "store_unavailable", "the database is away");
     for (const UsageRow& row : rows) {
-      if (row.model == "poison") return Fail(ErrorKind::kInternal, "store_error", "it does not like this row");
+      if (row.model == "poison")
+        return Fail(ErrorKind::kInternal, "store_error", "it does not like this row");
     }
     for (const UsageRow& row : rows) rows_.emplace(row.id, row);  // ON CONFLICT DO NOTHING
     return {};
@@ -63,10 +64,9 @@ class UsageLedgerTest : public ::testing::Test {
     ASSERT_TRUE(journal) << journal.error().message;
     limiter_ = std::make_unique<Limiter>(clock_, wall_, books_, QuotaDefaults{.tokens = 0});
     ASSERT_TRUE(store_.Post(remains.closed));
-    ASSERT_TRUE(UsageLedger::Recover(remains, store_, *limiter_, books_, wall_.unix_ms(),
-                                     [&](const std::string& id) -> Result<bool> {
-                                       return store_.rows().contains(id);
-                                     }));
+    ASSERT_TRUE(UsageLedger::Recover(
+        remains, store_, *limiter_, books_, wall_.unix_ms(),
+        [&](const std::string& id) -> Result<bool> { return store_.rows().contains(id); }));
     (*journal)->RemainsPosted();
     ledger_ = std::make_unique<UsageLedger>(UsageLedger::Parts{.journal = std::move(*journal),
                                                                .sink = &store_,
@@ -312,7 +312,8 @@ TEST_F(UsageLedgerTest, AStopLeavesNoFiles) {
   EXPECT_EQ(store_.rows().size(), 1u);
 }
 
-// Many threads, random ends and crashes: every row that was durable is there once, with the test's own counts.
+// Many threads, random ends and crashes: every row that was durable is there once, with the test's own
+// counts.
 TEST_F(UsageLedgerTest, RandomWorkWithCrashesIsBilledToTheToken) {
   options_.journal.segment_bytes = 64 << 10;
   options_.journal_every_ms = 10;

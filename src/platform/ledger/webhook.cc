@@ -93,7 +93,8 @@ Status CheckWebhookUrl(std::string_view url, bool allow_private) {
   };
   const std::string scheme = part(CURLUPART_SCHEME);
   if (scheme != "https" && scheme != "http") return bad("must begin with https:// or http://");
-  if (!part(CURLUPART_USER).empty() || !part(CURLUPART_PASSWORD).empty()) return bad("must hold no user or password");
+  if (!part(CURLUPART_USER).empty() || !part(CURLUPART_PASSWORD).empty())
+    return bad("must hold no user or password");
   if (!part(CURLUPART_FRAGMENT).empty()) return bad("must hold no #fragment");
   const std::string host = part(CURLUPART_HOST);
   if (host.empty()) return bad("has no host");
@@ -146,14 +147,15 @@ Status PostWebhook(const std::string& url, const std::string& signature, const s
   const CURLcode code = curl_easy_perform(curl.get());
   long status = 0;
   curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &status);
-  if (guard.refused) return Fail(ErrorKind::kForbidden, "private_address", "the URL leads to a private address");
+  if (guard.refused)
+    return Fail(ErrorKind::kForbidden, "private_address", "the URL leads to a private address");
   if (status >= 200 && status < 300) return {};
   if (status != 0) return Fail(ErrorKind::kUnavailable, "webhook_refused", fmt::format("HTTP {}", status));
   return Fail(ErrorKind::kUnavailable, "webhook_unreachable", curl_easy_strerror(code));
 }
 
-WebhookSender::WebhookSender(LedgerStore& store, const WallClock& wall, MetricsRegistry& metrics, Unseal unseal,
-                             const WebhookOptions& options)
+WebhookSender::WebhookSender(LedgerStore& store, const WallClock& wall, MetricsRegistry& metrics,
+                             Unseal unseal, const WebhookOptions& options)
     : store_(store),
       wall_(wall),
       unseal_(std::move(unseal)),
@@ -204,9 +206,10 @@ void WebhookSender::Deliver(Delivery& delivery) {
   }
   const std::string body = NoticeBody(delivery);
   const Result<std::string> secret = unseal_((*webhook)->secret);
-  const Status sent = secret ? PostWebhook((*webhook)->url,
-                                           WebhookSignature(*secret, wall_.unix_ms() / 1000, body), body, options_)
-                             : Status(Fail(secret.error()));
+  const Status sent =
+      secret ? PostWebhook((*webhook)->url, WebhookSignature(*secret, wall_.unix_ms() / 1000, body), body,
+                           options_)
+             : Status(Fail(secret.error()));
   ++delivery.attempts;
   if (sent) {
     delivered_.Increment();

@@ -1,14 +1,16 @@
 // Tells organisations what they asked to be told: budgets at thresholds, free quotas at 20 % and at nothing.
 //
-// A notice is a row of the store until its organisation's URL has answered 2xx: it is sent again after 5 s, 30 s,
-// 2 min, 10 min, then every hour, at most kMaxAttempts times, over restarts. It may arrive twice; its id says so.
+// A notice is a row of the store until its organisation's URL has answered 2xx: it is sent again after 5 s,
+// 30 s, 2 min, 10 min, then every hour, at most kMaxAttempts times, over restarts. It may arrive twice; its
+// id says so.
 //
 //   POST url
 //   Tidepool-Signature: t=<unix seconds>,v1=<hex of HMAC-SHA-256(secret, "<t>.<body>")>
-//   {"id": "...", "type": "budget.threshold" | "quota.low" | "quota.exhausted", "created": ..., "data": {...}}
+//   {"id": "...", "type": "budget.threshold" | "quota.low" | "quota.exhausted", "created": ..., "data":
+//   {...}}
 //
-// Private, loopback and link-local addresses are refused at the moment of connecting unless the setting allows
-// them; redirects are not followed.
+// Private, loopback and link-local addresses are refused at the moment of connecting unless the setting
+// allows them; redirects are not followed.
 #pragma once
 
 #include <condition_variable>
