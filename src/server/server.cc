@@ -125,6 +125,7 @@ platform::InferenceOptions MakeInferenceOptions(const Settings& s) {
   platform::InferenceOptions o;
   o.context_length = static_cast<int32_t>(s.models.context_length);
   o.default_max_tokens = static_cast<int32_t>(s.models.default_max_tokens);
+  o.grammar_cache_bytes = s.models.grammar_cache;
   o.max_waiting_for_load = static_cast<int32_t>(s.models.max_waiting_for_load);
   o.load_timeout_s = s.models.load_timeout_s;
   o.precision =

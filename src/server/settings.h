@@ -49,6 +49,7 @@ struct Settings {
 
   struct {
     int64_t context_length = 0, default_max_tokens = 0, max_waiting_for_load = 0;
+    uint64_t grammar_cache = 0;
     double load_timeout_s = 0, idle_ttl_s = -1, min_resident_s = 0;
     std::vector<std::string> preload, pin, schedule;
     int64_t max_registered = 0;

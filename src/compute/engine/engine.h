@@ -32,6 +32,7 @@
 #include "compute/residency/residency.h"
 #include "compute/scheduler/pool_scheduler.h"
 #include "models/architectures/model.h"
+#include "models/grammar/matcher.h"
 #include "models/text/text_stream.h"
 #include "models/text/tokenizer.h"
 
@@ -116,12 +117,19 @@ class GenerateSink {
   virtual void OnFinish(const FinishEvent& event) = 0;
 };
 
+// What the text of an answer must be. It begins where the reasoning, if there is any, ends.
+struct Constraint {
+  std::shared_ptr<grammar::CompiledGrammar> grammar;  // nullptr: anything
+  bool may_reason = false;  // the answer may also begin with the reasoning's open tag
+};
+
 struct GenerateRequest {
   std::string request_id;  // for logs
   ModelHandle model = 0;
   std::vector<int32_t> prompt;  // at least one token
   SamplingParams sampling;
   text::ReasoningFormat reasoning;
+  Constraint constraint{};
   std::vector<std::string> visible_tags{};  // control tokens that are text of the answer: "<tool_call>"
   std::string workspace;                    // prefix reuse stays within one
   std::string account;                      // opaque path, for fair share

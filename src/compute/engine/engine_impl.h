@@ -111,6 +111,7 @@ class EngineImpl final : public Engine {
   // On any of the device's threads: it touches the sequence and the sampler only.
   static int32_t NextToken(Sequence& sequence, const Sampler::Row& row, Sampler& sampler);
   void Emit(Sequence& sequence, int32_t token);
+  static bool FollowGrammar(Sequence& sequence, int32_t token, bool was_reasoning);
   void TakeHidden(Sequence& sequence, const PlannedTokens& planned, const float* rows);
   void ReportPrefill(Sequence& sequence);
 

@@ -63,6 +63,14 @@ void PrepareGeneration(const ModelCard& card, int32_t max_new_tokens, Generation
         tokenizer.Encode(request.reasoning.close_tag, {.add_special = false, .parse_special = true});
     std::reverse(generation.close_tokens.begin(), generation.close_tokens.end());
   }
+  if (request.constraint.grammar != nullptr) {
+    generation.matcher.emplace(request.constraint.grammar);
+    if (request.constraint.may_reason && !request.reasoning.open_tag.empty()) {
+      const auto tokens =
+          tokenizer.Encode(request.reasoning.open_tag, {.add_special = false, .parse_special = true});
+      if (tokens.size() == 1) generation.open_tag = tokens[0];
+    }
+  }
   generation.penalised = HasPenalties(sampling);
   if (generation.penalised) {
     generation.counts.Reserve(std::min<size_t>(request.prompt.size() + static_cast<size_t>(max_new_tokens),
