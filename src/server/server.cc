@@ -150,6 +150,7 @@ compute::EngineOptions MakeEngineOptions(const Settings& s) {
   o.kv_type = KvTypeOf(s.pool.kv_type);
   o.deterministic = s.pool.deterministic;
   o.prefix_cache = s.pool.prefix_cache;
+  o.speculation = s.pool.speculation;
   o.pool.admission_load = s.pool.admission_load;
   o.pool.overcommit = s.pool.overcommit;
   o.pool.age_bound_s = s.pool.age_bound_s;

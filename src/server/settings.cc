@@ -173,6 +173,10 @@ const std::vector<Spec>& Specs() {
        TP_FIELD(pool.max_waiting), 1, 1000000},
       {"pool.prefix_cache", Kind::kBool, "true",
        "Keep KV of finished prompts for requests that begin the same way.", TP_FIELD(pool.prefix_cache)},
+      {"pool.speculation", Kind::kBool, "true",
+       "Where one answer is made alone, guess tokens from its prompt and check several in one step: the same "
+       "answers, sooner where they repeat what was said.",
+       TP_FIELD(pool.speculation)},
       {"pool.deterministic", Kind::kBool, "false",
        "One order of additions for every batch size: the same answer alone or in a batch, bit for bit. Only "
        "AMX has "

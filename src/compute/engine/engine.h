@@ -191,6 +191,7 @@ struct EngineOptions {
   chips::DataType kv_type = chips::DataType::kF16;
   bool deterministic = false;
   bool prefix_cache = true;
+  bool speculation = true;  // drafts from the prompt, checked by the model: the same answers, sooner
   uint64_t kv_slab_bytes = 8u << 20;  // KV memory is taken from the ledger in slabs of about this size
   PoolPolicyOptions pool{.admission_load = 0};
   HostKvArena* host_kv = nullptr;   // where KV goes that has to leave the device; outlives the engine

@@ -39,15 +39,18 @@ Error NotFinite() {
 Error TooComplex() {
   return {.kind = ErrorKind::kInvalid,
           .code = "grammar_too_complex",
-          .message = "the grammar of the answer has too many ways to go on here; make its alternatives or repetitions simpler",
+          .message =
+              "the grammar of the answer has too many ways to go on here; make its alternatives or "
+              "repetitions simpler",
           .param = {}};
 }
 
 Error Stuck() {
   return {.kind = ErrorKind::kInvalid,
           .code = "grammar_stuck",
-          .message = "no token of this model can go on with the answer as its grammar wants; the grammar (with "
-                     "min_tokens and stop tokens) leaves it no way",
+          .message =
+              "no token of this model can go on with the answer as its grammar wants; the grammar (with "
+              "min_tokens and stop tokens) leaves it no way",
           .param = {}};
 }
 
@@ -123,10 +126,8 @@ void EngineImpl::TakeLogits(Sequence& sequence, const PlannedTokens& planned,
   if (tells_prompt) TakePromptLogprobs(sequence, planned, output, first_row);
   const bool samples = sequence.computed >= sequence.prefill_tokens;
   if (samples && generation.sampled < 0) {
-    const bool constrained = generation.matcher && !generation.stream.in_reasoning();
-    const grammar::TokenMask* const mask = constrained ? generation.matcher->Mask() : nullptr;
-    const bool stuck = mask != nullptr && Finite(output, first_row + planned.logit_rows - 1, model.card->info.vocab_size);
-    Finish(sequence, FinishReason::kError, {}, !constrained ? NotFinite() : mask == nullptr ? TooComplex() : stuck ? Stuck() : NotFinite());
+    Finish(sequence, FinishReason::kError, {},
+           NoToken(sequence, output, first_row + planned.logit_rows - 1, model.card->info.vocab_size));
     return;
   }
   // Only now: the KV of a row that failed must not become a shared prefix.
@@ -138,6 +139,26 @@ void EngineImpl::TakeLogits(Sequence& sequence, const PlannedTokens& planned,
     generation.request.sink->OnPromptLogprobs(generation.prompt_logprobs);
   }
   Emit(sequence, generation.sampled);
+}
+
+// Why a row gave no token.
+Error EngineImpl::NoToken(Sequence& sequence, const architectures::StepOutput& output, int32_t row,
+                          int32_t vocab_size) {
+  Generation& generation = *sequence.generation;
+  if (!Finite(output, row, vocab_size) || !generation.matcher || generation.stream.in_reasoning())
+    return NotFinite();
+  return generation.matcher->Mask() == nullptr ? TooComplex() : Stuck();
+}
+
+// One row of a drafted step: the token after the sequence's last one.
+void EngineImpl::TakeRow(LoadedModel& model, Sequence& sequence, const architectures::StepOutput& output,
+                         int32_t row) {
+  const int32_t vocab = model.card->info.vocab_size;
+  if (AnyFailed(output, row, 1)) return Finish(sequence, FinishReason::kError, {}, RowFailed());
+  const int32_t token = NextToken(sequence, RowOf(output, row, vocab), *samplers_.front());
+  if (token < 0) return Finish(sequence, FinishReason::kError, {}, NoToken(sequence, output, row, vocab));
+  model.pool->Commit(sequence.kv, std::span(sequence.tokens).first(static_cast<size_t>(sequence.computed)));
+  Emit(sequence, token);
 }
 
 void EngineImpl::TakePromptLogprobs(Sequence& sequence, const PlannedTokens& planned,

@@ -194,8 +194,8 @@ void Sampler::Settle(size_t block) {
   block_[block] = copy_.get() + begin;
 }
 
-// Takes all logits that may not come out, after everything else was changed: blocks of which all may stay as they
-// are, those of which none may are one that nothing stands in.
+// Takes all logits that may not come out, after everything else was changed: blocks of which all may stay as
+// they are, those of which none may are one that nothing stands in.
 void Sampler::Allow(const SampleSpec& spec) {
   static constexpr size_t kWords = kRowBlock / 64;
   static const std::array<float, kRowBlock> kNothing = [] {

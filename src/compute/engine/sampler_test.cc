@@ -373,8 +373,8 @@ struct Case {
   std::vector<float> row;
   SamplingParams params;
   History history;
-  std::vector<int32_t> few;     // what min_tokens masks
-  std::vector<int32_t> masked;  // all that may not come out
+  std::vector<int32_t> few;       // what min_tokens masks
+  std::vector<int32_t> masked;    // all that may not come out
   std::vector<uint64_t> allowed;  // what a grammar allows; its complement is in `masked` too
   int32_t also_allowed = -1;
   bool finite = true;
@@ -417,7 +417,9 @@ Case RandomCase(std::mt19937_64& random, size_t vocab) {
     const size_t way = below(3);
     c.allowed.resize((vocab + 63) / 64 - (vocab > 64 ? below(2) : 0));
     for (size_t w = 0; w < c.allowed.size(); ++w) {
-      c.allowed[w] = way == 0 ? (w / 16 % 2 == 0 ? ~uint64_t{0} : 0) : way == 1 ? uint64_t{1} << below(64) : random();
+      c.allowed[w] = way == 0   ? (w / 16 % 2 == 0 ? ~uint64_t{0} : 0)
+                     : way == 1 ? uint64_t{1} << below(64)
+                                : random();
     }
     if (below(2) == 0) c.also_allowed = token();
     for (size_t t = 0; t < vocab; ++t) {

@@ -1,4 +1,5 @@
-// The text that a format's calls are, as a grammar: for tools that promise their schema and answers that must be a call.
+// The text that a format's calls are, as a grammar: for tools that promise their schema and answers that must
+// be a call.
 #pragma once
 
 #include <optional>
@@ -13,8 +14,9 @@ namespace tidepool::toolcalls {
 
 struct ConstrainedTool {
   Tool tool;
-  std::string field;    // for errors: "tools[0].function.parameters"
-  bool strict = false;  // a schema that cannot be enforced is an error; else the arguments are any JSON object
+  std::string field;  // for errors: "tools[0].function.parameters"
+  bool strict =
+      false;  // a schema that cannot be enforced is an error; else the arguments are any JSON object
 };
 
 struct CallRules {

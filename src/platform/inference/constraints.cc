@@ -13,8 +13,8 @@
 namespace tidepool::platform {
 namespace {
 
-using grammar::ExprId;
 using grammar::Expressions;
+using grammar::ExprId;
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxSchemaBytes = 512 << 10;
@@ -71,15 +71,9 @@ Status CheckSize(const OutputFormat& output) {
   return {};
 }
 
-// After reasoning, models begin their answer with line breaks, which the text stream drops.
-ExprId AfterReasoning(const text::ReasoningFormat& reasoning, ExprId root, Expressions& out) {
-  if (reasoning.open_tag.empty()) return root;
-  return out.Sequence({out.Repeat(out.Bytes("\n"), 0, 2), root});
-}
-
-Result<std::shared_ptr<grammar::CompiledGrammar>> Finish(const Expressions& expressions, ExprId root,
-                                                         const std::shared_ptr<const grammar::TokenTrie>& trie,
-                                                         const std::string& param) {
+Result<std::shared_ptr<grammar::CompiledGrammar>> Finish(
+    const Expressions& expressions, ExprId root, const std::shared_ptr<const grammar::TokenTrie>& trie,
+    const std::string& param) {
   auto program = Compile(expressions, root);
   if (!program) return Fail(Named(program.error(), param));
   auto made = grammar::CompiledGrammar::Make(std::move(*program), trie);
@@ -98,7 +92,8 @@ Constraints::Constraints(uint64_t cache_bytes, MetricsRegistry& metrics) : cache
   compile_s_ = metrics.histogram("tidepool_grammar_compile_seconds", "Time to compile one", LatencyBounds());
 }
 
-Result<std::shared_ptr<grammar::CompiledGrammar>> Constraints::Cached(const std::string& key, const Make& make) {
+Result<std::shared_ptr<grammar::CompiledGrammar>> Constraints::Cached(const std::string& key,
+                                                                      const Make& make) {
   bool made = false;
   auto found = cache_.Get(key, [&] {
     made = true;
@@ -134,59 +129,61 @@ std::shared_ptr<const grammar::TokenTrie> Constraints::TrieOf(const ModelAssets&
   return vocabularies_.front().trie;
 }
 
-Result<compute::Constraint> Constraints::OfOutput(const ModelAssets& assets, const OutputFormat& output,
-                                                  const text::ReasoningFormat& reasoning) {
+Result<compute::Constraint> Constraints::OfOutput(const ModelAssets& assets, const OutputFormat& output) {
   compute::Constraint constraint;
   if (output.kind == OutputFormat::Kind::kText) return constraint;
   TP_TRY(CheckSize(output));
   const auto trie = TrieOf(assets, {});
-  const std::string key =
-      fmt::format("{} {} {}", static_cast<const void*>(trie.get()), reasoning.open_tag.empty(), KeyOf(output));
+  const std::string key = fmt::format("{} {}", static_cast<const void*>(trie.get()), KeyOf(output));
   TP_ASSIGN(constraint.grammar, Cached(key, [&]() -> Result<std::shared_ptr<grammar::CompiledGrammar>> {
-    Expressions expressions;
-    TP_ASSIGN(const ExprId root, OutputExpression(output, expressions));
-    return Finish(expressions, AfterReasoning(reasoning, root, expressions), trie, output.param);
-  }));
+              Expressions expressions;
+              TP_ASSIGN(const ExprId root, OutputExpression(output, expressions));
+              return Finish(expressions, root, trie, output.param);
+            }));
   return constraint;
 }
 
 Result<compute::Constraint> Constraints::OfTools(const ModelAssets& assets, const ChatRequest& request,
-                                                 toolcalls::Format format, const text::ReasoningFormat& reasoning) {
+                                                 toolcalls::Format format) {
   compute::Constraint constraint;
   const OutputFormat& output = request.sampling.output;
-  const bool required = request.tool_choice == ToolChoice::kRequired || request.tool_choice == ToolChoice::kNamed;
+  const bool required =
+      request.tool_choice == ToolChoice::kRequired || request.tool_choice == ToolChoice::kNamed;
   const bool strict = std::any_of(request.tools.begin(), request.tools.end(), IsStrict);
   const bool formatted = output.kind != OutputFormat::Kind::kText;
   if (!required && !strict && !formatted && request.parallel_tool_calls) return constraint;
   TP_TRY(CheckSize(output));
 
   const auto trie = TrieOf(assets, toolcalls::FormatTags(format));
-  const std::string key = fmt::format(
-      "{} {} tools {} {} {} {} {} {}", static_cast<const void*>(trie.get()), reasoning.open_tag.empty(),
-      static_cast<int>(format), static_cast<int>(request.tool_choice), request.tool_name, request.parallel_tool_calls,
-      Dumped(request.tools), KeyOf(output));
+  const std::string key =
+      fmt::format("{} tools {} {} {} {} {} {}", static_cast<const void*>(trie.get()),
+                  static_cast<int>(format), static_cast<int>(request.tool_choice), request.tool_name,
+                  request.parallel_tool_calls, Dumped(request.tools), KeyOf(output));
   TP_ASSIGN(constraint.grammar, Cached(key, [&]() -> Result<std::shared_ptr<grammar::CompiledGrammar>> {
-    Expressions expressions;
-    toolcalls::CallRules rules;
-    rules.parallel = request.parallel_tool_calls;
-    rules.required = required;
-    const std::string& source = assets.chat_template->source();
-    rules.newer_shape = format == toolcalls::Format::kMistral ? source.find("[ARGS]") != std::string::npos
-                                                              : source.find("```json") == std::string::npos;
-    for (size_t i = 0; i < request.tools.size(); ++i) {
-      const Json& tool = request.tools[i];
-      const Json& function = tool["function"];
-      if (request.tool_choice == ToolChoice::kNamed && function["name"] != request.tool_name) continue;
-      rules.tools.push_back({.tool = {function["name"].get<std::string>(), function.value("parameters", Json::object())},
-                             .field = fmt::format("tools[{}].function.parameters", i),
-                             .strict = IsStrict(tool)});
-    }
-    if (formatted && !required) {
-      TP_ASSIGN(rules.answer, OutputExpression(output, expressions));
-    }
-    TP_ASSIGN(const ExprId root, CallGrammar(format, rules, expressions));
-    return Finish(expressions, AfterReasoning(reasoning, root, expressions), trie, "tools");
-  }));
+              Expressions expressions;
+              toolcalls::CallRules rules;
+              rules.parallel = request.parallel_tool_calls;
+              rules.required = required;
+              const std::string& source = assets.chat_template->source();
+              rules.newer_shape = format == toolcalls::Format::kMistral
+                                      ? source.find("[ARGS]") != std::string::npos
+                                      : source.find("```json") == std::string::npos;
+              for (size_t i = 0; i < request.tools.size(); ++i) {
+                const Json& tool = request.tools[i];
+                const Json& function = tool["function"];
+                if (request.tool_choice == ToolChoice::kNamed && function["name"] != request.tool_name)
+                  continue;
+                rules.tools.push_back({.tool = {function["name"].get<std::string>(),
+                                                function.value("parameters", Json::object())},
+                                       .field = fmt::format("tools[{}].function.parameters", i),
+                                       .strict = IsStrict(tool)});
+              }
+              if (formatted && !required) {
+                TP_ASSIGN(rules.answer, OutputExpression(output, expressions));
+              }
+              TP_ASSIGN(const ExprId root, CallGrammar(format, rules, expressions));
+              return Finish(expressions, root, trie, "tools");
+            }));
   return constraint;
 }
 

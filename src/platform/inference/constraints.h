@@ -23,15 +23,15 @@ namespace tidepool::platform {
 
 class Constraints {
  public:
-  // Metrics: tidepool_grammar_{compiled,reused}_total, tidepool_grammar_cache_bytes, tidepool_grammar_compile_seconds.
+  // Metrics: tidepool_grammar_{compiled,reused}_total, tidepool_grammar_cache_bytes,
+  // tidepool_grammar_compile_seconds.
   Constraints(uint64_t cache_bytes, MetricsRegistry& metrics);
 
   // Without tools. A grammar of nullptr: nothing is asked for.
-  Result<compute::Constraint> OfOutput(const ModelAssets& assets, const OutputFormat& output,
-                                       const text::ReasoningFormat& reasoning);
+  Result<compute::Constraint> OfOutput(const ModelAssets& assets, const OutputFormat& output);
   // With the request's tools, whose calls are written as `format` says.
-  Result<compute::Constraint> OfTools(const ModelAssets& assets, const ChatRequest& request, toolcalls::Format format,
-                                      const text::ReasoningFormat& reasoning);
+  Result<compute::Constraint> OfTools(const ModelAssets& assets, const ChatRequest& request,
+                                      toolcalls::Format format);
 
  private:
   using Make = grammar::GrammarCache::Make;
@@ -41,7 +41,8 @@ class Constraints {
     std::string tags;  // visible ones
     std::shared_ptr<const grammar::TokenTrie> trie;
   };
-  std::shared_ptr<const grammar::TokenTrie> TrieOf(const ModelAssets& assets, std::span<const std::string_view> tags);
+  std::shared_ptr<const grammar::TokenTrie> TrieOf(const ModelAssets& assets,
+                                                   std::span<const std::string_view> tags);
 
   grammar::GrammarCache cache_;
   Counter compiled_, reused_;

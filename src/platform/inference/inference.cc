@@ -155,8 +155,8 @@ Status PlanTools(const ChatRequest& request, const ModelAssets& assets, ChoicePl
   return {};
 }
 
-// A constrained answer may be preceded by reasoning where the model begins it by itself: not where the prompt has
-// opened it already, or closed it.
+// A constrained answer may be preceded by reasoning where the model begins it by itself: not where the prompt
+// has opened it already, or closed it.
 bool MayReason(const RenderedPrompt& prompt) {
   if (prompt.reasoning.open_tag.empty() || prompt.reasoning.starts_inside || prompt.continues) return false;
   std::string_view text = prompt.text;
@@ -186,11 +186,9 @@ PlanResult PlanChat(const ChatRequest& request, const ReadyModel& model, Constra
   choice.request.reasoning = std::move(prompt.reasoning);
   if (OffersTools(request)) {
     TP_TRY(PlanTools(request, assets, choice));
-    TP_ASSIGN(choice.request.constraint,
-              constraints.OfTools(assets, request, *choice.tool_calls, choice.request.reasoning));
+    TP_ASSIGN(choice.request.constraint, constraints.OfTools(assets, request, *choice.tool_calls));
   } else {
-    TP_ASSIGN(choice.request.constraint,
-              constraints.OfOutput(assets, request.sampling.output, choice.request.reasoning));
+    TP_ASSIGN(choice.request.constraint, constraints.OfOutput(assets, request.sampling.output));
   }
   choice.request.constraint.may_reason = may_reason;
   choice.request.workspace = request.principal.workspace;
@@ -200,7 +198,8 @@ PlanResult PlanChat(const ChatRequest& request, const ReadyModel& model, Constra
   return plan;
 }
 
-PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& model, Constraints& constraints) {
+PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& model,
+                          Constraints& constraints) {
   if (!model.info.generates) return Fail(CannotGenerate(model.id));
   const ModelAssets& assets = *model.assets;
   SamplingRequest sampling = request.sampling;
@@ -212,7 +211,7 @@ PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& mo
   }
   TP_ASSIGN(const compute::SamplingParams params,
             MergeSampling(sampling, assets.sampling, 0, model.info.vocab_size));
-  TP_ASSIGN(const compute::Constraint constraint, constraints.OfOutput(assets, sampling.output, {}));
+  TP_ASSIGN(const compute::Constraint constraint, constraints.OfOutput(assets, sampling.output));
   std::vector<ChoicePlan> plan;
   for (size_t i = 0; i < request.prompts.size(); ++i) {
     const Prompt& prompt = request.prompts[i];
@@ -281,7 +280,8 @@ class InferenceImpl final : public Inference {
     ApplyDefaultMaxTokens(request.sampling);
     const auto shared = std::make_shared<const ChatRequest>(std::move(request));
     return Begin(
-        model, [this, shared](const ReadyModel& ready) { return PlanChat(*shared, ready, constraints_); }, std::move(sink));
+        model, [this, shared](const ReadyModel& ready) { return PlanChat(*shared, ready, constraints_); },
+        std::move(sink));
   }
 
   Result<std::shared_ptr<Generation>> Complete(CompletionRequest request,
@@ -302,7 +302,9 @@ class InferenceImpl final : public Inference {
     ApplyDefaultMaxTokens(request.sampling);
     const auto shared = std::make_shared<const CompletionRequest>(std::move(request));
     return Begin(
-        model, [this, shared](const ReadyModel& ready) { return PlanCompletion(*shared, ready, constraints_); }, std::move(sink));
+        model,
+        [this, shared](const ReadyModel& ready) { return PlanCompletion(*shared, ready, constraints_); },
+        std::move(sink));
   }
 
   Result<std::shared_ptr<Generation>> Embed(EmbeddingRequest request,

@@ -268,6 +268,7 @@ TEST_F(InferenceTest, AnAnswerIsWhatItsFormatSays) {
   output.kind = OutputFormat::Kind::kJsonSchema;
   output.param = "response_format";
   output.schema = Json::parse(R"({"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]})");
+  request.sampling.temperature = 0;  // where a grammar leaves several tokens alike, the lowest
   request.sampling.max_tokens = 200;
   auto sink = Run(request);
   ASSERT_TRUE(sink->result.value()) << sink->result->error().message;
@@ -277,18 +278,34 @@ TEST_F(InferenceTest, AnAnswerIsWhatItsFormatSays) {
   EXPECT_TRUE(answer["a"].is_number_integer());
   EXPECT_EQ(sink->finishes[0].reason, compute::FinishReason::kStop);
 
-  output = {.kind = OutputFormat::Kind::kChoice, .schema = {}, .text = {}, .choices = {"yes", "no"}, .param = "choice"};
+  output = {.kind = OutputFormat::Kind::kChoice,
+            .schema = {},
+            .text = {},
+            .choices = {"yes", "no"},
+            .param = "choice"};
   sink = Run(request);
   EXPECT_TRUE(sink->content[0] == "yes" || sink->content[0] == "no") << sink->content[0];
-  output = {.kind = OutputFormat::Kind::kRegex, .schema = {}, .text = "\\{\"a\": \\d\\d, .*", .choices = {}, .param = "regex"};
+  output = {.kind = OutputFormat::Kind::kRegex,
+            .schema = {},
+            .text = "\\{\"a\": \\d\\d, .*",
+            .choices = {},
+            .param = "regex"};
   EXPECT_EQ(Run(request)->content[0], "{\"a\": 12, \"b\": \"x\"}");
-  output = {.kind = OutputFormat::Kind::kGrammar, .schema = {}, .text = "root ::= \"{\" [a-z]{3}", .choices = {}, .param = "grammar"};
+  output = {.kind = OutputFormat::Kind::kGrammar,
+            .schema = {},
+            .text = "root ::= \"{\" [a-z]{3}",
+            .choices = {},
+            .param = "grammar"};
   EXPECT_EQ(Run(request)->content[0].size(), 4u);
   output.text = "root ::= [";
   auto refused = inference_->Chat(request, std::make_shared<Recorder>());
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().param, "grammar");
-  output = {.kind = OutputFormat::Kind::kJsonSchema, .schema = {{"not", {{"type", "null"}}}}, .text = {}, .choices = {}, .param = "f"};
+  output = {.kind = OutputFormat::Kind::kJsonSchema,
+            .schema = {{"not", {{"type", "null"}}}},
+            .text = {},
+            .choices = {},
+            .param = "f"};
   refused = inference_->Chat(request, std::make_shared<Recorder>());
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().param, "f/not");
@@ -301,7 +318,11 @@ TEST_F(InferenceTest, AnAnswerIsWhatItsFormatSays) {
 TEST_F(InferenceTest, ReasoningComesBeforeAConstrainedAnswer) {
   AddScripted();
   ChatRequest request = Ask("scripted", "[[think:no JSON here]][[say:{\"x\":1}]]");
-  request.sampling.output = {.kind = OutputFormat::Kind::kJsonObject, .schema = {}, .text = {}, .choices = {}, .param = "response_format"};
+  request.sampling.output = {.kind = OutputFormat::Kind::kJsonObject,
+                             .schema = {},
+                             .text = {},
+                             .choices = {},
+                             .param = "response_format"};
   const auto sink = Run(request);
   ASSERT_TRUE(sink->result.value()) << sink->result->error().message;
   EXPECT_EQ(sink->reasoning[0], "no JSON here");
@@ -327,7 +348,8 @@ TEST_F(InferenceTest, CallsCanBeRequired) {
     request.tool_call_format = format;
     const auto sink = Run(request);
     ASSERT_TRUE(sink->result.value()) << sink->result->error().message;
-    EXPECT_TRUE(sink->calls[0].starts_with("0 other {")) << format << ": " << sink->calls[0] << sink->content[0];
+    EXPECT_TRUE(sink->calls[0].starts_with("0 other {"))
+        << format << ": " << sink->calls[0] << sink->content[0];
     EXPECT_EQ(sink->finishes[0].reason, compute::FinishReason::kStop) << sink->finishes[0].error.message;
     EXPECT_TRUE(sink->calls[0].ends_with("}; ")) << format << ": " << sink->calls[0] << sink->content[0];
     EXPECT_EQ(sink->content[0], "") << format;
@@ -338,7 +360,8 @@ TEST_F(InferenceTest, CallsCanBeRequired) {
   request.tool_call_format = "";
   request.tool_choice = ToolChoice::kAuto;
   EXPECT_EQ(Run(request)->content[0], "I would rather not.");
-  request.messages = Ask("scripted", "[[say:<tool_call>\n{\"name\": \"other\", \"arguments\": {\"town\": 5}}]]").messages;
+  request.messages =
+      Ask("scripted", "[[say:<tool_call>\n{\"name\": \"other\", \"arguments\": {\"town\": 5}}]]").messages;
   const auto sink = Run(request);
   EXPECT_TRUE(sink->calls[0].starts_with("0 other {\"city\":")) << sink->calls[0] << sink->content[0];
 }
