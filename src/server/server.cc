@@ -128,6 +128,7 @@ platform::InferenceOptions MakeInferenceOptions(const Settings& s) {
   platform::InferenceOptions o;
   o.context_length = static_cast<int32_t>(s.models.context_length);
   o.default_max_tokens = static_cast<int32_t>(s.models.default_max_tokens);
+  o.grammar_cache_bytes = s.models.grammar_cache;
   o.max_waiting_for_load = static_cast<int32_t>(s.models.max_waiting_for_load);
   o.load_timeout_s = s.models.load_timeout_s;
   o.precision =
@@ -153,6 +154,7 @@ compute::EngineOptions MakeEngineOptions(const Settings& s) {
   o.kv_type = KvTypeOf(s.pool.kv_type);
   o.deterministic = s.pool.deterministic;
   o.prefix_cache = s.pool.prefix_cache;
+  o.speculation = s.pool.speculation;
   o.pool.admission_load = s.pool.admission_load;
   o.pool.overcommit = s.pool.overcommit;
   o.pool.age_bound_s = s.pool.age_bound_s;

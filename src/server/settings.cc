@@ -182,6 +182,10 @@ const std::vector<Spec>& Specs() {
        "Events and decisions of the scheduler that are kept (some hundred bytes each), for GET "
        "/api/v1/pool/trace; 0: none.",
        TP_FIELD(pool.trace_records), 0, 1000000},
+      {"pool.speculation", Kind::kBool, "true",
+       "Where one answer is made alone, guess tokens from its prompt and check several in one step: the same "
+       "answers, sooner where they repeat what was said.",
+       TP_FIELD(pool.speculation)},
       {"pool.deterministic", Kind::kBool, "false",
        "One order of additions for every batch size: the same answer alone or in a batch, bit for bit. Only "
        "AMX has "
@@ -195,6 +199,9 @@ const std::vector<Spec>& Specs() {
       {"models.max_waiting_for_load", Kind::kInt, "1024",
        "Requests that may wait for models that are loading.", TP_FIELD(models.max_waiting_for_load), 1,
        1000000},
+      {"models.grammar_cache", Kind::kBytes, "256MiB",
+       "Compiled schemas and grammars that are kept for the next request with the same one.",
+       TP_FIELD(models.grammar_cache), 1 << 20, 1e12},
       {"models.load_timeout_s", Kind::kNumber, "300", "Seconds a request waits for its model to load.",
        TP_FIELD(models.load_timeout_s), 1, 86400},
       {"models.idle_ttl_s", Kind::kNumber, "-1",

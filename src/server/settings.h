@@ -44,11 +44,12 @@ struct Settings {
     double admission_load = 0, overcommit = 1, age_bound_s = 0, ttft_s = 0, tpot_s = 0;
     std::string kv_type, precision, instruction_set, numa;
     int64_t threads = 0, max_batch_tokens = 0, max_sequences = 0, max_waiting = 0, trace_records = 0;
-    bool prefix_cache = true, deterministic = false;
+    bool prefix_cache = true, speculation = true, deterministic = false;
   } pool;
 
   struct {
     int64_t context_length = 0, default_max_tokens = 0, max_waiting_for_load = 0;
+    uint64_t grammar_cache = 0;
     double load_timeout_s = 0, idle_ttl_s = -1, min_resident_s = 0;
     std::vector<std::string> preload, pin, schedule;
     int64_t max_registered = 0;

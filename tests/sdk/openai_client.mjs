@@ -86,6 +86,36 @@ const checks = {
       for await (const _ of failing);
     }, APIError);
   },
+  async toolCalls() {
+    const tools = [{ type: "function", function: { name: "weather", parameters: {
+      type: "object", properties: { city: { type: "string" } }, required: ["city"] } } }];
+    const messages = ask('[[say:Look.<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>]]');
+    const whole = await client.chat.completions.create({ model, messages, tools });
+    assert.equal(whole.choices[0].finish_reason, "tool_calls");
+    assert.equal(whole.choices[0].message.content, "Look.");
+    assert.deepEqual(JSON.parse(whole.choices[0].message.tool_calls[0].function.arguments), { city: "Oslo" });
+    // The client's own loop: it parses the stream, calls the function, sends the result and goes on.
+    const asked = [];
+    const runner = client.chat.completions.runTools({
+      model, stream: true, messages: ask('[[say:<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>]]'),
+      tools: [{ type: "function", function: {
+        name: "weather", parameters: tools[0].function.parameters, parse: JSON.parse,
+        function: ({ city }) => { asked.push(city); return "[[say:Sunny.]]"; } } }],
+    });
+    assert.equal(await runner.finalContent(), "Sunny.");
+    assert.deepEqual(asked, ["Rome"]);
+  },
+  async structuredOutput() {
+    const schema = { type: "object", properties: { n: { type: "integer" }, s: { type: "string", maxLength: 9 } },
+      required: ["n", "s"], additionalProperties: false };
+    const answer = await client.chat.completions.create({
+      model, messages: ask('[[say:{"n": 12, "s": "deep blue sea"}]]'),
+      response_format: { type: "json_schema", json_schema: { name: "x", strict: true, schema } },
+    });
+    const value = JSON.parse(answer.choices[0].message.content);
+    assert.equal(value.n, 12);
+    assert(value.s.length <= 9);
+  },
   async aborting() {
     const stream = await client.chat.completions.create({
       model, messages: ask("[[stall_ms:20]][[tokens:100000]]"), max_tokens: 2000, stream: true,

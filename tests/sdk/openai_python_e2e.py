@@ -182,6 +182,35 @@ def test_what_is_no_call_is_text(client):
     assert none.choices[0].message.tool_calls is None and "<tool_call>" in none.choices[0].message.content
 
 
+def test_structured_output(client):
+    """The parse helper: it makes the schema from a class and reads the answer into one."""
+    import pydantic
+
+    class Tide(pydantic.BaseModel):
+        place: str
+        metres: float
+        rising: bool
+
+    said = '{"place": "Bodø", "metres": 2.5, "rising": true}'
+    answer = client.chat.completions.parse(model=MODEL, messages=ask(f"[[say:{said}]]"), response_format=Tide)
+    assert answer.choices[0].message.parsed == Tide(place="Bodø", metres=2.5, rising=True)
+    # The model would say something else; it must not.
+    forced = client.chat.completions.create(model=MODEL, messages=ask("[[say:maybe]]"), extra_body={"choice": ["yes", "no"]})
+    assert forced.choices[0].message.content in ("yes", "no")
+    call = client.chat.completions.parse(model=MODEL, messages=ask("[[say:nothing]]"), tools=[openai.pydantic_function_tool(Tide)],
+                                         tool_choice="required", parallel_tool_calls=False, max_tokens=600)
+    if call.choices[0].finish_reason == "tool_calls":  # (the simulated model may not find the end of a string)
+        assert isinstance(call.choices[0].message.tool_calls[0].function.parsed_arguments, Tide)
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model=MODEL, messages=ask("x"), response_format={
+            "type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array", "uniqueItems": True}}})
+    assert refused.value.param == "response_format.json_schema.schema/uniqueItems"
+    with pytest.raises(openai.BadRequestError) as large:
+        client.chat.completions.create(model=MODEL, messages=ask("x"), response_format={
+            "type": "json_schema", "json_schema": {"name": "n", "schema": {"description": "x" * (2 << 20)}}})
+    assert large.value.code == "schema_too_large"
+
+
 def test_prefill(client):
     answer = client.chat.completions.create(model=MODEL, messages=[
         *ask("[[say:one two three]]"), {"role": "assistant", "content": "one", "prefix": True}])

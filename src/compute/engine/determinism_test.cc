@@ -52,6 +52,12 @@ class Rig {
   }
   const architectures::ModelInfo& info() const { return info_; }
   Engine& engine() { return *engine_; }
+  // A counter of the model's.
+  double Count(const std::string& name) const {
+    const std::string text = metrics_.Serialize();
+    const size_t line = text.find("\n" + name + "{");
+    return line == std::string::npos ? 0 : std::stod(text.substr(text.find(' ', line + 1)));
+  }
   ModelHandle model() const { return model_; }
 
   std::shared_ptr<RecordingSink> Submit(const std::vector<int32_t>& prompt, int32_t max_tokens,
@@ -107,6 +113,33 @@ void ExpectSame(const Answer& a, const Answer& b) {
 class Determinism : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Families, Determinism, ::testing::ValuesIn(TinyModels()),
                          [](const auto& parameter) { return parameter.param; });
+
+// Drafts are checked by the rows they would have come from: greedy and sampled answers, and their logprobs,
+// are the same bit for bit.
+TEST_P(Determinism, SpeculationChangesNothingButTheSteps) {
+  for (const std::string& instruction_set : chips::CpuInstructionSets()) {
+    SCOPED_TRACE(instruction_set);
+    Rig plain(GetParam(), "model.gguf", instruction_set, {.speculation = false});
+    if (!plain.info().generates) GTEST_SKIP() << "an encoder";
+    Rig drafting(GetParam(), "model.gguf", instruction_set, {.speculation = true});
+    constexpr int32_t kNew = 40;
+    for (uint64_t seed = 0; seed < 6; ++seed) {
+      std::vector<int32_t> prompt;
+      for (uint64_t t = 0; t < 60; ++t) {
+        prompt.push_back(static_cast<int32_t>(FakeModel::Mix(seed * 1000 + t % 15) %
+                                              static_cast<uint64_t>(plain.info().vocab_size)));
+      }
+      SCOPED_TRACE(seed);
+      ExpectSame(Rig::Take(*drafting.Submit(prompt, kNew, seed)),
+                 Rig::Take(*plain.Submit(prompt, kNew, seed)));
+    }
+    EXPECT_GT(drafting.Count("tidepool_drafted_tokens_total"), 0);
+    EXPECT_EQ(plain.Count("tidepool_drafted_tokens_total"), 0);
+    EXPECT_EQ(plain.Count("tidepool_steps_total") - drafting.Count("tidepool_steps_total"),
+              drafting.Count("tidepool_accepted_tokens_total"))
+        << "every accepted token is a step less";
+  }
+}
 
 TEST_P(Determinism, AloneBatchedChunkedAndAfterAPrefixHit) {
   for (const char* file : {"model.gguf", "quantised.gguf"}) {

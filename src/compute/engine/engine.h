@@ -34,6 +34,7 @@
 #include "compute/residency/residency.h"
 #include "compute/scheduler/pool_scheduler.h"
 #include "models/architectures/model.h"
+#include "models/grammar/matcher.h"
 #include "models/text/text_stream.h"
 #include "models/text/tokenizer.h"
 
@@ -123,12 +124,19 @@ class GenerateSink {
   virtual void OnFinish(const FinishEvent& event) = 0;
 };
 
+// What the text of an answer must be. It begins where the reasoning, if there is any, ends.
+struct Constraint {
+  std::shared_ptr<grammar::CompiledGrammar> grammar;  // nullptr: anything
+  bool may_reason = false;  // the answer may also begin with the reasoning's open tag
+};
+
 struct GenerateRequest {
   std::string request_id;  // for logs
   ModelHandle model = 0;
   std::vector<int32_t> prompt;  // at least one token
   SamplingParams sampling;
   text::ReasoningFormat reasoning;
+  Constraint constraint{};
   std::vector<std::string> visible_tags{};  // control tokens that are text of the answer: "<tool_call>"
   std::string workspace;                     // prefix reuse stays within one
   std::string account;                       // opaque path, for fair share: "organisation/workspace/key"
@@ -203,6 +211,7 @@ struct EngineOptions {
   chips::DataType kv_type = chips::DataType::kF16;
   bool deterministic = false;
   bool prefix_cache = true;
+  bool speculation = true;  // drafts from the prompt, checked by the model: the same answers, sooner
   uint64_t kv_slab_bytes = 8u << 20;  // KV memory is taken from the ledger in slabs of about this size
   PoolPolicyOptions pool{.admission_load = 0};
   HostKvArena* host_kv = nullptr;   // where KV goes that has to leave the device; outlives the engine

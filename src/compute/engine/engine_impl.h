@@ -110,6 +110,11 @@ class EngineImpl final : public Engine {
   // ---- engine thread: a step (step.cc, generation.cc, embedding.cc)
   class LandingGate;
   void ExecuteStep();
+  // Speculation: where one sequence decodes alone, tokens that may follow are computed with its last one, and
+  // count as steps of it. What is said is what would be said without: a draft's token is kept if the row
+  // before it draws it.
+  void Draft(LoadedModel& model);
+  int32_t TakeDrafted(LoadedModel& model, Sequence& sequence, const architectures::StepOutput& output);
   void BuildStep(LoadedModel& model);
   bool LandingInterrupted(const LoadedModel& model) const;
   void LoseWeights(LoadedModel& model);
@@ -121,11 +126,15 @@ class EngineImpl final : public Engine {
   void WithSamplers(int64_t count, int64_t logits, const Body& body);
   void TakeLogits(Sequence& sequence, const PlannedTokens& planned, const architectures::StepOutput& output,
                   int32_t first_row);
+  void TakeRow(LoadedModel& model, Sequence& sequence, const architectures::StepOutput& output, int32_t row);
+  static Error NoToken(Sequence& sequence, const architectures::StepOutput& output, int32_t row,
+                       int32_t vocab_size);
   void TakePromptLogprobs(Sequence& sequence, const PlannedTokens& planned,
                           const architectures::StepOutput& output, int32_t first_row);
   // On any of the device's threads: it touches the sequence and the sampler only.
   static int32_t NextToken(Sequence& sequence, const Sampler::Row& row, Sampler& sampler);
   void Emit(Sequence& sequence, int32_t token);
+  static bool FollowGrammar(Sequence& sequence, int32_t token, bool was_reasoning);
   void TakeHidden(Sequence& sequence, const PlannedTokens& planned, const float* rows);
   void CountComputed(Sequence& sequence, int32_t tokens, int32_t step_tokens, Nanoseconds started_at,
                      Nanoseconds now);
@@ -139,6 +148,7 @@ class EngineImpl final : public Engine {
   void EndTicket(const std::shared_ptr<Ticket>& ticket);
   void CountAdmitted(Ticket& ticket);
   Sequence* FindSequence(PoolJobId job);
+  bool Lives(PoolJobId job) const { return sequences_.contains(job); }
 
   chips::Device& device_;
   Ledger& ledger_;
@@ -207,6 +217,8 @@ class EngineImpl final : public Engine {
   Nanoseconds queue_reported_at_ = 0;
   Nanoseconds last_finish_at_ = 0;
   std::vector<PoolJobId> waiting_scratch_;
+  std::vector<int32_t> draft_;  // of this step's only sequence
+  bool draft_forced_ = false;   // it is what a grammar wants, not a guess
   std::vector<int32_t> step_tokens_, step_positions_, logit_rows_, hidden_rows_;
   std::vector<chips::SequenceSlice> slices_;
 

@@ -39,6 +39,9 @@ ModelMetrics::ModelMetrics(MetricsRegistry& registry, const std::string& model) 
   embedded_tokens = registry.counter("tidepool_embedded_tokens_total", "Tokens of embedded inputs", labels);
   prefix_evictions =
       registry.counter("tidepool_kv_evictions_total", "Cached blocks given up for new ones", labels);
+  drafted_tokens = registry.counter("tidepool_drafted_tokens_total", "Tokens computed as drafts", labels);
+  accepted_tokens =
+      registry.counter("tidepool_accepted_tokens_total", "Of these, tokens that were said", labels);
   const char* finished = "tidepool_requests_total";
   const char* finished_help = "Ended requests by reason";
   finished_stop = registry.counter(finished, finished_help, with("finish", "stop"));

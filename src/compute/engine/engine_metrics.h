@@ -14,6 +14,7 @@ struct ModelMetrics {
   Counter prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, embedded_tokens, steps, landing_steps, aborted_steps;
   Counter finished_stop, finished_length, finished_cancelled, finished_error;
   Counter prefix_evictions;
+  Counter drafted_tokens, accepted_tokens;
   Gauge running, waiting, kv_used, kv_cached, kv_free;
 };
 

@@ -1,6 +1,7 @@
 // From a row of logits to what a client sees of one request, and its end.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 
 #include "compute/engine/engine_impl.h"
 
@@ -35,6 +36,24 @@ Error NotFinite() {
       .param = {}};
 }
 
+Error TooComplex() {
+  return {.kind = ErrorKind::kInvalid,
+          .code = "grammar_too_complex",
+          .message =
+              "the grammar of the answer has too many ways to go on here; make its alternatives or "
+              "repetitions simpler",
+          .param = {}};
+}
+
+Error Stuck() {
+  return {.kind = ErrorKind::kInvalid,
+          .code = "grammar_stuck",
+          .message =
+              "no token of this model can go on with the answer as its grammar wants; the grammar (with "
+              "min_tokens and stop tokens) leaves it no way",
+          .param = {}};
+}
+
 bool AnyFailed(const architectures::StepOutput& output, int32_t first_row, int32_t rows) {
   if (output.failed_rows.empty()) return false;
   const auto failed = output.failed_rows.subspan(static_cast<size_t>(first_row), static_cast<size_t>(rows));
@@ -46,6 +65,11 @@ Sampler::Row RowOf(const architectures::StepOutput& output, int32_t row, int32_t
   const auto peaks = static_cast<size_t>(chips::PeaksOf(vocab_size));
   return {.logits = {output.logits + static_cast<size_t>(row) * vocab, vocab},
           .peaks = output.peaks == nullptr ? nullptr : output.peaks + static_cast<size_t>(row) * peaks};
+}
+
+bool Finite(const architectures::StepOutput& output, int32_t row, int32_t vocab_size) {
+  const auto logits = RowOf(output, row, vocab_size).logits;
+  return std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); });
 }
 
 }  // namespace
@@ -76,7 +100,7 @@ void EngineImpl::SampleRows(LoadedModel& model, const architectures::StepOutput&
     if (sequence.generation == nullptr || planned.begin + planned.count < sequence.prefill_tokens) continue;
     if (AnyFailed(output, end_row - planned.logit_rows, planned.logit_rows)) continue;
     const Sampler::Row row = RowOf(output, end_row - 1, vocab);
-    if (ReadsWholeRow(sequence.generation->request.sampling)) {
+    if (sequence.generation->matcher || ReadsWholeRow(sequence.generation->request.sampling)) {
       whole_rows_.push_back({&sequence, row});
     } else {
       sequence.generation->sampled = NextToken(sequence, row, *samplers_.front());
@@ -102,7 +126,8 @@ void EngineImpl::TakeLogits(Sequence& sequence, const PlannedTokens& planned,
   if (tells_prompt) TakePromptLogprobs(sequence, planned, output, first_row);
   const bool samples = sequence.computed >= sequence.prefill_tokens;
   if (samples && generation.sampled < 0) {
-    Finish(sequence, FinishReason::kError, {}, NotFinite());
+    Finish(sequence, FinishReason::kError, {},
+           NoToken(sequence, output, first_row + planned.logit_rows - 1, model.card->info.vocab_size));
     return;
   }
   // Only now: the KV of a row that failed must not become a shared prefix.
@@ -117,6 +142,26 @@ void EngineImpl::TakeLogits(Sequence& sequence, const PlannedTokens& planned,
     generation.request.sink->OnPromptLogprobs(generation.prompt_logprobs);
   }
   Emit(sequence, generation.sampled);
+}
+
+// Why a row gave no token.
+Error EngineImpl::NoToken(Sequence& sequence, const architectures::StepOutput& output, int32_t row,
+                          int32_t vocab_size) {
+  Generation& generation = *sequence.generation;
+  if (!Finite(output, row, vocab_size) || !generation.matcher || generation.stream.in_reasoning())
+    return NotFinite();
+  return generation.matcher->Mask() == nullptr ? TooComplex() : Stuck();
+}
+
+// One row of a drafted step: the token after the sequence's last one.
+void EngineImpl::TakeRow(LoadedModel& model, Sequence& sequence, const architectures::StepOutput& output,
+                         int32_t row) {
+  const int32_t vocab = model.card->info.vocab_size;
+  if (AnyFailed(output, row, 1)) return Finish(sequence, FinishReason::kError, {}, RowFailed());
+  const int32_t token = NextToken(sequence, RowOf(output, row, vocab), *samplers_.front());
+  if (token < 0) return Finish(sequence, FinishReason::kError, {}, NoToken(sequence, output, row, vocab));
+  model.pool->Commit(sequence.kv, std::span(sequence.tokens).first(static_cast<size_t>(sequence.computed)));
+  Emit(sequence, token);
 }
 
 void EngineImpl::TakePromptLogprobs(Sequence& sequence, const PlannedTokens& planned,
@@ -138,10 +183,18 @@ int32_t EngineImpl::NextToken(Sequence& sequence, const Sampler::Row& row, Sampl
   const SamplingParams& params = generation.request.sampling;
   const int32_t output_tokens = generation.usage.completion_tokens;
   const bool too_early = output_tokens < params.min_tokens;
+  std::span<const uint64_t> allowed;
+  if (generation.matcher && !generation.stream.in_reasoning()) {
+    const grammar::TokenMask* const mask = generation.matcher->Mask();
+    if (mask == nullptr) return -1;
+    allowed = mask->allowed;
+  }
   int32_t token = sampler.Sample(row, {.params = &params,
                                        .counts = generation.penalised ? &generation.counts : nullptr,
                                        .masked = too_early ? std::span<const int32_t>(generation.end_tokens)
                                                            : std::span<const int32_t>(),
+                                       .allowed = allowed,
+                                       .also_allowed = output_tokens == 0 ? generation.open_tag : -1,
                                        .seed = generation.seed,
                                        .index = static_cast<uint64_t>(output_tokens)});
   if (token < 0) return token;
@@ -153,6 +206,19 @@ int32_t EngineImpl::NextToken(Sequence& sequence, const Sampler::Row& row, Sampl
   if (generation.forced > 0) token = generation.close_tokens[--generation.forced];
   if (params.top_logprobs >= 0) sampler.Logprobs(row, token, params.top_logprobs, generation.logprob);
   return token;
+}
+
+// Moves a constrained answer's grammar on; true if nothing can follow.
+bool EngineImpl::FollowGrammar(Sequence& sequence, int32_t token, bool was_reasoning) {
+  Generation& generation = *sequence.generation;
+  if (generation.stream.in_reasoning()) return false;
+  if (token == generation.open_tag && generation.usage.completion_tokens == 1) return false;
+  // Of the token that ended the reasoning, what is text already counts.
+  const std::string_view bytes =
+      was_reasoning ? std::string_view(generation.delta.content)
+                    : sequence.card->tokenizer->TokenBytes(token, Contains(generation.visible, token));
+  // What came by force (a close tag) need not fit; the answer then begins after it.
+  return generation.matcher->Accept(bytes) && generation.matcher->ended();
 }
 
 void EngineImpl::Emit(Sequence& sequence, int32_t token) {
@@ -176,6 +242,7 @@ void EngineImpl::Emit(Sequence& sequence, int32_t token) {
 
   text::TextDelta& delta = generation.delta;
   delta.Clear();
+  const bool was_reasoning = generation.stream.in_reasoning();
   // With min_tokens an end token was masked; one that came by force or by ignore_eos is text, and so are the
   // stop strings that end in these tokens.
   const bool may_end = generation.usage.completion_tokens > params.min_tokens;
@@ -187,6 +254,10 @@ void EngineImpl::Emit(Sequence& sequence, int32_t token) {
     if (!delta.stopped) {
       finished = generation.usage.completion_tokens >= generation.max_new_tokens;
       reason = FinishReason::kLength;
+      if (generation.matcher && FollowGrammar(sequence, token, was_reasoning)) {
+        finished = true;
+        reason = FinishReason::kStop;
+      }
     }
   }
   if (finished && !delta.stopped) generation.stream.Finish(delta);

@@ -1,6 +1,7 @@
 #include "compute/engine/sampler.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -193,6 +194,71 @@ void Sampler::Settle(size_t block) {
   block_[block] = copy_.get() + begin;
 }
 
+// Takes all logits that may not come out, after everything else was changed: blocks of which all may stay as
+// they are, those of which none may are one that nothing stands in.
+void Sampler::Allow(const SampleSpec& spec) {
+  static constexpr size_t kWords = kRowBlock / 64;
+  static const std::array<float, kRowBlock> kNothing = [] {
+    std::array<float, kRowBlock> block;
+    block.fill(kMasked);
+    return block;
+  }();
+  // [four bits][logit]: keeps a float's bits or takes them.
+  static constexpr auto kKeep = [] {
+    std::array<std::array<uint32_t, 4>, 16> keep{};
+    for (size_t bits = 0; bits < 16; ++bits) {
+      for (size_t i = 0; i < 4; ++i) keep[bits][i] = (bits >> i & 1) != 0 ? 0xffffffffu : 0;
+    }
+    return keep;
+  }();
+  constexpr uint32_t kMaskedBits = 0xff800000u;
+  for (size_t b = 0; b < blocks(); ++b) {
+    const size_t size = block_size(b);
+    uint64_t words[kWords] = {};
+    uint64_t any = 0, all = ~uint64_t{0};
+    for (size_t w = 0; w * 64 < size; ++w) {
+      const size_t at = b * kWords + w;
+      if (at < spec.allowed.size()) words[w] = spec.allowed[at];
+      if (spec.also_allowed >= 0 && static_cast<size_t>(spec.also_allowed) / 64 == at) {
+        words[w] |= uint64_t{1} << (spec.also_allowed % 64);
+      }
+      const size_t there = std::min<size_t>(64, size - w * 64);
+      const uint64_t whole = there == 64 ? ~uint64_t{0} : (uint64_t{1} << there) - 1;
+      words[w] &= whole;
+      any |= words[w];
+      all &= words[w] | ~whole;
+    }
+    float* const lanes = peaks_.data() + b * kRowLanes;
+    if (any == 0) {
+      block_[b] = kNothing.data();
+      std::fill_n(lanes, kRowLanes, kMasked);
+      touched_[b] = false;  // nothing of it is left to settle
+      continue;
+    }
+    if (all == ~uint64_t{0}) {
+      if (view_.peaks != peaks_.data()) std::copy_n(view_.peaks + b * kRowLanes, kRowLanes, lanes);
+      continue;
+    }
+    Settle(b);
+    touched_[b] = false;
+    float* const out = copy_.get() + b * kRowBlock;
+    const float* const in = block_[b];
+    size_t i = 0;
+    for (; i + 4 <= size; i += 4) {
+      const auto& keep = kKeep[words[i / 64] >> (i % 64) & 15];
+      uint32_t bits[4];
+      std::memcpy(bits, in + i, sizeof(bits));
+      for (size_t j = 0; j < 4; ++j) bits[j] = (bits[j] & keep[j]) | (kMaskedBits & ~keep[j]);
+      std::memcpy(out + i, bits, sizeof(bits));
+    }
+    for (; i < size; ++i) out[i] = (words[i / 64] >> (i % 64) & 1) != 0 ? in[i] : kMasked;
+    block_[b] = out;
+    kernels_.lane_maxima(out, size, lanes);
+  }
+  view_.peaks = peaks_.data();
+  max_ = Largest();
+}
+
 void Sampler::ForgetChanges(const SampleSpec& spec) {
   ForEachChanged(spec, [&](int32_t token) { marks_[static_cast<size_t>(token) / 64] = 0; });
   for (const size_t block : changed_) touched_[block] = false;
@@ -247,6 +313,7 @@ int32_t Sampler::Sample(const Row& row, const SampleSpec& spec) {
   Open(row);
   if (!std::isfinite(max_)) return -1;
   Change(spec);
+  if (!spec.allowed.empty()) Allow(spec);
   const int32_t token = std::isfinite(max_) ? Draw(spec) : -1;
   ForgetChanges(spec);
   return token;

@@ -1,6 +1,6 @@
 // From a row of logits to a token.
 //
-// Order (Hugging Face's): penalties, logit_bias, masks, temperature, top_k, top_p, min_p, draw.
+// Order (Hugging Face's): penalties, logit_bias, masks, grammar, temperature, top_k, top_p, min_p, draw.
 //   repetition  tokens of prompt and output: positive logits are divided by it, others multiplied
 //   frequency   output tokens: minus penalty x count;  presence: minus penalty once
 //   top_k       keeps what is not below the k-th largest (equal logits stay)
@@ -51,6 +51,9 @@ struct SampleSpec {
   const SamplingParams* params = nullptr;
   const TokenCounts* counts = nullptr;  // may be nullptr without penalties
   std::span<const int32_t> masked{};    // tokens that may not come out (min_tokens)
+  // One bit a token: those that may (a grammar). Empty: all. Tokens past its end may not.
+  std::span<const uint64_t> allowed{};
+  int32_t also_allowed = -1;  // and this one
   uint64_t seed = 0;
   uint64_t index = 0;
 };
@@ -87,6 +90,7 @@ class Sampler {
   static void ForEachChanged(const SampleSpec& spec, const Body& body);
   void Change(const SampleSpec& spec);
   void Settle(size_t block);
+  void Allow(const SampleSpec& spec);
   void ForgetChanges(const SampleSpec& spec);
   int32_t Draw(const SampleSpec& spec);
   float Largest() const;

@@ -373,7 +373,10 @@ struct Case {
   std::vector<float> row;
   SamplingParams params;
   History history;
-  std::vector<int32_t> masked;
+  std::vector<int32_t> few;       // what min_tokens masks
+  std::vector<int32_t> masked;    // all that may not come out
+  std::vector<uint64_t> allowed;  // what a grammar allows; its complement is in `masked` too
+  int32_t also_allowed = -1;
   bool finite = true;
 };
 
@@ -408,7 +411,22 @@ Case RandomCase(std::mt19937_64& random, size_t vocab) {
     c.history.output.push_back(best);
   }
   if (below(4) == 0) c.params.logit_bias = {{token(), 4.0f}, {best, -2.0f}};
-  if (below(4) == 0) c.masked = {best, token(), token()};
+  if (below(4) == 0) c.few = c.masked = {best, token(), token()};
+  if (below(3) == 0) {
+    // Whole blocks, single tokens, or half of them; at times one word short of the vocabulary.
+    const size_t way = below(3);
+    c.allowed.resize((vocab + 63) / 64 - (vocab > 64 ? below(2) : 0));
+    for (size_t w = 0; w < c.allowed.size(); ++w) {
+      c.allowed[w] = way == 0   ? (w / 16 % 2 == 0 ? ~uint64_t{0} : 0)
+                     : way == 1 ? uint64_t{1} << below(64)
+                                : random();
+    }
+    if (below(2) == 0) c.also_allowed = token();
+    for (size_t t = 0; t < vocab; ++t) {
+      const bool may = t / 64 < c.allowed.size() && (c.allowed[t / 64] >> (t % 64) & 1) != 0;
+      if (!may && static_cast<int32_t>(t) != c.also_allowed) c.masked.push_back(static_cast<int32_t>(t));
+    }
+  }
   if (below(20) == 0) {
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
     const float bad[] = {std::numeric_limits<float>::quiet_NaN(), kInfinity, -kInfinity};
@@ -436,7 +454,9 @@ TEST(SamplerTest, PeaksAndInstructionSetsGiveTheReferencesToken) {
       const auto peaks = PeaksOfRow(c.row);
       const SampleSpec spec{.params = &c.params,
                             .counts = HasPenalties(c.params) ? &counts : nullptr,
-                            .masked = c.masked,
+                            .masked = c.few,
+                            .allowed = c.allowed,
+                            .also_allowed = c.also_allowed,
                             .seed = random(),
                             .index = random() % 1000};
       const int32_t token = samplers[0]->Sample({c.row, peaks.data()}, spec);

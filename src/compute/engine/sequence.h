@@ -6,11 +6,13 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/clock.h"
 #include "chips/device.h"
+#include "compute/engine/drafter.h"
 #include "compute/engine/engine.h"
 #include "compute/engine/engine_metrics.h"
 #include "compute/engine/sampler.h"
@@ -86,8 +88,11 @@ struct Generation {
   std::vector<int32_t> end_tokens;    // end of generation and stop_token_ids
   std::vector<int32_t> visible;       // tags that are control tokens but must reach the text stream
   std::vector<int32_t> close_tokens;  // the close tag, for a spent reasoning budget
-  size_t forced = 0;                  // close_tokens still to be said, counted from the end
-  int32_t sampled = -1;               // what the row of this step gave, -1: no token
+  std::optional<grammar::Matcher> matcher;
+  Drafter drafter;
+  int32_t open_tag = -1;  // the reasoning's, where the answer may begin with it
+  size_t forced = 0;      // close_tokens still to be said, counted from the end
+  int32_t sampled = -1;   // what the row of this step gave, -1: no token
   bool budget_spent = false;
   Usage usage;
   TokenLogprob logprob;

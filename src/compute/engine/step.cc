@@ -10,6 +10,7 @@
 namespace tidepool::compute {
 namespace {
 
+constexpr size_t kMaxForcedBytes = 64;
 constexpr Nanoseconds kPrefillReportInterval = 100 * kMillisecond;
 
 bool WantsHidden(architectures::Pooling pooling, int32_t position, int32_t prompt_tokens) {
@@ -48,6 +49,7 @@ void EngineImpl::ExecuteStep() {
   const PoolPlan& plan = scheduler_->plan(0);
   LoadedModel& model = *models_.at(plan.model);
   const Nanoseconds started_at = clock_.now();
+  Draft(model);
   BuildStep(model);
   LandingGate gate(*this, model);
   const architectures::Step step{.tokens = step_tokens_,
@@ -99,6 +101,54 @@ void EngineImpl::LoseWeights(LoadedModel& model) {
   FailModel(model, error);
 }
 
+void EngineImpl::Draft(LoadedModel& model) {
+  draft_.clear();
+  const PoolPlan& plan = scheduler_->plan(0);
+  if (!options_.speculation || plan.sequences.size() != 1 || plan.decodes != 1 || plan.landing) return;
+  Sequence& sequence = *FindSequence(plan.sequences.front().job);
+  if (sequence.generation == nullptr) return;
+  Generation& generation = *sequence.generation;
+  // The scheduler plans so many steps of it, and its KV is reserved for them.
+  const int32_t most = std::min({plan.steps - 1, Drafter::kMaxDraft, model.limits.max_logit_rows - 1,
+                                 model.limits.max_tokens - 1,
+                                 generation.max_new_tokens - generation.usage.completion_tokens - 1});
+  if (most <= 0) return;
+  draft_forced_ = false;
+  if (generation.matcher && !generation.stream.in_reasoning() && generation.usage.completion_tokens > 0) {
+    const std::string text = generation.matcher->Forced(kMaxForcedBytes);
+    if (text.size() > 1) {
+      const auto tokens = sequence.card->tokenizer->Encode(text);
+      // A text that goes on after what is forced may end in another token; that costs a row.
+      draft_.assign(tokens.begin(),
+                    tokens.begin() + std::min(std::ssize(tokens), static_cast<ptrdiff_t>(most)));
+      draft_forced_ = true;
+      return;
+    }
+  }
+  generation.drafter.Add(sequence.tokens);
+  generation.drafter.Propose(sequence.tokens, most, draft_);
+}
+
+// Rows of a drafted step, one after the other; returns how many tokens were said.
+int32_t EngineImpl::TakeDrafted(LoadedModel& model, Sequence& sequence,
+                                const architectures::StepOutput& output) {
+  const PoolJobId job = sequence.job;
+  const int32_t begin = sequence.computed;
+  const auto rows = static_cast<int32_t>(draft_.size()) + 1;
+  int32_t said = 0;
+  while (true) {
+    sequence.computed = begin + said + 1;
+    TakeRow(model, sequence, output, said);
+    ++said;
+    if (!Lives(job) || said == rows) break;
+    if (sequence.tokens.back() != draft_[static_cast<size_t>(said) - 1]) break;
+  }
+  model.metrics->drafted_tokens.Increment(rows - 1);
+  model.metrics->accepted_tokens.Increment(said - 1);
+  if (!draft_forced_ && Lives(job)) sequence.generation->drafter.Learn(rows - 1, said - 1);
+  return said;
+}
+
 void EngineImpl::BuildStep(LoadedModel& model) {
   step_tokens_.clear();
   step_positions_.clear();
@@ -109,7 +159,8 @@ void EngineImpl::BuildStep(LoadedModel& model) {
     Sequence& sequence = *FindSequence(planned.job);
     CHECK(sequence.computed == planned.begin);
     CHECK(static_cast<size_t>(planned.begin + planned.count) <= sequence.tokens.size());
-    model.pool->Extend(sequence.kv, planned.begin + planned.count);
+    const auto drafted = static_cast<int32_t>(draft_.size());  // of the only sequence
+    model.pool->Extend(sequence.kv, planned.begin + planned.count + drafted);
     const auto first_row = static_cast<int32_t>(step_tokens_.size());
     for (int32_t i = 0; i < planned.count; ++i) {
       const int32_t position = planned.begin + i;
@@ -121,9 +172,14 @@ void EngineImpl::BuildStep(LoadedModel& model) {
         hidden_rows_.push_back(first_row + i);
       }
     }
+    for (int32_t i = 0; i < drafted; ++i) {
+      logit_rows_.push_back(static_cast<int32_t>(step_tokens_.size()));
+      step_tokens_.push_back(draft_[static_cast<size_t>(i)]);
+      step_positions_.push_back(planned.begin + planned.count + i);
+    }
     const auto table = sequence.kv.table();
     slices_.push_back({.token_begin = first_row,
-                       .token_count = planned.count,
+                       .token_count = planned.count + drafted,
                        .context = planned.begin,
                        .blocks = table.data(),
                        .block_count = static_cast<int32_t>(table.size())});
@@ -142,6 +198,14 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
   const PoolPlan& plan = scheduler_->plan(0);  // stays as it is until the next Decide
   model.metrics->step_tokens.Observe(plan.tokens);
 
+  if (!draft_.empty()) {
+    Sequence& sequence = *FindSequence(plan.sequences.front().job);
+    CountComputed(sequence, 1, plan.tokens, started_at, now);
+    const int32_t said = TakeDrafted(model, sequence, output);
+    scheduler_->StepDone(0, said, clock_.now() - started_at, clock_.now());
+    UpdateGauges(model);
+    return;
+  }
   scheduler_->StepDone(0, 1, now - started_at, now);  // before sequences end and their jobs with them
   // All before any: the end of one may end the request of another.
   for (const PlannedTokens& planned : plan.sequences) {

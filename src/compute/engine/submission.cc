@@ -63,6 +63,14 @@ void PrepareGeneration(const ModelCard& card, int32_t max_new_tokens, Generation
         tokenizer.Encode(request.reasoning.close_tag, {.add_special = false, .parse_special = true});
     std::reverse(generation.close_tokens.begin(), generation.close_tokens.end());
   }
+  if (request.constraint.grammar != nullptr) {
+    generation.matcher.emplace(request.constraint.grammar);
+    if (request.constraint.may_reason && !request.reasoning.open_tag.empty()) {
+      const auto tokens =
+          tokenizer.Encode(request.reasoning.open_tag, {.add_special = false, .parse_special = true});
+      if (tokens.size() == 1) generation.open_tag = tokens[0];
+    }
+  }
   generation.penalised = HasPenalties(sampling);
   if (generation.penalised) {
     generation.counts.Reserve(std::min<size_t>(request.prompt.size() + static_cast<size_t>(max_new_tokens),
@@ -178,6 +186,10 @@ Result<RequestHandle> EngineImpl::Submit(GenerateRequest request) {
   auto options = StreamOptions(request);
   sequence->generation = std::make_unique<Generation>(std::move(request), std::move(options));
   PrepareGeneration(*sequence->card, max_new, *sequence->generation);
+  if (options_.speculation) {
+    sequence->generation->drafter.Reserve(static_cast<size_t>(sequence->reserve_tokens));
+    sequence->generation->drafter.Add(sequence->tokens);
+  }
   std::vector<std::unique_ptr<Sequence>> sequences;
   sequences.push_back(std::move(sequence));
   return Post(std::move(sequences));

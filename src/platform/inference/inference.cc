@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "platform/inference/constraints.h"
 #include "platform/inference/deployed_pool.h"
 #include "platform/inference/deployments.h"
 #include "platform/inference/metering.h"
@@ -197,22 +198,21 @@ Status PlanTools(const ChatRequest& request, const ModelAssets& assets, ChoicePl
   return {};
 }
 
-Status CheckConstraints(const OutputFormat& output) {
-  if (output.kind == OutputFormat::Kind::kText) return {};
-  return Fail(ErrorKind::kInvalid, "unsupported_parameter", "constrained output is not supported yet",
-              output.param);
+// A constrained answer may be preceded by reasoning where the model begins it by itself: not where the prompt
+// has opened it already, or closed it.
+bool MayReason(const RenderedPrompt& prompt) {
+  if (prompt.reasoning.open_tag.empty() || prompt.reasoning.starts_inside || prompt.continues) return false;
+  std::string_view text = prompt.text;
+  while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.remove_suffix(1);
+  return !text.ends_with(prompt.reasoning.close_tag);
 }
 
-PlanResult PlanChat(const ChatRequest& request, const ReadyModel& model) {
+PlanResult PlanChat(const ChatRequest& request, const ReadyModel& model, Constraints& constraints) {
   if (!model.info.generates) return Fail(CannotGenerate(model.id));
   const ModelAssets& assets = *model.assets;
   TP_TRY(CheckTextFits(assets, TextBytes(request.messages), model.context_length, "messages"));
   if (OffersTools(request)) {
     TP_TRY(CheckTextFits(assets, TextBytes(request.tools), model.context_length, "tools"));
-  }
-  TP_TRY(CheckConstraints(request.sampling.output));
-  if (request.tool_choice == ToolChoice::kRequired || request.tool_choice == ToolChoice::kNamed) {
-    return Fail(ErrorKind::kInvalid, "unsupported_parameter", "calls cannot be required yet", "tool_choice");
   }
   TP_ASSIGN(RenderedPrompt prompt, RenderRequest(assets, request));
   const auto thinking = request.template_variables.find("enable_thinking");
@@ -225,8 +225,15 @@ PlanResult PlanChat(const ChatRequest& request, const ReadyModel& model) {
   choice.request.request_id = request.request_id;
   choice.request.strip_leading_space = assets.tokenizer->strips_leading_space() && !prompt.continues;
   choice.request.prompt = std::move(prompt.tokens);
+  const bool may_reason = MayReason(prompt);
   choice.request.reasoning = std::move(prompt.reasoning);
-  if (OffersTools(request)) TP_TRY(PlanTools(request, assets, choice));
+  if (OffersTools(request)) {
+    TP_TRY(PlanTools(request, assets, choice));
+    TP_ASSIGN(choice.request.constraint, constraints.OfTools(assets, request, *choice.tool_calls));
+  } else {
+    TP_ASSIGN(choice.request.constraint, constraints.OfOutput(assets, request.sampling.output));
+  }
+  choice.request.constraint.may_reason = may_reason;
   choice.request.workspace = request.principal.workspace;
   choice.request.account = request.principal.account;
   choice.request.account_weights = request.principal.account_weights;
@@ -235,10 +242,10 @@ PlanResult PlanChat(const ChatRequest& request, const ReadyModel& model) {
   return plan;
 }
 
-PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& model) {
+PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& model,
+                          Constraints& constraints) {
   if (!model.info.generates) return Fail(CannotGenerate(model.id));
   const ModelAssets& assets = *model.assets;
-  TP_TRY(CheckConstraints(request.sampling.output));
   SamplingRequest sampling = request.sampling;
   // "Score my prompt": no output is wanted. The engine makes one token at least; it is not shown.
   const bool only_echo = request.echo && sampling.max_tokens == 0;
@@ -248,6 +255,7 @@ PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& mo
   }
   TP_ASSIGN(const compute::SamplingParams params,
             MergeSampling(sampling, assets.sampling, 0, model.info.vocab_size));
+  TP_ASSIGN(const compute::Constraint constraint, constraints.OfOutput(assets, sampling.output));
   std::vector<ChoicePlan> plan;
   for (size_t i = 0; i < request.prompts.size(); ++i) {
     const Prompt& prompt = request.prompts[i];
@@ -256,6 +264,7 @@ PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& mo
     ChoicePlan choice;
     TP_ASSIGN(choice.request.prompt, EncodePrompt(assets, prompt, request.parse_special, param));
     choice.request.sampling = params;
+    choice.request.constraint = constraint;
     choice.request.sampling.prompt_logprobs = request.echo && params.top_logprobs >= 0;
     choice.request.request_id = request.request_id;
     choice.request.workspace = request.principal.workspace;
@@ -303,6 +312,7 @@ class InferenceImpl final : public Inference {
                 const Clock& clock, MetricsRegistry& metrics, const InferenceOptions& options)
       : engine_(engine),
         options_(options),
+        constraints_(options.grammar_cache_bytes, metrics),
         deployments_(catalog, engine, device, ledger, clock, metrics, options),
         pool_(deployments_, engine, ledger, clock, metrics, options, device.info().memory_bytes) {}
 
@@ -317,7 +327,9 @@ class InferenceImpl final : public Inference {
     ApplyDefaultMaxTokens(request.sampling);
     const auto shared = std::make_shared<const ChatRequest>(std::move(request));
     return Begin(
-        model, call, [shared](const ReadyModel& ready) { return PlanChat(*shared, ready); }, std::move(sink));
+        model, call,
+        [this, shared](const ReadyModel& ready) { return PlanChat(*shared, ready, constraints_); },
+        std::move(sink));
   }
 
   Result<std::shared_ptr<Generation>> Complete(CompletionRequest request,
@@ -339,7 +351,8 @@ class InferenceImpl final : public Inference {
     ApplyDefaultMaxTokens(request.sampling);
     const auto shared = std::make_shared<const CompletionRequest>(std::move(request));
     return Begin(
-        model, call, [shared](const ReadyModel& ready) { return PlanCompletion(*shared, ready); },
+        model, call,
+        [this, shared](const ReadyModel& ready) { return PlanCompletion(*shared, ready, constraints_); },
         std::move(sink));
   }
 
@@ -415,6 +428,7 @@ class InferenceImpl final : public Inference {
 
   compute::Engine& engine_;
   const InferenceOptions options_;
+  Constraints constraints_;
   Deployments deployments_;
   DeployedPool pool_;
 };

@@ -163,7 +163,8 @@ struct InferenceOptions {
   int32_t context_length = 0;      // cap for every model; 0: the model's own
   int32_t default_max_tokens = 0;  // when a client gives none; 0: until the context is full
   int32_t max_waiting_for_load = 1024;
-  double load_timeout_s = 300;  // a request waiting longer for a load fails with 503
+  uint64_t grammar_cache_bytes = 256u << 20;  // compiled schemas and grammars
+  double load_timeout_s = 300;                // a request waiting longer for a load fails with 503
   chips::WeightPrecision precision = chips::WeightPrecision::kNative;
   chips::DataType kv_type = chips::DataType::kF16;
   // With both, weights are packed once, mapped, and come and go as the pool decides; else they stay in

@@ -260,6 +260,112 @@ TEST_F(InferenceTest, TheFormatOfCallsCanBeSaid) {
   EXPECT_EQ(refused.error().param, "tool_call_format");
 }
 
+// The scripted model's logits say what it would say; a grammar makes it say something else.
+TEST_F(InferenceTest, AnAnswerIsWhatItsFormatSays) {
+  AddScripted();
+  ChatRequest request = Ask("scripted", "[[say:{\"a\": 12, \"b\": \"x\"}]]");
+  OutputFormat& output = request.sampling.output;
+  output.kind = OutputFormat::Kind::kJsonSchema;
+  output.param = "response_format";
+  output.schema = Json::parse(R"({"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]})");
+  request.sampling.temperature = 0;  // where a grammar leaves several tokens alike, the lowest
+  request.sampling.max_tokens = 200;
+  auto sink = Run(request);
+  ASSERT_TRUE(sink->result.value()) << sink->result->error().message;
+  const Json answer = Json::parse(sink->content[0], nullptr, false);
+  ASSERT_TRUE(answer.is_object()) << sink->content[0];
+  EXPECT_EQ(answer.size(), 1u);
+  EXPECT_TRUE(answer["a"].is_number_integer());
+  EXPECT_EQ(sink->finishes[0].reason, compute::FinishReason::kStop);
+
+  output = {.kind = OutputFormat::Kind::kChoice,
+            .schema = {},
+            .text = {},
+            .choices = {"yes", "no"},
+            .param = "choice"};
+  sink = Run(request);
+  EXPECT_TRUE(sink->content[0] == "yes" || sink->content[0] == "no") << sink->content[0];
+  output = {.kind = OutputFormat::Kind::kRegex,
+            .schema = {},
+            .text = "\\{\"a\": \\d\\d, .*",
+            .choices = {},
+            .param = "regex"};
+  EXPECT_EQ(Run(request)->content[0], "{\"a\": 12, \"b\": \"x\"}");
+  output = {.kind = OutputFormat::Kind::kGrammar,
+            .schema = {},
+            .text = "root ::= \"{\" [a-z]{3}",
+            .choices = {},
+            .param = "grammar"};
+  EXPECT_EQ(Run(request)->content[0].size(), 4u);
+  output.text = "root ::= [";
+  auto refused = inference_->Chat(request, std::make_shared<Recorder>());
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().param, "grammar");
+  output = {.kind = OutputFormat::Kind::kJsonSchema,
+            .schema = {{"not", {{"type", "null"}}}},
+            .text = {},
+            .choices = {},
+            .param = "f"};
+  refused = inference_->Chat(request, std::make_shared<Recorder>());
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().param, "f/not");
+  output.schema = {{"description", std::string(2 << 20, 'x')}};
+  refused = inference_->Chat(request, std::make_shared<Recorder>());
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, "schema_too_large");
+}
+
+TEST_F(InferenceTest, ReasoningComesBeforeAConstrainedAnswer) {
+  AddScripted();
+  ChatRequest request = Ask("scripted", "[[think:no JSON here]][[say:{\"x\":1}]]");
+  request.sampling.output = {.kind = OutputFormat::Kind::kJsonObject,
+                             .schema = {},
+                             .text = {},
+                             .choices = {},
+                             .param = "response_format"};
+  const auto sink = Run(request);
+  ASSERT_TRUE(sink->result.value()) << sink->result->error().message;
+  EXPECT_EQ(sink->reasoning[0], "no JSON here");
+  EXPECT_EQ(sink->content[0], "{\"x\":1}");
+}
+
+TEST_F(InferenceTest, CallsCanBeRequired) {
+  AddScripted();
+  ChatRequest request = Ask("scripted", "[[say:I would rather not.]]");
+  request.tools = WeatherTools();
+  request.tools.push_back(request.tools[0]);
+  request.tools[1]["function"]["name"] = "other";
+  request.tools[1]["function"]["strict"] = true;
+  request.tools[1]["function"]["parameters"] = Json::parse(R"({"type":"object","additionalProperties":false,
+      "properties":{"city":{"type":"string","enum":["Oslo","Rome"]},"days":{"type":"integer","minimum":1,"maximum":9}},
+      "required":["city","days"]})");
+  request.sampling.temperature = 0;  // of equal logits the lowest token, which ends numbers and white space
+  request.tool_choice = ToolChoice::kNamed;
+  request.tool_name = "other";
+  request.parallel_tool_calls = false;
+  request.sampling.max_tokens = 400;
+  for (const char* format : {"hermes", "qwen_xml", "llama3", "mistral", "deepseek", "json"}) {
+    request.tool_call_format = format;
+    const auto sink = Run(request);
+    ASSERT_TRUE(sink->result.value()) << sink->result->error().message;
+    EXPECT_TRUE(sink->calls[0].starts_with("0 other {"))
+        << format << ": " << sink->calls[0] << sink->content[0];
+    EXPECT_EQ(sink->finishes[0].reason, compute::FinishReason::kStop) << sink->finishes[0].error.message;
+    EXPECT_TRUE(sink->calls[0].ends_with("}; ")) << format << ": " << sink->calls[0] << sink->content[0];
+    EXPECT_EQ(sink->content[0], "") << format;
+  }
+  request.tool_call_format = "gemma";
+  EXPECT_FALSE(inference_->Chat(request, std::make_shared<Recorder>()));
+  // auto: text stays possible, and a strict call is held to its schema.
+  request.tool_call_format = "";
+  request.tool_choice = ToolChoice::kAuto;
+  EXPECT_EQ(Run(request)->content[0], "I would rather not.");
+  request.messages =
+      Ask("scripted", "[[say:<tool_call>\n{\"name\": \"other\", \"arguments\": {\"town\": 5}}]]").messages;
+  const auto sink = Run(request);
+  EXPECT_TRUE(sink->calls[0].starts_with("0 other {\"city\":")) << sink->calls[0] << sink->content[0];
+}
+
 TEST_F(InferenceTest, ACallMayStandInOpenReasoning) {
   AddScripted();
   ChatRequest request =

@@ -7,7 +7,7 @@
 namespace tidepool::platform {
 namespace {
 
-constexpr int32_t kMaxChoices = 128;
+constexpr int32_t kMaxN = 128;
 
 Status NarrowInt(const std::optional<int64_t>& value, int64_t least, const char* field, int32_t& out) {
   if (!value) return {};
@@ -41,9 +41,9 @@ std::optional<T> Either(const std::optional<T>& first, const std::optional<T>& s
 Result<compute::SamplingParams> MergeSampling(const SamplingRequest& request,
                                               const SamplingDefaults& defaults, int32_t default_max_tokens,
                                               int32_t vocab_size) {
-  if (request.n < 1 || request.n > kMaxChoices) {
+  if (request.n < 1 || request.n > kMaxN) {
     return Fail(ErrorKind::kInvalid, "out_of_range",
-                fmt::format("n must be 1 to {}, not {}", kMaxChoices, request.n), "n");
+                fmt::format("n must be 1 to {}, not {}", kMaxN, request.n), "n");
   }
   compute::SamplingParams out;
   TP_TRY(NarrowFloat(Either(request.temperature, defaults.temperature), "temperature", out.temperature));

@@ -1,0 +1,69 @@
+#include "compute/engine/drafter.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+namespace tidepool::compute {
+namespace {
+
+constexpr size_t kMaxPlaces = 32768;
+// A row more against a step with one row: measured at 0.13 (SmolLM2-135M) to 0.2 on CPUs that read weights
+// slowly.
+constexpr double kRowCost = 0.2;
+constexpr double kSmoothing = 0.3;
+constexpr int32_t kLongestRest = 256;
+
+}  // namespace
+
+void Drafter::Reserve(size_t tokens) {
+  places_.assign(std::clamp<size_t>(std::bit_ceil(4 * tokens), 256, kMaxPlaces), 0);
+}
+
+size_t Drafter::SlotOf(const int32_t* last) const {
+  uint64_t hash = 0;
+  for (size_t i = 0; i < kGram; ++i) hash = (hash ^ static_cast<uint32_t>(last[i])) * 0x9E3779B97F4A7C15u;
+  hash ^= hash >> 29;
+  return (hash * 0xBF58476D1CE4E5B9u >> 33) & (places_.size() - 1);
+}
+
+// A gram is entered when the token after it is known, so that none is found at its own end.
+void Drafter::Add(std::span<const int32_t> tokens) {
+  for (size_t next = std::max(added_, kGram); next < tokens.size(); ++next) {
+    places_[SlotOf(tokens.data() + next - kGram)] = static_cast<int32_t>(next);
+  }
+  added_ = tokens.size();
+}
+
+void Drafter::Propose(std::span<const int32_t> tokens, int32_t most, std::vector<int32_t>& out) {
+  if (rest_ > 0) {
+    --rest_;
+    return;
+  }
+  if (tokens.size() < kGram) return;
+  const int32_t* const last = tokens.data() + tokens.size() - kGram;
+  const auto place = static_cast<size_t>(places_[SlotOf(last)]);
+  if (place == 0 || std::memcmp(tokens.data() + place - kGram, last, kGram * sizeof(int32_t)) != 0) return;
+  const size_t count =
+      std::min({static_cast<size_t>(std::max(most, 0)), static_cast<size_t>(length_), tokens.size() - place});
+  out.insert(out.end(), tokens.begin() + static_cast<ptrdiff_t>(place),
+             tokens.begin() + static_cast<ptrdiff_t>(place + count));
+}
+
+void Drafter::Learn(int32_t proposed, int32_t accepted) {
+  if (proposed == 0) return;
+  balance_ += kSmoothing * (accepted - kRowCost * proposed - balance_);
+  if (accepted == proposed) {
+    length_ = std::min(2 * length_, kMaxDraft);
+  } else {
+    length_ = std::clamp(accepted + 2, 2, kMaxDraft);
+  }
+  if (balance_ >= 0) {
+    next_rest_ = 16;
+    return;
+  }
+  rest_ = next_rest_;
+  next_rest_ = std::min(2 * next_rest_, kLongestRest);
+}
+
+}  // namespace tidepool::compute

@@ -1,0 +1,44 @@
+// Guesses what an answer will say next from what stands in its prompt and in itself: prompt lookup (Saxena
+// 2023; LLMA, arXiv:2304.04487). Where the last three tokens stood before, what followed them then is the
+// draft.
+//
+// A draft is checked by the model in one step with the token before it and costs a row each, so it must pay:
+// how much is proposed follows what was accepted lately, and after failures the drafter rests, for twice as
+// long each time.
+//
+// Threads: one at a time. Add and Propose allocate nothing.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace tidepool::compute {
+
+class Drafter {
+ public:
+  static constexpr int32_t kMaxDraft = 16;
+
+  // For sequences of up to `tokens`: 4 bytes for each place in a table of at most 32,768.
+  void Reserve(size_t tokens);
+  bool ready() const { return !places_.empty(); }
+  // The sequence so far, whose last token is new since the last call (or all of them).
+  void Add(std::span<const int32_t> tokens);
+  // Appends at most `most` tokens that may follow.
+  void Propose(std::span<const int32_t> tokens, int32_t most, std::vector<int32_t>& out);
+  // What became of the last proposal.
+  void Learn(int32_t proposed, int32_t accepted);
+
+ private:
+  static constexpr size_t kGram = 3;
+  size_t SlotOf(const int32_t* last) const;
+
+  std::vector<int32_t> places_;  // [hash of three tokens]: where the token after them stands, 0: nowhere
+  size_t added_ = 0;             // tokens whose grams are in the table
+  int32_t length_ = 4;           // of the next proposal
+  int32_t rest_ = 0;             // tokens until the next one
+  int32_t next_rest_ = 16;
+  double balance_ = 0;  // smoothed: tokens gained less rows paid
+};
+
+}  // namespace tidepool::compute
