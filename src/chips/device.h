@@ -137,6 +137,11 @@ inline constexpr int32_t kKvGroup = 32;
 //   f16 [16][groups]; a group is 32 dimensions of one token, the last may be shorter. Scale: the f16 nearest
 //   to largest / 127; value = scale * code. A group with a NaN, an infinity or a magnitude beyond 127 * 65504
 //   has a NaN for its scale.
+//   kI16: what attention computes with, so that nothing is rounded again when it is read. K int16 [pairs of
+//   dimensions][16][2], then a scale a token, f32 [16]; V int16 [8 pairs of tokens][value_dim][2], then scales, f32 [16].
+//   value = scale * code. A key's scale is its length / 32000, a value's its largest magnitude / 8191 (why these:
+//   cpu/attention_fixed.inl). A vector that is not finite, or a key whose length is beyond float32, has a NaN for its
+//   scale and codes of 0. An odd number of dimensions is one more, of zeros.
 struct KvLayout {
   DataType type = DataType::kF16;
   int32_t layers = 0;
@@ -146,24 +151,26 @@ struct KvLayout {
 
   static bool Supports(DataType type) {
     return type == DataType::kF32 || type == DataType::kF16 || type == DataType::kBF16 ||
-           type == DataType::kQ8_0;
+           type == DataType::kQ8_0 || type == DataType::kI16;
   }
   // Of a code, where elements have scales.
   size_t element_bytes() const { return type == DataType::kF32 ? 4 : type == DataType::kQ8_0 ? 1 : 2; }
   // K (or V) of one head in a block, and the part of it that comes before the scales.
   size_t codes_bytes(int32_t dim) const {
+    if (type == DataType::kI16) dim += dim % 2;
     return static_cast<size_t>(kKvBlockTokens) * static_cast<size_t>(dim) * element_bytes();
   }
   size_t head_bytes(int32_t dim) const {
     const auto groups = static_cast<size_t>((dim + kKvGroup - 1) / kKvGroup);
-    return codes_bytes(dim) + (type == DataType::kQ8_0 ? groups * kKvBlockTokens * 2 : 0);
+    const size_t scale_bytes = type == DataType::kQ8_0 ? groups * 2 : type == DataType::kI16 ? sizeof(float) : 0;
+    return codes_bytes(dim) + scale_bytes * kKvBlockTokens;
   }
   size_t layer_bytes() const {
     return static_cast<size_t>(kv_heads) * (head_bytes(key_dim) + head_bytes(value_dim));
   }
   size_t block_bytes() const { return layer_bytes() * static_cast<size_t>(layers); }
   // Byte offset of K (or V) of `head` at token 0 of a block. K: tokens follow at 1 element, dimensions at 16.
-  // V: tokens follow at value_dim elements, dimensions at 1.
+  // V: tokens follow at value_dim elements, dimensions at 1. (kI16: pairs of both, as above.)
   size_t key_offset(int32_t layer, int32_t head) const {
     return static_cast<size_t>(layer) * layer_bytes() + static_cast<size_t>(head) * head_bytes(key_dim);
   }

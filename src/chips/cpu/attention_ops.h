@@ -34,6 +34,8 @@ class AttentionOps {
   };
 
   void AppendToken(const KvAppendArgs& args, const SequenceSlice& sequence, int64_t i) const;
+  void AppendIntegers(const KvLayout& kv, const float* key, const float* value, int64_t slot, std::byte* keys,
+                      std::byte* values) const;
   Plan MakePlan(const AttentionArgs& args);
   AttentionTask TaskOf(const AttentionArgs& args, const Plan& plan, int64_t item) const;
   void EnsureScratch(int64_t floats);

@@ -389,7 +389,7 @@ int Main(int argc, char** argv) {
   }
   if (wanted("float32"))
     BenchLinear(**device, roofline, DataType::kQ8_0, WeightPrecision::kFloat32, settings);
-  for (const DataType type : {DataType::kF16, DataType::kBF16, DataType::kQ8_0, DataType::kF32}) {
+  for (const DataType type : {DataType::kI16, DataType::kF16, DataType::kBF16, DataType::kQ8_0, DataType::kF32}) {
     if (wanted("attention") &&
         (settings.kv_types.empty() ||
          std::ranges::find(settings.kv_types, TraitsOf(type).name) != settings.kv_types.end())) {
@@ -397,7 +397,7 @@ int Main(int argc, char** argv) {
     }
   }
   if (wanted("step")) {
-    for (const DataType type : {DataType::kF16, DataType::kQ8_0}) {
+    for (const DataType type : {DataType::kI16, DataType::kF16, DataType::kQ8_0}) {
       if (!settings.kv_types.empty() &&
           std::ranges::find(settings.kv_types, TraitsOf(type).name) == settings.kv_types.end())
         continue;
