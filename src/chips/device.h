@@ -138,10 +138,11 @@ inline constexpr int32_t kKvGroup = 32;
 //   to largest / 127; value = scale * code. A group with a NaN, an infinity or a magnitude beyond 127 * 65504
 //   has a NaN for its scale.
 //   kI16: what attention computes with, so that nothing is rounded again when it is read. K int16 [pairs of
-//   dimensions][16][2], then a scale a token, f32 [16]; V int16 [8 pairs of tokens][value_dim][2], then scales, f32 [16].
-//   value = scale * code. A key's scale is its length / 32000, a value's its largest magnitude / 8191 (why these:
-//   cpu/attention_fixed.inl). A vector that is not finite, or a key whose length is beyond float32, has a NaN for its
-//   scale and codes of 0. An odd number of dimensions is one more, of zeros.
+//   dimensions][16][2], then a scale a token, f32 [16]; V int16 [8 pairs of tokens][value_dim][2], then
+//   scales, f32 [16]. value = scale * code. A key's scale is its length / 32000, a value's its largest
+//   magnitude / 8191 (why these: cpu/attention_fixed.inl). A vector that is not finite, or a key whose length
+//   is beyond float32, has a NaN for its scale and codes of 0. An odd number of dimensions is one more, of
+//   zeros.
 struct KvLayout {
   DataType type = DataType::kF16;
   int32_t layers = 0;
@@ -162,7 +163,9 @@ struct KvLayout {
   }
   size_t head_bytes(int32_t dim) const {
     const auto groups = static_cast<size_t>((dim + kKvGroup - 1) / kKvGroup);
-    const size_t scale_bytes = type == DataType::kQ8_0 ? groups * 2 : type == DataType::kI16 ? sizeof(float) : 0;
+    const size_t scale_bytes = type == DataType::kQ8_0  ? groups * 2
+                               : type == DataType::kI16 ? sizeof(float)
+                                                        : 0;
     return codes_bytes(dim) + scale_bytes * kKvBlockTokens;
   }
   size_t layer_bytes() const {
@@ -266,6 +269,13 @@ class Ops {
                            Activation activation, Matrix scratch, Matrix out) = 0;
   virtual void Rope(const RopeArgs& args) = 0;
   virtual void AppendKv(const KvAppendArgs& args) = 0;
+  // Rope of both, then AppendKv of the turned keys: a device may do it in one pass. `query` and `key` differ
+  // in their matrices only; key.x is args.key, and the sequences hold every row.
+  virtual void RopeAndAppendKv(const RopeArgs& query, const RopeArgs& key, const KvAppendArgs& args) {
+    Rope(query);
+    Rope(key);
+    AppendKv(args);
+  }
   virtual void Attention(const AttentionArgs& args) = 0;
   // out = activation(gate) * up, elementwise. out may be gate.
   virtual void GatedActivation(Activation activation, ConstMatrix gate, ConstMatrix up, Matrix out) = 0;

@@ -106,7 +106,8 @@ gateway::GatewayOptions MakeGatewayOptions(const Settings& s) {
 chips::DataType KvTypeOf(std::string_view name) {
   if (name == "f32") return chips::DataType::kF32;
   if (name == "bf16") return chips::DataType::kBF16;
-  return name == "q8" ? chips::DataType::kQ8_0 : chips::DataType::kF16;
+  if (name == "f16") return chips::DataType::kF16;
+  return name == "q8" ? chips::DataType::kQ8_0 : chips::DataType::kI16;
 }
 
 platform::CatalogOptions MakeCatalogOptions(const Settings& s) {

@@ -148,7 +148,7 @@ void AttentionOps::AppendIntegers(const KvLayout& kv, const float* key, const fl
   for (int32_t d = 0; d < kv.value_dim; ++d) to[2 * d] = codes[d];
 }
 
-void AttentionOps::AppendKv(const KvAppendArgs& args) {
+void AttentionOps::AppendKv(const KvAppendArgs& args, const TurnTask* turn) {
   const KvLayout& kv = *args.layout;
   CHECK(KvLayout::Supports(kv.type));
   first_items_.clear();
@@ -158,6 +158,13 @@ void AttentionOps::AppendKv(const KvAppendArgs& args) {
     tokens += sequence.token_count;
   }
   if (tokens == 0) return;
+  const auto turn_row = [&](RopeTask task, int64_t row) {
+    task.row_begin = row;
+    task.row_end = row + 1;
+    task.cosines += row * turn->table_width;
+    task.sines += row * turn->table_width;
+    kernels_.rope(task);
+  };
   const int64_t token_cost = int64_t{4} * kv.kv_heads * (kv.key_dim + kv.value_dim);
   const int64_t chunks =
       tokens * token_cost < tuning_.inline_elements ? 1 : std::min<int64_t>(tokens, 8 * pool_.threads());
@@ -167,6 +174,11 @@ void AttentionOps::AppendKv(const KvAppendArgs& args) {
     size_t at = SequenceAt(first_items_, chunk * step);
     for (int64_t token = chunk * step; token < end; ++token) {
       while (token - first_items_[at] >= args.sequences[at].token_count) ++at;
+      if (turn != nullptr) {
+        const int64_t row = args.sequences[at].token_begin + token - first_items_[at];
+        turn_row(turn->query, row);
+        turn_row(turn->key, row);
+      }
       AppendToken(args, args.sequences[at], token - first_items_[at]);
     }
   });

@@ -15,6 +15,12 @@
 
 namespace tidepool::chips::cpu {
 
+// Rope of queries and keys by tables that begin with row 0.
+struct TurnTask {
+  RopeTask query, key;
+  int64_t table_width;
+};
+
 class AttentionOps {
  public:
   AttentionOps(ThreadPool& pool, const KernelTable& kernels) : pool_(pool), kernels_(kernels) {}
@@ -23,7 +29,8 @@ class AttentionOps {
   size_t ScratchBytes(int32_t max_tokens) const;
   void Reserve(int32_t max_tokens);
 
-  void AppendKv(const KvAppendArgs& args);
+  // `turn`, or nullptr: what is done with a row of queries and keys before its key is appended. Of all rows.
+  void AppendKv(const KvAppendArgs& args, const TurnTask* turn);
   void Attention(const AttentionArgs& args);
 
  private:

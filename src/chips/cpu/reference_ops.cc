@@ -28,8 +28,8 @@ double Apply(Activation activation, double x) {
   CHECK(false);
 }
 
-// K or V of one token in one head of a block as kI16: element d of a key at codes + (d / 2 * 32 + d % 2), of a value at
-// codes + 2 d.
+// K or V of one token in one head of a block as kI16: element d of a key at codes + (d / 2 * 32 + d % 2), of
+// a value at codes + 2 d.
 struct KvIntegers {
   int16_t* codes;
   float* scale;
@@ -129,7 +129,8 @@ KvVector KeyAt(const KvLayout& kv, int32_t layer, int32_t head, const SequenceSl
   std::byte* const at = sequence.blocks[position / kKvBlockTokens] + kv.key_offset(layer, head);
   if (kv.type == DataType::kI16) {
     auto* const scales = reinterpret_cast<float*>(at + kv.codes_bytes(kv.key_dim));
-    return {kv.type, nullptr, 0, nullptr, 0, {reinterpret_cast<int16_t*>(at) + 2 * slot, scales + slot, true}};
+    return {kv.type, nullptr, 0,
+            nullptr, 0,       {reinterpret_cast<int16_t*>(at) + 2 * slot, scales + slot, true}};
   }
   return {kv.type, at + static_cast<size_t>(slot) * kv.element_bytes(), kKvBlockTokens,
           reinterpret_cast<uint16_t*>(at + kv.codes_bytes(kv.key_dim)) + slot, kKvBlockTokens};

@@ -60,7 +60,8 @@ class VectorOps final : public CpuOps {
   void GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation,
                    Matrix scratch, Matrix out) override;
   void Rope(const RopeArgs& args) override;
-  void AppendKv(const KvAppendArgs& args) override { attention_.AppendKv(args); }
+  void AppendKv(const KvAppendArgs& args) override { attention_.AppendKv(args, nullptr); }
+  void RopeAndAppendKv(const RopeArgs& query, const RopeArgs& key, const KvAppendArgs& args) override;
   void Attention(const AttentionArgs& args) override { attention_.Attention(args); }
   void GatedActivation(Activation activation, ConstMatrix gate, ConstMatrix up, Matrix out) override;
   void Activate(Activation activation, ConstMatrix x, Matrix out) override;
@@ -468,15 +469,35 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
   }
 }
 
+RopeTask RopeTaskOf(const RopeArgs& args, const RopeTables::Table& table, int64_t begin, int64_t end) {
+  return {args.x.data,
+          args.x.stride,
+          begin,
+          end,
+          args.x.columns / args.head_dim,
+          args.head_dim,
+          args.rotary_dim / 2 * 2,
+          args.pairing == RopePairing::kInterleaved,
+          table.cosines + begin * table.width,
+          table.sines + begin * table.width};
+}
+
+void VectorOps::RopeAndAppendKv(const RopeArgs& query, const RopeArgs& key, const KvAppendArgs& args) {
+  CHECK(query.x.rows == key.x.rows && key.x.data == args.key.data &&
+        query.positions.data() == key.positions.data());
+  if (key.x.rows == 0 || key.rotary_dim < 2) return AppendKv(args);
+  CHECK(static_cast<int64_t>(key.positions.size()) == key.x.rows && key.rotary_dim <= key.head_dim);
+  const RopeTables::Table table = rope_.For(key);
+  const TurnTask turn{RopeTaskOf(query, table, 0, 0), RopeTaskOf(key, table, 0, 0), table.width};
+  attention_.AppendKv(args, &turn);
+}
+
 void VectorOps::Rope(const RopeArgs& args) {
   CHECK(static_cast<int64_t>(args.positions.size()) == args.x.rows && args.rotary_dim <= args.head_dim);
   if (args.x.rows == 0 || args.rotary_dim < 2) return;
   const RopeTables::Table table = rope_.For(args);
-  ForRows(args.x.rows, args.x.columns, [&](int64_t begin, int64_t end) {
-    kernels_.rope({args.x.data, args.x.stride, begin, end, args.x.columns / args.head_dim, args.head_dim,
-                   args.rotary_dim / 2 * 2, args.pairing == RopePairing::kInterleaved,
-                   table.cosines + begin * table.width, table.sines + begin * table.width});
-  });
+  ForRows(args.x.rows, args.x.columns,
+          [&](int64_t begin, int64_t end) { kernels_.rope(RopeTaskOf(args, table, begin, end)); });
 }
 
 void VectorOps::Elementwise(void (*kernel)(const ElementwiseTask&), ConstMatrix a, const ConstMatrix* b,

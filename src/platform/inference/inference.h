@@ -127,7 +127,7 @@ struct InferenceOptions {
   int32_t max_waiting_for_load = 1024;
   double load_timeout_s = 300;  // a request waiting longer for a load fails with 503
   chips::WeightPrecision precision = chips::WeightPrecision::kNative;
-  chips::DataType kv_type = chips::DataType::kF16;
+  chips::DataType kv_type = chips::DataType::kI16;
   // With both, weights are packed once, mapped, and come and go as the pool decides; else they stay in
   // memory while their model is loaded (always so with kFloat32).
   compute::PackedCache* packed = nullptr;
