@@ -103,6 +103,21 @@ struct PackedWeight {
   bool empty() const { return data == nullptr; }
 };
 
+// Further copies of weights, one for each NUMA node but the first. A step reads a copy only where it was
+// filled since it was dropped. Threads: one at a time, any.
+class WeightCopies {
+ public:
+  virtual ~WeightCopies() = default;  // the copies go with it; no step may read them any more
+  virtual int count() const = 0;
+  // [offset, offset + bytes) of the weights into copy 0 .. count() - 1.
+  virtual void Fill(int copy, uint64_t offset, uint64_t bytes) = 0;
+  // Out of memory, in all copies.
+  virtual void Drop(uint64_t offset, uint64_t bytes) = 0;
+  // What the calling thread brings into memory from now on (pages of the weights themselves) comes from the
+  // first node.
+  virtual void PreferFirstNode() = 0;
+};
+
 // ---- views -----------------------------------------------------------------------------------------
 
 struct Matrix {
@@ -305,6 +320,9 @@ struct DeviceOptions {
   // One kind of kernels for any number of rows. Only "amx" has two, and then computes as "avx512vnni".
   bool deterministic = false;
   bool pin_threads = false;  // a processor for each thread of the team, over the NUMA nodes in turn
+  // Weights lie in the memory of every NUMA node, if there are several (ReserveWeightCopies).
+  bool replicate_weights = false;
+  std::string numa_root = {};  // "": /sys/devices/system/node; tests make up a topology
   cpu::KernelTuning tuning = {};
 };
 
@@ -331,6 +349,15 @@ class Device {
   // Grows whenever the bytes that Pack writes for some weight change: packed weights that were kept on disk
   // by another version are packed again.
   virtual uint32_t PackingVersion() const = 0;
+  // How often weights lie in memory: once, or once for each NUMA node (DeviceOptions::replicate_weights).
+  virtual int WeightCopyCount() const { return 1; }
+  // The further copies of packed weights in [data, data + bytes): from now on Linear reads the copy of the
+  // node that a thread runs on, so all of them must be filled before a step reads the weights. nullptr where
+  // WeightCopyCount() is 1. They must not outlive the device. Error "out_of_memory" (kUnavailable).
+  virtual Result<std::unique_ptr<WeightCopies>> ReserveWeightCopies(const std::byte* data, size_t bytes) {
+    (void)data, (void)bytes;
+    return std::unique_ptr<WeightCopies>();
+  }
   // Copies host floats (norms, biases, tables) to device memory.
   virtual void CopyToDevice(void* destination, const void* source, size_t bytes) = 0;
   virtual void CopyToHost(void* destination, const void* source, size_t bytes) = 0;

@@ -213,6 +213,7 @@ chips::DeviceOptions MakeDeviceOptions(const Settings& s, const chips::cpu::Kern
   o.instruction_set = s.pool.instruction_set;
   o.deterministic = s.pool.deterministic;
   o.pin_threads = s.pool.pin_threads;
+  o.replicate_weights = s.pool.numa == "replicate";
   o.tuning = tuning;
   return o;
 }
@@ -247,10 +248,13 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   std::optional<std::string> created_key;
   TP_ASSIGN(pool.keys, platform::KeyStore::Open(settings.home, created_key));
   pool.created_key = created_key.value_or("");
-  if (settings.pool.numa == "interleave") {
+  if (settings.pool.numa != "off") {
     // Before any thread that brings memory in is started: they inherit it.
     TP_ASSIGN(const int nodes, chips::InterleaveHostMemory());
-    LogInfo(nodes > 1 ? "memory is interleaved" : "pool.numa has no effect: one memory node",
+    LogInfo(nodes < 2 ? "pool.numa has no effect: one memory node"
+            : settings.pool.numa == "replicate"
+                ? "weights lie on every memory node, other memory is interleaved"
+                : "memory is interleaved",
             {{"nodes", nodes}});
   }
   TP_ASSIGN(pool.device, MakeMeasuredDevice(settings, pool.profile));

@@ -157,11 +157,12 @@ const std::vector<Spec>& Specs() {
        Kind::kChoice,
        "off",
        "On machines with several memory nodes: interleave deals weights and KV out over all of them, page by "
-       "page.",
+       "page; replicate does so with KV, and keeps weights on every node, which counts as many times in "
+       "pool.memory.",
        TP_FIELD(pool.numa),
        0,
        0,
-       {"off", "interleave"}},
+       {"off", "interleave", "replicate"}},
       {"pool.calibrate", Kind::kBool, "true",
        "Measure at the first start how work is best cut up on this machine (about a second); it changes "
        "speed, "
