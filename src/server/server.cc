@@ -109,7 +109,8 @@ gateway::GatewayOptions MakeGatewayOptions(const Settings& s) {
 chips::DataType KvTypeOf(std::string_view name) {
   if (name == "f32") return chips::DataType::kF32;
   if (name == "bf16") return chips::DataType::kBF16;
-  return name == "q8" ? chips::DataType::kQ8_0 : chips::DataType::kF16;
+  if (name == "f16") return chips::DataType::kF16;
+  return name == "q8" ? chips::DataType::kQ8_0 : chips::DataType::kI16;
 }
 
 platform::CatalogOptions MakeCatalogOptions(const Settings& s) {
@@ -227,6 +228,7 @@ chips::DeviceOptions MakeDeviceOptions(const Settings& s, const chips::cpu::Kern
   o.instruction_set = s.pool.instruction_set;
   o.deterministic = s.pool.deterministic;
   o.pin_threads = s.pool.pin_threads;
+  o.replicate_weights = s.pool.numa == "replicate";
   o.tuning = tuning;
   return o;
 }
@@ -306,10 +308,13 @@ Status BuildPool(const Settings& settings, Pool& pool) {
     TP_ASSIGN(const auto link, pool.store.accounts->MakeSetupLink());
     if (link) pool.setup_path = "/setup#" + link->token;
   }
-  if (settings.pool.numa == "interleave") {
+  if (settings.pool.numa != "off") {
     // Before any thread that brings memory in is started: they inherit it.
     TP_ASSIGN(const int nodes, chips::InterleaveHostMemory());
-    LogInfo(nodes > 1 ? "memory is interleaved" : "pool.numa has no effect: one memory node",
+    LogInfo(nodes < 2 ? "pool.numa has no effect: one memory node"
+            : settings.pool.numa == "replicate"
+                ? "weights lie on every memory node, other memory is interleaved"
+                : "memory is interleaved",
             {{"nodes", nodes}});
   }
   TP_ASSIGN(pool.device, MakeMeasuredDevice(settings, pool.profile));

@@ -113,8 +113,9 @@ Result<ModelHandle> EngineImpl::AddModel(std::string name, std::unique_ptr<archi
   loaded->policy = policy;
   loaded->prefix_bytes.push_back(0);
   if (card.pooled) {
+    const auto copies = static_cast<uint64_t>(device_.WeightCopyCount());
     for (const architectures::WeightSegment& segment : model->segments()) {
-      loaded->prefix_bytes.push_back(loaded->prefix_bytes.back() + segment.bytes);
+      loaded->prefix_bytes.push_back(loaded->prefix_bytes.back() + segment.bytes * copies);
     }
   }
 

@@ -203,8 +203,9 @@ PoolModel EngineImpl::Describe(const LoadedModel& model) const {
   pool.max_sequences = options_.max_sequences;
   pool.max_logit_rows = model.limits.max_logit_rows;
   if (model.resident != nullptr) {
+    const auto copies = static_cast<uint64_t>(device_.WeightCopyCount());
     for (const architectures::WeightSegment& segment : model.model->segments()) {
-      pool.segment_bytes.push_back(segment.bytes);
+      pool.segment_bytes.push_back(segment.bytes * copies);
     }
   }
   pool.kv_block_bytes = model.card->kv_block_bytes;

@@ -90,7 +90,7 @@ struct StepOutput {
 
 struct LoadOptions {
   chips::WeightPrecision precision = chips::WeightPrecision::kNative;
-  chips::DataType kv_type = chips::DataType::kF16;  // see chips::KvLayout::Supports
+  chips::DataType kv_type = chips::DataType::kI16;  // see chips::KvLayout::Supports
   // Called with (bytes done, bytes in all) from the loading thread; return false to cancel (kCancelled).
   std::function<bool(uint64_t, uint64_t)> progress = {};
 };

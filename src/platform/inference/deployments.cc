@@ -400,8 +400,11 @@ Result<compute::ModelHandle> Deployments::AddPooled(
   ready.info = packed.model->info();
   ready.context_length = CapContext(ready.info.context_length);
   const compute::ModelPolicy policy = PolicyFor(model.id, ready.info);
+  compute::FileBackingOptions backing = options_.backing;
+  TP_ASSIGN(backing.copies,
+            device_.ReserveWeightCopies(packed.file->data(), packed.file->table().data_bytes));
   auto weights = options_.residency->Attach(model.id, packed.file->table().key.FileName(),
-                                            compute::MakeFileBacking(packed.file, options_.backing));
+                                            compute::MakeFileBacking(packed.file, backing));
   const std::weak_ptr<compute::ResidentWeights> watched = weights;
   weights->Warm();  // the engine's load begins when it knows the model; reading and checking need not wait
   TP_ASSIGN(ready.assets, assets());

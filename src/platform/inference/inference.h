@@ -166,7 +166,7 @@ struct InferenceOptions {
   uint64_t grammar_cache_bytes = 256u << 20;  // compiled schemas and grammars
   double load_timeout_s = 300;                // a request waiting longer for a load fails with 503
   chips::WeightPrecision precision = chips::WeightPrecision::kNative;
-  chips::DataType kv_type = chips::DataType::kF16;
+  chips::DataType kv_type = chips::DataType::kI16;
   // With both, weights are packed once, mapped, and come and go as the pool decides; else they stay in
   // memory while their model is loaded (always so with kFloat32).
   compute::PackedCache* packed = nullptr;
