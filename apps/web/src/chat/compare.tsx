@@ -55,7 +55,7 @@ export function ComparePage() {
           {busy && <Button onClick={() => abort.current?.abort()}><Square className="size-3.5" fill="currentColor" aria-hidden />{t("chat.stop")}</Button>}
         </div>
       </div>
-      <div className="mt-6 grid gap-x-6 gap-y-8 sm:grid-cols-2 xl:grid-flow-col xl:auto-cols-fr xl:grid-cols-none">
+      <div className="mt-6 grid grid-cols-1 gap-x-6 gap-y-8 sm:grid-cols-2 xl:grid-flow-col xl:auto-cols-fr xl:grid-cols-none">
         {columns.map((model, index) => {
           const answer = answers[index];
           return (
