@@ -37,8 +37,8 @@ ConnectionOptions ConnectionOptionsOf(const GatewayOptions& options) {
 class RunningGateway final : public Gateway {
  public:
   RunningGateway(const GatewayOptions& options, platform::Inference& inference, platform::Catalog& catalog,
-                 platform::KeyStore& keys, const Clock& clock, MetricsRegistry& metrics, ServerHooks hooks,
-                 Security security)
+                 platform::Authenticator& keys, const Clock& clock, MetricsRegistry& metrics,
+                 ServerHooks hooks, Security security)
       : options_(options),
         hooks_(std::move(hooks)),
         clock_(clock),
@@ -90,6 +90,7 @@ class RunningGateway final : public Gateway {
     draining_ = true;
     if (hooks_.conversations != nullptr) hooks_.conversations->EndListening();
     pool_feed_.Stop();
+    application_.StopWatching();
     if (server_) server_->Stop();
     slow_.Stop();
     workers_.Stop();
@@ -144,7 +145,7 @@ Status CheckOptions(const GatewayOptions& options) {
 }  // namespace
 
 Result<std::unique_ptr<Gateway>> Gateway::Start(const GatewayOptions& options, platform::Inference& inference,
-                                                platform::Catalog& catalog, platform::KeyStore& keys,
+                                                platform::Catalog& catalog, platform::Authenticator& keys,
                                                 const Clock& clock, MetricsRegistry& metrics,
                                                 ServerHooks hooks) {
   TP_TRY(CheckOptions(options));

@@ -1,5 +1,6 @@
 // Every route of the server and who may call it. A new endpoint is one line here; api/openapi.json follows
 // from it.
+#include "gateway/native/accounts_handlers.h"
 #include "gateway/native/conversations.h"
 #include "gateway/native/handlers.h"
 #include "gateway/openai/handlers.h"
@@ -7,6 +8,30 @@
 #include "gateway/router.h"
 
 namespace tidepool::gateway {
+
+namespace {
+
+// A route of accounts: JSON, no new work, with the parameters of its query.
+Route Account(std::string_view method, std::string_view pattern, platform::Role role, Lane lane,
+              Handler handler, std::string_view summary, Schema request, Schema response, int success = 200,
+              std::string_view query = {}) {
+  return {method,
+          pattern,
+          role,
+          lane,
+          false,
+          handler,
+          "accounts",
+          summary,
+          request,
+          response,
+          success,
+          false,
+          "application/json",
+          query};
+}
+
+}  // namespace
 
 std::span<const Route> Routes() {
   using enum platform::Role;
@@ -101,8 +126,8 @@ std::span<const Route> Routes() {
        native::PlanRequestSchema, native::PlanSchema},
 
       {"GET", "/api/v1/conversations", kViewer, kWorker, false, native::ListConversations, "conversations",
-       "One's own conversations: pinned, then newest first (?query=, ?after=, ?limit=)", nullptr,
-       native::ConversationListSchema},
+       "One's own conversations: pinned, then newest first", nullptr, native::ConversationListSchema, 200, false,
+       "application/json", "query after limit:integer"},
       {"POST", "/api/v1/conversations", kDeveloper, kWorker, false, native::CreateConversation, "conversations",
        "Begins a conversation", native::ConversationChangeSchema, native::ConversationSchema, 201},
       {"GET", "/api/v1/conversations/{id}", kViewer, kWorker, false, native::GetConversation, "conversations",
@@ -119,11 +144,98 @@ std::span<const Route> Routes() {
        "conversations", "Stops an answer; what arrived is kept"},
       {"GET", "/api/v1/conversations/{id}/events", kViewer, kWorker, false, native::ConversationEvents,
        "conversations",
-       "Events after ?after=: turn, delta, progress, conversation; reload: read the conversation again", nullptr,
-       nullptr, 200, true, "text/event-stream"},
+       "Events after that sequence: turn, delta, progress, conversation; reload: read the conversation again",
+       nullptr, nullptr, 200, true, "text/event-stream", "after:integer"},
       {"GET", "/api/v1/conversations/{id}/export", kViewer, kWorker, false, native::ExportConversation,
-       "conversations", "The branch as Markdown, or the whole tree (?format=json)", nullptr, nullptr, 200,
-       false, "text/markdown"},
+       "conversations", "The branch as Markdown, or the whole tree as JSON", nullptr, nullptr, 200, false,
+       "text/markdown", "format"},
+
+      {"GET", "/setup", kNone, kInline, false, native::SetupPage, "accounts",
+       "The page that a link of the start, an invitation or a reset leads to", nullptr, nullptr, 200, false,
+       "text/html"},
+      Account("POST", "/api/v1/links/find", kNone, kWorker, native::FindLink, "What a link is for",
+              native::LinkTokenSchema, nullptr),
+      Account("POST", "/api/v1/links/use", kNone, kSlow, native::UseLink,
+              "Makes the owner or member, or sets the password, and signs in", native::LinkUseSchema,
+              native::SignedInSchema, 201),
+      Account("POST", "/api/v1/sessions", kNone, kSlow, native::SignIn, "Signs in: a session cookie",
+              native::SignInSchema, native::SignedInSchema, 201),
+      Account("GET", "/api/v1/sessions", kViewer, kWorker, native::ListSessions, "One's own sessions",
+              nullptr, native::SessionListSchema),
+      Account("GET", "/api/v1/sessions/current", kViewer, kWorker, native::CurrentSession,
+              "Who is calling, and what they may do", nullptr, native::CurrentSessionSchema),
+      Account("DELETE", "/api/v1/sessions/{id}", kViewer, kWorker, native::EndSession,
+              "Ends one's own session (\"current\": this one)", nullptr, nullptr),
+      Account("POST", "/api/v1/password", kViewer, kSlow, native::ChangePassword,
+              "Another password; ends one's other sessions", native::PasswordChangeSchema, nullptr),
+      Account("GET", "/api/v1/organisations", kViewer, kWorker, native::ListOrganisations,
+              "One's own organisation; all for the operator", nullptr, native::OrganisationListSchema, 200,
+              "limit:integer after"),
+      Account("POST", "/api/v1/organisations", kOperator, kWorker, native::CreateOrganisation,
+              "A new organisation", native::OrganisationRequestSchema, native::OrganisationSchema, 201),
+      Account("GET", "/api/v1/organisations/{id}", kViewer, kWorker, native::GetOrganisation,
+              "One organisation", nullptr, native::OrganisationSchema),
+      Account("PATCH", "/api/v1/organisations/{id}", kOwner, kWorker, native::ChangeOrganisation,
+              "Another name; weight and suspension are the operator's", native::OrganisationChangeSchema,
+              native::OrganisationSchema),
+      Account("GET", "/api/v1/workspaces", kViewer, kWorker, native::ListWorkspaces,
+              "The workspaces one is in; admins see their organisation's", nullptr,
+              native::WorkspaceListSchema, 200, "limit:integer after organisation"),
+      Account("POST", "/api/v1/workspaces", kAdmin, kWorker, native::CreateWorkspace, "A new workspace",
+              native::WorkspaceRequestSchema, native::WorkspaceSchema, 201),
+      Account("GET", "/api/v1/workspaces/{id}", kViewer, kWorker, native::GetWorkspace, "One workspace",
+              nullptr, native::WorkspaceSchema),
+      Account("PATCH", "/api/v1/workspaces/{id}", kAdmin, kWorker, native::ChangeWorkspace,
+              "Another name, another share", native::WorkspaceChangeSchema, native::WorkspaceSchema),
+      Account("DELETE", "/api/v1/workspaces/{id}", kAdmin, kWorker, native::ArchiveWorkspace,
+              "Archives a workspace: its keys stop, its usage stays", nullptr, native::WorkspaceSchema),
+      Account("GET", "/api/v1/members", kWorkspaceAdmin, kWorker, native::ListMembers,
+              "The members of the workspace; admins see their organisation's", nullptr,
+              native::MemberListSchema, 200, "limit:integer after workspace"),
+      Account("GET", "/api/v1/members/{id}", kWorkspaceAdmin, kWorker, native::GetMember, "One member",
+              nullptr, native::MemberSchema),
+      Account("PATCH", "/api/v1/members/{id}", kWorkspaceAdmin, kWorker, native::ChangeMember, "Another role",
+              native::MemberChangeSchema, native::MemberSchema),
+      Account("DELETE", "/api/v1/members/{id}", kWorkspaceAdmin, kWorker, native::RemoveMember,
+              "Ends a membership, and the personal keys with it", nullptr, nullptr),
+      Account("POST", "/api/v1/members/{id}/reset", kAdmin, kWorker, native::MakeResetLink,
+              "A link with which a member sets a new password", nullptr, native::CreatedLinkSchema, 201),
+      Account("GET", "/api/v1/invitations", kWorkspaceAdmin, kWorker, native::ListInvitations,
+              "Invitations, used ones too", nullptr, native::LinkListSchema, 200, "limit:integer after"),
+      Account("POST", "/api/v1/invitations", kWorkspaceAdmin, kWorker, native::CreateInvitation,
+              "A link with which somebody becomes a member", native::InvitationRequestSchema,
+              native::CreatedLinkSchema, 201),
+      Account("DELETE", "/api/v1/invitations/{id}", kWorkspaceAdmin, kWorker, native::RemoveInvitation,
+              "Takes an invitation back", nullptr, nullptr),
+      Account("GET", "/api/v1/keys", kDeveloper, kWorker, native::ListKeys,
+              "One's own keys; admins see the workspace's", nullptr, native::KeyListSchema, 200,
+              "limit:integer after workspace"),
+      Account("POST", "/api/v1/keys", kDeveloper, kWorker, native::CreateKey, "A new key, shown once",
+              native::KeyRequestSchema, native::CreatedKeySchema, 201),
+      Account("GET", "/api/v1/keys/{id}", kDeveloper, kWorker, native::GetKey, "One key", nullptr,
+              native::KeySchema),
+      Account("PATCH", "/api/v1/keys/{id}", kDeveloper, kWorker, native::ChangeKey,
+              "Another name, scope or expiry", native::KeyChangeSchema, native::KeySchema),
+      Account("POST", "/api/v1/keys/{id}/rotate", kDeveloper, kWorker, native::RotateKey,
+              "A new key with the same scope; the old one works on for overlap_s", native::KeyRotationSchema,
+              native::CreatedKeySchema, 201),
+      Account("DELETE", "/api/v1/keys/{id}", kDeveloper, kWorker, native::RevokeKey,
+              "Revokes a key at once and cuts its streams", nullptr, native::KeySchema),
+      Account("GET", "/api/v1/audit", kAdmin, kWorker, native::ListAudit,
+              "What happened, newest first; the operator sees all organisations", nullptr,
+              native::AuditListSchema, 200, "limit:integer after organisation"),
+      Account("GET", "/api/v1/audit/verify", kOperator, kSlow, native::VerifyAudit,
+              "Whether a row of the audit log was changed, removed, moved or cut off", nullptr,
+              native::AuditVerdictSchema),
+      Account("POST", "/api/v1/backup", kOperator, kSlow, native::Backup,
+              "Copies the store to a file while serving (SQLite)", native::BackupRequestSchema,
+              native::BackupSchema, 201),
+      Account("GET", "/api/v1/secrets", kOperator, kWorker, native::ListSecrets,
+              "The names of the secrets that are kept, encrypted", nullptr, native::SecretListSchema),
+      Account("POST", "/api/v1/secrets", kOperator, kWorker, native::SetSecret,
+              "Keeps a secret (hub.token: from the next start on)", native::SecretRequestSchema, nullptr),
+      Account("DELETE", "/api/v1/secrets/{id}", kOperator, kWorker, native::RemoveSecret, "Forgets a secret",
+              nullptr, nullptr),
   };
   return kRoutes;
 }

@@ -20,11 +20,10 @@
 #include "compute/engine/engine.h"
 #include "compute/memory/ledger.h"
 #include "gateway/gateway.h"
-#include "platform/accounts/keys.h"
 #include "platform/catalog/catalog.h"
 #include "platform/conversations/conversations.h"
 #include "platform/inference/inference.h"
-#include "platform/store/database.h"
+#include "server/accounts_store.h"
 #include "server/bench.h"
 #include "server/doctor.h"
 #include "server/machine_profile.h"
@@ -200,6 +199,7 @@ class ServerFile {
 // Everything that runs, in the order it is built; destroyed in reverse.
 struct Pool {
   SteadyClock clock;
+  SystemWallClock wall_clock;
   MetricsRegistry metrics;
   std::unique_ptr<chips::Device> device;
   std::unique_ptr<chips::SimulatedDevice> simulated;
@@ -209,14 +209,12 @@ struct Pool {
   std::unique_ptr<compute::Residency> residency;
   std::unique_ptr<compute::HostKvArena> host_kv;
   std::unique_ptr<compute::KvReserve> kv_reserve;
-  std::unique_ptr<platform::KeyStore> keys;
-  SystemWallClock wall_clock;
-  std::unique_ptr<store::Database> database;
+  AccountsStore store;
   std::unique_ptr<platform::Catalog> catalog;
   std::unique_ptr<compute::Engine> engine;
   std::unique_ptr<platform::Inference> inference;
   std::unique_ptr<platform::Conversations> conversations;
-  std::string created_key;
+  std::string setup_path;  // "/setup#..." while nobody can sign in as an owner
 };
 
 chips::DeviceOptions MakeDeviceOptions(const Settings& s, const chips::cpu::KernelTuning& tuning) {
@@ -256,9 +254,12 @@ Result<std::unique_ptr<chips::Device>> MakeMeasuredDevice(const Settings& settin
 }
 
 Status BuildPool(const Settings& settings, Pool& pool) {
-  std::optional<std::string> created_key;
-  TP_ASSIGN(pool.keys, platform::KeyStore::Open(settings.home, created_key));
-  pool.created_key = created_key.value_or("");
+  TP_ASSIGN(pool.store, OpenAccountsStore(settings, pool.clock, pool.wall_clock, pool.metrics));
+  LogInfo("store", {{"what", pool.store.database->Describe()}});
+  if (!settings.http.open) {
+    TP_ASSIGN(const auto link, pool.store.accounts->MakeSetupLink());
+    if (link) pool.setup_path = "/setup#" + link->token;
+  }
   if (settings.pool.numa == "interleave") {
     // Before any thread that brings memory in is started: they inherit it.
     TP_ASSIGN(const int nodes, chips::InterleaveHostMemory());
@@ -280,12 +281,12 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   pool.kv_reserve = std::make_unique<compute::KvReserve>(
       *pool.device, *pool.ledger,
       compute::KvReserveOptions{.ready_bytes = settings.pool.kv_ready, .metrics = &pool.metrics});
-  store::DatabaseOptions database_options;
-  database_options.file = settings.home / "tidepool.db";
-  TP_ASSIGN(pool.database, store::Database::Open(database_options, pool.metrics));
-  const store::MigrationList migrations[] = {platform::Conversations::Migrations()};
-  TP_TRY(pool.database->Migrate(migrations));
-  TP_ASSIGN(pool.catalog, platform::Catalog::Open(MakeCatalogOptions(settings)));
+  platform::CatalogOptions catalog_options = MakeCatalogOptions(settings);
+  if (catalog_options.hub_token.empty()) {
+    TP_ASSIGN(const std::optional<std::string> token, pool.store.accounts->GetSecret("hub.token"));
+    catalog_options.hub_token = token.value_or("");
+  }
+  TP_ASSIGN(pool.catalog, platform::Catalog::Open(catalog_options));
   compute::EngineOptions engine_options = MakeEngineOptions(settings);
   engine_options.host_kv = pool.host_kv.get();
   engine_options.kv_reserve = pool.kv_reserve.get();
@@ -309,7 +310,7 @@ Status BuildPool(const Settings& settings, Pool& pool) {
     TP_TRY(pool.inference->AddScripted(*pool.simulated, "scripted",
                                        static_cast<int32_t>(settings.simulated.context_length)));
   }
-  TP_ASSIGN(pool.conversations, platform::Conversations::Open(*pool.database, *pool.inference, pool.clock,
+  TP_ASSIGN(pool.conversations, platform::Conversations::Open(*pool.store.database, *pool.inference, pool.clock,
                                                               pool.wall_clock, pool.metrics));
   return {};
 }
@@ -356,6 +357,14 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
   hooks.memory_bytes = [&pool](std::string_view text) {
     return MemoryBytes(text, pool.device->info().memory_bytes);
   };
+  hooks.accounts = pool.store.accounts.get();
+  hooks.audit = pool.store.audit.get();
+  hooks.on_rights_changed = [&pool](std::function<void()> changed) {
+    pool.store.accounts->OnChange(std::move(changed));
+  };
+  hooks.backup = [&pool](const std::string& file, const std::string& passphrase) {
+    return BackupStore(pool.store, file, passphrase, pool.wall_clock);
+  };
   hooks.bench = [&pool](const nlohmann::ordered_json& request) {
     return RunBench(request, *pool.inference, *pool.engine, pool.clock, pool.profile.roofline);
   };
@@ -369,9 +378,15 @@ void PrintBanner(const Pool& pool, const std::string& url, const Settings& setti
              info.instruction_set, pool.profile.roofline.memory_bytes_per_s / 1e9,
              pool.profile.roofline.int8_ops_per_s / 1e12,
              static_cast<double>(pool.ledger->limit()) / (1 << 30));
-  if (!pool.created_key.empty()) {
-    fmt::print("admin key  {}\n           shown once; the command line reads {}\n", pool.created_key,
+  if (!pool.store.created_key.empty()) {
+    fmt::print("admin key  {}\n           shown once; the command line reads {}\n", pool.store.created_key,
                (settings.home / "admin.key").string());
+  }
+  if (!pool.setup_path.empty()) {
+    fmt::print("set up     {}{}\n           makes the first owner; once, within 24 hours\n", url,
+               pool.setup_path);
+  } else if (!settings.http.open && pool.store.created_key.empty()) {
+    fmt::print("admin key  {}\n", (settings.home / "admin.key").string());
   }
   if (settings.http.open) fmt::print("admin key  none needed (--open)\n");
   fmt::print("serving    {}   API {}/v1   Ctrl-C stops\n", url, url);
@@ -407,6 +422,14 @@ void RunUntilSignal(gateway::Gateway& gateway, compute::Engine& engine, const Cl
 
 }  // namespace
 
+Result<std::string> Restore(const Settings& settings, const std::string& file,
+                            const std::string& passphrase) {
+  TP_TRY(MakeHome(settings.home));
+  auto lock = HomeLock::Take(settings.home);
+  if (!lock) return tl::unexpected<Error>(std::move(lock).error());
+  return RestoreStore(settings, file, passphrase);
+}
+
 int Serve(const Settings& settings) {
   ConfigureLog(MakeLogOptions(settings));
   // Blocked before any thread starts, so that only RunUntilSignal sees them.
@@ -428,13 +451,19 @@ int Serve(const Settings& settings) {
   Pool pool;
   if (const Status built = BuildPool(settings, pool); !built) return fail(built.error());
   const Nanoseconds started = pool.clock.now();
-  auto gateway =
-      gateway::Gateway::Start(MakeGatewayOptions(settings), *pool.inference, *pool.catalog, *pool.keys,
-                              pool.clock, pool.metrics, MakeHooks(settings, pool, started));
+  auto gateway = gateway::Gateway::Start(MakeGatewayOptions(settings), *pool.inference, *pool.catalog,
+                                         *pool.store.accounts, pool.clock, pool.metrics,
+                                         MakeHooks(settings, pool, started));
   if (!gateway) return fail(gateway.error());
   {
     const ServerFile file(settings.home, (*gateway)->url());
     PrintBanner(pool, (*gateway)->url(), settings);
+    // Settings change between two starts only: what is in force from now on.
+    nlohmann::ordered_json changed = nlohmann::ordered_json::object();
+    for (const auto& setting : DescribeSettings(settings)) {
+      if (setting["source"] != "default") changed[setting["id"].get<std::string>()] = setting["value"];
+    }
+    pool.store.audit->RecordLater(platform::MachineActor(), "server.started", kVersion, nullptr, changed);
     LogInfo("serving", {{"url", (*gateway)->url()}, {"home", settings.home.string()}});
     for (const std::string& model : settings.models.preload) {
       pool.inference->Load(model, [model](const Status& loaded) {

@@ -66,6 +66,17 @@ struct Settings {
   } pull;
 
   struct {
+    std::string postgresql;
+    uint64_t max_size = 0;
+    int64_t readers = 4, max_waiting_writes = 65536;
+  } store;
+
+  struct {
+    int64_t max_organisations = 0, max_workspaces = 0, max_members = 0, max_keys = 0, sign_in_attempts = 0;
+    double session_hours = 0;
+  } accounts;
+
+  struct {
     bool enabled = false;
     double step_ms = 0, token_us = 0;
     int64_t context_length = 0;

@@ -28,7 +28,6 @@ export class Visit {
   // Another tab of the same person.
   static async inContext(context: BrowserContext, origin: string): Promise<Visit> {
     const page = await context.newPage();
-    await page.route("**/api/v1/sessions/current", (route) => route.fulfill({ json: { organisation: "default", workspace: "default", role: "operator", session: null, user: null, workspaces: [] } }));  // TEMPORARY
     const visit = new Visit(context, page, origin);
     page.on("pageerror", (error) => visit.problems.push(`uncaught: ${error.message}`));
     page.on("console", (message) => {

@@ -21,7 +21,7 @@
 #include "compute/engine/engine.h"
 #include "compute/residency/packed_cache.h"
 #include "compute/residency/residency.h"
-#include "platform/accounts/keys.h"
+#include "platform/accounts/principal.h"
 #include "platform/catalog/catalog.h"
 #include "platform/inference/elasticity.h"
 

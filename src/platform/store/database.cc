@@ -89,7 +89,7 @@ class RunningDatabase final : public Database {
     {
       std::lock_guard lock(mutex_);
       if (waiting_.size() < static_cast<size_t>(options_.max_waiting_writes) && !stopping_) {
-        waiting_.push_back({std::move(work), std::move(done)});
+        waiting_.push_back({std::move(work), std::move(done), {}});
         waiting_gauge_.Set(static_cast<double>(waiting_.size()));
         wake_.notify_one();
         return;
@@ -115,6 +115,7 @@ class RunningDatabase final : public Database {
   struct Waiting {
     Work work;
     WriteDone done;
+    std::vector<std::function<void()>> after_commit;
   };
 
   Result<std::unique_ptr<Connection>> Connect(bool write) const {
@@ -181,6 +182,7 @@ class RunningDatabase final : public Database {
       }
       Status done = writer_->Run("SAVEPOINT w");
       if (done) done = batch[i].work(*writer_);
+      batch[i].after_commit = std::exchange(writer_->after_commit, {});
       if (done) {
         done = writer_->Run("RELEASE SAVEPOINT w");
       } else if (writer_->InTransaction()) {
@@ -210,7 +212,12 @@ class RunningDatabase final : public Database {
       }
       end(batch.size(), committed);
     }
-    for (size_t i = 0; i < batch.size(); ++i) batch[i].done(results[i]);
+    for (size_t i = 0; i < batch.size(); ++i) {
+      if (results[i]) {
+        for (const auto& then : batch[i].after_commit) then();
+      }
+      batch[i].done(results[i]);
+    }
   }
 
   const DatabaseOptions options_;

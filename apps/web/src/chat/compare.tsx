@@ -49,7 +49,7 @@ export function ComparePage() {
           {(id) => <TextArea id={id} rows={3} value={prompt} onChange={(event) => { setPrompt(event.target.value); remember("draft.compare", event.target.value || null); }}
             onKeyDown={(event) => { if (event.key === "Enter" && (event.metaKey || event.ctrlKey)) run(); }} />}
         </Field>
-        <details className="text-sm"><summary className="text-soft">{t("chat.settings")}</summary><div className="max-w-xl pt-3"><SamplingForm value={sampling} onChange={setSampling} /></div></details>
+        <details className="text-sm"><summary className="text-soft">{t("playground.parameters")}</summary><div className="max-w-xl pt-3"><SamplingForm value={sampling} onChange={setSampling} /></div></details>
         <div className="flex gap-2">
           <Button kind="primary" onClick={run} disabled={prompt.trim() === "" || columns.every((model) => model === "")}>{t("compare.run")}</Button>
           {busy && <Button onClick={() => abort.current?.abort()}><Square className="size-3.5" fill="currentColor" aria-hidden />{t("chat.stop")}</Button>}
