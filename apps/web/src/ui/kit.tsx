@@ -205,7 +205,7 @@ export function ErrorNote({ error, retry }: { error: unknown; retry?: () => void
   return (
     <div role="alert" className="flex flex-wrap items-center gap-x-3 gap-y-1 rounded-md bg-bad-soft px-3 py-2 text-sm text-bad">
       <span className="min-w-0 grow break-words">{text}</span>
-      {request && <span className="font-mono text-xs opacity-80">{request}</span>}
+      {request && <span className="font-mono text-xs">{request}</span>}
       {retry && <Button kind="quiet" className="text-bad" onClick={retry}>{t("common.retry")}</Button>}
     </div>
   );
