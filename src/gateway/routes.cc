@@ -1,7 +1,7 @@
 // Every route of the server and who may call it. A new endpoint is one line here; api/openapi.json follows
 // from it.
-#include "gateway/native/conversations.h"
 #include "gateway/native/accounts_handlers.h"
+#include "gateway/native/conversations.h"
 #include "gateway/native/handlers.h"
 #include "gateway/native/ledger_handlers.h"
 #include "gateway/openai/handlers.h"
@@ -127,8 +127,8 @@ std::span<const Route> Routes() {
        native::PlanRequestSchema, native::PlanSchema},
 
       {"GET", "/api/v1/conversations", kViewer, kWorker, false, native::ListConversations, "conversations",
-       "One's own conversations: pinned, then newest first (?query=, ?after=, ?limit=)", nullptr,
-       native::ConversationListSchema},
+       "One's own conversations: pinned, then newest first", nullptr, native::ConversationListSchema, 200, false,
+       "application/json", "query after limit:integer"},
       {"POST", "/api/v1/conversations", kDeveloper, kWorker, false, native::CreateConversation, "conversations",
        "Begins a conversation", native::ConversationChangeSchema, native::ConversationSchema, 201},
       {"GET", "/api/v1/conversations/{id}", kViewer, kWorker, false, native::GetConversation, "conversations",
@@ -145,11 +145,12 @@ std::span<const Route> Routes() {
        "conversations", "Stops an answer; what arrived is kept"},
       {"GET", "/api/v1/conversations/{id}/events", kViewer, kWorker, false, native::ConversationEvents,
        "conversations",
-       "Events after ?after=: turn, delta, progress, conversation; reload: read the conversation again", nullptr,
-       nullptr, 200, true, "text/event-stream"},
+       "Events after that sequence: turn, delta, progress, conversation; reload: read the conversation again",
+       nullptr, nullptr, 200, true, "text/event-stream", "after:integer"},
       {"GET", "/api/v1/conversations/{id}/export", kViewer, kWorker, false, native::ExportConversation,
-       "conversations", "The branch as Markdown, or the whole tree (?format=json)", nullptr, nullptr, 200,
-       false, "text/markdown"},
+       "conversations", "The branch as Markdown, or the whole tree as JSON", nullptr, nullptr, 200, false,
+       "text/markdown", "format"},
+
       {"GET", "/setup", kNone, kInline, false, native::SetupPage, "accounts",
        "The page that a link of the start, an invitation or a reset leads to", nullptr, nullptr, 200, false,
        "text/html"},

@@ -7,6 +7,7 @@
 
 #include "base/ids.h"
 #include "base/log.h"
+#include "platform/conversations/conversations.h"
 #include "platform/accounts/home.h"
 #include "platform/accounts/schema.h"
 #include "platform/conversations/conversations.h"

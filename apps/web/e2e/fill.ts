@@ -1,4 +1,6 @@
 // A conversation worth looking at, made through the API.
+import { execFileSync } from "node:child_process";
+import path from "node:path";
 import type { Server } from "./server";
 
 interface TurnReply { turns: { id: string }[] }
@@ -22,5 +24,9 @@ export async function talk(server: Server): Promise<string> {
   }
   for (const title of ["Names for a boat", "SQL: running totals", "Letter to the harbour master about the mooring fees of the last three years and what to do about them"]) await server.ask("POST", "/api/v1/conversations", { model: "smollm2:135m", title });
   await server.ask("PATCH", `/api/v1/conversations/${made.id}`, { pinned: true });
+  // What the scripted model was told to say is no part of the picture.
+  await server.stop();
+  execFileSync("python3", ["-c", "import re, sqlite3, sys\nstore = sqlite3.connect(sys.argv[1])\nstore.create_function('plain', 1, lambda text: re.sub(r'(?s)\\s*\\[\\[.*?\\]\\]', '', text))\nstore.execute(\"UPDATE conversation_turns SET content = plain(content) WHERE role = 'user'\")\nstore.commit()", path.join(server.home, "tidepool.db")]);
+  await server.start();
   return made.id;
 }

@@ -31,7 +31,9 @@ platform::Conversations* ConversationsOf(Services& services, const std::shared_p
   return services.hooks.conversations;
 }
 
-std::string ConversationId(const Exchange& exchange) { return std::string(exchange.request().PathValue("id")); }
+std::string ConversationId(const Exchange& exchange) {
+  return std::string(exchange.request().PathValue("id"));
+}
 const platform::Principal& Who(const Exchange& exchange) { return exchange.request().principal; }
 
 // "a=1&b=two%20words": the value of `name`, decoded ('+' is a space).
@@ -70,8 +72,12 @@ double Seconds(int64_t ms) { return static_cast<double>(ms) / 1e3; }
 Json OrNull(const std::string& text) { return text.empty() ? Json(nullptr) : Json(text); }
 
 Json SummaryJson(const platform::Conversation& c) {
-  return {{"id", c.id},           {"title", c.title},     {"model", c.model},
-          {"pinned", c.pinned},   {"running", c.running}, {"created", Seconds(c.created_ms)},
+  return {{"id", c.id},
+          {"title", c.title},
+          {"model", c.model},
+          {"pinned", c.pinned},
+          {"running", c.running},
+          {"created", Seconds(c.created_ms)},
           {"updated", Seconds(c.updated_ms)}};
 }
 
@@ -144,7 +150,8 @@ std::span<const Field> ChangeFields() {
       {"title", FieldType::kString, Treatment::kRead, ""},
       {"model", FieldType::kString, Treatment::kRead, "who answers from now on"},
       {"system", FieldType::kString, Treatment::kRead, "said to the model before the conversation"},
-      {"sampling", FieldType::kObject, Treatment::kRead, "temperature, max_tokens, stop, ... as in a chat completion"},
+      {"sampling", FieldType::kObject, Treatment::kRead,
+       "temperature, max_tokens, stop, ... as in a chat completion"},
       {"pinned", FieldType::kBoolean, Treatment::kRead, "listed before the others"},
       {"leaf", FieldType::kString, Treatment::kRead, "the turn at whose end the reader is; null: the newest"},
   };
@@ -170,8 +177,10 @@ Result<platform::ConversationChange> ParseChange(const Json& body) {
 
 std::span<const Field> TurnFields() {
   static const Field kFields[] = {
-      {"parent", FieldType::kString, Treatment::kRead, "the turn it follows; null: the conversation's beginning"},
-      {"content", FieldType::kString, Treatment::kRead, "what the person says; none: another answer to `parent`"},
+      {"parent", FieldType::kString, Treatment::kRead,
+       "the turn it follows; null: the conversation's beginning"},
+      {"content", FieldType::kString, Treatment::kRead,
+       "what the person says; none: another answer to `parent`"},
       {"files", FieldType::kArray, Treatment::kRead, "{name, text}, put before the content"},
       {"model", FieldType::kString, Treatment::kRead, "who answers; the conversation's without it"},
       {"continue", FieldType::kString, Treatment::kRead, "go on with this answer, which ended early"},
@@ -294,7 +303,8 @@ void ListConversations(Services& services, std::shared_ptr<Exchange> exchange) {
     TP_ASSIGN(const std::string search, QueryText(exchange->request(), "query"));
     TP_ASSIGN(const std::string after, QueryText(exchange->request(), "after"));
     TP_ASSIGN(const int64_t limit, QueryInteger(exchange->request(), "limit", 50));
-    return conversations->List(Who(*exchange), search, after, static_cast<int32_t>(std::min<int64_t>(limit, 200)));
+    return conversations->List(Who(*exchange), search, after,
+                               static_cast<int32_t>(std::min<int64_t>(limit, 200)));
   };
   const auto page = list();
   if (!page) return exchange->Send(ErrorResponse(page.error()));
@@ -354,9 +364,11 @@ void StartTurn(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!body) return exchange->Send(ErrorResponse(body.error()));
   const auto start = [&]() -> Result<std::vector<platform::Turn>> {
     TP_ASSIGN(platform::NewTurn turn, ParseTurn(*body));
-    TP_ASSIGN(const platform::Conversation conversation, conversations->Read(Who(*exchange), ConversationId(*exchange)));
+    TP_ASSIGN(const platform::Conversation conversation,
+              conversations->Read(Who(*exchange), ConversationId(*exchange)));
     TP_ASSIGN(turn.sampling, SamplingOf(conversation.sampling));
-    return conversations->StartTurn(Who(*exchange), ConversationId(*exchange), std::move(turn), exchange->request().id);
+    return conversations->StartTurn(Who(*exchange), ConversationId(*exchange), std::move(turn),
+                                    exchange->request().id);
   };
   const auto turns = start();
   if (!turns) return exchange->Send(ErrorResponse(turns.error()));
@@ -387,7 +399,8 @@ void ConversationEvents(Services& services, std::shared_ptr<Exchange> exchange) 
     return exchange->Send(ErrorResponse(503, "draining", "The server is stopping; try again later."));
   exchange->Begin(200, kEventStream, {{"Cache-Control", "no-store"}, {"X-Accel-Buffering", "no"}});
   const auto follower = std::make_shared<Follower>(*conversations, id, exchange);
-  if (auto listening = conversations->Listen(Who(*exchange), id, static_cast<uint64_t>(*after), follower); !listening) {
+  if (auto listening = conversations->Listen(Who(*exchange), id, static_cast<uint64_t>(*after), follower);
+      !listening) {
     std::string out;
     AppendNamedEvent(out, "error", DumpJson(ErrorJson(listening.error())));
     exchange->Write(out);
@@ -417,8 +430,9 @@ void ExportConversation(Services& services, std::shared_ptr<Exchange> exchange) 
     response.content_type = "text/markdown; charset=utf-8";
     response.body = platform::ExportMarkdown(*found);
   }
-  response.headers.push_back({"Content-Disposition", fmt::format("attachment; filename=\"{}.{}\"",
-                                                                  found->conversation.id, json ? "json" : "md")});
+  response.headers.push_back(
+      {"Content-Disposition",
+       fmt::format("attachment; filename=\"{}.{}\"", found->conversation.id, json ? "json" : "md")});
   exchange->Send(std::move(response));
 }
 
@@ -469,8 +483,8 @@ Json ConversationListSchema() {
 Json ConversationChangeSchema() { return openai::SchemaOf(ChangeFields(), {}); }
 Json NewTurnSchema() {
   Json schema = openai::SchemaOf(TurnFields(), {});
-  schema["properties"]["files"]["items"] =
-      Json::parse(R"json({"type": "object", "properties": {"name": {"type": "string"}, "text": {"type": "string"}}})json");
+  schema["properties"]["files"]["items"] = Json::parse(
+      R"json({"type": "object", "properties": {"name": {"type": "string"}, "text": {"type": "string"}}})json");
   return schema;
 }
 Json TurnsSchema() {

@@ -4,6 +4,7 @@
 #include "gateway/native/accounts_handlers.h"
 #include "gateway/native/call.h"
 #include "gateway/security.h"
+#include "gateway/web_app.h"
 
 namespace tidepool::gateway::native {
 namespace {
@@ -26,7 +27,7 @@ constexpr Field kSignInFields[] = {{"email", FieldType::kString, Treatment::kRea
 constexpr Field kPasswordFields[] = {{"old_password", FieldType::kString, Treatment::kRead, ""},
                                      {"new_password", FieldType::kString, Treatment::kRead, ""}};
 
-// Works without the console: what a link of `serve`, an invitation or a reset leads to.
+// For a binary without the web application: what a link of `serve`, an invitation or a reset leads to.
 constexpr std::string_view kSetupPage = R"html(<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Tidepool: set your password</title>
@@ -101,6 +102,7 @@ Json SignedInJson(Call& call, const platform::SignedIn& in) {
 }  // namespace
 
 void SetupPage(Services& /*services*/, std::shared_ptr<Exchange> exchange) {
+  if (!WebAssets().empty()) return exchange->Send(WebReply(exchange->request(), WebAssets()));
   HttpResponse response;
   response.content_type = "text/html; charset=utf-8";
   response.body = std::string(kSetupPage);

@@ -46,7 +46,8 @@ void ConversationChannel::Begin(const Turn& turn) {
   Publish(std::move(event));
 }
 
-void ConversationChannel::Grow(const std::string& turn, std::string_view content, std::string_view reasoning) {
+void ConversationChannel::Grow(const std::string& turn, std::string_view content,
+                               std::string_view reasoning) {
   if (content.empty() && reasoning.empty()) return;
   const std::lock_guard lock(mutex_);
   const auto found = running_.find(turn);
@@ -112,7 +113,8 @@ Status ConversationChannel::Listen(uint64_t sequence, std::shared_ptr<Conversati
   const std::lock_guard lock(mutex_);
   if (listeners_.size() >= static_cast<size_t>(max_listeners_)) {
     return Fail(Error{ErrorKind::kOverloaded, "too_many_listeners",
-                      fmt::format("{} pages follow this conversation already; close one.", max_listeners_), "", 10});
+                      fmt::format("{} pages follow this conversation already; close one.", max_listeners_),
+                      "", 10});
   }
   if (sequence < oldest_ || sequence > sequence_) {
     ConversationEvent event;

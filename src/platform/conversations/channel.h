@@ -1,7 +1,9 @@
-// What happens in one conversation now: its running turns, and its events for those who listen and those who come back.
+// What happens in one conversation now: its running turns, and its events for those who listen and those who
+// come back.
 //
-// One mutex orders everything: an event's number, the text it changes and the listeners' calls belong together, so that a reader
-// who has a turn's text as of number n and the events after n has every piece once. Listeners must not block.
+// One mutex orders everything: an event's number, the text it changes and the listeners' calls belong
+// together, so that a reader who has a turn's text as of number n and the events after n has every piece
+// once. Listeners must not block.
 #pragma once
 
 #include <deque>
@@ -17,10 +19,13 @@ namespace tidepool::platform {
 
 class ConversationChannel {
  public:
-  // Numbers go on from `first`: above every number of an earlier channel of this conversation, so that whoever comes back with
-  // one of those is told to read it again.
+  // Numbers go on from `first`: above every number of an earlier channel of this conversation, so that
+  // whoever comes back with one of those is told to read it again.
   ConversationChannel(uint64_t first, size_t max_recent_bytes, int32_t max_listeners)
-      : sequence_(first), oldest_(first), max_recent_bytes_(max_recent_bytes), max_listeners_(max_listeners) {}
+      : sequence_(first),
+        oldest_(first),
+        max_recent_bytes_(max_recent_bytes),
+        max_listeners_(max_listeners) {}
 
   // The running turns as they are, and the number of the last event they hold.
   uint64_t Snapshot(std::map<std::string, Turn>& running) const;

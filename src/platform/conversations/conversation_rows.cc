@@ -32,7 +32,8 @@ CREATE INDEX conversation_turns_by_state ON conversation_turns (state);
 
 constexpr std::string_view kConversationColumns =
     "id, title, model, system, sampling, leaf, pinned, created_ms, updated_ms, "
-    "(SELECT COUNT(*) FROM conversation_turns t WHERE t.conversation = conversations.id AND t.state = 'running')";
+    "(SELECT COUNT(*) FROM conversation_turns t WHERE t.conversation = conversations.id AND t.state = "
+    "'running')";
 
 Conversation ConversationOf(const Row& row) {
   Conversation out;
@@ -51,7 +52,8 @@ Conversation ConversationOf(const Row& row) {
 }
 
 TurnState StateOf(std::string_view name) {
-  for (const TurnState state : {TurnState::kRunning, TurnState::kDone, TurnState::kStopped, TurnState::kInterrupted}) {
+  for (const TurnState state :
+       {TurnState::kRunning, TurnState::kDone, TurnState::kStopped, TurnState::kInterrupted}) {
     if (name == TurnStateName(state)) return state;
   }
   return TurnState::kFailed;
@@ -132,11 +134,13 @@ ConversationOwner ConversationOwner::Of(const Principal& who) {
   return {who.workspace, who.member.empty() ? "key:" + who.key : who.member};
 }
 
-Result<Conversation> ReadConversation(Session& session, const ConversationOwner& owner, const std::string& id) {
+Result<Conversation> ReadConversation(Session& session, const ConversationOwner& owner,
+                                      const std::string& id) {
   TP_ASSIGN(const store::Rows rows,
-            session.Query(fmt::format("SELECT {} FROM conversations WHERE id = $1 AND workspace = $2 AND owner = $3",
-                                      kConversationColumns),
-                          {id, owner.workspace, owner.owner}));
+            session.Query(
+                fmt::format("SELECT {} FROM conversations WHERE id = $1 AND workspace = $2 AND owner = $3",
+                            kConversationColumns),
+                {id, owner.workspace, owner.owner}));
   if (rows.empty()) {
     return Fail(ErrorKind::kNotFound, "unknown_conversation",
                 fmt::format("There is no conversation \"{}\" of yours.", id.substr(0, 64)), "id");
@@ -145,18 +149,19 @@ Result<Conversation> ReadConversation(Session& session, const ConversationOwner&
 }
 
 // The cursor names the last one's place in the order: "PINNED.UPDATED_MS.ID".
-Result<ConversationPage> ReadConversations(Session& session, const ConversationOwner& owner, std::string_view search,
-                                           std::string_view after, int32_t limit) {
+Result<ConversationPage> ReadConversations(Session& session, const ConversationOwner& owner,
+                                           std::string_view search, std::string_view after, int32_t limit) {
   std::vector<store::Value> values = {owner.workspace, owner.owner};
   std::string where = "workspace = $1 AND owner = $2";
   if (!after.empty()) {
     int64_t pinned = 0, updated_ms = 0;
     const size_t first = after.find('.');
     const size_t second = first == std::string_view::npos ? first : after.find('.', first + 1);
-    const bool good = second != std::string_view::npos &&
-                      std::from_chars(after.data(), after.data() + first, pinned).ptr == after.data() + first &&
-                      std::from_chars(after.data() + first + 1, after.data() + second, updated_ms).ptr ==
-                          after.data() + second;
+    const bool good =
+        second != std::string_view::npos &&
+        std::from_chars(after.data(), after.data() + first, pinned).ptr == after.data() + first &&
+        std::from_chars(after.data() + first + 1, after.data() + second, updated_ms).ptr ==
+            after.data() + second;
     if (!good) return Fail(ErrorKind::kInvalid, "bad_cursor", "after is no cursor of this list.", "after");
     values.emplace_back(pinned);
     values.emplace_back(updated_ms);
@@ -173,10 +178,11 @@ Result<ConversationPage> ReadConversations(Session& session, const ConversationO
   }
   values.emplace_back(limit + 1);
   TP_ASSIGN(const store::Rows rows,
-            session.Query(fmt::format("SELECT {} FROM conversations WHERE {} ORDER BY pinned DESC, updated_ms DESC, id "
-                                      "DESC LIMIT ${}",
-                                      kConversationColumns, where, values.size()),
-                          values));
+            session.Query(
+                fmt::format("SELECT {} FROM conversations WHERE {} ORDER BY pinned DESC, updated_ms DESC, id "
+                            "DESC LIMIT ${}",
+                            kConversationColumns, where, values.size()),
+                values));
   ConversationPage page;
   for (const Row& row : rows) page.conversations.push_back(ConversationOf(row));
   if (page.conversations.size() > static_cast<size_t>(limit)) {
@@ -195,17 +201,19 @@ Result<int64_t> CountConversations(Session& session, const ConversationOwner& ow
 }
 
 Status InsertConversation(Session& session, const ConversationOwner& owner, const Conversation& c) {
-  TP_TRY(session.Execute("INSERT INTO conversations (id, workspace, owner, title, model, system, sampling, leaf, pinned, "
-                         "created_ms, updated_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-                         {c.id, owner.workspace, owner.owner, c.title, c.model, c.system, c.sampling.dump(), c.leaf,
-                          c.pinned ? 1 : 0, c.created_ms, c.updated_ms}));
+  TP_TRY(session.Execute(
+      "INSERT INTO conversations (id, workspace, owner, title, model, system, sampling, leaf, pinned, "
+      "created_ms, updated_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+      {c.id, owner.workspace, owner.owner, c.title, c.model, c.system, c.sampling.dump(), c.leaf,
+       c.pinned ? 1 : 0, c.created_ms, c.updated_ms}));
   return {};
 }
 
 Status UpdateConversation(Session& session, const Conversation& c) {
-  TP_TRY(session.Execute("UPDATE conversations SET title = $2, model = $3, system = $4, sampling = $5, leaf = $6, "
-                         "pinned = $7, updated_ms = $8 WHERE id = $1",
-                         {c.id, c.title, c.model, c.system, c.sampling.dump(), c.leaf, c.pinned ? 1 : 0, c.updated_ms}));
+  TP_TRY(session.Execute(
+      "UPDATE conversations SET title = $2, model = $3, system = $4, sampling = $5, leaf = $6, "
+      "pinned = $7, updated_ms = $8 WHERE id = $1",
+      {c.id, c.title, c.model, c.system, c.sampling.dump(), c.leaf, c.pinned ? 1 : 0, c.updated_ms}));
   return {};
 }
 
@@ -216,11 +224,13 @@ Status DeleteConversation(Session& session, const std::string& id) {
 }
 
 Result<std::vector<Turn>> ReadTurns(Session& session, const std::string& conversation) {
-  TP_ASSIGN(const store::Rows rows,
-            session.Query("SELECT id, parent, role, content, reasoning, files, model, state, finish_reason, error_code, "
-                          "error_message, usage, timings, dropped_turns, created_ms FROM conversation_turns WHERE "
-                          "conversation = $1 ORDER BY number",
-                          {conversation}));
+  TP_ASSIGN(
+      const store::Rows rows,
+      session.Query(
+          "SELECT id, parent, role, content, reasoning, files, model, state, finish_reason, error_code, "
+          "error_message, usage, timings, dropped_turns, created_ms FROM conversation_turns WHERE "
+          "conversation = $1 ORDER BY number",
+          {conversation}));
   std::vector<Turn> out;
   out.reserve(rows.size());
   for (const Row& row : rows) {
@@ -246,23 +256,26 @@ Result<std::vector<Turn>> ReadTurns(Session& session, const std::string& convers
 
 Status InsertTurn(Session& session, const std::string& conversation, const Turn& turn) {
   TP_TRY(session.Execute(
-      "INSERT INTO conversation_turns (id, conversation, parent, role, content, reasoning, files, model, state, "
-      "finish_reason, error_code, error_message, usage, timings, dropped_turns, created_ms) VALUES ($1, $2, $3, $4, $5, "
+      "INSERT INTO conversation_turns (id, conversation, parent, role, content, reasoning, files, model, "
+      "state, "
+      "finish_reason, error_code, error_message, usage, timings, dropped_turns, created_ms) VALUES ($1, $2, "
+      "$3, $4, $5, "
       "$6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
       {turn.id, conversation, turn.parent, turn.user ? "user" : "assistant", Storable(turn.content),
        Storable(turn.reasoning), Storable(FilesText(turn.files)), turn.model, TurnStateName(turn.state),
-       turn.finish_reason, turn.error_code, turn.error_message, UsageText(turn.usage), TimingsText(turn.timings),
-       turn.dropped_turns, turn.created_ms}));
+       turn.finish_reason, turn.error_code, turn.error_message, UsageText(turn.usage),
+       TimingsText(turn.timings), turn.dropped_turns, turn.created_ms}));
   return {};
 }
 
 Status UpdateTurn(Session& session, const Turn& turn) {
   TP_TRY(session.Execute(
-      "UPDATE conversation_turns SET content = $2, reasoning = $3, model = $4, state = $5, finish_reason = $6, "
+      "UPDATE conversation_turns SET content = $2, reasoning = $3, model = $4, state = $5, finish_reason = "
+      "$6, "
       "error_code = $7, error_message = $8, usage = $9, timings = $10, dropped_turns = $11 WHERE id = $1",
       {turn.id, Storable(turn.content), Storable(turn.reasoning), turn.model, TurnStateName(turn.state),
-       turn.finish_reason, turn.error_code, turn.error_message, UsageText(turn.usage), TimingsText(turn.timings),
-       turn.dropped_turns}));
+       turn.finish_reason, turn.error_code, turn.error_message, UsageText(turn.usage),
+       TimingsText(turn.timings), turn.dropped_turns}));
   return {};
 }
 

@@ -20,7 +20,8 @@ Result<Conversation> ReadConversation(store::Session& session, const Conversatio
 Result<ConversationPage> ReadConversations(store::Session& session, const ConversationOwner& owner,
                                            std::string_view search, std::string_view after, int32_t limit);
 Result<int64_t> CountConversations(store::Session& session, const ConversationOwner& owner);
-Status InsertConversation(store::Session& session, const ConversationOwner& owner, const Conversation& conversation);
+Status InsertConversation(store::Session& session, const ConversationOwner& owner,
+                          const Conversation& conversation);
 Status UpdateConversation(store::Session& session, const Conversation& conversation);
 Status DeleteConversation(store::Session& session, const std::string& id);
 

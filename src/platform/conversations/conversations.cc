@@ -132,7 +132,9 @@ class Writer final : public ChatSink {
       turn.timings.queue_s = finish_->queue_s;
       turn.timings.decode_s = finish_->decode_s;
     }
-    const auto seconds = [](Nanoseconds from, Nanoseconds to) { return static_cast<double>(to - from) / kSecond; };
+    const auto seconds = [](Nanoseconds from, Nanoseconds to) {
+      return static_cast<double>(to - from) / kSecond;
+    };
     if (first_ > 0) turn.timings.ttft_s = seconds(started_, first_);
     if (reasoned_) turn.timings.reasoning_s = seconds(first_, answer_ > 0 ? answer_ : clock_.now());
     switch (state) {
@@ -155,14 +157,14 @@ class Writer final : public ChatSink {
 
   void Save(Turn turn, store::WriteDone done) {
     const std::string id = turn.id;
-    database_.WriteLater([turn = std::move(turn)](store::Session& session) { return UpdateTurn(session, turn); },
-                         [id, done = std::move(done)](const Status& saved) {
-                           if (!saved) {
-                             LogWarn("a conversation's turn is not saved",
-                                     {{"turn", id}, {"reason", saved.error().message}});
-                           }
-                           if (done) done(saved);
-                         });
+    database_.WriteLater(
+        [turn = std::move(turn)](store::Session& session) { return UpdateTurn(session, turn); },
+        [id, done = std::move(done)](const Status& saved) {
+          if (!saved) {
+            LogWarn("a conversation's turn is not saved", {{"turn", id}, {"reason", saved.error().message}});
+          }
+          if (done) done(saved);
+        });
   }
 
   const std::shared_ptr<ConversationChannel> channel_;
@@ -183,13 +185,19 @@ class Writer final : public ChatSink {
 
 class StoredConversations final : public Conversations {
  public:
-  StoredConversations(store::Database& database, Inference& inference, const Clock& clock, const WallClock& wall_clock,
-                      MetricsRegistry& metrics, const ConversationsOptions& options)
-      : database_(database), inference_(inference), clock_(clock), wall_clock_(wall_clock), options_(options) {
-    counts_.running = metrics.gauge("tidepool_conversation_turns_running", "Answers being written in conversations");
+  StoredConversations(store::Database& database, Inference& inference, const Clock& clock,
+                      const WallClock& wall_clock, MetricsRegistry& metrics,
+                      const ConversationsOptions& options)
+      : database_(database),
+        inference_(inference),
+        clock_(clock),
+        wall_clock_(wall_clock),
+        options_(options) {
+    counts_.running =
+        metrics.gauge("tidepool_conversation_turns_running", "Answers being written in conversations");
     const auto ended = [&](const char* how) {
-      return metrics.counter("tidepool_conversation_turns_total", "Answers in conversations, by how they ended",
-                             {{"end", how}});
+      return metrics.counter("tidepool_conversation_turns_total",
+                             "Answers in conversations, by how they ended", {{"end", how}});
     };
     counts_.done = ended("done");
     counts_.stopped = ended("stopped");
@@ -263,7 +271,8 @@ class StoredConversations final : public Conversations {
     return conversation;
   }
 
-  Result<Conversation> Change(const Principal& who, const std::string& id, const ConversationChange& change) override {
+  Result<Conversation> Change(const Principal& who, const std::string& id,
+                              const ConversationChange& change) override {
     TP_TRY(CheckChange(change));
     const auto owner = ConversationOwner::Of(who);
     auto changed = database_.Put<Conversation>([&](store::Session& session) -> Result<Conversation> {
@@ -369,7 +378,8 @@ class StoredConversations final : public Conversations {
     known.used = ++uses_;
     if (!known.channel) {
       // Above the numbers of all earlier channels, as long as there is less than one event a microsecond.
-      const auto first = std::max(last_first_ + 1, static_cast<uint64_t>(std::max<int64_t>(1, wall_clock_.unix_ms())) * 1000);
+      const auto first = std::max(last_first_ + 1,
+                                  static_cast<uint64_t>(std::max<int64_t>(1, wall_clock_.unix_ms())) * 1000);
       last_first_ = first;
       known.channel =
           std::make_shared<ConversationChannel>(first, options_.max_recent_bytes, options_.max_listeners);
@@ -407,7 +417,8 @@ class StoredConversations final : public Conversations {
     std::string leaf;  // the last turn of the history
     bool goes_on = false;
   };
-  Result<Prepared> Prepare(const Conversation& conversation, std::vector<Turn> turns, NewTurn& wanted);
+  Result<Prepared> Prepare(const Principal& who, const Conversation& conversation, std::vector<Turn> turns,
+                           NewTurn& wanted);
   int32_t FitContext(Prepared& prepared, const Conversation& conversation);
 
   store::Database& database_;
@@ -429,10 +440,12 @@ Error UnknownTurn(const std::string& id, const char* field) {
                fmt::format("This conversation has no turn \"{}\".", id.substr(0, 64)), field, 0};
 }
 
-Result<StoredConversations::Prepared> StoredConversations::Prepare(const Conversation& conversation,
+Result<StoredConversations::Prepared> StoredConversations::Prepare(const Principal& who,
+                                                                   const Conversation& conversation,
                                                                    std::vector<Turn> turns, NewTurn& wanted) {
   const auto find = [&](const std::string& id) -> const Turn* {
-    const auto found = std::find_if(turns.begin(), turns.end(), [&](const Turn& turn) { return turn.id == id; });
+    const auto found =
+        std::find_if(turns.begin(), turns.end(), [&](const Turn& turn) { return turn.id == id; });
     return found == turns.end() ? nullptr : &*found;
   };
   Prepared out;
@@ -442,6 +455,14 @@ Result<StoredConversations::Prepared> StoredConversations::Prepare(const Convers
   }
   const std::string model = wanted.model.empty() ? conversation.model : wanted.model;
   if (model.empty()) return Fail(ErrorKind::kInvalid, "missing_field", "model is missing.", "model");
+  if (!who.models.empty()) {  // a key for some models only
+    const auto found = inference_.Find(model);
+    if (!who.MayUseModel(found ? found->id : model)) {
+      return Fail(ErrorKind::kForbidden, "model_not_allowed",
+                  fmt::format("The key {}... is not for the model \"{}\".", who.key_id, model.substr(0, 100)),
+                  "model");
+    }
+  }
   const int64_t now = wall_clock_.unix_ms();
   if (!wanted.continue_turn.empty()) {
     const Turn* turn = find(wanted.continue_turn);
@@ -465,14 +486,14 @@ Result<StoredConversations::Prepared> StoredConversations::Prepare(const Convers
   const Turn* parent = wanted.parent.empty() ? nullptr : find(wanted.parent);
   if (!wanted.parent.empty() && parent == nullptr) return Fail(UnknownTurn(wanted.parent, "parent"));
   if (parent != nullptr && parent->state == TurnState::kRunning) {
-    return Fail(ErrorKind::kConflict, "still_running", "The answer before it is still being written; stop it first.",
-                "parent");
+    return Fail(ErrorKind::kConflict, "still_running",
+                "The answer before it is still being written; stop it first.", "parent");
   }
   std::string answers_to = wanted.parent;
   if (wanted.content || !wanted.files.empty()) {
     if (parent != nullptr && parent->user) {
-      return Fail(ErrorKind::kInvalid, "bad_parent", "What a person says follows an answer, or begins a conversation.",
-                  "parent");
+      return Fail(ErrorKind::kInvalid, "bad_parent",
+                  "What a person says follows an answer, or begins a conversation.", "parent");
     }
     Turn said;
     said.id = RandomId("turn-", 22);
@@ -538,8 +559,8 @@ int32_t StoredConversations::FitContext(Prepared& prepared, const Conversation& 
   return *dropped;
 }
 
-Result<std::vector<Turn>> StoredConversations::StartTurn(const Principal& who, const std::string& id, NewTurn wanted,
-                                                         const std::string& request_id) {
+Result<std::vector<Turn>> StoredConversations::StartTurn(const Principal& who, const std::string& id,
+                                                         NewTurn wanted, const std::string& request_id) {
   uint64_t bytes = wanted.content ? wanted.content->size() : 0;
   if (wanted.files.size() > kMaxFiles)
     return Fail(ErrorKind::kTooLarge, "too_many_files", fmt::format("At most {} files.", kMaxFiles), "files");
@@ -548,9 +569,10 @@ Result<std::vector<Turn>> StoredConversations::StartTurn(const Principal& who, c
     bytes += file.text.size();
   }
   if (bytes > options_.max_turn_bytes) {
-    return Fail(ErrorKind::kTooLarge, "too_long",
-                fmt::format("content and files are {} bytes; at most {} are taken.", bytes, options_.max_turn_bytes),
-                "content");
+    return Fail(
+        ErrorKind::kTooLarge, "too_long",
+        fmt::format("content and files are {} bytes; at most {} are taken.", bytes, options_.max_turn_bytes),
+        "content");
   }
   const auto owner = ConversationOwner::Of(who);
   const auto channel = [&] { return Channel(id); };
@@ -563,11 +585,12 @@ Result<std::vector<Turn>> StoredConversations::StartTurn(const Principal& who, c
     const auto running = std::count_if(turns.begin(), turns.end(),
                                        [](const Turn& turn) { return turn.state == TurnState::kRunning; });
     if (running >= options_.max_running) {
-      return Fail(Error{ErrorKind::kOverloaded, "too_many_running",
-                        fmt::format("{} answers are being written in this conversation; wait or stop one.", running), "",
-                        2});
+      return Fail(
+          Error{ErrorKind::kOverloaded, "too_many_running",
+                fmt::format("{} answers are being written in this conversation; wait or stop one.", running),
+                "", 2});
     }
-    TP_ASSIGN(prepared, Prepare(conversation, std::move(turns), wanted));
+    TP_ASSIGN(prepared, Prepare(who, conversation, std::move(turns), wanted));
     if (prepared.goes_on) {
       TP_TRY(UpdateTurn(session, prepared.made.front()));
     } else {
@@ -576,7 +599,8 @@ Result<std::vector<Turn>> StoredConversations::StartTurn(const Principal& who, c
     if (conversation.title.empty() && prepared.made.front().user) {
       const Turn& said = prepared.made.front();
       conversation.title = TitleFrom(said.content);
-      if (conversation.title.empty() && !said.files.empty()) conversation.title = TitleFrom(said.files.front().name);
+      if (conversation.title.empty() && !said.files.empty())
+        conversation.title = TitleFrom(said.files.front().name);
     }
     conversation.leaf = prepared.made.back().id;
     conversation.model = prepared.made.back().model;
@@ -602,7 +626,8 @@ Result<std::vector<Turn>> StoredConversations::StartTurn(const Principal& who, c
   answer.dropped_turns = FitContext(prepared, conversation);
   events->Begin(answer);
   events->Changed(conversation);
-  const auto writer = std::make_shared<Writer>(events, database_, clock_, options_.save_interval, counts_, answer);
+  const auto writer =
+      std::make_shared<Writer>(events, database_, clock_, options_.save_interval, counts_, answer);
   Sweep();
   {
     const std::lock_guard lock(mutex_);
@@ -658,13 +683,14 @@ std::vector<const Turn*> PathTo(const std::vector<Turn>& turns, std::string_view
 }
 
 std::string ExportMarkdown(const ConversationWithTurns& conversation) {
-  std::string out = fmt::format("# {}\n", conversation.conversation.title.empty() ? "Conversation"
-                                                                                   : conversation.conversation.title);
+  std::string out = fmt::format(
+      "# {}\n", conversation.conversation.title.empty() ? "Conversation" : conversation.conversation.title);
   if (!conversation.conversation.system.empty())
     out += fmt::format("\n> {}\n", conversation.conversation.system);
   for (const Turn* turn : PathTo(conversation.turns, conversation.conversation.leaf)) {
     out += turn->user ? "\n## You\n" : fmt::format("\n## {}\n", turn->model);
-    for (const AttachedFile& file : turn->files) out += fmt::format("\n`{}`\n\n````\n{}\n````\n", file.name, file.text);
+    for (const AttachedFile& file : turn->files)
+      out += fmt::format("\n`{}`\n\n````\n{}\n````\n", file.name, file.text);
     if (!turn->reasoning.empty())
       out += fmt::format("\n<details><summary>Reasoning</summary>\n\n{}\n\n</details>\n", turn->reasoning);
     if (!turn->content.empty()) out += fmt::format("\n{}\n", turn->content);

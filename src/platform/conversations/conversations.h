@@ -1,11 +1,13 @@
 // Conversations of people with models: kept in the server's store, private to the member, a tree of turns.
 //
-// A turn of a model runs on the server: it goes on when its page is closed, and what arrived is written down at least once a
-// second. Only Stop ends it early. A server that stops leaves what arrived, marked interrupted; `continue_turn` goes on there.
-// History beyond the model's context drops the oldest turns and says how many.
+// A turn of a model runs on the server: it goes on when its page is closed, and what arrived is written down
+// at least once a second. Only Stop ends it early. A server that stops leaves what arrived, marked
+// interrupted; `continue_turn` goes on there. History beyond the model's context drops the oldest turns and
+// says how many.
 //
-// Threads: any; calls wait for the store (milliseconds), and StartTurn for the tokenizer when the history is long. Events come
-// from the engine's, the loader's and the store's threads; listeners must not block and must not call back.
+// Threads: any; calls wait for the store (milliseconds), and StartTurn for the tokenizer when the history is
+// long. Events come from the engine's, the loader's and the store's threads; listeners must not block and
+// must not call back.
 #pragma once
 
 #include <cstdint>
@@ -86,8 +88,9 @@ struct ConversationChange {
 };
 
 struct NewTurn {
-  std::string parent;                  // the turn it follows; empty: a new root
-  std::optional<std::string> content;  // what the person says; none: another answer to `parent`, a person's turn
+  std::string parent;  // the turn it follows; empty: a new root
+  std::optional<std::string>
+      content;  // what the person says; none: another answer to `parent`, a person's turn
   std::vector<AttachedFile> files;
   std::string model;          // empty: the conversation's
   std::string continue_turn;  // go on with this turn of a model instead
@@ -123,14 +126,14 @@ class ConversationListener {
 };
 
 struct ConversationsOptions {
-  int32_t max_turns = 10'000;                // of one conversation
-  uint64_t max_turn_bytes = 8u << 20;        // of what a person says, with its files
-  int32_t max_conversations = 100'000;       // of one member
-  int32_t max_running = 8;                   // turns at once in one conversation
-  int32_t max_listeners = 64;                // of one conversation
-  size_t max_recent_bytes = 1u << 20;        // of events kept for those that come back
-  int32_t max_idle_channels = 1024;          // conversations whose events are remembered without anybody listening
-  Nanoseconds save_interval = kSecond;       // of a running turn's text
+  int32_t max_turns = 10'000;           // of one conversation
+  uint64_t max_turn_bytes = 8u << 20;   // of what a person says, with its files
+  int32_t max_conversations = 100'000;  // of one member
+  int32_t max_running = 8;              // turns at once in one conversation
+  int32_t max_listeners = 64;           // of one conversation
+  size_t max_recent_bytes = 1u << 20;   // of events kept for those that come back
+  int32_t max_idle_channels = 1024;     // conversations whose events are remembered without anybody listening
+  Nanoseconds save_interval = kSecond;  // of a running turn's text
 };
 
 class Conversations {
@@ -154,8 +157,8 @@ class Conversations {
                                       const ConversationChange& change) = 0;
   virtual Status Delete(const Principal& who, const std::string& id) = 0;
 
-  // The new turns: the person's, if content was given, and the model's, which runs. What the model's side refuses (unknown
-  // model, no memory) is in its turn, so that what the person said is kept.
+  // The new turns: the person's, if content was given, and the model's, which runs. What the model's side
+  // refuses (unknown model, no memory) is in its turn, so that what the person said is kept.
   virtual Result<std::vector<Turn>> StartTurn(const Principal& who, const std::string& id, NewTurn turn,
                                               const std::string& request_id) = 0;
   virtual Status StopTurn(const Principal& who, const std::string& id, const std::string& turn) = 0;

@@ -1,5 +1,6 @@
-// Conversations over both backends of the store, with an inference whose answers the test gives piece by piece. Oracles: the
-// header's promises; for events the text that a reader puts together from a snapshot and the events after it.
+// Conversations over both backends of the store, with an inference whose answers the test gives piece by
+// piece. Oracles: the header's promises; for events the text that a reader puts together from a snapshot and
+// the events after it.
 #include "platform/conversations/conversations.h"
 
 #include <gtest/gtest.h>
@@ -85,7 +86,8 @@ class TestInference final : public Inference {
   Result<std::shared_ptr<Generation>> Complete(CompletionRequest, std::shared_ptr<ChatSink>) override {
     return Fail(ErrorKind::kInternal, "unused", "");
   }
-  Result<std::shared_ptr<Generation>> Embed(EmbeddingRequest, std::function<void(Result<EmbeddingReply>)>) override {
+  Result<std::shared_ptr<Generation>> Embed(EmbeddingRequest,
+                                            std::function<void(Result<EmbeddingReply>)>) override {
     return Fail(ErrorKind::kInternal, "unused", "");
   }
   void Load(const std::string&, std::function<void(Status)>) override {}
@@ -95,7 +97,9 @@ class TestInference final : public Inference {
   Result<std::vector<int32_t>> Tokenize(const std::string&, std::string_view, bool, bool) override {
     return std::vector<int32_t>();
   }
-  Result<std::string> Detokenize(const std::string&, std::span<const int32_t>) override { return std::string(); }
+  Result<std::string> Detokenize(const std::string&, std::span<const int32_t>) override {
+    return std::string();
+  }
   TokenTexts FindTokenTexts(const std::string&) const override {
     return [](int32_t) { return std::string(); };
   }
@@ -276,7 +280,8 @@ TEST_P(ConversationsTest, AnAnswerIsKeptWithWhatItTook) {
   EXPECT_EQ(whole.conversation.title, "What is a tide?");
   EXPECT_FALSE(whole.conversation.running);
   const std::string markdown = ExportMarkdown(whole);
-  EXPECT_NE(markdown.find("# What is a tide?\n\n## You\n\nWhat is a tide?\n\n## m\n"), std::string::npos) << markdown;
+  EXPECT_NE(markdown.find("# What is a tide?\n\n## You\n\nWhat is a tide?\n\n## m\n"), std::string::npos)
+      << markdown;
 }
 
 TEST_P(ConversationsTest, AnotherMemberNeverSeesIt) {
@@ -330,7 +335,9 @@ TEST_P(ConversationsTest, BranchesStopAndContinue) {
   AwaitEnd(made.id, second->front().id);
   EXPECT_EQ(PathTo(Find(made.id).turns, Find(made.id).conversation.leaf).back()->content, "another");
 
-  const auto refused = [&](NewTurn turn) { return conversations_->StartTurn(ann_, made.id, turn, "").error().code; };
+  const auto refused = [&](NewTurn turn) {
+    return conversations_->StartTurn(ann_, made.id, turn, "").error().code;
+  };
   EXPECT_EQ(refused(Following(first[1].id)), "bad_parent");
   EXPECT_EQ(refused(Following(first[0].id, "x")), "bad_parent");
   EXPECT_EQ(refused(Following("turn-none", "x")), "unknown_turn");
@@ -340,9 +347,22 @@ TEST_P(ConversationsTest, BranchesStopAndContinue) {
   EXPECT_EQ(refused(person), "cannot_continue");
 }
 
+TEST_P(ConversationsTest, AKeyForSomeModelsStaysWithThem) {
+  const Conversation made = Make();
+  Principal scoped = ann_;
+  scoped.models = {"small:*"};
+  EXPECT_EQ(conversations_->StartTurn(scoped, made.id, Following("", "hi"), "").error().code,
+            "model_not_allowed");
+  NewTurn allowed = Following("", "hi");
+  allowed.model = "small:1";
+  EXPECT_TRUE(conversations_->StartTurn(scoped, made.id, allowed, ""));
+  EXPECT_EQ(inference_->answers.size(), 1u);
+}
+
 TEST_P(ConversationsTest, WhatTheModelsSideRefusesKeepsWhatWasSaid) {
   const Conversation made = Make();
-  inference_->fail_next = Error{ErrorKind::kNotFound, "model_not_found", "There is no model \"m\".", "model", 0};
+  inference_->fail_next =
+      Error{ErrorKind::kNotFound, "model_not_found", "There is no model \"m\".", "model", 0};
   const auto turns = Ask(made.id, "", "a long question");
   const Turn answer = AwaitEnd(made.id, turns[1].id);
   EXPECT_EQ(answer.state, TurnState::kFailed);
@@ -362,7 +382,8 @@ TEST_P(ConversationsTest, ARestartLeavesWhatArrived) {
   const auto lost_inference = std::move(inference_);
   const auto lost_conversations = std::move(conversations_);
   Open();
-  for (const auto& [turn, text] : {std::pair(turns[1].id, "once upon"), std::pair(other[1].id, "there was")}) {
+  for (const auto& [turn, text] :
+       {std::pair(turns[1].id, "once upon"), std::pair(other[1].id, "there was")}) {
     const Turn found = FindTurn(made.id, turn);
     EXPECT_EQ(found.state, TurnState::kInterrupted);
     EXPECT_EQ(found.content, text);
@@ -509,14 +530,16 @@ TEST_P(ConversationsTest, LimitsSayWhatTheyAre) {
   more.parent = "";
   EXPECT_EQ(conversations_->StartTurn(ann_, made.id, more, "").error().code, "conversation_full");
   ASSERT_TRUE(conversations_->Listen(ann_, made.id, 0, std::make_shared<Reader>(ConversationWithTurns{})));
-  EXPECT_EQ(conversations_->Listen(ann_, made.id, 0, std::make_shared<Reader>(ConversationWithTurns{})).error().code,
+  EXPECT_EQ(conversations_->Listen(ann_, made.id, 0, std::make_shared<Reader>(ConversationWithTurns{}))
+                .error()
+                .code,
             "too_many_listeners");
   change.title = std::string(401, 'x');
   EXPECT_EQ(conversations_->Change(ann_, made.id, change).error().code, "too_long");
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, ConversationsTest, ::testing::Values(Backend::kSqlite, Backend::kPostgresql),
-                         [](const auto& backend) {
+INSTANTIATE_TEST_SUITE_P(Backends, ConversationsTest,
+                         ::testing::Values(Backend::kSqlite, Backend::kPostgresql), [](const auto& backend) {
                            return backend.param == Backend::kSqlite ? "Sqlite" : "Postgresql";
                          });
 

@@ -16,8 +16,8 @@ Turn Say(std::string id, std::string parent, bool user, std::string content) {
 }
 
 TEST(History, MessagesTakeTurnsAndFilesComeFirst) {
-  std::vector<Turn> turns = {Say("a", "", true, "hello"), Say("b", "a", false, ""), Say("c", "b", true, "again"),
-                             Say("d", "c", false, "yes")};
+  std::vector<Turn> turns = {Say("a", "", true, "hello"), Say("b", "a", false, ""),
+                             Say("c", "b", true, "again"), Say("d", "c", false, "yes")};
   turns[0].files = {{"x.py", "print(1)\n"}, {"t.md", "````\nfence\n````"}};
   const auto messages = MessagesOf("be brief", PathTo(turns, "d"));
   ASSERT_EQ(messages.size(), 3u) << messages.dump(1);
@@ -29,7 +29,8 @@ TEST(History, MessagesTakeTurnsAndFilesComeFirst) {
 }
 
 TEST(History, PathsFollowTheLeafAndEndEvenInARing) {
-  const std::vector<Turn> turns = {Say("a", "", true, "1"), Say("b", "a", false, "2"), Say("c", "a", false, "3")};
+  const std::vector<Turn> turns = {Say("a", "", true, "1"), Say("b", "a", false, "2"),
+                                   Say("c", "a", false, "3")};
   EXPECT_EQ(PathTo(turns, "b").back()->id, "b");
   EXPECT_EQ(PathTo(turns, "").back()->id, "c");
   EXPECT_EQ(PathTo(turns, "gone").size(), 2u);

@@ -85,7 +85,7 @@ function Details({ row }: { row: RequestRow }) {
       <dl className="grid grid-cols-2 gap-x-6 gap-y-1 sm:grid-cols-3">
         {phases.map(([phase, name, look]) => <div key={phase} className="flex items-center gap-2"><span aria-hidden className={cx("size-2.5 rounded-sm", look)} /><dt className="text-faint">{t(`requests.${phase}`)}</dt><dd className="ml-auto">{formatSeconds(row[name] / 1e3)}</dd></div>)}
       </dl>
-      <dl className="grid gap-x-6 sm:grid-cols-2">
+      <dl className="grid grid-cols-1 gap-x-6 sm:grid-cols-2">
         {([
           [t("requests.id"), row.request_id], [t("requests.started"), formatTime(row.started_at)], [t("requests.endpoint"), row.endpoint], [t("usage.model"), row.model], [t("usage.key"), row.key], [t("usage.member"), row.member ?? "–"],
           [t("model.promptTokens"), `${grouped(row.prompt_tokens)} (${t("overview.cached", { tokens: grouped(row.cached_tokens) })})`], [t("model.outputTokens"), `${grouped(row.output_tokens)} (${t("model.reasoning", { tokens: grouped(row.reasoning_tokens) })})`],

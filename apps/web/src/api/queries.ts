@@ -37,8 +37,8 @@ export function useStatus() {
 export function useSettings() {
   return useQuery({ queryKey: ["settings"], queryFn: ({ signal }) => getJson<List<Setting>>("/api/v1/settings", { signal }).then(dataOf), staleTime: Infinity });
 }
-export function usePoolOnce(enabled = true) {
-  return useQuery({ enabled, queryKey: ["pool"], queryFn: ({ signal }) => getJson<PoolState>("/api/v1/pool", { signal }) });
+export function usePoolOnce(enabled = true, pollMs: number | false = false) {
+  return useQuery({ enabled, refetchInterval: pollMs, queryKey: ["pool"], queryFn: ({ signal }) => getJson<PoolState>("/api/v1/pool", { signal }) });
 }
 
 const encodeId = (id: string) => id.split("/").map(encodeURIComponent).join("/");

@@ -136,7 +136,8 @@ export function ChatPage() {
       {id && !connected && <p role="status" className="pb-1 text-xs text-warn">{t("chat.reconnecting")}</p>}
       <Composer key={id ?? "new"} id={id ?? "new"} model={model} running={running !== undefined} usedTokens={usedTokens} contextTokens={contextTokens} onSend={send}
         disabled={!mayUse || (id !== undefined && !conversation)} onStop={() => { if (id && running) void attempt(async () => { await stopTurn(id, running.id); }).catch(() => {}); }} />
-      <p className="mt-1.5 text-center text-xs text-faint">{t("chat.privacy")}</p>
+      {/* Where it is read before the first word is typed; not under every answer. */}
+      {!id && <p className="mt-1.5 text-center text-xs text-faint">{t("chat.privacy")}</p>}
     </div>
   );
   return (

@@ -68,7 +68,7 @@ export function ModelPage() {
       {state?.pooled && <PolicyForm key={id} model={state} />}
       {operator && <Bench id={id} generates={model.generates !== false} />}
       <Section title={t("model.facts")}>
-        <dl className="grid gap-x-8 gap-y-1 text-sm sm:grid-cols-2">
+        <dl className="grid grid-cols-1 gap-x-8 gap-y-1 text-sm sm:grid-cols-2">
           {([["format", model.format], ["architecture", model.architecture], ["quantisation", model.quantisation], ["context", grouped(model.context_length ?? 0)], ["licence", model.licence], ["added", model.created ? formatTime(model.created) : "–"]] as const).map(([name, value]) => (
             <div key={name} className="flex justify-between gap-4 border-b border-line py-1.5"><dt className="text-faint">{t(`models.${name}`)}</dt><dd className="truncate">{value || "–"}</dd></div>
           ))}

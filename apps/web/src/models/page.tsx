@@ -167,7 +167,7 @@ function Catalogue({ stored, poolBytes, pulls }: { stored: StoredModel[]; poolBy
       {pull.error && <div className="mb-3"><ErrorNote error={pull.error} /></div>}
       {catalogue.isPending ? <Loading rows={5} /> : catalogue.error ? <ErrorNote error={catalogue.error} retry={() => void catalogue.refetch()} />
         : shown.length === 0 ? <Empty title={t("models.noMatch")} /> : (
-          <ul className="grid gap-x-8 sm:grid-cols-2 xl:grid-cols-3">
+          <ul className="grid grid-cols-1 gap-x-8 sm:grid-cols-2 xl:grid-cols-3">
             {shown.map((model) => {
               const bytes = estimatedBytes(model);
               const has = stored.some((one) => one.id === model.id);

@@ -122,7 +122,8 @@ export function Dialog({ open, onClose, title, children, wide = false }: { open:
         <div className="flex max-h-[90dvh] flex-col">
           <header className="flex items-center gap-2 border-b border-line px-4 py-2.5">
             <h2 id={titleId} className="grow truncate">{title}</h2>
-            <IconButton label={t("common.close")} onClick={onClose}><X /></IconButton>
+            {/* Without a hint: it has the focus first, and Escape would close the hint instead of the dialog. */}
+            <button type="button" aria-label={t("common.close")} onClick={onClose} className="inline-flex size-8 items-center justify-center rounded-md text-faint hover:bg-sunken hover:text-ink"><X className="size-4" /></button>
           </header>
           <div className="overflow-y-auto p-4">{children}</div>
         </div>
@@ -204,7 +205,7 @@ export function ErrorNote({ error, retry }: { error: unknown; retry?: () => void
   return (
     <div role="alert" className="flex flex-wrap items-center gap-x-3 gap-y-1 rounded-md bg-bad-soft px-3 py-2 text-sm text-bad">
       <span className="min-w-0 grow break-words">{text}</span>
-      {request && <span className="font-mono text-xs opacity-80">{request}</span>}
+      {request && <span className="font-mono text-xs">{request}</span>}
       {retry && <Button kind="quiet" className="text-bad" onClick={retry}>{t("common.retry")}</Button>}
     </div>
   );
