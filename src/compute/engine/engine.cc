@@ -100,6 +100,7 @@ Result<ModelHandle> EngineImpl::AddModel(std::string name, std::unique_ptr<archi
   ModelCard& card = *loaded->card;
   card.handle = next_handle_.fetch_add(1);
   card.name = name;
+  card.shared_name = std::make_shared<const std::string>(name);
   card.info = info;
   card.tokenizer = std::move(tokenizer);
   card.context_length =

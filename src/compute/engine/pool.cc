@@ -132,7 +132,7 @@ void EngineImpl::Note(PoolEventKind kind, const LoadedModel* model, PoolEvent ev
   event.kind = kind;
   event.at = clock_.now();
   if (model != nullptr) {
-    event.model = {model->card, &model->card->name};
+    event.model = model->card->shared_name;
     if (model->resident != nullptr) event.segments = model->resident->landed_segments();
   }
   events_.Add(std::move(event));
