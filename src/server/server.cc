@@ -153,8 +153,8 @@ compute::EngineOptions MakeEngineOptions(const Settings& s) {
   o.pool.admission_load = s.pool.admission_load;
   o.pool.overcommit = s.pool.overcommit;
   o.pool.age_bound_s = s.pool.age_bound_s;
-  // Kernels change with the program; which of them compute, with the processor (and is part of a packed file's
-  // key).
+  // Kernels change with the program; which of them compute, with the processor (and is part of a packed
+  // file's key).
   o.prefix_files = {.max_bytes = s.pool.prefix_files,
                     .folder = s.home / "prefixes",
                     .salt = fmt::format(" {} {} deterministic={}", kVersion, kCommit, s.pool.deterministic)};

@@ -175,7 +175,8 @@ const std::vector<Spec>& Specs() {
        "Keep KV of finished prompts for requests that begin the same way.", TP_FIELD(pool.prefix_cache)},
       {"pool.prefix_files", Kind::kBytes, "0",
        "The prefix cache of each pinned model that is kept on disk when the server ends and restored when it "
-       "starts, in $TIDEPOOL_HOME/prefixes (readable by the server's user only: it holds what people wrote); 0: "
+       "starts, in $TIDEPOOL_HOME/prefixes (readable by the server's user only: it holds what people wrote); "
+       "0: "
        "none.",
        TP_FIELD(pool.prefix_files), 0, 1e13},
       {"pool.trace_records", Kind::kInt, "0",

@@ -345,14 +345,11 @@ void EngineImpl::StartMove(Sequence& sequence, KvDirection direction, int32_t to
   uint64_t bytes = 0;
   for (const KvCopy& copy : move->copies) bytes += copy.bytes;
   const Nanoseconds began = clock_.now();
-  auto submitted = kv_mover_->Submit({.direction = direction,
-                                      .copies = std::move(move->copies),
-                                      .done = [=, this](KvMoveOutcome outcome) {
-                                        const bool done = outcome == KvMoveOutcome::kDone;
-                                        PostTransfer([=, this] {
-                                          EndMove(job, *target, {id, direction, bytes, began}, done);
-                                        });
-                                      }});
+  auto submitted = kv_mover_->Submit(
+      {.direction = direction, .copies = std::move(move->copies), .done = [=, this](KvMoveOutcome outcome) {
+         const bool done = outcome == KvMoveOutcome::kDone;
+         PostTransfer([=, this] { EndMove(job, *target, {id, direction, bytes, began}, done); });
+       }});
   if (!submitted) EndMove(job, model, {id, direction, bytes, began}, false);
   UpdateGauges(model);
 }

@@ -334,7 +334,10 @@ TEST_F(EnginePoolTest, CancelledWhileItsKvIsOnTheHost) {
     return count;
   };
   bool seen = false;
-  for (int i = 0; i < 5000 && !seen; ++i) seen = spilled() > 0 && arena->stats().used_bytes > 0;
+  for (int i = 0; i < 20'000 && !seen; ++i) {
+    seen = spilled() > 0 && arena->stats().used_bytes > 0;
+    if (!seen) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
   ASSERT_TRUE(seen) << "nothing was spilled: this shows nothing";
   for (const Sent& s : sent) engine->Cancel(s.handle);
   for (const Sent& s : sent) EXPECT_EQ(s.sink->Wait().reason, FinishReason::kCancelled);
@@ -465,7 +468,8 @@ TEST_F(EnginePoolTest, EventsTellWhatThePoolDid) {
   StartPool(kWeights + kSegment, 70, 1 << 20);
   const std::vector<ModelHandle> models = {AddPooled("a"), AddPooled("b")};
   const Nanoseconds before = clock.now();
-  for (int i = 0; i < 6; ++i) Generate(Request(models[static_cast<size_t>(i % 2)], Prompt(20, i), 5, nullptr));
+  for (int i = 0; i < 6; ++i)
+    Generate(Request(models[static_cast<size_t>(i % 2)], Prompt(20, i), 5, nullptr));
   const PoolEvents all = engine->Events(0, 1000);
   EXPECT_EQ(all.missed, 0u);
   ASSERT_FALSE(all.events.empty());
@@ -516,7 +520,8 @@ TEST_F(EnginePoolTest, ARecordedPoolReplays) {
   StartPool(2 * kWeights + kSegment, 120, 1 << 20, options);
   std::vector<ModelHandle> models;
   for (int i = 0; i < 4; ++i)
-    models.push_back(AddPooled("m" + std::to_string(i), {.warm_bytes_per_s = 50e6, .cold_bytes_per_s = 50e6}));
+    models.push_back(
+        AddPooled("m" + std::to_string(i), {.warm_bytes_per_s = 50e6, .cold_bytes_per_s = 50e6}));
   std::vector<Sent> sent(60);
   for (size_t i = 0; i < sent.size(); ++i) {
     Sent& s = sent[i];
@@ -561,7 +566,8 @@ TEST_F(EnginePoolTest, PrefixCachesOfPinnedModelsComeBack) {
     auto weights = residency->Attach(name, name, MakeSimulatedBacking(model->segments(), {}, clock));
     weights_[name] = weights;
     return engine
-        ->AddModel(name, std::move(model), tokenizer, 0, Charge(), weights, {.pinned = pinned}, "bytes of " + name)
+        ->AddModel(name, std::move(model), tokenizer, 0, Charge(), weights, {.pinned = pinned},
+                   "bytes of " + name)
         .value_or(0);
   };
   const auto cached_of = [&](ModelHandle model) {
