@@ -124,9 +124,9 @@ struct GenerateRequest {
   std::vector<int32_t> prompt;  // at least one token
   SamplingParams sampling;
   text::ReasoningFormat reasoning;
-  std::string workspace;  // prefix reuse stays within one
-  std::string account;    // opaque path, for fair share
-  double account_weight = 1;
+  std::string workspace;                     // prefix reuse stays within one
+  std::string account;                       // opaque path, for fair share: "organisation/workspace/key"
+  std::vector<double> account_weights = {};  // one a level of the path; missing: 1
   JobClass job_class = JobClass::kNormal;
   bool strip_leading_space = false;  // of the answer, where the tokenizer adds one (chat, not continuation)
   std::shared_ptr<GenerateSink> sink;
@@ -138,6 +138,7 @@ struct EmbedRequest {
   ModelHandle model = 0;
   std::vector<std::vector<int32_t>> inputs;  // each at least one token, at most the context
   std::string workspace, account;
+  std::vector<double> account_weights = {};
   std::function<void(Result<std::vector<std::vector<float>>>)> done;  // engine thread
 };
 

@@ -126,6 +126,9 @@ struct Sequence {
   const std::string& account() const {
     return generation != nullptr ? generation->request.account : embed->request.account;
   }
+  const std::vector<double>& account_weights() const {
+    return generation != nullptr ? generation->request.account_weights : embed->request.account_weights;
+  }
 };
 
 }  // namespace tidepool::compute

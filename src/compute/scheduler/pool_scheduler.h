@@ -11,6 +11,7 @@
 //   kRun              later: StepDone. One run at a time and device. Its plan is plan(device), valid until
 //                     StepDone. A driver may take the plan's `steps` one by one or all at once: it ends early
 //                     when a sequence ends or when kYield comes, and says how many steps were taken.
+//                     A plan with `landing` begins before LoadDone; StepDone says 0 steps when the load failed.
 //   kLoad             later: LoadDone or LoadFailed, one at a time and device; after kStopLoad: LoadStopped
 //                     (or LoadDone, when it was done already)
 //   kEvict, kDrop     done when carried out; they cannot fail. A dropped job waits again, its tokens kept:
@@ -101,8 +102,9 @@ enum class JobClass : uint8_t { kInteractive, kNormal, kBatch };
 struct PoolJob {
   PoolJobId job = 0;
   PoolModelId model = 0;
-  std::string account;
-  double account_weight = 1;
+  std::string account;  // a path: "organisation/workspace/key"
+  std::vector<double> account_weights =
+      {};  // one a level of the path, among what stands beside it; missing: 1
   JobClass job_class = JobClass::kNormal;
   int32_t prompt_tokens = 0;
   int32_t max_output_tokens = 0;   // reserved
@@ -124,7 +126,7 @@ struct PoolPlan {
   int32_t logit_rows = 0;
   int32_t decodes = 0;   // the first `decodes` sequences are decodes, the others prefill chunks
   int32_t steps = 1;     // more than 1: every sequence is a decode and takes one token a step
-  bool landing = false;  // the weights are still being loaded: the step waits for them, layer by layer
+  bool landing = false;  // its load is under way and all of it is to come: the step waits at each layer
   std::vector<PlannedTokens> sequences;
 };
 

@@ -7,6 +7,7 @@
 //   Turns       Among the resident models of a device the one with the most urgent job runs, and keeps the
 //               device until its slack exceeds the next one's by a few tokens' time. Between resident models
 //               a turn costs nothing. A step holds all decodes of the model and prefill chunks.
+//               A step begins on weights that are still landing when they land before it needs them.
 //   Residency   The copy engine always works for the most urgent model that is not resident. Room is made by
 //               dropping last layers: of idle models, least wanted first; else of the models with the most
 //               slack, if they can be back in time (the gap between the two slacks is at least the time of
@@ -43,19 +44,23 @@ class TidepoolScheduler final : public PoolState {
   void Relax(Job& job) const;
   void PlaceAll(Nanoseconds now, std::vector<Effect>& effects);
   Fit BestFit(const Job& job, Nanoseconds now) const;
-  double WeightPressure(const Device& device, uint64_t more_bytes) const;
+  double WeightPressure(const Device& device, uint64_t more_bytes, View view = View::kAll) const;
+  static bool Beyond(const Job& job, Nanoseconds now);
   double ExpectedOutput(const Job& job) const;
   double WorkSeconds(const Device& device, const Job& job) const;
   bool Overloaded(const Job& job, const Fit& fit, Nanoseconds now) const;
-  double ShareOf(const Account& account, const Device& device) const;
-  double FullBatchSeconds(const Job& job, const Device& device) const;
+  double AheadSeconds(const Job& job, const Device& device) const;
 
   void DecideDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void ManageDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   double ReplicaUrgency(const Replica& replica, Nanoseconds now) const;
+  double LoadLeft(const Replica& replica, Nanoseconds now) const;
+  void PlanLanding(Device& device, Nanoseconds now);
+  static bool Lands(const Replica& replica);
   bool Ready(const Replica& replica) const;
   bool Admissible(const Replica& replica) const;
   void ChooseTurn(Device& device, Nanoseconds now, std::vector<Effect>& effects);
+  static bool AnyLate(const Device& device, Nanoseconds now);
   bool BeginTurn(Device& device, Nanoseconds now);
   bool AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
   bool GrowJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <queue>
+#include <tuple>
 
 #include "base/check.h"
 #include "compute/scheduler/baselines/baselines.h"
@@ -34,7 +35,11 @@ struct Running {
   Nanoseconds began = 0;
   int32_t steps = 0;
   uint64_t version = 0;
-  bool waits_for_load = false;
+  // On landing weights: its seconds, and when its last layer may be computed; < 0: not known yet.
+  bool landing = false;
+  double step_s = 0;
+  int32_t landed = 0;          // segments, when it began
+  Nanoseconds first_lands = 0;  // the next of them
   std::vector<Nanoseconds> ends;  // of each step
 };
 
@@ -86,6 +91,7 @@ class Simulation {
   void Carry(const Effect& effect);
   void StartRun(const Effect& effect);
   void EndRun(int32_t device, int32_t steps);
+  void Landed(int32_t device, int32_t model);
   void Yield(int32_t device);
   void StartTransfer(const Effect& effect);
   void LinkChanged();
@@ -196,10 +202,17 @@ SimResult Simulation::Run() {
         job.prompt = request.prompt;
         job.soft_target = config_.ttft_s;
         ++live_;
+        SimAccount account;
+        if (request.account > 0) {
+          const auto index = static_cast<size_t>(request.account) - 1;
+          account = index < config_.accounts.size()
+                        ? config_.accounts[index]
+                        : SimAccount{.path = std::to_string(request.account), .weights = {}};
+        }
         scheduler_->Arrive({.job = next + 1,
                             .model = static_cast<PoolModelId>(request.model) + 1,
-                            .account = request.account == 0 ? std::string() : std::to_string(request.account),
-                            .account_weight = request.account_weight,
+                            .account = std::move(account.path),
+                            .account_weights = std::move(account.weights),
                             .job_class = request.job_class,
                             .prompt_tokens = request.prompt,
                             .max_output_tokens = std::max(config_.max_output_tokens, request.output)},
@@ -313,7 +326,28 @@ void Simulation::StartRun(const Effect& effect) {
     context += plan.decodes;
   }
   run.steps = steps;
+  run.landing = plan.landing;
+  if (run.landing) {
+    run.step_s = static_cast<double>(end - now_) * 1e-9;
+    std::tie(run.landed, run.first_lands) = links_.NextSegment(effect.device, now_);
+    return;  // it ends some time after its load
+  }
   Schedule(end, EventKind::kStep, effect.device, run.version);
+}
+
+// Layers came one after the other since the step began, at an even rate: what holds it up is the first that
+// was missing or the last.
+void Simulation::Landed(int32_t device, int32_t model) {
+  Running& run = running_[static_cast<size_t>(device)];
+  if (!run.on || !run.landing || scheduler_->plan(device).model != static_cast<PoolModelId>(model) + 1) return;
+  const double layers = std::max(config_.models[static_cast<size_t>(model)].layers, 1);
+  const auto after = [&](Nanoseconds at, double segments) {
+    return at + std::max<Nanoseconds>(1, std::llround(1e9 * run.step_s * segments / layers));
+  };
+  const Nanoseconds end = std::max({after(run.began, layers), after(run.first_lands, layers - run.landed), after(now_, 1)});
+  run.ends.assign(1, end);
+  run.landing = false;
+  Schedule(end, EventKind::kStep, device, run.version);
 }
 
 // The step in progress is the last.
@@ -405,6 +439,7 @@ void Simulation::FinishTransfers() {
         for (const auto& [host, model, warm] : links_.TakeWarmChanges()) {
           scheduler_->Warmed(host, static_cast<PoolModelId>(model) + 1, warm);
         }
+        Landed(transfer.device, transfer.model);
         scheduler_->LoadDone(transfer.device, static_cast<PoolModelId>(transfer.model) + 1, now_);
         break;
       case EffectKind::kSpill: scheduler_->SpillDone(transfer.job, true, now_); break;
