@@ -158,6 +158,7 @@ compute::EngineOptions MakeEngineOptions(const Settings& s) {
   o.prefix_files = {.max_bytes = s.pool.prefix_files,
                     .folder = s.home / "prefixes",
                     .salt = fmt::format(" {} {} deterministic={}", kVersion, kCommit, s.pool.deterministic)};
+  o.open_answer_tokens = static_cast<int32_t>(s.pool.open_answer_tokens);
   o.trace_records = static_cast<size_t>(s.pool.trace_records);
   return o;
 }

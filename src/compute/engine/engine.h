@@ -199,6 +199,9 @@ struct EngineOptions {
   KvReserve* kv_reserve = nullptr;  // where memory for KV is ready before it is needed; outlives the engine
   KvMoverOptions kv_mover = {};
   double copy_bytes_per_s = 5e9;  // from warm to resident, until measured
+  // Tokens whose KV is promised to a request without max_tokens when it begins, and each time it has used them
+  // (PoolJob::open_output_tokens). 0: all that its context may come to need.
+  int32_t open_answer_tokens = 1024;
   PrefixFileOptions prefix_files = {};
   size_t event_records = 4096;  // of what the pool did, for Events
   size_t trace_records = 0;  // of the scheduler's events and decisions, for DecisionTrace; 0: none are kept

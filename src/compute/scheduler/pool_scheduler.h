@@ -108,6 +108,10 @@ struct PoolJob {
   JobClass job_class = JobClass::kNormal;
   int32_t prompt_tokens = 0;
   int32_t max_output_tokens = 0;   // reserved
+  // More than 0: nobody said how long the answer may be, and max_output_tokens is all that it can ever be. Room
+  // for so many tokens is promised, and for as many more whenever it has used them. Where there is none, a
+  // younger one of its kind makes way (its KV is computed again), else it waits, and nothing of it is lost.
+  int32_t open_output_tokens = 0;
   bool wants_logits = true;        // of the last prompt token, then decodes
   bool prompt_logits = false;      // of every prompt token
   Nanoseconds ttft = 0, tpot = 0;  // 0: the model's

@@ -678,7 +678,8 @@ void PoolState::EmitAdmit(Job& job, int32_t tokens, std::vector<Effect>& effects
   job.reserved = tokens;
   if (job.committed == 0) {
     job.committed_to = hosts_[Index(device.device.host)].get();
-    job.committed = KvBytes(*job.model, job.most_tokens());
+    job.promised = job.first_promise();
+    job.committed = KvBytes(*job.model, job.promised);
     job.committed_to->committed += job.committed;
   }
   ChargeDevice(job, KvBytes(*job.model, tokens));

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "base/check.h"
 
@@ -469,7 +470,7 @@ bool TidepoolScheduler::BeginTurn(Device& device, Nanoseconds now) {
 // ---- KV ------------------------------------------------------------------------------------------------
 
 int32_t TidepoolScheduler::FirstReservation(const Job& job) const {
-  const int32_t all = job.most_tokens();
+  const int32_t all = std::max(job.reserve_limit(), job.prompt);
   const Host& host = *hosts_[Index(job.replica->device->device.host)];
   if (host.host.kv_bytes == 0 && options_.overcommit <= 1) return all;
   return std::min(all, job.prompt + kGrowTokens);
@@ -482,19 +483,55 @@ void TidepoolScheduler::Refuse(Job& job, Device& device, Nanoseconds now) {
 
 // Device and host together can hold what all admitted jobs may come to need: each device keeps room for the
 // weights of the largest model, without which nothing runs.
-bool TidepoolScheduler::Committable(const Job& job) const {
-  if (job.committed > 0) return true;
-  Host& host = *hosts_[Index(job.replica->device->device.host)];
-  if (host.host.kv_bytes == 0 && options_.overcommit <= 1) return true;  // reserved whole on the device
+double TidepoolScheduler::CommitLimit(const Host& host) const {
   uint64_t largest = 0;
   for (const auto& [id, model] : models_) largest = std::max(largest, model->weight_bytes);
   uint64_t capacity = host.host.kv_bytes;
   for (const Device* device : host.devices) capacity += device->arena > largest ? device->arena - largest : 0;
-  const double limit = static_cast<double>(capacity) * std::max(options_.overcommit, 1.0);
-  const bool fits = static_cast<double>(host.committed + KvBytes(*job.model, job.most_tokens())) <= limit ||
-                    host.committed == 0;
+  return static_cast<double>(capacity) * std::max(options_.overcommit, 1.0);
+}
+
+bool TidepoolScheduler::Committable(const Job& job) const {
+  if (job.committed > 0) return true;
+  Host& host = *hosts_[Index(job.replica->device->device.host)];
+  if (host.host.kv_bytes == 0 && options_.overcommit <= 1 && !job.open_ended())
+    return true;  // reserved whole on the device
+  const uint64_t more = KvBytes(*job.model, job.first_promise());
+  const bool fits =
+      static_cast<double>(host.committed + more) <= CommitLimit(host) || host.committed == 0;
   if (!fits) host.full = true;
   return fits;
+}
+
+// An open-ended job has used what was promised to it. The oldest always gets more: younger ones make way, one
+// after the other, and alone it has all there is. So of those that wait for each other none waits for ever.
+bool TidepoolScheduler::PromiseMore(Job& job, int32_t tokens, std::vector<Effect>& effects) {
+  Host& host = *job.committed_to;
+  const int32_t promise = std::min(job.most_tokens(), tokens + job.job.open_output_tokens);
+  const uint64_t more = KvBytes(*job.model, promise) - job.committed;
+  const auto may_go = [&](const Job& other) {
+    return other.open_ended() && other.committed_to == &host && other.committed > 0 && !other.asked &&
+           !other.gone && other.arrival_order > job.arrival_order &&
+           (other.place == Place::kActive || other.place == Place::kSpilled) &&
+           !(other.replica->device->busy && other.replica->device->running == other.replica);
+  };
+  while (static_cast<double>(host.committed + more) > CommitLimit(host) && host.committed != job.committed) {
+    Job* youngest = nullptr;
+    for (const auto& [id, other] : jobs_) {
+      if (may_go(*other) && (youngest == nullptr || other->arrival_order > youngest->arrival_order))
+        youngest = other.get();
+    }
+    if (youngest == nullptr) {
+      host.full = true;
+      return false;
+    }
+    EmitDrop(*youngest, Reason::kRoom, effects);
+    host.committed -= std::exchange(youngest->committed, 0);
+  }
+  host.committed += more;
+  job.committed += more;
+  job.promised = promise;
+  return true;
 }
 
 bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects) {
@@ -538,11 +575,15 @@ bool TidepoolScheduler::GrowJobs(Replica& replica, Nanoseconds now, std::vector<
   for (size_t i = 0; i < replica.active.size(); ++i) {
     Job& job = *replica.active[i];
     if (job.paused || job.computed < job.reserved || job.refused_epoch == device.room_epoch) continue;
-    const int32_t tokens =
-        std::min(std::max(job.most_tokens(), job.computed + 1), job.computed + kGrowTokens);
+    if (job.open_ended() && job.computed >= job.promised && job.promised < job.most_tokens() &&
+        !PromiseMore(job, job.computed + 1, effects)) {
+      Refuse(job, device, now);
+      continue;
+    }
+    const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
     const uint64_t bytes = KvBytes(*job.model, tokens) - job.device_bytes;
     if (bytes > device.free() &&
-        !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, &replica, now, effects)) {
+        !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, &replica, now, effects, &job)) {
       Refuse(job, device, now);
       continue;
     }
@@ -560,8 +601,7 @@ void TidepoolScheduler::RestoreJobs(Device& device, Nanoseconds now, std::vector
       Job& job = *replica->spilled[i];
       ++i;
       if (job.place != Place::kSpilled || job.paused || job.refused_epoch == device.room_epoch) continue;
-      const int32_t tokens =
-          std::min(std::max(job.most_tokens(), job.computed + 1), job.computed + kGrowTokens);
+      const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
       const uint64_t bytes = KvBytes(*job.model, tokens);
       if (bytes > device.free() &&
           !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, replica, now, effects)) {
@@ -660,7 +700,8 @@ bool TidepoolScheduler::StartLoad(Device& device, Replica& replica, double urgen
 }
 
 bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s,
-                                 const Replica* keep, Nanoseconds now, std::vector<Effect>& effects) {
+                                 const Replica* keep, Nanoseconds now, std::vector<Effect>& effects,
+                                 const Job* grower) {
   struct Victim {
     Replica* replica;
     double rank;  // the larger goes first
@@ -669,13 +710,15 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
   std::vector<Victim> victims;
   uint64_t possible = 0;  // could be freed now
   uint64_t later = 0;     // could be freed when slacks have moved on
+  bool in_the_way = false;
   for (Replica* replica : device.replicas) {
     if (replica == keep || replica->loading || replica->landed == 0) continue;
     const Model& model = *replica->model;
     const bool drain = urgency == -kNever;
     if (model.pinned_here() && !drain) continue;
     later += replica->bytes;
-    if (device.running == replica || device.turn.replica == replica) continue;
+    const bool has_turn = device.running == replica || device.turn.replica == replica;
+    if (has_turn && (replica->jobs() == 0 || drain || load_s == 0)) continue;
     if (now - replica->landed_at < model.model.min_resident && !drain) continue;
     double rank = 0;
     if (replica->jobs() == 0) {
@@ -692,6 +735,13 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
       const double hysteresis = replica->served == 0 && replica->resident() ? kUnserved : kSwitchHysteresis;
       if (!any_price && theirs - urgency < hysteresis * (load_s + back_s)) continue;
       rank = theirs == kNever ? 1e8 : theirs;
+      if (has_turn) {
+        if (device.running == replica) {  // when its step has ended, if nobody else can give
+          in_the_way = true;
+          continue;
+        }
+        rank = std::min(rank, -1e8);
+      }
     }
     victims.push_back({replica, rank, replica->bytes});
     possible += replica->bytes;
@@ -699,7 +749,8 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
   if (possible < bytes) {
     // KV moves only when weights cannot make the room: for weights that have to wait, it is not in the way.
     const uint64_t weights = load_s > 0 ? later : possible;
-    if (weights < bytes) SpillFor(device, bytes - weights, urgency, now, effects);
+    if (weights < bytes) SpillFor(device, bytes - weights, urgency, grower, now, effects);
+    if (in_the_way) Break(device);
     return false;
   }
   std::sort(victims.begin(), victims.end(), [](const Victim& a, const Victim& b) {
@@ -723,19 +774,29 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
 }
 
 // Weights are not enough: KV of the jobs that can wait longest goes to the host. Comes true later.
-bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency, Nanoseconds now,
-                                 std::vector<Effect>& effects) {
+bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency, const Job* grower,
+                                 Nanoseconds now, std::vector<Effect>& effects) {
   Host& host = *hosts_[Index(device.device.host)];
   uint64_t coming = device.spilling_bytes;
+  // Nothing goes on, and sequences move whole: room in pieces may be too small for each of them although there is
+  // enough in all. Then the youngest is computed again, an open-ended one first.
+  const bool stands_still = device.stuck && grower != nullptr && coming == 0;
   while (coming < bytes) {
     Job* victim = nullptr;
     double most = urgency;
     for (Replica* replica : device.replicas) {
-      if (replica == device.running || replica == device.turn.replica) continue;
+      if (replica == device.running) continue;
+      if (replica == device.turn.replica && (grower == nullptr || grower->replica != replica)) continue;
       for (Job* job : replica->active) {
         if (job->asked || job->device_bytes == 0) continue;
+        if (stands_still) {
+          if (victim == nullptr || std::pair(job->open_ended(), job->arrival_order) >
+                                       std::pair(victim->open_ended(), victim->arrival_order))
+            victim = job;
+          continue;
+        }
         const double theirs = job->paused ? kNever : Urgency(*job, now) - 1e-3;
-        if (theirs > most) {
+        if (job != grower && theirs > most) {
           most = theirs;
           victim = job;
         }
@@ -749,8 +810,12 @@ bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency,
       continue;
     }
     if (KvBytes(*victim->model, victim->computed) > host.free()) {
-      if (options_.overcommit <= 1) return false;
+      if (options_.overcommit <= 1 && !stands_still) return false;
       EmitDrop(*victim, Reason::kRoom, effects);
+      if (stands_still) {
+        device.stuck = false;
+        return true;
+      }
       bytes -= std::min(bytes, gives);
       continue;
     }
