@@ -548,6 +548,38 @@ TEST_F(EnginePoolTest, ARecordedPoolReplays) {
   EXPECT_NE(requests.find(R"("model":"m3")"), std::string::npos);
 }
 
+// Nobody says how long the answers may be: their contexts together would take ten times the memory there is.
+TEST_F(EnginePoolTest, AnswersWithoutMaxTokensShareTheMemory) {
+  for (const int32_t promise : {64, 0}) {
+    EngineOptions options;
+    options.open_answer_tokens = promise;
+    StartPool(kWeights, 120, 16 * kBlock, options);
+    const ModelHandle model = AddPooled("m");
+    std::vector<Sent> sent(12);
+    for (size_t i = 0; i < sent.size(); ++i) {
+      Sent& s = sent[i];
+      s.prompt = Prompt(20, static_cast<int32_t>(i * 17));
+      GenerateRequest request = Request(model, s.prompt, /*max_tokens=*/0, s.sink);
+      request.sampling.ignore_eos = true;
+      ASSERT_TRUE(engine->Submit(std::move(request)));
+    }
+    int32_t most = 0;
+    for (Sent& s : sent) {
+      while (!s.sink->finished()) most = std::max(most, engine->load().running);
+      EXPECT_EQ(s.sink->tokens, FakeModel::GreedyAnswer(s.prompt, 1024 - 20, /*ignore_eos=*/true));
+    }
+    if (promise > 0) {
+      EXPECT_GE(most, 4) << "they ran one after the other";
+    } else {
+      EXPECT_LE(most, 2) << "each was promised its whole context";
+    }
+    ExpectDrained();
+    weights_.clear();
+    engine.reset();
+    residency.reset();
+  }
+}
+
 // The engine ends and another begins, as when a server starts again.
 TEST_F(EnginePoolTest, PrefixCachesOfPinnedModelsComeBack) {
   testing::TemporaryFolder folder;
