@@ -117,8 +117,10 @@ const std::vector<Spec>& Specs() {
        "used.",
        TP_FIELD(pool.overcommit), 1, 100},
       {"pool.open_answer_tokens", Kind::kInt, "1024",
-       "Memory for KV that is promised to a request without max_tokens, in tokens of its answer: when it begins, "
-       "and again when they are used up. When none is left, younger ones of these are computed again later. 0: all "
+       "Memory for KV that is promised to a request without max_tokens, in tokens of its answer: when it "
+       "begins, "
+       "and again when they are used up. When none is left, younger ones of these are computed again later. "
+       "0: all "
        "that the context may need, from the start.",
        TP_FIELD(pool.open_answer_tokens), 0, 1 << 24},
       {"pool.age_bound_s", Kind::kNumber, "30",

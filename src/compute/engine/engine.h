@@ -124,6 +124,7 @@ struct GenerateRequest {
   std::vector<int32_t> prompt;  // at least one token
   SamplingParams sampling;
   text::ReasoningFormat reasoning;
+  std::vector<std::string> visible_tags{};   // control tokens that are text of the answer: "<tool_call>"
   std::string workspace;                     // prefix reuse stays within one
   std::string account;                       // opaque path, for fair share: "organisation/workspace/key"
   std::vector<double> account_weights = {};  // one a level of the path; missing: 1
@@ -199,8 +200,8 @@ struct EngineOptions {
   KvReserve* kv_reserve = nullptr;  // where memory for KV is ready before it is needed; outlives the engine
   KvMoverOptions kv_mover = {};
   double copy_bytes_per_s = 5e9;  // from warm to resident, until measured
-  // Tokens whose KV is promised to a request without max_tokens when it begins, and each time it has used them
-  // (PoolJob::open_output_tokens). 0: all that its context may come to need.
+  // Tokens whose KV is promised to a request without max_tokens when it begins, and each time it has used
+  // them (PoolJob::open_output_tokens). 0: all that its context may come to need.
   int32_t open_answer_tokens = 1024;
   PrefixFileOptions prefix_files = {};
   size_t event_records = 4096;  // of what the pool did, for Events

@@ -1,6 +1,6 @@
-// A noisy account on the real engine, in virtual time: the clock moves by what each step would have taken, so that a
-// busy machine changes nothing. The bound: another account's p99 time to the first token moves by no more than 20 %
-// against a run in which the noisy one sends exactly its share.
+// A noisy account on the real engine, in virtual time: the clock moves by what each step would have taken, so
+// that a busy machine changes nothing. The bound: another account's p99 time to the first token moves by no
+// more than 20 % against a run in which the noisy one sends exactly its share.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -124,8 +124,10 @@ class EngineFairnessTest : public EngineTest {
                            .sink = std::make_shared<FirstTokenSink>(time, open)});
       }
     }
-    std::stable_sort(planned.begin(), planned.end(), [](const Planned& a, const Planned& b) { return a.at < b.at; });
-    // While nothing is computed, time passes here: to the next arrival, or a little, for whoever waits for a clock.
+    std::stable_sort(planned.begin(), planned.end(),
+                     [](const Planned& a, const Planned& b) { return a.at < b.at; });
+    // While nothing is computed, time passes here: to the next arrival, or a little, for whoever waits for a
+    // clock.
     uint64_t steps = engine->load().steps;
     while (next < planned.size() || open > 0) {
       std::this_thread::sleep_for(std::chrono::microseconds(100));
@@ -157,8 +159,9 @@ class EngineFairnessTest : public EngineTest {
     const Watched calm = Run(models, resident, senders);
     senders.back().per_s *= noise;
     const Watched noisy = Run(models, resident, senders);
-    std::printf("p50 %.3f -> %.3f s, p99 %.3f -> %.3f s (x%.2f), refused %d -> %d of %zu\n", calm.p50_s, noisy.p50_s,
-                calm.p99_s, noisy.p99_s, noisy.p99_s / calm.p99_s, calm.refused, noisy.refused, noisy.requests);
+    std::printf("p50 %.3f -> %.3f s, p99 %.3f -> %.3f s (x%.2f), refused %d -> %d of %zu\n", calm.p50_s,
+                noisy.p50_s, calm.p99_s, noisy.p99_s, noisy.p99_s / calm.p99_s, calm.refused, noisy.refused,
+                noisy.requests);
     EXPECT_GT(calm.requests, 200u);
     EXPECT_LE(noisy.p99_s, 1.2 * calm.p99_s);
     EXPECT_EQ(noisy.refused, 0) << "an account within its share is not refused for what others send";

@@ -81,7 +81,7 @@ struct Generation {
   bool penalised = false;
   TokenCounts counts;
   std::vector<int32_t> end_tokens;    // end of generation and stop_token_ids
-  std::vector<int32_t> visible;       // reasoning tags that are control tokens but must reach the text stream
+  std::vector<int32_t> visible;       // tags that are control tokens but must reach the text stream
   std::vector<int32_t> close_tokens;  // the close tag, for a spent reasoning budget
   size_t forced = 0;                  // close_tokens still to be said, counted from the end
   int32_t sampled = -1;               // what the row of this step gave, -1: no token

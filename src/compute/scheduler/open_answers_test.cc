@@ -83,7 +83,8 @@ TEST_P(OpenAnswersTest, TakeNothingFromWhoSaidHowMuchHeNeeds) {
 
 // What runs has its KV on the device.
 TEST_P(OpenAnswersTest, OneAloneMayFillTheDevice) {
-  const auto most = static_cast<int32_t>(std::min<uint64_t>(kContext, (300 - GetParam()) * kBlockTokens)) - 100;
+  const auto most =
+      static_cast<int32_t>(std::min<uint64_t>(kContext, (300 - GetParam()) * kBlockTokens)) - 100;
   Ask(1, most, 64, most);
   world_->Finish();
   ASSERT_EQ(world_->ended.size(), 1u);
@@ -102,7 +103,8 @@ TEST(LongAnswersTest, AModelWithWorkMakesWayWhenAnotherIsMoreUrgent) {
     world.AddDevice({.host = 0, .arena_bytes = 4 * kTestSegment + 600 * kBlock, .copy_bytes_per_s = 20e9});
     for (PoolModelId model : {1, 2}) world.AddModel(TestModel(model, 4, kBlock));
     // 8,000 steps of 8.4 ms each: 67 s.
-    world.Arrive({.job = 1, .model = 1, .account = "a", .prompt_tokens = 100, .max_output_tokens = 8000}, 8000);
+    world.Arrive({.job = 1, .model = 1, .account = "a", .prompt_tokens = 100, .max_output_tokens = 8000},
+                 8000);
     world.RunUntil(2 * kSecond);
     world.Arrive({.job = 2, .model = 2, .account = "a", .prompt_tokens = 100, .max_output_tokens = 20}, 20);
     world.Finish();

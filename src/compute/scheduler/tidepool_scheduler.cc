@@ -349,10 +349,10 @@ double TidepoolScheduler::LoadLeft(const Replica& replica, Nanoseconds now) cons
   return LoadSeconds(replica) - static_cast<double>(now - replica.load_began) * 1e-9;
 }
 
-// A step may begin before its weights are all there when the last of them will have come before it needs them:
-// with `layers` that come and are computed at even rates, when what is left to come takes no longer than what
-// is computed before the last. It then never waits, and the first token comes one layer after the last copy.
-// Only for loads whose time is known: from host memory, at a measured rate.
+// A step may begin before its weights are all there when the last of them will have come before it needs
+// them: with `layers` that come and are computed at even rates, when what is left to come takes no longer
+// than what is computed before the last. It then never waits, and the first token comes one layer after the
+// last copy. Only for loads whose time is known: from host memory, at a measured rate.
 void TidepoolScheduler::PlanLanding(Device& device, Nanoseconds now) {
   const Replica* replica = device.loading;
   if (replica == nullptr || device.lands) return;
@@ -497,8 +497,7 @@ bool TidepoolScheduler::Committable(const Job& job) const {
   if (host.host.kv_bytes == 0 && options_.overcommit <= 1 && !job.open_ended())
     return true;  // reserved whole on the device
   const uint64_t more = KvBytes(*job.model, job.first_promise());
-  const bool fits =
-      static_cast<double>(host.committed + more) <= CommitLimit(host) || host.committed == 0;
+  const bool fits = static_cast<double>(host.committed + more) <= CommitLimit(host) || host.committed == 0;
   if (!fits) host.full = true;
   return fits;
 }
@@ -634,8 +633,7 @@ void TidepoolScheduler::ManageWeights(Device& device, Nanoseconds now, std::vect
   if (device.loading != nullptr) {
     // What was loaded for jobs that are gone makes way.
     if (wanted != nullptr && device.loading->jobs() == 0 && !device.loading->stopping &&
-        device.running != device.loading &&
-        !device.loading->model->model.pinned) {
+        device.running != device.loading && !device.loading->model->model.pinned) {
       EmitStopLoad(device, effects);
     }
     return;
@@ -778,8 +776,8 @@ bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency,
                                  Nanoseconds now, std::vector<Effect>& effects) {
   Host& host = *hosts_[Index(device.device.host)];
   uint64_t coming = device.spilling_bytes;
-  // Nothing goes on, and sequences move whole: room in pieces may be too small for each of them although there is
-  // enough in all. Then the youngest is computed again, an open-ended one first.
+  // Nothing goes on, and sequences move whole: room in pieces may be too small for each of them although
+  // there is enough in all. Then the youngest is computed again, an open-ended one first.
   const bool stands_still = device.stuck && grower != nullptr && coming == 0;
   while (coming < bytes) {
     Job* victim = nullptr;
