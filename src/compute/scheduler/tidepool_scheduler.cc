@@ -525,7 +525,6 @@ bool TidepoolScheduler::PromiseMore(Job& job, int32_t tokens, std::vector<Effect
       return false;
     }
     EmitDrop(*youngest, Reason::kRoom, effects);
-    host.committed -= std::exchange(youngest->committed, 0);
   }
   host.committed += more;
   job.committed += more;
