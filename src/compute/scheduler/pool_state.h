@@ -267,6 +267,8 @@ class PoolState : public PoolScheduler {
     bool decode = true, prefill = true;
     int32_t most_prefills = INT32_MAX;
     int32_t most_steps = 1;
+    int32_t most_beyond = INT32_MAX;  // prompt tokens of jobs beyond their account's share: a step is not
+                                      // interrupted, and others may come
   };
   bool ComposeStep(Replica& replica, const ComposeRule& rule, Nanoseconds now, PoolPlan& plan);
 
@@ -274,6 +276,8 @@ class PoolState : public PoolScheduler {
   const StepProfile& ProfileOf(const Model& model, const Device& device) const;
   double DecodeSeconds(const Replica& replica, int32_t more_sequences, int64_t more_context,
                        View view = View::kAll) const;
+  // One token for each; in as many steps as that takes.
+  double BatchSeconds(const Model& model, const Device& device, int32_t sequences, double context) const;
   double PrefillSeconds(const Model& model, const Device& device, int64_t tokens) const;
   double LoadSeconds(const Replica& replica) const;
   double LoadSeconds(const Model& model, const Device& device) const;

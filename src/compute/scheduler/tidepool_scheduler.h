@@ -39,7 +39,7 @@ class TidepoolScheduler final : public PoolState {
  private:
   struct Fit {
     Device* device = nullptr;
-    double cost = 0, load = 0, first_token_s = 0;
+    double cost = 0;
   };
   void Relax(Job& job) const;
   void PlaceAll(Nanoseconds now, std::vector<Effect>& effects);
@@ -47,8 +47,10 @@ class TidepoolScheduler final : public PoolState {
   double WeightPressure(const Device& device, uint64_t more_bytes, View view = View::kAll) const;
   static bool Beyond(const Job& job, Nanoseconds now);
   double ExpectedOutput(const Job& job) const;
-  double WorkSeconds(const Device& device, const Job& job) const;
-  bool Overloaded(const Job& job, const Fit& fit, Nanoseconds now) const;
+  double ReadingSeconds(const Host& host) const;
+  double DemandWith(const Device& device, const Job& job, View view, const Account* below,
+                    Nanoseconds now) const;
+  double Overload(const Job& job, const Device& device, Nanoseconds now) const;
   double AheadSeconds(const Job& job, const Device& device) const;
 
   void DecideDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);

@@ -136,6 +136,7 @@ void Simulation::Build() {
                            .copy_bytes_per_s = kind.copy_bytes_per_s});
   }
   links_.Build(config_);
+  std::vector<PoolModel> pools;
   for (size_t m = 0; m < config_.models.size(); ++m) {
     const SimModel& model = config_.models[m];
     PoolModel pool;
@@ -152,17 +153,21 @@ void Simulation::Build() {
     pool.profiles = model.profiles;
     pool.ttft = std::llround(config_.ttft_s * 1e9);
     pool.tpot = std::llround(config_.tpot_s * 1e9);
-    // Host memory is filled before the first request comes: every model on every host while there is room, in
-    // order, beginning at another host for every model.
-    for (size_t h = 0; h < warm_left.size(); ++h) {
+    pools.push_back(std::move(pool));
+  }
+  // Host memory is filled before the first request comes: every model on one host, then on the next, while
+  // there is room.
+  for (size_t h = 0; h < warm_left.size(); ++h) {
+    for (size_t m = 0; m < pools.size(); ++m) {
+      const uint64_t bytes = config_.models[m].weight_bytes;
       const size_t host = (m + h) % warm_left.size();
-      if (warm_left[host] < model.weight_bytes) continue;
-      warm_left[host] -= model.weight_bytes;
-      pool.warm_hosts.push_back(static_cast<PoolHostId>(host));
+      if (warm_left[host] < bytes) continue;
+      warm_left[host] -= bytes;
+      pools[m].warm_hosts.push_back(static_cast<PoolHostId>(host));
       links_.SetWarm(static_cast<int32_t>(host), static_cast<int32_t>(m), true);
     }
-    scheduler_->AddModel(pool);
   }
+  for (const PoolModel& pool : pools) scheduler_->AddModel(pool);
   running_.resize(config_.devices.size());
   busy_.resize(config_.devices.size());
   busy_by_model_.assign(config_.devices.size(), std::vector<float>(config_.models.size(), 0));
@@ -457,13 +462,14 @@ SimResult Simulation::Summarise() {
   result.devices = static_cast<int32_t>(config_.devices.size());
   result.requests = static_cast<int64_t>(requests_.size());
   std::vector<Nanoseconds> ttft, stalls;
-  int64_t on_time = 0, clean = 0;
+  int64_t on_time = 0, clean = 0, admitted = 0;
   double soft = 0;
   Nanoseconds last = 0;
   for (size_t i = 0; i < requests_.size(); ++i) {
     const SimRequestResult& detail = details_[i];
     const SimRequest& request = requests_[i];
     result.tokens += request.output;
+    if (!detail.rejected) admitted += request.output;
     on_time += detail.on_time;
     clean += detail.on_time == request.output;
     result.rejected += detail.rejected;
@@ -482,6 +488,7 @@ SimResult Simulation::Summarise() {
     return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
   };
   result.tokens_on_time = share(on_time, result.tokens);
+  if (admitted > 0) result.admitted_on_time = share(on_time, admitted);
   result.requests_on_time = share(clean, result.requests);
   const auto seconds = [](Nanoseconds t) { return static_cast<double>(t) * 1e-9; };
   result.ttft_p50_s = seconds(Percentile(ttft, .5));
