@@ -99,13 +99,14 @@ std::span<const Route> Routes() {
        "The pool: budgets, device, and each model's residency, queue and policy", nullptr,
        native::PoolSchema},
       {"GET", "/api/v1/pool/events", kOperator, kWorker, false, native::PoolEventStream, "native",
-       "The same as events, when it changes (at most four a second); model when one came, went or changed its "
+       "The same as events, when it changes (at most four a second); model when one came, went or changed "
+       "its "
        "state; and what the pool did, with its time: load, loaded, load_failed, load_stopped, evict, spill, "
        "restore, recompute, reject, switch, weights_lost",
        nullptr, nullptr, 200, true, "text/event-stream"},
       {"GET", "/api/v1/pool/trace", kOperator, kSlow, false, native::PoolTrace, "native",
-       "The record of the scheduler's events and decisions (pool.trace_records), as JSON lines", nullptr, nullptr,
-       200, false, "application/x-ndjson"},
+       "The record of the scheduler's events and decisions (pool.trace_records), as JSON lines", nullptr,
+       nullptr, 200, false, "application/x-ndjson"},
       {"GET", "/api/v1/pool/trace/requests", kOperator, kSlow, false, native::PoolTraceRequests, "native",
        "The requests in that record, as `tidepool sim --workload` reads them", nullptr, nullptr, 200, false,
        "application/x-ndjson"},

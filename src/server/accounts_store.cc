@@ -10,7 +10,6 @@
 #include "platform/conversations/conversations.h"
 #include "platform/accounts/home.h"
 #include "platform/accounts/schema.h"
-#include "platform/conversations/conversations.h"
 #include "platform/ledger/ledger_store.h"
 
 namespace tidepool::server {

@@ -159,11 +159,12 @@ compute::EngineOptions MakeEngineOptions(const Settings& s) {
   o.pool.admission_load = s.pool.admission_load;
   o.pool.overcommit = s.pool.overcommit;
   o.pool.age_bound_s = s.pool.age_bound_s;
-  // Kernels change with the program; which of them compute, with the processor (and is part of a packed file's
-  // key).
+  // Kernels change with the program; which of them compute, with the processor (and is part of a packed
+  // file's key).
   o.prefix_files = {.max_bytes = s.pool.prefix_files,
                     .folder = s.home / "prefixes",
                     .salt = fmt::format(" {} {} deterministic={}", kVersion, kCommit, s.pool.deterministic)};
+  o.open_answer_tokens = static_cast<int32_t>(s.pool.open_answer_tokens);
   o.trace_records = static_cast<size_t>(s.pool.trace_records);
   return o;
 }

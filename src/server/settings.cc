@@ -116,6 +116,13 @@ const std::vector<Spec>& Specs() {
        "How many times over the memory for KV may be promised; above 1 KV is computed again when all are "
        "used.",
        TP_FIELD(pool.overcommit), 1, 100},
+      {"pool.open_answer_tokens", Kind::kInt, "1024",
+       "Memory for KV that is promised to a request without max_tokens, in tokens of its answer: when it "
+       "begins, "
+       "and again when they are used up. When none is left, younger ones of these are computed again later. "
+       "0: all "
+       "that the context may need, from the start.",
+       TP_FIELD(pool.open_answer_tokens), 0, 1 << 24},
       {"pool.age_bound_s", Kind::kNumber, "30",
        "Under overload a request that was not served for so long goes first.", TP_FIELD(pool.age_bound_s), 1,
        3600},
@@ -179,7 +186,8 @@ const std::vector<Spec>& Specs() {
        "Keep KV of finished prompts for requests that begin the same way.", TP_FIELD(pool.prefix_cache)},
       {"pool.prefix_files", Kind::kBytes, "0",
        "The prefix cache of each pinned model that is kept on disk when the server ends and restored when it "
-       "starts, in $TIDEPOOL_HOME/prefixes (readable by the server's user only: it holds what people wrote); 0: "
+       "starts, in $TIDEPOOL_HOME/prefixes (readable by the server's user only: it holds what people wrote); "
+       "0: "
        "none.",
        TP_FIELD(pool.prefix_files), 0, 1e13},
       {"pool.trace_records", Kind::kInt, "0",

@@ -44,6 +44,7 @@ struct Settings {
     double admission_load = 0, overcommit = 1, age_bound_s = 0, ttft_s = 0, tpot_s = 0;
     std::string kv_type, precision, instruction_set, numa;
     int64_t threads = 0, max_batch_tokens = 0, max_sequences = 0, max_waiting = 0, trace_records = 0;
+    int64_t open_answer_tokens = 0;
     bool prefix_cache = true, speculation = true, deterministic = false;
   } pool;
 

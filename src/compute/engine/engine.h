@@ -218,9 +218,12 @@ struct EngineOptions {
   KvReserve* kv_reserve = nullptr;  // where memory for KV is ready before it is needed; outlives the engine
   KvMoverOptions kv_mover = {};
   double copy_bytes_per_s = 5e9;  // from warm to resident, until measured
+  // Tokens whose KV is promised to a request without max_tokens when it begins, and each time it has used
+  // them (PoolJob::open_output_tokens). 0: all that its context may come to need.
+  int32_t open_answer_tokens = 1024;
   PrefixFileOptions prefix_files = {};
   size_t event_records = 4096;  // of what the pool did, for Events
-  size_t trace_records = 0;     // of the scheduler's events and decisions, for DecisionTrace; 0: none are kept
+  size_t trace_records = 0;  // of the scheduler's events and decisions, for DecisionTrace; 0: none are kept
   // Another policy than Tidepool's own.
   std::function<std::unique_ptr<PoolScheduler>(const PoolPolicyOptions&)> make_scheduler = {};
 };
@@ -235,14 +238,13 @@ class Engine {
   // Takes a model and either the charge for its weights, which then stay, or weights that come and go as the
   // scheduler decides. Charges the shared workspace when it has to grow, and KV as it grows. context_length
   // 0: the model's own. The tokenizer is used to build text from tokens. Errors: "out_of_pool_memory" when
-  // the model can never run within the ledger's limit. `content` identifies the bytes of its weights, for files
-  // of prefix caches; empty: it has none. A pinned model's file is read here, as far as memory is free.
+  // the model can never run within the ledger's limit. `content` identifies the bytes of its weights, for
+  // files of prefix caches; empty: it has none. A pinned model's file is read here, as far as memory is free.
   virtual Result<ModelHandle> AddModel(std::string name, std::unique_ptr<architectures::Model> model,
                                        std::shared_ptr<const text::Tokenizer> tokenizer,
                                        int32_t context_length, Charge weights,
                                        std::shared_ptr<ResidentWeights> resident = nullptr,
-                                       const ModelPolicy& policy = {},
-                                       std::string content = {}) = 0;
+                                       const ModelPolicy& policy = {}, std::string content = {}) = 0;
   virtual Status SetPolicy(ModelHandle model, const ModelPolicy& policy) = 0;
   // Its weights become resident when there is room that no model with work needs.
   virtual Status Prefetch(ModelHandle model) = 0;

@@ -94,6 +94,7 @@ void EngineImpl::Arrive(std::unique_ptr<Sequence> arrived) {
               .wants_logits = generates};
   if (generates) {
     const GenerateRequest& request = sequence.generation->request;
+    if (request.sampling.max_tokens == 0) job.open_output_tokens = options_.open_answer_tokens;
     job.prompt_logits = request.sampling.prompt_logprobs;
     job.job_class = request.job_class;
   }

@@ -132,7 +132,7 @@ void EngineImpl::Note(PoolEventKind kind, const LoadedModel* model, PoolEvent ev
   event.kind = kind;
   event.at = clock_.now();
   if (model != nullptr) {
-    event.model = {model->card, &model->card->name};
+    event.model = model->card->shared_name;
     if (model->resident != nullptr) event.segments = model->resident->landed_segments();
   }
   events_.Add(std::move(event));
@@ -345,14 +345,11 @@ void EngineImpl::StartMove(Sequence& sequence, KvDirection direction, int32_t to
   uint64_t bytes = 0;
   for (const KvCopy& copy : move->copies) bytes += copy.bytes;
   const Nanoseconds began = clock_.now();
-  auto submitted = kv_mover_->Submit({.direction = direction,
-                                      .copies = std::move(move->copies),
-                                      .done = [=, this](KvMoveOutcome outcome) {
-                                        const bool done = outcome == KvMoveOutcome::kDone;
-                                        PostTransfer([=, this] {
-                                          EndMove(job, *target, {id, direction, bytes, began}, done);
-                                        });
-                                      }});
+  auto submitted = kv_mover_->Submit(
+      {.direction = direction, .copies = std::move(move->copies), .done = [=, this](KvMoveOutcome outcome) {
+         const bool done = outcome == KvMoveOutcome::kDone;
+         PostTransfer([=, this] { EndMove(job, *target, {id, direction, bytes, began}, done); });
+       }});
   if (!submitted) EndMove(job, model, {id, direction, bytes, began}, false);
   UpdateGauges(model);
 }

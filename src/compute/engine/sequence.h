@@ -28,6 +28,7 @@ namespace tidepool::compute {
 struct ModelCard {
   ModelHandle handle = 0;
   std::string name;
+  std::shared_ptr<const std::string> shared_name;  // outlives the card: the card keeps weights
   architectures::ModelInfo info;
   std::shared_ptr<const text::Tokenizer> tokenizer;
   int32_t context_length = 0;

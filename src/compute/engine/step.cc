@@ -72,9 +72,9 @@ void EngineImpl::ExecuteStep() {
   FinishStep(model, output, started_at);
 }
 
-// While a step waits for its weights this thread does nothing else. What cannot wait that long ends the step: a
-// cancel, a call, or a request whose model could compute now. Little is lost: the layers that were computed are
-// computed again, and while this step waits for a load nothing is.
+// While a step waits for its weights this thread does nothing else. What cannot wait that long ends the step:
+// a cancel, a call, or a request whose model could compute now. Little is lost: the layers that were computed
+// are computed again, and while this step waits for a load nothing is.
 bool EngineImpl::LandingInterrupted(const LoadedModel& model) const {
   const std::lock_guard lock(inbox_mutex_);
   if (stop_ || !attention_.empty() || !calls_.empty()) return true;

@@ -678,7 +678,8 @@ void PoolState::EmitAdmit(Job& job, int32_t tokens, std::vector<Effect>& effects
   job.reserved = tokens;
   if (job.committed == 0) {
     job.committed_to = hosts_[Index(device.device.host)].get();
-    job.committed = KvBytes(*job.model, job.most_tokens());
+    job.promised = job.first_promise();
+    job.committed = KvBytes(*job.model, job.promised);
     job.committed_to->committed += job.committed;
   }
   ChargeDevice(job, KvBytes(*job.model, tokens));
@@ -745,6 +746,11 @@ void PoolState::EmitDrop(Job& job, Reason reason, std::vector<Effect>& effects) 
   Detach(job);
   if (job.on != nullptr) ChargeDevice(job, 0);
   if (job.spilled_to != nullptr) ChargeHost(job, 0);
+  if (job.committed > 0) {  // what waits holds nothing, and is promised memory anew
+    Host& host = *job.committed_to;
+    host.committed -= std::exchange(job.committed, 0);
+    if (host.full) ReturnHostRoom(host);
+  }
   if (job.computed > 0) ++counters_.drops;
   job.prompt = job.job.prompt_tokens + job.produced;
   job.computed = job.reserved = 0;

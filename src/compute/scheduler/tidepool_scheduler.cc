@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "base/check.h"
 
@@ -20,8 +21,8 @@ constexpr double kPinnedUrgency = -1e8;    // before all jobs; -kNever is for dr
 constexpr double kLateGrace_s = 1;         // so late is still urgent
 constexpr double kTurnTokens = 4;          // hysteresis of turns between resident models, in tokens' time
 constexpr double kPromise = 0.85;          // demand up to which promises are made
-constexpr double kJoins = 2;                // of that, for one more of a model that is at work
-constexpr double kRoundOfTtft = 0.5;        // a round of switches that keeps within promises
+constexpr double kJoins = 2;               // of that, for one more of a model that is at work
+constexpr double kRoundOfTtft = 0.5;       // a round of switches that keeps within promises
 constexpr double kBatchShare = 0.8;        // of that, for batch work
 constexpr double kBeyondShare = 0.9;       // of that, beyond an account's share
 constexpr double kSwitchHysteresis = 1.0;  // of both loads' time
@@ -36,11 +37,11 @@ constexpr Nanoseconds kRetry = kSecond / 4;
 constexpr Nanoseconds kMoveRest = 10 * kSecond;  // between two moves of one model
 constexpr double kMoveGap = 0.2;
 constexpr int32_t kMaxPassed = 64;
-constexpr double kBurst = 0.25;    // of the TTFT: so far ahead of its share an account may be
-constexpr double kBeyond_s = 0.5;  // jobs so far ahead leave a quarter of a batch to others
-constexpr double kOwnBurst = 0.25;          // of what is not an account's share, on a device, for a moment
-constexpr double kStopLeft_s = 0.05;       // loads that end so soon are not stopped for others
-constexpr int32_t kBeyondTokens = 512;     // prompt tokens a step of jobs beyond their account's share
+constexpr double kBurst = 0.25;         // of the TTFT: so far ahead of its share an account may be
+constexpr double kBeyond_s = 0.5;       // jobs so far ahead leave a quarter of a batch to others
+constexpr double kOwnBurst = 0.25;      // of what is not an account's share, on a device, for a moment
+constexpr double kStopLeft_s = 0.05;    // loads that end so soon are not stopped for others
+constexpr int32_t kBeyondTokens = 512;  // prompt tokens a step of jobs beyond their account's share
 constexpr int32_t kFullBatch = 64;
 
 double Square(double x) { return x * x; }
@@ -173,16 +174,17 @@ double TidepoolScheduler::ReadingSeconds(const Host& host) const {
   return bytes / std::max(host.host.load_bytes_per_s, 1.0);
 }
 
-// Processor demand (Baruah, Rosier and Howell, Real-Time Systems 1990): tokens that are due within a time must
-// be computed, and weights that they need be copied, within that time. The largest ratio of the two over times
-// up to eight TTFTs, with `job` on the device: 1 is all that can be promised. A model's jobs take steps
+// Processor demand (Baruah, Rosier and Howell, Real-Time Systems 1990): tokens that are due within a time
+// must be computed, and weights that they need be copied, within that time. The largest ratio of the two over
+// times up to eight TTFTs, with `job` on the device: 1 is all that can be promised. A model's jobs take steps
 // together, so one more of a model that is at work costs little, the first of another one much; what is ahead
 // of its pace is a buffer, and what is late counts more.
 double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View view, const Account* below,
                                      Nanoseconds now) const {
   constexpr size_t kTimes = 6;
   std::array<double, kTimes> time_s{}, compute_s{}, copy_s{};
-  for (size_t i = 0; i < kTimes; ++i) time_s[i] = std::ldexp(static_cast<double>(job.ttft) * 1e-9, static_cast<int>(i) - 2);
+  for (size_t i = 0; i < kTimes; ++i)
+    time_s[i] = std::ldexp(static_cast<double>(job.ttft) * 1e-9, static_cast<int>(i) - 2);
   uint64_t wanted = device.kv_bytes;
   // What is read from the store shares the host's rate with all that is read there.
   double read_s = ReadingSeconds(*hosts_[Index(device.device.host)]), read_from_s = kNever;
@@ -239,7 +241,8 @@ double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View 
     }
     for (size_t i = 0; i < kTimes; ++i) {
       if (time_s[i] < first_due_s) continue;
-      compute_s[i] += std::min(steps[i], left) * step_s + PrefillSeconds(model, device, static_cast<int64_t>(prefill[i]));
+      compute_s[i] +=
+          std::min(steps[i], left) * step_s + PrefillSeconds(model, device, static_cast<int64_t>(prefill[i]));
       if (warm) copy_s[i] += load_s;
     }
   };
@@ -254,7 +257,8 @@ double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View 
       wanted > device.arena ? static_cast<double>(wanted - device.arena) / device.copy_rate : 0;
   double worst = queue_s / ttft_s;
   for (size_t i = 0; i < kTimes; ++i) {
-    const double copies_s = std::max(copy_s[i], round_s * time_s[i] / (kRoundOfTtft * ttft_s)) + (time_s[i] < read_from_s ? 0 : read_s);
+    const double copies_s = std::max(copy_s[i], round_s * time_s[i] / (kRoundOfTtft * ttft_s)) +
+                            (time_s[i] < read_from_s ? 0 : read_s);
     worst = std::max(worst, std::max(compute_s[i], copies_s) / time_s[i]);
   }
   return worst;
@@ -428,10 +432,10 @@ double TidepoolScheduler::LoadLeft(const Replica& replica, Nanoseconds now) cons
   return LoadSeconds(replica) - static_cast<double>(now - replica.load_began) * 1e-9;
 }
 
-// A step may begin before its weights are all there when the last of them will have come before it needs them:
-// with `layers` that come and are computed at even rates, when what is left to come takes no longer than what
-// is computed before the last. It then never waits, and the first token comes one layer after the last copy.
-// Only for loads whose time is known: from host memory, at a measured rate.
+// A step may begin before its weights are all there when the last of them will have come before it needs
+// them: with `layers` that come and are computed at even rates, when what is left to come takes no longer
+// than what is computed before the last. It then never waits, and the first token comes one layer after the
+// last copy. Only for loads whose time is known: from host memory, at a measured rate.
 void TidepoolScheduler::PlanLanding(Device& device, Nanoseconds now) {
   const Replica* replica = device.loading;
   if (replica == nullptr || device.lands) return;
@@ -550,7 +554,7 @@ bool TidepoolScheduler::BeginTurn(Device& device, Nanoseconds now) {
 // ---- KV ------------------------------------------------------------------------------------------------
 
 int32_t TidepoolScheduler::FirstReservation(const Job& job) const {
-  const int32_t all = job.most_tokens();
+  const int32_t all = std::max(job.reserve_limit(), job.prompt);
   const Host& host = *hosts_[Index(job.replica->device->device.host)];
   if (host.host.kv_bytes == 0 && options_.overcommit <= 1) return all;
   return std::min(all, job.prompt + kGrowTokens);
@@ -563,19 +567,53 @@ void TidepoolScheduler::Refuse(Job& job, Device& device, Nanoseconds now) {
 
 // Device and host together can hold what all admitted jobs may come to need: each device keeps room for the
 // weights of the largest model, without which nothing runs.
-bool TidepoolScheduler::Committable(const Job& job) const {
-  if (job.committed > 0) return true;
-  Host& host = *hosts_[Index(job.replica->device->device.host)];
-  if (host.host.kv_bytes == 0 && options_.overcommit <= 1) return true;  // reserved whole on the device
+double TidepoolScheduler::CommitLimit(const Host& host) const {
   uint64_t largest = 0;
   for (const auto& [id, model] : models_) largest = std::max(largest, model->weight_bytes);
   uint64_t capacity = host.host.kv_bytes;
   for (const Device* device : host.devices) capacity += device->arena > largest ? device->arena - largest : 0;
-  const double limit = static_cast<double>(capacity) * std::max(options_.overcommit, 1.0);
-  const bool fits = static_cast<double>(host.committed + KvBytes(*job.model, job.most_tokens())) <= limit ||
-                    host.committed == 0;
+  return static_cast<double>(capacity) * std::max(options_.overcommit, 1.0);
+}
+
+bool TidepoolScheduler::Committable(const Job& job) const {
+  if (job.committed > 0) return true;
+  Host& host = *hosts_[Index(job.replica->device->device.host)];
+  if (host.host.kv_bytes == 0 && options_.overcommit <= 1 && !job.open_ended())
+    return true;  // reserved whole on the device
+  const uint64_t more = KvBytes(*job.model, job.first_promise());
+  const bool fits = static_cast<double>(host.committed + more) <= CommitLimit(host) || host.committed == 0;
   if (!fits) host.full = true;
   return fits;
+}
+
+// An open-ended job has used what was promised to it. The oldest always gets more: younger ones make way, one
+// after the other, and alone it has all there is. So of those that wait for each other none waits for ever.
+bool TidepoolScheduler::PromiseMore(Job& job, int32_t tokens, std::vector<Effect>& effects) {
+  Host& host = *job.committed_to;
+  const int32_t promise = std::min(job.most_tokens(), tokens + job.job.open_output_tokens);
+  const uint64_t more = KvBytes(*job.model, promise) - job.committed;
+  const auto may_go = [&](const Job& other) {
+    return other.open_ended() && other.committed_to == &host && other.committed > 0 && !other.asked &&
+           !other.gone && other.arrival_order > job.arrival_order &&
+           (other.place == Place::kActive || other.place == Place::kSpilled) &&
+           !(other.replica->device->busy && other.replica->device->running == other.replica);
+  };
+  while (static_cast<double>(host.committed + more) > CommitLimit(host) && host.committed != job.committed) {
+    Job* youngest = nullptr;
+    for (const auto& [id, other] : jobs_) {
+      if (may_go(*other) && (youngest == nullptr || other->arrival_order > youngest->arrival_order))
+        youngest = other.get();
+    }
+    if (youngest == nullptr) {
+      host.full = true;
+      return false;
+    }
+    EmitDrop(*youngest, Reason::kRoom, effects);
+  }
+  host.committed += more;
+  job.committed += more;
+  job.promised = promise;
+  return true;
 }
 
 bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects) {
@@ -619,11 +657,15 @@ bool TidepoolScheduler::GrowJobs(Replica& replica, Nanoseconds now, std::vector<
   for (size_t i = 0; i < replica.active.size(); ++i) {
     Job& job = *replica.active[i];
     if (job.paused || job.computed < job.reserved || job.refused_epoch == device.room_epoch) continue;
-    const int32_t tokens =
-        std::min(std::max(job.most_tokens(), job.computed + 1), job.computed + kGrowTokens);
+    if (job.open_ended() && job.computed >= job.promised && job.promised < job.most_tokens() &&
+        !PromiseMore(job, job.computed + 1, effects)) {
+      Refuse(job, device, now);
+      continue;
+    }
+    const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
     const uint64_t bytes = KvBytes(*job.model, tokens) - job.device_bytes;
     if (bytes > device.free() &&
-        !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, &replica, now, effects)) {
+        !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, &replica, now, effects, &job)) {
       Refuse(job, device, now);
       continue;
     }
@@ -641,8 +683,7 @@ void TidepoolScheduler::RestoreJobs(Device& device, Nanoseconds now, std::vector
       Job& job = *replica->spilled[i];
       ++i;
       if (job.place != Place::kSpilled || job.paused || job.refused_epoch == device.room_epoch) continue;
-      const int32_t tokens =
-          std::min(std::max(job.most_tokens(), job.computed + 1), job.computed + kGrowTokens);
+      const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
       const uint64_t bytes = KvBytes(*job.model, tokens);
       if (bytes > device.free() &&
           !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, replica, now, effects)) {
@@ -674,10 +715,11 @@ void TidepoolScheduler::ManageWeights(Device& device, Nanoseconds now, std::vect
   }
   if (device.loading != nullptr) {
     // What is loaded for jobs that are gone, or came beyond their account's share, makes way.
-    const bool for_none = device.loading->jobs() == 0 ||
-                          (device.loading->jobs(View::kWithinShare) <= 0 && wanted != nullptr &&
-                           wanted->jobs(View::kWithinShare) > 0 && LoadLeft(*device.loading, now) > kStopLeft_s &&
-                           ReplicaUrgency(*device.loading, now) - LoadSeconds(*device.loading) > least + 1);
+    const bool for_none =
+        device.loading->jobs() == 0 ||
+        (device.loading->jobs(View::kWithinShare) <= 0 && wanted != nullptr &&
+         wanted->jobs(View::kWithinShare) > 0 && LoadLeft(*device.loading, now) > kStopLeft_s &&
+         ReplicaUrgency(*device.loading, now) - LoadSeconds(*device.loading) > least + 1);
     if (wanted != nullptr && for_none && !device.loading->stopping && device.running != device.loading &&
         !device.loading->model->model.pinned) {
       EmitStopLoad(device, effects);
@@ -747,7 +789,8 @@ bool TidepoolScheduler::StartLoad(Device& device, Replica& replica, double urgen
 }
 
 bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s,
-                                 const Replica* keep, Nanoseconds now, std::vector<Effect>& effects) {
+                                 const Replica* keep, Nanoseconds now, std::vector<Effect>& effects,
+                                 const Job* grower) {
   struct Victim {
     Replica* replica;
     double rank;  // the larger goes first
@@ -756,17 +799,19 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
   std::vector<Victim> victims;
   uint64_t possible = 0;  // could be freed now
   uint64_t later = 0;     // could be freed when slacks have moved on
+  bool in_the_way = false;
   for (Replica* replica : device.replicas) {
     if (replica == keep || replica->loading || replica->landed == 0) continue;
     const Model& model = *replica->model;
     const bool drain = urgency == -kNever;
     if (model.pinned_here() && !drain) continue;
     later += replica->bytes;
-    // The model whose turn it is stays, unless all its jobs came beyond their share and it is in the way of
-    // some that did not.
+    // The model whose turn it is makes way when it is the last that can, and at once when all its jobs came
+    // beyond their share and it is in the way of some that did not.
     const bool gives_way = keep != nullptr && keep->jobs(View::kWithinShare) > 0 && replica->beyond > 0 &&
                            replica->jobs(View::kWithinShare) <= 0;
-    if (device.running == replica || (device.turn.replica == replica && !gives_way)) continue;
+    const bool has_turn = device.running == replica || device.turn.replica == replica;
+    if (has_turn && !gives_way && (replica->jobs() == 0 || drain || load_s == 0)) continue;
     if (now - replica->landed_at < model.model.min_resident && !drain) continue;
     double rank = 0;
     if (replica->jobs() == 0) {
@@ -783,6 +828,13 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
       const double hysteresis = replica->served == 0 && replica->resident() ? kUnserved : kSwitchHysteresis;
       if (!any_price && theirs - urgency < hysteresis * (load_s + back_s)) continue;
       rank = theirs == kNever ? 1e8 : theirs;
+      if (has_turn) {
+        if (device.running == replica) {  // when its step has ended, if nobody else can give
+          in_the_way |= load_s > 0;
+          continue;
+        }
+        if (!gives_way) rank = std::min(rank, -1e8);
+      }
     }
     victims.push_back({replica, rank, replica->bytes});
     possible += replica->bytes;
@@ -790,7 +842,8 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
   if (possible < bytes) {
     // KV moves only when weights cannot make the room: for weights that have to wait, it is not in the way.
     const uint64_t weights = load_s > 0 ? later : possible;
-    if (weights < bytes) SpillFor(device, bytes - weights, urgency, now, effects);
+    if (weights < bytes) SpillFor(device, bytes - weights, urgency, grower, now, effects);
+    if (in_the_way) Break(device);
     return false;
   }
   std::sort(victims.begin(), victims.end(), [](const Victim& a, const Victim& b) {
@@ -814,19 +867,29 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
 }
 
 // Weights are not enough: KV of the jobs that can wait longest goes to the host. Comes true later.
-bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency, Nanoseconds now,
-                                 std::vector<Effect>& effects) {
+bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency, const Job* grower,
+                                 Nanoseconds now, std::vector<Effect>& effects) {
   Host& host = *hosts_[Index(device.device.host)];
   uint64_t coming = device.spilling_bytes;
+  // Nothing goes on, and sequences move whole: room in pieces may be too small for each of them although
+  // there is enough in all. Then the youngest is computed again, an open-ended one first.
+  const bool stands_still = device.stuck && grower != nullptr && coming == 0;
   while (coming < bytes) {
     Job* victim = nullptr;
     double most = urgency;
     for (Replica* replica : device.replicas) {
-      if (replica == device.running || replica == device.turn.replica) continue;
+      if (replica == device.running) continue;
+      if (replica == device.turn.replica && (grower == nullptr || grower->replica != replica)) continue;
       for (Job* job : replica->active) {
         if (job->asked || job->device_bytes == 0) continue;
+        if (stands_still) {
+          if (victim == nullptr || std::pair(job->open_ended(), job->arrival_order) >
+                                       std::pair(victim->open_ended(), victim->arrival_order))
+            victim = job;
+          continue;
+        }
         const double theirs = job->paused ? kNever : Urgency(*job, now) - 1e-3;
-        if (theirs > most) {
+        if (job != grower && theirs > most) {
           most = theirs;
           victim = job;
         }
@@ -840,8 +903,12 @@ bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency,
       continue;
     }
     if (KvBytes(*victim->model, victim->computed) > host.free()) {
-      if (options_.overcommit <= 1) return false;
+      if (options_.overcommit <= 1 && !stands_still) return false;
       EmitDrop(*victim, Reason::kRoom, effects);
+      if (stands_still) {
+        device.stuck = false;
+        return true;
+      }
       bytes -= std::min(bytes, gives);
       continue;
     }

@@ -67,7 +67,9 @@ class TidepoolScheduler final : public PoolState {
   bool AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
   bool GrowJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
   int32_t FirstReservation(const Job& job) const;
+  double CommitLimit(const Host& host) const;
   bool Committable(const Job& job) const;
+  bool PromiseMore(Job& job, int32_t tokens, std::vector<Effect>& effects);
   void Refuse(Job& job, Device& device,
               Nanoseconds now);  // no room: tried again when some comes or may have come
 
@@ -75,10 +77,11 @@ class TidepoolScheduler final : public PoolState {
   bool StartLoad(Device& device, Replica& replica, double urgency, Reason reason, Nanoseconds now,
                  std::vector<Effect>& effects);
   void RestoreJobs(Device& device, Nanoseconds now, std::vector<Effect>& effects);
-  // Frees `bytes` for a job or model of this urgency; false: not (yet).
+  // Frees `bytes` for a job or model of this urgency; false: not (yet). `grower`: a job that cannot go on
+  // without them, for which also others of its own model make way.
   bool MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s, const Replica* keep,
-                Nanoseconds now, std::vector<Effect>& effects);
-  bool SpillFor(Device& device, uint64_t bytes, double urgency, Nanoseconds now,
+                Nanoseconds now, std::vector<Effect>& effects, const Job* grower = nullptr);
+  bool SpillFor(Device& device, uint64_t bytes, double urgency, const Job* grower, Nanoseconds now,
                 std::vector<Effect>& effects);
   void Shrink(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void ExpireIdle(Device& device, Nanoseconds now, std::vector<Effect>& effects);
