@@ -171,7 +171,9 @@ def compare(home, tally_path, sents):
 
 def settings_for(home, more=None):
     return {"TIDEPOOL_SIMULATED_TALLY": str(pathlib.Path(home) / "tally"), "TIDEPOOL_SIMULATED_STEP_MS": "1",
-            "TIDEPOOL_LOG_LEVEL": "error", "TIDEPOOL_POOL_CALIBRATE": "false", **(more or {})}
+            "TIDEPOOL_LOG_LEVEL": "error", "TIDEPOOL_POOL_CALIBRATE": "false",
+            # A rejected draft is computed by the device and owed by nobody: the tally would not be the meter's.
+            "TIDEPOOL_POOL_SPECULATION": "false", **(more or {})}
 
 
 def make_keys(server, count):

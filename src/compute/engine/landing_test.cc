@@ -129,7 +129,9 @@ class LandingTimeTest : public LandingTest,
 TEST_P(LandingTimeTest, TheFirstTokenComesAfterTheLongerOfCopyAndPrefill) {
   const auto [copy_s, prefill_s] = GetParam();
   constexpr int32_t kLayers = 16;
-  device = chips::MakeSimulatedDevice({.step_base_s = prefill_s});
+  chips::SimulatedDeviceOptions simulated;
+  simulated.step_base_s = prefill_s;
+  device = chips::MakeSimulatedDevice(simulated);
   StartLanding(kLayers * kSegment);
   auto made = architectures::MakeScriptedModel(*device, 1024, {.layers = kLayers, .layer_bytes = kSegment});
   ASSERT_TRUE(made);

@@ -69,7 +69,10 @@ class MeteringRig {
                                                   UsageLedgerOptions{});
       inference_options.ledger = null_store_.get();
     }
-    engine = compute::Engine::Start(*simulated_, memory_, clock_, metrics, {});
+    // A rejected draft is computed by the device and owed by nobody: the count would not be the meter's.
+    compute::EngineOptions options;
+    options.speculation = false;
+    engine = compute::Engine::Start(*simulated_, memory_, clock_, metrics, options);
     inference =
         Inference::Create(*catalog_, *engine, *simulated_, memory_, clock_, metrics, inference_options);
     CHECK(inference->AddScripted(*simulated_, "scripted", 8192).has_value());
