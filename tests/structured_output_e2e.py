@@ -18,7 +18,7 @@ DATA = pathlib.Path(os.environ.get("TIDEPOOL_TEST_DATA", ""))
 TOOL = pathlib.Path(os.environ["TIDEPOOL_BINARY"]).parent / "src/models/grammar/schema_tool"
 SMOLLM2 = DATA / "SmolLM2-135M-Instruct.Q4_1.gguf"
 SUITE = DATA / "json-schema-test-suite"
-CHECKER = jsonschema.FormatChecker()
+CHECKER = jsonschema.Draft202012Validator.FORMAT_CHECKER
 
 
 def ask_tool(questions, *arguments):

@@ -208,6 +208,7 @@ TEST(JsonSchema, AcceptsAndRefusesTexts) {
       {R"({"allOf":[{"type":"object","properties":{"a":{"type":"number"}}},{"properties":{"a":{"type":"integer","minimum":3},"b":{"type":"null"}},"required":["a"]}]})",
        {R"({"a":3})", R"({"a":4,"b":null})"},
        {R"({"a":2})", "{}", R"({"a":3.5})"}},
+      {R"({"type":"array","allOf":[{"prefixItems":[{"minimum":3}]}],"items":{"type":"integer","minimum":5}})", {"[5,6]"}, {"[3,5]", "[5,4]"}},
       {R"({"type":"object","properties":{"a":{"type":"null"},"b":{"type":"null"}},"anyOf":[{"required":["a"]},{"required":["b"]}]})",
        {R"({"a":null})", R"({"b":null})", R"({"a":null,"b":null})"},
        {"{}"}},

@@ -226,8 +226,6 @@ Result<Json> SchemaMerge::Both(const Json& first, const Json& second, int depth)
       mine = std::move(both);
     } else if (key == "const") {
       return Json(false);
-    } else if (key == "items") {
-      TP_ASSIGN(mine, Both(mine, value, depth + 1));
     } else if (key == "allOf" && mine.is_array() && value.is_array()) {
       for (const Json& part : value) mine.push_back(part);
     } else if (key == "anyOf" && mine.is_array() && value.is_array()) {
@@ -239,11 +237,44 @@ Result<Json> SchemaMerge::Both(const Json& first, const Json& second, int depth)
       mine = std::move(product);
     } else if (key == "uniqueItems") {
       mine = true;
-    } else if (key != "properties" && key != "additionalProperties") {
+    } else if (key != "properties" && key != "additionalProperties" && key != "items" && key != "prefixItems") {
       return CannotMerge(key);
     }
   }
+  TP_TRY(Arrays(a, b, merged, depth));
   return Objects(a, b, std::move(merged), depth);
+}
+
+// Each item must satisfy what either side says of its place. (A list as `items` is draft 7's prefixItems.)
+Status SchemaMerge::Arrays(const Json& a, const Json& b, Json& merged, int depth) const {
+  if (!merged.contains("items") && !merged.contains("prefixItems")) return {};
+  struct Side {
+    Json prefix = Json::array(), rest = true;
+  };
+  const auto side_of = [](const Json& schema) {
+    Side side;
+    const Json items = schema.value("items", Json(true));
+    if (items.is_array()) {
+      side.prefix = items;
+      side.rest = schema.value("additionalItems", Json(true));
+    } else {
+      side.prefix = schema.value("prefixItems", Json::array());
+      side.rest = items;
+    }
+    return side;
+  };
+  const Side of_a = side_of(a), of_b = side_of(b);
+  if (!of_a.prefix.is_array() || !of_b.prefix.is_array()) return CannotMerge("prefixItems");
+  Json prefix = Json::array();
+  for (size_t i = 0; i < std::max(of_a.prefix.size(), of_b.prefix.size()); ++i) {
+    TP_ASSIGN(Json both, Both(i < of_a.prefix.size() ? of_a.prefix[i] : of_a.rest,
+                              i < of_b.prefix.size() ? of_b.prefix[i] : of_b.rest, depth + 1));
+    prefix.push_back(std::move(both));
+  }
+  TP_ASSIGN(merged["items"], Both(of_a.rest, of_b.rest, depth + 1));
+  merged.erase("additionalItems");
+  if (!prefix.empty()) merged["prefixItems"] = std::move(prefix);
+  return {};
 }
 
 // Each property must satisfy what either side says of it: its own schema, or that of additional properties.

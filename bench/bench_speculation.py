@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""What prompt-lookup drafts gain and cost on one stream: the same requests with pool.speculation on and off, in turns.
+
+Edits (the answer repeats most of the prompt), structured output (a grammar forces most of it) and prose (neither).
+Answers must be equal. Tokens/s are of the whole request, medians of the rounds."""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+from server_process import Server  # noqa: E402
+
+CODE = '''def tides(days, height):
+    result = []
+    for day in range(days):
+        for hour in range(0, 24, 6):
+            level = height * (1 if hour % 12 == 0 else -1)
+            result.append({"day": day, "hour": hour, "level": level})
+    return result
+
+
+def highest(result):
+    best = None
+    for entry in result:
+        if best is None or entry["level"] > best["level"]:
+            best = entry
+    return best
+'''
+TEXT = ("The tide rises and falls twice a day because the Moon pulls the water of the sea towards it, and the Earth turns "
+        "beneath. When Sun and Moon stand in one line the tides are high and are called spring tides; when they stand at "
+        "right angles the tides are low and are called neap tides. ")
+SCHEMA = {"type": "object", "additionalProperties": False,
+          "properties": {"temperature_celsius": {"type": "integer", "minimum": -50, "maximum": 60}, "precipitation_probability": {"type": "integer", "minimum": 0, "maximum": 100},
+                         "weather_description": {"enum": ["sunny", "cloudy", "rainy", "snowy"]}, "wind_direction": {"enum": ["north", "south", "east", "west"]}},
+          "required": ["temperature_celsius", "precipitation_probability", "weather_description", "wind_direction"]}
+
+
+def chat(text, **more):
+    return "/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "temperature": 0, "seed": 1, **more}
+
+
+CASES = {
+    "edit: code again": ("/v1/completions", {"prompt": "```python\n" + CODE + "```\nThe same code again:\n```python\n", "max_tokens": 200, "temperature": 0}),
+    "edit: text again": ("/v1/completions", {"prompt": TEXT + "\n\nOnce more, word for word:\n\n" + TEXT[:20], "max_tokens": 90, "temperature": 0}),
+    "schema": chat("What is the weather in Oslo?", response_format={"type": "json_schema", "json_schema": {"name": "weather", "schema": SCHEMA}}, max_tokens=120),
+    "prose": chat("Write a story about a lighthouse keeper.", max_tokens=200, temperature=0.8),
+    "question": chat("Why is the sky blue?", max_tokens=120),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=pathlib.Path, help="a GGUF file")
+    parser.add_argument("--binary", default=str(ROOT / "build/tidepool"))
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    servers = {name: Server(binary=options.binary, settings={"TIDEPOOL_POOL_SPECULATION": name}) for name in ("true", "false")}
+    with servers["true"], servers["false"]:
+        models = {name: server.store(options.model) for name, server in servers.items()}
+        rates = {case: {name: [] for name in servers} for case in CASES}
+        for turn in range(options.rounds + 1):
+            for case, (path, body) in CASES.items():
+                said = {}
+                for name, server in servers.items():
+                    began = time.monotonic()
+                    reply = server.ask("POST", path, {"model": models[name], **body})
+                    seconds = time.monotonic() - began
+                    choice = reply["choices"][0]
+                    said[name] = choice.get("text") or choice["message"]["content"]
+                    if turn > 0:  # the first loads, and fills the prefix cache
+                        rates[case][name].append(reply["usage"]["completion_tokens"] / seconds)
+                if said["true"] != said["false"]:
+                    sys.exit(f"{case}: the answers differ:\n{json.dumps(said, indent=1)}")
+        print(f"{'':<20}{'with':>10}{'without':>10}{'ratio':>8}   tokens/s")
+        for case, both in rates.items():
+            with_, without = (statistics.median(both[name]) for name in servers)
+            print(f"{case:<20}{with_:>10.0f}{without:>10.0f}{with_ / without:>8.2f}")
+
+
+if __name__ == "__main__":
+    main()
