@@ -47,6 +47,8 @@ struct LoadedModel {
   std::vector<uint64_t> prefix_bytes;         // [i]: of the first i segments
   bool loading = false;                       // a load is under way whose end has not been told yet
   Nanoseconds load_began = 0;
+  int32_t loading_to = 0;
+  int32_t held_segments = 0;  // resident as the scheduler knows it; of weights shared with an alias, its part
   std::unique_ptr<architectures::Model> model;
   architectures::StepLimits limits;
   std::unique_ptr<BlockPool> pool;
