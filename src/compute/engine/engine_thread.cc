@@ -279,7 +279,7 @@ Result<std::unique_ptr<LoadedModel>> EngineImpl::Unregister(ModelHandle handle, 
   UpdateGauges(model);
   scheduler_->RemoveModel(handle);
   fixed_weight_bytes_.fetch_sub(model.weights_charge.bytes());
-  if (model.resident != nullptr) model.resident->Evict(UINT64_MAX);
+  if (model.resident != nullptr) Evict(model, 0);
   {
     std::lock_guard lock(inbox_mutex_);
     cards_.erase(handle);

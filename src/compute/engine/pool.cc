@@ -197,6 +197,7 @@ void EngineImpl::StartLoad(LoadedModel& model, int32_t segments) {
   if (wanted > landed && wanted - landed > ledger_.free()) Reclaim(wanted - landed - ledger_.free(), nullptr);
   model.loading = true;
   model.load_began = clock_.now();
+  model.loading_to = segments;
   LoadedModel* const target = &model;  // outlives its transfers: SettleTransfers waits for them
   model.resident->Load(
       [this, target](const LoadReport& report) {
@@ -214,11 +215,12 @@ void EngineImpl::EndLoad(LoadedModel& model, const LoadReport& report) {
   const uint64_t moved = report.cold_bytes + report.warm_bytes;
   if (report.status) {
     model.failed_loads = 0;
+    model.held_segments = model.loading_to;
     Note(PoolEventKind::kLoaded, &model, {.bytes = moved, .seconds = seconds});
     scheduler_->LoadDone(0, handle, now);
     return;
   }
-  const int32_t landed = model.resident->landed_segments();
+  const int32_t landed = model.held_segments = model.resident->landed_segments();
   if (report.status.error().kind == ErrorKind::kCancelled) {
     Note(PoolEventKind::kLoadStopped, &model, {.bytes = moved, .seconds = seconds});
     scheduler_->LoadStopped(0, handle, landed, now);
@@ -256,7 +258,13 @@ void EngineImpl::FailModel(LoadedModel& model, const Error& error) {
   }
 }
 
+// Aliases (models of one file) share their weights: what another of them holds or is loading stays.
 uint64_t EngineImpl::Evict(LoadedModel& model, int32_t keep) {
+  model.held_segments = std::min(model.held_segments, keep);
+  for (const auto& [handle, other] : models_) {
+    if (other.get() == &model || other->resident != model.resident) continue;
+    keep = std::max(keep, other->loading ? model.resident->segment_count() : other->held_segments);
+  }
   const uint64_t landed = model.resident->landed_bytes();
   const uint64_t kept = model.prefix_bytes[static_cast<size_t>(keep)];
   return landed > kept ? model.resident->Evict(landed - kept) : 0;

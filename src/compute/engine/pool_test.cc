@@ -467,6 +467,41 @@ TEST_F(EnginePoolTest, WeightsLostUnderAModelEndItsRequestsOnly) {
   ExpectDrained();
 }
 
+// Two names of one file: one set of weights in the ledger, and what makes way under one name stays for the
+// other.
+TEST_F(EnginePoolTest, AliasesShareWeightsAndDoNotTakeThemFromEachOther) {
+  StartPool(2 * kWeights + kSegment, 200);
+  const auto add_alias = [&](const std::string& name) {
+    auto model = std::make_unique<FakeModel>(
+        FakeModelOptions{.context_length = 1024, .segments = kSegments, .segment_bytes = kSegment});
+    fake = model.get();
+    auto weights = residency->Attach(name, "one file", MakeSimulatedBacking(model->segments(), {}, clock));
+    model->needs_resident = [w = weights.get()] { return w->complete(); };
+    weights_[name] = weights;
+    return engine->AddModel(name, std::move(model), tokenizer, 0, Charge(), weights).value_or(0);
+  };
+  const ModelHandle first = add_alias("first"), second = add_alias("second");
+  const ModelHandle other = AddPooled("other");
+  EXPECT_EQ(weights_["first"], weights_["second"]);
+  for (int round = 0; round < 5; ++round) {
+    for (const ModelHandle model : {first, second, other, second, first, other}) {
+      const auto sink = Generate(Request(model, Prompt(20, round), 10, nullptr));
+      EXPECT_EQ(sink->tokens, FakeModel::GreedyAnswer(Prompt(20, round), 10));
+      EXPECT_LE(ledger->used_by(ChargeKind::kWeights), 2 * kWeights);
+    }
+  }
+  ASSERT_TRUE(engine->RemoveModel(first, false));
+  EXPECT_EQ(Generate(Request(second, Prompt(9), 10, nullptr))->tokens,
+            FakeModel::GreedyAnswer(Prompt(9), 10));
+  ASSERT_TRUE(engine->RemoveModel(second, false));
+  fake = nullptr;
+  weights_.erase("first");
+  weights_.erase("second");
+  residency->WaitIdle();
+  EXPECT_LE(ledger->used_by(ChargeKind::kWeights), kWeights);
+  ExpectDrained();
+}
+
 TEST_F(EnginePoolTest, EventsTellWhatThePoolDid) {
   StartPool(kWeights + kSegment, 70, 1 << 20);
   const std::vector<ModelHandle> models = {AddPooled("a"), AddPooled("b")};

@@ -50,6 +50,8 @@ struct LoadedModel {
   bool loading = false;                       // a load is under way whose end has not been told yet
   Nanoseconds load_total = 0;
   Nanoseconds load_began = 0;
+  int32_t loading_to = 0;
+  int32_t held_segments = 0;  // resident as the scheduler knows it; of weights shared with an alias, its part
   std::unique_ptr<architectures::Model> model;
   architectures::StepLimits limits;
   std::unique_ptr<BlockPool> pool;

@@ -436,22 +436,30 @@ void Deployments::WeightsFailed(compute::ModelHandle handle, const Error& error)
       }
       return;
     }
-    std::string id;
     std::shared_ptr<architectures::PackedFile> file;
+    std::vector<std::pair<std::string, compute::ModelHandle>>
+        damaged;  // with all aliases: they share the file
     {
       const std::lock_guard lock(mutex_);
-      for (auto& [name, deployment] : deployments_) {
-        if (deployment.state != DeploymentState::kReady || deployment.ready.handle != handle) continue;
-        id = name;
-        file = std::move(deployment.packed);
+      for (const auto& [name, deployment] : deployments_) {
+        if (deployment.state == DeploymentState::kReady && deployment.ready.handle == handle)
+          file = deployment.packed;
+      }
+      for (const auto& [name, deployment] : deployments_) {
+        if (deployment.state != DeploymentState::kReady) continue;
+        const bool alias = file != nullptr && deployment.packed != nullptr &&
+                           deployment.packed->table().key == file->table().key;
+        if (alias || deployment.ready.handle == handle) damaged.emplace_back(name, deployment.ready.handle);
       }
     }
-    if (id.empty()) return;
+    if (damaged.empty()) return;
     LogWarn("packed weights are damaged and will be packed again",
-            {{"model", id}, {"reason", error.message}});
+            {{"model", damaged.front().first}, {"models", damaged.size()}, {"reason", error.message}});
     if (file != nullptr) options_.packed->Discard(*file);
-    engine_.RemoveModel(handle, /*force=*/true);
-    Forget(id, handle);
+    for (const auto& [name, damaged_handle] : damaged) {
+      engine_.RemoveModel(damaged_handle, /*force=*/true);
+      Forget(name, damaged_handle);
+    }
   });
 }
 
