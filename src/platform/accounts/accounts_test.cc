@@ -562,6 +562,12 @@ TEST_P(AccountsTest, LimitsHold) {
 TEST_P(AccountsTest, TheLastOperatorKeyStaysUntilAPersonIsOne) {
   const std::string id = Operator().principal.key;
   EXPECT_EQ(accounts().RevokeKey(Operator(), id).error().code, "last_operator");
+  KeyChange narrow;
+  narrow.expires_ms = kTestTime_ms + 1000;
+  EXPECT_EQ(accounts().ChangeKey(Operator(), id, narrow).error().code, "last_operator");
+  narrow = {};
+  narrow.networks = {{"10.0.0.0/8"}};
+  EXPECT_EQ(accounts().ChangeKey(Operator(), id, narrow).error().code, "last_operator");
   Owner();
   EXPECT_TRUE(accounts().RevokeKey(Operator(), id));
 }

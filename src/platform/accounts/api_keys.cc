@@ -178,6 +178,23 @@ Result<CreatedKey> Accounts::CreateKey(const Caller& caller, const KeySpec& spec
   });
 }
 
+namespace {
+
+// Locked out, nobody could let anybody in again but from the machine itself.
+Status KeepAnOperator(store::Session& session, const ApiKey& key) {
+  if (key.role != "operator") return {};
+  TP_ASSIGN(const store::Rows others,
+            session.Query(
+                "SELECT (SELECT COUNT(*) FROM api_keys WHERE role = 'operator' AND revoked_ms IS NULL AND "
+                "expires_ms IS NULL AND id <> $1) + (SELECT COUNT(*) FROM users WHERE is_operator = 1)",
+                {key.id}));
+  if (others.at(0).Integer(0) > 0) return {};
+  return Fail(ErrorKind::kConflict, "last_operator",
+              "This is the last key of the operator, and nobody can sign in as one: make another first.");
+}
+
+}  // namespace
+
 Result<ApiKey> Accounts::ChangeKey(const Caller& caller, const std::string& id, const KeyChange& change) {
   if (change.name) TP_TRY(CheckName(*change.name, "name"));
   if (change.weight) TP_TRY(CheckWeight(*change.weight));
@@ -201,6 +218,9 @@ Result<ApiKey> Accounts::ChangeKey(const Caller& caller, const std::string& id, 
     if (change.networks) after.networks = *change.networks;
     if (change.weight) after.weight = *change.weight;
     if (change.expires_ms) after.expires_ms = *change.expires_ms;
+    const bool narrowed =
+        after.expires_ms || !after.endpoints.empty() || !after.networks.empty() || !after.models.empty();
+    if (narrowed) TP_TRY(KeepAnOperator(session, before));
     TP_TRY(
         session.Execute("UPDATE api_keys SET name = $1, models = $2, endpoints = $3, networks = $4, weight = "
                         "$5, expires_ms = $6 WHERE "
@@ -256,20 +276,7 @@ Result<ApiKey> Accounts::RevokeKey(const Caller& caller, const std::string& id) 
   return Change<ApiKey>([&](store::Session& session) -> Result<ApiKey> {
     TP_ASSIGN(const ApiKey before, ReachKey(session, caller, id));
     if (before.revoked_ms) return before;
-    if (before.role == "operator") {
-      // Locked out, nobody could let anybody in again but from the machine itself.
-      TP_ASSIGN(
-          const store::Rows others,
-          session.Query(
-              "SELECT (SELECT COUNT(*) FROM api_keys WHERE role = 'operator' AND revoked_ms IS NULL AND "
-              "expires_ms IS NULL AND id <> $1) + (SELECT COUNT(*) FROM users WHERE is_operator = 1)",
-              {id}));
-      if (others.at(0).Integer(0) == 0) {
-        return Fail(
-            ErrorKind::kConflict, "last_operator",
-            "This is the last key of the operator, and nobody can sign in as one: make another first.");
-      }
-    }
+    TP_TRY(KeepAnOperator(session, before));
     ApiKey after = before;
     after.revoked_ms = wall_clock_.unix_ms();
     TP_TRY(session.Execute("UPDATE api_keys SET revoked_ms = $1 WHERE id = $2", {after.revoked_ms, id}));
