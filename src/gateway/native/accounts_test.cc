@@ -308,6 +308,24 @@ TEST_F(AccountsApiTest, ForwardedAddressesCountFromTrustedProxiesOnly) {
   EXPECT_EQ(Tell(KeyVoice(key), "GET", "/v1/models", nullptr, 403)["error"]["code"], "address_not_allowed");
 }
 
+TEST_F(AccountsApiTest, TheCookieIsSecureWhereTheClientSpeaksTls) {
+  options_.trusted_proxy = "127.0.0.0/8";
+  StartWithAccounts();
+  Join("p@x.y", "viewer");
+  const std::string body = Json{{"email", "p@x.y"}, {"password", kPassword}}.dump();
+  const auto cookie = [&](std::string_view header) {
+    const RawReply reply = Ask(Raw({""}, "POST", "/api/v1/sessions", body, header));
+    EXPECT_EQ(reply.status, 201) << reply.body;
+    return reply.headers.contains("set-cookie") ? reply.headers.at("set-cookie") : std::string();
+  };
+  EXPECT_THAT(cookie("X-Forwarded-Proto: https\r\n"), HasSubstr("; Secure"));
+  EXPECT_THAT(cookie("X-Forwarded-Proto: http\r\n"), Not(HasSubstr("Secure")));
+  gateway_.reset();
+  options_.trusted_proxy = "10.0.0.0/8";  // anybody may write the header
+  StartWithAccounts();
+  EXPECT_THAT(cookie("X-Forwarded-Proto: https\r\n"), Not(HasSubstr("Secure")));
+}
+
 TEST_F(AccountsApiTest, TheFirstOwnerThroughTheLink) {
   StartWithAccounts();
   const auto link = world_.accounts->MakeSetupLink();
