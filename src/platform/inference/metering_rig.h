@@ -70,9 +70,9 @@ class MeteringRig {
       inference_options.ledger = null_store_.get();
     }
     // A rejected draft is computed by the device and owed by nobody: the count would not be the meter's.
-    compute::EngineOptions options;
-    options.speculation = false;
-    engine = compute::Engine::Start(*simulated_, memory_, clock_, metrics, options);
+    compute::EngineOptions engine_options;
+    engine_options.speculation = false;
+    engine = compute::Engine::Start(*simulated_, memory_, clock_, metrics, engine_options);
     inference =
         Inference::Create(*catalog_, *engine, *simulated_, memory_, clock_, metrics, inference_options);
     CHECK(inference->AddScripted(*simulated_, "scripted", 8192).has_value());
