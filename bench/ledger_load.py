@@ -195,8 +195,10 @@ def soak(home, seconds, streams, key_count, seed=1):
 def kills(home, rounds, streams=32, seed=1):
     rng = random.Random(seed)
     sents, tag = [], 1
+    # 3 ms a step: half of the interval is then 100 ms, which a slow disk may take for one write.
+    settings = settings_for(home, {"TIDEPOOL_SIMULATED_STEP_MS": "3"})
     for turn in range(rounds):
-        with Server("--simulated", home=home, settings=settings_for(home)) as server:
+        with Server("--simulated", home=home, settings=settings) as server:
             delay = rng.uniform(0.15, 0.8)
 
             async def run():
@@ -208,7 +210,7 @@ def kills(home, rounds, streams=32, seed=1):
                 await asyncio.gather(work, return_exceptions=True)
             asyncio.run(run())
             tag = max((sent.tag for sent in sents), default=0) + 1
-    with Server("--simulated", home=home, settings=settings_for(home)):
+    with Server("--simulated", home=home, settings=settings):
         pass  # closes what the last kill left open
     return compare(home, pathlib.Path(home) / "tally", sents)
 

@@ -315,7 +315,8 @@ void AddMoney(CLI::App& root, MoneyOptions& o, std::vector<Entry>& entries) {
 
   CLI::App* quota = add("quota", "Free quotas", ShowQuota);
   quota->add_option("MODEL", o.model);
-  quota->add_flag("--stop,!--go-on", o.stop, "Refuse what goes beyond, or go on at the price list");
+  quota->add_flag("--stop,!--go-on", o.flag, "Refuse what goes beyond, or go on at the price list")
+      ->each([&o](const std::string& v) { o.stop = v == "true"; });
   quota->add_option("--total", o.total, "Tokens");
   quota->add_option("--organisation", o.organisation);
 
@@ -323,7 +324,8 @@ void AddMoney(CLI::App& root, MoneyOptions& o, std::vector<Entry>& entries) {
   budget->add_option("SCOPE", o.scope, "organisation:ID, workspace:ID or key:ID: a new budget; none: list");
   budget->add_option("--amount", o.amount, "A decimal in the price book's currency");
   budget->add_option("--period", o.period, "day or month (default)");
-  budget->add_flag("--block,!--tell", o.block, "Refuse what could go beyond (default), or only tell");
+  budget->add_flag("--block,!--tell", o.flag, "Refuse what could go beyond (default), or only tell")
+      ->each([&o](const std::string& v) { o.block = v == "true"; });
   budget->add_option("--remove", o.remove, "A budget's id");
 
   CLI::App* limits = add("limits", "Limits of rates, tokens and lengths", ShowLimits);

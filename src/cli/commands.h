@@ -109,8 +109,8 @@ Status Plan(Session& session, const StudyOptions& options);
 // Usage and money; empty and unset values are left out.
 struct MoneyOptions {
   std::string group_by, from, to, month, organisation, workspace, key, model, file, scope, amount, period, remove;
-  bool dry_run = false;
-  std::optional<bool> stop, block;
+  bool dry_run = false, flag = false;
+  std::optional<bool> stop, block;  // as --stop, --go-on and --block, --tell say
   std::optional<int64_t> total, requests_per_minute, tokens_per_minute, tokens_per_day, concurrent, context_length,
       max_output_tokens, burst_s;
 };

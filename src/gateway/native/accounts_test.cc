@@ -120,7 +120,7 @@ TEST_F(AccountsApiTest, EveryCellOfTheTableOfRights) {
     for (const auto& [role, voice] : voices) {
       const std::string where = std::string(route.method) + " " + std::string(route.pattern) + " as " +
                                 std::string(platform::RoleName(role));
-      const bool writes = route.method == "POST" || route.method == "PATCH";
+      const bool writes = route.method == "POST" || route.method == "PATCH" || route.method == "PUT";
       RawClient client(port_);
       client.Send(
           Raw(voice, route.method, Target(route.pattern, "x"), writes ? "{\"surely_no_field\":1}" : ""));
@@ -143,7 +143,7 @@ TEST_F(AccountsApiTest, EveryCellOfTheTableOfRights) {
       }
     }
   }
-  EXPECT_EQ(methods, (std::set<std::string>{"GET", "POST", "PATCH", "DELETE"}));
+  EXPECT_EQ(methods, (std::set<std::string>{"GET", "POST", "PUT", "PATCH", "DELETE"}));
 }
 
 TEST_F(AccountsApiTest, NoEndpointShowsOneOrganisationAnother) {
@@ -182,7 +182,7 @@ TEST_F(AccountsApiTest, NoEndpointShowsOneOrganisationAnother) {
             targets.push_back(targets[0] + "?" + name + "=" + (name[0] == 'w' ? their_ws : their_org));
         }
         for (const std::string& target : targets) {
-          const bool writes = route.method == "POST" || route.method == "PATCH";
+          const bool writes = route.method == "POST" || route.method == "PATCH" || route.method == "PUT";
           // Bodies that would work on one's own.
           const Json body = route.pattern == "/api/v1/keys"
                                 ? Json{{"name", "n"}, {"service", true}, {"workspace", their_ws}}
