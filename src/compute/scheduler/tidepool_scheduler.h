@@ -45,6 +45,7 @@ class TidepoolScheduler final : public PoolState {
   void PlaceAll(Nanoseconds now, std::vector<Effect>& effects);
   Fit BestFit(const Job& job, Nanoseconds now) const;
   double WeightPressure(const Device& device, uint64_t more_bytes, View view = View::kAll) const;
+  static double BurstSeconds(const Job& job);
   static bool Beyond(const Job& job, Nanoseconds now);
   double ExpectedOutput(const Job& job) const;
   double ReadingSeconds(const Host& host) const;
