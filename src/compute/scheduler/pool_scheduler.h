@@ -11,7 +11,8 @@
 //   kRun              later: StepDone. One run at a time and device. Its plan is plan(device), valid until
 //                     StepDone. A driver may take the plan's `steps` one by one or all at once: it ends early
 //                     when a sequence ends or when kYield comes, and says how many steps were taken.
-//                     A plan with `landing` begins before LoadDone; StepDone says 0 steps when the load failed.
+//                     A plan with `landing` begins before LoadDone; StepDone says 0 steps when the load
+//                     failed.
 //   kLoad             later: LoadDone or LoadFailed, one at a time and device; after kStopLoad: LoadStopped
 //                     (or LoadDone, when it was done already)
 //   kEvict, kDrop     done when carried out; they cannot fail. A dropped job waits again, its tokens kept:

@@ -144,9 +144,9 @@ struct Device {
   Nanoseconds retry_at = INT64_MAX;  // what found no room is tried again, for room comes with time too
   double load[2] = {};               // cached, by View; see LoadOf
   bool load_known = false;
-  bool late = false;                 // one of its jobs is
-  Nanoseconds land_at = INT64_MAX;   // when a step of the model that is loading may begin
-  bool lands = false;                // it may
+  bool late = false;                // one of its jobs is
+  Nanoseconds land_at = INT64_MAX;  // when a step of the model that is loading may begin
+  bool lands = false;               // it may
   // For people.
   double wait_share = 0, switch_rate = 0;
   Nanoseconds rates_at = 0, blocked_since = -1;

@@ -15,7 +15,8 @@ namespace tidepool::compute {
 namespace {
 
 double Now() {
-  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 int Run(int requests, int models, int devices) {
@@ -93,8 +94,12 @@ int Run(int requests, int models, int devices) {
             }
             scheduler->LoadStopped(effect.device, effect.model, 0, now);
             break;
-          case EffectKind::kSpill: pending.emplace(now + 3 * kMillisecond, Pending{2, 0, 0, effect.job}); break;
-          case EffectKind::kRestore: pending.emplace(now + 3 * kMillisecond, Pending{3, 0, 0, effect.job}); break;
+          case EffectKind::kSpill:
+            pending.emplace(now + 3 * kMillisecond, Pending{2, 0, 0, effect.job});
+            break;
+          case EffectKind::kRestore:
+            pending.emplace(now + 3 * kMillisecond, Pending{3, 0, 0, effect.job});
+            break;
           case EffectKind::kDrop: live.at(effect.job).computed = 0; break;
           default: break;
         }
@@ -143,9 +148,10 @@ int Run(int requests, int models, int devices) {
   std::sort(took.begin(), took.end());
   double sum = 0;
   for (const double t : took) sum += t;
-  std::printf("%d requests, %d models, %d devices: %zu decisions, mean %.1f us, p50 %.1f, p99 %.1f, most %.1f us\n",
-              requests, models, devices, took.size(), sum / static_cast<double>(took.size()), took[took.size() / 2],
-              took[took.size() * 99 / 100], took.back());
+  std::printf(
+      "%d requests, %d models, %d devices: %zu decisions, mean %.1f us, p50 %.1f, p99 %.1f, most %.1f us\n",
+      requests, models, devices, took.size(), sum / static_cast<double>(took.size()), took[took.size() / 2],
+      took[took.size() * 99 / 100], took.back());
   return 0;
 }
 
@@ -153,6 +159,8 @@ int Run(int requests, int models, int devices) {
 }  // namespace tidepool::compute
 
 int main(int argc, char** argv) {
-  const auto number = [&](int index, int otherwise) { return argc > index ? std::atoi(argv[index]) : otherwise; };
+  const auto number = [&](int index, int otherwise) {
+    return argc > index ? std::atoi(argv[index]) : otherwise;
+  };
   return tidepool::compute::Run(number(1, 1000), number(2, 100), number(3, 1));
 }

@@ -24,7 +24,8 @@ const Overload kOverloads[] = {
     {"skew", R"({"workload": "zipf:1.0,30x200", "devices": "16xH800"})"},
     {"slow copies", R"({"workload": "poisson:0.1x100", "devices": "8xH800", "copy_gbps": 10})"},
     {"one hot model", R"({"workload": "poisson:60x1", "devices": "1xH800", "models": "qwen2.5-7b"})"},
-    {"tight promise", R"({"workload": "poisson:0.1x100", "devices": "16xH800", "ttft_s": 3, "tpot_s": 0.03})"},
+    {"tight promise",
+     R"({"workload": "poisson:0.1x100", "devices": "16xH800", "ttft_s": 3, "tpot_s": 0.03})"},
 };
 
 TEST(PoolOverloadTest, WhatIsAdmittedIsOnTimeAndRefusingServesMore) {
@@ -39,7 +40,8 @@ TEST(PoolOverloadTest, WhatIsAdmittedIsOnTimeAndRefusingServesMore) {
     ASSERT_TRUE(without) << without.error().message;
     const Json& kept = (*with)["data"][0];
     const Json& all = (*without)["data"][0];
-    const double admitted = kept["admitted_on_time"], served = kept["tokens_on_time"], late = all["tokens_on_time"];
+    const double admitted = kept["admitted_on_time"], served = kept["tokens_on_time"],
+                 late = all["tokens_on_time"];
     std::printf("%-18s refused %.3f, admitted on time %.3f, offered on time %.3f; nothing refused: %.3f\n",
                 overload.name, kept["refused_share"].get<double>(), admitted, served, late);
     EXPECT_GE(admitted, 0.95);
@@ -50,7 +52,9 @@ TEST(PoolOverloadTest, WhatIsAdmittedIsOnTimeAndRefusingServesMore) {
 
 TEST(PoolOverloadTest, RefusalsComeAtOnceAndSayWhy) {
   const auto study = DecodeStudy(
-      Json::parse(R"({"workload": "poisson:60x1", "devices": "1xH800", "models": "qwen2.5-7b", "duration_s": 60})"), {}, {});
+      Json::parse(
+          R"({"workload": "poisson:60x1", "devices": "1xH800", "models": "qwen2.5-7b", "duration_s": 60})"),
+      {}, {});
   ASSERT_TRUE(study) << study.error().message;
   SimConfig config = study->config;
   const auto requests = *study->Requests(1);
@@ -71,7 +75,9 @@ TEST(PoolOverloadTest, RefusalsComeAtOnceAndSayWhy) {
 // Batch work waits for its time and takes nothing from the others.
 TEST(PoolOverloadTest, BatchWorkWaitsFirst) {
   const auto study = DecodeStudy(
-      Json::parse(R"({"workload": "poisson:20x1", "devices": "1xH800", "models": "qwen2.5-7b", "duration_s": 60})"), {}, {});
+      Json::parse(
+          R"({"workload": "poisson:20x1", "devices": "1xH800", "models": "qwen2.5-7b", "duration_s": 60})"),
+      {}, {});
   ASSERT_TRUE(study) << study.error().message;
   auto requests = *study->Requests(1);
   for (size_t i = 0; i < requests.size(); i += 2) requests[i].job_class = JobClass::kBatch;

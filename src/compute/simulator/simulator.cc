@@ -38,8 +38,8 @@ struct Running {
   // On landing weights: its seconds, and when its last layer may be computed; < 0: not known yet.
   bool landing = false;
   double step_s = 0;
-  int32_t landed = 0;          // segments, when it began
-  Nanoseconds first_lands = 0;  // the next of them
+  int32_t landed = 0;             // segments, when it began
+  Nanoseconds first_lands = 0;    // the next of them
   std::vector<Nanoseconds> ends;  // of each step
 };
 
@@ -344,12 +344,14 @@ void Simulation::StartRun(const Effect& effect) {
 // was missing or the last.
 void Simulation::Landed(int32_t device, int32_t model) {
   Running& run = running_[static_cast<size_t>(device)];
-  if (!run.on || !run.landing || scheduler_->plan(device).model != static_cast<PoolModelId>(model) + 1) return;
+  if (!run.on || !run.landing || scheduler_->plan(device).model != static_cast<PoolModelId>(model) + 1)
+    return;
   const double layers = std::max(config_.models[static_cast<size_t>(model)].layers, 1);
   const auto after = [&](Nanoseconds at, double segments) {
     return at + std::max<Nanoseconds>(1, std::llround(1e9 * run.step_s * segments / layers));
   };
-  const Nanoseconds end = std::max({after(run.began, layers), after(run.first_lands, layers - run.landed), after(now_, 1)});
+  const Nanoseconds end =
+      std::max({after(run.began, layers), after(run.first_lands, layers - run.landed), after(now_, 1)});
   run.ends.assign(1, end);
   run.landing = false;
   Schedule(end, EventKind::kStep, device, run.version);
