@@ -41,6 +41,7 @@ struct Account {
   Nanoseconds idle_since = 0;
   double clock_s = 0;     // time
   double service_s = 0;   // seconds of the pool over its weight
+  double request_s = 0;   // by how much a request moves the clock, smoothed
   double children_s = 0;  // virtual time of its children's service
   std::map<std::string, std::unique_ptr<Account>, std::less<>> children;
 };

@@ -274,7 +274,8 @@ void PoolWorld::Carry(const Effect& effect) {
       ASSERT_LT(effect.segments, device.landed[effect.model]);
       const PoolModel& model = ModelAt(effect.model);
       const bool drain = device.kv_bytes + device.weight_bytes > device.arena || device.cordoned;
-      ASSERT_TRUE(!model.pinned || drain) << "pinned";
+      ASSERT_TRUE(!model.pinned || drain)
+          << "pinned; used " << device.kv_bytes + device.weight_bytes << " of " << device.arena << Describe();
       ASSERT_TRUE(drain || now_ - device.landed_at[effect.model] >= model.min_resident) << "too early";
       device.weight_bytes -=
           Prefix(effect.model, device.landed[effect.model]) - Prefix(effect.model, effect.segments);

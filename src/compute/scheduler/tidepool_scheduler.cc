@@ -24,7 +24,7 @@ constexpr double kPromise = 0.85;          // demand up to which promises are ma
 constexpr double kJoins = 2;               // of that, for one more of a model that is at work
 constexpr double kRoundOfTtft = 0.5;       // a round of switches that keeps within promises
 constexpr double kBatchShare = 0.8;        // of that, for batch work
-constexpr double kBeyondShare = 0.9;       // of that, beyond an account's share
+constexpr double kBeyondShare = 0.55;      // of that, beyond an account's share
 constexpr double kSwitchHysteresis = 1.0;  // of both loads' time
 constexpr double kOverdue = 0.25;          // of a load's time
 constexpr double kUnserved = 10;           // likewise, of a model that was not served since it came
@@ -39,6 +39,7 @@ constexpr double kMoveGap = 0.2;
 constexpr int32_t kMaxPassed = 64;
 constexpr double kBurst = 0.25;         // of the TTFT: so far ahead of its share an account may be
 constexpr double kBeyond_s = 0.5;       // jobs so far ahead leave a quarter of a batch to others
+constexpr double kOwnRequests = 6;      // of an account that may come at once
 constexpr double kOwnBurst = 0.25;      // of what is not an account's share, on a device, for a moment
 constexpr double kStopLeft_s = 0.05;    // loads that end so soon are not stopped for others
 constexpr int32_t kBeyondTokens = 512;  // prompt tokens a step of jobs beyond their account's share
@@ -72,8 +73,20 @@ double TidepoolScheduler::Urgency(const Job& job, Nanoseconds now) const {
 // accounts have had decides too.
 double TidepoolScheduler::AheadSeconds(const Job& job, const Device& device) const {
   if (!accounts_.shared()) return 0;
-  const double burst_s = kBurst * static_cast<double>(job.ttft) * 1e-9;
-  return std::max(job.ahead_s - burst_s, 0.0) + (device.late ? AccountTree::ServiceAhead(*job.account) : 0);
+  const double ttft_s = static_cast<double>(job.ttft) * 1e-9;
+  const double burst_s = BurstSeconds(job);
+  if (device.late) {
+    return std::clamp(job.ahead_s - burst_s, 0.0, ttft_s) + AccountTree::ServiceAhead(*job.account);
+  }
+  // What came a little ahead, as everybody's requests do now and then, does not wait; what came a whole burst
+  // ahead waits for all that can still begin in time.
+  const double ramp_s = 0.5 * kBurst * ttft_s;
+  return ttft_s * std::clamp((job.ahead_s - burst_s) / ramp_s + 1, 0.0, 1.0);
+}
+
+// So far ahead of its share an account may be: a part of the time to the first token, or a few requests.
+double TidepoolScheduler::BurstSeconds(const Job& job) {
+  return std::max(kBurst * static_cast<double>(job.ttft) * 1e-9, kOwnRequests * job.account->request_s);
 }
 
 double TidepoolScheduler::ReplicaUrgency(const Replica& replica, Nanoseconds now) const {
@@ -199,6 +212,8 @@ double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View 
     double context = 0;
     const auto count = [&](const Job& other) {
       if (other.paused) return;
+      // Batch work is in nobody's way.
+      if (other.job.job_class == JobClass::kBatch && job.job.job_class != JobClass::kBatch) return;
       context += other.prompt + ExpectedOutput(other) / 2;
       const double due_s = Slack(other, now);
       first_due_s = std::min(first_due_s, due_s);
@@ -255,7 +270,7 @@ double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View 
   const double ttft_s = static_cast<double>(job.ttft) * 1e-9;
   const double round_s =
       wanted > device.arena ? static_cast<double>(wanted - device.arena) / device.copy_rate : 0;
-  double worst = queue_s / ttft_s;
+  double worst = kJoins * queue_s / ttft_s;  // that a model is at work does not help here
   for (size_t i = 0; i < kTimes; ++i) {
     const double copies_s = std::max(copy_s[i], round_s * time_s[i] / (kRoundOfTtft * ttft_s)) +
                             (time_s[i] < read_from_s ? 0 : read_s);
@@ -269,17 +284,21 @@ double TidepoolScheduler::Overload(const Job& job, const Device& device, Nanosec
   if (options_.admission_load <= 0) return 0;
   double limit = kPromise * options_.admission_load;
   if (job.job.job_class == JobClass::kBatch) limit *= kBatchShare;
-  if (accounts_.shared() && Beyond(job, now)) {
-    return DemandWith(device, job, View::kAll, nullptr, now) - kBeyondShare * limit;
+  const bool beyond = accounts_.shared() && Beyond(job, now);
+  const Replica* there = FindReplica(*job.model, device);
+  if (beyond) {
+    limit *= kBeyondShare;
+  } else if (job.job.job_class != JobClass::kBatch && there != nullptr &&
+             there->jobs(View::kWithinShare) > 0) {
+    limit *= kJoins;
   }
-  const Replica* own = FindReplica(*job.model, device);
-  if (own != nullptr && own->jobs(View::kWithinShare) > 0) limit *= kJoins;
-  const double over = DemandWith(device, job, View::kWithinShare, nullptr, now) - limit;
+  const double over = DemandWith(device, job, beyond ? View::kAll : View::kWithinShare, nullptr, now) - limit;
   if (over <= 0 || !accounts_.shared()) return over;
   // What an account, or what it is part of, needs within its share is not refused for what others sent.
   for (const Account* node = job.account; node->parent != nullptr; node = node->parent) {
     const double share = AccountTree::ShareOf(*node);
-    const double part = share + kOwnBurst * (1 - share);  // requests do not come evenly
+    // Requests do not come evenly.
+    const double part = beyond ? share / kBeyondShare : share + kOwnBurst * (1 - share);
     if (share < 1 && DemandWith(device, job, View::kAll, node, now) <= part * limit) return 0;
   }
   return over;
@@ -340,7 +359,7 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
 }
 
 bool TidepoolScheduler::Beyond(const Job& job, Nanoseconds now) {
-  return AccountTree::ClockAhead(*job.account, now) >= kBurst * static_cast<double>(job.ttft) * 1e-9;
+  return AccountTree::ClockAhead(*job.account, now) >= BurstSeconds(job);
 }
 
 // Its account is charged what it costs where it costs least: as one of a full batch. By this measure a device
@@ -487,7 +506,9 @@ void TidepoolScheduler::ChooseTurn(Device& device, Nanoseconds now, std::vector<
     // Between accounts what each has had so far counts at every step.
     const int32_t most_steps = accounts_.shared() ? 1 : options_.max_turn_steps;
     const ComposeRule rule{.most_steps = replica.resident() ? std::min(turn.steps_left, most_steps) : 1,
-                           .most_beyond = accounts_.shared() ? kBeyondTokens : INT32_MAX};
+                           .most_beyond = !accounts_.shared() ? INT32_MAX
+                                          : device.late       ? 2 * kBeyondTokens
+                                                              : kBeyondTokens};
     if (ComposeStep(replica, rule, now, device.plan)) {
       device.stuck = false;
       EmitRun(device, replica, reason, now, effects);

@@ -1,7 +1,8 @@
 // Tidepool's own policy. Internal to this folder; made by MakeTidepoolScheduler.
 //
-//   Urgency     The slack of a job less the time of its remaining prefill, plus how far its account was
-//               beyond its share of the device when it came (a virtual clock for each account and device).
+//   Urgency     The slack of a job less the time of its remaining prefill, plus what it waits because it came
+//               beyond its account's share, and, when promises are not kept, because its account has had
+//               more than its share (accounts.h).
 //               One that is late counts as the less urgent the later it is (its next tokens are lost anyway),
 //               until it has gone unserved for the age bound; then it goes first.
 //   Turns       Among the resident models of a device the one with the most urgent job runs, and keeps the
@@ -16,9 +17,11 @@
 //               more costs little), else the device with least load, dearer as the load nears 1 and as more
 //               bytes want to be resident than fit. Twice a second one model moves from the fullest to the
 //               emptiest device if that helps.
-//   Admission   A request is refused when every device it may use would need more than admission_load of its
-//               time to keep the pace of its jobs, or when its first token cannot be on time; accounts with
-//               more than their share first.
+//   Admission   A request is refused when, with it, more would be due within some time than can be computed,
+//   and
+//               copied, in that time (processor demand). One more of a model that is at work is refused last,
+//               what came beyond an account's share first; what an account needs within its share is never
+//               refused for what others sent. Batch work waits instead, and is in nobody's way.
 #pragma once
 
 #include "compute/scheduler/pool_state.h"
@@ -45,6 +48,7 @@ class TidepoolScheduler final : public PoolState {
   void PlaceAll(Nanoseconds now, std::vector<Effect>& effects);
   Fit BestFit(const Job& job, Nanoseconds now) const;
   double WeightPressure(const Device& device, uint64_t more_bytes, View view = View::kAll) const;
+  static double BurstSeconds(const Job& job);
   static bool Beyond(const Job& job, Nanoseconds now);
   double ExpectedOutput(const Job& job) const;
   double ReadingSeconds(const Host& host) const;

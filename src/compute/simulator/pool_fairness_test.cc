@@ -22,8 +22,8 @@ struct Sender {
 };
 
 // Poisson arrivals. The arrivals of one sender are the same whatever the others send.
-void Send(const Sender& sender, std::vector<SimRequest>& requests) {
-  std::mt19937_64 random(static_cast<uint64_t>(sender.account) * 7919 + 1);
+void Send(const Sender& sender, uint64_t seed, std::vector<SimRequest>& requests) {
+  std::mt19937_64 random(static_cast<uint64_t>(sender.account) * 7919 + seed);
   const auto uniform = [&] { return (static_cast<double>(random() >> 11) + 0.5) * 0x1p-53; };
   double at = 0;
   while ((at += -std::log(uniform()) / sender.per_s) < kSeconds) {
@@ -48,32 +48,31 @@ SimConfig Pool(int32_t devices, int32_t models, double arena_gb) {
   return config;
 }
 
-// Not yet 1.2 where models switch: what the noisy one gets beyond its share, because nobody else wants it
-// then, keeps more models busy and their weights in memory. Measured 1.2 to 1.7; the p99 stays below 3 s of a
-// promise of 10.
-constexpr double kSwitching = 3;
-
 struct Seen {
   double p99_s = 0, p50_s = 0, refused = 0, on_time = 0;
   size_t requests = 0;
 };
+// Of three runs together: the 99th percentile of one is the chance of a few requests.
 Seen Watch(const SimConfig& config, const std::vector<Sender>& senders, int32_t account) {
-  std::vector<SimRequest> requests;
-  for (const Sender& sender : senders) Send(sender, requests);
-  std::stable_sort(requests.begin(), requests.end(),
-                   [](const SimRequest& a, const SimRequest& b) { return a.arrival < b.arrival; });
-  const auto result = Simulate(config, requests);
   Seen seen;
   std::vector<double> ttft;
   int64_t tokens = 0, on_time = 0, refused = 0;
-  for (size_t i = 0; i < requests.size(); ++i) {
-    if (requests[i].account != account || requests[i].arrival < kWarmUp) continue;
-    const SimRequestResult& detail = result->details[i];
-    tokens += requests[i].output;
-    on_time += detail.on_time;
-    refused += detail.rejected;
-    ttft.push_back(
-        detail.first_token < 0 ? 1e9 : static_cast<double>(detail.first_token - requests[i].arrival) * 1e-9);
+  for (uint64_t seed = 1; seed <= 3; ++seed) {
+    std::vector<SimRequest> requests;
+    for (const Sender& sender : senders) Send(sender, seed, requests);
+    std::stable_sort(requests.begin(), requests.end(),
+                     [](const SimRequest& a, const SimRequest& b) { return a.arrival < b.arrival; });
+    const auto result = Simulate(config, requests);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      if (requests[i].account != account || requests[i].arrival < kWarmUp) continue;
+      const SimRequestResult& detail = result->details[i];
+      tokens += requests[i].output;
+      on_time += detail.on_time;
+      refused += detail.rejected;
+      ttft.push_back(detail.first_token < 0
+                         ? 1e9
+                         : static_cast<double>(detail.first_token - requests[i].arrival) * 1e-9);
+    }
   }
   std::sort(ttft.begin(), ttft.end());
   seen.requests = ttft.size();
@@ -85,8 +84,7 @@ Seen Watch(const SimConfig& config, const std::vector<Sender>& senders, int32_t 
 }
 
 // The noisy one is the last sender; `share` is what it may send, `noise` times that is what it does send.
-void ExpectUnmoved(const char* name, const SimConfig& config, std::vector<Sender> senders, double noise,
-                   double most = 1.2) {
+void ExpectUnmoved(const char* name, const SimConfig& config, std::vector<Sender> senders, double noise) {
   const Seen calm = Watch(config, senders, 1);
   senders.back().per_s *= noise;
   const Seen noisy = Watch(config, senders, 1);
@@ -95,7 +93,7 @@ void ExpectUnmoved(const char* name, const SimConfig& config, std::vector<Sender
       name, calm.p50_s, noisy.p50_s, calm.p99_s, noisy.p99_s, noisy.p99_s / calm.p99_s, calm.refused,
       noisy.refused, calm.on_time, noisy.on_time);
   EXPECT_GT(calm.requests, 200u);
-  EXPECT_LE(noisy.p99_s, most * calm.p99_s) << name;
+  EXPECT_LE(noisy.p99_s, 1.2 * calm.p99_s) << name;
   EXPECT_EQ(noisy.refused, 0) << "an account within its share is not refused for what others send";
 }
 
@@ -115,18 +113,17 @@ TEST(PoolFairnessTest, DifferentModelsThatAreResident) {
 }
 TEST(PoolFairnessTest, DifferentModelsThatSwitch) {
   ExpectUnmoved("six models in room for four, x10", Pool(1, 6, 70), {{1, 2, {0, 1, 2}}, {2, 4, {3, 4, 5}}},
-                10, kSwitching);
+                10);
 }
 TEST(PoolFairnessTest, SeveralDevices) {
   ExpectUnmoved("20 models on four devices, x10", Pool(4, 20, 70),
                 {{1, 8, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}}, {2, 16, {10, 11, 12, 13, 14, 15, 16, 17, 18, 19}}},
-                10, kSwitching);
+                10);
 }
 TEST(PoolFairnessTest, SharedModelsOnSeveralDevices) {
   std::vector<int32_t> all(12);
   for (int32_t i = 0; i < 12; ++i) all[static_cast<size_t>(i)] = i;
-  ExpectUnmoved("12 shared models on two devices, x10", Pool(2, 12, 70), {{1, 4, all}, {2, 8, all}}, 10,
-                kSwitching);
+  ExpectUnmoved("12 shared models on two devices, x10", Pool(2, 12, 70), {{1, 4, all}, {2, 8, all}}, 10);
 }
 
 }  // namespace

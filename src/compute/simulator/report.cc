@@ -16,7 +16,8 @@ double Shortened(double value) {
 }
 
 bool LessIsWorse(const std::string& key) {
-  return key == "tokens_on_time" || key == "requests_on_time" || key == "admitted_on_time" || key == "qos_sosp25";
+  return key == "tokens_on_time" || key == "requests_on_time" || key == "admitted_on_time" ||
+         key == "qos_sosp25";
 }
 
 }  // namespace

@@ -104,7 +104,7 @@ Json SimulateSchema() {
       "requests_on_time": {"type": "number"}, "ttft_p50_s": {"type": "number"}, "ttft_p99_s": {"type": "number"},
       "max_stall_p50_s": {"type": "number"}, "max_stall_p99_s": {"type": "number"}, "utilisation": {"type": "number"},
       "switches": {"type": "integer"}, "bytes_moved": {"type": "integer"}, "wall_s": {"type": "number"},
-      "refused_share": {"type": "number"}, "unfinished": {"type": "integer"}, "tokens": {"type": "integer"},
+      "refused_share": {"type": "number"}, "admitted_on_time": {"type": "number", "description": "share of the tokens of requests that were not refused"}, "unfinished": {"type": "integer"}, "tokens": {"type": "integer"},
       "makespan_s": {"type": "number"}, "qos_sosp25": {"type": "number", "description": "the SOSP'25 artifact's softer measure"},
       "sweep": {"type": "string"}, "sweep_value": {"type": "number"},
       "seeds": {"type": "array", "items": {"type": "object"}, "description": "several seeds: each one's row; the row above is the worst of them, field by field"}}}},
