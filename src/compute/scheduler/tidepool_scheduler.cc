@@ -21,8 +21,8 @@ constexpr double kPinnedUrgency = -1e8;    // before all jobs; -kNever is for dr
 constexpr double kLateGrace_s = 1;         // so late is still urgent
 constexpr double kTurnTokens = 4;          // hysteresis of turns between resident models, in tokens' time
 constexpr double kPromise = 0.85;          // demand up to which promises are made
-constexpr double kJoins = 2;               // of that, for one more of a model that is at work
-constexpr double kRoundOfTtft = 0.5;       // a round of switches that keeps within promises
+constexpr double kJoins = 2;                // of that, for one more of a model that is at work
+constexpr double kRoundOfTtft = 0.5;        // a round of switches that keeps within promises
 constexpr double kBatchShare = 0.8;        // of that, for batch work
 constexpr double kBeyondShare = 0.9;       // of that, beyond an account's share
 constexpr double kSwitchHysteresis = 1.0;  // of both loads' time
@@ -37,11 +37,11 @@ constexpr Nanoseconds kRetry = kSecond / 4;
 constexpr Nanoseconds kMoveRest = 10 * kSecond;  // between two moves of one model
 constexpr double kMoveGap = 0.2;
 constexpr int32_t kMaxPassed = 64;
-constexpr double kBurst = 0.25;         // of the TTFT: so far ahead of its share an account may be
-constexpr double kBeyond_s = 0.5;       // jobs so far ahead leave a quarter of a batch to others
-constexpr double kOwnBurst = 0.25;      // of what is not an account's share, on a device, for a moment
-constexpr double kStopLeft_s = 0.05;    // loads that end so soon are not stopped for others
-constexpr int32_t kBeyondTokens = 512;  // prompt tokens a step of jobs beyond their account's share
+constexpr double kBurst = 0.25;    // of the TTFT: so far ahead of its share an account may be
+constexpr double kBeyond_s = 0.5;  // jobs so far ahead leave a quarter of a batch to others
+constexpr double kOwnBurst = 0.25;          // of what is not an account's share, on a device, for a moment
+constexpr double kStopLeft_s = 0.05;       // loads that end so soon are not stopped for others
+constexpr int32_t kBeyondTokens = 512;     // prompt tokens a step of jobs beyond their account's share
 constexpr int32_t kFullBatch = 64;
 
 double Square(double x) { return x * x; }
@@ -174,17 +174,16 @@ double TidepoolScheduler::ReadingSeconds(const Host& host) const {
   return bytes / std::max(host.host.load_bytes_per_s, 1.0);
 }
 
-// Processor demand (Baruah, Rosier and Howell, Real-Time Systems 1990): tokens that are due within a time
-// must be computed, and weights that they need be copied, within that time. The largest ratio of the two over
-// times up to eight TTFTs, with `job` on the device: 1 is all that can be promised. A model's jobs take steps
+// Processor demand (Baruah, Rosier and Howell, Real-Time Systems 1990): tokens that are due within a time must
+// be computed, and weights that they need be copied, within that time. The largest ratio of the two over times
+// up to eight TTFTs, with `job` on the device: 1 is all that can be promised. A model's jobs take steps
 // together, so one more of a model that is at work costs little, the first of another one much; what is ahead
 // of its pace is a buffer, and what is late counts more.
 double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View view, const Account* below,
                                      Nanoseconds now) const {
   constexpr size_t kTimes = 6;
   std::array<double, kTimes> time_s{}, compute_s{}, copy_s{};
-  for (size_t i = 0; i < kTimes; ++i)
-    time_s[i] = std::ldexp(static_cast<double>(job.ttft) * 1e-9, static_cast<int>(i) - 2);
+  for (size_t i = 0; i < kTimes; ++i) time_s[i] = std::ldexp(static_cast<double>(job.ttft) * 1e-9, static_cast<int>(i) - 2);
   uint64_t wanted = device.kv_bytes;
   // What is read from the store shares the host's rate with all that is read there.
   double read_s = ReadingSeconds(*hosts_[Index(device.device.host)]), read_from_s = kNever;
@@ -241,8 +240,7 @@ double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View 
     }
     for (size_t i = 0; i < kTimes; ++i) {
       if (time_s[i] < first_due_s) continue;
-      compute_s[i] +=
-          std::min(steps[i], left) * step_s + PrefillSeconds(model, device, static_cast<int64_t>(prefill[i]));
+      compute_s[i] += std::min(steps[i], left) * step_s + PrefillSeconds(model, device, static_cast<int64_t>(prefill[i]));
       if (warm) copy_s[i] += load_s;
     }
   };
@@ -257,8 +255,7 @@ double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View 
       wanted > device.arena ? static_cast<double>(wanted - device.arena) / device.copy_rate : 0;
   double worst = queue_s / ttft_s;
   for (size_t i = 0; i < kTimes; ++i) {
-    const double copies_s = std::max(copy_s[i], round_s * time_s[i] / (kRoundOfTtft * ttft_s)) +
-                            (time_s[i] < read_from_s ? 0 : read_s);
+    const double copies_s = std::max(copy_s[i], round_s * time_s[i] / (kRoundOfTtft * ttft_s)) + (time_s[i] < read_from_s ? 0 : read_s);
     worst = std::max(worst, std::max(compute_s[i], copies_s) / time_s[i]);
   }
   return worst;
@@ -432,10 +429,10 @@ double TidepoolScheduler::LoadLeft(const Replica& replica, Nanoseconds now) cons
   return LoadSeconds(replica) - static_cast<double>(now - replica.load_began) * 1e-9;
 }
 
-// A step may begin before its weights are all there when the last of them will have come before it needs
-// them: with `layers` that come and are computed at even rates, when what is left to come takes no longer
-// than what is computed before the last. It then never waits, and the first token comes one layer after the
-// last copy. Only for loads whose time is known: from host memory, at a measured rate.
+// A step may begin before its weights are all there when the last of them will have come before it needs them:
+// with `layers` that come and are computed at even rates, when what is left to come takes no longer than what
+// is computed before the last. It then never waits, and the first token comes one layer after the last copy.
+// Only for loads whose time is known: from host memory, at a measured rate.
 void TidepoolScheduler::PlanLanding(Device& device, Nanoseconds now) {
   const Replica* replica = device.loading;
   if (replica == nullptr || device.lands) return;
@@ -715,11 +712,10 @@ void TidepoolScheduler::ManageWeights(Device& device, Nanoseconds now, std::vect
   }
   if (device.loading != nullptr) {
     // What is loaded for jobs that are gone, or came beyond their account's share, makes way.
-    const bool for_none =
-        device.loading->jobs() == 0 ||
-        (device.loading->jobs(View::kWithinShare) <= 0 && wanted != nullptr &&
-         wanted->jobs(View::kWithinShare) > 0 && LoadLeft(*device.loading, now) > kStopLeft_s &&
-         ReplicaUrgency(*device.loading, now) - LoadSeconds(*device.loading) > least + 1);
+    const bool for_none = device.loading->jobs() == 0 ||
+                          (device.loading->jobs(View::kWithinShare) <= 0 && wanted != nullptr &&
+                           wanted->jobs(View::kWithinShare) > 0 && LoadLeft(*device.loading, now) > kStopLeft_s &&
+                           ReplicaUrgency(*device.loading, now) - LoadSeconds(*device.loading) > least + 1);
     if (wanted != nullptr && for_none && !device.loading->stopping && device.running != device.loading &&
         !device.loading->model->model.pinned) {
       EmitStopLoad(device, effects);
