@@ -61,7 +61,7 @@ def main():
     options = parser.parse_args()
     servers = {name: Server(binary=options.binary, settings={"TIDEPOOL_POOL_SPECULATION": name}) for name in ("true", "false")}
     with servers["true"], servers["false"]:
-        models = {name: server.store(options.model) for name, server in servers.items()}
+        models = {name: server.store(options.model.resolve()) for name, server in servers.items()}
         rates = {case: {name: [] for name in servers} for case in CASES}
         for turn in range(options.rounds + 1):
             for case, (path, body) in CASES.items():
