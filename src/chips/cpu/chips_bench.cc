@@ -5,11 +5,12 @@
 //   [--layers 6]
 //   [--seconds 0.3]
 //
-// "float32", "attention", "pack" and "hog" among the types are what they say.
-// The limit of a row is the larger of bytes / bandwidth and operations / rate, both measured in the same run:
-// int8 rate for quantised types, float32 rate for the others (bf16 for BF16, where it is multiplied so).
-// Times are the best of several repetitions; "core" divides by the processor time used instead, which other
-// load on the machine disturbs less.
+// "float32", "attention", "pack" and "hog" among the types are what they say; "step": a decode step of many
+// streams, operation by operation, as a model runs it but for the head and sampling. The limit of a row is
+// the larger of bytes / bandwidth and operations / rate, both measured in the same run: int8 rate for
+// quantised types, float32 rate for the others (bf16 for BF16, where it is multiplied so). Times are the best
+// of several repetitions; "core" divides by the processor time used instead, which other load on the machine
+// disturbs less.
 #include <fmt/format.h>
 #include <time.h>
 
@@ -240,6 +241,117 @@ void BenchAttention(Device& device, const Settings& settings, DataType kv_type) 
   }
 }
 
+// The layers of a decode step of `streams` sequences with 160 tokens each: the step that took least, by
+// operation.
+void BenchStep(Device& device, const Settings& settings, DataType type, int streams, DataType kv_type) {
+  using Clock = std::chrono::steady_clock;
+  constexpr int32_t kLayers = 28, kHeads = 16, kKvHeads = 8, kDim = 128, kContext = 160, kHidden = 1024;
+  constexpr int32_t kBlocks = kContext / kKvBlockTokens + 1;
+  std::mt19937 random(5);
+  std::vector<std::vector<OwnedWeight>> layers(kLayers);
+  for (const Group& group : LayerGroups()) {
+    for (const int64_t outputs : group.outputs) {
+      const WeightSpec spec{type, outputs, group.columns, WeightPrecision::kNative};
+      const std::vector<std::byte> source = RandomWeights(type, outputs, group.columns, random);
+      for (std::vector<OwnedWeight>& layer : layers) layer.push_back(PackOn(device, spec, source));
+    }
+  }
+  const KvLayout layout{kv_type, kLayers, kKvHeads, kDim, kDim};
+  (void)device.ReserveScratch(kContext, 3072);
+  DeviceBuffer memory =
+      device.Allocate(static_cast<size_t>(kBlocks * streams) * layout.block_bytes()).value();
+  std::vector<std::byte*> table;
+  for (int32_t b = 0; b < kBlocks * streams; ++b) {
+    table.push_back(memory.data() + static_cast<size_t>(b) * layout.block_bytes());
+  }
+  const std::vector<float> context = RandomFloats(size_t{kContext} * kKvHeads * kDim, 1.0f, random);
+  const ConstMatrix prompt(context.data(), kContext, kKvHeads * kDim, kKvHeads * kDim);
+  std::vector<SequenceSlice> slices;
+  for (int i = 0; i < streams; ++i) {
+    slices.push_back({i, 1, kContext, table.data() + i * kBlocks, kBlocks});
+    const SequenceSlice all{0, kContext, 0, table.data() + i * kBlocks, kBlocks};
+    for (int32_t n = 0; n < kLayers; ++n)
+      device.ops().AppendKv({prompt, prompt, &layout, n, std::span(&all, 1)});
+  }
+  const std::vector<int32_t> positions(static_cast<size_t>(streams), kContext);
+  const std::vector<float> gain(3072, 1.0f), frequency(kDim / 2, 0.01f);
+  std::vector<std::vector<float>> memory_of;
+  const auto matrix = [&](int64_t columns) {
+    memory_of.push_back(RandomFloats(static_cast<size_t>(streams * columns), 1.0f, random));
+    return Matrix{memory_of.back().data(), streams, columns, columns};
+  };
+  const Matrix x = matrix(kHidden), normed = matrix(kHidden), query = matrix(kHeads * kDim),
+               attended = matrix(kHeads * kDim), key = matrix(kKvHeads * kDim),
+               value = matrix(kKvHeads * kDim), gate = matrix(3072), up = matrix(3072);
+  Ops& ops = device.ops();
+  constexpr const char* kParts[] = {"norms", "qkv", "rope", "append", "attention", "out", "gate, up", "down"};
+  constexpr size_t kCount = std::size(kParts);
+  double best[kCount] = {}, best_s = 1e30;
+  const auto end = Clock::now() + std::chrono::duration<double>(std::max(1.0, settings.seconds));
+  while (Clock::now() < end) {
+    double parts[kCount] = {};
+    auto last = Clock::now();
+    const auto begin = last;
+    const auto took = [&](size_t part) {
+      const auto now = Clock::now();
+      parts[part] += std::chrono::duration<double>(now - last).count();
+      last = now;
+    };
+    const auto heads_of = [&](const Matrix& m) {
+      const int64_t count = m.columns / kDim;
+      return Matrix{m.data, m.rows * count, kDim, kDim};
+    };
+    for (int32_t n = 0; n < kLayers; ++n) {
+      const std::vector<OwnedWeight>& w = layers[static_cast<size_t>(n)];
+      ops.RmsNorm(x, gain.data(), 1e-6f, normed);
+      took(0);
+      const LinearTarget qkv[] = {
+          {&w[0].weight, nullptr, query}, {&w[1].weight, nullptr, key}, {&w[2].weight, nullptr, value}};
+      ops.Linear(normed, qkv);
+      took(1);
+      ops.RmsNorm(heads_of(query), gain.data(), 1e-6f, heads_of(query));
+      ops.RmsNorm(heads_of(key), gain.data(), 1e-6f, heads_of(key));
+      took(0);
+      for (const Matrix& m : {query, key}) {
+        ops.Rope({.x = m,
+                  .head_dim = kDim,
+                  .rotary_dim = kDim,
+                  .positions = positions,
+                  .inverse_frequency = frequency.data()});
+      }
+      took(2);
+      ops.AppendKv({key, value, &layout, n, slices});
+      took(3);
+      ops.Attention({.query = query,
+                     .out = attended,
+                     .layout = &layout,
+                     .layer = n,
+                     .query_heads = kHeads,
+                     .scale = 0.088f,
+                     .sequences = slices});
+      took(4);
+      const LinearTarget out{.weight = &w[3].weight, .out = normed, .residual = x};
+      ops.Linear(attended, std::span(&out, 1));
+      took(5);
+      ops.RmsNorm(x, gain.data(), 1e-6f, normed);
+      took(0);
+      ops.GatedLinear(normed, w[4].weight, w[5].weight, Activation::kSilu, up, gate);
+      took(6);
+      const LinearTarget down{.weight = &w[6].weight, .out = normed, .residual = x};
+      ops.Linear(gate, std::span(&down, 1));
+      took(7);
+    }
+    const double all = std::chrono::duration<double>(Clock::now() - begin).count();
+    if (all >= best_s) continue;
+    best_s = all;
+    std::copy_n(parts, kCount, best);
+  }
+  fmt::print("step {:<5} {:>2} streams, KV {:<5} {:6.2f} ms:", TraitsOf(type).name, streams,
+             TraitsOf(kv_type).name, best_s * 1e3);
+  for (size_t i = 0; i < kCount; ++i) fmt::print("  {} {:.2f}", kParts[i], best[i] * 1e3);
+  fmt::print("\n");
+}
+
 int Main(int argc, char** argv) {
   Settings settings;
   for (int i = 1; i + 1 < argc; i += 2) {
@@ -282,6 +394,15 @@ int Main(int argc, char** argv) {
         (settings.kv_types.empty() ||
          std::ranges::find(settings.kv_types, TraitsOf(type).name) != settings.kv_types.end())) {
       BenchAttention(**device, settings, type);
+    }
+  }
+  if (wanted("step")) {
+    for (const DataType type : {DataType::kF16, DataType::kQ8_0}) {
+      if (!settings.kv_types.empty() &&
+          std::ranges::find(settings.kv_types, TraitsOf(type).name) == settings.kv_types.end())
+        continue;
+      BenchStep(**device, settings, DataType::kQ4_0, 16, type);
+      BenchStep(**device, settings, DataType::kQ8_0, 32, type);
     }
   }
   if (wanted("hog")) BenchHog(**device, settings);

@@ -47,6 +47,7 @@ struct LoadedModel {
   std::shared_ptr<ResidentWeights> resident;  // weights that come and go
   std::vector<uint64_t> prefix_bytes;         // [i]: of the first i segments
   bool loading = false;                       // a load is under way whose end has not been told yet
+  Nanoseconds load_began = 0;
   std::unique_ptr<architectures::Model> model;
   architectures::StepLimits limits;
   std::unique_ptr<BlockPool> pool;
@@ -129,6 +130,9 @@ struct Sequence {
   }
   const std::string& account() const {
     return generation != nullptr ? generation->request.account : embed->request.account;
+  }
+  const std::vector<double>& account_weights() const {
+    return generation != nullptr ? generation->request.account_weights : embed->request.account_weights;
   }
 };
 

@@ -268,7 +268,7 @@ class InferenceImpl final : public Inference {
         options_(options),
         constraints_(options.grammar_cache_bytes, metrics),
         deployments_(catalog, engine, device, ledger, clock, metrics, options),
-        pool_(deployments_, engine, ledger, metrics, options, device.info().memory_bytes) {}
+        pool_(deployments_, engine, ledger, clock, metrics, options, device.info().memory_bytes) {}
 
   Status AddScripted(chips::SimulatedDevice& device, std::string name, int32_t context_length) override {
     return deployments_.AddScripted(device, std::move(name), context_length);

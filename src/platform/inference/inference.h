@@ -168,6 +168,7 @@ struct InferenceOptions {
   compute::FileBackingOptions backing;
   compute::ModelPolicy policy;              // of every model
   chips::Roofline roofline;                 // first guess of step times
+  bool traced = false;                      // the engine records its decisions
   compute::HostKvArena* host_kv = nullptr;  // the engine's, to be shown and resized
   ElasticityOptions elasticity;             // pins, windows of the clock, how many stay registered
 };
