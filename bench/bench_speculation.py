@@ -45,7 +45,7 @@ def chat(text, **more):
 
 
 CASES = {
-    "edit: code again": ("/v1/completions", {"prompt": "```python\n" + CODE + "```\nThe same code again:\n```python\n", "max_tokens": 200, "temperature": 0}),
+    "edit: code": ("/v1/completions", {"prompt": "```python\n" + CODE + "```\nThe same code with longer names:\n```python\n" + CODE[:70].replace("days", "number_of_days"), "max_tokens": 200, "temperature": 0}),
     "edit: text again": ("/v1/completions", {"prompt": TEXT + "\n\nOnce more, word for word:\n\n" + TEXT[:20], "max_tokens": 90, "temperature": 0}),
     "schema": chat("What is the weather in Oslo?", response_format={"type": "json_schema", "json_schema": {"name": "weather", "schema": SCHEMA}}, max_tokens=120),
     "prose": chat("Write a story about a lighthouse keeper.", max_tokens=200, temperature=0.8),
@@ -61,7 +61,7 @@ def main():
     options = parser.parse_args()
     servers = {name: Server(binary=options.binary, settings={"TIDEPOOL_POOL_SPECULATION": name}) for name in ("true", "false")}
     with servers["true"], servers["false"]:
-        models = {name: server.store(options.model) for name, server in servers.items()}
+        models = {name: server.store(options.model.resolve()) for name, server in servers.items()}
         rates = {case: {name: [] for name in servers} for case in CASES}
         for turn in range(options.rounds + 1):
             for case, (path, body) in CASES.items():

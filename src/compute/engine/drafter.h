@@ -26,8 +26,8 @@ class Drafter {
   void Add(std::span<const int32_t> tokens);
   // Appends at most `most` tokens that may follow.
   void Propose(std::span<const int32_t> tokens, int32_t most, std::vector<int32_t>& out);
-  // What became of the last proposal.
-  void Learn(int32_t proposed, int32_t accepted);
+  // What became of the last proposal. `row_cost`: a row more against a step of one row.
+  void Learn(int32_t proposed, int32_t accepted, double row_cost);
 
  private:
   static constexpr size_t kGram = 3;
@@ -35,7 +35,7 @@ class Drafter {
 
   std::vector<int32_t> places_;  // [hash of three tokens]: where the token after them stands, 0: nowhere
   size_t added_ = 0;             // tokens whose grams are in the table
-  int32_t length_ = 4;           // of the next proposal
+  int32_t length_ = 2;           // of the next proposal
   int32_t rest_ = 0;             // tokens until the next one
   int32_t next_rest_ = 16;
   double balance_ = 0;  // smoothed: tokens gained less rows paid

@@ -114,6 +114,7 @@ class EngineImpl final : public Engine {
   // count as steps of it. What is said is what would be said without: a draft's token is kept if the row
   // before it draws it.
   void Draft(LoadedModel& model);
+  void LearnRowCost(LoadedModel& model, double seconds);
   int32_t TakeDrafted(LoadedModel& model, Sequence& sequence, const architectures::StepOutput& output);
   void BuildStep(LoadedModel& model);
   bool LandingInterrupted(const LoadedModel& model) const;

@@ -56,9 +56,10 @@ struct LoadedModel {
   architectures::StepLimits limits;
   std::unique_ptr<BlockPool> pool;
   std::unique_ptr<ModelMetrics> metrics;
-  int32_t sequences = 0;     // waiting and admitted
-  int32_t moves = 0;         // KV moves under way
-  int32_t failed_loads = 0;  // in a row
+  double one_row_s = 0, row_cost = 0.3;  // of a step of one decode; of a row more, as a share of it: smoothed
+  int32_t sequences = 0;                 // waiting and admitted
+  int32_t moves = 0;                     // KV moves under way
+  int32_t failed_loads = 0;              // in a row
   ModelPolicy policy;
   uint64_t exported_evictions = 0;
 

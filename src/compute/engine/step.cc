@@ -101,6 +101,20 @@ void EngineImpl::LoseWeights(LoadedModel& model) {
   FailModel(model, error);
 }
 
+// What a draft's rows cost, from steps of one sequence with and without them.
+void EngineImpl::LearnRowCost(LoadedModel& model, double seconds) {
+  constexpr double kRowSmoothing = 0.1;
+  const PoolPlan& plan = scheduler_->plan(0);
+  if (plan.sequences.size() != 1 || plan.decodes != 1 || plan.landing) return;
+  if (draft_.empty()) {
+    model.one_row_s += (model.one_row_s == 0 ? 1 : kRowSmoothing) * (seconds - model.one_row_s);
+  } else if (model.one_row_s > 0) {
+    const double rows = static_cast<double>(draft_.size());
+    const double cost = std::clamp((seconds / model.one_row_s - 1) / rows, 0.01, 2.0);
+    model.row_cost += kRowSmoothing * (cost - model.row_cost);
+  }
+}
+
 void EngineImpl::Draft(LoadedModel& model) {
   draft_.clear();
   const PoolPlan& plan = scheduler_->plan(0);
@@ -145,7 +159,7 @@ int32_t EngineImpl::TakeDrafted(LoadedModel& model, Sequence& sequence,
   }
   model.metrics->drafted_tokens.Increment(rows - 1);
   model.metrics->accepted_tokens.Increment(said - 1);
-  if (!draft_forced_ && Lives(job)) sequence.generation->drafter.Learn(rows - 1, said - 1);
+  if (!draft_forced_ && Lives(job)) sequence.generation->drafter.Learn(rows - 1, said - 1, model.row_cost);
   return said;
 }
 
@@ -198,6 +212,7 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
   const PoolPlan& plan = scheduler_->plan(0);  // stays as it is until the next Decide
   model.metrics->step_tokens.Observe(plan.tokens);
 
+  LearnRowCost(model, static_cast<double>(now - started_at) * 1e-9);
   if (!draft_.empty()) {
     Sequence& sequence = *FindSequence(plan.sequences.front().job);
     CountComputed(sequence, 1, plan.tokens, started_at, now);

@@ -237,7 +237,8 @@ Result<Json> SchemaMerge::Both(const Json& first, const Json& second, int depth)
       mine = std::move(product);
     } else if (key == "uniqueItems") {
       mine = true;
-    } else if (key != "properties" && key != "additionalProperties" && key != "items" && key != "prefixItems") {
+    } else if (key != "properties" && key != "additionalProperties" && key != "items" &&
+               key != "prefixItems") {
       return CannotMerge(key);
     }
   }

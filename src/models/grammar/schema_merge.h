@@ -34,8 +34,8 @@ class SchemaMerge {
 
  private:
   const nlohmann::ordered_json& Resolved(const nlohmann::ordered_json& schema) const;
-  Status Arrays(const nlohmann::ordered_json& a, const nlohmann::ordered_json& b, nlohmann::ordered_json& merged,
-                int depth) const;
+  Status Arrays(const nlohmann::ordered_json& a, const nlohmann::ordered_json& b,
+                nlohmann::ordered_json& merged, int depth) const;
   Result<nlohmann::ordered_json> Objects(const nlohmann::ordered_json& a, const nlohmann::ordered_json& b,
                                          nlohmann::ordered_json merged, int depth) const;
 
