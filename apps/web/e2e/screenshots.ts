@@ -9,6 +9,7 @@ import { talk } from "./fill";
 
 const out = process.env.TIDEPOOL_SCREENSHOTS ?? "screenshots";
 const only = process.env.TIDEPOOL_LOOKS;
+const onlyPages = process.env.TIDEPOOL_PAGES;
 mkdirSync(out, { recursive: true });
 
 test("pictures of every page", async () => {
@@ -46,6 +47,7 @@ test("pictures of every page", async () => {
       if (only && !only.split(",").some((one) => one === look.name)) continue;
       const visit = await Visit.open(browser, server.url, { viewport: { width: look.width, height: look.height }, colorScheme: look.theme as "light" | "dark", locale: look.language });
       for (const [name, where, then] of pages) {
+        if (onlyPages && !onlyPages.split(",").includes(name)) continue;
         await visit.go(where);
         const live = name === "overview" || name === "pool";
         const work = live ? busy(9_000) : Promise.resolve();
