@@ -11,6 +11,8 @@ const onlyWoff2: Plugin = {
   transform: (code, id) => (/katex.*\.css/.test(id) ? code.replace(/,\s*url\([^)]*\.(?:woff|ttf)\)\s*format\([^)]*\)/g, "") : null),
 };
 
+const api = { "^/(v1|api|tokenize|detokenize|health|ready|version)": process.env.TIDEPOOL_URL ?? "http://127.0.0.1:8433" };
+
 export default defineConfig({
   resolve: {
     // Formulas become elements through a parser of its own: the browser's would try each style attribute of the text first, which
@@ -26,7 +28,8 @@ export default defineConfig({
     reportCompressedSize: false,
     chunkSizeWarningLimit: 700,
   },
-  // `npm run dev` beside a server that runs with --open.
-  server: { proxy: { "^/(v1|api|tokenize|detokenize|health|ready|version)": process.env.TIDEPOOL_URL ?? "http://127.0.0.1:8433" } },
+  // Pages of this folder beside a server that runs.
+  server: { proxy: api },
+  preview: { proxy: api },
   test: { environment: "jsdom", include: ["src/**/*_test.{ts,tsx}"], restoreMocks: true },
 });

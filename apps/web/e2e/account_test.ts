@@ -103,6 +103,62 @@ test("a key is made, shown once, used, and revoked", async () => {
   await expect.poll(async () => (await complete(key)).status, { timeout: 3_000 }).toBe(401);
 });
 
+async function makeKey(name: string): Promise<string> {
+  await owner.go("/keys");
+  await owner.page.getByRole("button", { name: "New key" }).first().click();
+  await owner.page.getByLabel("Name", { exact: true }).fill(name);
+  await owner.page.getByRole("dialog").getByRole("button", { name: "New key" }).click();
+  const made = (await owner.page.getByTestId("key").textContent())!;
+  await owner.page.getByRole("button", { name: "I have kept it" }).click();
+  return made;
+}
+// As the page itself asks: with the cookie.
+const asOwner = <T>(where: string) => owner.page.evaluate(async (path) => (await fetch(path)).json() as unknown, where) as Promise<T>;
+
+interface Sums { requests: number; prompt_tokens: number; output_tokens: number; key?: string }
+test("usage and the bill are what the replies said", async () => {
+  const metered = await makeKey("metered");
+  let prompt = 0;
+  let output = 0;
+  for (const text of ["[[say:one]]", "[[say:two and three]]", "[[repeat:100:wave ]]"]) {
+    const reply = await (await complete(metered, text)).json() as { usage: { prompt_tokens: number; completion_tokens: number } };
+    prompt += reply.usage.prompt_tokens;
+    output += reply.usage.completion_tokens;
+  }
+  const find = async () => (await asOwner<{ data: Sums[] }>("/api/v1/usage?group_by=key")).data.find((one) => one.requests === 3 && one.prompt_tokens === prompt && one.output_tokens === output);
+  await expect.poll(find, { timeout: 5_000 }).toBeTruthy();
+  const row = (await find())!;
+  await owner.go("/usage");
+  await owner.page.getByLabel("Group by").selectOption("key");
+  const cells = await owner.page.getByRole("row", { name: row.key! }).getByRole("cell").allTextContents();
+  expect(cells.slice(1, 3)).toEqual(["3", new Intl.NumberFormat("en").format(prompt)]);
+  expect(cells).toContain(new Intl.NumberFormat("en").format(output));
+  const bill = await asOwner<{ usage: Sums; data: Sums[] }>("/api/v1/bills");
+  expect(bill.data.filter((line) => line.key === row.key).reduce((all, line) => all + line.output_tokens, 0)).toBe(output);
+  await owner.go("/bills");
+  expect(await owner.page.getByTestId("requests").textContent()).toBe(new Intl.NumberFormat("en").format(bill.usage.requests));
+  await owner.go("/requests");
+  await owner.page.getByRole("button", { name: "scripted" }).first().click();
+  expect(await owner.page.getByRole("dialog").textContent()).toContain("/v1/chat/completions");
+});
+
+test("a limit that is reached is explained in the chat", async () => {
+  await owner.go("/limits");
+  await owner.page.getByRole("button", { name: "New limit" }).click();
+  await owner.page.getByLabel("Requests/min").fill("0");
+  await owner.page.getByRole("button", { name: "Save" }).click();
+  await owner.page.getByRole("dialog").waitFor({ state: "detached" });
+  await owner.go("/chat");
+  await owner.page.getByLabel("Message", { exact: true }).fill("[[say:too much]]");
+  await owner.page.getByRole("button", { name: "Send" }).click();
+  await owner.page.locator('[data-role="assistant"][data-state="failed"]').waitFor();
+  expect(await owner.page.locator('[data-role="assistant"]').last().getByRole("alert").textContent()).toMatch(/limit|minute/i);
+  await owner.go("/limits");
+  await owner.page.getByRole("button", { name: "Remove" }).click();
+  await owner.page.getByRole("dialog").getByRole("button", { name: "Remove" }).click();
+  await owner.page.getByText("No limits").waitFor();
+});
+
 test("an invited viewer sees models, no keys and no console", async () => {
   await owner.go("/people");
   await owner.page.getByRole("button", { name: "Invite" }).click();
@@ -131,7 +187,7 @@ test("axe finds nothing serious on the pages of accounts", async () => {
   const problems: string[] = [];
   for (const scheme of ["light", "dark"] as const) {
     await owner.page.emulateMedia({ colorScheme: scheme });
-    for (const where of ["/keys", "/people", "/workspaces", "/audit"]) {
+    for (const where of ["/keys", "/people", "/workspaces", "/audit", "/usage", "/bills", "/limits", "/requests"]) {
       await owner.go(where);
       await owner.page.waitForTimeout(300);
       problems.push(...(await owner.checkAccessibility()).map((one) => `${scheme} ${where}: ${one}`));

@@ -4,19 +4,31 @@ import { mkdirSync } from "node:fs";
 import path from "node:path";
 import { expect, test } from "vitest";
 import { launch, Visit } from "./browser";
-import { Server, smallModel } from "./server";
+import { Server, smallModel, testData } from "./server";
 import { talk } from "./fill";
 
 const out = process.env.TIDEPOOL_SCREENSHOTS ?? "screenshots";
 const only = process.env.TIDEPOOL_LOOKS;
+const onlyPages = process.env.TIDEPOOL_PAGES;
 mkdirSync(out, { recursive: true });
 
 test("pictures of every page", async () => {
-  const server = new Server(["--open", "--simulated", "--simulated-step-ms", "8"], { TIDEPOOL_POOL_MEMORY: "700MiB", TIDEPOOL_POOL_WARM_MEMORY: "256MiB" });
+  const server = new Server(["--open", "--simulated", "--simulated-step-ms", "8"], { TIDEPOOL_POOL_MEMORY: "1GiB", TIDEPOOL_POOL_WARM_MEMORY: "256MiB" });
   await server.start();
   const browser = await launch();
+  // Requests to every model, so that there is something to see.
+  const busy = async (forMs: number) => {
+    const end = Date.now() + forMs;
+    const ask = async (where: string, body: object) => {
+      while (Date.now() < end) await server.ask("POST", where, body).catch(() => {});
+    };
+    const chat = (model: string, text: string) => ask("/v1/chat/completions", { model, messages: [{ role: "user", content: text }], max_tokens: 120 });
+    await Promise.all([chat("smollm2:135m", "Tell me about the sea."), chat("gemma3:270m", "Tell me about the moon."), ask("/v1/embeddings", { model: "minilm:l6-v2", input: ["tide", "moon", "harbour"] })]);
+  };
   try {
     await server.store(smallModel, "smollm2:135m");
+    await server.store(path.join(testData, "gemma-3-270m-Q4_K_M.gguf"), "gemma3:270m");
+    await server.store(path.join(testData, "all-MiniLM-L6-v2"), "minilm:l6-v2");
     const conversation = await talk(server);
     const pages: [string, string, ((visit: Visit) => Promise<void>)?][] = [
       ["chat-new", "/chat"], ["chat", `/chat/${conversation}`], ["compare", "/compare"], ["playground", "/playground?model=smollm2:135m", async ({ page }) => {
@@ -35,12 +47,16 @@ test("pictures of every page", async () => {
       if (only && !only.split(",").some((one) => one === look.name)) continue;
       const visit = await Visit.open(browser, server.url, { viewport: { width: look.width, height: look.height }, colorScheme: look.theme as "light" | "dark", locale: look.language });
       for (const [name, where, then] of pages) {
+        if (onlyPages && !onlyPages.split(",").includes(name)) continue;
         await visit.go(where);
-        const load = fetch(`${server.url}/v1/chat/completions`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ model: "smollm2:135m", messages: [{ role: "user", content: "Tell me about the sea." }], max_tokens: 60 }) }).catch(() => null);
+        const live = name === "overview" || name === "pool";
+        const work = live ? busy(9_000) : Promise.resolve();
         await then?.(visit);
-        await visit.page.waitForTimeout(name === "health" ? 5000 : 1200);
+        await visit.page.waitForTimeout(name === "health" ? 6_000 : live ? 8_000 : 1_200);
         await visit.page.screenshot({ path: path.join(out, `${name}-${look.name}.png`) });
-        await load;
+        // For README.md (docs/images).
+        if (look.name === "wide" && (name === "chat" || name === "overview")) await visit.page.screenshot({ path: path.join(out, `${name}.jpg`), type: "jpeg", quality: 82 });
+        await work;
       }
       expect(visit.problems).toEqual([]);
       await visit.close();

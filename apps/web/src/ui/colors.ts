@@ -1,10 +1,21 @@
 // A model's colour is the same in every picture: memory, timeline, charts. Hues keep their distance from red, which means
 // trouble, and from the accent.
 
-const hues = [210, 280, 70, 330, 145, 250, 95, 305, 235, 50];
-const taken = new Map<string, number>();
+import { recall, remember } from "./store";
 
-// FNV-1a, then the next free hue: few models never share a colour.
+const hues = [205, 285, 75, 335, 145, 245, 110, 310];
+const maxKept = 500;
+const taken = new Map<string, number>(kept());
+
+function kept(): [string, number][] {
+  try {
+    return Object.entries(JSON.parse(recall("colours") ?? "{}") as Record<string, number>).filter(([, slot]) => Number.isInteger(slot));
+  } catch {
+    return [];
+  }
+}
+
+// FNV-1a, then the next free hue: few models never share a colour. Kept, so that it is the same tomorrow.
 export function modelHue(id: string): number {
   const known = taken.get(id);
   if (known !== undefined) return hues[known % hues.length]!;
@@ -14,6 +25,7 @@ export function modelHue(id: string): number {
   const used = new Set(taken.values());
   for (let tries = 0; tries < hues.length && used.has(slot); ++tries) slot = (slot + 1) % hues.length;
   taken.set(id, slot);
+  remember("colours", JSON.stringify(Object.fromEntries([...taken].slice(-maxKept))));
   return hues[slot]!;
 }
 

@@ -297,7 +297,7 @@ export function Table<Row>({ columns, rows, keyOf, label }: { columns: Column<Ro
           {rows.map((row) => (
             <tr key={keyOf(row)} className="border-b border-line hover:bg-sunken/60">
               {columns.map((column, index) => (
-                <td key={index} className={cx("px-2 py-1.5 first:pl-0 last:pr-0", column.right && "text-right whitespace-nowrap", column.wide && "w-full max-w-0 truncate", column.hide && hiding[column.hide])}>{column.cell(row)}</td>
+                <td key={index} className={cx("px-2 py-1.5 whitespace-nowrap first:pl-0 last:pr-0", column.right && "text-right", column.wide && "w-full max-w-0 truncate", column.hide && hiding[column.hide])}>{column.cell(row)}</td>
               ))}
             </tr>
           ))}
