@@ -7,6 +7,7 @@
 #include "base/ids.h"
 #include "base/log.h"
 #include "gateway/errors.h"
+#include "gateway/web_app.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -64,6 +65,7 @@ Result<void> Application::ScreenRouted(HttpRequest& request) {
     return {};
   }
   TP_ASSIGN(RouteMatch match, MatchRoute(Routes(), request.method, request.target));
+  if (match.route == nullptr && match.allow.empty()) match.route = WebRoute(request);
   if (match.route == nullptr) {
     if (!match.allow.empty()) {
       return Fail(ErrorKind::kInvalid, "method_not_allowed",
@@ -76,9 +78,11 @@ Result<void> Application::ScreenRouted(HttpRequest& request) {
   const Route& route = *match.route;
   request.route = match.route;
   request.path_values = std::move(match.values);
-  if (route.access != Access::kPublic) TP_TRY(security_.CheckKey(request, keys_));
-  if (route.access == Access::kAdmin && !request.principal.admin) {
-    return Fail(ErrorKind::kForbidden, "admin_only", "This needs the admin key.");
+  if (route.access != platform::Role::kNone) TP_TRY(security_.CheckKey(request, keys_));
+  if (request.principal.role < route.access) {
+    return Fail(ErrorKind::kForbidden, "role_too_low",
+                fmt::format("This needs the role {}; yours here is {}.", platform::RoleName(route.access),
+                            platform::RoleName(request.principal.role)));
   }
   const std::string* length = request.Header("content-length");
   const bool has_body =

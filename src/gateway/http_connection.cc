@@ -313,7 +313,7 @@ std::string HttpConnection::Head(const HttpRequest& request, int status, std::st
   if (!content_type.empty()) AppendHeader(head, "Content-Type", content_type);
   for (const HttpHeader& header : all) AppendHeader(head, header.name, header.value);
   if (length) {
-    if (status != 204) AppendHeader(head, "Content-Length", fmt::to_string(*length));
+    if (status != 204 && status != 304) AppendHeader(head, "Content-Length", fmt::to_string(*length));
   } else if (request.version == 11) {
     AppendHeader(head, "Transfer-Encoding", "chunked");
   }

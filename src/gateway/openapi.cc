@@ -69,8 +69,11 @@ Json Operation(const Route& route) {
   operation["operationId"] = OperationId(route);
   operation["tags"] = Json::array({route.tag});
   operation["summary"] = route.summary;
-  if (route.access == Access::kPublic) operation["security"] = Json::array();
-  if (route.access == Access::kAdmin) operation["description"] = "Needs the admin key.";
+  if (route.access == platform::Role::kNone) operation["security"] = Json::array();
+  if (route.access != platform::Role::kNone) {
+    operation["description"] = fmt::format("Least role: {}.", platform::RoleName(route.access));
+    operation["x-least-role"] = platform::RoleName(route.access);
+  }
   if (Json parameters = Parameters(route.pattern); !parameters.empty())
     operation["parameters"] = std::move(parameters);
   if (route.request != nullptr) {
@@ -91,7 +94,8 @@ Json Operation(const Route& route) {
   }
   if (route.request != nullptr)
     operation["responses"]["400"] = ErrorReply("The request is wrong; param names the field");
-  if (route.access != Access::kPublic) operation["responses"]["401"] = ErrorReply("No key, or a wrong one");
+  if (route.access != platform::Role::kNone)
+    operation["responses"]["401"] = ErrorReply("No key, or a wrong one");
   if (route.inference) operation["responses"]["503"] = ErrorReply("Stopping, loading failed, or no memory");
   operation["responses"]["default"] = ErrorReply("Any other error");
   return operation;

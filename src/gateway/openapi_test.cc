@@ -60,7 +60,7 @@ TEST(OpenApi, DescribesFieldsOfRequests) {
   EXPECT_EQ(chat["properties"]["temperature"]["maximum"], 2.0);
   EXPECT_EQ(chat["properties"]["top_p"]["exclusiveMinimum"], 0.0);
   EXPECT_EQ(chat["properties"]["n"]["maximum"], 128);
-  EXPECT_TRUE(chat["properties"]["tools"]["description"].get<std::string>().starts_with("Refused"));
+  EXPECT_TRUE(chat["properties"]["audio"]["description"].get<std::string>().starts_with("Refused"));
 }
 
 }  // namespace

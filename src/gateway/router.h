@@ -17,12 +17,6 @@
 
 namespace tidepool::gateway {
 
-enum class Access : uint8_t {
-  kPublic,  // no key: health and readiness only
-  kKey,     // any valid key
-  kAdmin,   // the admin key
-};
-
 enum class Lane : uint8_t {
   kInline,  // on the I/O thread: microseconds only
   kWorker,
@@ -37,7 +31,8 @@ using Schema = nlohmann::ordered_json (*)();
 struct Route {
   std::string_view method;
   std::string_view pattern;
-  Access access;
+  // The least role that may call it; kNone: anybody, without a key. This column is the only source of rights.
+  platform::Role access;
   Lane lane;
   bool inference;  // new work: refused while draining
   Handler handler;

@@ -80,7 +80,7 @@ TEST(Router, RoutesAreDescribedAndDistinct) {
     EXPECT_NE(route.handler, nullptr) << route.pattern;
     // Public routes are exactly these two: a new one is a decision, not an accident.
     const bool is_public = route.pattern == "/health" || route.pattern == "/ready";
-    EXPECT_EQ(route.access == Access::kPublic, is_public) << route.pattern;
+    EXPECT_EQ(route.access == platform::Role::kNone, is_public) << route.pattern;
     // What reads a body must not do so on an I/O thread.
     if (route.request != nullptr) {
       EXPECT_NE(route.lane, Lane::kInline) << route.pattern;

@@ -190,7 +190,7 @@ Status Security::CheckKey(HttpRequest& request, const platform::KeyStore& keys) 
     auto principal = keys.Verify(key);
     if (principal) {
       request.principal = std::move(*principal);
-      request.owns_machine = request.principal.admin && request.peer.loopback && !WasForwarded(request);
+      request.owns_machine = request.principal.is_operator && request.peer.loopback && !WasForwarded(request);
       return {};
     }
     // SDKs insist on sending some key: an open server does not mind which.
@@ -198,7 +198,9 @@ Status Security::CheckKey(HttpRequest& request, const platform::KeyStore& keys) 
   }
   if (open_ && loopback_) {
     request.principal = platform::Principal{};
-    request.principal.admin = true;
+    request.principal.is_operator = true;
+    request.principal.role = platform::Role::kOperator;
+    request.principal.key = "open";
     request.principal.key_id = "open";
     return {};
   }

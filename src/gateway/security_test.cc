@@ -133,7 +133,7 @@ TEST(Security, KeysAndOwnership) {
   EXPECT_EQ(closed.CheckKey(request, keys).error().code, "missing_api_key");
   request.headers.back().value = "bearer  tp-test-key ";
   ASSERT_TRUE(closed.CheckKey(request, keys));
-  EXPECT_TRUE(request.principal.admin);
+  EXPECT_TRUE(request.principal.is_operator);
   EXPECT_TRUE(request.owns_machine);
 
   // A proxy on this machine speaks for somebody else.
@@ -144,7 +144,7 @@ TEST(Security, KeysAndOwnership) {
   HttpRequest far = Request("localhost", {}, "10.0.0.5");
   far.headers.push_back({"authorization", "Bearer tp-test-key"});
   ASSERT_TRUE(closed.CheckKey(far, keys));
-  EXPECT_TRUE(far.principal.admin);
+  EXPECT_TRUE(far.principal.is_operator);
   EXPECT_FALSE(far.owns_machine);
 
   options.open = true;

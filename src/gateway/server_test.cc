@@ -56,7 +56,7 @@ TEST_F(ServerTest, AnswersAChat) {
   EXPECT_EQ(body["usage"], Json::parse(R"({"prompt_tokens":7,"completion_tokens":5,"total_tokens":12,
       "prompt_tokens_details":{"cached_tokens":3},"completion_tokens_details":{"reasoning_tokens":2}})"));
   EXPECT_EQ(inference_.last_chat().request_id, "mine-1");
-  EXPECT_TRUE(inference_.last_chat().principal.admin);
+  EXPECT_TRUE(inference_.last_chat().principal.is_operator);
 }
 
 TEST_F(ServerTest, StreamsAChat) {
@@ -261,7 +261,7 @@ TEST_F(ServerTest, AdminRoutesNeedTheAdminKey) {
   Start();
   const std::string user =
       "GET /api/v1/settings HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer tp-user-key\r\n\r\n";
-  EXPECT_EQ(AskJson(user, 403)["error"]["code"], "admin_only");
+  EXPECT_EQ(AskJson(user, 403)["error"]["code"], "role_too_low");
 }
 
 TEST_F(ServerTest, ErrorsHaveOpenAisShape) {

@@ -133,6 +133,7 @@ platform::InferenceOptions MakeInferenceOptions(const Settings& s) {
   o.kv_type = KvTypeOf(s.pool.kv_type);
   o.backing.verify = s.pool.verify_weights;
   o.backing.lock = s.pool.lock_weights;
+  o.traced = s.pool.trace_records > 0;
   o.policy.ttft_s = s.pool.ttft_s;
   o.policy.tpot_s = s.pool.tpot_s;
   o.policy.idle_ttl_s = s.models.idle_ttl_s;
@@ -153,6 +154,12 @@ compute::EngineOptions MakeEngineOptions(const Settings& s) {
   o.pool.admission_load = s.pool.admission_load;
   o.pool.overcommit = s.pool.overcommit;
   o.pool.age_bound_s = s.pool.age_bound_s;
+  // Kernels change with the program; which of them compute, with the processor (and is part of a packed file's
+  // key).
+  o.prefix_files = {.max_bytes = s.pool.prefix_files,
+                    .folder = s.home / "prefixes",
+                    .salt = fmt::format(" {} {} deterministic={}", kVersion, kCommit, s.pool.deterministic)};
+  o.trace_records = static_cast<size_t>(s.pool.trace_records);
   return o;
 }
 
@@ -430,6 +437,7 @@ int Serve(const Settings& settings) {
       });
     }
     RunUntilSignal(**gateway, *pool.engine, pool.clock, settings.http.drain_timeout_s);
+    pool.engine->SavePrefixCaches();
     pool.residency->LeaveInMemory();  // a server that is started again finds its weights
   }
   (*gateway)->Stop();

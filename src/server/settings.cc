@@ -177,6 +177,15 @@ const std::vector<Spec>& Specs() {
        TP_FIELD(pool.max_waiting), 1, 1000000},
       {"pool.prefix_cache", Kind::kBool, "true",
        "Keep KV of finished prompts for requests that begin the same way.", TP_FIELD(pool.prefix_cache)},
+      {"pool.prefix_files", Kind::kBytes, "0",
+       "The prefix cache of each pinned model that is kept on disk when the server ends and restored when it "
+       "starts, in $TIDEPOOL_HOME/prefixes (readable by the server's user only: it holds what people wrote); 0: "
+       "none.",
+       TP_FIELD(pool.prefix_files), 0, 1e13},
+      {"pool.trace_records", Kind::kInt, "0",
+       "Events and decisions of the scheduler that are kept (some hundred bytes each), for GET "
+       "/api/v1/pool/trace; 0: none.",
+       TP_FIELD(pool.trace_records), 0, 1000000},
       {"pool.deterministic", Kind::kBool, "false",
        "One order of additions for every batch size: the same answer alone or in a batch, bit for bit. Only "
        "AMX has "

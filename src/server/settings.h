@@ -39,11 +39,11 @@ struct Settings {
 
   struct {
     std::string memory, warm_memory, host_kv;  // "70%" or bytes; MemoryBytes() resolves them
-    uint64_t kv_ready = 0, packed_cache = 0;
+    uint64_t kv_ready = 0, packed_cache = 0, prefix_files = 0;
     bool verify_weights = true, lock_weights = true, calibrate = true, pin_threads = false;
     double admission_load = 0, overcommit = 1, age_bound_s = 0, ttft_s = 0, tpot_s = 0;
     std::string kv_type, precision, instruction_set, numa;
-    int64_t threads = 0, max_batch_tokens = 0, max_sequences = 0, max_waiting = 0;
+    int64_t threads = 0, max_batch_tokens = 0, max_sequences = 0, max_waiting = 0, trace_records = 0;
     bool prefix_cache = true, deterministic = false;
   } pool;
 

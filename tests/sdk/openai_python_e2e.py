@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import os
 import struct
 import time
@@ -109,6 +110,84 @@ def test_streaming_helper(client):
     assert final.choices[0].message.content == "helper"
 
 
+WEATHER = {"type": "function", "function": {
+    "name": "weather", "description": "The weather of a city.", "parameters": {
+        "type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}, "required": ["city"]}}}
+
+
+def say_calls(*calls, before=""):
+    said = before + "\n".join(f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
+                              for name, arguments in calls)
+    return ask(f"[[say:{said}]]")
+
+
+def test_tool_calls(client):
+    messages = say_calls(("weather", {"city": "Oslo", "days": 3}), ("weather", {"city": "Zürich \"x\""}), before="Let me look. ")
+    answer = client.chat.completions.create(model=MODEL, messages=messages, tools=[WEATHER])
+    choice = answer.choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content == "Let me look."
+    assert [call.function.name for call in choice.message.tool_calls] == ["weather", "weather"]
+    assert [json.loads(call.function.arguments) for call in choice.message.tool_calls] == [
+        {"city": "Oslo", "days": 3}, {"city": "Zürich \"x\""}]
+    assert len({call.id for call in choice.message.tool_calls}) == 2
+    only = client.chat.completions.create(model=MODEL, messages=say_calls(("weather", {"city": "Oslo"})), tools=[WEATHER])
+    assert only.choices[0].message.content is None
+    # The result goes back, and the conversation goes on.
+    call = only.choices[0].message.tool_calls[0]
+    after = client.chat.completions.create(model=MODEL, tools=[WEATHER], messages=[
+        *say_calls(("weather", {"city": "Oslo"})), only.choices[0].message.to_dict(),
+        {"role": "tool", "tool_call_id": call.id, "content": "[[say:It rains.]]"}])
+    assert after.choices[0].message.content == "It rains." and after.choices[0].finish_reason == "stop"
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.chat.completions.create(model=MODEL, tools=[WEATHER], messages=[
+            *ask("x"), only.choices[0].message.to_dict(), {"role": "tool", "tool_call_id": "other", "content": "?"}])
+    assert wrong.value.param == "messages[2].tool_call_id"
+
+
+def test_streamed_tool_calls(client):
+    messages = say_calls(("weather", {"city": "Oslo"}), ("weather", {"city": "Rome", "days": 2}))
+    chunks = list(client.chat.completions.create(model=MODEL, messages=messages, tools=[WEATHER], stream=True))
+    calls = {}
+    for chunk in chunks:
+        for delta in chunk.choices[0].delta.tool_calls or []:
+            if delta.id:
+                assert delta.index not in calls and delta.type == "function" and delta.function.arguments == ""
+                calls[delta.index] = [delta.function.name, []]
+            else:
+                calls[delta.index][1].append(delta.function.arguments)
+    assert [(name, json.loads("".join(parts))) for name, parts in calls.values()] == [
+        ("weather", {"city": "Oslo"}), ("weather", {"city": "Rome", "days": 2})]
+    assert len(calls[0][1]) > 5, "arguments come as they are made"
+    assert chunks[0].choices[0].delta.role == "assistant" and chunks[0].choices[0].delta.content is None
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    with client.chat.completions.stream(model=MODEL, messages=messages, tools=[WEATHER]) as stream:
+        for _ in stream:
+            pass
+        final = stream.get_final_completion()
+    assert [json.loads(call.function.arguments)["city"] for call in final.choices[0].message.tool_calls] == ["Oslo", "Rome"]
+
+
+def test_what_is_no_call_is_text(client):
+    cut = client.chat.completions.create(
+        model=MODEL, messages=say_calls(("weather", {"city": "Oslo"})), tools=[WEATHER], max_tokens=40)
+    assert cut.choices[0].finish_reason == "length" and not cut.choices[0].message.tool_calls
+    assert cut.choices[0].message.content.startswith("<tool_call>")
+    bad = client.chat.completions.create(
+        model=MODEL, messages=ask("[[say:<tool_call>{weather: Oslo}</tool_call>]]"), tools=[WEATHER])
+    assert bad.choices[0].finish_reason == "stop"
+    assert bad.choices[0].message.content == "<tool_call>{weather: Oslo}</tool_call>"
+    none = client.chat.completions.create(
+        model=MODEL, messages=say_calls(("weather", {})), tools=[WEATHER], tool_choice="none")
+    assert none.choices[0].message.tool_calls is None and "<tool_call>" in none.choices[0].message.content
+
+
+def test_prefill(client):
+    answer = client.chat.completions.create(model=MODEL, messages=[
+        *ask("[[say:one two three]]"), {"role": "assistant", "content": "one", "prefix": True}])
+    assert answer.choices[0].message.content == " two three"
+
+
 def test_n_and_limits(client):
     answer = client.chat.completions.create(model=MODEL, messages=ask("[[say:abcdefgh]]"), n=3, max_tokens=4)
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
@@ -175,9 +254,12 @@ def test_errors(client, server):
     assert wrong.value.param == "temperature"
     assert wrong.value.request_id
     with pytest.raises(openai.BadRequestError) as tools:
-        client.chat.completions.create(
-            model=MODEL, messages=ask("x"), tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])
-    assert tools.value.param == "tools"
+        client.chat.completions.create(model=MODEL, messages=ask("x"), tool_choice="required")
+    assert tools.value.param == "tool_choice"
+    with pytest.raises(openai.BadRequestError) as image:
+        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": [
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]}])
+    assert image.value.param == "messages[0].content[0].type"
     with pytest.raises(openai.BadRequestError) as long:
         client.chat.completions.create(model=MODEL, messages=ask("x " * 400000), max_tokens=10)
     assert long.value.code == "context_length_exceeded"

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "compute/engine/engine_impl.h"
+#include "compute/kv/prefix_cache_file.h"
 
 namespace tidepool::compute {
 
@@ -36,9 +37,16 @@ EngineImpl::EngineImpl(chips::Device& device, Ledger& ledger, const Clock& clock
       clock_(clock),
       registry_(metrics),
       options_(Sane(options)),
-      scheduler_(MakeTidepoolScheduler(options_.pool)),
+      scheduler_(options_.make_scheduler ? options_.make_scheduler(options_.pool)
+                                         : MakeTidepoolScheduler(options_.pool)),
+      events_(options_.event_records),
       kv_mover_(MakeKvMover(options_.kv_mover)),
       ledger_metrics_(ledger, metrics) {
+  if (options_.trace_records > 0) {
+    auto recorder = std::make_unique<TraceRecorder>(std::move(scheduler_), options_.trace_records);
+    recorder_ = recorder.get();
+    scheduler_ = std::move(recorder);
+  }
   scheduler_->AddHost({.kv_bytes = options_.host_kv == nullptr ? 0 : options_.host_kv->limit()});
   scheduler_->AddDevice({.arena_bytes = ledger_.limit(), .copy_bytes_per_s = options_.copy_bytes_per_s});
   arena_bytes_ = ledger_.limit();
@@ -59,7 +67,7 @@ EngineImpl::~EngineImpl() {
   kv_mover_.reset();  // answers what is left; nobody looks any more
 }
 
-void EngineImpl::Call(std::function<void()> work) {
+void EngineImpl::Call(std::function<void()> work) const {
   CHECK(std::this_thread::get_id() != thread_.get_id());  // a sink must not wait for its own thread
   std::promise<void> done;
   {
@@ -77,7 +85,7 @@ Result<ModelHandle> EngineImpl::AddModel(std::string name, std::unique_ptr<archi
                                          std::shared_ptr<const text::Tokenizer> tokenizer,
                                          int32_t context_length, Charge weights,
                                          std::shared_ptr<ResidentWeights> resident,
-                                         const ModelPolicy& policy) {
+                                         const ModelPolicy& policy, std::string content) {
   CHECK(model != nullptr && tokenizer != nullptr);
   CHECK(resident == nullptr || weights.bytes() == 0);
   const architectures::ModelInfo& info = model->info();
@@ -117,6 +125,7 @@ Result<ModelHandle> EngineImpl::AddModel(std::string name, std::unique_ptr<archi
   loaded->limits.max_logit_rows = info.generates ? options_.max_sequences : 1;
   card.workspace_bytes = model->WorkspaceBytes(loaded->limits);
   loaded->weights_charge = std::move(weights);
+  if (!content.empty()) content = KvContentKey(content + options_.prefix_files.salt, model->kv_layout());
   loaded->model = std::move(model);
   loaded->pool =
       std::make_unique<BlockPool>(device_, ledger_,
@@ -124,8 +133,10 @@ Result<ModelHandle> EngineImpl::AddModel(std::string name, std::unique_ptr<archi
                                                    .block_bytes = std::max<size_t>(card.kv_block_bytes, 1),
                                                    .slab_bytes = options_.kv_slab_bytes,
                                                    .prefix_cache = options_.prefix_cache && info.causal,
-                                                   .reserve = options_.kv_reserve});
+                                                   .reserve = options_.kv_reserve,
+                                                   .content_key = std::move(content)});
   loaded->metrics = std::make_unique<ModelMetrics>(registry_, name);
+  LoadPrefixFile(*loaded);
 
   const ModelHandle handle = card.handle;
   Status status;

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -25,6 +26,7 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "chips/device.h"
+#include "compute/engine/pool_events.h"
 #include "compute/kv/host_kv_arena.h"
 #include "compute/kv/kv_mover.h"
 #include "compute/kv/kv_reserve.h"
@@ -122,9 +124,10 @@ struct GenerateRequest {
   std::vector<int32_t> prompt;  // at least one token
   SamplingParams sampling;
   text::ReasoningFormat reasoning;
-  std::string workspace;  // prefix reuse stays within one
-  std::string account;    // opaque path, for fair share
-  double account_weight = 1;
+  std::vector<std::string> visible_tags{};  // control tokens that are text of the answer: "<tool_call>"
+  std::string workspace;                     // prefix reuse stays within one
+  std::string account;                       // opaque path, for fair share: "organisation/workspace/key"
+  std::vector<double> account_weights = {};  // one a level of the path; missing: 1
   JobClass job_class = JobClass::kNormal;
   bool strip_leading_space = false;  // of the answer, where the tokenizer adds one (chat, not continuation)
   std::shared_ptr<GenerateSink> sink;
@@ -136,6 +139,7 @@ struct EmbedRequest {
   ModelHandle model = 0;
   std::vector<std::vector<int32_t>> inputs;  // each at least one token, at most the context
   std::string workspace, account;
+  std::vector<double> account_weights = {};
   std::function<void(Result<std::vector<std::vector<float>>>)> done;  // engine thread
 };
 
@@ -175,6 +179,14 @@ struct PoolReport {
   std::vector<std::pair<PoolModelId, std::string>> names;  // of device.replicas
 };
 
+// Prefix caches of pinned models over a restart: one file for each, in `folder`.
+struct PrefixFileOptions {
+  uint64_t max_bytes = 0;  // of KV of one model; 0: no files
+  std::filesystem::path folder;
+  // Whatever decides the bits of KV beside weights and layout: kernels, the program's version.
+  std::string salt;
+};
+
 struct EngineOptions {
   int32_t max_batch_tokens = 512;  // rows of a step: decodes first, the rest prefill chunks
   int32_t max_sequences = 64;      // sequences of one step, per model
@@ -188,6 +200,11 @@ struct EngineOptions {
   KvReserve* kv_reserve = nullptr;  // where memory for KV is ready before it is needed; outlives the engine
   KvMoverOptions kv_mover = {};
   double copy_bytes_per_s = 5e9;  // from warm to resident, until measured
+  PrefixFileOptions prefix_files = {};
+  size_t event_records = 4096;  // of what the pool did, for Events
+  size_t trace_records = 0;     // of the scheduler's events and decisions, for DecisionTrace; 0: none are kept
+  // Another policy than Tidepool's own.
+  std::function<std::unique_ptr<PoolScheduler>(const PoolPolicyOptions&)> make_scheduler = {};
 };
 
 class Engine {
@@ -200,12 +217,14 @@ class Engine {
   // Takes a model and either the charge for its weights, which then stay, or weights that come and go as the
   // scheduler decides. Charges the shared workspace when it has to grow, and KV as it grows. context_length
   // 0: the model's own. The tokenizer is used to build text from tokens. Errors: "out_of_pool_memory" when
-  // the model can never run within the ledger's limit.
+  // the model can never run within the ledger's limit. `content` identifies the bytes of its weights, for files
+  // of prefix caches; empty: it has none. A pinned model's file is read here, as far as memory is free.
   virtual Result<ModelHandle> AddModel(std::string name, std::unique_ptr<architectures::Model> model,
                                        std::shared_ptr<const text::Tokenizer> tokenizer,
                                        int32_t context_length, Charge weights,
                                        std::shared_ptr<ResidentWeights> resident = nullptr,
-                                       const ModelPolicy& policy = {}) = 0;
+                                       const ModelPolicy& policy = {},
+                                       std::string content = {}) = 0;
   virtual Status SetPolicy(ModelHandle model, const ModelPolicy& policy) = 0;
   // Its weights become resident when there is room that no model with work needs.
   virtual Status Prefetch(ModelHandle model) = 0;
@@ -238,6 +257,15 @@ class Engine {
   // No new work begins on the device; what runs there ends (or moves, where there is another).
   virtual void SetCordoned(bool cordoned) = 0;
   virtual std::shared_ptr<const PoolReport> pool() const = 0;
+
+  // What the pool did after event `after` (0: all that is kept), at most `most`, oldest first.
+  virtual PoolEvents Events(uint64_t after, size_t most) const = 0;
+  // The last trace_records events and decisions, as compute/scheduler/trace.h writes them (JSON lines); empty
+  // when none are kept. `requests`: who asked when for what, as the simulator reads workloads.
+  virtual std::string DecisionTrace(bool requests) const = 0;
+  // Writes the files of prefix caches, and removes those of models that are not pinned any more. Before the
+  // end, when nothing runs: what runs has not left its KV in the cache yet.
+  virtual void SavePrefixCaches() = 0;
 
   struct Load {
     int32_t running = 0, waiting = 0;

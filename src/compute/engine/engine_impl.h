@@ -19,6 +19,7 @@
 #include "compute/engine/sequence.h"
 #include "compute/memory/ledger_metrics.h"
 #include "compute/scheduler/pool_scheduler.h"
+#include "compute/scheduler/trace.h"
 
 namespace tidepool::compute {
 
@@ -31,7 +32,7 @@ class EngineImpl final : public Engine {
   Result<ModelHandle> AddModel(std::string name, std::unique_ptr<architectures::Model> model,
                                std::shared_ptr<const text::Tokenizer> tokenizer, int32_t context_length,
                                Charge weights, std::shared_ptr<ResidentWeights> resident,
-                               const ModelPolicy& policy) override;
+                               const ModelPolicy& policy, std::string content) override;
   Status SetPolicy(ModelHandle model, const ModelPolicy& policy) override;
   Status Prefetch(ModelHandle model) override;
   void OnLoadFailed(std::function<void(ModelHandle, const Error&)> told) override;
@@ -46,6 +47,9 @@ class EngineImpl final : public Engine {
   void SetPaused(RequestHandle request, bool paused) override;
   bool Drain(Nanoseconds deadline) override;
   uint64_t Trim(uint64_t bytes) override;
+  PoolEvents Events(uint64_t after, size_t most) const override { return events_.Since(after, most); }
+  std::string DecisionTrace(bool requests) const override;
+  void SavePrefixCaches() override;
   Load load() const override;
 
  private:
@@ -59,7 +63,8 @@ class EngineImpl final : public Engine {
   void Flag(const std::shared_ptr<Ticket>& ticket);
   std::shared_ptr<Ticket> FindTicket(RequestHandle request) const;
   // Runs `work` on the engine thread and waits for it. Not for the engine thread itself.
-  void Call(std::function<void()> work);
+  void Call(std::function<void()> work) const;
+  void LoadPrefixFile(LoadedModel& model) const;
 
   // ---- engine thread: the loop (engine_thread.cc)
   void Run();
@@ -84,10 +89,17 @@ class EngineImpl final : public Engine {
   bool TryGrow(Sequence& sequence, int32_t tokens);
   void StartLoad(LoadedModel& model, int32_t segments);
   void EndLoad(LoadedModel& model, const LoadReport& report);
-  void Evict(LoadedModel& model, int32_t keep);
+  uint64_t Evict(LoadedModel& model, int32_t keep);
   void StartMove(Sequence& sequence, KvDirection direction, int32_t tokens);
-  void EndMove(PoolJobId job, LoadedModel& model, uint64_t move, KvDirection direction, bool done);
+  struct MoveUnderWay {
+    uint64_t id = 0;
+    KvDirection direction = KvDirection::kToHost;
+    uint64_t bytes = 0;
+    Nanoseconds began = 0;
+  };
+  void EndMove(PoolJobId job, LoadedModel& model, const MoveUnderWay& move, bool done);
   void Reject(const Effect& effect);
+  void Note(PoolEventKind kind, const LoadedModel* model, PoolEvent event = {});
   void FailModel(LoadedModel& model, const Error& error);
   void RefreshArena();
   bool MakeLedgerRoom(uint64_t bytes);
@@ -96,8 +108,11 @@ class EngineImpl final : public Engine {
   void PublishReport();
 
   // ---- engine thread: a step (step.cc, generation.cc, embedding.cc)
+  class LandingGate;
   void ExecuteStep();
   void BuildStep(LoadedModel& model);
+  bool LandingInterrupted(const LoadedModel& model) const;
+  void LoseWeights(LoadedModel& model);
   void FinishStep(LoadedModel& model, const architectures::StepOutput& output, Nanoseconds started_at);
   void SampleRows(LoadedModel& model, const architectures::StepOutput& output);
   // Calls body(i, sampler) for every i in [0, count), each of which reads `logits` logits: on the device's
@@ -145,7 +160,7 @@ class EngineImpl final : public Engine {
   std::condition_variable idle_;  // active_ reached 0
   std::vector<std::unique_ptr<Sequence>> arrivals_;
   std::vector<std::shared_ptr<Ticket>> attention_;
-  std::vector<std::function<void()>> calls_;
+  mutable std::vector<std::function<void()>> calls_;
   std::vector<std::function<void()>> transfers_;  // ends of loads and KV moves
   std::shared_ptr<const PoolReport> report_ = std::make_shared<PoolReport>();
   std::unordered_map<RequestHandle, std::shared_ptr<Ticket>> tickets_;
@@ -157,6 +172,9 @@ class EngineImpl final : public Engine {
   std::vector<std::shared_ptr<Ticket>> taken_attention_;
   std::vector<std::function<void()>> taken_calls_, taken_transfers_, settled_transfers_;
   std::unique_ptr<PoolScheduler> scheduler_;
+  TraceRecorder* recorder_ = nullptr;  // the scheduler, where it is one
+  PoolEventLog events_;                // any thread
+  ModelHandle last_run_ = 0;           // whose step was computed last
   std::unique_ptr<KvMover> kv_mover_;
   std::vector<Effect> effects_;
   bool idle_turn_ = true;       // the last turn of the loop computed nothing

@@ -11,7 +11,7 @@ struct ModelMetrics {
   ModelMetrics(MetricsRegistry& registry, const std::string& model);
 
   Histogram ttft_s, tpot_s, queue_s, step_tokens, step_s;
-  Counter prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, embedded_tokens, steps;
+  Counter prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, embedded_tokens, steps, landing_steps, aborted_steps;
   Counter finished_stop, finished_length, finished_cancelled, finished_error;
   Counter prefix_evictions;
   Gauge running, waiting, kv_used, kv_cached, kv_free;

@@ -87,6 +87,7 @@ void EngineImpl::Arrive(std::unique_ptr<Sequence> arrived) {
   PoolJob job{.job = sequence.job,
               .model = sequence.card->handle,
               .account = sequence.account(),
+              .account_weights = sequence.account_weights(),
               .prompt_tokens = sequence.prompt_tokens,
               .max_output_tokens = sequence.reserve_tokens - sequence.prompt_tokens,
               .wants_logits = generates};
@@ -94,7 +95,6 @@ void EngineImpl::Arrive(std::unique_ptr<Sequence> arrived) {
     const GenerateRequest& request = sequence.generation->request;
     job.prompt_logits = request.sampling.prompt_logprobs;
     job.job_class = request.job_class;
-    job.account_weight = request.account_weight;
   }
   scheduler_->Arrive(job, clock_.now());
   UpdateGauges(*sequence.model);

@@ -183,6 +183,9 @@ class FakeModel final : public architectures::Model {
     return output;
   }
 
+  bool WeightsIntact() const override { return !weights_lost; }
+
+  std::atomic<bool> weights_lost{false};  // as if the file under them had been cut
   std::atomic<bool> hold{false};  // Forward waits while it is set: tests then know what happens during a step
   std::function<bool()> needs_resident;  // checked in every step: the weights are really there
   std::atomic<uint64_t> entered{0};

@@ -85,11 +85,24 @@ void EngineImpl::CarryOut(const Effect& effect) {
         scheduler_->NoRoom(effect.job);
       }
       break;
-    case EffectKind::kRun: run_ = true; break;
+    case EffectKind::kRun:
+      run_ = true;
+      if (effect.model != last_run_) Note(PoolEventKind::kSwitch, model, {.reason = effect.reason});
+      last_run_ = effect.model;
+      break;
     case EffectKind::kYield: break;  // steps are taken one by one
-    case EffectKind::kLoad: StartLoad(*model, effect.segments); break;
+    case EffectKind::kLoad:
+      Note(PoolEventKind::kLoad, model,
+           {.reason = effect.reason,
+            .bytes = model->prefix_bytes[static_cast<size_t>(effect.segments)] -
+                     std::min(model->prefix_bytes[static_cast<size_t>(effect.segments)],
+                              model->resident->landed_bytes())});
+      StartLoad(*model, effect.segments);
+      break;
     case EffectKind::kStopLoad: model->resident->CancelLoad(); break;
-    case EffectKind::kEvict: Evict(*model, effect.segments); break;
+    case EffectKind::kEvict:
+      Note(PoolEventKind::kEvict, model, {.reason = effect.reason, .bytes = Evict(*model, effect.segments)});
+      break;
     case EffectKind::kSpill: StartMove(*FindSequence(effect.job), KvDirection::kToHost, 0); break;
     case EffectKind::kRestore:
       StartMove(*FindSequence(effect.job), KvDirection::kToDevice, effect.tokens);
@@ -100,6 +113,7 @@ void EngineImpl::CarryOut(const Effect& effect) {
       sequence.computed = 0;
       sequence.prefill_tokens = static_cast<int32_t>(sequence.tokens.size());
       UpdateGauges(*sequence.model);
+      Note(PoolEventKind::kRecompute, sequence.model, {.reason = effect.reason});
       break;
     }
     case EffectKind::kReject: Reject(effect); break;
@@ -109,7 +123,19 @@ void EngineImpl::CarryOut(const Effect& effect) {
 void EngineImpl::Reject(const Effect& effect) {
   Sequence& sequence = *FindSequence(effect.job);
   const double ttft_s = sequence.model == nullptr ? 0 : sequence.model->policy.ttft_s;
+  Note(PoolEventKind::kReject, sequence.model, {.reason = effect.reason});
   Finish(sequence, FinishReason::kError, {}, Overloaded(effect, sequence.card->name, ttft_s));
+}
+
+// `event`: what is known beside the kind and the model.
+void EngineImpl::Note(PoolEventKind kind, const LoadedModel* model, PoolEvent event) {
+  event.kind = kind;
+  event.at = clock_.now();
+  if (model != nullptr) {
+    event.model = {model->card, &model->card->name};
+    if (model->resident != nullptr) event.segments = model->resident->landed_segments();
+  }
+  events_.Add(std::move(event));
 }
 
 // ---- KV on the device ----------------------------------------------------------------------------------
@@ -171,6 +197,7 @@ void EngineImpl::StartLoad(LoadedModel& model, int32_t segments) {
   const uint64_t wanted = model.prefix_bytes[static_cast<size_t>(segments)];
   if (wanted > landed && wanted - landed > ledger_.free()) Reclaim(wanted - landed - ledger_.free(), nullptr);
   model.loading = true;
+  model.load_began = clock_.now();
   LoadedModel* const target = &model;  // outlives its transfers: SettleTransfers waits for them
   model.resident->Load(
       [this, target](const LoadReport& report) {
@@ -183,16 +210,21 @@ void EngineImpl::EndLoad(LoadedModel& model, const LoadReport& report) {
   model.loading = false;
   const Nanoseconds now = clock_.now();
   const ModelHandle handle = model.card->handle;
+  const double seconds = static_cast<double>(now - model.load_began) * 1e-9;
+  const uint64_t moved = report.cold_bytes + report.warm_bytes;
   if (report.status) {
     model.failed_loads = 0;
+    Note(PoolEventKind::kLoaded, &model, {.bytes = moved, .seconds = seconds});
     scheduler_->LoadDone(0, handle, now);
     return;
   }
   const int32_t landed = model.resident->landed_segments();
   if (report.status.error().kind == ErrorKind::kCancelled) {
+    Note(PoolEventKind::kLoadStopped, &model, {.bytes = moved, .seconds = seconds});
     scheduler_->LoadStopped(0, handle, landed, now);
     return;
   }
+  Note(PoolEventKind::kLoadFailed, &model, {.bytes = report.missing_bytes, .seconds = seconds});
   scheduler_->LoadFailed(0, handle, landed, report.missing_bytes, now);
   if (report.missing_bytes > 0) {
     arena_stale_ = true;
@@ -224,10 +256,10 @@ void EngineImpl::FailModel(LoadedModel& model, const Error& error) {
   }
 }
 
-void EngineImpl::Evict(LoadedModel& model, int32_t keep) {
+uint64_t EngineImpl::Evict(LoadedModel& model, int32_t keep) {
   const uint64_t landed = model.resident->landed_bytes();
   const uint64_t kept = model.prefix_bytes[static_cast<size_t>(keep)];
-  if (landed > kept) model.resident->Evict(landed - kept);
+  return landed > kept ? model.resident->Evict(landed - kept) : 0;
 }
 
 // The scheduler plans with what is left beside scratch, weights that stay, and slabs of KV that are charged
@@ -310,28 +342,33 @@ void EngineImpl::StartMove(Sequence& sequence, KvDirection direction, int32_t to
   ++model.moves;
   LoadedModel* const target = &model;
   const uint64_t id = move->id;
+  uint64_t bytes = 0;
+  for (const KvCopy& copy : move->copies) bytes += copy.bytes;
+  const Nanoseconds began = clock_.now();
   auto submitted = kv_mover_->Submit({.direction = direction,
                                       .copies = std::move(move->copies),
-                                      .done = [this, job, target, id, direction](KvMoveOutcome outcome) {
+                                      .done = [=, this](KvMoveOutcome outcome) {
                                         const bool done = outcome == KvMoveOutcome::kDone;
-                                        PostTransfer([this, job, target, id, direction, done] {
-                                          EndMove(job, *target, id, direction, done);
+                                        PostTransfer([=, this] {
+                                          EndMove(job, *target, {id, direction, bytes, began}, done);
                                         });
                                       }});
-  if (!submitted) EndMove(job, model, id, direction, false);
+  if (!submitted) EndMove(job, model, {id, direction, bytes, began}, false);
   UpdateGauges(model);
 }
 
-void EngineImpl::EndMove(PoolJobId job, LoadedModel& model, uint64_t move, KvDirection direction, bool done) {
+void EngineImpl::EndMove(PoolJobId job, LoadedModel& model, const MoveUnderWay& move, bool done) {
   --moves_;
   --model.moves;
-  if (done) {
-    model.pool->EndMove(move);
-  } else {
-    model.pool->AbortMove(move);
-  }
   const Nanoseconds now = clock_.now();
-  if (direction == KvDirection::kToHost) {
+  if (done) {
+    model.pool->EndMove(move.id);
+    Note(move.direction == KvDirection::kToHost ? PoolEventKind::kSpill : PoolEventKind::kRestore, &model,
+         {.bytes = move.bytes, .seconds = static_cast<double>(now - move.began) * 1e-9});
+  } else {
+    model.pool->AbortMove(move.id);
+  }
+  if (move.direction == KvDirection::kToHost) {
     scheduler_->SpillDone(job, done, now);
   } else {
     scheduler_->RestoreDone(job, done, now);

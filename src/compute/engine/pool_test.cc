@@ -3,12 +3,20 @@
 // to step without its weights, so a mistake anywhere changes an answer or ends the test.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <random>
+#include <sstream>
 
 #include "compute/engine/engine_fixture.h"
+#include "compute/residency/residency_fixture.h"
+#include "compute/scheduler/trace.h"
 
 namespace tidepool::compute {
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr uint64_t kSegment = 64 << 10;
 constexpr int32_t kSegments = 4;
@@ -290,6 +298,294 @@ TEST_F(EnginePoolTest, RemovedWhileItLoadsOrRuns) {
     EXPECT_EQ(ledger->used_by(ChargeKind::kWeights), 0u);
     EXPECT_EQ(ledger->used_by(ChargeKind::kKv), 0u);
   }
+}
+
+// A job is off the device for certain: two models whose weights fill it turn by turn, and long contexts.
+TEST_F(EnginePoolTest, CancelledWhileItsKvIsOnTheHost) {
+  StartPool(kWeights + kSegment, 70, 1 << 20);
+  const std::vector<ModelHandle> models = {AddPooled("a"), AddPooled("b"), AddPooled("c")};
+  std::vector<Sent> sent(24);
+  for (size_t i = 0; i < sent.size(); ++i) {
+    Sent& s = sent[i];
+    s.prompt = Prompt(200, static_cast<int32_t>(i));
+    s.max_tokens = 700;
+    GenerateRequest request = Request(models[i % 3], s.prompt, s.max_tokens, s.sink);
+    request.sampling.ignore_eos = true;
+    const auto handle = engine->Submit(std::move(request));
+    ASSERT_TRUE(handle) << handle.error().message;
+    s.handle = *handle;
+  }
+  // Whose KV is on the host the report does not say: a paused one can wait longest and goes first.
+  for (size_t i = 0; i < 12; ++i) engine->SetPaused(sent[i].handle, true);
+  const auto spilled = [&] {
+    int32_t count = 0;
+    for (const ReplicaState& replica : engine->pool()->device.replicas) count += replica.spilled;
+    return count;
+  };
+  bool seen = false;
+  for (int i = 0; i < 5000 && !seen; ++i) seen = spilled() > 0 && arena->stats().used_bytes > 0;
+  ASSERT_TRUE(seen) << "nothing was spilled: this shows nothing";
+  for (const Sent& s : sent) engine->Cancel(s.handle);
+  for (const Sent& s : sent) EXPECT_EQ(s.sink->Wait().reason, FinishReason::kCancelled);
+  for (int i = 0; i < 5000 && arena->stats().moving_bytes > 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  ExpectDrained();
+}
+
+// The host has no room for KV, as little as a full disk would have: nothing is lost, work goes on in turns.
+TEST_F(EnginePoolTest, NoRoomToSpillLosesNothing) {
+  StartPool(kWeights + kSegment, 70, 1 << 20);
+  const std::vector<ModelHandle> models = {AddPooled("a"), AddPooled("b")};
+  std::vector<Sent> sent(16);
+  for (size_t i = 0; i < sent.size(); ++i) {
+    Sent& s = sent[i];
+    s.prompt = Prompt(150, static_cast<int32_t>(i));
+    s.max_tokens = 300;
+    ASSERT_TRUE(engine->Submit(Request(models[i % 2], s.prompt, s.max_tokens, s.sink)));
+    if (i == 7) {
+      arena->SetLimit(0);
+      engine->LimitsChanged();
+    }
+  }
+  for (Sent& s : sent) {
+    s.sink->Wait();
+    ExpectRight(*s.sink, s.prompt, s.max_tokens);
+  }
+  ExpectDrained();
+}
+
+// Weights leave between two steps of a running answer, and do not come back at the first try.
+TEST_F(EnginePoolTest, ALoadThatFailsInMidFlightLosesNoToken) {
+  StartPool(kWeights + kSegment, 300);
+  auto control = std::make_shared<testing::SteppedBacking::Control>();
+  auto model = std::make_unique<FakeModel>(FakeModelOptions{.context_length = 1024,
+                                                            .step_time = std::chrono::microseconds(500),
+                                                            .segments = kSegments,
+                                                            .segment_bytes = kSegment});
+  auto weights = residency->Attach(
+      "shaky", "shaky",
+      std::make_unique<testing::SteppedBacking>(testing::Segments(kSegments, kSegment), control));
+  model->needs_resident = [w = weights.get()] { return w->complete(); };
+  weights_["shaky"] = weights;
+  const auto shaky = engine->AddModel("shaky", std::move(model), tokenizer, 0, Charge(), weights);
+  ASSERT_TRUE(shaky);
+  const ModelHandle other = AddPooled("other");
+  Sent long_answer;
+  long_answer.prompt = Prompt(50, 1);
+  long_answer.max_tokens = 600;
+  GenerateRequest request = Request(*shaky, long_answer.prompt, long_answer.max_tokens, long_answer.sink);
+  request.sampling.ignore_eos = true;
+  ASSERT_TRUE(engine->Submit(std::move(request)));
+  long_answer.sink->WaitForTokens(20);
+  {
+    const std::lock_guard lock(control->mutex);
+    control->fail_at = 3;
+    control->failure = Fail(ErrorKind::kUnavailable, "disk_trouble", "the disk is away");
+  }
+  std::atomic<int> failures{0};
+  engine->OnLoadFailed([&](ModelHandle, const Error&) { ++failures; });
+  // Work for the other one, until the first had to give its weights away and has failed to get them back.
+  std::vector<Sent> rest(200);
+  size_t used = 0;
+  while (failures == 0 && used < rest.size() && !long_answer.sink->finished()) {
+    Sent& s = rest[used];
+    s.prompt = Prompt(30, static_cast<int32_t>(used++));
+    s.max_tokens = 30;
+    request = Request(other, s.prompt, s.max_tokens, s.sink);
+    request.job_class = JobClass::kInteractive;
+    ASSERT_TRUE(engine->Submit(std::move(request)));
+    s.sink->Wait();
+    ExpectRight(*s.sink, s.prompt, s.max_tokens);
+  }
+  EXPECT_GE(failures, 1);
+  EXPECT_FALSE(long_answer.sink->finished());
+  {
+    const std::lock_guard lock(control->mutex);
+    control->fail_at = -1;
+  }
+  EXPECT_EQ(long_answer.sink->Wait().reason, FinishReason::kLength) << long_answer.sink->finish.error.message;
+  EXPECT_EQ(long_answer.sink->tokens,
+            FakeModel::GreedyAnswer(long_answer.prompt, long_answer.max_tokens, /*ignore_eos=*/true));
+  engine->OnLoadFailed(nullptr);
+  ExpectDrained();
+}
+
+TEST_F(EnginePoolTest, WeightsLostUnderAModelEndItsRequestsOnly) {
+  StartPool(2 * kWeights, 300);
+  const ModelHandle good = AddPooled("good");
+  const ModelHandle bad = AddPooled("bad");
+  FakeModel* const bad_model = fake;
+  std::atomic<int> told{0};
+  engine->OnLoadFailed([&](ModelHandle model, const Error& error) {
+    EXPECT_EQ(model, bad);
+    EXPECT_EQ(error.kind, ErrorKind::kCorrupt);
+    ++told;
+  });
+  Sent to_good, to_bad;
+  to_good.prompt = to_bad.prompt = Prompt(40);
+  to_good.max_tokens = to_bad.max_tokens = 800;
+  for (auto [model, s] : {std::pair{good, &to_good}, std::pair{bad, &to_bad}}) {
+    GenerateRequest request = Request(model, s->prompt, s->max_tokens, s->sink);
+    request.sampling.ignore_eos = true;
+    ASSERT_TRUE(engine->Submit(std::move(request)));
+  }
+  to_bad.sink->WaitForTokens(5);
+  bad_model->weights_lost = true;
+  EXPECT_EQ(to_bad.sink->Wait().reason, FinishReason::kError);
+  EXPECT_EQ(to_bad.sink->finish.error.code, "weights_lost");
+  EXPECT_EQ(to_bad.sink->finish.error.kind, ErrorKind::kUnavailable);
+  // What was said before was computed with all of its weights.
+  auto expected = FakeModel::GreedyAnswer(to_bad.prompt, 800, true);
+  ASSERT_LT(to_bad.sink->tokens.size(), expected.size());
+  expected.resize(to_bad.sink->tokens.size());
+  EXPECT_EQ(to_bad.sink->tokens, expected);
+  EXPECT_EQ(to_good.sink->Wait().reason, FinishReason::kLength);
+  EXPECT_EQ(to_good.sink->tokens, FakeModel::GreedyAnswer(to_good.prompt, 800, true));
+  EXPECT_GE(told, 1);
+  // Until somebody removes it, it says so, and never answers.
+  auto again = std::make_shared<RecordingSink>();
+  ASSERT_TRUE(engine->Submit(Request(bad, Prompt(5), 5, again)));
+  EXPECT_EQ(again->Wait().reason, FinishReason::kError);
+  EXPECT_TRUE(again->tokens.empty());
+  ASSERT_TRUE(engine->RemoveModel(bad, true));
+  engine->OnLoadFailed(nullptr);
+  ExpectDrained();
+}
+
+TEST_F(EnginePoolTest, EventsTellWhatThePoolDid) {
+  StartPool(kWeights + kSegment, 70, 1 << 20);
+  const std::vector<ModelHandle> models = {AddPooled("a"), AddPooled("b")};
+  const Nanoseconds before = clock.now();
+  for (int i = 0; i < 6; ++i) Generate(Request(models[static_cast<size_t>(i % 2)], Prompt(20, i), 5, nullptr));
+  const PoolEvents all = engine->Events(0, 1000);
+  EXPECT_EQ(all.missed, 0u);
+  ASSERT_FALSE(all.events.empty());
+  EXPECT_EQ(all.last, all.events.back().number);
+  std::map<PoolEventKind, int> count;
+  std::map<std::string, uint64_t> held;  // weights by the events alone
+  uint64_t number = 0;
+  Nanoseconds at = before;
+  for (const PoolEvent& event : all.events) {
+    EXPECT_EQ(event.number, ++number);
+    EXPECT_GE(event.at, at);
+    at = event.at;
+    ++count[event.kind];
+    ASSERT_NE(event.model, nullptr);
+    if (event.kind == PoolEventKind::kLoaded) held[*event.model] += event.bytes;
+    if (event.kind == PoolEventKind::kEvict) held[*event.model] -= event.bytes;
+  }
+  EXPECT_LE(at, clock.now());
+  EXPECT_EQ(count[PoolEventKind::kSwitch], 6) << "in turn";
+  EXPECT_EQ(count[PoolEventKind::kLoad], count[PoolEventKind::kLoaded]);
+  EXPECT_EQ(static_cast<uint64_t>(count[PoolEventKind::kEvict]), engine->pool()->counters.evictions);
+  for (const auto& [name, bytes] : held) EXPECT_EQ(bytes, weights_[name]->landed_bytes()) << name;
+  EXPECT_EQ(engine->Events(all.last, 1000).events.size(), 0u);
+  EXPECT_EQ(engine->Events(all.last - 2, 1000).events.size(), 2u);
+}
+
+TEST(PoolEventLogTest, KeepsTheLastAndCountsTheRest) {
+  PoolEventLog log(4);
+  for (int i = 1; i <= 10; ++i) log.Add({.kind = PoolEventKind::kEvict, .bytes = static_cast<uint64_t>(i)});
+  const PoolEvents all = log.Since(0, 100);
+  EXPECT_EQ(all.missed, 6u);
+  ASSERT_EQ(all.events.size(), 4u);
+  EXPECT_EQ(all.events.front().number, 7u);
+  EXPECT_EQ(all.events.front().bytes, 7u);
+  const PoolEvents some = log.Since(8, 1);
+  EXPECT_EQ(some.missed, 0u);
+  ASSERT_EQ(some.events.size(), 1u);
+  EXPECT_EQ(some.events[0].number, 9u);
+  EXPECT_EQ(log.Since(10, 5).events.size(), 0u);
+  EXPECT_EQ(log.Since(UINT64_MAX, 0).last, 10u);
+  EXPECT_EQ(log.Since(UINT64_MAX, 0).missed, 0u);
+}
+
+// What the real engine decided, a fresh scheduler decides again from the record alone.
+TEST_F(EnginePoolTest, ARecordedPoolReplays) {
+  EngineOptions options;
+  options.trace_records = 1'000'000;
+  StartPool(2 * kWeights + kSegment, 120, 1 << 20, options);
+  std::vector<ModelHandle> models;
+  for (int i = 0; i < 4; ++i)
+    models.push_back(AddPooled("m" + std::to_string(i), {.warm_bytes_per_s = 50e6, .cold_bytes_per_s = 50e6}));
+  std::vector<Sent> sent(60);
+  for (size_t i = 0; i < sent.size(); ++i) {
+    Sent& s = sent[i];
+    s.prompt = Prompt(static_cast<int32_t>(10 + i * 7 % 200), static_cast<int32_t>(i));
+    s.max_tokens = static_cast<int32_t>(1 + i * 13 % 90);
+    const auto handle = engine->Submit(Request(models[i * 5 % 4], s.prompt, s.max_tokens, s.sink));
+    ASSERT_TRUE(handle);
+    if (i % 9 == 4) engine->Cancel(*handle);
+    if (i % 16 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  for (Sent& s : sent) s.sink->Wait();
+  std::istringstream file(engine->DecisionTrace(/*requests=*/false));
+  const auto trace = ReadTrace(file);
+  ASSERT_TRUE(trace) << trace.error().message;
+  EXPECT_TRUE(trace->complete);
+  const auto fresh = MakeTidepoolScheduler({.admission_load = 0});
+  const auto replay = Replay(*trace, *fresh);
+  ASSERT_TRUE(replay) << replay.error().message;
+  EXPECT_TRUE(replay->equal) << replay->difference;
+  EXPECT_GT(replay->decisions, 100u);
+  // And who asked, as the simulator reads workloads.
+  const std::string requests = engine->DecisionTrace(true);
+  EXPECT_EQ(std::count(requests.begin(), requests.end(), '\n'), 60);
+  EXPECT_NE(requests.find(R"("model":"m3")"), std::string::npos);
+}
+
+// The engine ends and another begins, as when a server starts again.
+TEST_F(EnginePoolTest, PrefixCachesOfPinnedModelsComeBack) {
+  testing::TemporaryFolder folder;
+  const auto start = [&](const std::string& salt) {
+    weights_.clear();
+    engine.reset();
+    residency.reset();
+    EngineOptions options;
+    options.prefix_files = {.max_bytes = 1 << 20, .folder = folder.path() / "prefixes", .salt = salt};
+    StartPool(2 * kWeights + kSegment, 400, 0, options);
+  };
+  const auto add = [&](const std::string& name, bool pinned) {
+    auto model = std::make_unique<FakeModel>(
+        FakeModelOptions{.context_length = 1024, .segments = kSegments, .segment_bytes = kSegment});
+    fake = model.get();
+    auto weights = residency->Attach(name, name, MakeSimulatedBacking(model->segments(), {}, clock));
+    weights_[name] = weights;
+    return engine
+        ->AddModel(name, std::move(model), tokenizer, 0, Charge(), weights, {.pinned = pinned}, "bytes of " + name)
+        .value_or(0);
+  };
+  const auto cached_of = [&](ModelHandle model) {
+    const auto sink = Generate(Request(model, Prompt(100, 5), 30, nullptr));
+    EXPECT_EQ(sink->tokens, FakeModel::GreedyAnswer(Prompt(100, 5), 30));
+    return sink->finish.usage.cached_tokens;
+  };
+  const auto files = [&] {
+    return std::distance(fs::directory_iterator(folder.path() / "prefixes"), fs::directory_iterator());
+  };
+  start("v1");
+  EXPECT_EQ(cached_of(add("pinned", true)), 0);
+  EXPECT_EQ(cached_of(add("other", false)), 0);
+  engine->SavePrefixCaches();
+  EXPECT_EQ(files(), 1) << "only that of the pinned one";
+  const fs::path file = fs::directory_iterator(folder.path() / "prefixes")->path();
+  EXPECT_EQ(fs::status(file).permissions(), fs::perms::owner_read | fs::perms::owner_write);
+
+  start("v1");
+  EXPECT_EQ(cached_of(add("pinned", true)), 96);
+  EXPECT_EQ(cached_of(add("other", false)), 0);
+  start("v2");  // other kernels: other bits of KV
+  EXPECT_EQ(cached_of(add("pinned", true)), 0);
+  start("v1");
+  {
+    std::fstream damage(file, std::ios::in | std::ios::out | std::ios::binary);
+    damage.seekp(static_cast<std::streamoff>(fs::file_size(file)) - 20);
+    damage.put('x');
+  }
+  EXPECT_EQ(cached_of(add("pinned", true)), 0) << "a damaged file is ignored";
+  ASSERT_TRUE(engine->SetPolicy(engine->ListModels()[0].handle, {.pinned = false}));
+  engine->SavePrefixCaches();
+  EXPECT_EQ(files(), 0) << "nobody wants it any more";
 }
 
 }  // namespace

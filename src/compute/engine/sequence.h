@@ -45,6 +45,7 @@ struct LoadedModel {
   std::shared_ptr<ResidentWeights> resident;  // weights that come and go
   std::vector<uint64_t> prefix_bytes;         // [i]: of the first i segments
   bool loading = false;                       // a load is under way whose end has not been told yet
+  Nanoseconds load_began = 0;
   std::unique_ptr<architectures::Model> model;
   architectures::StepLimits limits;
   std::unique_ptr<BlockPool> pool;
@@ -79,7 +80,7 @@ struct Generation {
   bool penalised = false;
   TokenCounts counts;
   std::vector<int32_t> end_tokens;    // end of generation and stop_token_ids
-  std::vector<int32_t> visible;       // reasoning tags that are control tokens but must reach the text stream
+  std::vector<int32_t> visible;       // tags that are control tokens but must reach the text stream
   std::vector<int32_t> close_tokens;  // the close tag, for a spent reasoning budget
   size_t forced = 0;                  // close_tokens still to be said, counted from the end
   int32_t sampled = -1;               // what the row of this step gave, -1: no token
@@ -123,6 +124,9 @@ struct Sequence {
   }
   const std::string& account() const {
     return generation != nullptr ? generation->request.account : embed->request.account;
+  }
+  const std::vector<double>& account_weights() const {
+    return generation != nullptr ? generation->request.account_weights : embed->request.account_weights;
   }
 };
 

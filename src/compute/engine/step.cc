@@ -1,7 +1,10 @@
 // One step: the plan becomes arrays, the model runs, its rows become tokens.
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "compute/engine/engine_impl.h"
 
 namespace tidepool::compute {
@@ -21,24 +24,79 @@ bool WantsHidden(architectures::Pooling pooling, int32_t position, int32_t promp
 
 }  // namespace
 
+class EngineImpl::LandingGate final : public architectures::LayerGate {
+ public:
+  LandingGate(const EngineImpl& engine, const LoadedModel& model) : engine_(engine), model_(model) {}
+  bool Wait(int32_t segment) override {
+    constexpr Nanoseconds kPatience = 2 * kMillisecond;  // between two looks at the inbox
+    for (;;) {
+      switch (model_.resident->AwaitSegment(segment, kPatience)) {
+        case SegmentWait::kLanded: return true;
+        case SegmentWait::kNotComing: return false;
+        case SegmentWait::kNotYet: break;
+      }
+      if (engine_.LandingInterrupted(model_)) return false;
+    }
+  }
+
+ private:
+  const EngineImpl& engine_;
+  const LoadedModel& model_;
+};
+
 void EngineImpl::ExecuteStep() {
   const PoolPlan& plan = scheduler_->plan(0);
   LoadedModel& model = *models_.at(plan.model);
   const Nanoseconds started_at = clock_.now();
   BuildStep(model);
+  LandingGate gate(*this, model);
   const architectures::Step step{.tokens = step_tokens_,
                                  .positions = step_positions_,
                                  .sequences = slices_,
                                  .logit_rows = logit_rows_,
                                  .hidden_rows = hidden_rows_,
-                                 .gate = plan.landing ? &model.resident->gate() : nullptr};
+                                 .gate = plan.landing ? &gate : nullptr};
   const architectures::StepOutput output = model.model->Forward(step, model.limits, workspace_.data());
-  if (output.aborted) {  // the weights did not come: nothing was computed
-    const Nanoseconds now = clock_.now();
-    scheduler_->StepDone(0, 0, 0, now);
+  if (plan.landing) model.metrics->landing_steps.Increment();
+  if (output.aborted) {  // the weights did not come (yet): nothing was computed
+    model.metrics->aborted_steps.Increment();
+    scheduler_->StepDone(0, 0, 0, clock_.now());
+    return;
+  }
+  if (model.resident != nullptr && !model.model->WeightsIntact()) {
+    LoseWeights(model);
     return;
   }
   FinishStep(model, output, started_at);
+}
+
+// While a step waits for its weights this thread does nothing else. What cannot wait that long ends the step: a
+// cancel, a call, or a request whose model could compute now. Little is lost: the layers that were computed are
+// computed again, and while this step waits for a load nothing is.
+bool EngineImpl::LandingInterrupted(const LoadedModel& model) const {
+  const std::lock_guard lock(inbox_mutex_);
+  if (stop_ || !attention_.empty() || !calls_.empty()) return true;
+  return std::any_of(arrivals_.begin(), arrivals_.end(), [&](const auto& arrived) {
+    const ModelCard& card = *arrived->card;
+    return &card != model.card.get() && (!card.pooled || card.resident->complete());
+  });
+}
+
+// Nothing of the step is believed. The model's requests end with the reason, its owner is told (the file is
+// packed again), and no other model is concerned.
+void EngineImpl::LoseWeights(LoadedModel& model) {
+  scheduler_->StepDone(0, 0, 0, clock_.now());
+  Note(PoolEventKind::kWeightsLost, &model);
+  const Error error{
+      .kind = ErrorKind::kCorrupt,
+      .code = "weights_lost",
+      .message = fmt::format("the packed weights of {} were cut or became unreadable while they were in use; "
+                             "they are packed again, send the request again",
+                             model.card->name),
+      .param = "model"};
+  LogError("weights were lost under a running model", {{"model", model.card->name}});
+  if (on_load_failed_) on_load_failed_(model.card->handle, error);
+  FailModel(model, error);
 }
 
 void EngineImpl::BuildStep(LoadedModel& model) {

@@ -50,7 +50,10 @@ void PrepareGeneration(const ModelCard& card, int32_t max_new_tokens, Generation
   // An end token outside the model's logits can never come out and must not be masked.
   std::erase_if(generation.end_tokens,
                 [&](int32_t token) { return token < 0 || token >= card.info.vocab_size; });
-  for (const std::string& tag : {request.reasoning.open_tag, request.reasoning.close_tag}) {
+  std::vector<std::string> tags = request.visible_tags;
+  tags.push_back(request.reasoning.open_tag);
+  tags.push_back(request.reasoning.close_tag);
+  for (const std::string& tag : tags) {
     if (tag.empty()) continue;
     const auto tokens = tokenizer.Encode(tag, {.add_special = false, .parse_special = true});
     if (tokens.size() == 1 && tokenizer.IsControl(tokens[0])) generation.visible.push_back(tokens[0]);

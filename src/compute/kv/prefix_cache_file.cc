@@ -195,6 +195,11 @@ bool PlausibleHeader(const PrefixFileHeader& header, uint64_t file_bytes) {
 
 }  // namespace
 
+std::string PrefixCacheFileName(std::string_view content_key) {
+  const XXH128_hash_t hash = XXH3_128bits(content_key.data(), content_key.size());
+  return fmt::format("{:016x}{:016x}.prefix", hash.high64, hash.low64);
+}
+
 std::string KvContentKey(std::string_view model_digest, const chips::KvLayout& layout) {
   // kv2: attention over 16-bit KV is computed in integers, so its bits are not those of kv1.
   return fmt::format("{} kv2 type={} layers={} heads={} key={} value={}", model_digest,

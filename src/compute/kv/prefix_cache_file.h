@@ -30,6 +30,9 @@ struct PrefixCacheFileStats {
 // how the KV is laid out.
 std::string KvContentKey(std::string_view model_digest, const chips::KvLayout& layout);
 
+// "<32 hex digits>.prefix": one file for one content key.
+std::string PrefixCacheFileName(std::string_view content_key);
+
 // Writes at most `max_bytes` of KV; a pool with an empty cache removes the file. Errors: kUnavailable with
 // the path and the system's reason (disk full); the file that was there before is then still there.
 Result<PrefixCacheFileStats> SavePrefixCache(const BlockPool& pool, const std::filesystem::path& path,

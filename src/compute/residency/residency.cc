@@ -93,6 +93,7 @@ class Core {
   uint64_t Evict(const ModelPointer& model, uint64_t bytes);
   void Touch(const ModelPointer& model);
   bool WaitFor(ModelRecord& model, int32_t segment);
+  SegmentWait Await(ModelRecord& model, int32_t segment, Nanoseconds most);
   std::vector<SegmentState> States(const ModelRecord& model) const;
   ResidencyCounts Counts(const ModelRecord& model) const;
   bool Loading(const ModelRecord& model) const;
@@ -421,6 +422,15 @@ bool Core::WaitFor(ModelRecord& model, int32_t segment) {
   return model.landed.load(std::memory_order_relaxed) > segment;
 }
 
+SegmentWait Core::Await(ModelRecord& model, int32_t segment, Nanoseconds most) {
+  Lock lock(mutex_);
+  const auto landed = [&] { return model.landed.load(std::memory_order_relaxed) > segment; };
+  const bool known = landed_.wait_for(lock, std::chrono::nanoseconds(most),
+                                      [&] { return landed() || !model.loading || stopping_; });
+  if (landed()) return SegmentWait::kLanded;
+  return known ? SegmentWait::kNotComing : SegmentWait::kNotYet;
+}
+
 std::vector<SegmentState> Core::States(const ModelRecord& model) const {
   const std::lock_guard lock(mutex_);
   std::vector<SegmentState> states;
@@ -669,6 +679,10 @@ class WeightsHandle final : public ResidentWeights, private architectures::Layer
   void CancelLoad() override { core_->CancelLoad(model_); }
   void Warm(std::function<void(uint64_t)> done) override { core_->Warm(model_, std::move(done)); }
   uint64_t Evict(uint64_t bytes) override { return core_->Evict(model_, bytes); }
+  SegmentWait AwaitSegment(int32_t segment, Nanoseconds most) override {
+    if (model_->landed.load(std::memory_order_acquire) > segment) return SegmentWait::kLanded;
+    return core_->Await(*model_, segment, most);
+  }
   architectures::LayerGate& gate() override { return *this; }
   void Touch() override { core_->Touch(model_); }
   double EstimateLoadSeconds() const override { return core_->EstimateLoadSeconds(*model_); }

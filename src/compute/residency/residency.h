@@ -56,6 +56,8 @@ struct LoadRates {
   double warm_bytes_per_s = 0;
 };
 
+enum class SegmentWait : uint8_t { kLanded, kNotYet, kNotComing };
+
 // One model's weights (or several models' with the same key). Detaches when the last owner lets go: whatever
 // it holds is given back.
 class ResidentWeights {
@@ -90,7 +92,10 @@ class ResidentWeights {
   // be under way, or its results are read from disk.
   virtual uint64_t Evict(uint64_t bytes) = 0;
 
-  // For Step::gate. Valid as long as this object.
+  // For who must not wait blindly: returns when the segment is resident, when no load will bring it (failed,
+  // cancelled, or none is under way), or after `most`.
+  virtual SegmentWait AwaitSegment(int32_t segment, Nanoseconds most) = 0;
+  // For Step::gate: waits without end. Valid as long as this object.
   virtual architectures::LayerGate& gate() = 0;
   // Least recently used order of warm weights: Load, Warm and Touch make it the most recent.
   virtual void Touch() = 0;

@@ -101,8 +101,9 @@ enum class JobClass : uint8_t { kInteractive, kNormal, kBatch };
 struct PoolJob {
   PoolJobId job = 0;
   PoolModelId model = 0;
-  std::string account;
-  double account_weight = 1;
+  std::string account;  // a path: "organisation/workspace/key"
+  std::vector<double> account_weights =
+      {};  // one a level of the path, among what stands beside it; missing: 1
   JobClass job_class = JobClass::kNormal;
   int32_t prompt_tokens = 0;
   int32_t max_output_tokens = 0;   // reserved

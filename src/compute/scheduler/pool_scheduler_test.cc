@@ -156,8 +156,8 @@ class RandomHistory {
     const PoolModel& model = models_.at(AnyModel());
     PoolJob job{.job = ++last_job_,
                 .model = model.model,
-                .account = std::string(1, static_cast<char>('a' + world_.Below(4))),
-                .account_weight = 1.0 + world_.Below(2),
+                .account = std::string(1, static_cast<char>('a' + world_.Below(3))),
+                .account_weights = {1.0 + world_.Below(2), 1.0 + world_.Below(3)},
                 .job_class = static_cast<JobClass>(world_.Below(10) == 0 ? 2 : world_.Below(2)),
                 .prompt_tokens = 1 + world_.Below(model.causal ? 400 : 200)};
     const int32_t output = 1 + world_.Below(150);

@@ -76,6 +76,7 @@ PoolDeviceId PoolState::AddDevice(const PoolDevice& device) {
   state->copy_rate = device.copy_bytes_per_s;
   hosts_[Index(device.host)]->devices.push_back(state.get());
   devices_.push_back(std::move(state));
+  accounts_.set_devices(devices_.size());
   for (const auto& [id, model] : models_) model->replicas.resize(devices_.size());
   return static_cast<PoolDeviceId>(devices_.size() - 1);
 }
@@ -154,36 +155,6 @@ void PoolState::UpdateModel(const PoolModel& update) {
   for (const auto& device : devices_) Touch(*device);
 }
 
-// ---- accounts ------------------------------------------------------------------------------------------
-
-Account* PoolState::AcquireAccount(const std::string& name, double weight) {
-  auto& account = accounts_[name];
-  if (account == nullptr) {
-    account = std::make_unique<Account>();
-    account->name = name;
-  }
-  account->weight = std::max(weight, 1e-6);
-  if (account->jobs == 0) {
-    double least = -1;
-    for (const auto& [other_name, other] : accounts_) {
-      if (other->jobs > 0 && (least < 0 || other->service_s < least)) least = other->service_s;
-    }
-    service_floor_ = std::max(service_floor_, least);
-    account->service_s = std::max(account->service_s, service_floor_);
-  }
-  ++account->jobs;
-  return account.get();
-}
-
-void PoolState::DropAccount(Account* account) {
-  if (--account->jobs > 0) return;
-  // One that used more than others is remembered, so that leaving and coming back does not wash its use away.
-  constexpr size_t kRememberedAccounts = 4096;
-  if (account->service_s <= service_floor_ || accounts_.size() > kRememberedAccounts) {
-    accounts_.erase(accounts_.find(account->name));
-  }
-}
-
 // ---- lists and bytes -----------------------------------------------------------------------------------
 
 Job* PoolState::FindJob(PoolJobId job) const {
@@ -213,15 +184,24 @@ void PoolState::Count(const Job& job, int32_t sign) {
   constexpr int32_t kExpectedOutput = 128;
   if (job.paused) return;
   Replica& replica = *job.replica;
-  replica.context += sign * (job.job.prompt_tokens + std::min(job.job.max_output_tokens, kExpectedOutput));
+  const int32_t context =
+      sign * (job.job.prompt_tokens + std::min(job.job.max_output_tokens, kExpectedOutput));
+  int32_t backlog = 0;
   if (job.place == Place::kActive) {
     replica.runnable += sign;
     if (job.prefilling()) {
       replica.prefilling += sign;
-      replica.backlog += sign * (job.prompt - job.computed);
+      backlog = sign * (job.prompt - job.computed);
     }
   } else if (job.place == Place::kWaiting) {
-    replica.backlog += sign * job.prompt;
+    backlog = sign * job.prompt;
+  }
+  replica.context += context;
+  replica.backlog += backlog;
+  if (job.beyond) {
+    replica.beyond += sign;
+    replica.beyond_context += context;
+    replica.beyond_backlog += backlog;
   }
 }
 
@@ -300,12 +280,13 @@ void PoolState::ReturnHostRoom(Host& host) {
   }
 }
 
-void PoolState::Free(Job& job) {
+void PoolState::Free(Job& job, Nanoseconds now) {
   if (job.committed > 0) {
     job.committed_to->committed -= job.committed;
     if (job.committed_to->full) ReturnHostRoom(*job.committed_to);
   }
-  DropAccount(job.account);
+  accounts_.Settle(*job.account, job.pledge, job.served_s);
+  accounts_.Release(job.account, now);
   jobs_.erase(job.job.job);
 }
 
@@ -319,7 +300,7 @@ void PoolState::Arrive(const PoolJob& arriving, Nanoseconds now) {
   Job& job = *state;
   job.job = arriving;
   job.model = &model;
-  job.account = AcquireAccount(arriving.account, arriving.account_weight);
+  job.account = accounts_.Acquire(arriving.account, arriving.account_weights, now);
   job.prompt = arriving.prompt_tokens;
   job.arrival_order = ++arrivals_;
   job.arrival = job.served_at = now;
@@ -354,7 +335,7 @@ void PoolState::SetPaused(PoolJobId id, bool paused, Nanoseconds /*now*/) {
   }
 }
 
-void PoolState::Remove(PoolJobId id, Nanoseconds /*now*/) {
+void PoolState::Remove(PoolJobId id, Nanoseconds now) {
   Job* job = FindJob(id);
   if (job == nullptr || job->gone) return;
   CHECK(!job->asked);
@@ -364,7 +345,7 @@ void PoolState::Remove(PoolJobId id, Nanoseconds /*now*/) {
   }
   if (job->replica == nullptr) {
     std::erase(unplaced_, job);
-    Free(*job);
+    Free(*job, now);
     return;
   }
   Device& device = *job->replica->device;
@@ -380,7 +361,7 @@ void PoolState::Remove(PoolJobId id, Nanoseconds /*now*/) {
   if (job->on != nullptr) ChargeDevice(*job, 0);
   if (job->spilled_to != nullptr) ChargeHost(*job, 0);
   ++device.room_epoch;
-  Free(*job);
+  Free(*job, now);
 }
 
 void PoolState::Admitted(PoolJobId id, int32_t cached_tokens) {
@@ -435,8 +416,6 @@ void PoolState::StepDone(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nanos
   Device& device = *devices_[Index(id)];
   CHECK(device.busy && steps >= 0 && steps <= device.plan.steps);
   LearnStep(device, steps, busy);
-  const double seconds = static_cast<double>(busy) * 1e-9;
-  const double share = device.plan.tokens > 0 ? seconds / device.plan.tokens : 0;
   for (const PlannedTokens& planned : device.plan.sequences) {
     Job* job = FindJob(planned.job);
     if (job == nullptr || job->gone) continue;  // ended by this step, or cancelled while it ran
@@ -452,7 +431,9 @@ void PoolState::StepDone(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nanos
       }
     }
     job->served_at = now;
-    job->account->service_s += share * planned.count / job->account->weight;
+    const double took_s = was_prefill ? planned.count * job->prefill_token_s : steps * job->decode_token_s;
+    job->served_s += took_s;
+    accounts_.Serve(*job->account, took_s);
     Count(*job, +1);
   }
   device.running->last_used = now;
@@ -562,7 +543,7 @@ void PoolState::SpillDone(PoolJobId id, bool ok, Nanoseconds now) {
   if (job.gone || !ok) ChargeHost(job, 0);
   Touch(device);
   if (job.gone) {
-    Free(job);
+    Free(job, now);
     return;
   }
   Replica& replica = *job.replica;
@@ -575,10 +556,9 @@ void PoolState::SpillDone(PoolJobId id, bool ok, Nanoseconds now) {
   Device* target = job.move_to != nullptr ? job.move_to : &device;
   job.move_to = nullptr;
   Attach(job, ReplicaOf(*job.model, *target), Place::kSpilled);
-  (void)now;
 }
 
-void PoolState::RestoreDone(PoolJobId id, bool ok, Nanoseconds /*now*/) {
+void PoolState::RestoreDone(PoolJobId id, bool ok, Nanoseconds now) {
   Job& job = *FindJob(id);
   CHECK(job.place == Place::kRestoring);
   Device& device = *job.on;
@@ -594,7 +574,7 @@ void PoolState::RestoreDone(PoolJobId id, bool ok, Nanoseconds /*now*/) {
   }
   Touch(device);
   if (job.gone) {
-    Free(job);
+    Free(job, now);
     return;
   }
   Replica& replica = *job.replica;
@@ -631,6 +611,8 @@ void PoolState::SetHostKv(PoolHostId host, uint64_t bytes, Nanoseconds /*now*/) 
 
 void PoolState::SetCordoned(PoolDeviceId id, bool cordoned, Nanoseconds /*now*/) {
   devices_[Index(id)]->cordoned = cordoned;
+  accounts_.set_devices(static_cast<size_t>(
+      std::count_if(devices_.begin(), devices_.end(), [](const auto& device) { return !device->cordoned; })));
   for (const auto& device : devices_) Touch(*device);
 }
 
@@ -768,7 +750,7 @@ void PoolState::EmitDrop(Job& job, Reason reason, std::vector<Effect>& effects) 
                      .job = job.job.job});
 }
 
-void PoolState::EmitReject(Job& job, Reason reason, double retry_after_s, int32_t position,
+void PoolState::EmitReject(Job& job, Reason reason, double retry_after_s, int32_t position, Nanoseconds now,
                            std::vector<Effect>& effects) {
   CHECK(job.place == Place::kNowhere || job.place == Place::kWaiting);
   effects.push_back({.kind = EffectKind::kReject,
@@ -783,7 +765,7 @@ void PoolState::EmitReject(Job& job, Reason reason, double retry_after_s, int32_
   } else {
     std::erase(unplaced_, &job);
   }
-  Free(job);
+  Free(job, now);
 }
 
 void PoolState::EmitYield(Device& device, std::vector<Effect>& effects) {
@@ -889,10 +871,12 @@ const StepProfile& PoolState::ProfileOf(const Model& model, const Device& device
   return profiles[std::min(Index(device.device.kind), profiles.size() - 1)];
 }
 
-double PoolState::DecodeSeconds(const Replica& replica, int32_t more_sequences, int64_t more_context) const {
-  const int32_t sequences = replica.jobs() + more_sequences;
+double PoolState::DecodeSeconds(const Replica& replica, int32_t more_sequences, int64_t more_context,
+                                View view) const {
+  const int32_t sequences = replica.jobs(view) + more_sequences;
   if (sequences == 0) return 0;
-  const auto context = static_cast<double>(replica.context + more_context);
+  const auto context =
+      static_cast<double>(replica.context - (view == View::kAll ? 0 : replica.beyond_context) + more_context);
   const Model& model = *replica.model;
   const double rounds = std::ceil(static_cast<double>(sequences) / model.model.max_sequences);
   const StepProfile& profile = ProfileOf(model, *replica.device);
@@ -926,20 +910,25 @@ double PoolState::SlowestPace(const Model& model, const Device& device) const {
   return 2 * model.decode_ratio * ProfileOf(model, device).StepSeconds(0, 0, kExpectedContext, 1);
 }
 
-double PoolState::ReplicaLoad(const Replica& replica, int32_t more_sequences, int64_t more_context) const {
-  if (replica.jobs() + more_sequences == 0) return 0;
+double PoolState::ReplicaLoad(const Replica& replica, int32_t more_sequences, int64_t more_context,
+                              View view) const {
+  if (replica.jobs(view) + more_sequences == 0) return 0;
   const PoolModel& model = replica.model->model;
-  return DecodeSeconds(replica, more_sequences, more_context) /
+  return DecodeSeconds(replica, more_sequences, more_context, view) /
          std::max(static_cast<double>(model.tpot) * 1e-9, SlowestPace(*replica.model, *replica.device));
 }
 
-double PoolState::LoadOf(Device& device) const {
+double PoolState::LoadOf(Device& device, View view) const {
   if (!device.load_known) {
-    device.load = 0;
-    for (const Replica* replica : device.replicas) device.load += ReplicaLoad(*replica, 0, 0);
+    device.load[0] = device.load[1] = 0;
+    for (const Replica* replica : device.replicas) {
+      const double all = ReplicaLoad(*replica, 0, 0);
+      device.load[0] += all;
+      device.load[1] += replica->beyond == 0 ? all : ReplicaLoad(*replica, 0, 0, View::kWithinShare);
+    }
     device.load_known = true;
   }
-  return device.load;
+  return device.load[view == View::kAll ? 0 : 1];
 }
 
 // ---- what is -------------------------------------------------------------------------------------------

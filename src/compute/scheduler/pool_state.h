@@ -9,24 +9,20 @@
 #include <unordered_map>
 #include <vector>
 
+#include "compute/scheduler/accounts.h"
 #include "compute/scheduler/pool_scheduler.h"
 
 namespace tidepool::compute::pool {
 
 inline constexpr int32_t kBlockTokens = 16;
 
-struct Account {
-  std::string name;
-  double weight = 1;
-  double service_s = 0;             // virtual: device seconds / weight
-  std::vector<Nanoseconds> clocks;  // by device: when what it sent would be done, had it only its share
-  int64_t jobs = 0;
-};
-
 struct Model;
 struct Replica;
 struct Device;
 struct Host;
+
+// Whose work estimates count: what came beyond an account's share is not in the way of what came within one.
+enum class View : uint8_t { kAll, kWithinShare };
 
 enum class Place : uint8_t { kNowhere, kWaiting, kActive, kSpilling, kSpilled, kRestoring };
 
@@ -37,6 +33,7 @@ struct Job {
   Replica* replica = nullptr;
   Place place = Place::kNowhere;
   bool paused = false;
+  bool beyond = false;   // it came beyond its account's share of the device
   bool relaxed = false;  // its promise has been compared with what the devices can do
   bool asked = false;    // a kAdmit or kGrow waits for its answer
   bool gone = false;     // removed while its KV was moving: kept until the move has ended
@@ -45,10 +42,13 @@ struct Job {
   int32_t produced = 0;  // output tokens
   int32_t reserved = 0;  // tokens of KV reserved on the device
   int32_t held = 0;      // while asked: what it had before
-  uint64_t device_bytes = 0, host_bytes = 0;  // KV charged
-  Device* on = nullptr;                       // where device_bytes are
-  Host* spilled_to = nullptr;                 // where host_bytes are
-  double ahead_s = 0;      // how far its account was beyond its share of the device when it came
+  uint64_t device_bytes = 0, host_bytes = 0;       // KV charged
+  Device* on = nullptr;                            // where device_bytes are
+  Host* spilled_to = nullptr;                      // where host_bytes are
+  AccountPledge pledge;                            // what its account was charged for it
+  double ahead_s = 0;                              // its account's clock of the device, when it came
+  double served_s = 0;                             // what it took, in the unit of the pledge
+  double prefill_token_s = 0, decode_token_s = 0;  // of that unit
   uint64_t committed = 0;  // KV it may come to need, counted at its host once it was admitted
   Host* committed_to = nullptr;
   uint64_t arrival_order = 0;
@@ -75,13 +75,16 @@ struct Replica {
   std::vector<Job*> waiting, active, spilled;  // spilled: also spilling and restoring
   int32_t runnable = 0;                        // active and not paused
   int32_t prefilling = 0;                      // of these
-  int64_t context = 0;   // tokens that the jobs' KV is expected to hold, paused ones left out
-  int64_t backlog = 0;   // prompt tokens to compute, of waiting and runnable
-  uint64_t served = 0;   // turns since the weights landed
-  uint64_t attempt = 0;  // of a turn that could not run anything
+  int64_t context = 0;  // tokens that the jobs' KV is expected to hold, paused ones left out
+  int64_t backlog = 0;  // prompt tokens to compute, of waiting and runnable
+  int32_t beyond = 0;   // jobs that came beyond their account's share
+  int64_t beyond_context = 0, beyond_backlog = 0;  // of these
+  uint64_t served = 0;                             // turns since the weights landed
+  uint64_t attempt = 0;                            // of a turn that could not run anything
 
   bool resident() const;
   int32_t jobs() const { return static_cast<int32_t>(waiting.size() + active.size() + spilled.size()); }
+  int32_t jobs(View view) const { return view == View::kAll ? jobs() : jobs() - beyond; }
 };
 
 struct Model {
@@ -139,8 +142,9 @@ struct Device {
   Nanoseconds wake_at = INT64_MAX;
   bool stuck = false;                // idle with work at hand since the last try: room is made at any price
   Nanoseconds retry_at = INT64_MAX;  // what found no room is tried again, for room comes with time too
-  double load = 0;                   // cached; see Load
+  double load[2] = {};               // cached, by View; see LoadOf
   bool load_known = false;
+  bool late = false;  // one of its jobs is
   // For people.
   double wait_share = 0, switch_rate = 0;
   Nanoseconds rates_at = 0, blocked_since = -1;
@@ -212,7 +216,8 @@ class PoolState : public PoolScheduler {
   Replica& ReplicaOf(Model& model, Device& device);  // made when absent
   Replica* FindReplica(const Model& model, const Device& device) const;
   void Assign(Job& job, Device& device, Nanoseconds now);
-  void Detach(Job& job);  // from its replica's lists and counts
+  void Count(const Job& job, int32_t sign);  // into, or out of, its replica's sums
+  void Detach(Job& job);                     // from its replica's lists and counts
   void Attach(Job& job, Replica& replica, Place place);
   void ChargeDevice(Job& job, uint64_t bytes);
   void ChargeHost(Job& job, uint64_t bytes);
@@ -238,7 +243,7 @@ class PoolState : public PoolScheduler {
   void EmitSpill(Job& job, Reason reason, std::vector<Effect>& effects);
   void EmitRestore(Job& job, int32_t tokens, std::vector<Effect>& effects);
   void EmitDrop(Job& job, Reason reason, std::vector<Effect>& effects);
-  void EmitReject(Job& job, Reason reason, double retry_after_s, int32_t position,
+  void EmitReject(Job& job, Reason reason, double retry_after_s, int32_t position, Nanoseconds now,
                   std::vector<Effect>& effects);  // the job is gone afterwards
   void EmitYield(Device& device, std::vector<Effect>& effects);
   // Runs what ComposeStep put into device.plan.
@@ -256,16 +261,18 @@ class PoolState : public PoolScheduler {
 
   // ---- estimates (seconds)
   const StepProfile& ProfileOf(const Model& model, const Device& device) const;
-  double DecodeSeconds(const Replica& replica, int32_t more_sequences, int64_t more_context) const;
+  double DecodeSeconds(const Replica& replica, int32_t more_sequences, int64_t more_context,
+                       View view = View::kAll) const;
   double PrefillSeconds(const Model& model, const Device& device, int64_t tokens) const;
   double LoadSeconds(const Replica& replica) const;
   double LoadSeconds(const Model& model, const Device& device) const;
   static double Slack(const Job& job, Nanoseconds now) { return static_cast<double>(job.due() - now) * 1e-9; }
   // Share of the device's time that the jobs on it need to keep their pace.
-  double LoadOf(Device& device) const;
+  double LoadOf(Device& device, View view = View::kAll) const;
   // Where a model alone is slower than the promise, two at once at its own speed is what can be promised.
   double SlowestPace(const Model& model, const Device& device) const;
-  double ReplicaLoad(const Replica& replica, int32_t more_sequences, int64_t more_context) const;
+  double ReplicaLoad(const Replica& replica, int32_t more_sequences, int64_t more_context,
+                     View view = View::kAll) const;
   void CheckRates(Device& device, Nanoseconds now, bool blocked, bool switched);
 
   const PoolPolicyOptions options_;
@@ -274,20 +281,16 @@ class PoolState : public PoolScheduler {
   std::map<PoolModelId, std::unique_ptr<Model>> models_;
   std::vector<std::unique_ptr<Replica>> replicas_;
   std::unordered_map<PoolJobId, std::unique_ptr<Job>> jobs_;
-  std::map<std::string, std::unique_ptr<Account>> accounts_;
+  AccountTree accounts_;
   std::vector<Job*> unplaced_;  // by arrival
   PoolCounters counters_;
   Nanoseconds wake_at_ = INT64_MAX;
   uint64_t arrivals_ = 0;
-  double service_floor_ = 0;
   mutable std::vector<Job*> order_;
 
  private:
-  Account* AcquireAccount(const std::string& name, double weight);
-  void DropAccount(Account* account);
   void PlacePinned(Model& model);
-  void Count(const Job& job, int32_t sign);
-  void Free(Job& job);  // from the table; it is in no list
+  void Free(Job& job, Nanoseconds now);  // from the table; it is in no list
   void ReturnHostRoom(Host& host);
   void EraseFrom(std::vector<Job*>& list, Job& job);
   void LearnStep(Device& device, int32_t steps, Nanoseconds busy);

@@ -74,7 +74,7 @@ std::string PoolState::CheckReplica(const Replica& replica) const {
 std::string PoolState::CheckInvariants() const {
   std::unordered_map<const Device*, Tally> devices;
   std::unordered_map<const Host*, std::pair<uint64_t, uint64_t>> hosts;
-  std::unordered_map<const Account*, int64_t> accounts;
+  std::map<const Account*, int64_t> accounts;
   size_t homeless = 0, gone = 0;
   for (const auto& [id, job] : jobs_) {
     ++accounts[job->account];
@@ -138,13 +138,7 @@ std::string PoolState::CheckInvariants() const {
     return fmt::format("{} jobs: {} in lists, {} unplaced ({} without a replica), {} gone", jobs_.size(),
                        listed, unplaced_.size(), homeless, gone);
   }
-  for (const auto& [name, account] : accounts_) {
-    const auto entry = accounts.find(account.get());
-    if (account->jobs != (entry == accounts.end() ? 0 : entry->second)) {
-      return fmt::format("account \"{}\" counts {} jobs", name, account->jobs);
-    }
-  }
-  return {};
+  return accounts_.Check(accounts);
 }
 
 }  // namespace tidepool::compute::pool

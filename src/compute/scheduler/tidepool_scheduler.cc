@@ -19,6 +19,7 @@ constexpr double kPinnedUrgency = -1e8;    // before all jobs; -kNever is for dr
 constexpr double kLateGrace_s = 1;         // so late is still urgent
 constexpr double kTurnTokens = 4;          // hysteresis of turns between resident models, in tokens' time
 constexpr double kSwitchHysteresis = 1.0;  // of both loads' time
+constexpr double kUnserved = 10;           // likewise, of a model that was not served since it came
 constexpr int32_t kGrowTokens = 128;       // KV reserved ahead where spilling is possible
 constexpr double kKvShare = 1.0 / 64;      // of the arena, left free for growth when weights are loaded
 constexpr double kRound_s = 5;             // a round of switches that keeps within usual promises (ttft / 2)
@@ -28,9 +29,8 @@ constexpr Nanoseconds kRetry = kSecond / 4;
 constexpr Nanoseconds kMoveRest = 10 * kSecond;  // between two moves of one model
 constexpr double kMoveGap = 0.2;
 constexpr int32_t kMaxPassed = 64;
-constexpr double kAccountPatience_s = 60;  // most that use beyond its share sets an account back
-constexpr double kBurst = 0.25;            // of the TTFT: so far ahead of its share an account may be
-constexpr double kBeyond_s = 0.5;          // jobs so far ahead leave a quarter of a batch to others
+constexpr double kBurst = 0.25;    // of the TTFT: so far ahead of its share an account may be
+constexpr double kBeyond_s = 0.5;  // jobs so far ahead leave a quarter of a batch to others
 constexpr int32_t kFullBatch = 64;
 
 double Square(double x) { return x * x; }
@@ -41,17 +41,28 @@ double Congestion(double load) { return load <= kComfort ? 0 : 4 * Square(load -
 // ---- urgency -------------------------------------------------------------------------------------------
 
 double TidepoolScheduler::Urgency(const Job& job, Nanoseconds now) const {
-  const double unserved = static_cast<double>(now - job.served_at) * 1e-9;
   const Device* device = job.replica == nullptr ? nullptr : job.replica->device;
-  double slack = Slack(job, now) + job.ahead_s;
+  double slack = Slack(job, now);
   if (device != nullptr && job.prefilling()) {
     slack -= PrefillSeconds(*job.model, *device, job.prompt - job.computed);
   }
   if (slack < -kLateGrace_s) {
-    if (unserved > options_.age_bound_s) return slack - 1e3;
-    slack = -kLateGrace_s + std::min(-kLateGrace_s - slack, static_cast<double>(job.ttft) * 0.5e-9);
+    const double unserved = static_cast<double>(now - job.served_at) * 1e-9;
+    if (unserved > options_.age_bound_s) {
+      slack = -2 * kLateGrace_s - 1e-3 * unserved;  // before all that are not so old
+    } else {
+      slack = -kLateGrace_s + std::min(-kLateGrace_s - slack, static_cast<double>(job.ttft) * 0.5e-9);
+    }
   }
-  return slack;
+  return device == nullptr ? slack : slack + AheadSeconds(job, *device);
+}
+
+// What came beyond its account's share stays behind what came within it; when promises are not kept, what
+// accounts have had decides too.
+double TidepoolScheduler::AheadSeconds(const Job& job, const Device& device) const {
+  if (!accounts_.shared()) return 0;
+  const double burst_s = kBurst * static_cast<double>(job.ttft) * 1e-9;
+  return std::max(job.ahead_s - burst_s, 0.0) + (device.late ? AccountTree::ServiceAhead(*job.account) : 0);
 }
 
 double TidepoolScheduler::ReplicaUrgency(const Replica& replica, Nanoseconds now) const {
@@ -73,10 +84,10 @@ bool TidepoolScheduler::MayUse(const Model& model, const Device& device) const {
 }
 
 // Share of the copy engine that the bytes beyond what fits would keep busy, round after round.
-double TidepoolScheduler::WeightPressure(const Device& device, uint64_t more_bytes) const {
+double TidepoolScheduler::WeightPressure(const Device& device, uint64_t more_bytes, View view) const {
   uint64_t wanted = more_bytes + device.kv_bytes;
   for (const Replica* replica : device.replicas) {
-    if (replica->jobs() > 0) wanted += replica->model->weight_bytes;
+    if (replica->jobs(view) > 0) wanted += replica->model->weight_bytes;
   }
   if (wanted <= device.arena) return 0;
   return static_cast<double>(wanted - device.arena) / (device.copy_rate * kRound_s);
@@ -90,13 +101,14 @@ TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds no
     if (!MayUse(model, device)) continue;
     if (model.weight_bytes + KvBytes(model, job.job.prompt_tokens + 1) > device.arena) continue;
     const Replica* replica = FindReplica(model, device);
-    const bool joins = replica != nullptr && replica->jobs() > 0;
+    const View view = accounts_.shared() && !Beyond(job, now) ? View::kWithinShare : View::kAll;
+    const bool joins = replica != nullptr && replica->jobs(view) > 0;
     const bool there = replica != nullptr && (replica->resident() || replica->loading);
     const double tpot = static_cast<double>(job.tpot) * 1e-9;
-    const double before = LoadOf(device);
+    const double before = LoadOf(device, view);
     double more = 0;
     if (joins) {
-      more = ReplicaLoad(*replica, 1, job.prompt) - ReplicaLoad(*replica, 0, 0);
+      more = ReplicaLoad(*replica, 1, job.prompt, view) - ReplicaLoad(*replica, 0, 0, view);
     } else {
       const StepProfile& profile = ProfileOf(model, device);
       more = model.decode_ratio * profile.StepSeconds(0, 0, job.prompt, 1) / tpot;
@@ -106,8 +118,8 @@ TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds no
     double load_s = 0;
     double pressure = 0;
     if (!joins) {
-      const double pressed = WeightPressure(device, 0),
-                   pressed_after = WeightPressure(device, model.weight_bytes);
+      const double pressed = WeightPressure(device, 0, view),
+                   pressed_after = WeightPressure(device, model.weight_bytes, view);
       pressure = pressed_after;
       cost += 0.3 * (pressed_after - pressed) + Congestion(pressed_after) - Congestion(pressed);
     }
@@ -115,12 +127,10 @@ TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds no
       load_s = LoadSeconds(model, device);
       cost += 0.02 + load_s / (static_cast<double>(job.ttft) * 1e-9) * 0.25;
     }
-    int64_t backlog = 0;
     double backlog_s = 0;
     for (const Replica* other : device.replicas) {
-      if (other->backlog == 0) continue;
-      backlog += other->backlog;
-      backlog_s += PrefillSeconds(*other->model, device, other->backlog);
+      const int64_t backlog = other->backlog - (view == View::kAll ? 0 : other->beyond_backlog);
+      if (backlog > 0) backlog_s += PrefillSeconds(*other->model, device, backlog);
     }
     const double own_s = PrefillSeconds(model, device, job.prompt);
     const double first_s = (backlog_s + own_s) / std::clamp(1 - before, 0.25, 1.0) + load_s;
@@ -129,38 +139,7 @@ TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds no
       best = {.device = &device, .cost = cost, .load = std::max(after, pressure), .first_token_s = first_s};
     }
   }
-  (void)now;
   return best;
-}
-
-// Of the device, among the accounts that have work there.
-double TidepoolScheduler::ShareOf(const Account& account, const Device& device) const {
-  if (accounts_.size() <= 1) return 1;
-  std::vector<const Account*> there = {&account};
-  double weights = account.weight;
-  for (const Replica* replica : device.replicas) {
-    for (const auto* list : {&replica->waiting, &replica->active, &replica->spilled}) {
-      for (const Job* job : *list) {
-        if (std::find(there.begin(), there.end(), job->account) != there.end()) continue;
-        there.push_back(job->account);
-        weights += job->account->weight;
-      }
-    }
-  }
-  return account.weight / weights;
-}
-
-// Device time of a job where it costs least: as one of a full batch. By this measure a device has time for
-// all that it can ever serve; measured time would count an idle device's small batches as if it were full.
-double TidepoolScheduler::FullBatchSeconds(const Job& job, const Device& device) const {
-  const Model& model = *job.model;
-  const StepProfile& profile = ProfileOf(model, device);
-  const double full = std::min(model.model.max_sequences, kFullBatch);
-  const double output =
-      std::min<double>(job.job.max_output_tokens, model.mean_output > 0 ? model.mean_output : 128);
-  return PrefillSeconds(model, device, job.prompt) +
-         model.decode_ratio * output * profile.StepSeconds(0, 0, full * (job.prompt + output / 2), full) /
-             full;
 }
 
 double TidepoolScheduler::ExpectedOutput(const Job& job) const {
@@ -204,19 +183,16 @@ bool TidepoolScheduler::Overloaded(const Job& job, const Fit& fit, Nanoseconds n
   // at once would be too much: answers are finite, and the time to the first token is a buffer.
   const double last_due_s =
       (static_cast<double>(job.ttft) + ExpectedOutput(job) * static_cast<double>(job.tpot)) * 1e-9;
-  if (accounts_.size() == 1 && fit.load > options_.admission_load &&
+  if (!accounts_.shared() && fit.load > options_.admission_load &&
       WorkSeconds(*fit.device, job) <= last_due_s) {
     return false;
   }
   const double ttft_s = static_cast<double>(job.ttft) * 1e-9;
   const double limit = options_.admission_load;
-  if (accounts_.size() > 1 && ShareOf(*job.account, *fit.device) < 1) {
+  if (accounts_.shared() && AccountTree::ShareOf(*job.account) < 1) {
     // Within its share an account is not refused for what others sent; beyond it, it pays for all of it.
-    const auto& clocks = job.account->clocks;
-    const size_t id = Index(fit.device->id);
-    const double ahead_s =
-        id < clocks.size() ? std::max(0.0, static_cast<double>(clocks[id] - now) * 1e-9) : 0;
-    if (ahead_s < ttft_s * kBurst) return fit.load > 2 * limit;
+    const double ahead_s = AccountTree::ClockAhead(*job.account, now);
+    if (!Beyond(job, now)) return fit.load > 2 * limit;
     return fit.load > 0.9 * limit || fit.first_token_s + ahead_s > 0.9 * limit * ttft_s;
   }
   return fit.load > limit || fit.first_token_s > limit * ttft_s;
@@ -247,7 +223,7 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
     if (job->model->quarantined_until > now && job->model->load_failures > 0) {
       unplaced_.push_back(job);
       EmitReject(*job, Reason::kQuarantined, static_cast<double>(job->model->quarantined_until - now) * 1e-9,
-                 0, effects);
+                 0, now, effects);
       continue;
     }
     Relax(*job);
@@ -259,7 +235,7 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
         fits |= job->model->weight_bytes + KvBytes(*job->model, job->job.prompt_tokens + 1) <= device->arena;
       }
       unplaced_.push_back(job);
-      EmitReject(*job, any && !fits ? Reason::kTooLarge : Reason::kNoDevice, 0, 0, effects);
+      EmitReject(*job, any && !fits ? Reason::kTooLarge : Reason::kNoDevice, 0, 0, now, effects);
       continue;
     }
     if (Overloaded(*job, fit, now)) {
@@ -271,25 +247,36 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
       const double over =
           std::max(fit.load - 1, fit.first_token_s / (static_cast<double>(job->ttft) * 1e-9) - 1);
       const double retry = std::clamp(10 * over, 1.0, 60.0);
-      EmitReject(*job, Reason::kOverloaded, retry, job->model->waiting, effects);
+      EmitReject(*job, Reason::kOverloaded, retry, job->model->waiting, now, effects);
       continue;
     }
     Assign(*job, *fit.device, now);
   }
 }
 
+bool TidepoolScheduler::Beyond(const Job& job, Nanoseconds now) {
+  return AccountTree::ClockAhead(*job.account, now) >= kBurst * static_cast<double>(job.ttft) * 1e-9;
+}
+
+// Its account is charged what it costs where it costs least: as one of a full batch. By this measure a device
+// has time for all that it can ever serve; measured time would count an idle device's small batches as if it
+// were full.
 void TidepoolScheduler::OnAssigned(Job& job, Nanoseconds now) {
   Device& device = *job.replica->device;
-  if (accounts_.size() > 1) {
-    auto& clocks = job.account->clocks;
-    clocks.resize(devices_.size());
-    Nanoseconds& clock = clocks[Index(device.id)];
-    clock = std::clamp(clock, now, now + static_cast<Nanoseconds>(kAccountPatience_s * 1e9));
-    const double share = ShareOf(*job.account, device);
-    const double burst_s = kBurst * static_cast<double>(job.ttft) * 1e-9;
-    job.ahead_s = share < 1 ? std::max(0.0, static_cast<double>(clock - now) * 1e-9 - burst_s) : 0;
-    clock += static_cast<Nanoseconds>(FullBatchSeconds(job, device) / share * 1e9);
-  }
+  accounts_.Settle(*job.account, job.pledge, job.served_s);  // on a device it was moved from
+  job.served_s = 0;
+  const StepProfile& profile = ProfileOf(*job.model, device);
+  const double full = std::min(job.model->model.max_sequences, kFullBatch);
+  const double output = ExpectedOutput(job);
+  job.prefill_token_s = PrefillSeconds(*job.model, device, job.prompt) / job.prompt;
+  job.decode_token_s =
+      job.model->decode_ratio * profile.StepSeconds(0, 0, full * (job.prompt + output / 2), full) / full;
+  Count(job, -1);
+  job.beyond = Beyond(job, now);
+  Count(job, +1);
+  job.ahead_s = AccountTree::ClockAhead(*job.account, now);
+  job.pledge =
+      accounts_.Pledge(*job.account, job.prompt * job.prefill_token_s + output * job.decode_token_s, now);
   if (job.replica->resident()) device.turn.broken = true;
 }
 
@@ -373,7 +360,7 @@ void TidepoolScheduler::ChooseTurn(Device& device, Nanoseconds now, std::vector<
     if (AdmitJobs(replica, now, effects)) return;
     if (GrowJobs(replica, now, effects)) return;
     // Between accounts what each has had so far counts at every step.
-    const int32_t most_steps = accounts_.size() > 1 ? 1 : options_.max_turn_steps;
+    const int32_t most_steps = accounts_.shared() ? 1 : options_.max_turn_steps;
     const ComposeRule rule{.most_steps = std::min(turn.steps_left, most_steps)};
     if (ComposeStep(replica, rule, now, device.plan)) {
       device.stuck = false;
@@ -389,11 +376,23 @@ void TidepoolScheduler::ChooseTurn(Device& device, Nanoseconds now, std::vector<
   }
 }
 
+bool TidepoolScheduler::AnyLate(const Device& device, Nanoseconds now) {
+  for (const Replica* replica : device.replicas) {
+    for (const auto* list : {&replica->active, &replica->waiting, &replica->spilled}) {
+      for (const Job* job : *list) {
+        if (!job->paused && job->due() < now) return true;
+      }
+    }
+  }
+  return false;
+}
+
 bool TidepoolScheduler::BeginTurn(Device& device, Nanoseconds now) {
   Turn& turn = device.turn;
   Replica* best = nullptr;
   double first = kNever, second = kNever;
   bool blocked = false;
+  if (accounts_.shared()) device.late = AnyLate(device, now);
   for (Replica* replica : device.replicas) {
     if (replica->jobs() == 0 || replica->attempt == attempts_) continue;
     if (!Ready(*replica)) {
@@ -477,7 +476,7 @@ bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector
       }
     }
     if (next == nullptr || barrier) break;
-    if (next->ahead_s > kBeyond_s && slots <= replica.model->model.max_sequences / 4) break;
+    if (AheadSeconds(*next, device) > kBeyond_s && slots <= replica.model->model.max_sequences / 4) break;
     const int32_t tokens = FirstReservation(*next);
     const uint64_t bytes = KvBytes(*next->model, tokens);
     if (!Committable(*next) || (bytes > device.free() &&
@@ -645,10 +644,11 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
       rank = 1e9 + gap_s;
     } else {
       const bool any_price = drain || device.stuck;
-      if (replica->served == 0 && replica->resident() && !any_price) continue;  // it came for a reason
       const double theirs = ReplicaUrgency(*replica, now);
       const double back_s = static_cast<double>(std::min(bytes, replica->bytes)) / device.copy_rate;
-      if (!any_price && theirs - urgency < kSwitchHysteresis * (load_s + back_s)) continue;
+      // What has not been served since it came, came for a reason.
+      const double hysteresis = replica->served == 0 && replica->resident() ? kUnserved : kSwitchHysteresis;
+      if (!any_price && theirs - urgency < hysteresis * (load_s + back_s)) continue;
       rank = theirs == kNever ? 1e8 : theirs;
     }
     victims.push_back({replica, rank, replica->bytes});

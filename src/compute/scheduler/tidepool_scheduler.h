@@ -43,12 +43,12 @@ class TidepoolScheduler final : public PoolState {
   void Relax(Job& job) const;
   void PlaceAll(Nanoseconds now, std::vector<Effect>& effects);
   Fit BestFit(const Job& job, Nanoseconds now) const;
-  double WeightPressure(const Device& device, uint64_t more_bytes) const;
+  double WeightPressure(const Device& device, uint64_t more_bytes, View view = View::kAll) const;
+  static bool Beyond(const Job& job, Nanoseconds now);
   double ExpectedOutput(const Job& job) const;
   double WorkSeconds(const Device& device, const Job& job) const;
   bool Overloaded(const Job& job, const Fit& fit, Nanoseconds now) const;
-  double ShareOf(const Account& account, const Device& device) const;
-  double FullBatchSeconds(const Job& job, const Device& device) const;
+  double AheadSeconds(const Job& job, const Device& device) const;
 
   void DecideDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void ManageDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
@@ -56,6 +56,7 @@ class TidepoolScheduler final : public PoolState {
   bool Ready(const Replica& replica) const;
   bool Admissible(const Replica& replica) const;
   void ChooseTurn(Device& device, Nanoseconds now, std::vector<Effect>& effects);
+  static bool AnyLate(const Device& device, Nanoseconds now);
   bool BeginTurn(Device& device, Nanoseconds now);
   bool AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
   bool GrowJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);

@@ -72,7 +72,7 @@ PoolModel ModelFrom(const Json& j) {
 
 Json JobJson(const PoolJob& job) {
   return {{"account", job.account},
-          {"account_weight", job.account_weight},
+          {"account_weights", job.account_weights},
           {"class", static_cast<int>(job.job_class)},
           {"prompt", job.prompt_tokens},
           {"output", job.max_output_tokens},
@@ -84,7 +84,7 @@ Json JobJson(const PoolJob& job) {
 PoolJob JobFrom(const Json& j) {
   PoolJob job;
   job.account = j.at("account").get<std::string>();
-  job.account_weight = j.at("account_weight").get<double>();
+  job.account_weights = j.at("account_weights").get<std::vector<double>>();
   job.job_class = static_cast<JobClass>(std::clamp(j.at("class").get<int>(), 0, 2));
   job.prompt_tokens = j.at("prompt").get<int32_t>();
   job.max_output_tokens = j.at("output").get<int32_t>();

@@ -196,10 +196,17 @@ SimResult Simulation::Run() {
         job.prompt = request.prompt;
         job.soft_target = config_.ttft_s;
         ++live_;
+        SimAccount account;
+        if (request.account > 0) {
+          const auto index = static_cast<size_t>(request.account) - 1;
+          account = index < config_.accounts.size()
+                        ? config_.accounts[index]
+                        : SimAccount{.path = std::to_string(request.account), .weights = {}};
+        }
         scheduler_->Arrive({.job = next + 1,
                             .model = static_cast<PoolModelId>(request.model) + 1,
-                            .account = request.account == 0 ? std::string() : std::to_string(request.account),
-                            .account_weight = request.account_weight,
+                            .account = std::move(account.path),
+                            .account_weights = std::move(account.weights),
                             .job_class = request.job_class,
                             .prompt_tokens = request.prompt,
                             .max_output_tokens = std::max(config_.max_output_tokens, request.output)},

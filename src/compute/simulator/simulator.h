@@ -47,10 +47,14 @@ struct SimRequest {
   int32_t model = 0;
   int32_t prompt = 1;
   int32_t output = 1;
-  int32_t account = 0;
-  double account_weight = 1;
+  int32_t account = 0;  // 0: none; n: SimConfig::accounts[n - 1]
   JobClass job_class = JobClass::kNormal;
   Nanoseconds cancel_at = -1;  // -1: never
+};
+
+struct SimAccount {
+  std::string path;
+  std::vector<double> weights = {};  // one a level; missing: 1
 };
 
 struct SimConfig {
@@ -58,6 +62,7 @@ struct SimConfig {
   std::vector<SimDeviceKind> kinds;
   std::vector<SimDevice> devices;
   std::vector<SimHost> hosts;
+  std::vector<SimAccount> accounts;  // what is missing is named by its number and weighs 1
   std::string policy = "tidepool";
   PoolPolicyOptions options;
   int32_t prefill_devices = 0;  // aegaeon: the first so many devices of every host only prefill; 0: 3 of 8

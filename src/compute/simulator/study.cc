@@ -306,6 +306,8 @@ class StudyDecoder {
       if (!popularity.empty()) return BadStudyField("popularity", "the trace names its models");
       TP_TRY(MatchNames(trace));
     }
+    for (const std::string& path : trace.accounts)
+      study_.config.accounts.push_back({.path = path, .weights = {}});
     study_.replay = repeat == 0 && change_.rate == 1;
     if (study_.replay) return {};
     // A longer time, or another rate: the trace's rates and lengths, arrivals by chance.

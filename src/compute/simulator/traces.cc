@@ -226,6 +226,7 @@ Status TraceReader::Add(const Line& line) {
   }
   if (!line.account.empty()) {
     TP_ASSIGN(const int32_t account, IndexOf(line.account, accounts_, "accounts"));
+    if (static_cast<size_t>(account) == trace_.accounts.size()) trace_.accounts.push_back(line.account);
     request.account = account + 1;
   }
   trace_.requests.push_back(request);

@@ -28,8 +28,9 @@ struct TraceLimits {
 };
 
 struct Trace {
-  std::vector<std::string> models;   // SimRequest::model indexes these; empty: the format has none
-  std::vector<SimRequest> requests;  // ascending; accounts are numbered from 1 as they appear
+  std::vector<std::string> models;    // SimRequest::model indexes these; empty: the format has none
+  std::vector<std::string> accounts;  // paths; SimRequest::account n is accounts[n - 1]
+  std::vector<SimRequest> requests;   // ascending
   bool timed = true;
   // From a name like synth-70-0.1-1.0-1.0.csv; 0: not given.
   int32_t nominal_models = 0;

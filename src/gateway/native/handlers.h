@@ -31,6 +31,8 @@ nlohmann::ordered_json PlanSchema();
 // pool.cc
 void Pool(Services& services, std::shared_ptr<Exchange> exchange);
 void PoolEventStream(Services& services, std::shared_ptr<Exchange> exchange);
+void PoolTrace(Services& services, std::shared_ptr<Exchange> exchange);
+void PoolTraceRequests(Services& services, std::shared_ptr<Exchange> exchange);
 void PoolResize(Services& services, std::shared_ptr<Exchange> exchange);
 void PoolPolicy(Services& services, std::shared_ptr<Exchange> exchange);
 void PoolCordon(Services& services, std::shared_ptr<Exchange> exchange);

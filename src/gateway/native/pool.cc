@@ -52,6 +52,23 @@ void PoolEventStream(Services& services, std::shared_ptr<Exchange> exchange) {
   if (PoolOf(services, exchange) != nullptr) services.pool_feed.Add(std::move(exchange));
 }
 
+namespace {
+
+void SendTrace(Services& services, const std::shared_ptr<Exchange>& exchange, bool requests) {
+  auto* pool = PoolOf(services, exchange);
+  if (pool == nullptr) return;
+  auto trace = pool->Trace(requests);
+  if (!trace) return exchange->Send(ErrorResponse(trace.error()));
+  exchange->Send({.status = 200, .content_type = "application/x-ndjson", .body = std::move(*trace), .headers = {}});
+}
+
+}  // namespace
+
+void PoolTrace(Services& services, std::shared_ptr<Exchange> exchange) { SendTrace(services, exchange, false); }
+void PoolTraceRequests(Services& services, std::shared_ptr<Exchange> exchange) {
+  SendTrace(services, exchange, true);
+}
+
 void PoolResize(Services& services, std::shared_ptr<Exchange> exchange) {
   auto* pool = PoolOf(services, exchange);
   if (pool == nullptr) return;

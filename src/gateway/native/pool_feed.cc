@@ -14,6 +14,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxWatchers = 64;
+constexpr size_t kMostEvents = 1000;  // in one write; the rest a quarter of a second later
 constexpr auto kPeriod = std::chrono::milliseconds(250);
 
 Json BudgetJson(const platform::PoolBudget& budget) {
@@ -142,7 +143,7 @@ Json PoolJson(const platform::PoolState& state) {
   return out;
 }
 
-std::string PoolEvents(const platform::PoolState& before, const platform::PoolState& now) {
+std::string ModelEvents(const platform::PoolState& before, const platform::PoolState& now) {
   std::string out;
   std::map<std::string, const platform::PoolModelState*> known;
   for (const auto& model : before.models) known[model.id] = &model;
@@ -158,34 +159,25 @@ std::string PoolEvents(const platform::PoolState& before, const platform::PoolSt
     const platform::PoolModelState& old = it == known.end() ? kNew : *it->second;
     if (it == known.end() || old.state != model.state)
       state_event(model.id, platform::DeploymentStateName(model.state), model.error);
-    if (model.loads > old.loads) {
-      AppendNamed(out, "load",
-                  {{"model", model.id},
-                   {"count", model.loads - old.loads},
-                   {"resident_bytes", model.bytes.resident}});
-    }
-    if (model.evictions > old.evictions) {
-      AppendNamed(out, "evict",
-                  {{"model", model.id},
-                   {"count", model.evictions - old.evictions},
-                   {"warm_bytes", model.bytes.warm}});
-    }
-    if (model.failed_loads > old.failed_loads) {
-      AppendNamed(out, "load_failed",
-                  {{"model", model.id}, {"count", model.failed_loads - old.failed_loads}});
-    }
     if (it != known.end()) known.erase(it);
   }
   for (const auto& [id, model] : known)
     state_event(id, platform::DeploymentStateName(platform::DeploymentState::kStored), {});
-  const auto counted = [&](std::string_view name, uint64_t compute::PoolCounters::* count) {
-    const uint64_t more = now.counters.*count - std::min(now.counters.*count, before.counters.*count);
-    if (more > 0) AppendNamed(out, name, {{"count", more}});
-  };
-  counted("rejected", &compute::PoolCounters::rejected);
-  counted("spill", &compute::PoolCounters::spills);
-  counted("restore", &compute::PoolCounters::restores);
-  counted("recompute", &compute::PoolCounters::drops);
+  return out;
+}
+
+std::string EngineEvents(const platform::PoolEventList& list) {
+  std::string out;
+  if (list.missed > 0) AppendNamed(out, "missed", {{"count", list.missed}});
+  for (const auto& [unix_s, event] : list.entries) {
+    Json data{{"number", event.number}, {"time", unix_s}};
+    if (event.model != nullptr) data["model"] = *event.model;
+    if (event.reason != compute::Reason::kNone) data["reason"] = compute::ReasonName(event.reason);
+    if (event.bytes > 0) data["bytes"] = event.bytes;
+    if (event.seconds > 0) data["seconds"] = event.seconds;
+    if (event.model != nullptr) data["resident_segments"] = event.segments;
+    AppendNamed(out, compute::PoolEventKindName(event.kind), data);
+  }
   return out;
 }
 
@@ -204,7 +196,8 @@ struct PoolFeed::Watcher final : ExchangeListener {
   std::shared_ptr<Exchange> exchange;  // the feed's thread; let go when it is over
   const std::weak_ptr<Exchange> weak;
   std::atomic<bool> closed{false}, slow{false};
-  bool fresh = true;  // has not had a state yet
+  bool fresh = true;   // has not had a state yet
+  uint64_t after = 0;  // the last event it was told
 };
 
 void PoolFeed::Add(std::shared_ptr<Exchange> exchange) {
@@ -255,15 +248,26 @@ void PoolFeed::Run() {
     std::string text;
     AppendNamed(text, "state", json);
     const bool changed = shown != last_shown;
-    const std::string events = last_shown.is_null() ? std::string() : PoolEvents(last, state);
+    const std::string models = last_shown.is_null() ? std::string() : ModelEvents(last, state);
+    std::string events;  // after `told`: watchers that keep up share one text
+    uint64_t told = UINT64_MAX, last_event = 0;
     for (const auto& watcher : watchers) {
       if (watcher->slow) continue;
       if (watcher->fresh) {
+        watcher->after = inference_.pool()->Events(UINT64_MAX, 0).last;
+        watcher->fresh = false;
         watcher->exchange->Write(text);
-      } else if (changed || !events.empty()) {
-        watcher->exchange->Write(events + text);
+        continue;
       }
-      watcher->fresh = false;
+      if (watcher->after != told) {
+        const platform::PoolEventList list = inference_.pool()->Events(watcher->after, kMostEvents);
+        events = EngineEvents(list);
+        told = watcher->after;
+        last_event = list.entries.empty() ? watcher->after : list.entries.back().event.number;
+      }
+      watcher->after = last_event;
+      const std::string said = events + models + (changed ? text : std::string());
+      if (!said.empty()) watcher->exchange->Write(said);
     }
     last = state;
     last_shown = shown;

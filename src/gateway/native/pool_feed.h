@@ -1,8 +1,10 @@
 // GET /api/v1/pool/events: the pool's state to many watchers. One thread looks at the pool while somebody
 // watches, at most four times a second, and writes what changed to all.
 //
-// A watcher that reads slowly misses states (never events in between: the next state has the sums); one that
-// takes nothing for http.write_timeout_s is dropped by its connection. The server's drain ends all streams.
+// States and events are apart: a state is what is now, an event is what the engine did, with its time, once for
+// each watcher. A watcher that reads slowly misses states; events wait for it in the engine's log, which keeps
+// the last few thousand, and what has left the log meanwhile is told as a number ("missed"). One that takes
+// nothing for http.write_timeout_s is dropped by its connection. The server's drain ends all streams.
 //
 // Threads: Add from any; Stop before the exchanges' server goes.
 #pragma once
@@ -22,9 +24,11 @@ namespace tidepool::gateway::native {
 
 // The state as the API shows it.
 nlohmann::ordered_json PoolJson(const platform::PoolState& state);
-// What happened between two states, as server-sent events: load, evict, load_failed, rejected, spill,
-// restore, recompute, model (a model came, went or changed its state).
-std::string PoolEvents(const platform::PoolState& before, const platform::PoolState& now);
+// Models that came, went or changed their state between two looks, as server-sent events "model".
+std::string ModelEvents(const platform::PoolState& before, const platform::PoolState& now);
+// What the engine did, as server-sent events named by what it was: load, loaded, load_failed, load_stopped,
+// evict, spill, restore, recompute, reject, switch, weights_lost; and missed, before them.
+std::string EngineEvents(const platform::PoolEventList& list);
 
 class PoolFeed {
  public:

@@ -39,16 +39,40 @@ class FakePool final : public platform::PoolControl {
   void SetCordoned(bool cordoned) override {
     Change([&](platform::PoolState& state) { state.device.cordoned = cordoned; });
   }
+  platform::PoolEventList Events(uint64_t after, size_t most) const override {
+    const std::lock_guard lock(mutex_);
+    const compute::PoolEvents found = log_.Since(after, most);
+    platform::PoolEventList list{.entries = {}, .missed = found.missed, .last = found.last};
+    for (const compute::PoolEvent& event : found.events)
+      list.entries.push_back({.unix_s = static_cast<double>(event.at) * 1e-9, .event = event});
+    return list;
+  }
+  Result<std::string> Trace(bool requests) const override {
+    if (!traced) return Fail(ErrorKind::kNotFound, "no_trace", "nothing is recorded");
+    return std::string(requests ? "{\"arrival_s\":0}\n" : "{\"t\":0}\n");
+  }
   void UpdateMetrics() override { ++updates; }
+
+  void Happen(compute::PoolEventKind kind, const std::string& model, uint64_t bytes = 0) {
+    const std::lock_guard lock(mutex_);
+    log_.Add({.at = 1'500'000'000,
+              .kind = kind,
+              .reason = compute::Reason::kUrgent,
+              .model = std::make_shared<const std::string>(model),
+              .bytes = bytes,
+              .segments = 3});
+  }
 
   void Change(const std::function<void(platform::PoolState&)>& change) {
     const std::lock_guard lock(mutex_);
     change(state_);
   }
   std::atomic<int> updates{0};
+  std::atomic<bool> traced{false};
 
  private:
   mutable std::mutex mutex_;
+  compute::PoolEventLog log_{4};
   platform::PoolState state_;
 };
 
@@ -167,20 +191,54 @@ TEST_F(PoolApiTest, StreamsWhatChanges) {
   client.Send(Get("/api/v1/pool/events"));
   ASSERT_TRUE(client.ReadUntil("event: state")) << client.received();
   EXPECT_THAT(client.received(), HasSubstr("text/event-stream"));
-  pool_.Change([](platform::PoolState& state) {
-    state.models[0].loads = 1;
-    state.models[0].evictions = 2;
-    state.counters.rejected = 7;
-    state.models.pop_back();
-  });
-  ASSERT_TRUE(client.ReadUntil("\"count\":7")) << client.received();
-  EXPECT_THAT(client.received(), HasSubstr(R"(event: load)"));
-  EXPECT_THAT(client.received(), HasSubstr(R"(event: evict
-data: {"model":"small","count":2)"));
-  EXPECT_THAT(client.received(), HasSubstr(R"(event: rejected)"));
-  EXPECT_THAT(client.received(), HasSubstr(R"({"model":"broken","state":"stored"})"));
+  pool_.Change([](platform::PoolState& state) { state.models.pop_back(); });
+  ASSERT_TRUE(client.ReadUntil(R"({"model":"broken","state":"stored"})")) << client.received();
   client.Close();
   EXPECT_TRUE(WaitMetric("tidepool_http_requests_in_flight", 0));
+}
+
+TEST_F(PoolApiTest, TellsWhatHappenedOnceAndInOrder) {
+  pool_.Happen(compute::PoolEventKind::kEvict, "before");
+  Start();
+  RawClient client(port_);
+  client.Send(Get("/api/v1/pool/events"));
+  ASSERT_TRUE(client.ReadUntil("event: state")) << client.received();
+  pool_.Happen(compute::PoolEventKind::kLoad, "small", 600);
+  pool_.Happen(compute::PoolEventKind::kLoaded, "small", 600);
+  ASSERT_TRUE(client.ReadUntil("\"number\":3")) << client.received();
+  EXPECT_THAT(client.received(), HasSubstr("event: load\ndata: "
+                                           R"({"number":2,"time":1.5,"model":"small","reason":"urgent","bytes":600,)"
+                                           R"("resident_segments":3})"));
+  EXPECT_THAT(client.received(), Not(HasSubstr("before"))) << "it had not asked yet";
+  pool_.Happen(compute::PoolEventKind::kSwitch, "small");
+  ASSERT_TRUE(client.ReadUntil("event: switch")) << client.received();
+  const std::string all = client.received();
+  EXPECT_EQ(all.find("\"number\":2"), all.rfind("\"number\":2")) << "told twice";
+  client.Close();
+}
+
+// More happens between two looks than the log keeps: the watcher hears how much it missed.
+TEST_F(PoolApiTest, WhatLeftTheLogIsTold) {
+  Start();
+  RawClient client(port_);
+  client.Send(Get("/api/v1/pool/events"));
+  ASSERT_TRUE(client.ReadUntil("event: state")) << client.received();
+  for (int i = 0; i < 10; ++i) pool_.Happen(compute::PoolEventKind::kSpill, "small");
+  ASSERT_TRUE(client.ReadUntil("\"number\":10")) << client.received();
+  EXPECT_THAT(client.received(), HasSubstr("event: missed\ndata: {\"count\":"));
+  client.Close();
+}
+
+TEST_F(PoolApiTest, TheTraceIsThereWhereOneIsKept) {
+  Start();
+  const Json none = AskJson(Get("/api/v1/pool/trace"), 404);
+  EXPECT_EQ(none["error"]["code"], "no_trace");
+  pool_.traced = true;
+  const RawReply decisions = Ask(Get("/api/v1/pool/trace"));
+  EXPECT_EQ(decisions.status, 200);
+  EXPECT_EQ(decisions.headers.at("content-type"), "application/x-ndjson");
+  EXPECT_EQ(decisions.body, "{\"t\":0}\n");
+  EXPECT_EQ(Ask(Get("/api/v1/pool/trace/requests")).body, "{\"arrival_s\":0}\n");
 }
 
 TEST_F(PoolApiTest, ADrainEndsTheStream) {

@@ -48,8 +48,27 @@ class ChatReply final : public Reply {
     out.append(R"(,"finish_reason":)").append(reason).append("}").append(ChunkEnd()).append("\n\n");
   }
 
-  void AppendStart(int32_t choice, std::string& out) override {
-    AppendChunk(choice, R"({"role":"assistant","content":""})", {}, "null", out);
+  void AppendStart(int32_t choice, bool call, std::string& out) override {
+    AppendChunk(choice,
+                call ? R"({"role":"assistant","content":null})" : R"({"role":"assistant","content":""})", {},
+                "null", out);
+  }
+
+  void AppendToolCall(int32_t choice, const platform::ToolCallDelta& delta, std::string& out) override {
+    delta_.assign(R"({"tool_calls":[{)");
+    fmt::format_to(std::back_inserter(delta_), R"("index":{},)", delta.index);
+    if (delta.kind == platform::ToolCallDelta::Kind::kBegin) {
+      delta_.append(R"("id":)");
+      AppendJsonString(delta_, delta.id);
+      delta_.append(R"(,"type":"function","function":{"name":)");
+      AppendJsonString(delta_, delta.name);
+      delta_.append(R"(,"arguments":""}}]})");
+    } else {
+      delta_.append(R"("function":{"arguments":)");
+      AppendJsonString(delta_, delta.arguments);
+      delta_.append("}}]}");
+    }
+    AppendChunk(choice, delta_, {}, "null", out);
   }
 
   void AppendDelta(int32_t choice, const compute::TokenEvent& event, std::string& out) override {
@@ -92,7 +111,12 @@ class ChatReply final : public Reply {
       const Choice& choice = choices_[i];
       if (i > 0) out.push_back(',');
       fmt::format_to(std::back_inserter(out), R"({{"index":{},"message":{{"role":"assistant","content":)", i);
-      AppendJsonString(out, choice.content);
+      if (choice.content.empty() && !choice.calls.empty()) {
+        out.append("null");
+      } else {
+        AppendJsonString(out, choice.content);
+      }
+      AppendCalls(choice, out);
       if (!choice.reasoning.empty()) {
         out.append(R"(,"reasoning_content":)");
         AppendJsonString(out, choice.reasoning);
@@ -109,6 +133,21 @@ class ChatReply final : public Reply {
     }
     out.append(R"(],"usage":)").append(UsageJson(usage)).append("}");
     return out;
+  }
+
+  static void AppendCalls(const Choice& choice, std::string& out) {
+    if (choice.calls.empty()) return;
+    out.append(R"(,"tool_calls":[)");
+    for (size_t i = 0; i < choice.calls.size(); ++i) {
+      out.append(i > 0 ? R"(,{"id":)" : R"({"id":)");
+      AppendJsonString(out, choice.calls[i].id);
+      out.append(R"(,"type":"function","function":{"name":)");
+      AppendJsonString(out, choice.calls[i].name);
+      out.append(R"(,"arguments":)");
+      AppendJsonString(out, choice.calls[i].arguments);
+      out.append("}}");
+    }
+    out.push_back(']');
   }
 
   void AppendLogprobs(std::span<const compute::TokenLogprob> tokens, std::string& out) {

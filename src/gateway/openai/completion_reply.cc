@@ -110,7 +110,7 @@ class CompletionReply final : public Reply {
     out.append(R"(,"finish_reason":)").append(reason).append("}").append(ChunkEnd()).append("\n\n");
   }
 
-  void AppendStart(int32_t choice, std::string& out) override {
+  void AppendStart(int32_t choice, bool, std::string& out) override {
     if (const std::string_view echo = EchoOf(choice); !echo.empty()) AppendChunk(choice, echo, "null", out);
   }
 

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <functional>
+#include <set>
+#include <string>
+
 namespace tidepool::gateway::openai {
 namespace {
 
@@ -73,8 +77,10 @@ Status CheckToolCalls(const Json& message, const std::string& place) {
   for (size_t i = 0; i < calls.size(); ++i) {
     const std::string where = fmt::format("{}.tool_calls[{}]", place, i);
     const Json& call = calls[i];
-    const bool good = call.is_object() && call.contains("function") && call["function"].is_object() &&
-                      !StringOf(call["function"], "name").empty() && call["function"].contains("arguments");
+    const bool good =
+        call.is_object() && call.contains("function") && call["function"].is_object() &&
+        !StringOf(call["function"], "name").empty() && call["function"].contains("arguments") &&
+        (call["function"]["arguments"].is_string() || call["function"]["arguments"].is_object());
     if (!good) {
       return Fail(BadField(
           where, fmt::format("{} must be {{\"id\", \"type\": \"function\", \"function\": {{\"name\", "
@@ -82,6 +88,24 @@ Status CheckToolCalls(const Json& message, const std::string& place) {
                              where)));
     }
   }
+  return {};
+}
+
+// A result belongs to a call of the assistant's last turn, and each call has one result.
+Status CheckResult(const Json& message, const std::string& place, std::set<std::string, std::less<>>& open) {
+  const std::string_view id = StringOf(message, "tool_call_id");
+  const std::string where = place + ".tool_call_id";
+  if (id.empty()) return Fail(BadField(where, fmt::format("{} is missing.", where), "missing_field"));
+  const auto found = open.find(id);
+  if (found == open.end()) {
+    return Fail(BadField(
+        where,
+        fmt::format("{}: the assistant message before it has no tool call \"{}\" that still waits for its "
+                    "result.",
+                    where, id.substr(0, 64)),
+        "unknown_tool_call"));
+  }
+  open.erase(found);
   return {};
 }
 
@@ -98,6 +122,7 @@ Result<Json> ReadMessages(const Json& messages) {
         "messages", fmt::format("{} messages; at most {} are possible.", messages.size(), kMaxMessages)));
   }
   Json out = messages;
+  std::set<std::string, std::less<>> open;  // ids of calls without a result
   for (size_t i = 0; i < out.size(); ++i) {
     Json& message = out[i];
     const std::string place = fmt::format("messages[{}]", i);
@@ -115,9 +140,13 @@ Result<Json> ReadMessages(const Json& messages) {
     }
     TP_TRY(CheckContent(message, role, place));
     TP_TRY(CheckToolCalls(message, place));
-    if (role == "tool" && StringOf(message, "tool_call_id").empty()) {
-      return Fail(BadField(place + ".tool_call_id", fmt::format("{}.tool_call_id is missing.", place),
-                           "missing_field"));
+    if (role == "tool") {
+      TP_TRY(CheckResult(message, place, open));
+    } else {
+      open.clear();
+      if (role == "assistant" && IsGiven(message, "tool_calls")) {
+        for (const Json& call : message["tool_calls"]) open.emplace(StringOf(call, "id"));
+      }
     }
     if (IsGiven(message, "name") && !message["name"].is_string()) {
       return Fail(BadField(place + ".name", fmt::format("{}.name must be a string.", place), "invalid_type"));

@@ -29,8 +29,10 @@ std::string_view PhaseName(compute::ProgressEvent::Phase phase) {
   return "queued";
 }
 
-std::string_view ReasonJson(compute::FinishReason reason) {
-  return reason == compute::FinishReason::kLength ? R"("length")" : R"("stop")";
+// A call that is none after all is text, so its answer just stopped.
+std::string_view ReasonJson(compute::FinishReason reason, bool calls) {
+  if (reason == compute::FinishReason::kLength) return R"("length")";
+  return calls ? R"("tool_calls")" : R"("stop")";
 }
 
 class ReplyListener final : public ExchangeListener {
@@ -151,14 +153,40 @@ void Reply::OnToken(int32_t choice, const compute::TokenEvent& event) {
   if (done_) return;
   Choice& state = At(choice);
   if (!options_.stream) return CollectDelta(state, event);
+  // What may become a call is held back, and then the first chunk says that there is no content.
+  if (options_.tools && event.content.empty() && event.reasoning.empty() && !options_.logprobs) return;
   EnsureBegun();
   scratch_.clear();
-  if (!state.started) {
-    state.started = true;
-    AppendStart(choice, scratch_);
-  }
+  Start(choice, false);
   AppendDelta(choice, event, scratch_);
   if (!scratch_.empty()) exchange_->Write(scratch_);
+}
+
+void Reply::Start(int32_t choice, bool call) {
+  Choice& state = At(choice);
+  if (!state.started) AppendStart(choice, call, scratch_);
+  state.started = true;
+}
+
+void Reply::OnToolCall(int32_t choice, const platform::ToolCallDelta& delta) {
+  using Kind = platform::ToolCallDelta::Kind;
+  std::lock_guard lock(mutex_);
+  if (done_) return;
+  Choice& state = At(choice);
+  state.whole_calls += delta.kind == Kind::kEnd ? 1 : 0;
+  state.broken_call = state.broken_call || delta.kind == Kind::kBroken;
+  if (!options_.stream) {
+    if (delta.kind == Kind::kBegin) state.calls.push_back(delta);
+    if (delta.kind == Kind::kArguments) state.calls.back().arguments += delta.arguments;
+    if (delta.kind == Kind::kBroken) state.calls.pop_back();
+    return;
+  }
+  if (delta.kind != Kind::kBegin && delta.kind != Kind::kArguments) return;
+  EnsureBegun();
+  scratch_.clear();
+  Start(choice, true);
+  AppendToolCall(choice, delta, scratch_);
+  exchange_->Write(scratch_);
 }
 
 void Reply::OnFinish(int32_t choice, const compute::FinishEvent& event) {
@@ -174,14 +202,11 @@ void Reply::OnFinish(int32_t choice, const compute::FinishEvent& event) {
     return;
   }
   Choice& state = At(choice);
-  state.finish_reason = std::string(ReasonJson(event.reason));
+  state.finish_reason = std::string(ReasonJson(event.reason, state.whole_calls > 0 && !state.broken_call));
   if (!options_.stream) return;
   EnsureBegun();
   scratch_.clear();
-  if (!state.started) {
-    state.started = true;
-    AppendStart(choice, scratch_);
-  }
+  Start(choice, false);
   AppendFinish(choice, scratch_);
   exchange_->Write(scratch_);
 }

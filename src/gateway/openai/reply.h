@@ -29,6 +29,7 @@ class Reply : public platform::ChatSink {
   void OnProgress(const compute::ProgressEvent& event) final;
   void OnPromptLogprobs(int32_t choice, std::span<const compute::TokenLogprob> logprobs) override;
   void OnToken(int32_t choice, const compute::TokenEvent& event) final;
+  void OnToolCall(int32_t choice, const platform::ToolCallDelta& delta) final;
   void OnFinish(int32_t choice, const compute::FinishEvent& event) final;
   void OnDone(const Result<compute::Usage>& usage) final;
 
@@ -44,10 +45,14 @@ class Reply : public platform::ChatSink {
     std::string reasoning;
     std::string logprobs;       // JSON items, comma-separated, not sent yet (or all, for whole answers)
     std::string finish_reason;  // JSON: "\"stop\""
+    std::vector<platform::ToolCallDelta> calls;  // whole answers only; complete ones
+    int32_t whole_calls = 0;
+    bool broken_call = false;
   };
 
   // Under mutex_. Append complete events to `out`.
-  virtual void AppendStart(int32_t choice, std::string& out) = 0;
+  virtual void AppendStart(int32_t choice, bool call, std::string& out) = 0;
+  virtual void AppendToolCall(int32_t, const platform::ToolCallDelta&, std::string&) {}
   virtual void AppendDelta(int32_t choice, const compute::TokenEvent& event, std::string& out) = 0;
   virtual void AppendFinish(int32_t choice, std::string& out) = 0;
   virtual void AppendUsage(const compute::Usage& usage, std::string& out) = 0;
@@ -75,6 +80,7 @@ class Reply : public platform::ChatSink {
   std::vector<Choice> choices_;
 
  private:
+  void Start(int32_t choice, bool call);
   void SendError(const Error& error);
   std::vector<HttpHeader> Headers() const;
 

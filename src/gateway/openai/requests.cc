@@ -7,6 +7,7 @@
 
 #include "gateway/openai/messages.h"
 #include "gateway/openai/sampling_fields.h"
+#include "gateway/openai/tools.h"
 
 namespace tidepool::gateway::openai {
 namespace {
@@ -25,9 +26,6 @@ std::vector<Field> Joined(const std::vector<Field>& first, std::vector<Field> se
   return second;
 }
 
-bool IsTextFormat(const Json& value) {
-  return value.is_object() && value.size() == 1 && value.contains("type") && value["type"] == "text";
-}
 bool AsksNoTools(const Json& value) { return value == "none" || value == "auto"; }
 bool IsTextOnly(const Json& value) { return value == Json::array({"text"}); }
 bool IsOne(const Json& value) { return value == 1; }
@@ -44,12 +42,21 @@ const std::vector<Field>& ChatFields() {
           {"reasoning_effort", kString, kRead,
            "none, minimal, low, medium, high or xhigh: passed to the chat template; none turns thinking off"},
           {"chat_template_kwargs", kObject, kRead, "More variables for the model's chat template"},
-          {"tools", kAny, kRefused, "tools are not supported yet", 0, 0, false, IsEmptyOrFalse},
-          {"tool_choice", kAny, kRefused, "tools are not supported yet", 0, 0, false, AsksNoTools},
-          {"functions", kAny, kRefused, "tools are not supported yet", 0, 0, false, IsEmptyOrFalse},
-          {"function_call", kAny, kRefused, "tools are not supported yet", 0, 0, false, AsksNoTools},
-          {"response_format", kAny, kRefused, "only {\"type\": \"text\"} is supported yet", 0, 0, false,
-           IsTextFormat},
+          {"tools", kArray, kRead,
+           "Functions that the model may call: {\"type\": \"function\", \"function\": {name, description, "
+           "parameters, strict}}, at most 512"},
+          {"tool_choice", kAny, kRead,
+           "auto (default with tools), none, required, or {\"type\": \"function\", \"function\": {name}}"},
+          {"parallel_tool_calls", kBoolean, kRead, "false: at most one call an answer; default true"},
+          {"tool_call_format", kString, kRead,
+           "How the model writes calls, where its template does not tell: hermes, qwen_xml, llama3, mistral, "
+           "deepseek, gemma or json"},
+          {"functions", kAny, kRefused, "use tools", 0, 0, false, IsEmptyOrFalse},
+          {"function_call", kAny, kRefused, "use tool_choice", 0, 0, false, AsksNoTools},
+          {"response_format", kObject, kRead,
+           "{\"type\": \"text\"}, {\"type\": \"json_object\"} or {\"type\": \"json_schema\", "
+           "\"json_schema\": "
+           "{name, schema, strict}}"},
           {"modalities", kAny, kRefused, "only [\"text\"] is supported", 0, 0, false, IsTextOnly},
           {"audio", kAny, kRefused, "audio is not supported"},
           {"prediction", kAny, kRefused, "predicted outputs are not supported"},
@@ -57,10 +64,12 @@ const std::vector<Field>& ChatFields() {
            IsEmptyOrFalse},
           {"web_search_options", kAny, kRefused, "web search is not supported"},
           {"enable_search", kAny, kRefused, "web search is not supported", 0, 0, false, IsEmptyOrFalse},
-          {"continue_final_message", kAny, kRefused, "continuing an answer is not supported yet", 0, 0, false,
-           IsEmptyOrFalse},
+          {"continue_final_message", kBoolean, kRead,
+           "The last message, the assistant's, is continued instead of answered; \"prefix\": true in that "
+           "message "
+           "says the same"},
+          {"add_generation_prompt", kBoolean, kRead, "Default: true, unless the last message is continued"},
           {"chat_template", kAny, kRefused, "the model's own chat template is used"},
-          {"parallel_tool_calls", kAny, kIgnored, "there are no tool calls"},
           {"verbosity", kAny, kIgnored, ""},
       });
   return kFields;
@@ -174,6 +183,28 @@ Status ReadTemplateVariables(const FieldReader& reader, Json& variables) {
   return {};
 }
 
+// An answer that the client began: Tidepool's (and vLLM's) fields, or "prefix" (DeepSeek) or "partial"
+// (Bailian) in the last message.
+Status ReadPrefill(const FieldReader& reader, platform::ChatRequest& request) {
+  Json& last = request.messages.back();
+  bool continues = reader.Boolean("continue_final_message").value_or(false);
+  for (const char* key : {"prefix", "partial"}) {
+    const auto found = last.find(key);
+    if (found == last.end()) continue;
+    if (!found->is_boolean()) {
+      return Fail(BadField(fmt::format("messages[{}].{}", request.messages.size() - 1, key),
+                           fmt::format("{} must be true or false.", key), "invalid_type"));
+    }
+    continues = continues || found->get<bool>();
+    last.erase(key);
+  }
+  if (continues) request.template_variables["continue_final_message"] = true;
+  if (const auto add = reader.Boolean("add_generation_prompt")) {
+    request.template_variables["add_generation_prompt"] = *add;
+  }
+  return {};
+}
+
 // A prompt or an input: string | [string] | [token] | [[token]].
 Result<std::vector<platform::Prompt>> ReadPrompts(const FieldReader& reader, std::string_view name,
                                                   size_t limit, bool refuse_empty_text) {
@@ -264,6 +295,10 @@ Result<ParsedChat> ParseChat(const Json& body) {
   if (parsed.reply.logprobs) parsed.request.sampling.top_logprobs = static_cast<int32_t>(top.value_or(0));
   TP_TRY(ReadStreaming(reader, parsed.reply));
   TP_TRY(ReadTemplateVariables(reader, parsed.request.template_variables));
+  TP_TRY(ReadPrefill(reader, parsed.request));
+  TP_TRY(ReadTools(reader, parsed.request));
+  parsed.reply.tools =
+      !parsed.request.tools.empty() && parsed.request.tool_choice != platform::ToolChoice::kNone;
   return parsed;
 }
 

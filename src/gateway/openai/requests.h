@@ -17,6 +17,7 @@ struct ReplyOptions {
   bool stream = false;
   bool include_usage = false;  // a last chunk with the usage
   bool logprobs = false;
+  bool tools = false;                // tools were offered: an answer may begin with a call
   std::vector<std::string> ignored;  // for the header Tidepool-Ignored
 };
 

@@ -129,10 +129,9 @@ TEST(ChatRequest, WrongTypesNameTheField) {
 
 TEST(ChatRequest, UnsupportedFieldsAreRefusedByName) {
   for (const char* field :
-       {R"("tools":[{"type":"function"}])", R"("tool_choice":"required")", R"("functions":[{}])",
-        R"("response_format":{"type":"json_object"})", R"("modalities":["text","audio"])", R"("audio":{})",
-        R"("prediction":{"type":"content"})", R"("store":true)", R"("web_search_options":{})",
-        R"("guided_json":{})", R"("continue_final_message":true)"}) {
+       {R"("functions":[{}])", R"("function_call":{"name":"f"})", R"("modalities":["text","audio"])",
+        R"("audio":{})", R"("prediction":{"type":"content"})", R"("store":true)",
+        R"("web_search_options":{})"}) {
     const std::string text(field);
     const std::string name = text.substr(1, text.find('"', 1) - 1);
     EXPECT_EQ(ChatProblem("," + text), name + ": unsupported_parameter") << field;
@@ -146,11 +145,11 @@ TEST(ChatRequest, UnsupportedFieldsAreRefusedByName) {
 
 TEST(ChatRequest, WhatHasNoEffectIsReported) {
   const auto parsed = ParseChat(Chat(
-      R"(,"user":"u","metadata":{},"service_tier":"auto","parallel_tool_calls":true,"frobnicate":1,"stream":true,
+      R"(,"user":"u","metadata":{},"service_tier":"auto","frobnicate":1,"stream":true,
       "stream_options":{"odd":1})"));
   ASSERT_TRUE(parsed);
   EXPECT_EQ(IgnoredHeader(parsed->reply.ignored),
-            "user, metadata, service_tier, parallel_tool_calls, frobnicate, stream_options.odd");
+            "user, metadata, service_tier, frobnicate, stream_options.odd");
   EXPECT_EQ(IgnoredHeader({"a\r\nX: y", "ok"}), "a??X??y, ok");
   EXPECT_LT(IgnoredHeader(std::vector<std::string>(1000, std::string(1000, 'x'))).size(), 1500u);
 }
@@ -172,6 +171,21 @@ TEST(ChatRequest, Messages) {
   EXPECT_EQ(MessagesProblem(R"([{"role":"tool","content":"x"}])"), "messages[0].tool_call_id: missing_field");
   EXPECT_EQ(MessagesProblem(R"([{"role":"assistant","tool_calls":[{"id":"x"}]}])"),
             "messages[0].tool_calls[0]: invalid_value");
+  EXPECT_EQ(MessagesProblem(R"([{"role":"tool","tool_call_id":"1","content":"x"}])"),
+            "messages[0].tool_call_id: unknown_tool_call");
+  const std::string call =
+      R"({"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]})";
+  EXPECT_EQ(MessagesProblem("[" + call + R"(,{"role":"tool","tool_call_id":"2","content":"x"}])"),
+            "messages[1].tool_call_id: unknown_tool_call");
+  EXPECT_EQ(MessagesProblem("[" + call + R"(,{"role":"tool","tool_call_id":"1","content":"x"},
+                                            {"role":"tool","tool_call_id":"1","content":"x"}])"),
+            "messages[2].tool_call_id: unknown_tool_call");
+  EXPECT_EQ(MessagesProblem("[" + call + R"(,{"role":"user","content":"?"},
+                                            {"role":"tool","tool_call_id":"1","content":"x"}])"),
+            "messages[2].tool_call_id: unknown_tool_call");
+  EXPECT_EQ(MessagesProblem(
+                R"([{"role":"assistant","tool_calls":[{"id":"1","function":{"name":"f","arguments":7}}]}])"),
+            "messages[0].tool_calls[0]: invalid_value");
   EXPECT_EQ(MessagesProblem(R"([{"role":"user","content":[{"type":"text","text":"a"}]},
       {"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},
       {"role":"tool","tool_call_id":"1","content":"ok"}])"),
@@ -180,6 +194,112 @@ TEST(ChatRequest, Messages) {
       ParseChat(Json::parse(R"({"model":"m","messages":[{"role":"developer","content":"x"}]})"));
   ASSERT_TRUE(parsed);
   EXPECT_EQ(parsed->request.messages[0]["role"], "system");
+}
+
+TEST(ChatRequest, Tools) {
+  const std::string tools =
+      R"(,"tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}},
+                                         {"type":"function","function":{"name":"g.h/i"}}])";
+  auto parsed = ParseChat(Chat(tools));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->request.tools.size(), 2u);
+  EXPECT_EQ(parsed->request.tool_choice, platform::ToolChoice::kAuto);
+  EXPECT_TRUE(parsed->request.parallel_tool_calls);
+  EXPECT_TRUE(parsed->reply.tools);
+  parsed = ParseChat(Chat(tools + R"(,"tool_choice":{"type":"function","function":{"name":"f"}},
+                                     "parallel_tool_calls":false,"tool_call_format":"llama3")"));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->request.tool_choice, platform::ToolChoice::kNamed);
+  EXPECT_EQ(parsed->request.tool_name, "f");
+  EXPECT_FALSE(parsed->request.parallel_tool_calls);
+  EXPECT_EQ(parsed->request.tool_call_format, "llama3");
+  parsed = ParseChat(Chat(tools + R"(,"tool_choice":"none")"));
+  ASSERT_TRUE(parsed);
+  EXPECT_FALSE(parsed->reply.tools);
+
+  const std::pair<const char*, const char*> kBad[] = {
+      {R"("tools":[5])", "tools[0]: invalid_type"},
+      {R"("tools":[{"type":"web_search"}])", "tools[0].type: unsupported_parameter"},
+      {R"("tools":[{"type":"function"}])", "tools[0].function: invalid_type"},
+      {R"("tools":[{"type":"function","function":{"name":"a b"}}])", "tools[0].function.name: invalid_value"},
+      {R"("tools":[{"type":"function","function":{"name":"f","parameters":[]}}])",
+       "tools[0].function.parameters: invalid_type"},
+      {R"("tools":[{"type":"function","function":{"name":"f","strict":1}}])",
+       "tools[0].function.strict: invalid_type"},
+      {R"("tools":[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"f"}}])",
+       "tools[1].function.name: invalid_value"},
+      {R"("tool_choice":"required")", "tool_choice: invalid_value"},
+      {R"("tools":[],"tool_choice":{"type":"function","function":{"name":"f"}})",
+       "tool_choice: invalid_value"},
+  };
+  for (const auto& [fields, problem] : kBad)
+    EXPECT_EQ(ChatProblem("," + std::string(fields)), problem) << fields;
+  EXPECT_EQ(ChatProblem(tools + R"(,"tool_choice":"maybe")"), "tool_choice: invalid_value");
+  EXPECT_EQ(ChatProblem(tools + R"(,"tool_choice":{"type":"function","function":{"name":"x"}})"),
+            "tool_choice.function.name: invalid_value");
+  Json many = Chat();
+  many["tools"] = Json::array();
+  for (int i = 0; i < 513; ++i) {
+    many["tools"].push_back({{"type", "function"}, {"function", {{"name", "f" + std::to_string(i)}}}});
+  }
+  EXPECT_EQ(ParseChat(many).error().param, "tools");
+  Json large = Chat();
+  large["tools"] = Json::array(
+      {{{"type", "function"}, {"function", {{"name", "f"}, {"description", std::string(2 << 20, 'x')}}}}});
+  EXPECT_EQ(ParseChat(large).error().param, "tools");
+}
+
+TEST(ChatRequest, OutputFormats) {
+  using Kind = platform::OutputFormat::Kind;
+  const std::tuple<const char*, Kind, const char*> kGood[] = {
+      {R"("response_format":{"type":"json_object"})", Kind::kJsonObject, "response_format"},
+      {R"("response_format":{"type":"json_schema","json_schema":{"name":"n","schema":{"type":"object"}}})",
+       Kind::kJsonSchema, "response_format.json_schema.schema"},
+      {R"("guided_json":"{\"type\":\"object\"}")", Kind::kJsonSchema, "guided_json"},
+      {R"("json_schema":{})", Kind::kJsonSchema, "json_schema"},
+      {R"("regex":"a+")", Kind::kRegex, "regex"},
+      {R"("guided_choice":["a","b"])", Kind::kChoice, "guided_choice"},
+      {R"("grammar":"root ::= \"a\"")", Kind::kGrammar, "grammar"},
+      {R"("structured_outputs":{"regex":"a"})", Kind::kRegex, "structured_outputs.regex"},
+      {R"("response_format":{"type":"text"})", Kind::kText, ""},
+  };
+  for (const auto& [fields, kind, param] : kGood) {
+    const auto parsed = ParseChat(Chat("," + std::string(fields)));
+    ASSERT_TRUE(parsed) << fields << parsed.error().message;
+    EXPECT_EQ(parsed->request.sampling.output.kind, kind) << fields;
+    EXPECT_EQ(parsed->request.sampling.output.param, param) << fields;
+  }
+  const std::pair<const char*, const char*> kBad[] = {
+      {R"("response_format":{"type":"xml"})", "response_format.type: invalid_value"},
+      {R"("response_format":{"type":"json_schema"})", "response_format.json_schema: missing_field"},
+      {R"("response_format":{"type":"json_schema","json_schema":{"name":"n"}})",
+       "response_format.json_schema.schema: missing_field"},
+      {R"("response_format":{"type":"json_object"},"regex":"a")", "regex: invalid_value"},
+      {R"("guided_json":"{")", "guided_json: invalid_type"},
+      {R"("choice":[])", "choice: invalid_value"},
+      {R"("choice":[1])", "choice: invalid_type"},
+      {R"("structured_outputs":{"structural_tag":{}})",
+       "structured_outputs.structural_tag: unsupported_parameter"},
+  };
+  for (const auto& [fields, problem] : kBad)
+    EXPECT_EQ(ChatProblem("," + std::string(fields)), problem) << fields;
+  EXPECT_TRUE(ParseCompletion(Json::parse(R"({"model":"m","prompt":"x","regex":"a+"})")));
+}
+
+TEST(ChatRequest, APrefilledAnswerIsContinued) {
+  for (
+      const char* body :
+      {R"({"model":"m","messages":[{"role":"user","content":"x"},{"role":"assistant","content":"y"}],"continue_final_message":true,
+            "add_generation_prompt":false})",
+       R"({"model":"m","messages":[{"role":"user","content":"x"},{"role":"assistant","content":"y","prefix":true}]})",
+       R"({"model":"m","messages":[{"role":"user","content":"x"},{"role":"assistant","content":"y","partial":true}]})"}) {
+    const auto parsed = ParseChat(Json::parse(body));
+    ASSERT_TRUE(parsed) << parsed.error().message;
+    EXPECT_EQ(parsed->request.template_variables["continue_final_message"], true);
+    EXPECT_FALSE(parsed->request.messages[1].contains("prefix"));
+  }
+  EXPECT_EQ(MessagesProblem(R"([{"role":"assistant","content":"y","prefix":1}])"),
+            "messages[0].prefix: invalid_type");
 }
 
 TEST(ChatRequest, ModelIsNeeded) {

@@ -4,6 +4,8 @@
 
 #include <charconv>
 
+#include "gateway/openai/output_format.h"
+
 namespace tidepool::gateway::openai {
 namespace {
 
@@ -107,15 +109,15 @@ const std::vector<Field>& SamplingFields() {
       {"safety_identifier", kAny, kIgnored, ""},
       {"prompt_cache_key", kAny, kIgnored, "prefixes are found without it"},
       {"prompt_cache_retention", kAny, kIgnored, ""},
-      {"guided_json", kAny, kRefused, "constrained output is not supported yet"},
-      {"guided_regex", kAny, kRefused, "constrained output is not supported yet"},
-      {"guided_choice", kAny, kRefused, "constrained output is not supported yet"},
-      {"guided_grammar", kAny, kRefused, "constrained output is not supported yet"},
-      {"structured_outputs", kAny, kRefused, "constrained output is not supported yet"},
-      {"json_schema", kAny, kRefused, "constrained output is not supported yet"},
-      {"grammar", kAny, kRefused, "constrained output is not supported yet"},
-      {"regex", kAny, kRefused, "constrained output is not supported yet"},
-      {"choice", kAny, kRefused, "constrained output is not supported yet"},
+      {"json_schema", kAny, kRead, "The answer is JSON of this schema (response_format for completions)"},
+      {"regex", kString, kRead, "The answer matches this regular expression"},
+      {"choice", kArray, kRead, "The answer is one of these strings"},
+      {"grammar", kString, kRead, "The answer is what this GBNF grammar says, as llama.cpp writes it"},
+      {"guided_json", kAny, kRead, "vLLM's name of json_schema"},
+      {"guided_regex", kString, kRead, "vLLM's name of regex"},
+      {"guided_choice", kArray, kRead, "vLLM's name of choice"},
+      {"guided_grammar", kString, kRead, "vLLM's name of grammar"},
+      {"structured_outputs", kObject, kRead, "vLLM's: json, regex, choice, grammar or json_object"},
       {"use_beam_search", kAny, kRefused, "beam search is not supported", 0, 0, false, IsEmptyOrFalse},
   };
   return kFields;
@@ -167,6 +169,7 @@ Result<platform::SamplingRequest> ReadSampling(const FieldReader& reader) {
     return Fail(BadField("min_tokens", fmt::format("min_tokens ({}) is more than max_tokens ({}).",
                                                    *sampling.min_tokens, *sampling.max_tokens)));
   }
+  TP_ASSIGN(sampling.output, ReadOutputFormat(reader));
   return sampling;
 }
 

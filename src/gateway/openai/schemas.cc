@@ -31,10 +31,14 @@ Json ChatReplySchema() {
       "choices": {"type": "array", "items": {"type": "object", "properties": {
         "index": {"type": "integer"},
         "message": {"type": "object", "properties": {
-          "role": {"const": "assistant"}, "content": {"type": "string"},
+          "role": {"const": "assistant"}, "content": {"type": ["string", "null"]},
+          "tool_calls": {"type": "array", "items": {"type": "object", "properties": {
+            "id": {"type": "string"}, "type": {"const": "function"},
+            "function": {"type": "object", "properties": {
+              "name": {"type": "string"}, "arguments": {"type": "string"}}}}}},
           "reasoning_content": {"type": "string"}, "refusal": {"type": "null"}}},
         "logprobs": {"type": ["object", "null"]},
-        "finish_reason": {"enum": ["stop", "length"]}}}}
+        "finish_reason": {"enum": ["stop", "length", "tool_calls"]}}}}
     }
   })");
   schema["properties"]["usage"] = Parsed(kUsage);

@@ -280,9 +280,11 @@ Status FakeCatalog::Set(std::string_view id, platform::PullState state) {
 
 Result<platform::Principal> FakeKeys::Verify(std::string_view key) const {
   platform::Principal principal;
-  principal.key_id = "tp-test";
+  principal.key = principal.key_id = "tp-test";
+  principal.role = platform::Role::kDeveloper;
   if (key == kTestKey) {
-    principal.admin = true;
+    principal.is_operator = true;
+    principal.role = platform::Role::kOperator;
     return principal;
   }
   if (key == "tp-user-key") return principal;

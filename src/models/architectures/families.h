@@ -1,9 +1,11 @@
 // How a family plugs in: a factory that reads the configuration, and a model that declares its weights.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -25,6 +27,9 @@ class FamilyModel : public Model {
   // Declares every tensor with the place its view goes to (members of this object, which stays where it is).
   virtual Status DeclareWeights(WeightPlan& plan) = 0;
   std::span<const WeightSegment> segments() const final { return segments_; }
+  bool WeightsIntact() const final { return !intact_ || intact_(); }
+  // Asked by WeightsIntact.
+  void WatchWeights(std::function<bool()> intact) { intact_ = std::move(intact); }
   // Takes the loaded weights: `owner` keeps the memory that the views point into.
   void Adopt(chips::Device& device, std::shared_ptr<const void> owner, const WeightPlan& plan);
 
@@ -37,6 +42,7 @@ class FamilyModel : public Model {
  private:
   chips::Device* device_ = nullptr;
   std::shared_ptr<const void> weights_;
+  std::function<bool()> intact_;
   std::vector<WeightSegment> segments_;
 };
 

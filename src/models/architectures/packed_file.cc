@@ -363,6 +363,7 @@ Result<std::shared_ptr<PackedFile>> PackedFile::Open(const std::filesystem::path
                 name);
   }
   file->mapping_ = static_cast<const std::byte*>(mapping);
+  file->guard_ = MappedFileGuard(mapping, size);
   // Faults read aligned blocks of 2 MiB and nothing else. Advice only.
   madvise(mapping, size, MADV_RANDOM);
   madvise(mapping, size, MADV_HUGEPAGE);
@@ -371,7 +372,14 @@ Result<std::shared_ptr<PackedFile>> PackedFile::Open(const std::filesystem::path
   return file;
 }
 
+bool PackedFile::intact() const {
+  struct stat status{};
+  return !guard_.lost() && fstat(descriptor_, &status) == 0 &&
+         static_cast<uint64_t>(status.st_size) == table_.file_bytes();
+}
+
 PackedFile::~PackedFile() {
+  guard_ = {};  // before somebody else's mapping stands there
   if (mapping_ != nullptr) munmap(const_cast<std::byte*>(mapping_), table_.file_bytes());
   if (descriptor_ >= 0) close(descriptor_);
 }

@@ -22,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "base/mapped_file_guard.h"
 #include "base/result.h"
 #include "chips/device.h"
 #include "models/architectures/model.h"
@@ -94,11 +95,15 @@ class PackedFile {
 
   const std::filesystem::path& path() const { return path_; }
   const PackedTable& table() const { return table_; }
-  // Read-only mapping of the weights (table().data_bytes). Reading it past the file's end, should somebody
-  // cut it, would be a bus error: only what compute/residency calls resident may be touched.
+  // Read-only mapping of the weights (table().data_bytes): only what compute/residency calls resident may be
+  // touched. Should somebody cut the file meanwhile, or its disk fail, the mapping reads as zeros from there on:
+  // what was computed counts for nothing unless intact() says so afterwards.
   const std::byte* data() const { return mapping_ + table_.data_offset; }
   // Open for reading, with a shared flock: nobody evicts the file meanwhile.
   int descriptor() const { return descriptor_; }
+
+  // The file has its size, and no page of it was missed. One system call (a fifth of a microsecond).
+  bool intact() const;
 
   bool checked(size_t segment) const { return checked_[segment].load(std::memory_order_acquire); }
   void SetChecked(size_t segment) { checked_[segment].store(true, std::memory_order_release); }
@@ -110,6 +115,7 @@ class PackedFile {
   PackedTable table_;
   int descriptor_ = -1;
   const std::byte* mapping_ = nullptr;
+  MappedFileGuard guard_;
   std::unique_ptr<std::atomic<bool>[]> checked_;
 };
 

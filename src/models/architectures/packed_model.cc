@@ -245,6 +245,7 @@ Result<std::unique_ptr<Model>> OpenPackedModel(const formats::Checkpoint& checkp
           file->path().string());
     }
   }
+  model->WatchWeights([file = file.get()] { return file->intact(); });  // it lives as long as the model
   model->Adopt(device, std::move(file), plan);
   return std::unique_ptr<Model>(std::move(model));
 }

@@ -56,7 +56,8 @@ Json Tools() {
 bool Has(const std::string& text, std::string_view word) { return text.find(word) != std::string::npos; }
 
 // Templates want arguments as an object, or as JSON text, and some an empty content.
-bool RendersToolCalls(const Prober& probe, bool parts) {
+enum class ToolCalls : uint8_t { kNone, kObject, kText };
+ToolCalls RenderedToolCalls(const Prober& probe, bool parts) {
   const Json question = Message("user", parts ? Parts(kUser) : Json(kUser));
   const Json object = {{"zq_parameter", kArgument}};
   for (const Json& arguments : {object, Json(object.dump())}) {
@@ -69,10 +70,12 @@ bool RendersToolCalls(const Prober& probe, bool parts) {
       result["tool_call_id"] = "call00001";
       result["name"] = kCall;
       const auto text = probe.Render(Json::array({question, answer, result}), {{"tools", Tools()}});
-      if (Has(text, kCall) && Has(text, kArgument)) return true;
+      if (Has(text, kCall) && Has(text, kArgument)) {
+        return arguments.is_object() ? ToolCalls::kObject : ToolCalls::kText;
+      }
     }
   }
-  return false;
+  return ToolCalls::kNone;
 }
 
 struct Markers {
@@ -123,7 +126,9 @@ TemplateCapabilities ProbeCapabilities(const ChatTemplate& chat_template, std::s
       Has(probe.Render(Json::array({Message("system", content(kSystem)), Message("user", content(kUser))})),
           kSystem);
   found.tools = Has(probe.Render(question, {{"tools", Tools()}}), kTool);
-  found.tool_calls = RendersToolCalls(probe, only_parts);
+  const ToolCalls calls = RenderedToolCalls(probe, only_parts);
+  found.tool_calls = calls != ToolCalls::kNone;
+  found.text_arguments = calls == ToolCalls::kText;
 
   const std::string on = probe.Render(question, {{"enable_thinking", true}, {"thinking", true}});
   const std::string off = probe.Render(question, {{"enable_thinking", false}, {"thinking", false}});

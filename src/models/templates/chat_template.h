@@ -50,7 +50,8 @@ class ChatTemplate {
 struct TemplateCapabilities {
   bool system_role = false;
   bool tools = false;            // the `tools` variable changes the output
-  bool tool_calls = false;       // assistant tool_calls are rendered
+  bool tool_calls = false;       // assistant tool_calls are rendered, with their arguments
+  bool text_arguments = false;   // as JSON text; else as an object
   bool thinking_switch = false;  // enable_thinking changes the output
   bool content_parts = false;    // content may be a list of {"type": "text"}
   bool string_content = true;    // content may be a string

@@ -79,10 +79,11 @@ void StreamMatcher::Pass(State& state) const {
 TextStream::TextStream(TextStreamOptions options)
     : options_(std::move(options)),
       stop_matcher_(Clean(options_.stop)),
-      close_matcher_({ReplaceInvalidUtf8(options_.reasoning.close_tag)}),
+      close_matcher_(Clean({options_.reasoning.close_tag, options_.reasoning.ends_before})),
       drop_space_(options_.strip_leading_space) {
   // Like the other strings: half a character must not be found inside a whole one.
   options_.reasoning.open_tag = ReplaceInvalidUtf8(options_.reasoning.open_tag);
+  options_.reasoning.ends_before = ReplaceInvalidUtf8(options_.reasoning.ends_before);
   if (options_.reasoning.starts_inside) {
     part_ = Part::kReasoning;
     drop_line_breaks_ = true;
@@ -155,6 +156,11 @@ void TextStream::TakeUndecided(char byte, TextDelta& out) {
 
 void TextStream::DecideAnswer(TextDelta& out) {
   part_ = Part::kAnswer;
+  ReplayAnswer(out);
+}
+
+// What is held is text of the answer, in which a stop string may stand or begin.
+void TextStream::ReplayAnswer(TextDelta& out) {
   decided_.swap(held_);
   held_.clear();
   const bool match_stops = match_stops_;
@@ -173,10 +179,13 @@ void TextStream::TakeReasoning(char byte, TextDelta& out) {
   const size_t match = close_matcher_.Step(matched_, byte);
   if (match == 0) return;
   out.reasoning.append(held_, 0, held_.size() - match);
-  held_.clear();
+  held_.erase(0, held_.size() - match);
   matched_ = {};
   part_ = Part::kAnswer;
   drop_line_breaks_ = true;
+  exempt_ = 0;
+  if (held_ == options_.reasoning.ends_before) return ReplayAnswer(out);
+  held_.clear();
 }
 
 void TextStream::TakeAnswer(char byte, TextDelta& out) {

@@ -9,7 +9,8 @@
 //  - Reasoning begins where the answer begins with the open tag (at most 32 bytes of white space may come
 //  before
 //    it, and go), or at once with starts_inside; it ends at the first close tag. A tag later in the answer is
-//    text.
+//    text. Where ends_before is set, its first place ends the reasoning too, and is text: models forget the
+//    close tag before a tool call.
 //  - Line breaks right after an open tag and right after a close tag are dropped, as other servers do.
 //  - Text may be pushed with stop strings off (the first min_tokens tokens of an answer). A stop string
 //  counts if
@@ -31,6 +32,7 @@ struct ReasoningFormat {
   std::string open_tag{};      // "<think>"
   std::string close_tag{};     // "</think>"
   bool starts_inside = false;  // the template's generation prompt already opened it
+  std::string ends_before{};   // "<tool_call>"
 };
 
 struct TextStreamOptions {
@@ -100,6 +102,7 @@ class TextStream {
   void TakeReasoning(char byte, TextDelta& out);
   void TakeAnswer(char byte, TextDelta& out);
   void DecideAnswer(TextDelta& out);
+  void ReplayAnswer(TextDelta& out);
   void Flush(size_t keep, TextDelta& out);
 
   TextStreamOptions options_;
@@ -109,7 +112,7 @@ class TextStream {
   Part part_ = Part::kAnswer;
   std::string raw_;                // an incomplete character: at most 3 bytes
   std::string held_;               // whole characters not yet emitted
-  std::string decided_;            // scratch of DecideAnswer
+  std::string decided_;            // scratch of ReplayAnswer
   bool match_stops_ = false;       // as of the last Push
   size_t exempt_ = 0;              // kUndecided: bytes of held_ that came with stop strings off
   bool drop_space_ = false;        // the next byte, if a space, is the tokenizer's own

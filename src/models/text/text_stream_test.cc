@@ -81,9 +81,15 @@ Answer Reference(const TextStreamOptions& options, std::string bytes, size_t off
     answer.content = text;
   } else {
     text = DropLineBreaks(text);
+    const std::string& before = options.reasoning.ends_before;
     const size_t end = close.empty() ? std::string::npos : text.find(close);
-    answer.reasoning = text.substr(0, end);
-    if (end != std::string::npos) answer.content = DropLineBreaks(text.substr(end + close.size()));
+    const size_t instead = before.empty() ? std::string::npos : text.find(before);
+    answer.reasoning = text.substr(0, std::min(end, instead));
+    if (instead < end) {
+      answer.content = text.substr(instead);
+    } else if (end != std::string::npos) {
+      answer.content = DropLineBreaks(text.substr(end + close.size()));
+    }
   }
   // The content is the end of the text.
   const size_t before = text_size - answer.content.size();
@@ -146,9 +152,10 @@ std::string RandomText(std::mt19937& random, const std::vector<std::string>& par
 TEST(TextStream, AnySplitGivesWhatTheRulesSay) {
   std::mt19937 random(42);
   const std::vector<std::string> parts = {
-      "a",       "b",        "ab",   "aab", "é",    "\xE2\x82\xAC", "😀",       "\n",   "\r\n", " ",
-      "<think>", "</think>", "<thi", "nk>", "</th", "ink>",         "\xF0\x9F", "\x80", "\xFF", "stop",
-      "st",      "op",       "\n\n", "<",   ">",    "END",          "\xE2",     "x"};
+      "a",        "b",    "ab",      "aab",      "é",      "\xE2\x82\xAC", "😀",   "\n",
+      "\r\n",     " ",    "<think>", "</think>", "<thi",   "nk>",          "</th", "ink>",
+      "\xF0\x9F", "\x80", "\xFF",    "stop",     "st",     "op",           "\n\n", "<",
+      ">",        "END",  "\xE2",    "x",        "<tool>", "<to",          "ol>"};
   const std::vector<std::string> stops = {"stop", "ab", "aab", "b",    "\n\n", "é",
                                           "END",  "op", "",    "abab", "😀",   "\xEF\xBF\xBD"};
   for (int round = 0; round < 20000; ++round) {
@@ -158,7 +165,8 @@ TEST(TextStream, AnySplitGivesWhatTheRulesSay) {
     options.include_stop = random() % 4 == 0;
     options.strip_leading_space = random() % 5 == 0;
     if (random() % 2 == 0) {
-      options.reasoning = {random() % 8 == 0 ? "" : "<think>", "</think>", random() % 3 == 0};
+      options.reasoning = {random() % 8 == 0 ? "" : "<think>", "</think>", random() % 3 == 0,
+                           random() % 3 == 0 ? "<tool>" : ""};
     }
     const std::string text = RandomText(random, parts);
     const size_t off = random() % 2 == 0 ? 0 : random() % (text.size() + 2);
@@ -199,6 +207,14 @@ TEST(TextStream, TagsInsideTheAnswerAreText) {
   stream.Push("The tag <think>x</think> is text", delta);
   EXPECT_EQ(delta.content, "The tag <think>x</think> is text");
   EXPECT_EQ(delta.reasoning, "");
+}
+
+TEST(TextStream, ACallMayEndTheReasoning) {
+  TextStream stream({.stop = {"x"}, .reasoning = {"<think>", "</think>", true, "<tool_call>"}});
+  TextDelta delta;
+  for (const char* token : {"max? <tool", "_call>", "{}</tool_call>"}) stream.Push(token, delta);
+  EXPECT_EQ(delta.reasoning, "max? ");
+  EXPECT_EQ(delta.content, "<tool_call>{}</tool_call>");
 }
 
 TEST(TextStream, StopStringsAreNotSoughtInReasoning) {

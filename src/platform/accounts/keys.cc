@@ -230,7 +230,10 @@ Result<Principal> KeyStoreImpl::Verify(std::string_view key) const {
     }
     if (found != nullptr) {
       Principal principal;
-      principal.admin = found->admin;
+      principal.is_operator = found->admin;
+      principal.role = found->admin ? Role::kOperator : Role::kDeveloper;
+      principal.key = found->id;
+      principal.account = fmt::format("{}/{}/{}", principal.organisation, principal.workspace, found->id);
       principal.key_id = found->id;
       return principal;
     }

@@ -11,16 +11,9 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "platform/accounts/principal.h"
 
 namespace tidepool::platform {
-
-// Who is calling. Later floors add organisations, workspaces and rights.
-struct Principal {
-  bool admin = false;
-  std::string workspace = "default";  // scope of prefix reuse
-  std::string account = "default";    // opaque path for fair share
-  std::string key_id;                 // short public prefix of the key, for logs
-};
 
 class KeyStore {
  public:

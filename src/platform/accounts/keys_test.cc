@@ -72,7 +72,7 @@ TEST_F(KeyStoreTest, FirstStartMakesAKeyAndLaterStartsKeepIt) {
   EXPECT_EQ(Read(home_ / "admin.key"), key + "\n");
   auto principal = (*store)->Verify(key);
   ASSERT_TRUE(principal);
-  EXPECT_TRUE(principal->admin);
+  EXPECT_TRUE(principal->is_operator);
   EXPECT_EQ(principal->key_id, key.substr(0, 9));
 
   auto again = KeyStore::Open(home_, created);

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
+
 #include "base/log.h"
 
 namespace tidepool::platform {
@@ -40,10 +42,12 @@ Status CheckBudget(const std::optional<uint64_t>& bytes, const char* name, uint6
 }  // namespace
 
 DeployedPool::DeployedPool(Deployments& deployments, compute::Engine& engine, compute::Ledger& ledger,
-                           MetricsRegistry& metrics, const InferenceOptions& options, uint64_t machine_bytes)
+                           const Clock& clock, MetricsRegistry& metrics, const InferenceOptions& options,
+                           uint64_t machine_bytes)
     : deployments_(deployments),
       engine_(engine),
       ledger_(ledger),
+      clock_(clock),
       registry_(metrics),
       options_(options),
       machine_bytes_(machine_bytes) {
@@ -126,6 +130,27 @@ Result<PoolModelState> DeployedPool::SetPolicy(const std::string& model, const P
   stored.policy = deployments_.PolicyOf(id);
   stored.pin = stored.policy.pinned ? PinSource::kOperator : PinSource::kNone;
   return stored;
+}
+
+PoolEventList DeployedPool::Events(uint64_t after, size_t most) const {
+  compute::PoolEvents found = engine_.Events(after, most);
+  const double now_s = static_cast<double>(clock_.now()) * 1e-9;
+  const double unix_now_s =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  PoolEventList list{.entries = {}, .missed = found.missed, .last = found.last};
+  for (compute::PoolEvent& event : found.events) {
+    const double age_s = now_s - static_cast<double>(event.at) * 1e-9;
+    list.entries.push_back({.unix_s = unix_now_s - age_s, .event = std::move(event)});
+  }
+  return list;
+}
+
+Result<std::string> DeployedPool::Trace(bool requests) const {
+  if (!options_.traced) {
+    return Fail(ErrorKind::kNotFound, "no_trace",
+                "this server records no decisions; set pool.trace_records (docs/settings.md) and start it again");
+  }
+  return engine_.DecisionTrace(requests);
 }
 
 DeployedPool::ModelSeries& DeployedPool::SeriesOf(const std::string& model) {

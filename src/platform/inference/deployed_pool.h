@@ -20,6 +20,7 @@
 #include <mutex>
 #include <string>
 
+#include "base/clock.h"
 #include "base/metrics.h"
 #include "compute/residency/residency_metrics.h"
 #include "platform/inference/deployments.h"
@@ -30,12 +31,15 @@ namespace tidepool::platform {
 class DeployedPool final : public PoolControl {
  public:
   DeployedPool(Deployments& deployments, compute::Engine& engine, compute::Ledger& ledger,
-               MetricsRegistry& metrics, const InferenceOptions& options, uint64_t machine_bytes);
+               const Clock& clock, MetricsRegistry& metrics, const InferenceOptions& options,
+               uint64_t machine_bytes);
 
   PoolState State() const override;
   Status Resize(const PoolResize& resize) override;
   Result<PoolModelState> SetPolicy(const std::string& model, const PolicyChange& change) override;
   void SetCordoned(bool cordoned) override { engine_.SetCordoned(cordoned); }
+  PoolEventList Events(uint64_t after, size_t most) const override;
+  Result<std::string> Trace(bool requests) const override;
   void UpdateMetrics() override;
 
  private:
@@ -49,6 +53,7 @@ class DeployedPool final : public PoolControl {
   Deployments& deployments_;
   compute::Engine& engine_;
   compute::Ledger& ledger_;
+  const Clock& clock_;
   MetricsRegistry& registry_;
   const InferenceOptions options_;
   const uint64_t machine_bytes_;  // no budget is larger; 0: not known

@@ -410,7 +410,8 @@ Result<compute::ModelHandle> Deployments::AddPooled(
   TP_ASSIGN(ready.assets, assets());
   TP_ASSIGN(const compute::ModelHandle handle,
             engine_.AddModel(model.id, std::move(packed.model), ready.assets->tokenizer, ready.context_length,
-                             compute::Charge(), std::move(weights), policy));
+                             compute::Charge(), std::move(weights), policy,
+                             packed.file->table().key.FileName()));
   {
     const std::lock_guard lock(mutex_);
     if (const auto it = deployments_.find(model.id); it != deployments_.end()) {

@@ -118,12 +118,60 @@ void AddChoices(ChoicePlan choice, const SamplingRequest& sampling, std::vector<
   }
 }
 
+bool OffersTools(const ChatRequest& request) {
+  return !request.tools.empty() && request.tool_choice != ToolChoice::kNone;
+}
+
+Result<RenderedPrompt> RenderRequest(const ModelAssets& assets, const ChatRequest& request) {
+  static const nlohmann::ordered_json kNoTools = nlohmann::ordered_json::array();
+  return RenderChat(assets, request.messages, request.template_variables, UnixTimeSeconds(),
+                    OffersTools(request) ? request.tools : kNoTools);
+}
+
+// How calls will be read out of the answer.
+Status PlanTools(const ChatRequest& request, const ModelAssets& assets, ChoicePlan& choice) {
+  toolcalls::Format format = assets.tool_calls;
+  if (!request.tool_call_format.empty()) {
+    const auto found = toolcalls::FindFormat(request.tool_call_format);
+    if (!found) {
+      return Fail(ErrorKind::kInvalid, "invalid_value",
+                  fmt::format("unknown format \"{}\" of tool calls; there are {}",
+                              request.tool_call_format.substr(0, 64), toolcalls::FormatNames()),
+                  "tool_call_format");
+    }
+    format = *found;
+  }
+  choice.tool_calls = format;
+  for (const auto& tool : request.tools) {
+    const auto& function = tool.at("function");
+    choice.tools.push_back({function.at("name").get<std::string>(),
+                            function.value("parameters", nlohmann::ordered_json::object())});
+  }
+  for (const std::string_view tag : toolcalls::FormatTags(format)) {
+    choice.request.visible_tags.emplace_back(tag);
+  }
+  choice.request.reasoning.ends_before = toolcalls::OpeningTag(format);
+  return {};
+}
+
+Status CheckConstraints(const OutputFormat& output) {
+  if (output.kind == OutputFormat::Kind::kText) return {};
+  return Fail(ErrorKind::kInvalid, "unsupported_parameter", "constrained output is not supported yet",
+              output.param);
+}
+
 PlanResult PlanChat(const ChatRequest& request, const ReadyModel& model) {
   if (!model.info.generates) return Fail(CannotGenerate(model.id));
   const ModelAssets& assets = *model.assets;
   TP_TRY(CheckTextFits(assets, TextBytes(request.messages), model.context_length, "messages"));
-  TP_ASSIGN(RenderedPrompt prompt,
-            RenderChat(assets, request.messages, request.template_variables, UnixTimeSeconds()));
+  if (OffersTools(request)) {
+    TP_TRY(CheckTextFits(assets, TextBytes(request.tools), model.context_length, "tools"));
+  }
+  TP_TRY(CheckConstraints(request.sampling.output));
+  if (request.tool_choice == ToolChoice::kRequired || request.tool_choice == ToolChoice::kNamed) {
+    return Fail(ErrorKind::kInvalid, "unsupported_parameter", "calls cannot be required yet", "tool_choice");
+  }
+  TP_ASSIGN(RenderedPrompt prompt, RenderRequest(assets, request));
   const auto thinking = request.template_variables.find("enable_thinking");
   const bool thinking_off = thinking != request.template_variables.end() && *thinking == false;
   const bool use_off = thinking_off && assets.thinking_off.temperature.has_value();
@@ -135,6 +183,7 @@ PlanResult PlanChat(const ChatRequest& request, const ReadyModel& model) {
   choice.request.strip_leading_space = assets.tokenizer->strips_leading_space() && !prompt.continues;
   choice.request.prompt = std::move(prompt.tokens);
   choice.request.reasoning = std::move(prompt.reasoning);
+  if (OffersTools(request)) TP_TRY(PlanTools(request, assets, choice));
   choice.request.workspace = request.principal.workspace;
   choice.request.account = request.principal.account;
   std::vector<ChoicePlan> plan;
@@ -145,6 +194,7 @@ PlanResult PlanChat(const ChatRequest& request, const ReadyModel& model) {
 PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& model) {
   if (!model.info.generates) return Fail(CannotGenerate(model.id));
   const ModelAssets& assets = *model.assets;
+  TP_TRY(CheckConstraints(request.sampling.output));
   SamplingRequest sampling = request.sampling;
   // "Score my prompt": no output is wanted. The engine makes one token at least; it is not shown.
   const bool only_echo = request.echo && sampling.max_tokens == 0;
@@ -208,7 +258,7 @@ class InferenceImpl final : public Inference {
       : engine_(engine),
         options_(options),
         deployments_(catalog, engine, device, ledger, clock, metrics, options),
-        pool_(deployments_, engine, ledger, metrics, options, device.info().memory_bytes) {}
+        pool_(deployments_, engine, ledger, clock, metrics, options, device.info().memory_bytes) {}
 
   Status AddScripted(chips::SimulatedDevice& device, std::string name, int32_t context_length) override {
     return deployments_.AddScripted(device, std::move(name), context_length);
@@ -267,8 +317,7 @@ class InferenceImpl final : public Inference {
   }
   Result<std::vector<int32_t>> TokenizeChat(const ChatRequest& request) override {
     TP_ASSIGN(const auto assets, FindAssets(request.model));
-    TP_ASSIGN(RenderedPrompt prompt,
-              RenderChat(*assets, request.messages, request.template_variables, UnixTimeSeconds()));
+    TP_ASSIGN(RenderedPrompt prompt, RenderRequest(*assets, request));
     return std::move(prompt.tokens);
   }
   Result<std::string> Detokenize(const std::string& model, std::span<const int32_t> tokens) override {

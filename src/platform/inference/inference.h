@@ -27,6 +27,16 @@
 
 namespace tidepool::platform {
 
+// What the answer must be. `schema`: JSON schema; `text`: a regular expression or a GBNF grammar.
+struct OutputFormat {
+  enum class Kind : uint8_t { kText, kJsonObject, kJsonSchema, kRegex, kChoice, kGrammar };
+  Kind kind = Kind::kText;
+  nlohmann::ordered_json schema;
+  std::string text;
+  std::vector<std::string> choices;
+  std::string param;  // the client's field, for errors: "response_format.json_schema.schema"
+};
+
 // Sampling as a client gave it: what is absent takes the model's default (generation_config.json), then the
 // API's.
 struct SamplingRequest {
@@ -39,7 +49,10 @@ struct SamplingRequest {
   bool include_stop = false;
   int32_t top_logprobs = -1;
   int32_t n = 1;  // 1..128
+  OutputFormat output;
 };
+
+enum class ToolChoice : uint8_t { kAuto, kNone, kRequired, kNamed };
 
 struct ChatRequest {
   std::string request_id;
@@ -48,6 +61,13 @@ struct ChatRequest {
   // enable_thinking and other variables of the template. Also add_generation_prompt (default true) and
   // continue_final_message (true: the last message, the assistant's, is left open and continued).
   nlohmann::ordered_json template_variables = nlohmann::ordered_json::object();
+  // Functions as the OpenAI API has them: [{"type": "function", "function": {"name", "description",
+  // "parameters", "strict"}}], names unique (validated by the dialect).
+  nlohmann::ordered_json tools = nlohmann::ordered_json::array();
+  ToolChoice tool_choice = ToolChoice::kAuto;
+  std::string tool_name;  // kNamed
+  bool parallel_tool_calls = true;
+  std::string tool_call_format;  // how the model writes calls (models/toolcalls); "": as its template says
   SamplingRequest sampling;
   Principal principal;
 };
@@ -82,6 +102,15 @@ struct EmbeddingReply {
   int32_t prompt_tokens = 0;
 };
 
+// A piece of a tool call, in order: kBegin (id and name), kArguments (the next piece of JSON) ..., then kEnd;
+// or kBroken: it is no call after all, and its text follows as content.
+struct ToolCallDelta {
+  enum class Kind : uint8_t { kBegin, kArguments, kEnd, kBroken };
+  Kind kind = Kind::kArguments;
+  int32_t index = 0;  // 0, 1, ... among the calls of one choice
+  std::string id, name, arguments;
+};
+
 // Receives the choices of one request. `choice` counts prompts first, then n: prompt p, sample s -> p * n +
 // s. Engine or loader thread; must not block. OnDone comes exactly once, last; never when Chat or Complete
 // themselves returned an error.
@@ -91,7 +120,10 @@ class ChatSink {
   virtual void OnStart(const std::string& /*model*/, int32_t /*choices*/) {}
   virtual void OnProgress(const compute::ProgressEvent&) {}
   virtual void OnPromptLogprobs(int32_t /*choice*/, std::span<const compute::TokenLogprob>) {}
+  // With tools, text comes without its calls, and one token's text and calls may come in several pieces, of
+  // which the first has the tokens and logprobs.
   virtual void OnToken(int32_t choice, const compute::TokenEvent& event) = 0;
+  virtual void OnToolCall(int32_t /*choice*/, const ToolCallDelta& /*delta*/) {}
   virtual void OnFinish(int32_t choice, const compute::FinishEvent& event) = 0;
   // All choices ended (usage summed; a prompt shared by n choices is counted once), or the request failed as
   // a whole.
@@ -135,6 +167,7 @@ struct InferenceOptions {
   compute::FileBackingOptions backing;
   compute::ModelPolicy policy;              // of every model
   chips::Roofline roofline;                 // first guess of step times
+  bool traced = false;                      // the engine records its decisions
   compute::HostKvArena* host_kv = nullptr;  // the engine's, to be shown and resized
   ElasticityOptions elasticity;             // pins, windows of the clock, how many stay registered
 };

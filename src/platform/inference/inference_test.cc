@@ -94,6 +94,20 @@ class Recorder final : public ChatSink {
     tokens[choice].insert(tokens[choice].end(), event.tokens.begin(), event.tokens.end());
     changed_.notify_all();
   }
+  void OnToolCall(int32_t choice, const ToolCallDelta& delta) override {
+    using Kind = ToolCallDelta::Kind;
+    const std::lock_guard lock(mutex_);
+    std::string& out = calls[choice];
+    switch (delta.kind) {
+      case Kind::kBegin:
+        EXPECT_FALSE(delta.id.empty());
+        out += std::to_string(delta.index) + " " + delta.name + " ";
+        break;
+      case Kind::kArguments: out += delta.arguments; break;
+      case Kind::kEnd: out += "; "; break;
+      case Kind::kBroken: out += " broken; "; break;
+    }
+  }
   void OnFinish(int32_t choice, const compute::FinishEvent& event) override {
     const std::lock_guard lock(mutex_);
     EXPECT_FALSE(result) << "a finish after the end";
@@ -119,7 +133,7 @@ class Recorder final : public ChatSink {
   int32_t started_choices = 0;
   std::vector<compute::ProgressEvent> progress;
   std::map<int32_t, size_t> prompt_logprobs;
-  std::map<int32_t, std::string> content, reasoning;
+  std::map<int32_t, std::string> content, reasoning, calls;
   std::map<int32_t, std::vector<int32_t>> tokens;
   std::map<int32_t, compute::FinishEvent> finishes;
   std::optional<Result<compute::Usage>> result;
@@ -194,6 +208,66 @@ TEST_F(InferenceTest, ReasoningIsSetApart) {
   EXPECT_EQ(sink->reasoning[0], "hm");
   EXPECT_EQ(sink->content[0], "yes");
   EXPECT_GT((*sink->result)->reasoning_tokens, 0);
+}
+
+Json WeatherTools() {
+  return Json::parse(R"([{"type":"function","function":{"name":"weather","parameters":{"type":"object",
+      "properties":{"city":{"type":"string"},"days":{"type":"integer"}},"required":["city"]}}}])");
+}
+
+TEST_F(InferenceTest, ToolCallsAreSetApart) {
+  AddScripted();
+  ChatRequest request =
+      Ask("scripted",
+          "[[think:hm]][[say:Look. <tool_call>{\"name\": \"weather\", \"arguments\": {\"city\": "
+          "\"Oslo\"}}</tool_call> <tool_call>{\"name\":\"weather\"}</tool_call>]]");
+  request.tools = WeatherTools();
+  auto sink = Run(request);
+  ASSERT_TRUE(sink->result.value());
+  EXPECT_EQ(sink->reasoning[0], "hm");
+  EXPECT_EQ(sink->content[0], "Look.");
+  EXPECT_EQ(sink->calls[0], "0 weather {\"city\": \"Oslo\"}; 1 weather {}; ");
+  EXPECT_EQ(sink->tokens[0].size(), static_cast<size_t>((*sink->result)->completion_tokens));
+  // Without tools, or where none may be called, it is text.
+  request.tool_choice = ToolChoice::kNone;
+  sink = Run(request);
+  EXPECT_EQ(sink->calls[0], "");
+  EXPECT_NE(sink->content[0].find("<tool_call>"), std::string::npos);
+}
+
+TEST_F(InferenceTest, ACallThatIsCutOffIsText) {
+  AddScripted();
+  ChatRequest request =
+      Ask("scripted", "[[say:<tool_call>{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\"}}]]");
+  request.tools = WeatherTools();
+  request.sampling.max_tokens = 55;
+  const auto sink = Run(request);
+  EXPECT_EQ(sink->calls[0], "0 weather {\"city\": \"O broken; ");
+  EXPECT_EQ(sink->content[0], "<tool_call>{\"name\": \"weather\", \"arguments\": {\"city\": \"O");
+  EXPECT_EQ(sink->finishes[0].reason, compute::FinishReason::kLength);
+}
+
+TEST_F(InferenceTest, TheFormatOfCallsCanBeSaid) {
+  AddScripted();
+  ChatRequest request =
+      Ask("scripted", "[[say:<function=weather>\n<parameter=days>\n3\n</parameter>\n</function>]]");
+  request.tools = WeatherTools();
+  request.tool_call_format = "qwen_xml";
+  EXPECT_EQ(Run(request)->calls[0], "0 weather {\"days\": 3}; ");
+  request.tool_call_format = "morse";
+  const auto refused = inference_->Chat(request, std::make_shared<Recorder>());
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().param, "tool_call_format");
+}
+
+TEST_F(InferenceTest, ACallMayStandInOpenReasoning) {
+  AddScripted();
+  ChatRequest request =
+      Ask("scripted", "[[say:<think>I need it. <tool_call>{\"name\":\"weather\"}</tool_call>]]");
+  request.tools = WeatherTools();
+  const auto sink = Run(request);
+  EXPECT_EQ(sink->reasoning[0], "I need it. ");
+  EXPECT_EQ(sink->calls[0], "0 weather {}; ");
 }
 
 TEST_F(InferenceTest, SpellingControlTokensChangesNothingButTheText) {

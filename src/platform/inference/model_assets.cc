@@ -91,6 +91,9 @@ std::shared_ptr<const ModelAssets> MakeModelAssets(std::shared_ptr<const text::T
   if (parsed) {
     assets->capabilities = templates::ProbeCapabilities(*parsed, assets->bos_text, assets->eos_text);
     assets->chat_template = std::move(*parsed);
+    // A template that does not show tools gets them as tool_messages.h says, whatever tags it may know.
+    if (assets->capabilities.tools)
+      assets->tool_calls = toolcalls::DetectFormat(assets->chat_template->source());
     // A template that says nothing of reasoning may still belong to a model that marks it.
     if (assets->capabilities.reasoning_open.empty() && tok.FindPiece("<think>") &&
         tok.FindPiece("</think>")) {

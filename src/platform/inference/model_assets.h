@@ -10,6 +10,7 @@
 #include "models/formats/checkpoint.h"
 #include "models/templates/chat_template.h"
 #include "models/text/tokenizer.h"
+#include "models/toolcalls/format.h"
 #include "platform/inference/control_spellings.h"
 
 namespace tidepool::platform {
@@ -27,9 +28,10 @@ struct ModelAssets {
   std::optional<Error> template_error;  // the file's own could not be parsed: chat is refused
   bool own_template = false;
   templates::TemplateCapabilities capabilities;
-  std::string bos_text, eos_text;  // "" when the tokenizer has none
-  SamplingDefaults sampling;       // generation_config.json, or GGUF's general.sampling.*
-  SamplingDefaults thinking_off;   // used instead when enable_thinking is false
+  toolcalls::Format tool_calls = toolcalls::Format::kJson;  // how the model writes them
+  std::string bos_text, eos_text;                           // "" when the tokenizer has none
+  SamplingDefaults sampling;      // generation_config.json, or GGUF's general.sampling.*
+  SamplingDefaults thinking_off;  // used instead when enable_thinking is false
   ControlSpellings spellings;
   size_t longest_token_bytes = 1;  // a prompt of b bytes has at least b / this tokens
 };

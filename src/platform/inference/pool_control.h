@@ -68,6 +68,17 @@ struct PoolState {
   std::vector<PoolModelState> models;  // registered, loading, failed; by id
 };
 
+// What the pool did (compute/engine/pool_events.h), with the time of day.
+struct PoolEventList {
+  struct Entry {
+    double unix_s = 0;
+    compute::PoolEvent event;
+  };
+  std::vector<Entry> entries;  // oldest first
+  uint64_t missed = 0;         // gone before they were asked for
+  uint64_t last = 0;           // number of the newest there is
+};
+
 struct PoolResize {
   std::optional<uint64_t> memory = {}, warm_memory = {}, host_kv = {};
 };
@@ -82,6 +93,10 @@ class PoolControl {
   // The stored model a name means, with its new policy. A model that is pinned is loaded.
   virtual Result<PoolModelState> SetPolicy(const std::string& model, const PolicyChange& change) = 0;
   virtual void SetCordoned(bool cordoned) = 0;
+  // What came after event `after`, at most `most`.
+  virtual PoolEventList Events(uint64_t after, size_t most) const = 0;
+  // Engine::DecisionTrace; kNotFound when none is kept.
+  virtual Result<std::string> Trace(bool requests) const = 0;
   // Copies the state to the metrics tidepool_pool_* and those of residency: before they are read.
   virtual void UpdateMetrics() = 0;
 };

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 
+#include "platform/inference/tool_messages.h"
+
 namespace tidepool::platform {
 namespace {
 
@@ -223,7 +225,7 @@ bool EndsOpen(std::string_view text, std::string_view open_tag) {
 }  // namespace
 
 Result<RenderedPrompt> RenderChat(const ModelAssets& assets, const Json& messages,
-                                  const Json& template_variables, int64_t now_unix_s) {
+                                  const Json& template_variables, int64_t now_unix_s, const Json& tools) {
   if (assets.template_error) {
     Error error = *assets.template_error;
     error.message = "the model's chat template cannot be used: " + error.message +
@@ -232,10 +234,15 @@ Result<RenderedPrompt> RenderChat(const ModelAssets& assets, const Json& message
   }
   TP_TRY(CheckVariables(template_variables));
   TP_ASSIGN(const TurnEnd turn_end, ReadTurnEnd(template_variables));
-  TP_ASSIGN(const Json fitted, FitMessages(assets, messages));
+  TP_ASSIGN(const Json fitted, FitMessages(assets, FitToolMessages(assets, messages, tools)));
+  if (DeeperThan(tools, kMaxJsonDepth)) {
+    return Fail(ErrorKind::kInvalid, "too_deep",
+                fmt::format("tools are nested deeper than {} levels", kMaxJsonDepth), "tools");
+  }
 
   std::vector<std::string_view> texts = {assets.chat_template->source()};
   CollectStrings(fitted, texts);
+  CollectStrings(tools, texts);
   CollectStrings(template_variables, texts);
   const std::string marker = ChooseMarker(texts);
   texts.push_back(marker);
@@ -246,6 +253,9 @@ Result<RenderedPrompt> RenderChat(const ModelAssets& assets, const Json& message
   if (turn_end.continue_final_message) TP_TRY(MarkFinalMessage(guarded, end_mark));
   variables.erase("continue_final_message");
   variables["messages"] = std::move(guarded);
+  if (!tools.empty() && assets.capabilities.tools) {
+    variables["tools"] = GuardStrings(tools, assets.spellings, marker, {});
+  }
   variables["add_generation_prompt"] = turn_end.add_generation_prompt;
   variables["bos_token"] = assets.bos_text;
   variables["eos_token"] = assets.eos_text;

@@ -23,8 +23,11 @@ struct RenderedPrompt {
 // Renders the template over the messages and tokenizes it. Strings of the client never become control tokens
 // (see control_spellings.h). BOS is put in front when the model wants one and the template did not write it.
 // Errors: kInvalid with the field (messages[2].role ...); template_error when the template refuses.
+// `tools`: as ChatRequest has them, [] for none; a template that does not know tools is told as
+// tool_messages.h says.
 Result<RenderedPrompt> RenderChat(const ModelAssets& assets, const nlohmann::ordered_json& messages,
-                                  const nlohmann::ordered_json& template_variables, int64_t now_unix_s);
+                                  const nlohmann::ordered_json& template_variables, int64_t now_unix_s,
+                                  const nlohmann::ordered_json& tools = nlohmann::ordered_json::array());
 
 // A completion's or embedding's prompt: token ids are checked, a string is encoded with the model's BOS /
 // EOS.

@@ -1,14 +1,17 @@
 #include "platform/inference/running_generation.h"
 
 #include "base/check.h"
+#include "base/ids.h"
 
 namespace tidepool::platform {
 
 // Adds the choice's number to what the engine says.
 class RunningGeneration::ChoiceSink final : public compute::GenerateSink {
  public:
-  ChoiceSink(std::shared_ptr<RunningGeneration> owner, int32_t choice, bool discard)
-      : owner_(std::move(owner)), choice_(choice), discard_(discard) {}
+  ChoiceSink(std::shared_ptr<RunningGeneration> owner, int32_t choice, const ChoicePlan& plan)
+      : owner_(std::move(owner)), choice_(choice), discard_(plan.discard_output) {
+    if (plan.tool_calls) calls_ = toolcalls::MakeParser(*plan.tool_calls, plan.tools);
+  }
 
   void OnProgress(const compute::ProgressEvent& event) override {
     // One choice speaks for all: they wait in the same queue.
@@ -20,19 +23,64 @@ class RunningGeneration::ChoiceSink final : public compute::GenerateSink {
   }
   void OnToken(const compute::TokenEvent& event) override {
     owner_->EnsureStarted();
-    if (!discard_) owner_->sink_->OnToken(choice_, event);
+    if (discard_) return;
+    if (calls_ == nullptr) return owner_->sink_->OnToken(choice_, event);
+    parts_.clear();
+    calls_->Push(event.content, parts_);
+    compute::TokenEvent first = event;
+    first.content = {};
+    Tell(first);
   }
   void OnFinish(const compute::FinishEvent& event) override {
     owner_->EnsureStarted();
+    if (calls_ != nullptr && !discard_) {
+      parts_.clear();
+      calls_->Finish(parts_);
+      if (!parts_.empty()) Tell({});
+    }
     // The engine lets go of its sinks; ours must not keep the request alive in a ring.
     const std::shared_ptr<RunningGeneration> owner = std::move(owner_);
     owner->ChoiceFinished(choice_, event);
   }
 
  private:
+  // The parts in their order; `event` goes with the first text, or alone before the calls.
+  void Tell(compute::TokenEvent event) {
+    using Kind = toolcalls::Part::Kind;
+    ChatSink& sink = *owner_->sink_;
+    size_t at = 0;
+    if (!parts_.empty() && parts_.front().kind == Kind::kText) {
+      event.content = parts_.front().text;
+      at = 1;
+    }
+    sink.OnToken(choice_, event);
+    for (; at < parts_.size(); ++at) {
+      toolcalls::Part& part = parts_[at];
+      if (part.kind == Kind::kText) {
+        sink.OnToken(choice_, {.tokens = {}, .content = part.text, .reasoning = {}, .logprobs = {}});
+        continue;
+      }
+      ToolCallDelta delta;
+      delta.index = part.call;
+      switch (part.kind) {
+        case Kind::kCall:
+          delta.kind = ToolCallDelta::Kind::kBegin;
+          delta.id = RandomId("call_");
+          delta.name = std::move(part.text);
+          break;
+        case Kind::kArguments: delta.arguments = std::move(part.text); break;
+        case Kind::kEnd: delta.kind = ToolCallDelta::Kind::kEnd; break;
+        default: delta.kind = ToolCallDelta::Kind::kBroken; break;
+      }
+      sink.OnToolCall(choice_, delta);
+    }
+  }
+
   std::shared_ptr<RunningGeneration> owner_;
   const int32_t choice_;
   const bool discard_;
+  std::unique_ptr<toolcalls::Parser> calls_;
+  std::vector<toolcalls::Part> parts_;
 };
 
 Status RunningGeneration::Start(compute::ModelHandle model, const std::string& model_name,
@@ -57,7 +105,7 @@ Status RunningGeneration::Start(compute::ModelHandle model, const std::string& m
     // The first is copied: if its model is gone by now, the caller starts the whole plan again elsewhere.
     compute::GenerateRequest request = i == 0 ? choice.request : std::move(choice.request);
     request.model = model;
-    request.sink = std::make_shared<ChoiceSink>(shared_from_this(), i, choice.discard_output);
+    request.sink = std::make_shared<ChoiceSink>(shared_from_this(), i, choice);
     const Result<compute::RequestHandle> handle = engine_.Submit(std::move(request));
     if (!handle) {
       if (i == 0) return Fail(handle.error());

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "compute/engine/engine.h"
+#include "models/toolcalls/parser.h"
 #include "platform/inference/inference.h"
 
 namespace tidepool::platform {
@@ -22,6 +23,8 @@ struct ChoicePlan {
   compute::GenerateRequest request;  // without model handle and sink
   bool discard_output = false;       // echo with max_tokens = 0: the one token the engine makes is not shown
   bool first_of_prompt = true;       // its prompt and cached tokens count; those of its siblings do not
+  std::optional<toolcalls::Format> tool_calls{};  // read the content for calls of
+  std::vector<toolcalls::Tool> tools{};           //   these
 };
 
 class RunningGeneration : public std::enable_shared_from_this<RunningGeneration> {

@@ -127,7 +127,7 @@ void Aegaeon::PlaceJobs(Nanoseconds now, std::vector<Effect>& effects) {
     }
     if (best == nullptr) {
       unplaced_.push_back(job);
-      Refuse(*job, Reason::kTooLarge, effects);
+      Refuse(*job, Reason::kTooLarge, now, effects);
       continue;
     }
     if (group == nullptr)

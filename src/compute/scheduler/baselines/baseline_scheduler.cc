@@ -123,8 +123,8 @@ bool BaselineScheduler::Load(Replica& replica, Reason reason, Nanoseconds now, s
   return true;
 }
 
-void BaselineScheduler::Refuse(Job& job, Reason reason, std::vector<Effect>& effects) {
-  EmitReject(job, reason, 0, 0, effects);
+void BaselineScheduler::Refuse(Job& job, Reason reason, Nanoseconds now, std::vector<Effect>& effects) {
+  EmitReject(job, reason, 0, 0, now, effects);
 }
 
 }  // namespace tidepool::compute::pool

@@ -28,7 +28,7 @@ class BaselineScheduler : public PoolState {
   // Everything of a model, when it is not loaded just now; false: it is, or it runs.
   bool EvictAll(Replica& replica, Reason reason, std::vector<Effect>& effects);
   bool Load(Replica& replica, Reason reason, Nanoseconds now, std::vector<Effect>& effects);
-  void Refuse(Job& job, Reason reason, std::vector<Effect>& effects);
+  void Refuse(Job& job, Reason reason, Nanoseconds now, std::vector<Effect>& effects);
   // Jobs that can never fit the device whole.
   bool Fits(const Job& job, const Device& device) const {
     return job.model->weight_bytes + KvBytes(*job.model, job.most_tokens()) <= device.arena &&

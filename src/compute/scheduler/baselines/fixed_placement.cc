@@ -38,7 +38,7 @@ class FixedPlacement : public BaselineScheduler {
       Claim(job, best == nullptr ? 0 : least);
       best = Least(job, least);
       if (best == nullptr) {
-        Refuse(job, Reason::kNoDevice, effects);
+        Refuse(job, Reason::kNoDevice, now, effects);
         continue;
       }
       unplaced_.erase(unplaced_.begin());

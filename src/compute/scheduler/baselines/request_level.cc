@@ -24,7 +24,7 @@ class Lru final : public BaselineScheduler {
       }
       if (device == nullptr) {
         if (!Possible(job)) {
-          Refuse(job, Reason::kTooLarge, effects);
+          Refuse(job, Reason::kTooLarge, now, effects);
           head_waits = false;
           continue;
         }
@@ -129,7 +129,7 @@ class ServerlessLlm final : public BaselineScheduler {
           const bool possible =
               std::any_of(devices_.begin(), devices_.end(), [&](const auto& d) { return Fits(job, *d); });
           if (!possible) {
-            Refuse(job, Reason::kTooLarge, effects);
+            Refuse(job, Reason::kTooLarge, now, effects);
             continue;
           }
           none_free = true;

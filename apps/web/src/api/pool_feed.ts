@@ -1,0 +1,97 @@
+// The pool as it moves: one stream for all pages, open while a page looks at it and the tab is visible, with the history
+// since it was opened (the server keeps none).
+import { useSyncExternalStore } from "react";
+import { send } from "./client";
+import { eventsOf } from "./sse";
+import type { PoolState } from "./types";
+
+export interface PoolMoment {
+  atMs: number;
+  running: string | null;
+  usedBytes: number;
+  resident: Record<string, number>;  // bytes by model
+  waiting: number;
+  active: number;
+  slackS: Record<string, number>;
+  loading: string[];
+}
+export interface PoolHappening { atMs: number; event: string; data: Record<string, unknown> }
+export interface PoolView {
+  state: PoolState | null;
+  moments: PoolMoment[];
+  happenings: PoolHappening[];
+  error: unknown;
+}
+
+const maxMoments = 4 * 60 * 30;  // half an hour at four a second
+const maxHappenings = 500;
+let view: PoolView = { state: null, moments: [], happenings: [], error: null };
+const listeners = new Set<() => void>();
+let abort: AbortController | null = null;
+
+function publish(next: Partial<PoolView>) {
+  view = { ...view, ...next };
+  for (const listener of listeners) listener();
+}
+
+export function momentOf(state: PoolState, atMs: number): PoolMoment {
+  const moment: PoolMoment = { atMs, running: state.device.running, usedBytes: state.memory.used_bytes, resident: {}, waiting: 0, active: 0, slackS: {}, loading: [] };
+  for (const model of state.models) {
+    moment.waiting += model.waiting;
+    moment.active += model.active;
+    if (model.bytes.resident > 0) moment.resident[model.id] = model.bytes.resident;
+    if (model.slack_s !== null) moment.slackS[model.id] = model.slack_s;
+    if (model.segments.loading > 0) moment.loading.push(model.id);
+  }
+  return moment;
+}
+
+async function follow(signal: AbortSignal) {
+  let waitMs = 500;
+  while (!signal.aborted) {
+    try {
+      const reply = await send("GET", "/api/v1/pool/events", undefined, { signal, headers: { Accept: "text/event-stream" } });
+      for await (const event of eventsOf(reply)) {
+        waitMs = 500;
+        const atMs = Date.now();
+        const data = JSON.parse(event.data) as Record<string, unknown>;
+        if (event.event === "state") {
+          const state = data as unknown as PoolState;
+          publish({ state, error: null, moments: [...view.moments.slice(-maxMoments + 1), momentOf(state, atMs)] });
+        } else {
+          publish({ happenings: [...view.happenings.slice(-maxHappenings + 1), { atMs, event: event.event, data }] });
+        }
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      publish({ error });
+    }
+    await new Promise((resolve) => setTimeout(resolve, waitMs));
+    waitMs = Math.min(waitMs * 2, 10_000);
+  }
+}
+
+function start() {
+  if (abort || document.hidden || listeners.size === 0) return;
+  abort = new AbortController();
+  void follow(abort.signal);
+}
+function stop() {
+  abort?.abort();
+  abort = null;
+}
+
+document.addEventListener("visibilitychange", () => (document.hidden ? stop() : start()));
+
+export function subscribePool(listener: () => void): () => void {
+  listeners.add(listener);
+  start();
+  return () => {
+    listeners.delete(listener);
+    if (listeners.size === 0) stop();
+  };
+}
+export const currentPool = () => view;
+export function usePoolView(): PoolView {
+  return useSyncExternalStore(subscribePool, currentPool);
+}

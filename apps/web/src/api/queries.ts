@@ -1,0 +1,76 @@
+import { QueryClient, useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
+import { ApiError, deleteJson, getJson, postJson, send } from "./client";
+import type { CatalogueModel, PoolModel, PoolState, Pull, ServerStatus, Setting, StoredModel } from "./types";
+
+export const queryClient = new QueryClient({
+  defaultOptions: {
+    queries: {
+      staleTime: 2_000,
+      refetchOnWindowFocus: true,
+      // What the server refused it refuses again; what did not reach it may.
+      retry: (count, error) => !(error instanceof ApiError && error.status >= 400 && error.status < 500) && count < 2,
+    },
+  },
+});
+
+interface List<T> { data?: T[] }
+const dataOf = <T,>(list: List<T>) => list.data ?? [];
+
+export function useModels(pollMs: number | false = false) {
+  return useQuery({ queryKey: ["models"], queryFn: ({ signal }) => getJson<List<StoredModel>>("/api/v1/models", { signal }).then(dataOf), refetchInterval: pollMs });
+}
+export function useCatalogue() {
+  return useQuery({ queryKey: ["catalogue"], queryFn: ({ signal }) => getJson<List<CatalogueModel>>("/api/v1/catalogue", { signal }).then(dataOf), staleTime: Infinity });
+}
+export function usePulls() {
+  return useQuery({
+    queryKey: ["pulls"],
+    queryFn: ({ signal }) => getJson<List<Pull>>("/api/v1/pulls", { signal }).then(dataOf),
+    refetchInterval: (query) => (query.state.data?.some((pull) => pull.state === "running" || pull.state === "queued") ? 500 : 10_000),
+  });
+}
+export function useStatus() {
+  return useQuery({ queryKey: ["status"], queryFn: ({ signal }) => getJson<ServerStatus>("/api/v1/status", { signal }), refetchInterval: 5_000 });
+}
+export function useSettings() {
+  return useQuery({ queryKey: ["settings"], queryFn: ({ signal }) => getJson<List<Setting>>("/api/v1/settings", { signal }).then(dataOf), staleTime: Infinity });
+}
+export function usePoolOnce() {
+  return useQuery({ queryKey: ["pool"], queryFn: ({ signal }) => getJson<PoolState>("/api/v1/pool", { signal }) });
+}
+
+const encodeId = (id: string) => id.split("/").map(encodeURIComponent).join("/");
+export const modelPath = (id: string) => `/api/v1/models/${encodeId(id)}`;
+
+function useModelAction<T, Reply = unknown>(run: (argument: T) => Promise<Reply>) {
+  const client = useQueryClient();
+  return useMutation({
+    mutationFn: run,
+    onSettled: () => Promise.all(["models", "pulls", "pool"].map((key) => client.invalidateQueries({ queryKey: [key] }))),
+  });
+}
+export const useLoadModel = () => useModelAction((id: string) => postJson(`${modelPath(id)}/load`, { wait: false }));
+export const useUnloadModel = () => useModelAction(({ id, force }: { id: string; force: boolean }) => postJson(`${modelPath(id)}/unload`, { force }));
+export const useDeleteModel = () => useModelAction((id: string) => deleteJson(modelPath(id)));
+export const useStartPull = () => useModelAction((body: { source: string; name?: string }) => postJson<Pull>("/api/v1/pulls", body));
+export const useChangePull = () => useModelAction(({ id, change }: { id: string; change: "pause" | "resume" | "cancel" }) => postJson(`/api/v1/pulls/${encodeURIComponent(id)}/${change}`));
+export const usePoolPolicy = () => useModelAction((body: { model: string } & Partial<Pick<PoolModel, "pinned" | "idle_ttl_s" | "min_resident_s" | "ttft_s" | "tpot_s" | "weight">>) => postJson<PoolModel>("/api/v1/pool/policy", body));
+export const usePoolCordon = () => useModelAction((cordoned: boolean) => postJson("/api/v1/pool/cordon", { cordoned }));
+export const usePoolResize = () => useModelAction((body: { memory?: string; warm_memory?: string; host_kv?: string }) => postJson<{ note: string }>("/api/v1/pool/resize", body));
+
+// Prometheus' text format 0.0.4: name{label="value",…} number
+export interface Sample { name: string; labels: Record<string, string>; value: number }
+export function parseMetrics(text: string): Sample[] {
+  const out: Sample[] = [];
+  for (const line of text.split("\n")) {
+    const match = /^([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)/.exec(line);
+    if (!match) continue;
+    const labels: Record<string, string> = {};
+    for (const label of (match[2] ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)) labels[label[1]!] = label[2]!.replace(/\\(.)/g, (_, c: string) => (c === "n" ? "\n" : c));
+    out.push({ name: match[1]!, labels, value: Number(match[3]) });
+  }
+  return out;
+}
+export async function fetchMetrics(signal?: AbortSignal): Promise<Sample[]> {
+  return parseMetrics(await (await send("GET", "/metrics", undefined, { signal, headers: { Accept: "text/plain" } })).text());
+}

@@ -1,0 +1,151 @@
+import { ArrowUp, FileText, Paperclip, Square, X } from "lucide-react";
+import { useEffect, useLayoutEffect, useRef, useState } from "react";
+import { useTranslation } from "react-i18next";
+import { postJson } from "../api/client";
+import { formatCount } from "../ui/format";
+import { cx, IconButton } from "../ui/kit";
+import { recall, remember } from "../ui/store";
+import type { AttachedFile } from "./types";
+
+const maxFileBytes = 2 << 20;
+const maxFiles = 16;
+
+export interface Draft { text: string; files: AttachedFile[] }
+
+// The draft of a conversation outlives reloads and sessions; it goes when it was sent.
+export function readDraft(id: string): Draft {
+  try {
+    const kept = JSON.parse(recall(`draft.${id}`) ?? "null") as Partial<Draft> | null;
+    return { text: kept?.text ?? "", files: Array.isArray(kept?.files) ? kept.files : [] };
+  } catch {
+    return { text: "", files: [] };
+  }
+}
+export function writeDraft(id: string, draft: Draft) {
+  remember(`draft.${id}`, draft.text === "" && draft.files.length === 0 ? null : JSON.stringify(draft));
+}
+
+function useTokenCount(model: string, draft: Draft): number | null {
+  const [count, setCount] = useState<number | null>(null);
+  const text = [...draft.files.map((file) => file.text), draft.text].filter(Boolean).join("\n");
+  useEffect(() => {
+    if (!model || text === "") {
+      setCount(null);
+      return;
+    }
+    const abort = new AbortController();
+    const timer = setTimeout(() => {
+      postJson<{ count: number }>("/tokenize", { model, prompt: text, add_special_tokens: false }, { signal: abort.signal })
+        .then((reply) => setCount(reply.count), () => setCount(null));
+    }, 400);
+    return () => {
+      clearTimeout(timer);
+      abort.abort();
+    };
+  }, [model, text]);
+  return count;
+}
+
+export function Composer({ id, model, running, usedTokens, contextTokens, onSend, onStop, disabled = false }: {
+  id: string; model: string; running: boolean; usedTokens: number; contextTokens: number;
+  onSend: (draft: Draft) => Promise<void>; onStop: () => void; disabled?: boolean;
+}) {
+  const { t } = useTranslation();
+  const [draft, setDraft] = useState<Draft>(() => readDraft(id));
+  const [problem, setProblem] = useState("");
+  const [sending, setSending] = useState(false);
+  const [dragging, setDragging] = useState(false);
+  const area = useRef<HTMLTextAreaElement>(null);
+  const picker = useRef<HTMLInputElement>(null);
+  const tokens = useTokenCount(model, draft);
+  const change = (next: Draft) => {
+    setDraft(next);
+    writeDraft(id, next);
+  };
+  useLayoutEffect(() => {
+    const element = area.current;
+    if (!element) return;
+    element.style.height = "auto";
+    element.style.height = `${Math.min(element.scrollHeight, innerHeight * 0.4)}px`;
+  }, [draft.text]);
+  useEffect(() => {
+    if (matchMedia("(hover: hover)").matches) area.current?.focus();
+  }, [id]);
+
+  const addFiles = async (list: Iterable<File>) => {
+    setProblem("");
+    const added: AttachedFile[] = [];
+    for (const file of list) {
+      if (draft.files.length + added.length >= maxFiles) {
+        setProblem(t("chat.tooManyFiles", { count: maxFiles }));
+        break;
+      }
+      if (file.size > maxFileBytes) {
+        setProblem(t("chat.fileTooLarge", { name: file.name }));
+        continue;
+      }
+      const bytes = new Uint8Array(await file.arrayBuffer());
+      try {
+        if (bytes.includes(0)) throw new TypeError();
+        added.push({ name: file.name, text: new TextDecoder("utf-8", { fatal: true }).decode(bytes) });
+      } catch {
+        setProblem(t("chat.fileNotText", { name: file.name }));
+      }
+    }
+    if (added.length > 0) change({ ...draft, files: [...draft.files, ...added] });
+  };
+  const empty = draft.text.trim() === "" && draft.files.length === 0;
+  const send = async () => {
+    if (empty || sending || running || disabled) return;
+    setSending(true);
+    setProblem("");
+    try {
+      await onSend(draft);
+      change({ text: "", files: [] });
+    } catch {
+      // The page says why; what was typed stays.
+    } finally {
+      setSending(false);
+    }
+  };
+  const share = contextTokens > 0 ? (usedTokens + (tokens ?? 0)) / contextTokens : 0;
+  return (
+    <div className={cx("rounded-2xl border bg-panel shadow-sm transition-colors focus-within:border-accent", dragging ? "border-accent bg-accent-soft" : "border-line-strong")}
+      onDragOver={(event) => { event.preventDefault(); setDragging(true); }} onDragLeave={() => setDragging(false)}
+      onDrop={(event) => { event.preventDefault(); setDragging(false); void addFiles(event.dataTransfer.files); }}>
+      {draft.files.length > 0 && (
+        <ul className="flex flex-wrap gap-1 px-3 pt-2" aria-label={t("chat.files")}>
+          {draft.files.map((file, index) => (
+            <li key={index} className="inline-flex max-w-60 items-center gap-1 rounded-md bg-sunken py-0.5 pl-2 text-xs">
+              <FileText className="size-3.5 shrink-0" aria-hidden /><span className="truncate">{file.name}</span>
+              <IconButton className="size-6" label={t("chat.removeFile", { name: file.name })} onClick={() => change({ ...draft, files: draft.files.filter((_, at) => at !== index) })}><X /></IconButton>
+            </li>
+          ))}
+        </ul>
+      )}
+      <textarea ref={area} rows={1} value={draft.text} aria-label={t("chat.message")} placeholder={model ? t("chat.placeholder", { model }) : t("chat.chooseModel")}
+        className="block max-h-[40vh] w-full resize-none bg-transparent px-4 pt-3 pb-1 outline-none placeholder:text-faint"
+        onChange={(event) => change({ ...draft, text: event.target.value })}
+        onPaste={(event) => { if (event.clipboardData.files.length > 0) { event.preventDefault(); void addFiles(event.clipboardData.files); } }}
+        onKeyDown={(event) => {
+          if (event.key === "Enter" && !event.shiftKey && !event.nativeEvent.isComposing) {
+            event.preventDefault();
+            void send();
+          }
+        }} />
+      {problem && <p role="alert" className="px-4 text-xs text-bad">{problem}</p>}
+      <div className="flex items-center gap-1 px-2 pb-2">
+        <input ref={picker} type="file" multiple className="hidden" tabIndex={-1} aria-hidden onChange={(event) => { void addFiles(event.target.files ?? []); event.target.value = ""; }} />
+        <IconButton label={t("chat.attach")} onClick={() => picker.current?.click()}><Paperclip /></IconButton>
+        <span className="grow" />
+        <span className={cx("px-1 text-xs", share > 1 ? "text-bad" : share > 0.8 ? "text-warn" : "text-faint")} title={t("chat.contextHint")}>
+          {tokens !== null && t("chat.draftTokens", { formatted: formatCount(tokens) })}
+          {contextTokens > 0 && usedTokens > 0 && <> {tokens !== null && "·"} {t("chat.contextUsed", { used: formatCount(usedTokens), all: formatCount(contextTokens) })}</>}
+        </span>
+        {running
+          ? <IconButton label={t("chat.stop")} className="bg-ink text-ground hover:bg-ink hover:text-ground hover:opacity-80" onClick={onStop}><Square fill="currentColor" /></IconButton>
+          : <IconButton label={t("chat.send")} disabled={empty || sending || disabled || !model} className="bg-accent text-on-accent hover:bg-accent hover:text-on-accent hover:brightness-110" onClick={() => void send()}><ArrowUp /></IconButton>}
+      </div>
+    </div>
+  );
+}

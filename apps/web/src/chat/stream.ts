@@ -1,0 +1,72 @@
+// One streamed answer of /v1/chat/completions, for pages that keep nothing (compare, playground).
+import { ApiError, send } from "../api/client";
+import { eventsOf } from "../api/sse";
+import type { Progress, Usage } from "../api/types";
+
+export interface TokenPiece { text: string; logprob: number; top: { text: string; logprob: number }[] }
+export interface StreamState {
+  state: "waiting" | "running" | "done" | "stopped" | "failed";
+  content: string;
+  reasoning: string;
+  tokens: TokenPiece[];
+  progress: Progress | undefined;
+  finishReason: string;
+  usage: Usage | null;
+  ttftS: number | undefined;
+  decodeS: number | undefined;
+  error: unknown;
+  ignored: string;
+}
+export const emptyStream: StreamState = { state: "waiting", content: "", reasoning: "", tokens: [], progress: undefined, finishReason: "", usage: null, ttftS: undefined, decodeS: undefined, error: null, ignored: "" };
+
+interface LogprobItem { token: string; logprob: number; bytes?: number[]; top_logprobs?: LogprobItem[] }
+interface Chunk {
+  choices?: { delta?: { content?: string; reasoning_content?: string }; text?: string; logprobs?: { content?: LogprobItem[] | null } | null; finish_reason?: string | null }[];
+  usage?: Usage | null;
+  error?: { message: string; code?: string; param?: string | null };
+}
+
+export async function streamChat(path: string, body: Record<string, unknown>, signal: AbortSignal, onState: (state: StreamState) => void): Promise<void> {
+  let state: StreamState = { ...emptyStream };
+  const started = performance.now();
+  let first = 0;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const show = (next: Partial<StreamState>, now = false) => {
+    state = { ...state, ...next };
+    if (now) {
+      clearTimeout(timer);
+      timer = undefined;
+      onState(state);
+    } else {
+      timer ??= setTimeout(() => { timer = undefined; onState(state); }, 50);
+    }
+  };
+  onState(state);
+  try {
+    const reply = await send("POST", path, { ...body, stream: true, stream_options: { include_usage: true } }, { signal, headers: { Accept: "text/event-stream", "Tidepool-Progress": "1" } });
+    show({ ignored: reply.headers.get("tidepool-ignored") ?? "" });
+    for await (const event of eventsOf(reply)) {
+      if (event.data === "[DONE]") break;
+      if (event.event === "progress") {
+        show({ progress: JSON.parse(event.data) as Progress });
+        continue;
+      }
+      const chunk = JSON.parse(event.data) as Chunk;
+      if (chunk.error) throw new ApiError({ message: chunk.error.message, code: chunk.error.code ?? "", param: chunk.error.param ?? null, status: 200, retryAfterS: 0, requestId: reply.headers.get("x-request-id") ?? "" });
+      const choice = chunk.choices?.[0];
+      const content = choice?.delta?.content ?? choice?.text ?? "";
+      const reasoning = choice?.delta?.reasoning_content ?? "";
+      const pieces = (choice?.logprobs?.content ?? []).map((item) => ({ text: item.token, logprob: item.logprob, top: (item.top_logprobs ?? []).map((top) => ({ text: top.token, logprob: top.logprob })) }));
+      if ((content || reasoning || pieces.length > 0) && first === 0) first = performance.now();
+      show({
+        ...(content || reasoning ? { state: "running" as const, progress: undefined } : {}),
+        content: state.content + content, reasoning: state.reasoning + reasoning, tokens: pieces.length > 0 ? [...state.tokens, ...pieces] : state.tokens,
+        finishReason: choice?.finish_reason ?? state.finishReason, usage: chunk.usage ?? state.usage,
+        ...(first > 0 ? { ttftS: (first - started) / 1e3, decodeS: (performance.now() - first) / 1e3 } : {}),
+      });
+    }
+    show({ state: "done", progress: undefined }, true);
+  } catch (error) {
+    show(signal.aborted ? { state: "stopped", progress: undefined } : { state: "failed", error, progress: undefined }, true);
+  }
+}

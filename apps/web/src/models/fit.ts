@@ -1,0 +1,47 @@
+// Will a model fit, before it is downloaded? Bytes are estimates from the name: parameters times bits of the quantisation.
+import type { CatalogueModel } from "../api/types";
+
+// Bits a weight, with the scales of its blocks (GGUF's block sizes): Q4_0 is 18 bytes for 32 weights.
+const bitsOf: [RegExp, number][] = [
+  [/f32/i, 32], [/bf16|f16/i, 16], [/fp8/i, 8.1], [/q8_0/i, 8.5], [/q6_k/i, 6.5625], [/q5_1/i, 6], [/q5_0|q5_k/i, 5.6], [/q4_1/i, 5], [/q4_k/i, 4.85], [/q4_0|iq4_nl/i, 4.5], [/iq4_xs|mxfp4/i, 4.25], [/q3_k/i, 3.9], [/q2_k/i, 2.9],
+];
+
+// "135M", "8B", "30B-A3B", "8x7B" -> number of parameters (all of them: a mixture keeps every expert in memory).
+export function parametersOf(text: string | undefined): number {
+  const match = /(?:(\d+)\s*x\s*)?(\d+(?:\.\d+)?)\s*([KMBT])/i.exec(text ?? "");
+  if (!match) return 0;
+  const unit = { K: 1e3, M: 1e6, B: 1e9, T: 1e12 }[match[3]!.toUpperCase() as "K" | "M" | "B" | "T"];
+  return (match[1] ? Number(match[1]) : 1) * Number(match[2]) * unit;
+}
+
+export function bitsPerWeight(model: CatalogueModel): number {
+  const text = [model.id ?? "", ...(model.sources ?? [])].join(" ");
+  // The name says it best; a GGUF without one is Q4_K_M by custom, a safetensors file 16 bits.
+  for (const [pattern, bits] of bitsOf) if (pattern.test(model.id ?? "")) return bits;
+  for (const [pattern, bits] of bitsOf) if (pattern.test(text)) return bits;
+  return /gguf/i.test(text) ? 4.85 : 16;
+}
+
+export function estimatedBytes(model: CatalogueModel): number {
+  return parametersOf(model.parameters) * bitsPerWeight(model) / 8;
+}
+
+// A tenth for work space, and KV for a short conversation.
+export const overhead = 1.1;
+export function fits(bytes: number, poolBytes: number): boolean {
+  return bytes * overhead <= poolBytes;
+}
+
+// The largest of the same family that fits; of any family if none does.
+export function nearestThatFits(model: CatalogueModel, all: CatalogueModel[], poolBytes: number): CatalogueModel | null {
+  const best = (list: CatalogueModel[]) => list
+    .filter((other) => other.id !== model.id && estimatedBytes(other) > 0 && fits(estimatedBytes(other), poolBytes))
+    .sort((a, b) => estimatedBytes(b) - estimatedBytes(a))[0] ?? null;
+  const name = (one: CatalogueModel) => (one.id ?? "").split(":")[0];
+  return best(all.filter((other) => name(other) === name(model))) ?? best(all.filter((other) => other.family === model.family));
+}
+
+// Decoding reads every weight once a token: memory bandwidth over bytes bounds the speed of one stream.
+export function expectedTokensPerS(bytes: number, memoryBytesPerS: number): number {
+  return bytes > 0 ? memoryBytesPerS / bytes : 0;
+}

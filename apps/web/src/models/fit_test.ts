@@ -1,0 +1,29 @@
+import { expect, test } from "vitest";
+import { bitsPerWeight, estimatedBytes, expectedTokensPerS, fits, nearestThatFits, parametersOf } from "./fit";
+
+test("parameters from names", () => {
+  expect(parametersOf("135M")).toBe(135e6);
+  expect(parametersOf("8x7B")).toBe(56e9);
+  expect(parametersOf("30B-A3B")).toBe(30e9);
+  expect(parametersOf("")).toBe(0);
+});
+
+test("bytes from parameters and quantisation, against real files", () => {
+  // SmolLM2-135M Q4_1: 98.4 MB with an embedding of more bits; Qwen3-8B Q4_K_M: 5.03 GB.
+  expect(estimatedBytes({ id: "qwen3:8b", parameters: "8.2B", sources: ["Qwen/Qwen3-8B-GGUF:Q4_K_M"] }) / 5.03e9).toBeCloseTo(1, 1);
+  expect(bitsPerWeight({ id: "bge:small-en-q8_0", sources: ["x-gguf:f16.gguf"] })).toBe(8.5);
+  expect(bitsPerWeight({ id: "qwen3:8b", sources: ["Qwen/Qwen3-8B"] })).toBe(16);
+});
+
+const family = ["0.6B", "1.7B", "8B", "32B"].map((parameters) => ({ id: `qwen3:${parameters.toLowerCase()}`, parameters, family: "qwen3", sources: ["Qwen/x-GGUF:Q4_K_M"] }));
+test("the nearest that fits is the largest of the same name that does", () => {
+  const pool = 6e9;
+  expect(fits(estimatedBytes(family[3]!), pool)).toBe(false);
+  expect(nearestThatFits(family[3]!, family, pool)?.id).toBe("qwen3:8b");
+  expect(nearestThatFits(family[3]!, family, 1e3)).toBeNull();
+});
+
+test("one stream reads all weights a token", () => {
+  expect(expectedTokensPerS(1e9, 20e9)).toBe(20);
+  expect(expectedTokensPerS(0, 1)).toBe(0);
+});

@@ -1,0 +1,204 @@
+import { Download, MoreHorizontal, Pause, Pin, PinOff, Play, Search, Trash2, Upload, X } from "lucide-react";
+import { useMemo, useState } from "react";
+import { useTranslation } from "react-i18next";
+import { Link, useNavigate } from "react-router";
+import { useCatalogue, useChangePull, useDeleteModel, useLoadModel, useModels, usePoolOnce, usePoolPolicy, usePulls, useStartPull, useStatus, useUnloadModel } from "../api/queries";
+import type { CatalogueModel, PoolModel, Pull, StoredModel } from "../api/types";
+import { ModelDot, PlacesBar, stateTone } from "../overview/page";
+import { formatBytes, formatCount, formatPercent, formatSeconds, significant } from "../ui/format";
+import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Menu, Meter, Page, Section, Select, Table } from "../ui/kit";
+import { estimatedBytes, expectedTokensPerS, fits, nearestThatFits } from "./fit";
+
+const live = (pull: Pull) => pull.state === "running" || pull.state === "queued" || pull.state === "paused";
+
+function PullRow({ pull }: { pull: Pull }) {
+  const { t } = useTranslation();
+  const change = useChangePull();
+  const id = pull.id ?? "";
+  const done = pull.bytes_done ?? 0;
+  const total = pull.bytes_total ?? 0;
+  const rate = pull.bytes_per_s ?? 0;
+  const problem = (pull.error as { message?: string } | null)?.message;
+  return (
+    <li className="flex flex-wrap items-center gap-x-4 gap-y-1 py-2">
+      <div className="min-w-0 grow basis-60">
+        <div className="flex items-baseline gap-2"><span className="truncate font-medium">{pull.model}</span><span className="text-xs text-faint">{t(`pullState.${pull.state ?? "queued"}`)}{pull.phase && pull.state === "running" ? ` · ${pull.phase}` : ""}</span></div>
+        {problem ? <p className="text-sm break-words text-bad">{problem}</p> : <Meter value={done} max={total || 1} label={t("models.progressOf", { model: pull.model ?? "" })} />}
+      </div>
+      <span className="text-sm whitespace-nowrap text-faint">
+        {total > 0 ? `${formatBytes(done)} / ${formatBytes(total)} · ${formatPercent(done / total)}` : formatBytes(done)}
+        {pull.state === "running" && rate > 0 && ` · ${formatBytes(rate)}/s${total > done ? ` · ${formatSeconds((total - done) / rate)}` : ""}`}
+      </span>
+      <span className="flex">
+        {(pull.state === "running" || pull.state === "queued") && <IconButton label={t("models.pause")} onClick={() => change.mutate({ id, change: "pause" })}><Pause /></IconButton>}
+        {(pull.state === "paused" || pull.state === "failed") && <IconButton label={t("models.resume")} onClick={() => change.mutate({ id, change: "resume" })}><Play /></IconButton>}
+        {(live(pull) || pull.state === "failed") && <IconButton label={t("models.cancelPull")} onClick={() => change.mutate({ id, change: "cancel" })}><X /></IconButton>}
+      </span>
+      {change.error != null && <div className="w-full"><ErrorNote error={change.error} /></div>}
+    </li>
+  );
+}
+
+export function ModelsPage() {
+  const { t } = useTranslation();
+  const navigate = useNavigate();
+  const models = useModels(3_000);
+  const pool = usePoolOnce();
+  const pulls = usePulls();
+  const load = useLoadModel();
+  const unload = useUnloadModel();
+  const remove = useDeleteModel();
+  const policy = usePoolPolicy();
+  const [retiring, setRetiring] = useState<StoredModel | null>(null);
+  const [adding, setAdding] = useState(false);
+  const inPool = new Map((pool.data?.models ?? []).map((model) => [model.id, model]));
+  const shownPulls = (pulls.data ?? []).filter((pull) => live(pull) || pull.state === "failed");
+  const problem = load.error ?? unload.error ?? policy.error;
+  return (
+    <Page title={t("nav.models")} actions={<Button kind="primary" onClick={() => setAdding(true)}><Upload className="size-4" aria-hidden />{t("models.add")}</Button>}>
+      {shownPulls.length > 0 && (
+        <Section title={t("models.pulls")}><ul className="divide-y divide-line">{shownPulls.map((pull) => <PullRow key={pull.id} pull={pull} />)}</ul></Section>
+      )}
+      <Section title={t("models.stored")} note={models.data && t("models.storedNote", { count: models.data.length, bytes: formatBytes(models.data.reduce((all, model) => all + (model.bytes ?? 0), 0)) })}>
+        {problem != null && <div className="mb-2"><ErrorNote error={problem} /></div>}
+        {models.isPending ? <Loading /> : models.error ? <ErrorNote error={models.error} retry={() => void models.refetch()} />
+          : models.data.length === 0 ? <Empty title={t("models.none")}>{t("models.noneText")}</Empty> : (
+            <Table label={t("models.stored")} rows={models.data} keyOf={(model) => model.id ?? ""} columns={[
+              { head: t("models.model"), wide: true, cell: (model) => <span className="flex min-w-36 items-center gap-2"><ModelDot id={model.id ?? ""} /><Link className="truncate font-medium hover:underline" to={`/models/${model.id}`}>{model.id}</Link></span> },
+              { head: t("models.state"), cell: (model) => <Badge tone={stateTone({ state: model.state ?? "stored" })}>{t(`state.${model.state ?? "stored"}`)}{model.state === "loading" ? ` ${formatPercent(model.load_share ?? 0)}` : ""}</Badge> },
+              { head: t("overview.where"), hide: "md", cell: (model) => <div className="w-24">{inPool.get(model.id ?? "") ? <PlacesBar model={inPool.get(model.id ?? "") as PoolModel} /> : <span className="text-faint">{t("place.cold")}</span>}</div> },
+              { head: t("models.size"), right: true, cell: (model) => (model.bytes ? formatBytes(model.bytes) : "–") },
+              { head: t("models.parameters"), right: true, hide: "sm", cell: (model) => (model.parameters ? formatCount(model.parameters) : "–") },
+              { head: t("models.quantisation"), hide: "md", cell: (model) => model.quantisation || "–" },
+              { head: t("models.context"), right: true, hide: "lg", cell: (model) => formatCount(model.context_length ?? 0) },
+              { head: t("models.licence"), hide: "lg", cell: (model) => <span className="block max-w-32 truncate" title={model.licence}>{model.licence || "–"}</span> },
+              { head: t("models.added"), hide: "lg", cell: (model) => (model.created ? <Ago at={model.created} /> : "–") },
+              { head: "", right: true, cell: (model) => {
+                const id = model.id ?? "";
+                const pinned = inPool.get(id)?.pinned ?? false;
+                return (
+                  <Menu trigger={<IconButton label={t("models.actions", { model: id })}><MoreHorizontal /></IconButton>} items={[
+                    { label: t("models.load"), icon: <Play />, disabled: model.state === "ready" || model.state === "loading", onSelect: () => load.mutate(id) },
+                    { label: t("models.unload"), icon: <X />, disabled: model.state !== "ready" || id === "scripted", onSelect: () => unload.mutate({ id, force: false }) },
+                    { label: pinned ? t("models.unpinShort") : t("models.pinShort"), icon: pinned ? <PinOff /> : <Pin />, disabled: id === "scripted", onSelect: () => policy.mutate({ model: id, pinned: !pinned }) },
+                    { label: t("models.try"), icon: <Search />, onSelect: () => void navigate(`/playground?model=${encodeURIComponent(id)}`) },
+                    "line",
+                    { label: t("models.retire"), icon: <Trash2 />, danger: true, disabled: id === "scripted", onSelect: () => setRetiring(model) },
+                  ]} />
+                );
+              } },
+            ]} />
+          )}
+      </Section>
+      <Catalogue stored={models.data ?? []} poolBytes={pool.data?.memory.limit_bytes ?? 0} pulls={pulls.data ?? []} />
+      <RetireDialog model={retiring} pool={retiring ? inPool.get(retiring.id ?? "") : undefined} busy={remove.isPending} error={remove.error}
+        onClose={() => { setRetiring(null); remove.reset(); }} onConfirm={() => retiring && remove.mutate(retiring.id ?? "", { onSuccess: () => setRetiring(null) })} />
+      <AddDialog open={adding} onClose={() => setAdding(false)} />
+    </Page>
+  );
+}
+
+export function RetireDialog({ model, pool, busy, error, onClose, onConfirm }: { model: StoredModel | null; pool: PoolModel | undefined; busy: boolean; error: unknown; onClose: () => void; onConfirm: () => void }) {
+  const { t } = useTranslation();
+  return (
+    <Confirm open={model !== null} title={t("models.retireTitle", { model: model?.id ?? "" })} action={t("models.retire")} busy={busy} error={error} onClose={onClose} onConfirm={onConfirm}
+      text={
+        <div className="space-y-2">
+          <p>{t("models.retireText", { bytes: formatBytes(model?.bytes ?? 0) })}</p>
+          {pool && pool.active + pool.waiting > 0 && <p className="text-bad">{t("models.retireBusy", { count: pool.active + pool.waiting })}</p>}
+          {pool && pool.arrivals > 0 && <p>{t("models.retireUsed", { count: pool.arrivals })}</p>}
+        </div>} />
+  );
+}
+
+function AddDialog({ open, onClose }: { open: boolean; onClose: () => void }) {
+  const { t } = useTranslation();
+  const pull = useStartPull();
+  return (
+    <Dialog open={open} onClose={onClose} title={t("models.add")}>
+      <form className="space-y-4" onSubmit={(event) => {
+        event.preventDefault();
+        const form = new FormData(event.currentTarget);
+        const name = String(form.get("name") ?? "").trim();
+        pull.mutate({ source: String(form.get("source") ?? "").trim(), ...(name ? { name } : {}) }, { onSuccess: onClose });
+      }}>
+        <Field label={t("models.source")} help={t("models.sourceHelp")}>{(id, note) => <Input id={id} aria-describedby={note} name="source" required autoFocus placeholder="org/repo:Q4_K_M" />}</Field>
+        <Field label={t("models.nameAs")} help={t("models.nameAsHelp")}>{(id, note) => <Input id={id} aria-describedby={note} name="name" placeholder="name:tag" />}</Field>
+        {pull.error && <ErrorNote error={pull.error} />}
+        <div className="flex justify-end gap-2"><Button onClick={onClose}>{t("common.cancel")}</Button><Button kind="primary" type="submit" busy={pull.isPending}>{t("models.pull")}</Button></div>
+      </form>
+    </Dialog>
+  );
+}
+
+function Catalogue({ stored, poolBytes, pulls }: { stored: StoredModel[]; poolBytes: number; pulls: Pull[] }) {
+  const { t } = useTranslation();
+  const catalogue = useCatalogue();
+  const status = useStatus();
+  const pull = useStartPull();
+  const [search, setSearch] = useState("");
+  const [family, setFamily] = useState("");
+  const [licence, setLicence] = useState("");
+  const [onlyFitting, setOnlyFitting] = useState(false);
+  const [tooLarge, setTooLarge] = useState<CatalogueModel | null>(null);
+  const all = useMemo(() => catalogue.data ?? [], [catalogue.data]);
+  const families = useMemo(() => [...new Set(all.map((model) => model.family ?? ""))].filter(Boolean).sort(), [all]);
+  const licences = useMemo(() => [...new Set(all.map((model) => model.licence ?? ""))].filter(Boolean).sort(), [all]);
+  const shown = all.filter((model) =>
+    `${model.id} ${model.family} ${(model.sources ?? []).join(" ")}`.toLowerCase().includes(search.trim().toLowerCase())
+    && (family === "" || model.family === family) && (licence === "" || model.licence === licence)
+    && (!onlyFitting || poolBytes === 0 || fits(estimatedBytes(model), poolBytes)));
+  const start = (model: CatalogueModel) => {
+    setTooLarge(null);
+    pull.mutate({ source: model.id ?? "" });
+  };
+  const other = tooLarge ? nearestThatFits(tooLarge, all, poolBytes) : null;
+  const bandwidth = status.data?.roofline.memory_bytes_per_s ?? 0;
+  return (
+    <Section title={t("models.catalogue")} note={catalogue.data && t("models.catalogueNote", { count: shown.length, all: all.length })} actions={
+      <>
+        <Input type="search" className="w-44" aria-label={t("models.search")} placeholder={t("models.search")} value={search} onChange={(event) => setSearch(event.target.value)} />
+        <Select className="w-36" aria-label={t("models.family")} value={family} onChange={(event) => setFamily(event.target.value)}><option value="">{t("models.allFamilies")}</option>{families.map((one) => <option key={one}>{one}</option>)}</Select>
+        <Select className="w-36" aria-label={t("models.licence")} value={licence} onChange={(event) => setLicence(event.target.value)}><option value="">{t("models.allLicences")}</option>{licences.map((one) => <option key={one}>{one}</option>)}</Select>
+        <label className="inline-flex items-center gap-1.5 text-sm"><input type="checkbox" className="accent-(--accent)" checked={onlyFitting} onChange={(event) => setOnlyFitting(event.target.checked)} />{t("models.onlyFitting")}</label>
+      </>}>
+      {pull.error && <div className="mb-3"><ErrorNote error={pull.error} /></div>}
+      {catalogue.isPending ? <Loading rows={5} /> : catalogue.error ? <ErrorNote error={catalogue.error} retry={() => void catalogue.refetch()} />
+        : shown.length === 0 ? <Empty title={t("models.noMatch")} /> : (
+          <ul className="grid gap-x-8 sm:grid-cols-2 xl:grid-cols-3">
+            {shown.map((model) => {
+              const bytes = estimatedBytes(model);
+              const has = stored.some((one) => one.id === model.id);
+              const pulling = pulls.some((one) => one.model === model.id && live(one));
+              const good = poolBytes === 0 || bytes === 0 || fits(bytes, poolBytes);
+              return (
+                <li key={model.id} className="flex items-start gap-3 border-b border-line py-3 [contain-intrinsic-size:auto_5rem] [content-visibility:auto]">
+                  <div className="min-w-0 grow">
+                    <p className="truncate font-medium" title={(model.sources ?? []).join("\n")}>{model.id}</p>
+                    <p className="truncate text-xs text-faint">{[model.parameters, model.family, t("models.contextOf", { tokens: formatCount(model.context_length ?? 0) }), model.licence].filter(Boolean).join(" · ")}</p>
+                    <p className="truncate text-xs text-faint">
+                      {bytes > 0 && <span className={good ? "" : "text-warn"}>≈ {formatBytes(bytes * 1.1, 2)}{good ? "" : ` · ${t("models.doesNotFit")}`}</span>}
+                      {bytes > 0 && bandwidth > 0 && good && model.family !== "bert" && ` · ${t("models.upTo", { speed: significant(expectedTokensPerS(bytes, bandwidth), 2) })}`}
+                    </p>
+                  </div>
+                  {has ? <Badge tone="good">{t("models.here")}</Badge> : pulling ? <Badge tone="accent">{t("models.pulling")}</Badge>
+                    : <Button disabled={pull.isPending} aria-label={t("models.pullNamed", { model: model.id ?? "" })} onClick={() => (good ? start(model) : setTooLarge(model))}><Download className="size-4" aria-hidden />{t("models.pull")}</Button>}
+                </li>
+              );
+            })}
+          </ul>
+        )}
+      <Dialog open={tooLarge !== null} onClose={() => setTooLarge(null)} title={t("models.fitTitle")}>
+        {tooLarge && (
+          <div className="space-y-4 text-sm">
+            <p>{t("models.fitText", { model: tooLarge.id ?? "", needs: formatBytes(estimatedBytes(tooLarge) * 1.1, 2), pool: formatBytes(poolBytes, 2) })} {other ? t("models.fitOther", { model: other.id ?? "", needs: formatBytes(estimatedBytes(other) * 1.1, 2) }) : t("models.fitNone")}</p>
+            <div className="flex flex-wrap justify-end gap-2">
+              <Button kind="quiet" onClick={() => start(tooLarge)}>{t("models.pullAnyway")}</Button>
+              {other && <Button kind="primary" onClick={() => start(other)}>{t("models.pullNamed", { model: other.id ?? "" })}</Button>}
+            </div>
+          </div>
+        )}
+      </Dialog>
+    </Section>
+  );
+}

@@ -1,0 +1,192 @@
+import { Pin, PinOff, TriangleAlert } from "lucide-react";
+import { lazy, Suspense, type ReactNode } from "react";
+import { useTranslation } from "react-i18next";
+import { Link } from "react-router";
+import { useChangePull, useLoadModel, useModels, usePoolCordon, usePoolPolicy, usePulls, useStatus } from "../api/queries";
+import { usePoolView } from "../api/pool_feed";
+import type { PoolModel, PoolState } from "../api/types";
+import { modelColor } from "../ui/colors";
+import { formatBytes, formatCount, formatPercent, formatSeconds, grouped, significant } from "../ui/format";
+import { Badge, Button, Empty, ErrorNote, errorText, IconButton, Loading, Meter, Page, Section, Stat, Table, type Tone } from "../ui/kit";
+import { useDark } from "../ui/theme_hook";
+import { MemoryPicture } from "./memory_picture";
+import { useRates } from "./rates";
+
+const Chart = lazy(() => import("../ui/chart"));
+
+export function stateTone(model: Pick<PoolModel, "state">): Tone {
+  return model.state === "failed" || model.state === "quarantined" ? "bad" : model.state === "loading" ? "warn" : model.state === "ready" ? "good" : "neutral";
+}
+
+export function ModelDot({ id }: { id: string }) {
+  useDark();
+  return <span aria-hidden className="inline-block size-2.5 shrink-0 rounded-full" style={{ backgroundColor: modelColor(id) }} />;
+}
+
+// Where a model's weights are: in the pool, coming, in memory beside it, on disk.
+export function PlacesBar({ model }: { model: PoolModel }) {
+  const { t } = useTranslation();
+  const { resident, loading, warm, cold } = model.bytes;
+  const all = resident + loading + warm + cold;
+  if (all === 0) return <span className="text-faint">–</span>;
+  const text = ([["resident", resident], ["loading", loading], ["warm", warm], ["cold", cold]] as const)
+    .filter(([, bytes]) => bytes > 0).map(([place, bytes]) => `${t(`place.${place}`)} ${formatBytes(bytes)}`).join(", ");
+  return (
+    <div role="img" aria-label={text} title={text} className="flex h-2 w-full min-w-16 overflow-hidden rounded-full bg-sunken">
+      <div style={{ width: `${(resident / all) * 100}%`, backgroundColor: modelColor(model.id) }} className="transition-[width] duration-300" />
+      <div style={{ width: `${(loading / all) * 100}%`, backgroundColor: modelColor(model.id) }} className="animate-pulse opacity-60 transition-[width] duration-300" />
+      <div style={{ width: `${(warm / all) * 100}%`, backgroundColor: modelColor(model.id) }} className="opacity-30 transition-[width] duration-300" />
+    </div>
+  );
+}
+
+interface Concern { key: string; text: string; action?: ReactNode }
+
+function useConcerns(state: PoolState | null): Concern[] {
+  const { t } = useTranslation();
+  const cordon = usePoolCordon();
+  const load = useLoadModel();
+  const change = useChangePull();
+  const pulls = usePulls();
+  const out: Concern[] = [];
+  if (!state) return out;
+  if (state.device.cordoned) {
+    out.push({ key: "cordoned", text: t("overview.cordoned"), action: <Button busy={cordon.isPending} onClick={() => cordon.mutate(false)}>{t("overview.uncordon")}</Button> });
+  }
+  if (state.memory.over_bytes > 0) out.push({ key: "over", text: t("overview.over", { bytes: formatBytes(state.memory.over_bytes) }), action: <Link className="underline" to="/pool">{t("nav.pool")}</Link> });
+  if (state.device.load > 1) out.push({ key: "load", text: t("overview.overloaded", { load: formatPercent(state.device.load) }), action: <Link className="underline" to="/planner">{t("nav.planner")}</Link> });
+  for (const model of state.models) {
+    if (model.state !== "failed" && model.state !== "quarantined") continue;
+    out.push({
+      key: `model ${model.id}`, text: t("overview.modelFailed", { model: model.id, reason: model.error?.message ?? model.state }),
+      action: <Button busy={load.isPending && load.variables === model.id} onClick={() => load.mutate(model.id)}>{t("overview.tryAgain")}</Button>,
+    });
+  }
+  for (const pull of pulls.data ?? []) {
+    if (pull.state !== "failed" || !pull.id) continue;
+    const id = pull.id;
+    out.push({
+      key: `pull ${id}`, text: t("overview.pullFailed", { model: pull.model ?? "", reason: (pull.error as { message?: string } | null)?.message ?? "" }),
+      action: <Button busy={change.isPending} onClick={() => change.mutate({ id, change: "resume" })}>{t("overview.tryAgain")}</Button>,
+    });
+  }
+  return out;
+}
+
+export function OverviewPage() {
+  const { t } = useTranslation();
+  const dark = useDark();
+  const { state, moments, error } = usePoolView();
+  const status = useStatus();
+  const models = useModels(10_000);
+  const rates = useRates();
+  const policy = usePoolPolicy();
+  const concerns = useConcerns(state);
+  const latest = rates.points.at(-1);
+
+  if (!state) {
+    return <Page title={t("nav.overview")}>{error ? <ErrorNote error={error} /> : <Loading rows={6} />}</Page>;
+  }
+  const waiting = state.models.reduce((all, model) => all + model.waiting, 0);
+  const active = state.models.reduce((all, model) => all + model.active, 0);
+  const slacks = state.models.map((model) => model.slack_s).filter((slack): slack is number => slack !== null);
+  const slack = slacks.length > 0 ? Math.min(...slacks) : null;
+  const running = state.device.running;
+
+  return (
+    <Page title={t("nav.overview")} lead={
+      <p className="flex flex-wrap items-center gap-x-2 gap-y-1">
+        {concerns.length === 0 ? <Badge tone="good">{t("overview.well")}</Badge> : <Badge tone="warn">{t("overview.concerns", { count: concerns.length })}</Badge>}
+        <span aria-live="off">
+          {running ? t("overview.running", { model: running }) : active + waiting > 0 ? t("overview.waitingWork") : t("overview.idle")}
+        </span>
+        {status.data && <span className="text-faint">· {status.data.device}, {status.data.instruction_set} · {t("overview.up", { time: formatSeconds(status.data.uptime_s) })} · {status.data.version}</span>}
+      </p>
+    }>
+      {error != null && <div className="mb-4"><ErrorNote error={error} /></div>}
+      {concerns.length > 0 && (
+        <ul className="mb-4 space-y-2" aria-label={t("overview.attention")}>
+          {concerns.map((concern) => (
+            <li key={concern.key} className="flex flex-wrap items-center gap-3 rounded-md bg-warn-soft px-3 py-2 text-sm">
+              <TriangleAlert className="size-4 shrink-0 text-warn" aria-hidden />
+              <span className="min-w-0 grow break-words">{concern.text}</span>
+              {concern.action}
+            </li>
+          ))}
+        </ul>
+      )}
+      <dl className="mb-5 grid grid-cols-2 gap-x-6 gap-y-4 sm:grid-cols-3 lg:grid-cols-6">
+        <Stat label={t("overview.decode")} value={latest ? formatCount(Math.round(latest.decode)) : "–"} unit={t("unit.tokensPerS")} hint={rates.totals ? t("overview.sinceStart", { tokens: formatCount(rates.totals.completion) }) : undefined} />
+        <Stat label={t("overview.prefill")} value={latest ? formatCount(Math.round(latest.prefill)) : "–"} unit={t("unit.tokensPerS")} hint={rates.totals ? t("overview.cached", { tokens: formatCount(rates.totals.cached) }) : undefined} />
+        <Stat label={t("overview.requests")} value={`${active}`} hint={t("overview.queued", { count: waiting })} tone={waiting > 0 ? "warn" : undefined} />
+        <Stat label={t("overview.slack")} value={slack === null ? "–" : formatSeconds(slack)} hint={t("overview.slackHint")} tone={slack === null ? undefined : slack < 0 ? "bad" : "good"} />
+        <Stat label={t("overview.load")} value={formatPercent(state.device.load)} hint={t("overview.loadHint")} tone={state.device.load > 1 ? "bad" : undefined} />
+        <Stat label={t("overview.switches")} value={grouped(state.counters.switches ?? 0)} hint={t("overview.switchShare", { share: formatPercent(state.device.switch_share) })} />
+      </dl>
+
+      <Section title={t("overview.memory")} note={t("overview.memoryNote", { used: formatBytes(state.memory.used_bytes), limit: formatBytes(state.memory.limit_bytes) })}>
+        <MemoryPicture state={state} dark={dark} />
+        <div className="mt-4 grid gap-4 text-sm sm:grid-cols-2">
+          {([["warm", state.warm], ["hostKv", state.host_kv]] as const).map(([name, budget]) => (
+            <div key={name}>
+              <div className="mb-1 flex justify-between gap-2"><span>{t(`overview.${name}`)}</span><span className="text-faint">{formatBytes(budget.used_bytes)} / {budget.limit_bytes > 0 ? formatBytes(budget.limit_bytes) : t("overview.noLimit")}</span></div>
+              <Meter value={budget.used_bytes} max={budget.limit_bytes} label={t(`overview.${name}`)} />
+            </div>
+          ))}
+        </div>
+      </Section>
+
+      <Section title={t("overview.modelsAtWork")}>
+        {state.models.length === 0 || (models.data?.length === 0)
+          ? <Empty title={t("overview.noModels")}><Link className="text-accent underline" to="/models">{t("overview.getModel")}</Link></Empty>
+          : (
+            <Table label={t("overview.modelsAtWork")} rows={state.models} keyOf={(model) => model.id} columns={[
+              { head: t("models.model"), wide: true, cell: (model) => <span className="flex min-w-32 items-center gap-2"><ModelDot id={model.id} /><Link className="truncate hover:underline" to={`/models/${model.id}`}>{model.id}</Link></span> },
+              { head: t("models.state"), cell: (model) => <Badge tone={stateTone(model)}>{t(`state.${model.state}`)}{model.state === "loading" ? ` ${formatPercent(model.load_share)}` : ""}</Badge> },
+              { head: t("overview.where"), hide: "sm", cell: (model) => <div className="w-28"><PlacesBar model={model} /></div> },
+              { head: t("overview.active"), right: true, cell: (model) => model.active },
+              { head: t("overview.waiting"), right: true, cell: (model) => model.waiting },
+              { head: t("overview.slack"), right: true, hide: "md", cell: (model) => (model.slack_s === null ? "–" : formatSeconds(model.slack_s)) },
+              { head: t("overview.loads"), right: true, hide: "lg", cell: (model) => grouped(model.loads) },
+              { head: t("overview.evictions"), right: true, hide: "lg", cell: (model) => grouped(model.evictions) },
+              { head: "", right: true, cell: (model) => model.pooled && (
+                <IconButton label={model.pinned ? t("models.unpin", { model: model.id }) : t("models.pin", { model: model.id })} aria-pressed={model.pinned} disabled={policy.isPending}
+                  className={model.pinned ? "text-accent" : ""} onClick={() => policy.mutate({ model: model.id, pinned: !model.pinned })}>{model.pinned ? <PinOff /> : <Pin />}</IconButton>) },
+            ]} />
+          )}
+        {policy.error != null && <div className="mt-2"><ErrorNote error={new Error(errorText(policy.error, t))} /></div>}
+      </Section>
+
+      <div className="grid gap-x-8 lg:grid-cols-2">
+        <Section title={t("overview.speed")} note={t("overview.lastMinutes")}>
+          <Suspense fallback={<Loading rows={3} />}>
+            <Chart label={t("overview.speed")} times={rates.points.map((point) => point.atS)} format={(value) => formatCount(Number(significant(value, 2)))}
+              series={[
+                { label: t("overview.decode"), color: "#129490", values: rates.points.map((point) => point.decode), fill: true },
+                { label: t("overview.prefill"), color: "#8d7fd8", values: rates.points.map((point) => point.prefill) },
+              ]} />
+          </Suspense>
+          <Legend items={[[t("overview.decode"), "#129490"], [t("overview.prefill"), "#8d7fd8"]]} />
+        </Section>
+        <Section title={t("overview.queueTitle")} note={t("overview.lastMinutes")}>
+          <Suspense fallback={<Loading rows={3} />}>
+            <Chart label={t("overview.queueTitle")} times={moments.map((moment) => moment.atMs / 1e3)} format={(value) => formatCount(Number(significant(value, 2)))}
+              series={[
+                { label: t("overview.active"), color: "#129490", values: moments.map((moment) => moment.active), fill: true },
+                { label: t("overview.waiting"), color: "#c98a1b", values: moments.map((moment) => moment.waiting) },
+              ]} />
+          </Suspense>
+          <Legend items={[[t("overview.active"), "#129490"], [t("overview.waiting"), "#c98a1b"]]} />
+        </Section>
+      </div>
+    </Page>
+  );
+}
+
+export function Legend({ items }: { items: [string, string][] }) {
+  return (
+    <ul className="mt-1 flex flex-wrap gap-x-4 text-xs text-soft">
+      {items.map(([label, color]) => <li key={label} className="inline-flex items-center gap-1.5"><span aria-hidden className="h-0.5 w-3" style={{ backgroundColor: color }} />{label}</li>)}
+    </ul>
+  );
+}

@@ -1,0 +1,194 @@
+import { Square } from "lucide-react";
+import { useEffect, useMemo, useRef, useState } from "react";
+import { useTranslation } from "react-i18next";
+import { useSearchParams } from "react-router";
+import { postJson } from "../api/client";
+import { useModels } from "../api/queries";
+import { AnswerFigures, AnswerView } from "../chat/compare";
+import { ModelPicker, firstModel } from "../chat/model_picker";
+import { SamplingForm } from "../chat/settings_panel";
+import { emptyStream, streamChat, type StreamState, type TokenPiece } from "../chat/stream";
+import type { SamplingSettings } from "../chat/types";
+import { formatSeconds, significant } from "../ui/format";
+import { Button, CopyButton, cx, ErrorNote, Field, Input, Page, Section, TextArea, Tip } from "../ui/kit";
+import { snippetsOf } from "./snippets";
+
+type Mode = "chat" | "completion" | "embedding";
+const modes: Mode[] = ["chat", "completion", "embedding"];
+const paths: Record<Mode, string> = { chat: "/v1/chat/completions", completion: "/v1/completions", embedding: "/v1/embeddings" };
+
+interface Embeddings { vectors: number[][]; tokens: number; seconds: number }
+
+export function PlaygroundPage() {
+  const { t } = useTranslation();
+  const [search, setSearch] = useSearchParams();
+  const models = useModels(5_000);
+  const [mode, setMode] = useState<Mode>("chat");
+  const fitting = models.data?.filter((one) => (one.generates === false) === (mode === "embedding"));
+  const model = search.get("model") ?? firstModel(fitting, null);
+  const [system, setSystem] = useState("");
+  const [text, setText] = useState("");
+  const [sampling, setSampling] = useState<SamplingSettings>({});
+  const [logprobs, setLogprobs] = useState(true);
+  const [answer, setAnswer] = useState<StreamState | null>(null);
+  const [embeddings, setEmbeddings] = useState<Embeddings | null>(null);
+  const [error, setError] = useState<unknown>(null);
+  const [language, setLanguage] = useState<"curl" | "python" | "javascript">("curl");
+  const abort = useRef<AbortController | null>(null);
+  useEffect(() => () => abort.current?.abort(), []);
+
+  const body = useMemo<Record<string, unknown>>(() => {
+    if (mode === "embedding") return { model, input: text.split("\n").filter((line) => line.trim() !== "") };
+    const more = { ...sampling, ...(logprobs && mode === "chat" ? { logprobs: true, top_logprobs: 5 } : {}) };
+    if (mode === "completion") return { model, prompt: text, ...sampling };
+    return { model, messages: [...(system.trim() ? [{ role: "system", content: system }] : []), { role: "user", content: text }], ...more };
+  }, [mode, model, system, text, sampling, logprobs]);
+  const snippets = snippetsOf(location.origin, paths[mode], body);
+  const snippet = snippets.find((one) => one.name === language)!;
+  const busy = answer?.state === "waiting" || answer?.state === "running";
+
+  const run = async () => {
+    abort.current?.abort();
+    const control = new AbortController();
+    abort.current = control;
+    setError(null);
+    setEmbeddings(null);
+    if (mode !== "embedding") {
+      setAnswer(emptyStream);
+      return streamChat(paths[mode], body, control.signal, (state) => { if (abort.current === control) setAnswer(state); });
+    }
+    setAnswer(null);
+    const started = performance.now();
+    try {
+      const reply = await postJson<{ data: { embedding: number[] }[]; usage: { prompt_tokens: number } }>(paths.embedding, body, { signal: control.signal });
+      setEmbeddings({ vectors: reply.data.map((item) => item.embedding), tokens: reply.usage.prompt_tokens, seconds: (performance.now() - started) / 1e3 });
+    } catch (problem) {
+      if (!control.signal.aborted) setError(problem);
+    }
+  };
+  return (
+    <Page title={t("nav.playground")} lead={t("playground.lead")}>
+      <div className="grid gap-x-8 gap-y-6 lg:grid-cols-[minmax(0,1fr)_22rem]">
+        <div className="min-w-0 space-y-3">
+          <div className="flex flex-wrap items-center gap-2">
+            <div role="radiogroup" aria-label={t("playground.kind")} className="inline-flex rounded-md border border-line-strong p-0.5">
+              {modes.map((one) => (
+                <button key={one} type="button" role="radio" aria-checked={mode === one} onClick={() => { setMode(one); setAnswer(null); setEmbeddings(null); setError(null); setSearch({}, { replace: true }); }}
+                  className={cx("rounded px-2.5 py-1 text-sm", mode === one ? "bg-accent-soft font-medium text-accent" : "text-soft hover:text-ink")}>{t(`playground.${one}`)}</button>
+              ))}
+            </div>
+            <ModelPickerOrSelect mode={mode} model={model} onChange={(next) => setSearch({ model: next }, { replace: true })} ids={(fitting ?? []).map((one) => one.id ?? "")} />
+          </div>
+          {mode === "chat" && <Field label={t("chat.systemPrompt")}>{(id) => <TextArea id={id} rows={2} className="min-h-12" value={system} onChange={(event) => setSystem(event.target.value)} />}</Field>}
+          <Field label={t(mode === "embedding" ? "playground.texts" : mode === "chat" ? "playground.user" : "playground.prompt")} help={mode === "embedding" ? t("playground.textsHelp") : undefined}>
+            {(id, note) => <TextArea id={id} aria-describedby={note} rows={6} value={text} onChange={(event) => setText(event.target.value)} onKeyDown={(event) => { if (event.key === "Enter" && (event.metaKey || event.ctrlKey)) void run(); }} />}
+          </Field>
+          <div className="flex items-center gap-2">
+            <Button kind="primary" disabled={text.trim() === "" || model === "" || busy} onClick={() => void run()}>{t("compare.run")}</Button>
+            {busy && <Button onClick={() => abort.current?.abort()}><Square className="size-3.5" fill="currentColor" aria-hidden />{t("chat.stop")}</Button>}
+          </div>
+          {error != null && <ErrorNote error={error} />}
+          {answer && (
+            <Section title={t("playground.answer")}>
+              {answer.tokens.length > 0 ? (
+                <>
+                  {answer.reasoning && <p className="mb-2 text-sm text-faint">{t("playground.withReasoning")}</p>}
+                  <TokenView tokens={answer.tokens} />
+                  <AnswerFigures answer={answer} />
+                </>
+              ) : <AnswerView answer={answer} />}
+              {answer.tokens.length > 0 && answer.state === "failed" && <ErrorNote error={answer.error} />}
+            </Section>
+          )}
+          {embeddings && <EmbeddingView texts={text.split("\n").filter((line) => line.trim() !== "")} embeddings={embeddings} />}
+        </div>
+        <div className="min-w-0 space-y-5">
+          {mode !== "embedding" && (
+            <details open>
+              <summary className="mb-3 font-semibold">{t("playground.parameters")}</summary>
+              {mode === "chat" && <label className="mb-3 flex items-center gap-2 text-sm"><input type="checkbox" className="accent-(--accent)" checked={logprobs} onChange={(event) => setLogprobs(event.target.checked)} />{t("playground.logprobs")}</label>}
+              <SamplingForm value={sampling} onChange={setSampling} />
+              <div className="mt-3"><Field label={t("sampling.stop")} help={t("samplingHelp.stop")}>{(id, note) => <Input id={id} aria-describedby={note} value={(sampling.stop ?? []).join("\\n")} onChange={(event) => {
+                const next = { ...sampling };
+                const list = event.target.value.split("\\n").filter(Boolean);
+                if (list.length > 0) next.stop = list; else delete next.stop;
+                setSampling(next);
+              }} />}</Field></div>
+            </details>
+          )}
+          <section aria-label={t("playground.asCode")}>
+            <div className="mb-2 flex items-center gap-1">
+              <h2 className="mr-auto">{t("playground.asCode")}</h2>
+              {snippets.map((one) => <button key={one.name} type="button" aria-pressed={language === one.name} onClick={() => setLanguage(one.name)} className={cx("rounded px-2 py-1 text-xs", language === one.name ? "bg-accent-soft font-medium text-accent" : "text-soft hover:text-ink")}>{{ curl: "curl", python: "Python", javascript: "JavaScript" }[one.name]}</button>)}
+              <CopyButton text={snippet.text} />
+            </div>
+            <pre tabIndex={0} className="max-h-96 overflow-auto rounded-md bg-sunken p-3 font-mono text-xs leading-relaxed">{snippet.text}</pre>
+          </section>
+        </div>
+      </div>
+    </Page>
+  );
+}
+
+function ModelPickerOrSelect({ mode, model, ids, onChange }: { mode: Mode; model: string; ids: string[]; onChange: (model: string) => void }) {
+  const { t } = useTranslation();
+  if (mode !== "embedding") return <ModelPicker value={model} onChange={onChange} />;
+  if (ids.length === 0) return <span className="text-sm text-faint">{t("playground.noEmbedder")}</span>;
+  return <select aria-label={t("chat.model")} value={model} onChange={(event) => onChange(event.target.value)} className="min-h-8 rounded-md border border-line-strong bg-panel px-2 text-sm">{ids.map((id) => <option key={id}>{id}</option>)}</select>;
+}
+
+// How sure the model was: from the accent (certain) over grey to red (a guess).
+export function sureness(logprob: number): string {
+  const p = Math.exp(logprob);
+  return p > 0.9 ? "bg-transparent" : p > 0.5 ? "bg-accent-soft" : p > 0.2 ? "bg-warn-soft" : "bg-bad-soft";
+}
+
+export function TokenView({ tokens }: { tokens: TokenPiece[] }) {
+  const { t } = useTranslation();
+  return (
+    <>
+      <p className="rounded-md border border-line p-3 leading-7 break-words whitespace-pre-wrap" data-testid="tokens">
+        {tokens.map((token, index) => (
+          <Tip key={index} text={
+            <span className="block font-mono">
+              {(token.top.length > 0 ? token.top : [token]).map((top, at) => <span key={at} className={cx("flex justify-between gap-4", top.text === token.text && "font-bold")}><span>{JSON.stringify(top.text)}</span><span>{significant(100 * Math.exp(top.logprob), 3)} %</span></span>)}
+            </span>}>
+            <span data-logprob={token.logprob} className={cx("rounded-sm border-r border-line hover:outline hover:outline-accent", sureness(token.logprob))}>{token.text}</span>
+          </Tip>
+        ))}
+      </p>
+      <ul className="mt-1 flex flex-wrap gap-x-4 text-xs text-faint">
+        {([["bg-transparent", "> 90 %"], ["bg-accent-soft", "50–90 %"], ["bg-warn-soft", "20–50 %"], ["bg-bad-soft", "< 20 %"]] as const).map(([look, label]) => <li key={look} className="inline-flex items-center gap-1"><span aria-hidden className={cx("size-3 rounded-sm border border-line", look)} />{label}</li>)}
+        <li>{t("playground.hover")}</li>
+      </ul>
+    </>
+  );
+}
+
+function EmbeddingView({ texts, embeddings }: { texts: string[]; embeddings: Embeddings }) {
+  const { t } = useTranslation();
+  const cosine = (a: number[], b: number[]) => {
+    let dot = 0, x = 0, y = 0;
+    for (let i = 0; i < a.length; ++i) { dot += a[i]! * b[i]!; x += a[i]! ** 2; y += b[i]! ** 2; }
+    return dot / Math.sqrt(x * y || 1);
+  };
+  return (
+    <Section title={t("playground.similarity")} note={t("playground.embeddingNote", { dimensions: embeddings.vectors[0]?.length ?? 0, tokens: embeddings.tokens, time: formatSeconds(embeddings.seconds) })}>
+      <div className="overflow-x-auto" tabIndex={0} role="region" aria-label={t("playground.similarity")}>
+        <table className="text-sm">
+          <tbody>
+            {embeddings.vectors.map((a, row) => (
+              <tr key={row}>
+                <th scope="row" className="max-w-60 truncate py-1 pr-3 text-left font-normal" title={texts[row]}>{texts[row]}</th>
+                {embeddings.vectors.map((b, column) => {
+                  const value = cosine(a, b);
+                  return <td key={column} className="min-w-14 px-2 py-1 text-center" style={{ backgroundColor: `color-mix(in oklch, var(--accent) ${Math.max(0, value) * 40}%, transparent)` }}>{value.toFixed(2)}</td>;
+                })}
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </Section>
+  );
+}

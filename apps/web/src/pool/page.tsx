@@ -1,0 +1,105 @@
+import { useState } from "react";
+import { useTranslation } from "react-i18next";
+import { Link } from "react-router";
+import { usePoolCordon, usePoolResize } from "../api/queries";
+import { usePoolView } from "../api/pool_feed";
+import { ModelDot } from "../overview/page";
+import { MemoryPicture } from "../overview/memory_picture";
+import { formatBytes, formatCount, formatPercent, formatSeconds, grouped, significant } from "../ui/format";
+import { Ago, Badge, Button, Confirm, Empty, ErrorNote, Field, Input, Loading, Page, Section, Stat, Table } from "../ui/kit";
+import { useDark } from "../ui/theme_hook";
+import { Gantt } from "./gantt";
+
+export function PoolPage() {
+  const { t } = useTranslation();
+  const dark = useDark();
+  const { state, moments, happenings, error } = usePoolView();
+  const cordon = usePoolCordon();
+  const [cordoning, setCordoning] = useState(false);
+  if (!state) return <Page title={t("nav.pool")}>{error ? <ErrorNote error={error} /> : <Loading rows={6} />}</Page>;
+  const models = state.models.map((model) => model.id);
+  const sizes = Object.fromEntries(state.models.map((model) => [model.id, model.bytes.resident + model.bytes.loading + model.bytes.warm + model.bytes.cold]));
+  const counters = state.counters;
+  return (
+    <Page title={t("nav.pool")} actions={
+      state.device.cordoned
+        ? <Button busy={cordon.isPending} onClick={() => cordon.mutate(false)}>{t("overview.uncordon")}</Button>
+        : <Button onClick={() => setCordoning(true)}>{t("pool.cordon")}</Button>
+    } lead={<p className="flex flex-wrap items-center gap-2">{state.device.cordoned ? <Badge tone="warn">{t("pool.cordoned")}</Badge> : <Badge tone="good">{t("pool.open")}</Badge>}<span>{t("pool.policy", { policy: state.policy })}</span></p>}>
+      {error != null && <div className="mb-3"><ErrorNote error={error} /></div>}
+      <Section title={t("pool.gantt")} note={t("pool.ganttNote")}>
+        {models.length === 0 ? <Empty title={t("overview.noModels")}><Link className="text-accent underline" to="/models">{t("overview.getModel")}</Link></Empty>
+          : <Gantt models={models} moments={moments} happenings={happenings} sizes={sizes} dark={dark} />}
+        <ul className="mt-2 flex flex-wrap gap-x-4 text-xs text-faint">
+          <li>{t("pool.legendRun")}</li><li>{t("pool.legendResident")}</li>
+          <li className="inline-flex items-center gap-1"><span aria-hidden className="h-3 w-0.5 bg-good" />{t("pool.legendLoad")}</li>
+          <li className="inline-flex items-center gap-1"><span aria-hidden className="h-3 w-0.5 bg-warn" />{t("pool.legendEvict")}</li>
+          <li className="inline-flex items-center gap-1"><span aria-hidden className="size-1.5 bg-bad" />{t("pool.legendLate")}</li>
+        </ul>
+      </Section>
+      <Section title={t("pool.counters")}>
+        <dl className="grid grid-cols-2 gap-x-6 gap-y-4 sm:grid-cols-4 lg:grid-cols-8">
+          <Stat label={t("pool.turns")} value={grouped(counters.turns ?? 0)} />
+          <Stat label={t("overview.switches")} value={grouped(counters.switches ?? 0)} hint={t("pool.perS", { rate: significant(state.device.switches_per_s, 2) })} />
+          <Stat label={t("pool.switchShare")} value={formatPercent(state.device.switch_share)} />
+          <Stat label={t("overview.loads")} value={grouped(counters.loads ?? 0)} hint={formatBytes(counters.bytes_loaded ?? 0)} />
+          <Stat label={t("overview.evictions")} value={grouped(counters.evictions ?? 0)} />
+          <Stat label={t("pool.spills")} value={grouped(counters.spills ?? 0)} hint={formatBytes(counters.bytes_spilled ?? 0)} />
+          <Stat label={t("pool.refused")} value={grouped(counters.rejected ?? 0)} tone={(counters.rejected ?? 0) > 0 ? "warn" : undefined} />
+          <Stat label={t("pool.decisions")} value={formatCount(counters.decisions ?? 0)} />
+        </dl>
+      </Section>
+      <Section title={t("overview.memory")} note={t("overview.memoryNote", { used: formatBytes(state.memory.used_bytes), limit: formatBytes(state.memory.limit_bytes) })}>
+        <MemoryPicture state={state} dark={dark} />
+      </Section>
+      <Section title={t("pool.models")}>
+        <Table label={t("pool.models")} rows={state.models} keyOf={(model) => model.id} columns={[
+          { head: t("models.model"), wide: true, cell: (model) => <span className="flex min-w-32 items-center gap-2"><ModelDot id={model.id} /><Link className="truncate hover:underline" to={`/models/${model.id}`}>{model.id}</Link></span> },
+          { head: t("overview.slack"), right: true, cell: (model) => <span className={model.slack_s !== null && model.slack_s < 0 ? "text-bad" : ""}>{model.slack_s === null ? "–" : formatSeconds(model.slack_s)}</span> },
+          { head: t("pool.share"), right: true, cell: (model) => formatPercent(model.load) },
+          { head: t("policy.ttft_s"), right: true, hide: "sm", cell: (model) => formatSeconds(model.ttft_s) },
+          { head: t("policy.tpot_s"), right: true, hide: "sm", cell: (model) => formatSeconds(model.tpot_s) },
+          { head: t("policy.weight"), right: true, hide: "md", cell: (model) => significant(model.weight, 2) },
+          { head: t("pool.spilled"), right: true, hide: "md", cell: (model) => model.spilled },
+          { head: t("pool.arrivals"), right: true, hide: "lg", cell: (model) => grouped(model.arrivals) },
+          { head: t("pool.pin"), hide: "md", cell: (model) => (model.pinned ? t(`pinned.${model.pinned_by}`) : "–") },
+        ]} />
+      </Section>
+      <Budgets state={state} />
+      <Section title={t("pool.happenings")}>
+        {happenings.length === 0 ? <p className="text-sm text-faint">{t("pool.nothingYet")}</p> : (
+          <ul className="max-h-72 divide-y divide-line overflow-y-auto text-sm" tabIndex={0} aria-label={t("pool.happenings")}>
+            {happenings.slice(-100).reverse().map((happening, index) => (
+              <li key={index} className="flex gap-3 py-1"><span className="w-32 shrink-0 text-faint"><Ago at={happening.atMs / 1e3} /></span><span className="w-24 shrink-0 font-medium">{happening.event}</span>
+                <span className="min-w-0 truncate text-soft">{Object.entries(happening.data).map(([name, value]) => `${name} ${typeof value === "object" ? JSON.stringify(value) : String(value)}`).join(" · ")}</span></li>
+            ))}
+          </ul>
+        )}
+      </Section>
+      <Confirm open={cordoning} title={t("pool.cordon")} text={t("pool.cordonText")} action={t("pool.cordon")} busy={cordon.isPending} error={cordon.error} onClose={() => setCordoning(false)}
+        onConfirm={() => cordon.mutate(true, { onSuccess: () => setCordoning(false) })} />
+    </Page>
+  );
+}
+
+function Budgets({ state }: { state: NonNullable<ReturnType<typeof usePoolView>["state"]> }) {
+  const { t } = useTranslation();
+  const resize = usePoolResize();
+  const names = [["memory", state.memory], ["warm_memory", state.warm], ["host_kv", state.host_kv]] as const;
+  return (
+    <Section title={t("pool.budgets")} note={t("pool.budgetsNote")}>
+      <form className="space-y-3" onSubmit={(event) => {
+        event.preventDefault();
+        const form = new FormData(event.currentTarget);
+        resize.mutate(Object.fromEntries(names.flatMap(([name]) => { const text = String(form.get(name) ?? "").trim(); return text ? [[name, text]] : []; })));
+      }}>
+        <div className="grid gap-3 sm:grid-cols-3">
+          {names.map(([name, budget]) => <Field key={name} label={t(`budget.${name}`)} help={t("pool.budgetNow", { limit: formatBytes(budget.limit_bytes), used: formatBytes(budget.used_bytes) })}>{(id, note) => <Input id={id} aria-describedby={note} name={name} placeholder={t("pool.budgetExample")} />}</Field>)}
+        </div>
+        {resize.error && <ErrorNote error={resize.error} />}
+        {resize.isSuccess && <p role="status" className="text-sm text-good">{resize.data.note}</p>}
+        <Button type="submit" busy={resize.isPending}>{t("common.apply")}</Button>
+      </form>
+    </Section>
+  );
+}

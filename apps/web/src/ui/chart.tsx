@@ -1,0 +1,46 @@
+// A chart over time, drawn by uPlot on a canvas; the numbers are in the page as well, for those who do not see it.
+import "uplot/dist/uPlot.min.css";
+import { useEffect, useRef } from "react";
+import uPlot from "uplot";
+import { useDark } from "./theme_hook";
+
+export interface Series { label: string; color: string; values: (number | null)[]; fill?: boolean; bars?: boolean }
+
+export default function Chart({ times, series, format, height = 140, label, timeFormat }:
+  { times: number[]; series: Series[]; format: (value: number) => string; height?: number; label: string; timeFormat?: (unixS: number) => string }) {
+  const host = useRef<HTMLDivElement>(null);
+  const chart = useRef<uPlot | null>(null);
+  const dark = useDark();
+  const shape = series.map((one) => `${one.label}|${one.color}|${one.bars ?? false}`).join(",");
+  const data: uPlot.AlignedData = [times, ...series.map((one) => one.values)];
+  const latest = useRef({ data, format, series, timeFormat });
+  latest.current = { data, format, series, timeFormat };
+  useEffect(() => {
+    const element = host.current!;
+    const style = getComputedStyle(document.documentElement);
+    const axis: uPlot.Axis = { stroke: style.getPropertyValue("--ink-faint"), grid: { stroke: style.getPropertyValue("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
+    const plot = new uPlot({
+      width: Math.max(200, element.clientWidth), height, legend: { show: false },
+      padding: [8, 8, 0, 0],
+      cursor: { y: false, points: { size: 6 } },
+      scales: { x: { time: true }, y: { range: (_, __, max) => [0, Math.max(max ?? 0, 1e-9) * 1.08] } },
+      axes: [{ ...axis, ...(latest.current.timeFormat ? { values: (_: uPlot, splits: number[]) => splits.map((split) => latest.current.timeFormat!(split)) } : {}) },
+        { ...axis, size: 64, values: (_, splits) => splits.map((value) => latest.current.format(value)) }],
+      series: [{}, ...latest.current.series.map((one): uPlot.Series => ({
+        label: one.label, stroke: one.color, width: 1.5, points: { show: false },
+        ...(one.fill || one.bars ? { fill: one.bars ? one.color : `color-mix(in oklch, ${one.color} 18%, transparent)` } : {}),
+        ...(one.bars ? { paths: uPlot.paths.bars!({ size: [0.7, 40] }) } : {}),
+      }))],
+    }, latest.current.data, element);
+    chart.current = plot;
+    const watch = new ResizeObserver(() => plot.setSize({ width: Math.max(200, element.clientWidth), height }));
+    watch.observe(element);
+    return () => {
+      watch.disconnect();
+      plot.destroy();
+      chart.current = null;
+    };
+  }, [shape, height, dark]);
+  useEffect(() => { chart.current?.setData(data); });
+  return <div ref={host} role="img" aria-label={label} className="w-full overflow-hidden" style={{ height }} />;
+}

@@ -1,0 +1,68 @@
+// Numbers with units, times relative with the exact one on hover.
+import i18n from "i18next";
+
+const binary = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+
+export function formatBytes(bytes: number, digits = 3): string {
+  let value = bytes;
+  let unit = 0;
+  while (Math.abs(value) >= 1023.5 && unit < binary.length - 1) {
+    value /= 1024;
+    ++unit;
+  }
+  return `${unit === 0 ? Math.round(value) : significant(value, digits)} ${binary[unit]}`;
+}
+
+// 1234567 -> "1.23 M"; whole numbers below 10,000 stay as they are.
+export function formatCount(value: number): string {
+  if (!Number.isFinite(value)) return "–";
+  if (Math.abs(value) < 10_000) return Number.isInteger(value) ? grouped(value) : significant(value, 3);
+  for (const [size, unit] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]] as const) {
+    if (Math.abs(value) >= size) return `${significant(value / size, 3)} ${unit}`;
+  }
+  return grouped(value);
+}
+
+export function grouped(value: number): string {
+  return new Intl.NumberFormat(i18n.language || "en").format(value);
+}
+
+export function significant(value: number, digits: number): string {
+  if (value === 0) return "0";
+  const whole = Math.max(1, Math.floor(Math.log10(Math.abs(value))) + 1);
+  return value.toFixed(Math.max(0, digits - whole));
+}
+
+export function formatPercent(share: number): string {
+  const percent = share * 100;
+  if (percent !== 0 && Math.abs(percent) < 0.1) return "<0.1 %";
+  return `${significant(percent, percent >= 10 ? 2 : 1)} %`;
+}
+
+export function formatSeconds(seconds: number): string {
+  if (!Number.isFinite(seconds)) return "–";
+  const size = Math.abs(seconds);
+  if (size === 0) return "0 s";
+  if (size < 0.9995) return `${significant(seconds * 1e3, size < 0.01 ? 2 : 3)} ms`;
+  if (size < 99.5) return `${significant(seconds, 2)} s`;
+  if (size < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  if (size < 86400) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+  return `${Math.floor(seconds / 86400)} d ${Math.floor((seconds % 86400) / 3600)} h`;
+}
+
+// Seconds since 1970 -> "3 minutes ago", in the page's language.
+export function formatAgo(unixS: number, nowS = Date.now() / 1e3): string {
+  const delta = unixS - nowS;
+  const format = new Intl.RelativeTimeFormat(i18n.language || "en", { numeric: "auto" });
+  const size = Math.abs(delta);
+  if (size < 45) return format.format(0, "second");
+  for (const [unit, seconds] of [["minute", 60], ["hour", 3600], ["day", 86400], ["month", 2629800], ["year", 31557600]] as const) {
+    const next = { minute: 3600, hour: 86400, day: 2629800, month: 31557600, year: Infinity }[unit];
+    if (size < next) return format.format(Math.round(delta / seconds), unit);
+  }
+  return "";
+}
+
+export function formatTime(unixS: number): string {
+  return new Intl.DateTimeFormat(i18n.language || "en", { dateStyle: "medium", timeStyle: "medium" }).format(new Date(unixS * 1e3));
+}

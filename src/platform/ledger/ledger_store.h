@@ -1,0 +1,94 @@
+// The ledger's tables: usage rows and adjustments (written once), limits, budgets, free quotas, price books,
+// webhooks, notices, counts of refusals. Threads: any.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "platform/ledger/limiter.h"
+#include "platform/ledger/price_book.h"
+#include "platform/ledger/usage_ledger.h"
+#include "platform/ledger/usage_row.h"
+#include "platform/store/database.h"
+
+namespace tidepool::platform {
+
+store::MigrationList LedgerMigrations();
+
+struct Adjustment {
+  std::string id;  // "adj-..."
+  int64_t created_ms = 0;
+  int64_t month_ms = 0;  // start of the month whose bill it is on
+  std::string organisation, workspace, key, model;  // the last three may be empty
+  Money amount;                                     // negative: a credit
+  std::string currency, reason, created_by;
+};
+
+struct Webhook {
+  std::string organisation, url;
+  std::string secret;  // as stored: sealed by the composition root's key file, or plain without one
+};
+
+struct Delivery {
+  Notice notice;
+  int64_t created_ms = 0, next_ms = 0;
+  int32_t attempts = 0;
+};
+
+class LedgerStore final : public UsageSink {
+ public:
+  LedgerStore(store::Database& database, const WallClock& wall) : database_(database), wall_(wall) {}
+
+  // UsageSink
+  Status Post(std::span<const UsageRow> rows) override;
+  Status PostRefusals(std::span<const Refusal> refusals) override;
+  Status PostQuotas(std::span<const FreeQuota> granted) override;
+  // A notice of the same subject, period and threshold is kept once, whatever happens in between.
+  Status PostNotices(std::span<const Notice> notices) override;
+  Result<bool> HasRow(const std::string& id);
+
+  // What rows say was used, for counters that begin.
+  Result<int64_t> TokensSince(const Scope& scope, std::string_view model, int64_t from_ms);
+  Result<Money> AmountSince(const Scope& scope, int64_t from_ms, int64_t to_ms);
+
+  // Everything that the limiter and the price books need, at a start.
+  Status Load(Limiter& limiter, PriceBooks& books);
+  Result<std::vector<FreeQuota>> LoadQuotas(std::string_view organisation);
+
+  // Changes run inside a Database::Write of the caller, beside their row in the audit log.
+  static Status SaveLimit(store::Session& session, const Limit& limit);
+  static Status DeleteLimit(store::Session& session, const Scope& scope, std::string_view model);
+  static Status SaveBudget(store::Session& session, const Budget& budget);
+  static Status DeleteBudget(store::Session& session, std::string_view id);
+  static Status SaveQuota(store::Session& session, const FreeQuota& quota);
+  // Gives the book the next version.
+  static Result<int64_t> AddPriceBook(store::Session& session, const PriceBook& book, int64_t now_ms,
+                                      std::string_view created_by);
+  static Status SaveWebhook(store::Session& session, const Webhook& webhook, int64_t now_ms);
+  static Status DeleteWebhook(store::Session& session, std::string_view organisation);
+  static Status AddAdjustment(store::Session& session, const Adjustment& adjustment);
+
+  Result<std::optional<Webhook>> FindWebhook(const std::string& organisation);
+  Result<std::vector<Delivery>> DueDeliveries(int64_t now_ms, int64_t limit);
+  // `state`: "delivered", "waiting" (again at next_ms), "given_up".
+  Status SaveDelivery(const Delivery& delivery, std::string_view state, std::string_view error);
+
+  store::Database& database() { return database_; }
+
+ private:
+  store::Database& database_;
+  const WallClock& wall_;
+};
+
+// Columns of usage_rows in the order that RowOf reads.
+std::string_view UsageColumns();
+UsageRow UsageRowOf(const store::Row& row);
+
+}  // namespace tidepool::platform

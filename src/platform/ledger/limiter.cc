@@ -1,0 +1,701 @@
+#include "platform/ledger/limiter.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "base/check.h"
+
+namespace tidepool::platform {
+namespace {
+
+constexpr int64_t kMaxLimit = 1'000'000'000'000'000;
+constexpr int64_t kDayMs = 86'400'000;
+constexpr int64_t kMinuteMs = 60'000;
+constexpr size_t kPeriodsKept = 4;
+constexpr size_t kMaxNotices = 10'000;
+constexpr size_t kMaxRefusals = 10'000;
+
+int64_t DayOf(int64_t at_ms) { return at_ms - at_ms % kDayMs; }
+
+std::string WhomToAsk(ScopeKind kind) {
+  return kind == ScopeKind::kOrganisation ? "ask the operator of this server for more"
+                                          : "ask an owner or admin of your organisation for more";
+}
+
+std::string RuleName(const Limit& limit) {
+  return fmt::format("{} of {} for {}", limit.model == "*" ? "the limit" : "a limit",
+                     ScopeText(limit.scope), limit.model == "*" ? "all models" : limit.model);
+}
+
+Error Busy(std::string code, std::string message, double retry_after_s) {
+  return {.kind = ErrorKind::kOverloaded,
+          .code = std::move(code),
+          .message = std::move(message),
+          .param = {},
+          .retry_after_s = std::max(1.0, retry_after_s)};
+}
+
+double Capacity(int64_t per_minute, int64_t burst_s) {
+  // A limit of 1 a minute with a burst of a second must still let one through.
+  return std::max(per_minute > 0 ? 1.0 : 0.0,
+                  static_cast<double>(per_minute) * static_cast<double>(burst_s) / 60);
+}
+
+template <typename Map>
+auto& PeriodEntry(Map& periods, int64_t start) {
+  auto& entry = periods[start];
+  while (periods.size() > kPeriodsKept) {
+    // The oldest goes, unless it is the one asked for: a clock far in the past must not lose its count.
+    const auto first = periods.begin();
+    periods.erase(first->first == start ? std::prev(periods.end()) : first);
+  }
+  return entry;
+}
+
+}  // namespace
+
+std::string_view ScopeKindName(ScopeKind kind) {
+  switch (kind) {
+    case ScopeKind::kOrganisation: return "organisation";
+    case ScopeKind::kWorkspace: return "workspace";
+    case ScopeKind::kKey: return "key";
+  }
+  return "key";
+}
+
+std::string ScopeText(const Scope& scope) { return fmt::format("{}:{}", ScopeKindName(scope.kind), scope.id); }
+
+Result<Scope> ParseScope(std::string_view text) {
+  for (const ScopeKind kind : {ScopeKind::kOrganisation, ScopeKind::kWorkspace, ScopeKind::kKey}) {
+    const std::string_view name = ScopeKindName(kind);
+    if (!text.starts_with(name) || text.size() < name.size() + 2 || text[name.size()] != ':') continue;
+    const std::string_view id = text.substr(name.size() + 1);
+    if (id.size() <= 200) return Scope{kind, std::string(id)};
+  }
+  return Fail(ErrorKind::kInvalid, "bad_scope",
+              fmt::format("\"{}\" is no scope; write organisation:ID, workspace:ID or key:ID",
+                          text.substr(0, 60)),
+              "scope");
+}
+
+std::array<Scope, 3> ScopesOf(const Payer& payer) {
+  return {Scope{ScopeKind::kOrganisation, payer.organisation}, Scope{ScopeKind::kWorkspace, payer.workspace},
+          Scope{ScopeKind::kKey, payer.key}};
+}
+
+Status CheckLimit(const Limit& limit) {
+  const auto check = [](const char* name, const std::optional<int64_t>& value) -> Status {
+    if (!value || (*value >= 0 && *value <= kMaxLimit)) return {};
+    return Fail(ErrorKind::kInvalid, "bad_limit", fmt::format("{}: {} is not within 0 and {}", name, *value, kMaxLimit),
+                name);
+  };
+  TP_TRY(check("requests_per_minute", limit.requests_per_minute));
+  TP_TRY(check("tokens_per_minute", limit.tokens_per_minute));
+  TP_TRY(check("tokens_per_day", limit.tokens_per_day));
+  TP_TRY(check("concurrent_requests", limit.concurrent_requests));
+  TP_TRY(check("context_length", limit.context_length));
+  TP_TRY(check("max_output_tokens", limit.max_output_tokens));
+  if (limit.burst_s < 1 || limit.burst_s > 3600)
+    return Fail(ErrorKind::kInvalid, "bad_limit", fmt::format("burst_s: {} is not within 1 and 3600", limit.burst_s),
+                "burst_s");
+  if (limit.model.empty() || limit.model.size() > 512)
+    return Fail(ErrorKind::kInvalid, "bad_limit", "model: must be \"*\" or a model's name", "model");
+  return {};
+}
+
+std::string_view PeriodName(Period period) { return period == Period::kDay ? "day" : "month"; }
+
+Result<Period> ParsePeriod(std::string_view text) {
+  if (text == "day") return Period::kDay;
+  if (text == "month") return Period::kMonth;
+  return Fail(ErrorKind::kInvalid, "bad_period",
+              fmt::format("period: \"{}\" is not day or month", text.substr(0, 40)), "period");
+}
+
+std::pair<int64_t, int64_t> PeriodBounds(Period period, int64_t at_ms) {
+  using namespace std::chrono;
+  const int64_t day = DayOf(at_ms);
+  if (period == Period::kDay) return {day, day + kDayMs};
+  const year_month_day date{sys_days(days(day / kDayMs))};
+  const auto start = [](year_month month) {
+    return static_cast<int64_t>(sys_days(month / 1).time_since_epoch().count()) * kDayMs;
+  };
+  const year_month month = date.year() / date.month();
+  return {start(month), start(month + months(1))};
+}
+
+Status CheckBudget(const Budget& budget) {
+  const auto bad = [](const char* field, std::string why) {
+    return Fail(ErrorKind::kInvalid, "bad_budget", fmt::format("{}: {}", field, why), field);
+  };
+  if (budget.amount < Money{} || !budget.amount.FitsRow())
+    return bad("amount", fmt::format("{} is not within 0 and 9223372036", budget.amount.ToString()));
+  if (budget.thresholds.size() > 10) return bad("thresholds", "at most 10");
+  for (size_t i = 0; i < budget.thresholds.size(); ++i) {
+    const int32_t percent = budget.thresholds[i];
+    if (percent < 1 || percent > 1000 || (i > 0 && percent <= budget.thresholds[i - 1]))
+      return bad("thresholds", "must be whole percents, 1 to 1000, ascending");
+  }
+  return {};
+}
+
+Limiter::Limiter(const Clock& clock, const WallClock& wall, const PriceBooks& books, QuotaDefaults quota)
+    : clock_(clock), wall_(wall), books_(books), quota_defaults_(quota) {}
+
+// ---- rules -------------------------------------------------------------------------------------------
+
+void Limiter::SetLimit(const Limit& limit, int64_t used_today_tokens) {
+  std::lock_guard lock(mutex_);
+  const auto [it, added] = limits_.try_emplace({limit.scope, limit.model});
+  LimitState& state = it->second;
+  Refill(state);
+  const Limit old = std::exchange(state.limit, limit);
+  const Nanoseconds now = clock_.now();
+  // A bucket keeps its level; one that begins, or grows, starts with what is new.
+  const auto adopt = [&](Bucket& bucket, std::optional<int64_t> before, int64_t before_burst,
+                         std::optional<int64_t> after) {
+    const double capacity = after ? Capacity(*after, limit.burst_s) : 0;
+    const double more = capacity - (before && !added ? Capacity(*before, before_burst) : 0);
+    bucket.level = std::min(capacity, bucket.level + std::max(0.0, more));
+    bucket.at = now;
+  };
+  adopt(state.requests, old.requests_per_minute, old.burst_s, limit.requests_per_minute);
+  adopt(state.tokens, old.tokens_per_minute, old.burst_s, limit.tokens_per_minute);
+  if (added) {
+    PeriodEntry(state.day_tokens, DayOf(wall_.unix_ms())) = used_today_tokens;
+    const auto concerns = [&](const AdmissionRequest& r) {
+      const auto scopes = ScopesOf(r.payer);
+      return std::find(scopes.begin(), scopes.end(), limit.scope) != scopes.end() &&
+             (limit.model == "*" || limit.model == r.model);
+    };
+    // What runs already holds its place, and will be taken off again at its end.
+    for (const auto& [id, held] : held_) {
+      if (!concerns(held.request)) continue;
+      ++state.concurrent;
+      PeriodEntry(state.day_tokens, held.day_ms) += held.tokens;
+    }
+  }
+}
+
+bool Limiter::RemoveLimit(const Scope& scope, std::string_view model) {
+  std::lock_guard lock(mutex_);
+  return limits_.erase({scope, std::string(model)}) > 0;
+}
+
+std::vector<Limit> Limiter::limits() const {
+  std::lock_guard lock(mutex_);
+  std::vector<Limit> all;
+  for (const auto& [key, state] : limits_) all.push_back(state.limit);
+  return all;
+}
+
+void Limiter::SetBudget(const Budget& budget, Money spent) {
+  std::lock_guard lock(mutex_);
+  const auto [it, added] = budgets_.try_emplace(budget.id);
+  BudgetEntry& entry = it->second;
+  const bool same_count = !added && entry.budget.scope == budget.scope && entry.budget.period == budget.period;
+  entry.budget = budget;
+  if (same_count) {
+    for (auto& [start, use] : entry.periods) use.told = 0;
+  } else {
+    entry.periods.clear();
+  }
+  const int64_t start = PeriodBounds(budget.period, wall_.unix_ms()).first;
+  BudgetUse& use = PeriodEntry(entry.periods, start);
+  if (!same_count) use.spent = spent;
+  TellBudget(entry, start, use);
+}
+
+bool Limiter::RemoveBudget(std::string_view id) {
+  std::lock_guard lock(mutex_);
+  const auto it = budgets_.find(id);
+  if (it == budgets_.end()) return false;
+  budgets_.erase(it);
+  return true;
+}
+
+std::vector<Limiter::BudgetState> Limiter::budgets() const {
+  std::lock_guard lock(mutex_);
+  std::vector<BudgetState> all;
+  for (const auto& [id, entry] : budgets_) {
+    BudgetState state;
+    state.budget = entry.budget;
+    std::tie(state.from_ms, state.to_ms) = PeriodBounds(entry.budget.period, wall_.unix_ms());
+    if (const auto use = entry.periods.find(state.from_ms); use != entry.periods.end()) {
+      state.spent = use->second.spent;
+      state.reserved = use->second.reserved;
+    }
+    all.push_back(std::move(state));
+  }
+  return all;
+}
+
+void Limiter::SetQuota(const FreeQuota& quota) {
+  std::lock_guard lock(mutex_);
+  QuotaState& state = quotas_[{quota.organisation, quota.model_version}];
+  const bool renewed = state.quota.granted_ms != quota.granted_ms || state.quota.total != quota.total;
+  state.quota = quota;
+  if (renewed) state.told_low = state.told_empty = false;
+}
+
+std::vector<FreeQuota> Limiter::quotas(std::string_view organisation) const {
+  std::lock_guard lock(mutex_);
+  std::vector<FreeQuota> all;
+  for (const auto& [key, state] : quotas_) {
+    if (organisation.empty() || key.first == organisation) all.push_back(state.quota);
+  }
+  return all;
+}
+
+std::optional<FreeQuota> Limiter::FindQuota(std::string_view organisation,
+                                            std::string_view model_version) const {
+  std::lock_guard lock(mutex_);
+  const auto it = quotas_.find({std::string(organisation), std::string(model_version)});
+  if (it == quotas_.end()) return std::nullopt;
+  return it->second.quota;
+}
+
+// ---- what concerns a request -------------------------------------------------------------------------
+
+std::vector<Limiter::LimitState*> Limiter::LimitsFor(const AdmissionRequest& request) {
+  std::vector<LimitState*> found;
+  if (limits_.empty()) return found;
+  for (const Scope& scope : ScopesOf(request.payer)) {
+    for (const std::string& model : {std::string("*"), request.model}) {
+      const auto it = limits_.find({scope, model});
+      if (it == limits_.end()) continue;
+      Refill(it->second);
+      found.push_back(&it->second);
+    }
+  }
+  return found;
+}
+
+std::vector<Limiter::BudgetEntry*> Limiter::BudgetsFor(const Payer& payer) {
+  std::vector<BudgetEntry*> found;
+  if (budgets_.empty()) return found;
+  const auto scopes = ScopesOf(payer);
+  for (auto& [id, entry] : budgets_) {
+    if (std::find(scopes.begin(), scopes.end(), entry.budget.scope) != scopes.end()) found.push_back(&entry);
+  }
+  return found;
+}
+
+// Granted by the first use. nullptr: none (batch work has none; expired; no version to tell models apart).
+Limiter::QuotaState* Limiter::QuotaFor(const AdmissionRequest& request, int64_t now_ms) {
+  if (request.batch || request.model_version.empty()) return nullptr;
+  const std::pair key{request.payer.organisation, request.model_version};
+  auto it = quotas_.find(key);
+  if (it == quotas_.end()) {
+    if (quota_defaults_.tokens <= 0) return nullptr;
+    QuotaState state;
+    state.quota = {.organisation = request.payer.organisation,
+                   .model_version = request.model_version,
+                   .model = request.model,
+                   .total = quota_defaults_.tokens,
+                   .used = 0,
+                   .granted_ms = now_ms,
+                   .expires_ms = now_ms + quota_defaults_.validity_days * kDayMs,
+                   .stop_when_exhausted = quota_defaults_.stop_when_exhausted};
+    new_quotas_.push_back(state.quota);
+    it = quotas_.emplace(key, std::move(state)).first;
+  }
+  return &it->second;
+}
+
+void Limiter::Refill(LimitState& state) {
+  const Nanoseconds now = clock_.now();
+  const auto refill = [&](Bucket& bucket, const std::optional<int64_t>& per_minute) {
+    if (per_minute && now > bucket.at) {
+      const double seconds = static_cast<double>(now - bucket.at) * 1e-9;
+      bucket.level = std::min(Capacity(*per_minute, state.limit.burst_s),
+                              bucket.level + seconds * static_cast<double>(*per_minute) / 60);
+    }
+    bucket.at = std::max(bucket.at, now);
+  };
+  refill(state.requests, state.limit.requests_per_minute);
+  refill(state.tokens, state.limit.tokens_per_minute);
+}
+
+void Limiter::FillRates(const std::vector<LimitState*>& limits, RateState& rates) {
+  const auto tightest = [](std::optional<RateState::Window>& window, const std::optional<int64_t>& per_minute,
+                           const Bucket& bucket, int64_t burst_s) {
+    if (!per_minute) return;
+    const double capacity = Capacity(*per_minute, burst_s);
+    RateState::Window next;
+    next.limit = *per_minute;
+    next.remaining = static_cast<int64_t>(std::max(0.0, std::floor(bucket.level)));
+    next.reset_s = *per_minute > 0 ? (capacity - bucket.level) * 60 / static_cast<double>(*per_minute) : 0;
+    const auto share = [](const RateState::Window& w) {
+      return w.limit > 0 ? static_cast<double>(w.remaining) / static_cast<double>(w.limit) : 0;
+    };
+    if (!window || share(next) < share(*window)) window = next;
+  };
+  for (const LimitState* state : limits) {
+    tightest(rates.requests, state->limit.requests_per_minute, state->requests, state->limit.burst_s);
+    tightest(rates.tokens, state->limit.tokens_per_minute, state->tokens, state->limit.burst_s);
+  }
+}
+
+Error Limiter::Refused(const AdmissionRequest& request, Error error) {
+  const int64_t minute = wall_.unix_ms() / kMinuteMs * kMinuteMs;
+  const Payer& payer = request.payer;
+  const std::pair key{minute, fmt::format("{}\n{}\n{}\n{}\n{}", payer.organisation, payer.workspace, payer.key,
+                                          request.model, error.code)};
+  const auto it = refusals_.find(key);
+  if (it != refusals_.end()) {
+    ++it->second.count;
+  } else if (refusals_.size() < kMaxRefusals) {
+    refusals_.emplace(key, Refusal{minute, payer, request.model, error.code, 1});
+  } else {
+    ++refusals_dropped_;
+  }
+  return error;
+}
+
+// ---- admission ---------------------------------------------------------------------------------------
+
+// The most each choice may put out. A client that named no maximum gets what its limits can ever allow.
+Result<int64_t> Limiter::LowerOutput(const AdmissionRequest& request, const std::vector<LimitState*>& limits) {
+  int64_t output = request.max_output_tokens;
+  for (const LimitState* state : limits) {
+    const Limit& limit = state->limit;
+    if (limit.max_output_tokens && output > *limit.max_output_tokens) {
+      if (!request.may_lower_output || *limit.max_output_tokens == 0) {
+        return Fail(ErrorKind::kInvalid, "max_output_limit_exceeded",
+                    fmt::format("max_tokens is {}, but {} allows {}; lower it, or {}", output, RuleName(limit),
+                                *limit.max_output_tokens, WhomToAsk(limit.scope.kind)),
+                    "max_tokens");
+      }
+      output = *limit.max_output_tokens;
+    }
+    if (limit.context_length && request.prompt_tokens + output > *limit.context_length) {
+      const int64_t room = *limit.context_length - request.prompt_tokens;
+      if (!request.may_lower_output || room < 1) {
+        return Fail(ErrorKind::kInvalid, "context_limit_exceeded",
+                    fmt::format("the prompt has {} tokens and max_tokens is {}, but {} allows a context of {}; "
+                                "shorten it, or {}",
+                                request.prompt_tokens, output, RuleName(limit), *limit.context_length,
+                                WhomToAsk(limit.scope.kind)),
+                    "prompt");
+      }
+      output = room;
+    }
+    if (request.may_lower_output && limit.tokens_per_minute && output > 0) {
+      const auto most = static_cast<int64_t>(Capacity(*limit.tokens_per_minute, limit.burst_s));
+      const int64_t room = (most - request.prompt_tokens) / std::max(1, request.choices);
+      if (room >= 1) output = std::min(output, room);
+    }
+  }
+  return output;
+}
+
+Status Limiter::CheckAll(const std::vector<LimitState*>& limits, int64_t tokens,
+                         bool only_possible) {
+  const int64_t now_ms = wall_.unix_ms();
+  for (LimitState* state : limits) {
+    const Limit& limit = state->limit;
+    if (limit.concurrent_requests && state->concurrent >= *limit.concurrent_requests) {
+      return Fail(Busy("rate_limit_exceeded",
+                       fmt::format("{} requests run already, {} allows {} at a time; wait for one to end, or {}",
+                                   state->concurrent, RuleName(limit), *limit.concurrent_requests,
+                                   WhomToAsk(limit.scope.kind)),
+                       1));
+    }
+    if (limit.requests_per_minute && state->requests.level < 1) {
+      const auto rate = static_cast<double>(*limit.requests_per_minute) / 60;
+      return Fail(Busy("rate_limit_exceeded",
+                       fmt::format("{} allows {} requests a minute and they are used up; try again later, or {}",
+                                   RuleName(limit), *limit.requests_per_minute, WhomToAsk(limit.scope.kind)),
+                       rate > 0 ? (1 - state->requests.level) / rate : 3600));
+    }
+    if (limit.tokens_per_minute) {
+      const double capacity = Capacity(*limit.tokens_per_minute, limit.burst_s);
+      const auto wanted = static_cast<double>(tokens);
+      if (!only_possible && wanted > capacity) {
+        return Fail(ErrorKind::kTooLarge, "request_exceeds_limit",
+                    fmt::format("the prompt and max_tokens make {} tokens, more than {} ever lets through at once "
+                                "({}); shorten them, or {}",
+                                tokens, RuleName(limit), static_cast<int64_t>(capacity),
+                                WhomToAsk(limit.scope.kind)),
+                    "max_tokens");
+      }
+      if (state->tokens.level < wanted) {
+        const auto rate = static_cast<double>(*limit.tokens_per_minute) / 60;
+        return Fail(Busy(
+            "rate_limit_exceeded",
+            fmt::format("{} tokens are wanted (prompt and max_tokens), {} allows {} a minute and has {} left; "
+                        "try again later, ask for fewer, or {}",
+                        tokens, RuleName(limit), *limit.tokens_per_minute,
+                        static_cast<int64_t>(std::max(0.0, state->tokens.level)), WhomToAsk(limit.scope.kind)),
+            rate > 0 ? (wanted - state->tokens.level) / rate : 3600));
+      }
+    }
+    if (limit.tokens_per_day) {
+      const int64_t used = PeriodEntry(state->day_tokens, DayOf(now_ms));
+      if (used + tokens > *limit.tokens_per_day) {
+        return Fail(Busy("quota_exhausted",
+                         fmt::format("{} tokens are wanted, {} allows {} a day (UTC) of which {} are used or "
+                                     "reserved; wait for tomorrow, ask for fewer, or {}",
+                                     tokens, RuleName(limit), *limit.tokens_per_day, used,
+                                     WhomToAsk(limit.scope.kind)),
+                         static_cast<double>(DayOf(now_ms) + kDayMs - now_ms) / 1000));
+      }
+    }
+  }
+  return {};
+}
+
+Status Limiter::Check(const AdmissionRequest& request) {
+  std::lock_guard lock(mutex_);
+  const auto limits = LimitsFor(request);
+  if (auto possible = CheckAll(limits, 1, /*only_possible=*/true); !possible)
+    return Fail(Refused(request, std::move(possible).error()));
+  return {};
+}
+
+Result<Reservation> Limiter::Reserve(const AdmissionRequest& request, RateState* rates) {
+  std::lock_guard lock(mutex_);
+  const int64_t now_ms = wall_.unix_ms();
+  const auto limits = LimitsFor(request);
+  const auto refuse = [&](Error error) {
+    if (rates != nullptr) FillRates(limits, *rates);
+    return Fail(Refused(request, std::move(error)));
+  };
+  Result<int64_t> output = request.embeds ? 0 : LowerOutput(request, limits);
+  if (!output) return refuse(output.error());
+  Held held;
+  held.request = request;
+  held.tokens = request.prompt_tokens + *output * request.choices;
+  held.day_ms = DayOf(now_ms);
+  held.book = books_.At(now_ms);
+  if (auto possible = CheckAll(limits, held.tokens, false); !possible) return refuse(possible.error());
+
+  QuotaState* quota = QuotaFor(request, now_ms);
+  if (quota != nullptr) {
+    const FreeQuota& q = quota->quota;
+    const bool valid = now_ms < q.expires_ms;
+    const int64_t left = valid ? std::max<int64_t>(0, q.total - q.used - quota->reserved) : 0;
+    if (q.stop_when_exhausted && left < held.tokens) {
+      return refuse(Busy(
+          "quota_exhausted",
+          fmt::format("{} tokens are wanted, but the free quota of {} for {} has {} of {} left{}; an admin of "
+                      "the organisation can turn off \"stop when exhausted\" to go on at the price list",
+                      held.tokens, q.organisation, q.model, left, q.total,
+                      valid ? "" : fmt::format(" (it ended on {})", TimeText(q.expires_ms))),
+          3600));
+    }
+    held.quota_tokens = std::min(left, held.tokens);
+  }
+  const PriceRequest most{.organisation = request.payer.organisation,
+                          .model = request.model,
+                          .embeds = request.embeds,
+                          .batch = request.batch,
+                          .status = UsageStatus::kDone,
+                          .tokens = {.prompt = request.prompt_tokens,
+                                     .cached = 0,
+                                     .output = *output * request.choices,
+                                     .reasoning = 0},
+                          .free_tokens = held.quota_tokens};
+  held.cost = PriceOf(*held.book, most).amount;
+  // Reasoning may cost more than other output: the reservation must bound both.
+  PriceRequest reasoning = most;
+  reasoning.tokens.reasoning = reasoning.tokens.output;
+  held.cost = std::max(held.cost, PriceOf(*held.book, reasoning).amount);
+  for (BudgetEntry* entry : BudgetsFor(request.payer)) {
+    const auto [from, to] = PeriodBounds(entry->budget.period, now_ms);
+    const BudgetUse& use = PeriodEntry(entry->periods, from);
+    const Money after = use.spent + use.reserved + held.cost;
+    const bool spent = held.cost > Money{} && after > entry->budget.amount;
+    if (entry->budget.block && spent) {
+      return refuse(Busy(
+          "budget_exhausted",
+          fmt::format("this request may cost {}, but the budget of {} for {} has {} of {} {} left (what runs "
+                      "is reserved); lower max_tokens, or {}",
+                      held.cost.ToString(), PeriodName(entry->budget.period), ScopeText(entry->budget.scope),
+                      std::max(Money{}, entry->budget.amount - use.spent - use.reserved).ToString(),
+                      entry->budget.amount.ToString(), held.book->currency,
+                      WhomToAsk(entry->budget.scope.kind)),
+          static_cast<double>(to - now_ms) / 1000));
+    }
+  }
+
+  // Nothing refuses it: take everything.
+  for (LimitState* state : limits) {
+    if (state->limit.requests_per_minute) state->requests.level -= 1;
+    if (state->limit.tokens_per_minute) state->tokens.level -= static_cast<double>(held.tokens);
+    ++state->concurrent;
+    PeriodEntry(state->day_tokens, held.day_ms) += held.tokens;
+  }
+  if (quota != nullptr) quota->reserved += held.quota_tokens;
+  for (BudgetEntry* entry : BudgetsFor(request.payer)) {
+    const int64_t start = PeriodBounds(entry->budget.period, now_ms).first;
+    PeriodEntry(entry->periods, start).reserved += held.cost;
+    held.budgets.emplace_back(entry->budget.id, start);
+  }
+  Reservation reservation;
+  reservation.id = next_id_++;
+  reservation.max_output_tokens = *output;
+  reservation.book = held.book;
+  FillRates(limits, reservation.rates);
+  if (rates != nullptr) *rates = reservation.rates;
+  held_.emplace(reservation.id, std::move(held));
+  return reservation;
+}
+
+// ---- the end -----------------------------------------------------------------------------------------
+
+Settlement Limiter::Settle(const Reservation& reservation, UsageStatus status, const BillableTokens& tokens) {
+  std::lock_guard lock(mutex_);
+  const auto it = held_.find(reservation.id);
+  CHECK(it != held_.end());
+  const Held held = std::move(it->second);
+  held_.erase(it);
+  for (LimitState* state : LimitsFor(held.request)) {
+    state->concurrent = std::max<int64_t>(0, state->concurrent - 1);
+    const int64_t unused = held.tokens - tokens.total();  // negative only if the engine broke its bound
+    if (state->limit.tokens_per_minute) {
+      state->tokens.level = std::min(Capacity(*state->limit.tokens_per_minute, state->limit.burst_s),
+                                     state->tokens.level + static_cast<double>(unused));
+    }
+    PeriodEntry(state->day_tokens, held.day_ms) -= unused;
+  }
+  if (const auto quota = quotas_.find({held.request.payer.organisation, held.request.model_version});
+      quota != quotas_.end()) {
+    quota->second.reserved = std::max<int64_t>(0, quota->second.reserved - held.quota_tokens);
+  }
+  for (const auto& [id, start] : held.budgets) {
+    const auto entry = budgets_.find(id);
+    if (entry == budgets_.end()) continue;
+    BudgetUse& use = PeriodEntry(entry->second.periods, start);
+    use.reserved = std::max(Money{}, use.reserved - held.cost);
+  }
+  return Spend(held.request, *held.book, status, tokens, wall_.unix_ms());
+}
+
+void Limiter::Release(const Reservation& reservation) {
+  {
+    std::lock_guard lock(mutex_);
+    const auto it = held_.find(reservation.id);
+    CHECK(it != held_.end());
+    for (LimitState* state : LimitsFor(it->second.request)) {
+      if (!state->limit.requests_per_minute) continue;
+      state->requests.level = std::min(Capacity(*state->limit.requests_per_minute, state->limit.burst_s),
+                                       state->requests.level + 1);
+    }
+  }
+  Settle(reservation, UsageStatus::kCancelled, {});
+}
+
+Settlement Limiter::Account(const Payer& payer, const std::string& model, const std::string& model_version,
+                            bool embeds, bool batch, const PriceBook& book, UsageStatus status,
+                            const BillableTokens& tokens) {
+  std::lock_guard lock(mutex_);
+  AdmissionRequest request;
+  request.payer = payer;
+  request.model = model;
+  request.model_version = model_version;
+  request.embeds = embeds;
+  request.batch = batch;
+  return Spend(request, book, status, tokens, wall_.unix_ms());
+}
+
+Settlement Limiter::Spend(const AdmissionRequest& request, const PriceBook& book, UsageStatus status,
+                          const BillableTokens& tokens, int64_t now_ms) {
+  Settlement settlement;
+  PriceRequest price{.organisation = request.payer.organisation,
+                     .model = request.model,
+                     .embeds = request.embeds,
+                     .batch = request.batch,
+                     .status = status,
+                     .tokens = tokens,
+                     .free_tokens = 0};
+  QuotaState* quota = QuotaFor(request, now_ms);
+  const bool waived = PriceOf(book, price).billing == Billing::kWaived;
+  if (quota != nullptr && now_ms < quota->quota.expires_ms && !waived) {
+    settlement.free_tokens =
+        std::clamp<int64_t>(quota->quota.total - quota->quota.used - quota->reserved, 0, tokens.total());
+    quota->quota.used += settlement.free_tokens;
+    TellQuota(*quota);
+  }
+  price.free_tokens = settlement.free_tokens;
+  settlement.priced = PriceOf(book, price);
+  for (BudgetEntry* entry : BudgetsFor(request.payer)) {
+    const int64_t start = PeriodBounds(entry->budget.period, now_ms).first;
+    BudgetUse& use = PeriodEntry(entry->periods, start);
+    use.spent += settlement.priced.amount;
+    TellBudget(*entry, start, use);
+  }
+  return settlement;
+}
+
+void Limiter::TellBudget(BudgetEntry& entry, int64_t period_ms, BudgetUse& use) {
+  for (const int32_t threshold : entry.budget.thresholds) {
+    if (threshold <= use.told || entry.budget.amount == Money{}) continue;
+    if (use.spent.nanos * 100 < entry.budget.amount.nanos * threshold) break;
+    use.told = threshold;
+    if (notices_.size() >= kMaxNotices) continue;
+    notices_.push_back({.kind = Notice::Kind::kBudget,
+                        .organisation = entry.budget.organisation,
+                        .subject = entry.budget.id,
+                        .name = ScopeText(entry.budget.scope),
+                        .period_ms = period_ms,
+                        .threshold = threshold,
+                        .limit = entry.budget.amount.ToString(),
+                        .used = use.spent.ToString()});
+  }
+}
+
+void Limiter::TellQuota(QuotaState& state) {
+  const FreeQuota& quota = state.quota;
+  const int64_t left = quota.total - quota.used;
+  const auto tell = [&](bool& told, int32_t threshold) {
+    if (told || notices_.size() >= kMaxNotices) return;
+    told = true;
+    notices_.push_back({.kind = Notice::Kind::kQuota,
+                        .organisation = quota.organisation,
+                        .subject = quota.model_version,
+                        .name = quota.model,
+                        .period_ms = quota.granted_ms,
+                        .threshold = threshold,
+                        .limit = fmt::to_string(quota.total),
+                        .used = fmt::to_string(quota.used)});
+  };
+  if (left * 5 <= quota.total) tell(state.told_low, 20);
+  if (left <= 0) tell(state.told_empty, 0);
+}
+
+// ---- what is taken out -------------------------------------------------------------------------------
+
+std::vector<Notice> Limiter::TakeNotices() {
+  std::lock_guard lock(mutex_);
+  return std::exchange(notices_, {});
+}
+
+std::vector<FreeQuota> Limiter::TakeNewQuotas() {
+  std::lock_guard lock(mutex_);
+  return std::exchange(new_quotas_, {});
+}
+
+std::vector<Refusal> Limiter::TakeRefusals(bool flush) {
+  std::lock_guard lock(mutex_);
+  const int64_t minute = wall_.unix_ms() / kMinuteMs * kMinuteMs;
+  std::vector<Refusal> taken;
+  std::erase_if(refusals_, [&](auto& entry) {
+    // After a jump back a minute may lie ahead: it has passed as well.
+    if (!flush && entry.first.first == minute) return false;
+    taken.push_back(std::move(entry.second));
+    return true;
+  });
+  return taken;
+}
+
+size_t Limiter::refusals_dropped() const {
+  std::lock_guard lock(mutex_);
+  return refusals_dropped_;
+}
+
+}  // namespace tidepool::platform

@@ -1,0 +1,254 @@
+// What may start: limits, free quotas and budgets of all scopes, looked at and reserved in one step.
+//
+// A request reserves its prompt and the most it may put out against every rule that concerns it (organisation,
+// workspace, key; its model or all models); either all take it or none does. At its end the reservation is
+// settled: what was not used goes back. So a quota for ten requests admits ten of two hundred that come at
+// once, whatever they then use.
+//
+// Rates are token buckets over a monotonic clock: capacity = rate * burst_s / 60, full at first, refilled at
+// rate / 60 a second; setting the wall clock does not touch them. Days and months are UTC, counted by period,
+// so that a clock that jumps ahead and comes back finds the counts it left.
+//
+// Everything is in memory under one mutex (a few map look-ups a request); rows in the store are the only
+// durable truth, and Use() of a new rule starts from them. Threads: any.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "base/wall_clock.h"
+#include "platform/ledger/money.h"
+#include "platform/ledger/price_book.h"
+#include "platform/ledger/usage_row.h"
+
+namespace tidepool::platform {
+
+enum class ScopeKind : uint8_t { kOrganisation, kWorkspace, kKey };
+struct Scope {
+  ScopeKind kind = ScopeKind::kOrganisation;
+  std::string id;
+  friend auto operator<=>(const Scope&, const Scope&) = default;
+};
+std::string_view ScopeKindName(ScopeKind kind);
+std::string ScopeText(const Scope& scope);                // "workspace:ws-1"
+Result<Scope> ParseScope(std::string_view text);          // kInvalid "bad_scope"
+std::array<Scope, 3> ScopesOf(const Payer& payer);        // organisation, workspace, key
+
+// An absent number is no limit; zero forbids.
+struct Limit {
+  Scope scope;
+  std::string organisation = {};  // that the scope belongs to
+  std::string model = "*";  // a stored model's id, or all models together
+  std::optional<int64_t> requests_per_minute = {}, tokens_per_minute = {}, tokens_per_day = {};
+  std::optional<int64_t> concurrent_requests = {}, context_length = {}, max_output_tokens = {};
+  int64_t burst_s = 60;  // 1..3600: how many seconds' worth may come at once
+};
+Status CheckLimit(const Limit& limit);  // kInvalid names the field
+
+struct FreeQuota {
+  std::string organisation, model_version;  // content hash: other names of the same model share it
+  std::string model;                        // the name it was first used under, for people
+  int64_t total = 0, used = 0;
+  int64_t granted_ms = 0, expires_ms = 0;
+  bool stop_when_exhausted = false;
+};
+
+enum class Period : uint8_t { kDay, kMonth };
+std::string_view PeriodName(Period period);
+Result<Period> ParsePeriod(std::string_view text);
+// UTC: [first, second) in Unix milliseconds.
+std::pair<int64_t, int64_t> PeriodBounds(Period period, int64_t at_ms);
+
+struct Budget {
+  std::string id;  // "bud-..."
+  Scope scope;
+  std::string organisation = {};  // that the scope belongs to, and that is told
+  Period period = Period::kMonth;
+  Money amount = {};
+  std::vector<int32_t> thresholds = {50, 80, 100};  // percent, ascending, at which its owner is told
+  bool block = true;                                // refuse what could go beyond; else only tell
+};
+Status CheckBudget(const Budget& budget);
+
+// Something an organisation is told once.
+struct Notice {
+  enum class Kind : uint8_t { kBudget, kQuota } kind = Kind::kBudget;
+  std::string organisation;
+  std::string subject;      // budget id, or model version
+  std::string name;         // scope text, or the model's name
+  int64_t period_ms = 0;    // start of the budget's period, or when the quota was granted
+  int32_t threshold = 0;    // budget: percent spent; quota: percent left (20, 0)
+  std::string limit, used;  // amounts or tokens
+};
+
+struct QuotaDefaults {
+  int64_t tokens = 1'000'000;
+  int64_t validity_days = 90;
+  bool stop_when_exhausted = false;
+};
+
+struct AdmissionRequest {
+  Payer payer;
+  std::string model, model_version;
+  bool embeds = false, batch = false;
+  int64_t prompt_tokens = 0;
+  int64_t max_output_tokens = 0;  // of each choice
+  bool may_lower_output = false;  // its client named no maximum: limits may lower it
+  int32_t choices = 1;
+};
+
+// What x-ratelimit-* headers say: of the rule with the least left, in share.
+struct RateState {
+  struct Window {
+    int64_t limit = 0, remaining = 0;
+    double reset_s = 0;  // until it is full again
+  };
+  std::optional<Window> requests, tokens;
+};
+
+// What one request holds. Settle it exactly once.
+struct Reservation {
+  uint64_t id = 0;
+  int64_t max_output_tokens = 0;  // of each choice, after limits
+  std::shared_ptr<const PriceBook> book;
+  RateState rates;
+};
+
+struct Settlement {
+  int64_t free_tokens = 0;
+  PricedAmount priced;
+};
+
+struct Refusal {  // counted by minute, not stored one by one
+  int64_t minute_ms = 0;
+  Payer payer;
+  std::string model, code;
+  int64_t count = 0;
+};
+
+class Limiter {
+ public:
+  // How much of a rule has been used already, from the store's rows.
+  struct Used {
+    int64_t tokens = 0;
+    Money amount;
+  };
+  Limiter(const Clock& clock, const WallClock& wall, const PriceBooks& books, QuotaDefaults quota);
+
+  // Rules are replaced whole; the counters of one that stays are kept. `used_today` / `spent`: what rows of the
+  // running period say, for rules that are new.
+  void SetLimit(const Limit& limit, int64_t used_today_tokens);
+  bool RemoveLimit(const Scope& scope, std::string_view model);
+  std::vector<Limit> limits() const;
+  void SetBudget(const Budget& budget, Money spent);
+  bool RemoveBudget(std::string_view id);
+  struct BudgetState {
+    Budget budget;
+    Money spent, reserved;
+    int64_t from_ms = 0, to_ms = 0;
+  };
+  std::vector<BudgetState> budgets() const;
+  void SetQuota(const FreeQuota& quota);  // `used` included
+  std::vector<FreeQuota> quotas(std::string_view organisation) const;  // "": all
+  std::optional<FreeQuota> FindQuota(std::string_view organisation, std::string_view model_version) const;
+
+  // Refusals that need no token count: whether a request of this payer could start at all now. Nothing is
+  // reserved.
+  Status Check(const AdmissionRequest& request);
+  // kOverloaded with retry_after_s: "rate_limit_exceeded" (requests or tokens a minute, concurrent requests),
+  // "quota_exhausted" (tokens a day, free quota with the stop switch), "budget_exhausted"; kInvalid or
+  // kTooLarge "context_limit_exceeded", "max_output_limit_exceeded", "request_exceeds_limit" where waiting
+  // would not help. Messages name the rule and whom to ask. `rates`, if given, is filled in any case.
+  Result<Reservation> Reserve(const AdmissionRequest& request, RateState* rates = nullptr);
+  // Gives back what was not used and prices the rest.
+  Settlement Settle(const Reservation& reservation, UsageStatus status, const BillableTokens& tokens);
+  // A request that never began: everything goes back, its place in the rate of requests too.
+  void Release(const Reservation& reservation);
+  // A row that came about without a reservation (recovered after a crash).
+  Settlement Account(const Payer& payer, const std::string& model, const std::string& model_version,
+                     bool embeds, bool batch, const PriceBook& book, UsageStatus status,
+                     const BillableTokens& tokens);
+
+  // New since the last call.
+  std::vector<Notice> TakeNotices();
+  std::vector<FreeQuota> TakeNewQuotas();  // granted by first use: to be stored
+  // Whole minutes that have passed (all of them with `flush`).
+  std::vector<Refusal> TakeRefusals(bool flush = false);
+  size_t refusals_dropped() const;  // beyond kMaxRefusals different ones a minute
+
+ private:
+  struct Bucket {
+    double level = 0;
+    Nanoseconds at = 0;
+  };
+  struct LimitState {
+    Limit limit;
+    Bucket requests, tokens;
+    int64_t concurrent = 0;
+    std::map<int64_t, int64_t> day_tokens;  // start of day -> used and reserved
+  };
+  struct QuotaState {
+    FreeQuota quota;
+    int64_t reserved = 0;
+    bool told_low = false, told_empty = false;
+  };
+  struct BudgetUse {
+    Money spent, reserved;
+    int32_t told = 0;  // highest threshold
+  };
+  struct BudgetEntry {
+    Budget budget;
+    std::map<int64_t, BudgetUse> periods;  // by start
+  };
+  struct Held {
+    AdmissionRequest request;
+    int64_t tokens = 0;  // prompt and all output
+    int64_t day_ms = 0;
+    Money cost;
+    int64_t quota_tokens = 0;
+    std::shared_ptr<const PriceBook> book;
+    std::vector<std::pair<std::string, int64_t>> budgets;  // id, period
+  };
+
+  using LimitKey = std::pair<Scope, std::string>;
+  std::vector<LimitState*> LimitsFor(const AdmissionRequest& request);
+  std::vector<BudgetEntry*> BudgetsFor(const Payer& payer);
+  QuotaState* QuotaFor(const AdmissionRequest& request, int64_t now_ms);
+  void Refill(LimitState& state);
+  void FillRates(const std::vector<LimitState*>& limits, RateState& rates);
+  Error Refused(const AdmissionRequest& request, Error error);
+  Result<int64_t> LowerOutput(const AdmissionRequest& request, const std::vector<LimitState*>& limits);
+  Status CheckAll(const std::vector<LimitState*>& limits, int64_t tokens,
+                  bool only_possible);
+  Settlement Spend(const AdmissionRequest& request, const PriceBook& book, UsageStatus status,
+                   const BillableTokens& tokens, int64_t now_ms);
+  void TellBudget(BudgetEntry& entry, int64_t period_ms, BudgetUse& use);
+  void TellQuota(QuotaState& state);
+
+  const Clock& clock_;
+  const WallClock& wall_;
+  const PriceBooks& books_;
+  const QuotaDefaults quota_defaults_;
+
+  mutable std::mutex mutex_;
+  std::map<LimitKey, LimitState> limits_;
+  std::map<std::string, BudgetEntry, std::less<>> budgets_;
+  std::map<std::pair<std::string, std::string>, QuotaState> quotas_;
+  std::map<uint64_t, Held> held_;
+  uint64_t next_id_ = 1;
+  std::vector<Notice> notices_;
+  std::vector<FreeQuota> new_quotas_;
+  std::map<std::pair<int64_t, std::string>, Refusal> refusals_;
+  size_t refusals_dropped_ = 0;
+};
+
+}  // namespace tidepool::platform

@@ -1,0 +1,274 @@
+#include <fmt/format.h>
+#include <libpq-fe.h>
+
+#include <charconv>
+#include <cstdlib>
+#include <unordered_map>
+
+#include "platform/store/connection.h"
+
+namespace tidepool::store {
+namespace {
+
+// Types of PostgreSQL's catalogue (pg_type.dat); fixed numbers of its protocol.
+constexpr Oid kBool = 16, kBytea = 17, kInt8 = 20, kInt2 = 21, kInt4 = 23, kTextType = 25, kFloat4 = 700,
+              kFloat8 = 701;
+constexpr size_t kKeptPostgresStatements = 256;
+
+struct ResultCloser {
+  void operator()(PGresult* result) const { PQclear(result); }
+};
+using PgResult = std::unique_ptr<PGresult, ResultCloser>;
+
+std::string OneLine(const char* text) {
+  std::string out = text == nullptr ? "" : text;
+  while (!out.empty() && (out.back() == '\n' || out.back() == ' ')) out.pop_back();
+  for (char& c : out) {
+    if (c == '\n') c = ' ';
+  }
+  return out;
+}
+
+class PostgresConnection final : public Connection {
+ public:
+  PostgresConnection(std::string settings, double timeout_s)
+      : settings_(std::move(settings)), timeout_s_(timeout_s) {}
+  ~PostgresConnection() override { PQfinish(handle_); }
+  PostgresConnection(const PostgresConnection&) = delete;
+  PostgresConnection& operator=(const PostgresConnection&) = delete;
+
+  Status Ensure() override {
+    if (handle_ != nullptr && PQstatus(handle_) == CONNECTION_OK) return {};
+    PQfinish(handle_);
+    prepared_.clear();
+    const std::string timeout = fmt::format("{:.0f}", std::max(2.0, timeout_s_));
+    // client_encoding: text is UTF-8 whatever the environment says.
+    const char* names[] = {"dbname", "connect_timeout", "client_encoding", "application_name", nullptr};
+    const char* values[] = {settings_.c_str(), timeout.c_str(), "UTF8", "tidepool", nullptr};
+    handle_ = PQconnectdbParams(names, values, /*expand_dbname=*/1);
+    if (PQstatus(handle_) != CONNECTION_OK) return Lost();
+    PQsetNoticeProcessor(handle_, [](void*, const char*) {}, nullptr);
+    return Run("SET synchronous_commit = on; SET standard_conforming_strings = on; SET bytea_output = 'hex'");
+  }
+
+  Result<Rows> Query(std::string_view sql, const std::vector<Value>& values) override {
+    TP_ASSIGN(const PgResult result, Ask(sql, values));
+    const int count = PQntuples(result.get());
+    if (static_cast<size_t>(count) > kMaxRows) {
+      return Fail(ErrorKind::kTooLarge, "store_too_many_rows", fmt::format("more than {} rows", kMaxRows));
+    }
+    Rows rows;
+    rows.reserve(static_cast<size_t>(count));
+    for (int i = 0; i < count; ++i) rows.push_back(RowOf(result.get(), i));
+    return rows;
+  }
+
+  Status Each(std::string_view sql, const std::vector<Value>& values,
+              const std::function<bool(const Row&)>& take) override {
+    TP_ASSIGN(const std::string name, Prepared(sql, values));
+    const Bound bound(values);
+    if (PQsendQueryPrepared(handle_, name.c_str(), bound.count(), bound.values.data(), bound.lengths.data(),
+                            bound.formats.data(), 0) == 0) {
+      return Lost();
+    }
+    PQsetSingleRowMode(handle_);
+    Status status;
+    bool taking = true;
+    while (PgResult result{PQgetResult(handle_)}) {
+      const ExecStatusType kind = PQresultStatus(result.get());
+      if (kind == PGRES_SINGLE_TUPLE) {
+        if (taking && !take(RowOf(result.get(), 0))) {
+          taking = false;
+          Cancel();
+        }
+      } else if (kind != PGRES_TUPLES_OK && kind != PGRES_COMMAND_OK && taking && status) {
+        status = ErrorOf(result.get());
+      }
+    }
+    // A statement that was cut off leaves the transaction failed; only reads do that, and they end anyway.
+    return status;
+  }
+
+  Result<int64_t> Execute(std::string_view sql, const std::vector<Value>& values) override {
+    TP_ASSIGN(const PgResult result, Ask(sql, values));
+    const char* text = PQcmdTuples(result.get());
+    int64_t count = 0;
+    std::from_chars(text, text + std::char_traits<char>::length(text), count);
+    return count;
+  }
+
+  Status Run(const std::string& statements) override {
+    const PgResult result(PQexec(handle_, statements.c_str()));
+    const ExecStatusType kind = PQresultStatus(result.get());
+    if (kind != PGRES_COMMAND_OK && kind != PGRES_TUPLES_OK) return ErrorOf(result.get());
+    return {};
+  }
+
+  Status Begin(bool write) override {
+    return Run(write ? "BEGIN" : "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+  }
+  bool InTransaction() const override {
+    const PGTransactionStatusType status = PQtransactionStatus(handle_);
+    return status == PQTRANS_INTRANS || status == PQTRANS_INERROR;
+  }
+
+  Status Backup(const std::filesystem::path&) override {
+    return Fail(ErrorKind::kInvalid, "backup_not_here",
+                "The store is PostgreSQL: back it up with its own tools (pg_dump, or base backups with WAL "
+                "archiving), and the key file beside it.");
+  }
+
+  std::string Describe() const override {
+    const auto text = [](const char* value) { return std::string(value == nullptr ? "" : value); };
+    return fmt::format("PostgreSQL {}, {}@{}:{}/{}", PQserverVersion(handle_) / 10000, text(PQuser(handle_)),
+                       text(PQhost(handle_)), text(PQport(handle_)), text(PQdb(handle_)));
+  }
+
+ private:
+  struct Bound {
+    explicit Bound(const std::vector<Value>& given) {
+      for (const Value& value : given) {
+        if (const int64_t* number = value.integer()) {
+          texts.push_back(fmt::to_string(*number));
+        } else if (const double* real = value.number()) {
+          texts.push_back(fmt::format("{}", *real));
+        } else if (const std::string* text = value.text()) {
+          texts.push_back(*text);
+        } else if (const Blob* blob = value.blob()) {
+          texts.push_back(blob->bytes);
+        } else {
+          texts.emplace_back();
+        }
+      }
+      for (size_t i = 0; i < given.size(); ++i) {
+        values.push_back(given[i].is_null() ? nullptr : texts[i].c_str());
+        lengths.push_back(static_cast<int>(texts[i].size()));
+        formats.push_back(given[i].blob() != nullptr ? 1 : 0);
+      }
+    }
+    int count() const { return static_cast<int>(values.size()); }
+    std::vector<std::string> texts;
+    std::vector<const char*> values;
+    std::vector<int> lengths, formats;
+  };
+
+  void Cancel() {
+    PGcancel* cancel = PQgetCancel(handle_);
+    char buffer[256];
+    if (cancel != nullptr) PQcancel(cancel, buffer, sizeof buffer);
+    PQfreeCancel(cancel);
+  }
+
+  tl::unexpected<Error> Lost() const {
+    return Fail(Error{ErrorKind::kUnavailable, "store_unavailable",
+                      fmt::format("PostgreSQL cannot be reached: {}. It is tried again by the next request.",
+                                  OneLine(handle_ == nullptr ? "out of memory" : PQerrorMessage(handle_))),
+                      "", 5});
+  }
+
+  tl::unexpected<Error> ErrorOf(const PGresult* result) const {
+    if (PQstatus(handle_) != CONNECTION_OK) return Lost();
+    const char* field = result == nullptr ? nullptr : PQresultErrorField(result, PG_DIAG_SQLSTATE);
+    const std::string state = field == nullptr ? "" : field;
+    if (state.empty()) return Lost();  // it did not come from the server
+    const std::string message =
+        OneLine(result == nullptr ? PQerrorMessage(handle_) : PQresultErrorMessage(result));
+    if (state.starts_with("23")) return Fail(ErrorKind::kConflict, "store_conflict", message);
+    if (state == "53100") {
+      return Fail(Error{ErrorKind::kUnavailable, "store_full",
+                        fmt::format("The store (PostgreSQL) has no room left: {}", message), "", 30});
+    }
+    // Connections, resources, shutdown, crash, read only (a standby), serialisation and deadlock.
+    if (state.starts_with("08") || state.starts_with("53") || state.starts_with("57") ||
+        state.starts_with("58") || state == "25006" || state.starts_with("40")) {
+      return Fail(
+          Error{ErrorKind::kUnavailable, "store_unavailable", fmt::format("PostgreSQL: {}", message), "", 5});
+    }
+    if (state.starts_with("XX")) return Fail(ErrorKind::kCorrupt, "store_corrupt", message);
+    return Fail(ErrorKind::kInternal, "store_error", fmt::format("PostgreSQL: {} ({})", message, state));
+  }
+
+  Result<std::string> Prepared(std::string_view sql, const std::vector<Value>& values) {
+    TP_TRY(CheckValues(values));
+    std::vector<Oid> types;
+    std::string id(sql);
+    for (const Value& value : values) {
+      types.push_back(value.integer() != nullptr  ? kInt8
+                      : value.number() != nullptr ? kFloat8
+                      : value.blob() != nullptr   ? kBytea
+                      : value.text() != nullptr   ? kTextType
+                                                  : 0);
+      id += fmt::format("\n{}", types.back());
+    }
+    const auto found = prepared_.find(id);
+    if (found != prepared_.end()) return found->second;
+    if (prepared_.size() >= kKeptPostgresStatements) {
+      TP_TRY(Run("DEALLOCATE ALL"));
+      prepared_.clear();
+    }
+    const std::string name = fmt::format("s{}", ++last_statement_);
+    const PgResult result(PQprepare(handle_, name.c_str(), std::string(sql).c_str(),
+                                    static_cast<int>(types.size()), types.data()));
+    if (PQresultStatus(result.get()) != PGRES_COMMAND_OK) return ErrorOf(result.get());
+    prepared_.emplace(std::move(id), name);
+    return name;
+  }
+
+  Result<PgResult> Ask(std::string_view sql, const std::vector<Value>& values) {
+    TP_ASSIGN(const std::string name, Prepared(sql, values));
+    const Bound bound(values);
+    PgResult result(PQexecPrepared(handle_, name.c_str(), bound.count(), bound.values.data(),
+                                   bound.lengths.data(), bound.formats.data(), 0));
+    const ExecStatusType kind = PQresultStatus(result.get());
+    if (kind != PGRES_COMMAND_OK && kind != PGRES_TUPLES_OK) return ErrorOf(result.get());
+    return result;
+  }
+
+  static Row RowOf(PGresult* result, int row) {
+    const int columns = PQnfields(result);
+    std::vector<Value> values;
+    values.reserve(static_cast<size_t>(columns));
+    for (int i = 0; i < columns; ++i) {
+      if (PQgetisnull(result, row, i) != 0) {
+        values.emplace_back();
+        continue;
+      }
+      const char* text = PQgetvalue(result, row, i);
+      const auto size = static_cast<size_t>(PQgetlength(result, row, i));
+      switch (PQftype(result, i)) {
+        case kInt2:
+        case kInt4:
+        case kInt8: values.emplace_back(int64_t{std::strtoll(text, nullptr, 10)}); break;
+        case kBool: values.emplace_back(int64_t{*text == 't'}); break;
+        case kFloat4:
+        case kFloat8: values.emplace_back(std::strtod(text, nullptr)); break;
+        case kBytea: {
+          size_t length = 0;
+          unsigned char* bytes = PQunescapeBytea(reinterpret_cast<const unsigned char*>(text), &length);
+          values.emplace_back(
+              Blob{bytes == nullptr ? "" : std::string(reinterpret_cast<char*>(bytes), length)});
+          PQfreemem(bytes);
+          break;
+        }
+        default: values.emplace_back(std::string(text, size));
+      }
+    }
+    return Row(std::move(values));
+  }
+
+  const std::string settings_;
+  const double timeout_s_;
+  PGconn* handle_ = nullptr;
+  std::unordered_map<std::string, std::string> prepared_;  // statement and types -> name
+  int64_t last_statement_ = 0;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Connection>> OpenPostgresql(const DatabaseOptions& options, bool) {
+  auto connection = std::make_unique<PostgresConnection>(options.postgresql, options.connect_timeout_s);
+  TP_TRY(connection->Ensure());
+  return std::unique_ptr<Connection>(std::move(connection));
+}
+
+}  // namespace tidepool::store
