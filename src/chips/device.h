@@ -427,8 +427,9 @@ struct SimulatedDeviceOptions {
   uint64_t memory_bytes = uint64_t{1} << 30;
   double step_base_s = 0;       // seconds per step
   double step_per_token_s = 0;  // plus seconds per token in it
-  // Where the device keeps its own count of what it computed, by tag (models read tags from prompts): the truth
-  // that meters are compared with. A mapped file, so that it outlives a process that is killed. Empty: none.
+  // Where the device keeps its own count of what it computed, by tag (models read tags from prompts): the
+  // truth that meters are compared with. A mapped file, so that it outlives a process that is killed. Empty:
+  // none.
   std::string tally_file;
 };
 // One entry of that file, at tag * sizeof(TallyEntry).

@@ -295,7 +295,8 @@ void AddMoney(CLI::App& root, MoneyOptions& o, std::vector<Entry>& entries) {
     return app;
   };
   CLI::App* usage = add("usage", "Tokens, device time and amounts", ShowUsage);
-  usage->add_option("--by", o.group_by, "model, key, member, workspace, organisation, endpoint, status or day");
+  usage->add_option("--by", o.group_by,
+                    "model, key, member, workspace, organisation, endpoint, status or day");
   usage->add_option("--from", o.from, "2026-11-01, with a time, or seconds since 1970");
   usage->add_option("--to", o.to, "Exclusive");
   usage->add_option("--organisation", o.organisation);

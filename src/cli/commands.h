@@ -108,11 +108,12 @@ Status Plan(Session& session, const StudyOptions& options);
 
 // Usage and money; empty and unset values are left out.
 struct MoneyOptions {
-  std::string group_by, from, to, month, organisation, workspace, key, model, file, scope, amount, period, remove;
+  std::string group_by, from, to, month, organisation, workspace, key, model, file, scope, amount, period,
+      remove;
   bool dry_run = false, flag = false;
   std::optional<bool> stop, block;  // as --stop, --go-on and --block, --tell say
-  std::optional<int64_t> total, requests_per_minute, tokens_per_minute, tokens_per_day, concurrent, context_length,
-      max_output_tokens, burst_s;
+  std::optional<int64_t> total, requests_per_minute, tokens_per_minute, tokens_per_day, concurrent,
+      context_length, max_output_tokens, burst_s;
 };
 Status ShowUsage(Session& session, const MoneyOptions& options);
 Status ShowBill(Session& session, const MoneyOptions& options);

@@ -7,9 +7,9 @@
 
 #include "base/ids.h"
 #include "base/log.h"
-#include "platform/conversations/conversations.h"
 #include "platform/accounts/home.h"
 #include "platform/accounts/schema.h"
+#include "platform/conversations/conversations.h"
 #include "platform/ledger/ledger_store.h"
 
 namespace tidepool::server {

@@ -289,16 +289,16 @@ Result<platform::AccountingOptions> MakeAccountingOptions(const Settings& s) {
 Status BuildAccounting(const Settings& settings, Pool& pool) {
   TP_ASSIGN(platform::AccountingOptions options, MakeAccountingOptions(settings));
   platform::Audit& audit = *pool.store.audit;
-  options.audit = [&audit](store::Session& session, const platform::AuditActor& actor, std::string_view action,
-                           std::string_view object, const nlohmann::ordered_json& before,
-                           const nlohmann::ordered_json& after) {
+  options.audit = [&audit](store::Session& session, const platform::AuditActor& actor,
+                           std::string_view action, std::string_view object,
+                           const nlohmann::ordered_json& before, const nlohmann::ordered_json& after) {
     return audit.Append(session, actor, action, object, before, after);
   };
   const platform::KeyFile& keys = *pool.store.keys;
   options.seal = [&keys](const std::string& secret) { return platform::HexOf(keys.Seal(secret)); };
   options.unseal = [&keys](const std::string& sealed) { return keys.Unseal(platform::BytesOfHex(sealed)); };
-  TP_ASSIGN(pool.accounting, platform::Accounting::Open(*pool.store.database, pool.clock, pool.wall_clock, pool.metrics,
-                                                        std::move(options)));
+  TP_ASSIGN(pool.accounting, platform::Accounting::Open(*pool.store.database, pool.clock, pool.wall_clock,
+                                                        pool.metrics, std::move(options)));
   return {};
 }
 
@@ -365,8 +365,8 @@ Status BuildPool(const Settings& settings, Pool& pool) {
     TP_TRY(pool.inference->AddScripted(*pool.simulated, "scripted",
                                        static_cast<int32_t>(settings.simulated.context_length)));
   }
-  TP_ASSIGN(pool.conversations, platform::Conversations::Open(*pool.store.database, *pool.inference, pool.clock,
-                                                              pool.wall_clock, pool.metrics));
+  TP_ASSIGN(pool.conversations, platform::Conversations::Open(*pool.store.database, *pool.inference,
+                                                              pool.clock, pool.wall_clock, pool.metrics));
   return {};
 }
 

@@ -72,7 +72,8 @@ void EngineImpl::FinishEmbedding(Sequence& ending, FinishReason reason, Error er
   }
   FinishEvent times;
   FillTimes(*sequence, 0, clock_.now(), times);
-  if (FinishEvent& longest = task->times; times.queue_s + times.prefill_s >= longest.queue_s + longest.prefill_s) {
+  if (FinishEvent& longest = task->times;
+      times.queue_s + times.prefill_s >= longest.queue_s + longest.prefill_s) {
     times.device_s = longest.device_s;  // the sum
     longest = times;
   }

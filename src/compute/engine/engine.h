@@ -137,7 +137,7 @@ struct GenerateRequest {
   SamplingParams sampling;
   text::ReasoningFormat reasoning;
   Constraint constraint{};
-  std::vector<std::string> visible_tags{};  // control tokens that are text of the answer: "<tool_call>"
+  std::vector<std::string> visible_tags{};   // control tokens that are text of the answer: "<tool_call>"
   std::string workspace;                     // prefix reuse stays within one
   std::string account;                       // opaque path, for fair share: "organisation/workspace/key"
   std::vector<double> account_weights = {};  // one a level of the path; missing: 1
@@ -154,8 +154,8 @@ struct EmbedRequest {
   std::string workspace, account;
   std::vector<double> account_weights = {};
   std::function<void(Result<std::vector<std::vector<float>>>)> done;  // engine thread
-  // For meters, engine thread: as GenerateSink::OnComputed, of all inputs together; and the times, just before
-  // `done` (of the input that took longest). Either may be empty.
+  // For meters, engine thread: as GenerateSink::OnComputed, of all inputs together; and the times, just
+  // before `done` (of the input that took longest). Either may be empty.
   std::function<void(const Usage& so_far, double device_s)> computed;
   std::function<void(const FinishEvent&)> finished;
 };

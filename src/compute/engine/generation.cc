@@ -313,9 +313,10 @@ void EngineImpl::FillTimes(const Sequence& sequence, Nanoseconds first_at, Nanos
   event.queue_s = Seconds(sequence.submitted_at, admitted_at);
   event.prefill_s = Seconds(admitted_at, first_at);
   event.decode_s = Seconds(first_at, now);
-  const Nanoseconds load = sequence.stepped           ? sequence.load_waited
-                           : sequence.model != nullptr ? sequence.model->LoadTime(now) - sequence.load_at_arrival
-                                                       : 0;
+  const Nanoseconds load = sequence.stepped ? sequence.load_waited
+                           : sequence.model != nullptr
+                               ? sequence.model->LoadTime(now) - sequence.load_at_arrival
+                               : 0;
   event.load_s = std::min(event.queue_s, static_cast<double>(load) * 1e-9);
   event.stall_s =
       std::max(0.0, event.prefill_s + event.decode_s - static_cast<double>(sequence.in_steps) * 1e-9);

@@ -250,8 +250,8 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
 }
 
 // Before the step's tokens are told: what a meter has seen is never less than what its client has.
-void EngineImpl::CountComputed(Sequence& sequence, int32_t tokens, int32_t step_tokens, Nanoseconds started_at,
-                               Nanoseconds now) {
+void EngineImpl::CountComputed(Sequence& sequence, int32_t tokens, int32_t step_tokens,
+                               Nanoseconds started_at, Nanoseconds now) {
   if (!sequence.stepped) {
     sequence.stepped = true;
     sequence.load_waited = sequence.model->LoadTime(started_at) - sequence.load_at_arrival;

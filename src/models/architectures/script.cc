@@ -67,7 +67,17 @@ Exchange FindExchange(const TokenHistory& history) {
 
 // ---- directives ------------------------------------------------------------------------------------
 
-enum class Verb : uint8_t { kNone, kSay, kThink, kRepeat, kTokens, kStallMs, kStallAfter, kFailAfter, kCount };
+enum class Verb : uint8_t {
+  kNone,
+  kSay,
+  kThink,
+  kRepeat,
+  kTokens,
+  kStallMs,
+  kStallAfter,
+  kFailAfter,
+  kCount
+};
 
 struct Directive {
   Verb verb = Verb::kNone;

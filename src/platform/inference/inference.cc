@@ -65,7 +65,8 @@ class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
     if (meter_ != nullptr) {
       request.computed = [self](const compute::Usage& so_far, double device_s) {
         const auto micros = static_cast<int64_t>(device_s * 1e6);
-        self->meter_->Count({.prompt = so_far.prompt_tokens - self->told_tokens_}, micros - self->told_device_us_);
+        self->meter_->Count({.prompt = so_far.prompt_tokens - self->told_tokens_},
+                            micros - self->told_device_us_);
         self->told_tokens_ = so_far.prompt_tokens;
         self->told_device_us_ = micros;
       };
@@ -98,7 +99,7 @@ class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
     const std::shared_ptr<Meter> meter = std::move(meter_);
     if (meter == nullptr) return done_(std::move(reply));
     if (reply) reply->rates = meter->rates();
-    const UsageStatus status = reply                                                   ? UsageStatus::kDone
+    const UsageStatus status = reply                                                 ? UsageStatus::kDone
                                : finish_.reason == compute::FinishReason::kCancelled ? UsageStatus::kCancelled
                                                                                      : UsageStatus::kError;
     const std::string code = status == UsageStatus::kError ? reply.error().code : std::string();
@@ -323,7 +324,8 @@ class InferenceImpl final : public Inference {
   Result<std::shared_ptr<Generation>> Chat(ChatRequest request, std::shared_ptr<ChatSink> sink) override {
     TP_ASSIGN(const StoredModel model, deployments_.Resolve(request.model));
     if (!model.generates) return Fail(CannotGenerate(model.id));
-    const MeteredCall call = CallOf(request, "chat.completions", model, request.sampling.max_tokens.has_value());
+    const MeteredCall call =
+        CallOf(request, "chat.completions", model, request.sampling.max_tokens.has_value());
     ApplyDefaultMaxTokens(request.sampling);
     const auto shared = std::make_shared<const ChatRequest>(std::move(request));
     return Begin(
@@ -470,7 +472,8 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Begin(const StoredModel& mode
     sink->OnRates(refused);
     return Fail(std::move(admissible).error());
   }
-  const Planner planner = [this, plan, call](const ReadyModel& ready, RunningGeneration& request) -> PlanResult {
+  const Planner planner = [this, plan, call](const ReadyModel& ready,
+                                             RunningGeneration& request) -> PlanResult {
     TP_ASSIGN(std::vector<ChoicePlan> choices, plan(ready));
     if (options_.ledger == nullptr) return choices;
     RateState rates;
@@ -516,7 +519,8 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Embed(EmbeddingRequest reques
       AdmissionRequest admission = AdmissionOf(call);
       admission.embeds = true;
       for (const auto& input : plan.inputs) admission.prompt_tokens += static_cast<int64_t>(input.size());
-      TP_ASSIGN(std::shared_ptr<Meter> meter, options_.ledger->Admit(admission, call.request_id, call.endpoint));
+      TP_ASSIGN(std::shared_ptr<Meter> meter,
+                options_.ledger->Admit(admission, call.request_id, call.endpoint));
       running->SetMeter(std::move(meter));
     }
     const Status started = running->Start(ready, std::move(plan));

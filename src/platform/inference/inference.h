@@ -116,8 +116,8 @@ struct ToolCallDelta {
 };
 
 // Receives the choices of one request. `choice` counts prompts first, then n: prompt p, sample s -> p * n +
-// s. Engine, loader or ledger thread; must not block. OnDone comes exactly once, last; never when Chat or Complete
-// themselves returned an error.
+// s. Engine, loader or ledger thread; must not block. OnDone comes exactly once, last; never when Chat or
+// Complete themselves returned an error.
 class ChatSink {
  public:
   virtual ~ChatSink() = default;
