@@ -581,7 +581,7 @@ TEST_F(EnginePoolTest, AnswersWithoutMaxTokensShareTheMemory) {
   for (const int32_t promise : {64, 0}) {
     EngineOptions options;
     options.open_answer_tokens = promise;
-    StartPool(kWeights, 120, 16 * kBlock, options);
+    StartPool(kWeights, 120, 0, options);
     const ModelHandle model = AddPooled("m");
     std::vector<Sent> sent(6);
     for (size_t i = 0; i < sent.size(); ++i) {
