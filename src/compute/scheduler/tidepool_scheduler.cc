@@ -19,6 +19,7 @@ namespace {
 constexpr double kNever = std::numeric_limits<double>::infinity();
 constexpr double kPinnedUrgency = -1e8;    // before all jobs; -kNever is for draining only
 constexpr double kLateGrace_s = 1;         // so late is still urgent
+constexpr double kTurnAlarm_s = 1;         // slack at which another model's turn is broken for weights
 constexpr double kTurnTokens = 4;          // hysteresis of turns between resident models, in tokens' time
 constexpr double kPromise = 0.85;          // demand up to which promises are made
 constexpr double kJoins = 2;               // of that, for one more of a model that is at work
@@ -850,6 +851,8 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
       if (!any_price && theirs - urgency < hysteresis * (load_s + back_s)) continue;
       rank = theirs == kNever ? 1e8 : theirs;
       if (has_turn) {
+        // Only for what would be late: a turn is worth more than a little less slack.
+        if (!gives_way && (urgency > kTurnAlarm_s || theirs - urgency < kTurnAlarm_s)) continue;
         if (device.running == replica) {  // when its step has ended, if nobody else can give
           in_the_way |= load_s > 0;
           continue;
