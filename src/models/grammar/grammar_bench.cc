@@ -92,7 +92,7 @@ int main(int argc, char** argv) {
     }
     const auto count = static_cast<double>(tokens.size());
     fmt::print("{:<16} {:>12.0f} {:>12.0f} {:>12.0f} {:>12.2f} {:>12.2f} {:>10}\n", c.name, compile,
-               first / count, worst, later / count / 20, accept / count / 21, grammar->bytes() >> 10);
+               first / count, worst, later / count / 20, accept / count / 21, (*grammar)->bytes() >> 10);
   }
   return 0;
 }
