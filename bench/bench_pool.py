@@ -2,6 +2,7 @@
 """Many models in memory for a few of them: Tidepool against llama.cpp's router, one client, one schedule, in turns.
 
     bench/bench_pool.py                                    # all of it, about 3 hours
+    bench/bench_pool.py --short                            # the rows that the goals speak of, about 40 minutes
     bench/bench_pool.py --minutes 1 --search-runs 0 --scenario 8:poisson:0.1 --side tidepool
     bench/bench_pool.py --quick                            # one minute, Tidepool alone, tiny models: correctness, no speed
 
@@ -54,7 +55,9 @@ OTHERS = 0.1  # processors
 SEARCH_STEP = 1.15  # the search ends when the highest good and the lowest bad rate are within this factor
 REAL_MODELS = ("SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-Q4_K_M.gguf")
 SCENARIOS = ("8:poisson:0.02", "8:poisson:0.05", "8:poisson:0.1", "8:skewed:0.05", "12:poisson:0.033", "12:skewed:0.033",
-             "8:poisson:0.4")
+             "8:poisson:0.4")  # then OVERLOAD
+SHORT_SCENARIOS, SHORT_MINUTES, SHORT_SEARCH_MINUTES, SHORT_SEARCH_RUNS = ("8:poisson:0.1", "12:poisson:0.05"), 3, 2, 3
+OVERLOAD, OVERLOAD_MINUTES = "8:poisson:1.0", 1
 QUICK_MODELS, QUICK_RATE, QUICK_MEMORY, QUICK_CANCELS = 8, 6.0, "48MiB", 0.2
 
 
@@ -298,10 +301,11 @@ def copy_bytes_per_s(size=256 << 20, rounds=5):
     return best
 
 
-def measure(side, scenario, words, arguments):
+def measure(side, scenario, words, arguments, minutes=None):
     """One run: figures as a dictionary."""
     label = f"{side.name} {scenario}"
-    seconds = arguments.minutes * 60
+    minutes = minutes or arguments.minutes
+    seconds = minutes * 60
     rate = scenario.rate * scenario.models
     arrivals = pool_load.schedule(scenario.models, rate, seconds, arguments.seed, scenario.arrivals)
     pool_load.give_prompts(arrivals, words, PROMPT_TOKENS, arguments.seed)
@@ -312,7 +316,7 @@ def measure(side, scenario, words, arguments):
         with pool_watch.Watch(side.pid, side.folders) as watch:
             answers = asyncio.run(drive(client, arrivals, label, seconds))
         row = {"id": f"{scenario} {side.name}", "scenario": str(scenario), "server": side.name, "flags": side.flags,
-               "rate_per_s": rate, "minutes": arguments.minutes, "warm_up_s": warm,
+               "rate_per_s": rate, "minutes": minutes, "warm_up_s": warm,
                **pool_load.figures(answers, ANSWER_TOKENS), **watch.figures(), **side.after_run()}
         if side.name == "tidepool" and not hasattr(side, "found_capacity"):
             side.found_capacity = row["capacity"] = side.capacity()
@@ -367,7 +371,7 @@ def search(side, scenario, rows, words, arguments):
         else:
             rate = math.sqrt(good * bad) if bad < math.inf else good * 2
         tried = Scenario(f"{scenario.models}:{scenario.arrivals}:{rate:.4f}")
-        rows.append(measure(side, tried, words, arguments))
+        rows.append(measure(side, tried, words, arguments, arguments.search_minutes))
     good, bad = bounds()
     return {"server": side.name, "models": scenario.models, "arrivals": scenario.arrivals, "target": TARGET,
             "highest_good_rate_per_model": good, "lowest_bad_rate_per_model": None if bad == math.inf else bad}
@@ -451,6 +455,9 @@ def bench(arguments, rows, found):
                 if scenario.models == count:
                     for side in made:
                         rows.append(measure(side, scenario, words, arguments))
+            for side in made:  # ours only: what the router does with too much the search shows
+                if arguments.overload and arguments.overload.models == count and side.name == "tidepool":
+                    rows.append(measure(side, arguments.overload, words, arguments, OVERLOAD_MINUTES))
             first = next(s for s in arguments.scenario if s.models == count)
             if arguments.search_runs and count == arguments.search_models:
                 for side in made:
@@ -541,9 +548,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenario", type=Scenario, action="append", help="may be given often; default: " + " ".join(SCENARIOS))
     parser.add_argument("--side", action="append", choices=("tidepool", "router"), help="may be given twice; default: both")
-    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--short", action="store_true", help="a short form of what --scenario, --minutes and the search say")
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--search-minutes", type=float, help="of each run of the search; default: --minutes")
+    parser.add_argument("--overload", type=Scenario, help=f"Tidepool alone for {OVERLOAD_MINUTES} minute at much too high a rate"
+                        f"; default: {OVERLOAD} when no --scenario is given")
     parser.add_argument("--search-models", type=int, default=8)
-    parser.add_argument("--search-runs", type=int, default=4, help="most runs a server; 0: no search")
+    parser.add_argument("--search-runs", type=int, help="most runs a server, 4 unless told; 0: no search")
     parser.add_argument("--budget-models", type=int, default=3)
     parser.add_argument("--pool-memory", help="Tidepool's limit, as 2GiB; default: what --budget-models models and their KV need")
     parser.add_argument("--tidepool-flags", default="")
@@ -562,7 +573,13 @@ def main():
     arguments = parser.parse_args()
     arguments.vocab = arguments.vocab or arguments.data / "llama.cpp/models/ggml-vocab-qwen2.gguf"
     arguments.side = arguments.side or ["tidepool", "router"]
-    arguments.scenario = arguments.scenario or [Scenario(text) for text in SCENARIOS]
+    if arguments.overload is None and not arguments.scenario:
+        arguments.overload = Scenario(OVERLOAD)
+    arguments.scenario = arguments.scenario or [Scenario(t) for t in (SHORT_SCENARIOS if arguments.short else SCENARIOS)]
+    arguments.minutes = arguments.minutes or (SHORT_MINUTES if arguments.short else 5)
+    if arguments.search_runs is None:
+        arguments.search_runs = SHORT_SEARCH_RUNS if arguments.short else 4
+    arguments.search_minutes = arguments.search_minutes or (SHORT_SEARCH_MINUTES if arguments.short else arguments.minutes)
     for name, path in (("tidepool (scripts/build)", arguments.binary), ("the vocabulary (scripts/test_data)", arguments.vocab),
                        *([("llama-server (scripts/build_peer)", arguments.llama_server)]
                          if "router" in arguments.side and not arguments.quick else [])):

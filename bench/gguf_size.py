@@ -54,7 +54,7 @@ class StepSize:
     weight_bytes: int  # read by a step that samples: every tensor, but not an embedding that is no head
     parameters: int  # multiplied for a token that samples
     prefill_parameters: int  # multiplied for a token that does not: without the head
-    kv_token_bytes: int  # f16 keys and values of one token, all layers
+    kv_token_bytes: int  # 16-bit keys and values of one token, all layers
 
     @staticmethod
     def of(path):

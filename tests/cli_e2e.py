@@ -165,14 +165,17 @@ def test_chat_on_a_terminal(server):
     screen.wait_for(r">>> ")
     screen.type("/hepl\n")
     screen.wait_for(r"did you mean /help")
+    screen.wait_for(r">>> ")
     screen.type("/set temperature abc\n")
     screen.wait_for(r"no value for temperature")
-    screen.type("/set max_tokens 8\n")
-    screen.type("/set verbose on\n")
-    screen.type("hello there\n")
+    # What is typed while the terminal changes its mode is lost: each line at its prompt.
+    for line in ["/set max_tokens 8\n", "/set verbose on\n", "hello there\n"]:
+        screen.wait_for(r">>> ")
+        screen.type(line)
     screen.wait_for(r"whole .* s")  # the numbers after the answer
     screen.wait_for(r">>> ")
     screen.press("\x03", r"Ctrl-D leaves")  # Ctrl-C at the prompt: stays
+    screen.wait_for(r">>> ")
     screen.type("/bye\n")
     assert screen.end() == 0
     assert "hello there" in (server.home / "history").read_text().replace("\\040", " ")

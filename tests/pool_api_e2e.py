@@ -150,15 +150,17 @@ def test_events_tell_what_happens(server, model):
         name, first = next(stream)
         assert name == "state" and first["memory"]["limit_bytes"] > 0
         threading.Thread(target=chat, args=(server, model, 4, done), daemon=True).start()
-        seen, states, began = [], 0, time.monotonic()
+        seen, states, began, sent = [], 0, time.monotonic(), time.time()
         for name, data in stream:
             seen.append(name)
             states += name == "state"
-            if name == "load" and data["model"] == model:
+            if name in ("load", "loaded"):
+                assert data["model"] == model and data["bytes"] > 0 and sent - 1 < data["time"] < time.time() + 1
+            if {"load", "loaded", "switch", "model"} <= set(seen):
                 break
             assert time.monotonic() - began < 25, seen
         assert states <= 4 * (time.monotonic() - began) + 2, "at most four a second"
-        assert "model" in seen
+        assert seen.index("load") < seen.index("loaded")
 
 
 def test_cordoned_takes_nothing_new(server, model):

@@ -17,9 +17,9 @@ OWNED = {
     r"^prometheus/": ["base"],
     r"^pcre2": ["models/text"],
     r"^utf8proc": ["models/text", "models/templates", "cli"],
-    r"^curl/": ["platform/catalog", "cli"],
+    r"^curl/": ["platform/catalog", "platform/ledger", "cli"],
     r"^zip\.h": ["platform/catalog"],
-    r"^sodium": ["platform/accounts", "platform/catalog"],
+    r"^sodium": ["platform/accounts", "platform/catalog", "platform/ledger"],
     r"^immintrin": ["chips"],
 }
 # The command line is a client of the API: it sees nothing of the server but base.

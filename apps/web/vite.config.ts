@@ -1,3 +1,4 @@
+import { fileURLToPath } from "node:url";
 import react from "@vitejs/plugin-react";
 import tailwindcss from "@tailwindcss/vite";
 import type { Plugin } from "vite";
@@ -11,6 +12,11 @@ const onlyWoff2: Plugin = {
 };
 
 export default defineConfig({
+  resolve: {
+    // Formulas become elements through a parser of its own: the browser's would try each style attribute of the text first, which
+    // the policy refuses and reports.
+    alias: { "hast-util-from-html-isomorphic": fileURLToPath(new URL("node_modules/hast-util-from-html-isomorphic/index.js", import.meta.url)) },
+  },
   plugins: [onlyWoff2, react(), tailwindcss()],
   build: {
     target: "es2022",

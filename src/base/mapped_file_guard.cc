@@ -90,8 +90,6 @@ MappedFileGuard::~MappedFileGuard() {
   if (slot_ != nullptr) slot_->begin.store(0, std::memory_order_release);
 }
 
-bool MappedFileGuard::lost() const {
-  return slot_ != nullptr && slot_->lost.load(std::memory_order_acquire);
-}
+bool MappedFileGuard::lost() const { return slot_ != nullptr && slot_->lost.load(std::memory_order_acquire); }
 
 }  // namespace tidepool

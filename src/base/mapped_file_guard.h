@@ -1,6 +1,7 @@
-// Mapped files that may be cut, or whose disk may fail, while they are read: without a guard the read is a bus
-// error (SIGBUS) and the end of the process; with one, the mapping reads as zeros from the lost page on, and
-// says so. What was computed meanwhile is worthless: ask lost() afterwards, before anything is made of it.
+// Mapped files that may be cut, or whose disk may fail, while they are read: without a guard the read is a
+// bus error (SIGBUS) and the end of the process; with one, the mapping reads as zeros from the lost page on,
+// and says so. What was computed meanwhile is worthless: ask lost() afterwards, before anything is made of
+// it.
 //
 // One handler for the process, installed with the first guard. It does what is safe in a handler: it looks
 // through a fixed table of atomics and maps zero pages over the rest of the range (mmap is a plain system

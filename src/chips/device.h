@@ -103,6 +103,21 @@ struct PackedWeight {
   bool empty() const { return data == nullptr; }
 };
 
+// Further copies of weights, one for each NUMA node but the first. A step reads a copy only where it was
+// filled since it was dropped. Threads: one at a time, any.
+class WeightCopies {
+ public:
+  virtual ~WeightCopies() = default;  // the copies go with it; no step may read them any more
+  virtual int count() const = 0;
+  // [offset, offset + bytes) of the weights into copy 0 .. count() - 1.
+  virtual void Fill(int copy, uint64_t offset, uint64_t bytes) = 0;
+  // Out of memory, in all copies.
+  virtual void Drop(uint64_t offset, uint64_t bytes) = 0;
+  // What the calling thread brings into memory from now on (pages of the weights themselves) comes from the
+  // first node.
+  virtual void PreferFirstNode() = 0;
+};
+
 // ---- views -----------------------------------------------------------------------------------------
 
 struct Matrix {
@@ -137,6 +152,12 @@ inline constexpr int32_t kKvGroup = 32;
 //   f16 [16][groups]; a group is 32 dimensions of one token, the last may be shorter. Scale: the f16 nearest
 //   to largest / 127; value = scale * code. A group with a NaN, an infinity or a magnitude beyond 127 * 65504
 //   has a NaN for its scale.
+//   kI16: what attention computes with, so that nothing is rounded again when it is read. K int16 [pairs of
+//   dimensions][16][2], then a scale a token, f32 [16]; V int16 [8 pairs of tokens][value_dim][2], then
+//   scales, f32 [16]. value = scale * code. A key's scale is its length / 32000, a value's its largest
+//   magnitude / 8191 (why these: cpu/attention_fixed.inl). A vector that is not finite, or a key whose length
+//   is beyond float32, has a NaN for its scale and codes of 0. An odd number of dimensions is one more, of
+//   zeros.
 struct KvLayout {
   DataType type = DataType::kF16;
   int32_t layers = 0;
@@ -146,24 +167,28 @@ struct KvLayout {
 
   static bool Supports(DataType type) {
     return type == DataType::kF32 || type == DataType::kF16 || type == DataType::kBF16 ||
-           type == DataType::kQ8_0;
+           type == DataType::kQ8_0 || type == DataType::kI16;
   }
   // Of a code, where elements have scales.
   size_t element_bytes() const { return type == DataType::kF32 ? 4 : type == DataType::kQ8_0 ? 1 : 2; }
   // K (or V) of one head in a block, and the part of it that comes before the scales.
   size_t codes_bytes(int32_t dim) const {
+    if (type == DataType::kI16) dim += dim % 2;
     return static_cast<size_t>(kKvBlockTokens) * static_cast<size_t>(dim) * element_bytes();
   }
   size_t head_bytes(int32_t dim) const {
     const auto groups = static_cast<size_t>((dim + kKvGroup - 1) / kKvGroup);
-    return codes_bytes(dim) + (type == DataType::kQ8_0 ? groups * kKvBlockTokens * 2 : 0);
+    const size_t scale_bytes = type == DataType::kQ8_0  ? groups * 2
+                               : type == DataType::kI16 ? sizeof(float)
+                                                        : 0;
+    return codes_bytes(dim) + scale_bytes * kKvBlockTokens;
   }
   size_t layer_bytes() const {
     return static_cast<size_t>(kv_heads) * (head_bytes(key_dim) + head_bytes(value_dim));
   }
   size_t block_bytes() const { return layer_bytes() * static_cast<size_t>(layers); }
   // Byte offset of K (or V) of `head` at token 0 of a block. K: tokens follow at 1 element, dimensions at 16.
-  // V: tokens follow at value_dim elements, dimensions at 1.
+  // V: tokens follow at value_dim elements, dimensions at 1. (kI16: pairs of both, as above.)
   size_t key_offset(int32_t layer, int32_t head) const {
     return static_cast<size_t>(layer) * layer_bytes() + static_cast<size_t>(head) * head_bytes(key_dim);
   }
@@ -259,6 +284,13 @@ class Ops {
                            Activation activation, Matrix scratch, Matrix out) = 0;
   virtual void Rope(const RopeArgs& args) = 0;
   virtual void AppendKv(const KvAppendArgs& args) = 0;
+  // Rope of both, then AppendKv of the turned keys: a device may do it in one pass. `query` and `key` differ
+  // in their matrices only; key.x is args.key, and the sequences hold every row.
+  virtual void RopeAndAppendKv(const RopeArgs& query, const RopeArgs& key, const KvAppendArgs& args) {
+    Rope(query);
+    Rope(key);
+    AppendKv(args);
+  }
   virtual void Attention(const AttentionArgs& args) = 0;
   // out = activation(gate) * up, elementwise. out may be gate.
   virtual void GatedActivation(Activation activation, ConstMatrix gate, ConstMatrix up, Matrix out) = 0;
@@ -288,6 +320,9 @@ struct DeviceOptions {
   // One kind of kernels for any number of rows. Only "amx" has two, and then computes as "avx512vnni".
   bool deterministic = false;
   bool pin_threads = false;  // a processor for each thread of the team, over the NUMA nodes in turn
+  // Weights lie in the memory of every NUMA node, if there are several (ReserveWeightCopies).
+  bool replicate_weights = false;
+  std::string numa_root = {};  // "": /sys/devices/system/node; tests make up a topology
   cpu::KernelTuning tuning = {};
 };
 
@@ -314,6 +349,15 @@ class Device {
   // Grows whenever the bytes that Pack writes for some weight change: packed weights that were kept on disk
   // by another version are packed again.
   virtual uint32_t PackingVersion() const = 0;
+  // How often weights lie in memory: once, or once for each NUMA node (DeviceOptions::replicate_weights).
+  virtual int WeightCopyCount() const { return 1; }
+  // The further copies of packed weights in [data, data + bytes): from now on Linear reads the copy of the
+  // node that a thread runs on, so all of them must be filled before a step reads the weights. nullptr where
+  // WeightCopyCount() is 1. They must not outlive the device. Error "out_of_memory" (kUnavailable).
+  virtual Result<std::unique_ptr<WeightCopies>> ReserveWeightCopies(const std::byte* data, size_t bytes) {
+    (void)data, (void)bytes;
+    return std::unique_ptr<WeightCopies>();
+  }
   // Copies host floats (norms, biases, tables) to device memory.
   virtual void CopyToDevice(void* destination, const void* source, size_t bytes) = 0;
   virtual void CopyToHost(void* destination, const void* source, size_t bytes) = 0;
@@ -383,13 +427,25 @@ struct SimulatedDeviceOptions {
   uint64_t memory_bytes = uint64_t{1} << 30;
   double step_base_s = 0;       // seconds per step
   double step_per_token_s = 0;  // plus seconds per token in it
+  // Where the device keeps its own count of what it computed, by tag (models read tags from prompts): the truth
+  // that meters are compared with. A mapped file, so that it outlives a process that is killed. Empty: none.
+  std::string tally_file;
 };
+// One entry of that file, at tag * sizeof(TallyEntry).
+struct TallyEntry {
+  uint32_t positions = 0;  // computed, from the first of the sequence on; found in a cache included
+  uint32_t sampled = 0;    // rows that gave a token
+};
+inline constexpr int32_t kMaxTallyTag = 1'000'000;
 class SimulatedDevice : public Device {
  public:
   // Blocks the engine thread for the modelled time of a step of `tokens` tokens.
   virtual void AdvanceStep(int32_t tokens) = 0;
   // The same for a share (0..1) of the step: a step that is computed layer by layer.
   virtual void AdvancePart(int32_t tokens, double share) = 0;
+  // Engine thread; nothing without a tally file. `positions` counts up, `sampled` is added.
+  virtual bool tallies() const = 0;
+  virtual void Tally(int32_t tag, int32_t positions, int32_t sampled) = 0;
 };
 std::unique_ptr<SimulatedDevice> MakeSimulatedDevice(const SimulatedDeviceOptions& options);
 

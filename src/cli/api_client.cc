@@ -187,6 +187,13 @@ Result<Json> ApiClient::Get(std::string_view path, double timeout_s) {
 Result<Json> ApiClient::Post(std::string_view path, const Json& body, double timeout_s) {
   return Exchange("POST", path, &body, timeout_s);
 }
+Result<Json> ApiClient::Put(std::string_view path, const Json& body, double timeout_s) {
+  return Exchange("PUT", path, &body, timeout_s);
+}
+
+Result<Json> ApiClient::Patch(std::string_view path, const Json& body, double timeout_s) {
+  return Exchange("PATCH", path, &body, timeout_s);
+}
 Result<Json> ApiClient::Delete(std::string_view path, double timeout_s) {
   return Exchange("DELETE", path, nullptr, timeout_s);
 }

@@ -34,6 +34,8 @@ class ApiClient {
   // Errors of the server come back with its code and message; no server is kUnavailable "no_server".
   Result<Json> Get(std::string_view path, double timeout_s = 30);
   Result<Json> Post(std::string_view path, const Json& body, double timeout_s = 30);
+  Result<Json> Put(std::string_view path, const Json& body, double timeout_s = 30);
+  Result<Json> Patch(std::string_view path, const Json& body, double timeout_s = 30);
   Result<Json> Delete(std::string_view path, double timeout_s = 30);
   // The status of GET `path` without a key, or 0 when nobody answers.
   int Probe(std::string_view path, double timeout_s);

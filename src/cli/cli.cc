@@ -79,6 +79,8 @@ struct Options {
   PoolSizes sizes;
   BenchOptions bench;
   StudyOptions study;
+  MoneyOptions money;
+  AccountsOptions accounts;
 };
 
 // CLI11 takes "[a,b]" apart where several words may stand. Words of a prompt are no lists: a mark in front
@@ -286,6 +288,189 @@ void AddStudies(CLI::App& root, Options& o, std::vector<Entry>& entries) {
   entries.push_back({plan, [](Session& s, Options& options) { return Plan(s, options.study); }});
 }
 
+void AddMoney(CLI::App& root, MoneyOptions& o, std::vector<Entry>& entries) {
+  const auto add = [&](const char* name, const char* help, Status (*run)(Session&, const MoneyOptions&)) {
+    CLI::App* app = root.add_subcommand(name, help);
+    entries.push_back({app, [run](Session& s, Options& options) { return run(s, options.money); }});
+    return app;
+  };
+  CLI::App* usage = add("usage", "Tokens, device time and amounts", ShowUsage);
+  usage->add_option("--by", o.group_by, "model, key, member, workspace, organisation, endpoint, status or day");
+  usage->add_option("--from", o.from, "2026-11-01, with a time, or seconds since 1970");
+  usage->add_option("--to", o.to, "Exclusive");
+  usage->add_option("--organisation", o.organisation);
+  usage->add_option("--workspace", o.workspace);
+  usage->add_option("--of-key", o.key, "One key's id");
+  usage->add_option("--model", o.model);
+
+  CLI::App* bill = add("bill", "A month's bill", ShowBill);
+  bill->add_option("--month", o.month, "2026-11; this month if not given");
+  bill->add_option("--organisation", o.organisation);
+
+  CLI::App* prices = add("prices", "The price book", ShowPrices);
+  prices->add_option("--set", o.file, "A JSON file: the next version, valid at once or from its valid_from");
+  prices->add_flag("--dry-run", o.dry_run, "Price a past month with the file instead");
+  prices->add_option("--month", o.month, "Of the dry run; last month if not given");
+  prices->add_option("--organisation", o.organisation, "Of the dry run; all if not given");
+
+  CLI::App* quota = add("quota", "Free quotas", ShowQuota);
+  quota->add_option("MODEL", o.model);
+  quota->add_flag("--stop,!--go-on", o.flag, "Refuse what goes beyond, or go on at the price list")
+      ->each([&o](const std::string& v) { o.stop = v == "true"; });
+  quota->add_option("--total", o.total, "Tokens");
+  quota->add_option("--organisation", o.organisation);
+
+  CLI::App* budget = add("budget", "Budgets: what may be spent in a period", ShowBudget);
+  budget->add_option("SCOPE", o.scope, "organisation:ID, workspace:ID or key:ID: a new budget; none: list");
+  budget->add_option("--amount", o.amount, "A decimal in the price book's currency");
+  budget->add_option("--period", o.period, "day or month (default)");
+  budget->add_flag("--block,!--tell", o.flag, "Refuse what could go beyond (default), or only tell")
+      ->each([&o](const std::string& v) { o.block = v == "true"; });
+  budget->add_option("--remove", o.remove, "A budget's id");
+
+  CLI::App* limits = add("limits", "Limits of rates, tokens and lengths", ShowLimits);
+  limits->add_option("SCOPE", o.scope, "organisation:ID, workspace:ID or key:ID; with numbers: set it");
+  limits->add_option("--model", o.model, "One model; else all together");
+  limits->add_option("--requests-per-minute", o.requests_per_minute);
+  limits->add_option("--tokens-per-minute", o.tokens_per_minute);
+  limits->add_option("--tokens-per-day", o.tokens_per_day);
+  limits->add_option("--concurrent", o.concurrent);
+  limits->add_option("--context", o.context_length);
+  limits->add_option("--max-output", o.max_output_tokens);
+  limits->add_option("--burst", o.burst_s, "Seconds' worth that may come at once (60)");
+  limits->add_option("--remove", o.remove, "The scope whose limit goes");
+}
+
+// A command of two words: "keys create".
+CLI::App* AddAction(CLI::App* parent, const char* name, const char* help, std::vector<Entry>& entries,
+                    Status (*run)(Session&, const AccountsOptions&)) {
+  CLI::App* app = parent->add_subcommand(name, help);
+  entries.push_back({app, [run](Session& s, Options& options) { return run(s, options.accounts); }});
+  return app;
+}
+
+void AddKeyScope(CLI::App* app, AccountsOptions& o) {
+  app->add_option("--model", o.models,
+                  "Only this model, or those that begin so (qwen3:*); may be given again");
+  app->add_option("--endpoint", o.endpoints,
+                  "Only this path, or those that begin so (/v1/*); may be given again");
+  app->add_option("--network", o.networks,
+                  "Only from this address or network (10.0.0.0/8); may be given again");
+  app->add_option("--weight", o.weight, "Its share of what the workspace gets");
+  app->add_option("--expires", o.expires, "After so long: 90d, 12h, 30m");
+}
+
+void AddKeys(CLI::App& root, AccountsOptions& o, std::vector<Entry>& entries) {
+  CLI::App* keys = root.add_subcommand("keys", "API keys: list, create, change, rotate, revoke");
+  keys->alias("key");
+  keys->require_subcommand(1);
+  CLI::App* list = AddAction(keys, "list", "The keys of a workspace", entries, ListKeys);
+  list->add_option("--workspace", o.workspace);
+  CLI::App* create = AddAction(keys, "create", "A new key; it is shown once", entries, CreateKey);
+  create->add_option("--name", o.name)->required();
+  create->add_option("--workspace", o.workspace);
+  create->add_option("--role", o.role, "viewer, developer (default), admin or operator");
+  create->add_flag("--service", o.service, "The workspace's own; else it dies with your membership");
+  AddKeyScope(create, o);
+  CLI::App* change = AddAction(keys, "change", "Another name, scope or expiry", entries, ChangeKey);
+  change->add_option("ID", o.id)->required();
+  change->add_option("--name", o.name);
+  AddKeyScope(change, o);
+  CLI::App* rotate =
+      AddAction(keys, "rotate", "A new key in place of one, which works on for a while", entries, RotateKey);
+  rotate->add_option("ID", o.id)->required();
+  rotate->add_option("--overlap", o.overlap, "How long the old one works on")->capture_default_str();
+  AddAction(keys, "revoke", "Stop a key at once, and its streams", entries, RevokeKey)
+      ->add_option("ID", o.id)
+      ->required();
+}
+
+void AddAccounts(CLI::App& root, AccountsOptions& o, std::vector<Entry>& entries) {
+  AddKeys(root, o, entries);
+  CLI::App* workspace = root.add_subcommand("workspace", "Workspaces: list, create, archive");
+  workspace->require_subcommand(1);
+  AddAction(workspace, "list", "The workspaces you may see", entries, ListWorkspaces)
+      ->add_option("--organisation", o.organisation);
+  CLI::App* made = AddAction(workspace, "create", "A new workspace; prints its id", entries, CreateWorkspace);
+  made->add_option("--name", o.name)->required();
+  made->add_option("--organisation", o.organisation);
+  made->add_option("--weight", o.weight, "Its share of what the organisation gets");
+  AddAction(workspace, "archive", "Stop its keys; its usage stays", entries, ArchiveWorkspace)
+      ->add_option("ID", o.id)
+      ->required();
+
+  CLI::App* organisation =
+      root.add_subcommand("organisation", "Organisations: list, create, suspend, resume");
+  organisation->require_subcommand(1);
+  AddAction(organisation, "list", "The organisations you may see", entries, ListOrganisations);
+  CLI::App* founded =
+      AddAction(organisation, "create", "A new organisation; prints its id", entries, CreateOrganisation);
+  founded->add_option("--name", o.name)->required();
+  founded->add_option("--weight", o.weight, "Its share of the pool");
+  AddAction(organisation, "suspend", "Refuse its keys and sessions", entries,
+            [](Session& s, const AccountsOptions& a) { return SuspendOrganisation(s, a, true); })
+      ->add_option("ID", o.id)
+      ->required();
+  AddAction(organisation, "resume", "Serve it again", entries,
+            [](Session& s, const AccountsOptions& a) { return SuspendOrganisation(s, a, false); })
+      ->add_option("ID", o.id)
+      ->required();
+
+  CLI::App* member = root.add_subcommand("member", "Members: list, invite, change, remove, reset");
+  member->require_subcommand(1);
+  AddAction(member, "list", "The members you may see", entries, ListMembers)
+      ->add_option("--workspace", o.workspace);
+  CLI::App* invite =
+      AddAction(member, "invite", "A link with which somebody becomes a member", entries, InviteMember);
+  invite->add_option("EMAIL", o.email)->required();
+  invite->add_option("--role", o.role, "owner, admin, developer (default) or viewer");
+  invite->add_option("--workspace", o.workspace, "Not given: of the whole organisation");
+  invite->add_option("--organisation", o.organisation);
+  CLI::App* promote = AddAction(member, "change", "Another role", entries, ChangeMember);
+  promote->add_option("ID", o.id)->required();
+  promote->add_option("--role", o.role)->required();
+  AddAction(member, "remove", "End a membership, and its personal keys", entries, RemoveMember)
+      ->add_option("ID", o.id)
+      ->required();
+  AddAction(member, "reset", "A link for a new password", entries, ResetMember)
+      ->add_option("ID", o.id)
+      ->required();
+
+  CLI::App* audit = root.add_subcommand("audit", "What happened: list, verify");
+  audit->require_subcommand(1);
+  AddAction(audit, "list", "The newest rows", entries, ListAudit)
+      ->add_option("--limit", o.limit)
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  AddAction(audit, "verify", "Find a changed, removed, moved or cut row", entries, VerifyAudit);
+
+  CLI::App* secret = root.add_subcommand("secret", "Secrets kept encrypted: list, set, rm");
+  secret->require_subcommand(1);
+  AddAction(secret, "list", "Their names", entries, ListSecrets);
+  AddAction(secret, "set", "Keep hub.token or webhook.NAME; the value is read from standard input", entries,
+            SetSecret)
+      ->add_option("NAME", o.name)
+      ->required();
+  AddAction(secret, "rm", "Forget one", entries, RemoveSecret)->add_option("NAME", o.name)->required();
+
+  CLI::App* backup =
+      AddAction(&root, "backup", "Copy the store to a file while serving", entries, BackupStore);
+  CLI::App* restore =
+      AddAction(&root, "restore", "Put a backup in the store's place; the server must be stopped", entries,
+                RestoreStore);
+  for (CLI::App* app : {backup, restore}) {
+    app->add_option("FILE", o.file)->required();
+    app->add_flag("--with-keys", o.with_keys, "With the key file, encrypted with a passphrase");
+    app->add_option("--passphrase-file", o.passphrase_file,
+                    "Its first line is the passphrase; else it is asked for");
+  }
+  CLI::App* admin = root.add_subcommand("admin", "On the server's own machine: reset-password");
+  admin->require_subcommand(1);
+  AddAction(admin, "reset-password", "A link for a new password, without signing in", entries, ResetPassword)
+      ->add_option("EMAIL", o.email)
+      ->required();
+}
+
 void AddGlobal(CLI::App& app, Options& o) {
   app.add_option("--key", o.key, "The API key; else TIDEPOOL_API_KEY, else home/admin.key");
   app.add_option("--home", o.home, "The server's folder (TIDEPOOL_HOME)");
@@ -380,6 +565,8 @@ int Dispatch(int argc, char** argv, const Hooks& hooks) {
   AddPool(app, options, entries);
   AddReports(app, options, entries);
   AddStudies(app, options, entries);
+  AddMoney(app, options.money, entries);
+  AddAccounts(app, options.accounts, entries);
   const std::string name = CommandOf(argc, argv);
   const auto commands = app.get_subcommands([](const CLI::App*) { return true; });
   const bool known =

@@ -39,6 +39,12 @@ struct Hooks {
   using Study = std::function<Result<nlohmann::ordered_json>(const nlohmann::ordered_json& request, int jobs,
                                                              const Progress& progress)>;
   Study simulate, plan;
+  // What works on the home's files while no server runs (restore) or beside one (reset_password): the first
+  // says what it did, the second gives the link's path ("/setup#...").
+  std::function<Result<std::string>(const std::string& home, const std::string& file,
+                                    const std::string& passphrase)>
+      restore;
+  std::function<Result<std::string>(const std::string& home, const std::string& email)> reset_password;
 };
 
 int Main(int argc, char** argv, const Hooks& hooks);

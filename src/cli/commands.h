@@ -106,6 +106,54 @@ struct StudyOptions {
 Status Simulate(Session& session, const StudyOptions& options);
 Status Plan(Session& session, const StudyOptions& options);
 
+// Usage and money; empty and unset values are left out.
+struct MoneyOptions {
+  std::string group_by, from, to, month, organisation, workspace, key, model, file, scope, amount, period, remove;
+  bool dry_run = false, flag = false;
+  std::optional<bool> stop, block;  // as --stop, --go-on and --block, --tell say
+  std::optional<int64_t> total, requests_per_minute, tokens_per_minute, tokens_per_day, concurrent, context_length,
+      max_output_tokens, burst_s;
+};
+Status ShowUsage(Session& session, const MoneyOptions& options);
+Status ShowBill(Session& session, const MoneyOptions& options);
+Status ShowPrices(Session& session, const MoneyOptions& options);
+Status ShowQuota(Session& session, const MoneyOptions& options);
+Status ShowBudget(Session& session, const MoneyOptions& options);
+Status ShowLimits(Session& session, const MoneyOptions& options);
+
+// Who may use the server.
+struct AccountsOptions {
+  std::string id, name, role, workspace, organisation, email, expires, overlap = "1d", file, passphrase_file;
+  std::vector<std::string> models, endpoints, networks;
+  std::optional<double> weight;
+  bool service = false, with_keys = false;
+  int64_t limit = 50;
+};
+Status ListKeys(Session& session, const AccountsOptions& options);
+Status CreateKey(Session& session, const AccountsOptions& options);
+Status ChangeKey(Session& session, const AccountsOptions& options);
+Status RotateKey(Session& session, const AccountsOptions& options);
+Status RevokeKey(Session& session, const AccountsOptions& options);
+Status ListWorkspaces(Session& session, const AccountsOptions& options);
+Status CreateWorkspace(Session& session, const AccountsOptions& options);
+Status ArchiveWorkspace(Session& session, const AccountsOptions& options);
+Status ListOrganisations(Session& session, const AccountsOptions& options);
+Status CreateOrganisation(Session& session, const AccountsOptions& options);
+Status SuspendOrganisation(Session& session, const AccountsOptions& options, bool suspended);
+Status ListMembers(Session& session, const AccountsOptions& options);
+Status InviteMember(Session& session, const AccountsOptions& options);
+Status ChangeMember(Session& session, const AccountsOptions& options);
+Status RemoveMember(Session& session, const AccountsOptions& options);
+Status ResetMember(Session& session, const AccountsOptions& options);
+Status ListAudit(Session& session, const AccountsOptions& options);
+Status VerifyAudit(Session& session, const AccountsOptions& options);
+Status ListSecrets(Session& session, const AccountsOptions& options);
+Status SetSecret(Session& session, const AccountsOptions& options);
+Status RemoveSecret(Session& session, const AccountsOptions& options);
+Status BackupStore(Session& session, const AccountsOptions& options);
+Status RestoreStore(Session& session, const AccountsOptions& options);
+Status ResetPassword(Session& session, const AccountsOptions& options);
+
 Status Doctor(Session& session);
 Status ShowSettings(Session& session);
 Status Version(Session& session);

@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "base/ids.h"
 #include "base/log.h"
 #include "gateway/errors.h"
 #include "gateway/web_app.h"
+#include "platform/accounts/audit.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -27,7 +29,7 @@ Result<nlohmann::ordered_json> JsonBody(const Services& services, const HttpRequ
   return body;
 }
 
-Application::Application(Services& services, Security security, const platform::KeyStore& keys)
+Application::Application(Services& services, Security security, const platform::Authenticator& keys)
     : services_(services), security_(std::move(security)), keys_(keys) {
   MetricsRegistry& metrics = services.metrics;
   in_flight_gauge_ = metrics.gauge(MetricName("requests_in_flight"), "Requests being answered");
@@ -36,6 +38,16 @@ Application::Application(Services& services, Security security, const platform::
   dropped_readers_ =
       metrics.counter(MetricName("dropped_readers_total"), "Clients dropped for reading too slowly");
   aborted_ = metrics.counter(MetricName("aborted_requests_total"), "Requests whose client went away");
+  cut_ = metrics.counter(MetricName("cut_requests_total"),
+                         "Requests that were ended because their key or session lost the right to them");
+  if (services.hooks.on_rights_changed) {
+    services.hooks.on_rights_changed([rights = rights_] {
+      std::lock_guard lock(rights->mutex);
+      rights->changed = true;
+      rights->wake.notify_all();
+    });
+  }
+  watcher_ = std::thread([this] { WatchRights(); });
 }
 
 std::optional<HttpResponse> Application::Screen(HttpRequest& request) {
@@ -78,11 +90,18 @@ Result<void> Application::ScreenRouted(HttpRequest& request) {
   const Route& route = *match.route;
   request.route = match.route;
   request.path_values = std::move(match.values);
-  if (route.access != platform::Role::kNone) TP_TRY(security_.CheckKey(request, keys_));
+  if (route.access != platform::Role::kNone) TP_TRY(security_.CheckCaller(request, keys_));
   if (request.principal.role < route.access) {
     return Fail(ErrorKind::kForbidden, "role_too_low",
                 fmt::format("This needs the role {}; yours here is {}.", platform::RoleName(route.access),
                             platform::RoleName(request.principal.role)));
+  }
+  const auto& endpoints = request.principal.endpoints;
+  if (!endpoints.empty() && std::none_of(endpoints.begin(), endpoints.end(), [&](const std::string& pattern) {
+        return platform::MatchesPattern(pattern, route.pattern);
+      })) {
+    return Fail(ErrorKind::kForbidden, "endpoint_not_allowed",
+                fmt::format("The key {}... is not for {}.", request.principal.key_id, route.pattern));
   }
   const std::string* length = request.Header("content-length");
   const bool has_body =
@@ -112,8 +131,15 @@ void Application::Handle(std::shared_ptr<Exchange> exchange) {
   {
     std::lock_guard lock(mutex_);
     ++in_flight_;
+    if (route.access != platform::Role::kNone) running_[&exchange->request()] = exchange;
   }
   in_flight_gauge_.Add(1);
+  // Its rights may have gone while its body was read.
+  if (route.access != platform::Role::kNone && !keys_.StillValid(exchange->request().principal)) {
+    return exchange->Send(
+        ErrorResponse(Error{ErrorKind::kUnauthenticated, "key_revoked",
+                            "The key or session was revoked while the request was sent.", "", 0}));
+  }
   if (route.lane == Lane::kInline) return Run(exchange);
   Workers& workers = route.lane == Lane::kWorker ? services_.workers : services_.slow;
   if (!workers.Submit([this, exchange] { Run(exchange); })) {
@@ -143,7 +169,10 @@ void Application::Decorate(const HttpRequest& request, std::vector<HttpHeader>& 
   headers.push_back({"X-Content-Type-Options", "nosniff"});
   if (!request.allowed_origin.empty()) {
     headers.push_back({"Access-Control-Allow-Origin", request.allowed_origin});
-    headers.push_back({"Access-Control-Expose-Headers", "X-Request-Id, Tidepool-Ignored, Retry-After"});
+    headers.push_back({"Access-Control-Expose-Headers",
+                       "X-Request-Id, Tidepool-Ignored, Retry-After, x-ratelimit-limit-requests, "
+                       "x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens, "
+                       "x-ratelimit-reset-requests, x-ratelimit-reset-tokens"});
     headers.push_back({"Vary", "Origin"});
   }
 }
@@ -176,6 +205,7 @@ void Application::Finished(const HttpRequest& request, const ExchangeSummary& su
     }
     counter->second.Increment();
     metrics.seconds.Observe(summary.seconds);
+    running_.erase(&request);
     if (summary.handled && --in_flight_ == 0) idle_.notify_all();
   }
   bytes_received_.Increment(static_cast<double>(request.body.size()));
@@ -183,6 +213,7 @@ void Application::Finished(const HttpRequest& request, const ExchangeSummary& su
   if (summary.handled) in_flight_gauge_.Add(-1);
   if (summary.aborted) aborted_.Increment();
   if (summary.dropped_reader) dropped_readers_.Increment();
+  RecordAction(request, summary);
   // Probes come every few seconds for ever.
   const bool probe = route != nullptr && route->lane == Lane::kInline && status < 400;
   const LogLevel level = probe ? LogLevel::kDebug : LogLevel::kInfo;
@@ -199,6 +230,66 @@ void Application::Finished(const HttpRequest& request, const ExchangeSummary& su
        {"end", summary.dropped_reader ? "reader too slow"
                : summary.aborted      ? "client gone"
                                       : "complete"}});
+}
+
+void Application::RecordAction(const HttpRequest& request, const ExchangeSummary& summary) {
+  const Route* route = request.route;
+  // What the operator does to models, the pool and pulls. Accounts and the ledger record their own changes,
+  // with what was before.
+  if (services_.hooks.audit == nullptr || route == nullptr || route->access != platform::Role::kOperator ||
+      route->tag != "native" || request.method == "GET" || request.method == "HEAD" || !summary.handled ||
+      summary.status >= 400) {
+    return;
+  }
+  std::string object;
+  for (const auto& [name, value] : request.path_values) object += object.empty() ? value : "/" + value;
+  auto body = nlohmann::ordered_json::parse(request.body.substr(0, 16384), nullptr, false);
+  if (body.is_discarded()) body = nullptr;
+  services_.hooks.audit->RecordLater(platform::ActorOf(request.principal, request.client_address, request.id),
+                                     fmt::format("{} {}", route->method, route->pattern), object, nullptr,
+                                     {{"status", summary.status}, {"request", std::move(body)}});
+}
+
+void Application::WatchRights() {
+  while (true) {
+    {
+      std::unique_lock lock(rights_->mutex);
+      rights_->wake.wait_for(lock, std::chrono::seconds(1),
+                             [this] { return rights_->changed || rights_->stopping; });
+      if (rights_->stopping) return;
+      rights_->changed = false;
+    }
+    CutForbidden();
+  }
+}
+
+void Application::CutForbidden() {
+  std::vector<std::shared_ptr<Exchange>> running;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [request, exchange] : running_) {
+      if (auto alive = exchange.lock()) running.push_back(std::move(alive));
+    }
+  }
+  for (const auto& exchange : running) {
+    const HttpRequest& request = exchange->request();
+    // Short calls end by themselves, and one of them may be what ended the session.
+    if (!request.route->inference && !request.route->streams) continue;
+    if (keys_.StillValid(request.principal)) continue;
+    LogInfo("a request was cut: its key or session lost the right to it",
+            {{"request_id", request.id}, {"key", request.principal.key_id}});
+    cut_.Increment();
+    exchange->Abort();
+  }
+}
+
+void Application::StopWatching() {
+  {
+    std::lock_guard lock(rights_->mutex);
+    rights_->stopping = true;
+  }
+  rights_->wake.notify_all();
+  if (watcher_.joinable()) watcher_.join();
 }
 
 bool Application::WaitIdle(double timeout_s) {

@@ -10,6 +10,7 @@
 #include "gateway/http_server.h"
 #include "gateway/native/pool_feed.h"
 #include "gateway/services.h"
+#include "platform/conversations/conversations.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -36,8 +37,8 @@ ConnectionOptions ConnectionOptionsOf(const GatewayOptions& options) {
 class RunningGateway final : public Gateway {
  public:
   RunningGateway(const GatewayOptions& options, platform::Inference& inference, platform::Catalog& catalog,
-                 platform::KeyStore& keys, const Clock& clock, MetricsRegistry& metrics, ServerHooks hooks,
-                 Security security)
+                 platform::Authenticator& keys, const Clock& clock, MetricsRegistry& metrics,
+                 ServerHooks hooks, Security security)
       : options_(options),
         hooks_(std::move(hooks)),
         clock_(clock),
@@ -81,12 +82,15 @@ class RunningGateway final : public Gateway {
 
   bool Drain() override {
     draining_ = true;
+    if (hooks_.conversations != nullptr) hooks_.conversations->EndListening();
     return application_.WaitIdle(options_.drain_timeout_s);
   }
 
   void Stop() override {
     draining_ = true;
+    if (hooks_.conversations != nullptr) hooks_.conversations->EndListening();
     pool_feed_.Stop();
+    application_.StopWatching();
     if (server_) server_->Stop();
     slow_.Stop();
     workers_.Stop();
@@ -141,7 +145,7 @@ Status CheckOptions(const GatewayOptions& options) {
 }  // namespace
 
 Result<std::unique_ptr<Gateway>> Gateway::Start(const GatewayOptions& options, platform::Inference& inference,
-                                                platform::Catalog& catalog, platform::KeyStore& keys,
+                                                platform::Catalog& catalog, platform::Authenticator& keys,
                                                 const Clock& clock, MetricsRegistry& metrics,
                                                 ServerHooks hooks) {
   TP_TRY(CheckOptions(options));

@@ -14,9 +14,16 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "base/result.h"
-#include "platform/accounts/keys.h"
+#include "platform/accounts/authenticator.h"
 #include "platform/catalog/catalog.h"
 #include "platform/inference/inference.h"
+
+namespace tidepool::platform {
+class Accounting;
+class Accounts;
+class Audit;
+class Conversations;
+}  // namespace tidepool::platform
 
 namespace tidepool::gateway {
 
@@ -57,6 +64,18 @@ struct ServerHooks {
   std::function<Result<nlohmann::ordered_json>(const nlohmann::ordered_json&)> bench;
   // "8GiB" or "60%" (of the machine) to bytes, as the settings take them. Not set: numbers only.
   std::function<Result<uint64_t>(std::string_view)> memory_bytes;
+  // Limits, quotas, budgets, prices, usage, bills. Not set: 501.
+  platform::Accounting* accounting = nullptr;
+  platform::Conversations* conversations = nullptr;  // outlives the gateway. Not set: 501
+  // Organisations, members, keys, sessions and what happened. Not set: 501.
+  platform::Accounts* accounts = nullptr;
+  platform::Audit* audit = nullptr;
+  // POST /api/v1/backup: a copy of the store while serving; with a passphrase the key file goes along,
+  // sealed.
+  std::function<Result<nlohmann::ordered_json>(const std::string& file, const std::string& passphrase)>
+      backup;
+  // Called when rights may have changed, for the gateway to cut streams. Set by the gateway.
+  std::function<void(std::function<void()>)> on_rights_changed;
   std::string version;
   std::string commit;
 };
@@ -67,7 +86,7 @@ class Gateway {
   // Checks the options (listening beyond loopback without protection is kInvalid) and binds; serving starts
   // at once.
   static Result<std::unique_ptr<Gateway>> Start(const GatewayOptions& options, platform::Inference& inference,
-                                                platform::Catalog& catalog, platform::KeyStore& keys,
+                                                platform::Catalog& catalog, platform::Authenticator& keys,
                                                 const Clock& clock, MetricsRegistry& metrics,
                                                 ServerHooks hooks);
   virtual std::string url() const = 0;  // "http://127.0.0.1:8433", with the real port

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "platform/accounts/keys.h"
+#include "platform/accounts/principal.h"
 
 namespace tidepool::gateway {
 
@@ -45,7 +45,9 @@ struct HttpRequest {
   const Route* route = nullptr;
   std::vector<std::pair<std::string, std::string>> path_values;  // decoded {name} parts of the path
   platform::Principal principal;
-  bool owns_machine = false;   // the admin key, from this machine, through no proxy
+  bool owns_machine = false;   // the operator, from this machine, through no proxy
+  std::string client_address;  // the peer's, or what a trusted proxy says it is
+  bool secure = false;         // TLS, here or at a trusted proxy
   std::string allowed_origin;  // for CORS headers of the reply; empty: none
 
   // The first header of that name (lower case), or nullptr.
@@ -85,6 +87,8 @@ class Exchange {
   virtual void End() = 0;
   // Kept until the exchange ends. If the client has gone already, OnClosed follows at once.
   virtual void Listen(std::shared_ptr<ExchangeListener> listener) = 0;
+  // Ends it as if the client had gone: its listener hears OnClosed, the connection is closed.
+  virtual void Abort() = 0;
 };
 
 // How an exchange ended.

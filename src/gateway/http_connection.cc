@@ -118,6 +118,13 @@ class ConnectionExchange final : public Exchange, public std::enable_shared_from
     listener_ = std::move(listener);
   }
 
+  void Abort() override {
+    loop_->Post([self = shared_from_this()] {
+      if (auto connection = self->connection_.lock(); connection && connection->exchange_ == self)
+        connection->Lost(false);
+    });
+  }
+
   // Event loop: no more output is wanted.
   std::shared_ptr<ExchangeListener> Retire(bool lost) {
     std::lock_guard lock(mutex_);

@@ -53,9 +53,21 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   GatewayOptions options;
   options.cors_origins = {"https://a.example"};
+  options.trusted_proxy = "127.0.0.0/8,2001:db8::/32";
   static const Security security = Security::Create(options, ListenAddress{"127.0.0.1", 8433, true}).value();
   request.peer.local_address = "127.0.0.1";
+  request.peer.address = "127.0.0.1";
+  request.peer.loopback = true;
   const auto source = security.CheckSource(request);
+  // Whatever X-Forwarded-For holds, the client has an address.
+  CHECK(!request.client_address.empty());
+  if (const std::string* cookie = request.Header("cookie"); cookie != nullptr) {
+    const std::string_view value = CookieValue(*cookie, kSessionCookie);
+    CHECK(value.find(';') == std::string_view::npos);
+  }
+  if (const auto query = ParseQuery(request.target, "limit:integer after workspace")) {
+    for (const auto& [name, value] : *query) CHECK(name == "limit" || name == "after" || name == "workspace");
+  }
   // A web page of another origin never gets through.
   const std::string* origin = request.Header("origin");
   if (source && origin != nullptr && request.allowed_origin.empty()) {

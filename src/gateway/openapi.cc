@@ -40,7 +40,7 @@ std::string OperationId(const Route& route) {
   return id;
 }
 
-Json Parameters(std::string_view pattern) {
+Json Parameters(std::string_view pattern, std::string_view query) {
   Json parameters = Json::array();
   for (size_t open = pattern.find('{'); open != std::string_view::npos; open = pattern.find('{', open + 1)) {
     std::string name(pattern.substr(open + 1, pattern.find('}', open) - open - 1));
@@ -52,6 +52,18 @@ Json Parameters(std::string_view pattern) {
     parameter["required"] = true;
     parameter["schema"]["type"] = "string";
     if (greedy) parameter["description"] = "May hold slashes, raw or as %2F";
+    parameters.push_back(std::move(parameter));
+  }
+  while (!query.empty()) {
+    const size_t space = query.find(' ');
+    const std::string_view item = query.substr(0, space);
+    query = space == std::string_view::npos ? std::string_view() : query.substr(space + 1);
+    const size_t colon = item.find(':');
+    Json parameter;
+    parameter["name"] = item.substr(0, colon);
+    parameter["in"] = "query";
+    parameter["schema"]["type"] =
+        colon == std::string_view::npos ? std::string_view("string") : item.substr(colon + 1);
     parameters.push_back(std::move(parameter));
   }
   return parameters;
@@ -74,7 +86,7 @@ Json Operation(const Route& route) {
     operation["description"] = fmt::format("Least role: {}.", platform::RoleName(route.access));
     operation["x-least-role"] = platform::RoleName(route.access);
   }
-  if (Json parameters = Parameters(route.pattern); !parameters.empty())
+  if (Json parameters = Parameters(route.pattern, route.query); !parameters.empty())
     operation["parameters"] = std::move(parameters);
   if (route.request != nullptr) {
     operation["requestBody"]["required"] = route.request().contains("required");
@@ -113,9 +125,12 @@ Json OpenApiDocument() {
       "have no effect "
       "are named in the header Tidepool-Ignored.";
   document["info"]["license"]["name"] = "Apache-2.0";
-  document["security"] = Json::array({Json{{"key", Json::array()}}});
+  document["security"] = Json::array({Json{{"key", Json::array()}}, Json{{"session", Json::array()}}});
   document["components"]["securitySchemes"]["key"]["type"] = "http";
   document["components"]["securitySchemes"]["key"]["scheme"] = "bearer";
+  document["components"]["securitySchemes"]["session"]["type"] = "apiKey";
+  document["components"]["securitySchemes"]["session"]["in"] = "cookie";
+  document["components"]["securitySchemes"]["session"]["name"] = "tidepool_session";
   document["components"]["schemas"]["Error"] = Json::parse(kErrorSchema);
   for (const Route& route : Routes()) {
     std::string method(route.method);

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace tidepool::gateway {
 namespace {
 
@@ -82,6 +84,46 @@ Result<std::string> PercentDecode(std::string_view text) {
       return Fail(ErrorKind::kInvalid, "bad_path", "The path holds a control character.");
     }
     out.push_back(c);
+  }
+  return out;
+}
+
+Result<std::vector<std::pair<std::string, std::string>>> ParseQuery(std::string_view target,
+                                                                    std::string_view allowed) {
+  std::vector<std::pair<std::string, std::string>> out;
+  const size_t mark = target.find('?');
+  std::string_view rest = mark == std::string_view::npos ? std::string_view() : target.substr(mark + 1);
+  rest = rest.substr(0, rest.find('#'));
+  while (!rest.empty()) {
+    const size_t end = rest.find('&');
+    std::string pair(rest.substr(0, end));
+    rest = end == std::string_view::npos ? std::string_view() : rest.substr(end + 1);
+    if (pair.empty()) continue;
+    for (char& c : pair) {
+      if (c == '+') c = ' ';
+    }
+    const size_t equals = pair.find('=');
+    auto name = PercentDecode(std::string_view(pair).substr(0, equals));
+    auto value = PercentDecode(equals == std::string::npos ? std::string_view()
+                                                           : std::string_view(pair).substr(equals + 1));
+    if (!name || !value)
+      return Fail(ErrorKind::kInvalid, "bad_query", "The query holds a bad escape or a control character.");
+    bool known = false;
+    for (std::string_view list = allowed; !list.empty() && !known;) {
+      const size_t space = list.find(' ');
+      const std::string_view item = list.substr(0, space);
+      known = item.substr(0, item.find(':')) == *name;
+      list = space == std::string_view::npos ? std::string_view() : list.substr(space + 1);
+    }
+    const bool twice =
+        std::any_of(out.begin(), out.end(), [&](const auto& given) { return given.first == *name; });
+    if (!known || twice) {
+      return Fail(ErrorKind::kInvalid, "unknown_parameter",
+                  fmt::format("The query parameter \"{}\" is {}.", name->substr(0, 60),
+                              known ? "given twice" : "not known here"),
+                  name->substr(0, 60));
+    }
+    out.emplace_back(std::move(*name), std::move(*value));
   }
   return out;
 }

@@ -43,6 +43,8 @@ struct Route {
   int success = 200;
   bool streams = false;  // may answer as text/event-stream
   std::string_view content_type = "application/json";
+  std::string_view query =
+      {};  // "limit:integer after workspace": the parameters it takes; others are refused
 };
 
 std::span<const Route> Routes();
@@ -57,6 +59,11 @@ struct RouteMatch {
 // nullptr with an empty `allow` if there is no such path. HEAD finds GET routes.
 Result<RouteMatch> MatchRoute(std::span<const Route> routes, std::string_view method,
                               std::string_view target);
+
+// The parameters of the target's query, decoded. kInvalid "unknown_parameter" (also for one given twice) and
+// "bad_query".
+Result<std::vector<std::pair<std::string, std::string>>> ParseQuery(std::string_view target,
+                                                                    std::string_view allowed);
 
 // "%41b" -> "Ab". kInvalid for a bad escape, a NUL or a control character.
 Result<std::string> PercentDecode(std::string_view text);

@@ -78,8 +78,14 @@ TEST(Router, RoutesAreDescribedAndDistinct) {
     EXPECT_FALSE(route.summary.empty()) << route.pattern;
     EXPECT_FALSE(route.tag.empty()) << route.pattern;
     EXPECT_NE(route.handler, nullptr) << route.pattern;
-    // Public routes are exactly these two: a new one is a decision, not an accident.
-    const bool is_public = route.pattern == "/health" || route.pattern == "/ready";
+    // Public routes are exactly these: a new one is a decision, not an accident.
+    static const std::set<std::string_view> kPublic = {"GET /health",
+                                                       "GET /ready",
+                                                       "GET /setup",
+                                                       "POST /api/v1/links/find",
+                                                       "POST /api/v1/links/use",
+                                                       "POST /api/v1/sessions"};
+    const bool is_public = kPublic.contains(std::string(route.method) + " " + std::string(route.pattern));
     EXPECT_EQ(route.access == platform::Role::kNone, is_public) << route.pattern;
     // What reads a body must not do so on an I/O thread.
     if (route.request != nullptr) {

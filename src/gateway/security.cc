@@ -1,11 +1,8 @@
 #include "gateway/security.h"
 
-#include <arpa/inet.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
-#include <cstring>
 
 namespace tidepool::gateway {
 namespace {
@@ -99,42 +96,39 @@ Result<Security> Security::Create(const GatewayOptions& options, const ListenAdd
     const std::string_view item = Trim(list.substr(0, comma));
     list = comma == std::string_view::npos ? std::string_view() : list.substr(comma + 1);
     if (item.empty()) continue;
-    Range range;
-    const size_t slash = item.find('/');
-    const std::string base(item.substr(0, slash));
-    range.v6 = base.find(':') != std::string::npos;
-    const int full = range.v6 ? 128 : 32;
-    range.bits = full;
-    bool good = inet_pton(range.v6 ? AF_INET6 : AF_INET, base.c_str(), range.bytes) == 1;
-    if (good && slash != std::string_view::npos) {
-      const std::string_view bits = item.substr(slash + 1);
-      const auto [end, problem] = std::from_chars(bits.data(), bits.data() + bits.size(), range.bits);
-      good =
-          problem == std::errc() && end == bits.data() + bits.size() && range.bits >= 0 && range.bits <= full;
-    }
-    if (!good) {
-      return Fail(ErrorKind::kInvalid, "bad_trusted_proxy",
-                  fmt::format("\"{}\" is not an address or a CIDR range such as 10.0.0.0/8.", item),
-                  "trusted_proxy");
-    }
-    security.proxies_.push_back(range);
+    const auto network = platform::Network::Parse(item);
+    if (!network)
+      return Fail(ErrorKind::kInvalid, "bad_trusted_proxy", network.error().message, "trusted_proxy");
+    security.proxies_.push_back(*network);
   }
   return security;
 }
 
 bool Security::IsTrustedProxy(std::string_view address) const {
-  unsigned char bytes[16] = {};
-  const bool v6 = address.find(':') != std::string_view::npos;
-  if (inet_pton(v6 ? AF_INET6 : AF_INET, std::string(address).c_str(), bytes) != 1) return false;
-  return std::any_of(proxies_.begin(), proxies_.end(), [&](const Range& range) {
-    if (range.v6 != v6) return false;
-    const int whole = range.bits / 8;
-    if (std::memcmp(bytes, range.bytes, static_cast<size_t>(whole)) != 0) return false;
-    const int rest = range.bits % 8;
-    if (rest == 0) return true;
-    const int mask = 0xff << (8 - rest) & 0xff;
-    return (bytes[whole] & mask) == (range.bytes[whole] & mask);
-  });
+  return platform::AnyContains(proxies_, address);
+}
+
+std::string Security::ClientAddress(const HttpRequest& request) const {
+  const std::string peer = platform::NormalisedAddress(request.peer.address);
+  if (!IsTrustedProxy(peer)) return peer;
+  // Each proxy appends who it was reached from: the first from the end that is no proxy of ours is the
+  // client. Several such headers are one list in their order (RFC 9110 5.3).
+  std::string list;
+  for (const HttpHeader& header : request.headers) {
+    if (header.name == "x-forwarded-for") list += (list.empty() ? "" : ",") + header.value;
+  }
+  std::string client = peer;
+  std::string_view rest = list;
+  while (!rest.empty()) {
+    const size_t comma = rest.rfind(',');
+    const std::string address =
+        platform::NormalisedAddress(Trim(comma == std::string_view::npos ? rest : rest.substr(comma + 1)));
+    if (address.empty()) break;
+    client = address;
+    if (!IsTrustedProxy(address)) break;
+    rest = comma == std::string_view::npos ? std::string_view() : rest.substr(0, comma);
+  }
+  return client;
 }
 
 bool Security::HostAllowed(std::string_view host, const HttpRequest& request) const {
@@ -147,6 +141,10 @@ bool Security::HostAllowed(std::string_view host, const HttpRequest& request) co
 }
 
 Status Security::CheckSource(HttpRequest& request) const {
+  request.client_address = ClientAddress(request);
+  const std::string* forwarded_scheme = request.Header("x-forwarded-proto");
+  request.secure = request.peer.tls || (forwarded_scheme != nullptr && Lower(*forwarded_scheme) == "https" &&
+                                        IsTrustedProxy(request.peer.address));
   if (!proxies_.empty() && !request.peer.tls && !request.peer.loopback &&
       !IsTrustedProxy(request.peer.address)) {
     return Fail(ErrorKind::kForbidden, "not_through_proxy",
@@ -179,15 +177,21 @@ Status Security::CheckSource(HttpRequest& request) const {
               "Origin");
 }
 
-Status Security::CheckKey(HttpRequest& request, const platform::KeyStore& keys) const {
-  const std::string* header = request.Header("authorization");
-  std::string_view key;
-  if (header != nullptr) {
-    std::string_view value = Trim(*header);
-    if (value.size() > 7 && Lower(value.substr(0, 7)) == "bearer ") key = Trim(value.substr(7));
-  }
-  if (!key.empty()) {
-    auto principal = keys.Verify(key);
+Status Security::CheckCaller(HttpRequest& request, const platform::Authenticator& keys) const {
+  const auto text = [&](std::string_view name) -> std::string_view {
+    const std::string* value = request.Header(name);
+    return value == nullptr ? std::string_view() : Trim(*value);
+  };
+  platform::Credentials credentials;
+  const std::string_view bearer = text("authorization");
+  if (bearer.size() > 7 && Lower(bearer.substr(0, 7)) == "bearer ") credentials.key = Trim(bearer.substr(7));
+  credentials.session = CookieValue(text("cookie"), kSessionCookie);
+  credentials.csrf = text("tidepool-csrf");
+  credentials.workspace = text("tidepool-workspace");
+  credentials.writes = request.method != "GET" && request.method != "HEAD";
+  credentials.address = request.client_address;
+  if (!credentials.key.empty() || !credentials.session.empty()) {
+    auto principal = keys.Authenticate(credentials);
     if (principal) {
       request.principal = std::move(*principal);
       request.owns_machine = request.principal.is_operator && request.peer.loopback && !WasForwarded(request);
@@ -204,23 +208,38 @@ Status Security::CheckKey(HttpRequest& request, const platform::KeyStore& keys) 
     request.principal.key_id = "open";
     return {};
   }
-  return Fail(ErrorKind::kUnauthenticated, "missing_api_key",
-              "No API key. Send it as \"Authorization: Bearer tp-...\"; the admin key was shown at the first "
-              "start and is "
-              "in admin.key of the server's home folder.");
+  return Fail(
+      ErrorKind::kUnauthenticated, "missing_api_key",
+      "No API key. Send it as \"Authorization: Bearer tp-...\", or sign in. The operator's key was shown at "
+      "the first start and is in admin.key of the server's home folder.");
+}
+
+std::string_view CookieValue(std::string_view header, std::string_view name) {
+  std::string_view found;
+  while (!header.empty()) {
+    const size_t end = header.find(';');
+    const std::string_view pair = Trim(header.substr(0, end));
+    header = end == std::string_view::npos ? std::string_view() : header.substr(end + 1);
+    const size_t equals = pair.find('=');
+    if (equals == std::string_view::npos || pair.substr(0, equals) != name) continue;
+    // Two of one name: another site's cookie shadows ours. Neither counts.
+    if (!found.empty()) return {};
+    found = pair.substr(equals + 1);
+  }
+  return found;
 }
 
 HttpResponse Security::Preflight(const HttpRequest& request) {
   HttpResponse response;
   response.status = 204;
   response.content_type.clear();
-  response.headers.push_back({"Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS"});
+  response.headers.push_back({"Access-Control-Allow-Methods", "GET, POST, PATCH, DELETE, OPTIONS"});
   const std::string* wanted = request.Header("access-control-request-headers");
   // SDKs for browsers send a family of their own headers (x-stainless-*): allow what is asked, it carries no
   // right.
   response.headers.push_back(
       {"Access-Control-Allow-Headers",
-       wanted != nullptr ? *wanted : "authorization, content-type, tidepool-progress"});
+       wanted != nullptr ? *wanted : "authorization, content-type, tidepool-progress, tidepool-workspace"});
   response.headers.push_back({"Access-Control-Max-Age", "600"});
   return response;
 }

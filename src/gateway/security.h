@@ -10,7 +10,8 @@
 #include "gateway/gateway.h"
 #include "gateway/http.h"
 #include "gateway/http_server.h"
-#include "platform/accounts/keys.h"
+#include "platform/accounts/authenticator.h"
+#include "platform/accounts/network.h"
 
 namespace tidepool::gateway {
 
@@ -26,18 +27,15 @@ class Security {
   // kForbidden for a peer that must come through the proxy, an unlisted Host, a foreign Origin. Fills
   // request.allowed_origin when the Origin is one that CORS allows.
   Status CheckSource(HttpRequest& request) const;
-  // The caller behind the key; fills request.principal and request.owns_machine.
-  Status CheckKey(HttpRequest& request, const platform::KeyStore& keys) const;
+  // The caller behind the key or the session's cookie; fills request.principal and request.owns_machine.
+  Status CheckCaller(HttpRequest& request, const platform::Authenticator& keys) const;
   bool IsTrustedProxy(std::string_view address) const;
   // Headers for a preflight request (OPTIONS with Access-Control-Request-Method) from an allowed origin.
   static HttpResponse Preflight(const HttpRequest& request);
 
  private:
-  struct Range {
-    bool v6 = false;
-    unsigned char bytes[16] = {};
-    int bits = 0;
-  };
+  // Of the client: what X-Forwarded-For says counts only from trusted proxies, read from its end.
+  std::string ClientAddress(const HttpRequest& request) const;
   bool HostAllowed(std::string_view host, const HttpRequest& request) const;
 
   bool open_ = false;
@@ -46,8 +44,12 @@ class Security {
   std::string listen_address_;
   std::vector<std::string> hosts_;    // lower case
   std::vector<std::string> origins_;  // lower case
-  std::vector<Range> proxies_;
+  std::vector<platform::Network> proxies_;
 };
+
+inline constexpr std::string_view kSessionCookie = "tidepool_session";
+// The value of a cookie in a Cookie header (RFC 6265 5.4: "a=1; b=2"); "" if it is not there, or twice.
+std::string_view CookieValue(std::string_view header, std::string_view name);
 
 // "application/json", with parameters (charset must be UTF-8).
 bool IsJsonContentType(std::string_view value);

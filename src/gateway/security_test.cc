@@ -126,34 +126,34 @@ TEST(Security, KeysAndOwnership) {
   GatewayOptions options;
   const Security closed = Make(options);
   HttpRequest request = Request("localhost");
-  EXPECT_EQ(closed.CheckKey(request, keys).error().code, "missing_api_key");
+  EXPECT_EQ(closed.CheckCaller(request, keys).error().code, "missing_api_key");
   request.headers.push_back({"authorization", "Bearer wrong"});
-  EXPECT_EQ(closed.CheckKey(request, keys).error().code, "invalid_api_key");
+  EXPECT_EQ(closed.CheckCaller(request, keys).error().code, "invalid_api_key");
   request.headers.back().value = "Basic tp-test-key";
-  EXPECT_EQ(closed.CheckKey(request, keys).error().code, "missing_api_key");
+  EXPECT_EQ(closed.CheckCaller(request, keys).error().code, "missing_api_key");
   request.headers.back().value = "bearer  tp-test-key ";
-  ASSERT_TRUE(closed.CheckKey(request, keys));
+  ASSERT_TRUE(closed.CheckCaller(request, keys));
   EXPECT_TRUE(request.principal.is_operator);
   EXPECT_TRUE(request.owns_machine);
 
   // A proxy on this machine speaks for somebody else.
   request.headers.push_back({"x-forwarded-for", "8.8.8.8"});
-  ASSERT_TRUE(closed.CheckKey(request, keys));
+  ASSERT_TRUE(closed.CheckCaller(request, keys));
   EXPECT_FALSE(request.owns_machine);
 
   HttpRequest far = Request("localhost", {}, "10.0.0.5");
   far.headers.push_back({"authorization", "Bearer tp-test-key"});
-  ASSERT_TRUE(closed.CheckKey(far, keys));
+  ASSERT_TRUE(closed.CheckCaller(far, keys));
   EXPECT_TRUE(far.principal.is_operator);
   EXPECT_FALSE(far.owns_machine);
 
   options.open = true;
   const Security open = Make(options);
   HttpRequest any = Request("localhost");
-  ASSERT_TRUE(open.CheckKey(any, keys));
+  ASSERT_TRUE(open.CheckCaller(any, keys));
   EXPECT_FALSE(any.owns_machine);
   any.headers.push_back({"authorization", "Bearer whatever-an-sdk-sends"});
-  EXPECT_TRUE(open.CheckKey(any, keys));
+  EXPECT_TRUE(open.CheckCaller(any, keys));
 }
 
 TEST(Security, JsonContentTypes) {

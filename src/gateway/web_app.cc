@@ -11,15 +11,16 @@
 namespace tidepool::gateway {
 namespace {
 
-// No script, style, font, picture or request leaves the server's own origin. Styles are set by script through the CSSOM,
-// which needs no 'unsafe-inline'. Pictures that the application makes itself are data: or blob:.
+// No script, style, font, picture or request leaves the server's own origin. Styles are set by script through
+// the CSSOM, which needs no 'unsafe-inline'. Pictures that the application makes itself are data: or blob:.
 constexpr std::string_view kPolicy =
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
     "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 constexpr std::string_view kNoWebApp =
     "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Tidepool</title><h1>Tidepool</h1>"
-    "<p>This server was built without its web application (Node.js was not at hand, or TIDEPOOL_WEB was off). "
+    "<p>This server was built without its web application (Node.js was not at hand, or TIDEPOOL_WEB was "
+    "off). "
     "The API is here all the same: <a href=\"/openapi.json\">/openapi.json</a> describes it, and the command "
     "<code>tidepool</code> speaks it.</p></html>";
 
@@ -29,13 +30,15 @@ std::string_view PathOf(const HttpRequest& request) {
 }
 
 const WebAsset* FindAsset(std::span<const WebAsset> assets, std::string_view path) {
-  const auto found = std::lower_bound(assets.begin(), assets.end(), path,
-                                      [](const WebAsset& asset, std::string_view wanted) { return asset.path < wanted; });
+  const auto found =
+      std::lower_bound(assets.begin(), assets.end(), path,
+                       [](const WebAsset& asset, std::string_view wanted) { return asset.path < wanted; });
   return found != assets.end() && found->path == path ? &*found : nullptr;
 }
 
 bool IsUnder(std::string_view path, std::string_view folder) {
-  return path == folder || (path.starts_with(folder) && path.size() > folder.size() && path[folder.size()] == '/');
+  return path == folder ||
+         (path.starts_with(folder) && path.size() > folder.size() && path[folder.size()] == '/');
 }
 
 // What programs ask for gets an answer for programs.
@@ -52,7 +55,8 @@ bool Accepts(const HttpRequest& request, std::string_view coding) {
     std::string_view item = rest.substr(0, comma);
     rest = comma == std::string_view::npos ? std::string_view() : rest.substr(comma + 1);
     const size_t semicolon = item.find(';');
-    const std::string_view weight = semicolon == std::string_view::npos ? std::string_view() : item.substr(semicolon);
+    const std::string_view weight =
+        semicolon == std::string_view::npos ? std::string_view() : item.substr(semicolon);
     item = item.substr(0, semicolon);
     while (!item.empty() && item.front() == ' ') item.remove_prefix(1);
     while (!item.empty() && item.back() == ' ') item.remove_suffix(1);
@@ -98,8 +102,8 @@ void ServeWebApp(Services& /*services*/, std::shared_ptr<Exchange> exchange) {
 }  // namespace
 
 const Route* WebRoute(const HttpRequest& request) {
-  static const Route kRoute{"GET", "/{page...}", platform::Role::kNone, Lane::kWorker, false, ServeWebApp, "web",
-                            "The web application"};
+  static const Route kRoute{"GET",       "/{page...}", platform::Role::kNone, Lane::kWorker, false,
+                            ServeWebApp, "web",        "The web application"};
   if (request.method != "GET" && request.method != "HEAD") return nullptr;
   const std::string_view path = PathOf(request);
   if (FindAsset(WebAssets(), path) != nullptr) return &kRoute;

@@ -1,5 +1,5 @@
-// The web application's files: which request gets which, how they are compressed and kept, and what pages may do. Oracles:
-// zlib for gzip, RFC 9110 for negotiation and conditional requests.
+// The web application's files: which request gets which, how they are compressed and kept, and what pages may
+// do. Oracles: zlib for gzip, RFC 9110 for negotiation and conditional requests.
 #include "gateway/web_app.h"
 
 #include <gtest/gtest.h>

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "platform/accounts/home.h"
 
 namespace tidepool::server {
 namespace {
@@ -189,6 +190,8 @@ Json DescribeMachine(const DoctorInput& input) {
   }
   const Disk disk = MeasureDisk(home);
   Json advice = Advice(info, roofline, pool_bytes, disk);
+  if (const std::string wrong = platform::CheckKeyFile(home); !wrong.empty())
+    advice.push_back({{"topic", "keys"}, {"level", "warn"}, {"text", wrong}});
   if (input.catalog != nullptr) AddSlowModels(device, *input.catalog, advice);
   return {{"device", info.name},
           {"threads", info.threads},

@@ -13,6 +13,7 @@
 
 #include "cli/cli.h"
 #include "compute/simulator/planner.h"
+#include "server/accounts_store.h"
 #include "server/server.h"
 #include "server/settings.h"
 
@@ -100,5 +101,15 @@ int main(int argc, char** argv) {
   hooks.settings_reference = tidepool::server::SettingsReference;
   hooks.simulate = StudyHook(&tidepool::compute::SimulateStudy);
   hooks.plan = StudyHook(&tidepool::compute::PlanStudy);
+  hooks.restore = [](const std::string& home, const std::string& file,
+                     const std::string& passphrase) -> Result<std::string> {
+    TP_ASSIGN(const Settings settings, ResolveSettings(InputFor({"--home=" + home})));
+    return tidepool::server::Restore(settings, file, passphrase);
+  };
+  hooks.reset_password = [](const std::string& home, const std::string& email) -> Result<std::string> {
+    TP_ASSIGN(const Settings settings, ResolveSettings(InputFor({"--home=" + home})));
+    TP_ASSIGN(const auto link, tidepool::server::MakeResetLink(settings, email));
+    return "/setup#" + link.token;
+  };
   return tidepool::cli::Main(argc, argv, hooks);
 }

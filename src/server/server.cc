@@ -15,13 +15,16 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/wall_clock.h"
 #include "chips/device.h"
 #include "compute/engine/engine.h"
 #include "compute/memory/ledger.h"
 #include "gateway/gateway.h"
-#include "platform/accounts/keys.h"
 #include "platform/catalog/catalog.h"
+#include "platform/conversations/conversations.h"
 #include "platform/inference/inference.h"
+#include "platform/ledger/accounting.h"
+#include "server/accounts_store.h"
 #include "server/bench.h"
 #include "server/doctor.h"
 #include "server/machine_profile.h"
@@ -106,7 +109,8 @@ gateway::GatewayOptions MakeGatewayOptions(const Settings& s) {
 chips::DataType KvTypeOf(std::string_view name) {
   if (name == "f32") return chips::DataType::kF32;
   if (name == "bf16") return chips::DataType::kBF16;
-  return name == "q8" ? chips::DataType::kQ8_0 : chips::DataType::kF16;
+  if (name == "f16") return chips::DataType::kF16;
+  return name == "q8" ? chips::DataType::kQ8_0 : chips::DataType::kI16;
 }
 
 platform::CatalogOptions MakeCatalogOptions(const Settings& s) {
@@ -155,11 +159,12 @@ compute::EngineOptions MakeEngineOptions(const Settings& s) {
   o.pool.admission_load = s.pool.admission_load;
   o.pool.overcommit = s.pool.overcommit;
   o.pool.age_bound_s = s.pool.age_bound_s;
-  // Kernels change with the program; which of them compute, with the processor (and is part of a packed file's
-  // key).
+  // Kernels change with the program; which of them compute, with the processor (and is part of a packed
+  // file's key).
   o.prefix_files = {.max_bytes = s.pool.prefix_files,
                     .folder = s.home / "prefixes",
                     .salt = fmt::format(" {} {} deterministic={}", kVersion, kCommit, s.pool.deterministic)};
+  o.open_answer_tokens = static_cast<int32_t>(s.pool.open_answer_tokens);
   o.trace_records = static_cast<size_t>(s.pool.trace_records);
   return o;
 }
@@ -199,6 +204,7 @@ class ServerFile {
 // Everything that runs, in the order it is built; destroyed in reverse.
 struct Pool {
   SteadyClock clock;
+  SystemWallClock wall_clock;
   MetricsRegistry metrics;
   std::unique_ptr<chips::Device> device;
   std::unique_ptr<chips::SimulatedDevice> simulated;
@@ -208,11 +214,13 @@ struct Pool {
   std::unique_ptr<compute::Residency> residency;
   std::unique_ptr<compute::HostKvArena> host_kv;
   std::unique_ptr<compute::KvReserve> kv_reserve;
-  std::unique_ptr<platform::KeyStore> keys;
+  AccountsStore store;
   std::unique_ptr<platform::Catalog> catalog;
+  std::unique_ptr<platform::Accounting> accounting;  // before the engine: it ends requests until it is gone
   std::unique_ptr<compute::Engine> engine;
   std::unique_ptr<platform::Inference> inference;
-  std::string created_key;
+  std::unique_ptr<platform::Conversations> conversations;
+  std::string setup_path;  // "/setup#..." while nobody can sign in as an owner
 };
 
 chips::DeviceOptions MakeDeviceOptions(const Settings& s, const chips::cpu::KernelTuning& tuning) {
@@ -221,6 +229,7 @@ chips::DeviceOptions MakeDeviceOptions(const Settings& s, const chips::cpu::Kern
   o.instruction_set = s.pool.instruction_set;
   o.deterministic = s.pool.deterministic;
   o.pin_threads = s.pool.pin_threads;
+  o.replicate_weights = s.pool.numa == "replicate";
   o.tuning = tuning;
   return o;
 }
@@ -251,14 +260,62 @@ Result<std::unique_ptr<chips::Device>> MakeMeasuredDevice(const Settings& settin
   return device;
 }
 
+Result<platform::AccountingOptions> MakeAccountingOptions(const Settings& s) {
+  platform::AccountingOptions o;
+  o.folder = s.home / "ledger";
+  o.ledger.journal.segment_bytes = s.ledger.journal_segment;
+  o.ledger.journal.max_bytes = s.ledger.max_journal;
+  o.ledger.journal_every_tokens = s.ledger.journal_tokens;
+  o.ledger.journal_every_ms = s.ledger.journal_ms;
+  o.ledger.max_unposted_rows = s.ledger.max_unposted_rows;
+  o.ledger.finish_hold_s = s.ledger.finish_hold_s;
+  o.quota = {.tokens = s.ledger.free_tokens,
+             .validity_days = s.ledger.free_days,
+             .stop_when_exhausted = s.ledger.free_stop};
+  o.webhooks.allow_private_addresses = s.ledger.webhook_private;
+  o.cost.currency = s.ledger.cost_currency;
+  o.cost.power_watts = s.ledger.power_watts;
+  const auto money = [](const char* setting, const std::string& text) -> Result<platform::Money> {
+    auto amount = platform::Money::Parse(text);
+    if (amount && *amount >= platform::Money{} && amount->FitsRow()) return amount;
+    return Fail(ErrorKind::kInvalid, "bad_setting",
+                fmt::format("{}: \"{}\" is no amount; write a decimal such as 1.25", setting, text), setting);
+  };
+  TP_ASSIGN(o.cost.device_per_hour, money("ledger.device_per_hour", s.ledger.device_per_hour));
+  TP_ASSIGN(o.cost.power_per_kwh, money("ledger.power_per_kwh", s.ledger.power_per_kwh));
+  return o;
+}
+
+Status BuildAccounting(const Settings& settings, Pool& pool) {
+  TP_ASSIGN(platform::AccountingOptions options, MakeAccountingOptions(settings));
+  platform::Audit& audit = *pool.store.audit;
+  options.audit = [&audit](store::Session& session, const platform::AuditActor& actor, std::string_view action,
+                           std::string_view object, const nlohmann::ordered_json& before,
+                           const nlohmann::ordered_json& after) {
+    return audit.Append(session, actor, action, object, before, after);
+  };
+  const platform::KeyFile& keys = *pool.store.keys;
+  options.seal = [&keys](const std::string& secret) { return platform::HexOf(keys.Seal(secret)); };
+  options.unseal = [&keys](const std::string& sealed) { return keys.Unseal(platform::BytesOfHex(sealed)); };
+  TP_ASSIGN(pool.accounting, platform::Accounting::Open(*pool.store.database, pool.clock, pool.wall_clock, pool.metrics,
+                                                        std::move(options)));
+  return {};
+}
+
 Status BuildPool(const Settings& settings, Pool& pool) {
-  std::optional<std::string> created_key;
-  TP_ASSIGN(pool.keys, platform::KeyStore::Open(settings.home, created_key));
-  pool.created_key = created_key.value_or("");
-  if (settings.pool.numa == "interleave") {
+  TP_ASSIGN(pool.store, OpenAccountsStore(settings, pool.clock, pool.wall_clock, pool.metrics));
+  LogInfo("store", {{"what", pool.store.database->Describe()}});
+  if (!settings.http.open) {
+    TP_ASSIGN(const auto link, pool.store.accounts->MakeSetupLink());
+    if (link) pool.setup_path = "/setup#" + link->token;
+  }
+  if (settings.pool.numa != "off") {
     // Before any thread that brings memory in is started: they inherit it.
     TP_ASSIGN(const int nodes, chips::InterleaveHostMemory());
-    LogInfo(nodes > 1 ? "memory is interleaved" : "pool.numa has no effect: one memory node",
+    LogInfo(nodes < 2 ? "pool.numa has no effect: one memory node"
+            : settings.pool.numa == "replicate"
+                ? "weights lie on every memory node, other memory is interleaved"
+                : "memory is interleaved",
             {{"nodes", nodes}});
   }
   TP_ASSIGN(pool.device, MakeMeasuredDevice(settings, pool.profile));
@@ -276,7 +333,13 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   pool.kv_reserve = std::make_unique<compute::KvReserve>(
       *pool.device, *pool.ledger,
       compute::KvReserveOptions{.ready_bytes = settings.pool.kv_ready, .metrics = &pool.metrics});
-  TP_ASSIGN(pool.catalog, platform::Catalog::Open(MakeCatalogOptions(settings)));
+  platform::CatalogOptions catalog_options = MakeCatalogOptions(settings);
+  if (catalog_options.hub_token.empty()) {
+    TP_ASSIGN(const std::optional<std::string> token, pool.store.accounts->GetSecret("hub.token"));
+    catalog_options.hub_token = token.value_or("");
+  }
+  TP_ASSIGN(pool.catalog, platform::Catalog::Open(catalog_options));
+  TP_TRY(BuildAccounting(settings, pool));
   compute::EngineOptions engine_options = MakeEngineOptions(settings);
   engine_options.host_kv = pool.host_kv.get();
   engine_options.kv_reserve = pool.kv_reserve.get();
@@ -286,6 +349,7 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   inference_options.residency = pool.residency.get();
   inference_options.roofline = pool.profile.roofline;
   inference_options.host_kv = pool.host_kv.get();
+  inference_options.ledger = &pool.accounting->ledger();
   for (const std::string& text : settings.models.schedule) {
     TP_ASSIGN(platform::ScheduleRule rule, platform::ParseScheduleRule(text));
     inference_options.elasticity.schedule.push_back(std::move(rule));
@@ -296,10 +360,13 @@ Status BuildPool(const Settings& settings, Pool& pool) {
     chips::SimulatedDeviceOptions simulated_options;
     simulated_options.step_base_s = settings.simulated.step_ms / 1e3;
     simulated_options.step_per_token_s = settings.simulated.token_us / 1e6;
+    simulated_options.tally_file = settings.simulated.tally;
     pool.simulated = chips::MakeSimulatedDevice(simulated_options);
     TP_TRY(pool.inference->AddScripted(*pool.simulated, "scripted",
                                        static_cast<int32_t>(settings.simulated.context_length)));
   }
+  TP_ASSIGN(pool.conversations, platform::Conversations::Open(*pool.store.database, *pool.inference, pool.clock,
+                                                              pool.wall_clock, pool.metrics));
   return {};
 }
 
@@ -328,6 +395,7 @@ nlohmann::ordered_json DescribeStatus(const Pool& pool, Nanoseconds started) {
 
 gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds started) {
   gateway::ServerHooks hooks;
+  hooks.accounting = pool.accounting.get();
   hooks.version = kVersion;
   hooks.commit = kCommit;
   hooks.settings = [&settings] { return nlohmann::ordered_json{{"data", DescribeSettings(settings)}}; };
@@ -340,9 +408,18 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
                             .home = settings.home,
                             .catalog = pool.catalog.get()});
   };
+  hooks.conversations = pool.conversations.get();
   hooks.status = [&pool, started] { return DescribeStatus(pool, started); };
   hooks.memory_bytes = [&pool](std::string_view text) {
     return MemoryBytes(text, pool.device->info().memory_bytes);
+  };
+  hooks.accounts = pool.store.accounts.get();
+  hooks.audit = pool.store.audit.get();
+  hooks.on_rights_changed = [&pool](std::function<void()> changed) {
+    pool.store.accounts->OnChange(std::move(changed));
+  };
+  hooks.backup = [&pool](const std::string& file, const std::string& passphrase) {
+    return BackupStore(pool.store, file, passphrase, pool.wall_clock);
   };
   hooks.bench = [&pool](const nlohmann::ordered_json& request) {
     return RunBench(request, *pool.inference, *pool.engine, pool.clock, pool.profile.roofline);
@@ -357,9 +434,15 @@ void PrintBanner(const Pool& pool, const std::string& url, const Settings& setti
              info.instruction_set, pool.profile.roofline.memory_bytes_per_s / 1e9,
              pool.profile.roofline.int8_ops_per_s / 1e12,
              static_cast<double>(pool.ledger->limit()) / (1 << 30));
-  if (!pool.created_key.empty()) {
-    fmt::print("admin key  {}\n           shown once; the command line reads {}\n", pool.created_key,
+  if (!pool.store.created_key.empty()) {
+    fmt::print("admin key  {}\n           shown once; the command line reads {}\n", pool.store.created_key,
                (settings.home / "admin.key").string());
+  }
+  if (!pool.setup_path.empty()) {
+    fmt::print("set up     {}{}\n           makes the first owner; once, within 24 hours\n", url,
+               pool.setup_path);
+  } else if (!settings.http.open && pool.store.created_key.empty()) {
+    fmt::print("admin key  {}\n", (settings.home / "admin.key").string());
   }
   if (settings.http.open) fmt::print("admin key  none needed (--open)\n");
   fmt::print("serving    {}   API {}/v1   Ctrl-C stops\n", url, url);
@@ -395,6 +478,14 @@ void RunUntilSignal(gateway::Gateway& gateway, compute::Engine& engine, const Cl
 
 }  // namespace
 
+Result<std::string> Restore(const Settings& settings, const std::string& file,
+                            const std::string& passphrase) {
+  TP_TRY(MakeHome(settings.home));
+  auto lock = HomeLock::Take(settings.home);
+  if (!lock) return tl::unexpected<Error>(std::move(lock).error());
+  return RestoreStore(settings, file, passphrase);
+}
+
 int Serve(const Settings& settings) {
   ConfigureLog(MakeLogOptions(settings));
   // Blocked before any thread starts, so that only RunUntilSignal sees them.
@@ -416,13 +507,19 @@ int Serve(const Settings& settings) {
   Pool pool;
   if (const Status built = BuildPool(settings, pool); !built) return fail(built.error());
   const Nanoseconds started = pool.clock.now();
-  auto gateway =
-      gateway::Gateway::Start(MakeGatewayOptions(settings), *pool.inference, *pool.catalog, *pool.keys,
-                              pool.clock, pool.metrics, MakeHooks(settings, pool, started));
+  auto gateway = gateway::Gateway::Start(MakeGatewayOptions(settings), *pool.inference, *pool.catalog,
+                                         *pool.store.accounts, pool.clock, pool.metrics,
+                                         MakeHooks(settings, pool, started));
   if (!gateway) return fail(gateway.error());
   {
     const ServerFile file(settings.home, (*gateway)->url());
     PrintBanner(pool, (*gateway)->url(), settings);
+    // Settings change between two starts only: what is in force from now on.
+    nlohmann::ordered_json changed = nlohmann::ordered_json::object();
+    for (const auto& setting : DescribeSettings(settings)) {
+      if (setting["source"] != "default") changed[setting["id"].get<std::string>()] = setting["value"];
+    }
+    pool.store.audit->RecordLater(platform::MachineActor(), "server.started", kVersion, nullptr, changed);
     LogInfo("serving", {{"url", (*gateway)->url()}, {"home", settings.home.string()}});
     for (const std::string& model : settings.models.preload) {
       pool.inference->Load(model, [model](const Status& loaded) {

@@ -18,4 +18,7 @@ extern const char* const kCommit;
 // Returns the process' exit code.
 int Serve(const Settings& settings);
 
+// `tidepool restore`: takes the home's lock, so that no server runs meanwhile. Says what was done.
+Result<std::string> Restore(const Settings& settings, const std::string& file, const std::string& passphrase);
+
 }  // namespace tidepool::server

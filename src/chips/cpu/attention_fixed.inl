@@ -15,10 +15,9 @@
 // direction.
 //
 // What has no scale (NaN, infinities, lengths beyond float32) takes its scores and values in float32, row by
-// row. Rounded keys and values of a split are kept in scratch and shared by all rows of the task.
+// row. Rounded keys and values of a split are kept in scratch and shared by all rows of the task; KV of type kI16 was
+// rounded so when it was appended and is multiplied where it lies.
 
-constexpr float kKeyUnit = 32000.0f;  // 2 % below 2^15: room for the rounding of the length
-constexpr float kValueUnit = 8191.0f;
 constexpr float kLargestWeight = 32767.0f;
 constexpr float kWeightSum = 261632.0f;  // 2^18 - 512
 constexpr float kLeastSquare = 1e-36f;   // shorter vectors count as zero
@@ -60,7 +59,7 @@ TP_INLINE Floats LoadValue(const std::byte* p, int64_t left) {
 }
 template <KvElement kElement>
 TP_INLINE Floats Scaled(Floats v, Floats scale) {
-  return kElement == kKvQ8 ? Mul(v, scale) : v;
+  return kElement == kKvQ8 || kElement == kKvI16 ? Mul(v, scale) : v;
 }
 
 // A sequence's blocks lie anywhere in memory, which the processor's own prefetching does not see: while a
@@ -164,23 +163,33 @@ static void RoundValues(const std::byte* head, int64_t dims, int64_t slot, const
   }
 }
 
-// sum[m][v] = sum over `steps` pairs of left[m] (at `left_stride` int16) and right[step][v].
-template <int kRows, int kVectors>
-TP_INLINE void PairProducts(const int16_t* left, int64_t left_stride, const int32_t* right,
-                            int64_t vector_stride, int64_t step_stride, int64_t steps,
+// sum[m][v] += sum over `steps` pairs of left[m] (at `left_stride` int16) and right[v] (at `step_stride` int32). Meanwhile
+// `next` is fetched: a line for each vector.
+template <bool kFetch, int kRows, int kVectors>
+TP_INLINE void PairProducts(const int16_t* left, int64_t left_stride, const int32_t* const (&right)[kVectors],
+                            int64_t step_stride, int64_t steps, const std::byte* const (&next)[kVectors],
                             Ints (&sum)[kRows][kVectors]) {
-  for (int m = 0; m < kRows; ++m) {
-    for (int v = 0; v < kVectors; ++v) sum[m][v] = ZeroInts();
-  }
-  for (int64_t step = 0; step < steps; ++step, left += 2, right += step_stride) {
+  for (int64_t step = 0; step < steps; ++step, left += 2) {
     Ints r[kVectors];
-    for (int v = 0; v < kVectors; ++v) r[v] = LoadInts(right + v * vector_stride);
+    for (int v = 0; v < kVectors; ++v) r[v] = LoadInts(right[v] + step * step_stride);
+    if constexpr (kFetch) {
+      for (int v = 0; v < kVectors; ++v) _mm_prefetch(reinterpret_cast<const char*>(next[v] + step * 64), _MM_HINT_T0);
+    }
     for (int m = 0; m < kRows; ++m) {
       const Ints l = BroadcastInt(left + m * left_stride);
       for (int v = 0; v < kVectors; ++v) sum[m][v] = DotPairs(sum[m][v], l, r[v]);
     }
   }
 }
+template <int kRows, int kVectors>
+TP_INLINE void ClearSums(Ints (&sum)[kRows][kVectors]) {
+  for (int m = 0; m < kRows; ++m) {
+    for (int v = 0; v < kVectors; ++v) sum[m][v] = ZeroInts();
+  }
+}
+
+// Rows that share a key or value while memory is the bound.
+constexpr int kFetchRows = 3;
 
 template <KvElement kElement>
 class FixedPath {
@@ -214,6 +223,82 @@ class FixedPath {
     Range span = {RangeOf(task_, task_.row_begin).begin - base, RangeOf(task_, task_.row_end - 1).end - base};
     if (span.begin < 0) span.begin = 0;
     if (span.end > kAttentionSplit) span.end = kAttentionSplit;
+    if constexpr (kElement == kKvI16) {
+      LoadScales(split, span);
+    } else {
+      Round(split, span);
+    }
+    odd_keys_ = odd_values_ = false;
+    for (int64_t t = span.begin; t < span.end; ++t) {
+      odd_keys_ |= key_scales_[t] != key_scales_[t];
+      odd_values_ |= value_scales_[t] != value_scales_[t];
+    }
+  }
+
+  template <int kRows>
+  void Rows(int64_t row, int64_t split, RowSum* sums, float* values) {
+    Range ranges[kRows], span;
+    if (!RangesOf<kRows>(task_, row, split, ranges, span)) {
+      for (int m = 0; m < kRows; ++m) sums[m] = kNothing;
+      return;
+    }
+    const int64_t r = row - task_.row_begin;
+    const int first = static_cast<int>(span.begin / kLanes);
+    const int last = static_cast<int>((span.end + kLanes - 1) / kLanes);
+    constexpr int kVectors = kRows <= 4 && kRows * 4 <= kAttentionSums ? 4 : 2;
+    int v = first;
+    for (; v + kVectors <= last; v += kVectors) Scores<kRows, kVectors>(split, r, v, first, last);
+    for (; v < last; ++v) Scores<kRows, 1>(split, r, v, first, last);
+    if (odd_keys_ || odd_queries_) {
+      for (int m = 0; m < kRows; ++m) FloatScores(row + m, split, first, last, scores_ + m * kAttentionSplit);
+    }
+    Floats inverse[kRows];
+    bool in_float[kRows] = {};
+    if (odd_values_) {
+      for (int m = 0; m < kRows; ++m) in_float[m] = HasOddValue(ranges[m]);
+    }
+    Weights<kRows>(ranges, in_float, first, last, sums, inverse);
+    const int64_t vectors = (task_.value_dim + kLanes - 1) / kLanes;
+    int64_t at = 0;
+    if constexpr (kRows * 8 <= kAttentionSums) {
+      for (; at + 8 <= vectors; at += 8) Values<kRows, 8>(split, first, last, at, inverse, values);
+    }
+    for (; at + kVectors <= vectors; at += kVectors)
+      Values<kRows, kVectors>(split, first, last, at, inverse, values);
+    for (; at < vectors; ++at) Values<kRows, 1>(split, first, last, at, inverse, values);
+    if (!odd_values_) return;
+    if constexpr (kElement == kKvI16) {  // no element of the value is left: all of the output is NaN
+      for (int m = 0; m < kRows; ++m) {
+        if (in_float[m]) sums[m].sum = __builtin_nanf("");
+      }
+      return;
+    }
+    for (int m = 0; m < kRows; ++m) {
+      if (in_float[m])
+        FloatValues(split, ranges[m], scores_ + m * kAttentionSplit, values + m * task_.value_dim);
+    }
+  }
+
+ private:
+
+  // The place of position t (a multiple of kLanes, counted from the begin of `split`) in its block, and of the block.
+  const std::byte* BlockOf(int64_t split, int64_t t) const {
+    return task_.blocks[(split * kAttentionSplit + t) / kBlockTokens];
+  }
+
+  void LoadScales(int64_t split, Range span) {
+    const size_t key_scales = task_.key_offset + static_cast<size_t>(CodesBytes(task_.key_dim));
+    const size_t value_scales = task_.value_offset + static_cast<size_t>(CodesBytes(task_.value_dim));
+    for (int64_t t = span.begin / kBlockTokens * kBlockTokens; t < span.end; t += kBlockTokens) {
+      const std::byte* const block = BlockOf(split, t);
+      __builtin_memcpy(key_scales_ + t, block + key_scales, kBlockTokens * sizeof(float));
+      __builtin_memcpy(value_scales_ + t, block + value_scales, kBlockTokens * sizeof(float));
+    }
+  }
+  static constexpr int64_t CodesBytes(int64_t dims) { return kBlockTokens * (dims + dims % 2) * 2; }
+
+  void Round(int64_t split, Range span) {
+    const int64_t base = split * kAttentionSplit;
     const int64_t begin = span.begin / kLanes * kLanes;
     const int64_t end = (span.end + kLanes - 1) / kLanes * kLanes;
     const auto block_of = [&](int64_t t) { return task_.blocks[(base + t) / kBlockTokens]; };
@@ -237,49 +322,22 @@ class FixedPath {
       RoundValues<kElement>(head, task_.value_dim, t % kBlockTokens, next, values_ + t / 2 * value_stride_,
                             value_stride_, value_scales_ + t);
     }
-    odd_keys_ = odd_values_ = false;
-    for (int64_t t = span.begin; t < span.end; ++t) {
-      odd_keys_ |= key_scales_[t] != key_scales_[t];
-      odd_values_ |= value_scales_[t] != value_scales_[t];
-    }
   }
 
-  template <int kRows>
-  void Rows(int64_t row, int64_t split, RowSum* sums, float* values) {
-    Range ranges[kRows], span;
-    if (!RangesOf<kRows>(task_, row, split, ranges, span)) {
-      for (int m = 0; m < kRows; ++m) sums[m] = kNothing;
-      return;
+  // What is read some blocks after the value of position t of the range [begin, end) of `split`: values further on, then
+  // keys of what this thread does next.
+  const std::byte* AfterValues(int64_t split, int64_t t, int64_t begin, int64_t end) const {
+    constexpr int64_t kAhead = 4 * kBlockTokens;
+    if (t + kAhead < end) return BlockOf(split, t + kAhead) + task_.value_offset;
+    const int64_t over = t + kAhead - end;
+    if (split + 1 < task_.split_end) {
+      return end == kAttentionSplit && InNextSplit(split, kAttentionSplit + over) ? BlockOf(split + 1, over) + task_.key_offset
+                                                                                  : BlockOf(split, t) + task_.value_offset;
     }
-    const int64_t r = row - task_.row_begin;
-    const int first = static_cast<int>(span.begin / kLanes);
-    const int last = static_cast<int>((span.end + kLanes - 1) / kLanes);
-    constexpr int kVectors = kRows <= 4 && kRows * 4 <= kAttentionSums ? 4 : 2;
-    int v = first;
-    for (; v + kVectors <= last; v += kVectors) Scores<kRows, kVectors>(r, v);
-    for (; v < last; ++v) Scores<kRows, 1>(r, v);
-    if (odd_keys_ || odd_queries_) {
-      for (int m = 0; m < kRows; ++m) FloatScores(row + m, split, first, last, scores_ + m * kAttentionSplit);
-    }
-    Floats inverse[kRows];
-    bool in_float[kRows] = {};
-    if (odd_values_) {
-      for (int m = 0; m < kRows; ++m) in_float[m] = HasOddValue(ranges[m]);
-    }
-    Weights<kRows>(ranges, in_float, first, last, sums, inverse);
-    const int64_t vectors = value_stride_ / kLanes;
-    int64_t at = 0;
-    for (; at + kVectors <= vectors; at += kVectors)
-      Values<kRows, kVectors>(first, last, at, inverse, values);
-    for (; at < vectors; ++at) Values<kRows, 1>(first, last, at, inverse, values);
-    if (!odd_values_) return;
-    for (int m = 0; m < kRows; ++m) {
-      if (in_float[m])
-        FloatValues(split, ranges[m], scores_ + m * kAttentionSplit, values + m * task_.value_dim);
-    }
+    if (task_.next_blocks != nullptr && begin + over < end) return task_.next_blocks[over / kBlockTokens] + task_.next_key_offset;
+    return BlockOf(split, t) + task_.value_offset;
   }
 
- private:
   // Whether the task's rows see position `t`, counted from the begin of `split`.
   bool InNextSplit(int64_t split, int64_t t) const {
     return split * kAttentionSplit + t < RangeOf(task_, task_.row_end - 1).end;
@@ -299,11 +357,28 @@ class FixedPath {
     }
   }
 
+  // `last`: the split's last vector that is seen. Of kI16, while few rows leave memory the bound, what comes next is
+  // fetched: keys further on, then values from `first` on.
   template <int kRows, int kVectors>
-  void Scores(int64_t r, int vector) {
+  void Scores(int64_t split, int64_t r, int vector, int first, int last) {
     Ints sum[kRows][kVectors];
-    PairProducts<kRows, kVectors>(queries_ + r * query_stride_, query_stride_,
-                                  keys_ + vector * pairs_ * kLanes, pairs_ * kLanes, kLanes, pairs_, sum);
+    ClearSums(sum);
+    const int32_t* keys[kVectors];
+    const std::byte* next[kVectors] = {};
+    if constexpr (kElement == kKvI16) {
+      for (int v = 0; v < kVectors; ++v) {
+        const int64_t t = int64_t{vector + v} * kLanes;
+        keys[v] = reinterpret_cast<const int32_t*>(BlockOf(split, t) + task_.key_offset) + t % kBlockTokens;
+        const int ahead = vector + v + kVectors;
+        next[v] = ahead < last ? BlockOf(split, int64_t{ahead} * kLanes) + task_.key_offset
+                               : BlockOf(split, int64_t{first + (ahead - last) % (last - first)} * kLanes) + task_.value_offset;
+      }
+      constexpr bool kFetch = kRows <= kFetchRows && kLanes == kBlockTokens;
+      PairProducts<kFetch, kRows, kVectors>(queries_ + r * query_stride_, query_stride_, keys, kBlockTokens, pairs_, next, sum);
+    } else {
+      for (int v = 0; v < kVectors; ++v) keys[v] = keys_ + (vector + v) * pairs_ * kLanes;
+      PairProducts<false, kRows, kVectors>(queries_ + r * query_stride_, query_stride_, keys, kLanes, pairs_, next, sum);
+    }
     for (int v = 0; v < kVectors; ++v) {
       const int64_t at = (vector + v) * kLanes;
       const Floats key_scale = Load(key_scales_ + at);
@@ -311,6 +386,15 @@ class FixedPath {
         Store(scores_ + m * kAttentionSplit + at,
               Mul(Mul(ToFloats(sum[m][v]), key_scale), Set1(query_scales_[r + m])));
       }
+    }
+  }
+
+  static Floats KeyOf(const std::byte* head, int64_t d, int64_t slot) {
+    if constexpr (kElement == kKvI16) {
+      const Ints pairs = LoadInts(head + (d / 2 * kBlockTokens + slot) * 4);
+      return ToFloats(d % 2 == 0 ? FirstOfPairs(pairs) : SecondOfPairs(pairs));
+    } else {
+      return LoadKey<kElement>(head + (d * kBlockTokens + slot) * ElementBytes(kElement));
     }
   }
 
@@ -324,8 +408,8 @@ class FixedPath {
       const std::byte* const head = task_.blocks[position / kBlockTokens] + task_.key_offset;
       Floats sum = Zero();
       for (int64_t d = 0; d < task_.key_dim; ++d) {
-        const Floats k = LoadKey<kElement>(head + (d * kBlockTokens + slot) * ElementBytes(kElement));
-        const Floats scale = KeyScale<kElement>(head, task_.key_dim, slot, d);
+        const Floats k = KeyOf(head, d, slot);
+        const Floats scale = kElement == kKvI16 ? Load(key_scales_ + v * kLanes) : KeyScale<kElement>(head, task_.key_dim, slot, d);
         sum = Fma(Set1(query[d]), Scaled<kElement>(k, scale), sum);
       }
       float* const to = scores + v * kLanes;
@@ -396,12 +480,29 @@ class FixedPath {
   }
 
   template <int kRows, int kVectors>
-  void Values(int first, int last, int64_t vector, const Floats* inverse, float* values) const {
+  void Values(int64_t split, int first, int last, int64_t vector, const Floats* inverse, float* values) const {
     Ints sum[kRows][kVectors];
-    const int64_t begin = int64_t{first} * kLanes;
-    PairProducts<kRows, kVectors>(weights_ + begin, kAttentionSplit,
-                                  values_ + begin / 2 * value_stride_ + vector * kLanes, kLanes,
-                                  value_stride_, (last - first) * (kLanes / 2), sum);
+    ClearSums(sum);
+    const int32_t* from[kVectors];
+    const std::byte* next[kVectors] = {};
+    const int64_t begin = int64_t{first} * kLanes, end = int64_t{last} * kLanes;
+    if constexpr (kElement == kKvI16) {
+      constexpr bool kFetch = kRows <= kFetchRows && kVectors == 8;
+      for (int64_t t = begin; t < end;) {
+        const int64_t slot = t % kBlockTokens, stop = t + kBlockTokens - slot < end ? t + kBlockTokens - slot : end;
+        const auto* const head = reinterpret_cast<const int32_t*>(BlockOf(split, t) + task_.value_offset);
+        const std::byte* const ahead = kFetch ? AfterValues(split, t, begin, end) : nullptr;
+        for (int v = 0; v < kVectors; ++v) {
+          from[v] = head + slot / 2 * task_.value_dim + (vector + v) * kLanes;
+          next[v] = ahead + v * 8 * 64;
+        }
+        PairProducts<kFetch, kRows, kVectors>(weights_ + t, kAttentionSplit, from, task_.value_dim, (stop - t) / 2, next, sum);
+        t = stop;
+      }
+    } else {
+      for (int v = 0; v < kVectors; ++v) from[v] = values_ + begin / 2 * value_stride_ + (vector + v) * kLanes;
+      PairProducts<false, kRows, kVectors>(weights_ + begin, kAttentionSplit, from, value_stride_, (end - begin) / 2, next, sum);
+    }
     for (int m = 0; m < kRows; ++m) {
       for (int v = 0; v < kVectors; ++v) {
         const int64_t d = (vector + v) * kLanes;
@@ -450,6 +551,7 @@ static void Attend(const AttentionTask& task) {
     case kKvF16: return by(FixedPath<kKvF16>(task, rest));
     case kKvBF16: return by(FixedPath<kKvBF16>(task, rest));
     case kKvQ8: return by(FixedPath<kKvQ8>(task, rest));
+    case kKvI16: return by(FixedPath<kKvI16>(task, rest));
   }
 }
 
@@ -488,4 +590,39 @@ static void ConvertToQ8(const float* from, int8_t* codes, uint16_t* scales, int6
       __builtin_memcpy(codes + i, lanes, static_cast<size_t>(left));
     }
   }
+}
+
+// Sums of squares in 16 lanes, whatever the vectors of the set: every set writes the same bytes.
+static float SumOfSquares16(const float* x, int64_t count) {
+  constexpr int kParts = kBlockTokens / kLanes;
+  Floats sum[kParts];
+  for (int p = 0; p < kParts; ++p) sum[p] = Zero();
+  for (int64_t i = 0; i < count; i += kBlockTokens) {
+    for (int p = 0; p < kParts; ++p) {
+      const Floats v = LoadFirst(x + i + p * kLanes, count - i - p * kLanes);
+      sum[p] = Fma(v, v, sum[p]);
+    }
+  }
+  return SumLanes(kParts == 2 ? Add(sum[0], sum[kParts - 1]) : sum[0]);
+}
+static void CodesOf(const float* from, float factor, int16_t* codes, int64_t count) {
+  const Floats by = Set1(factor);
+  for (int64_t i = 0; i < AttentionPadded(count); i += kLanes) {
+    const Floats code = Mul(LoadFirst(from + i, count - i), by);
+    StoreInt16(codes + i, ToInts(Select(IsNan(code), Zero(), code)));  // 0 times infinity
+  }
+}
+static float ConvertKeyToI16(const float* from, int16_t* codes, int64_t count) {
+  const float square = SumOfSquares16(from, count), length = __builtin_sqrtf(square);
+  CodesOf(from, square > kLeastSquare && square < kInfinity ? kKeyUnit / length : 0.0f, codes, count);
+  return square < kInfinity ? length * (1.0f / kKeyUnit) : __builtin_nanf("");
+}
+static float ConvertValueToI16(const float* from, int16_t* codes, int64_t count) {
+  Ints top = ZeroInts();
+  for (int64_t i = 0; i < count; i += kLanes) top = MaxInts(top, FloatsToBits(Abs(LoadFirst(from + i, count - i))));
+  const int32_t bits = MaxLanesInts(top);
+  float largest;
+  __builtin_memcpy(&largest, &bits, sizeof largest);
+  CodesOf(from, largest > kLeast && largest < kInfinity ? kValueUnit / largest : 0.0f, codes, count);
+  return largest < kInfinity ? largest * (1.0f / kValueUnit) : __builtin_nanf("");
 }

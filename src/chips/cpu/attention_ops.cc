@@ -14,6 +14,7 @@ static_assert(kKvScaleGroup == kKvGroup);
 // Row elements of a tile: with the rounded keys and values of a split it stays in the second-level cache.
 constexpr int64_t kTileElements = 32 * 1024;
 constexpr int64_t kReservedDim = 256;
+constexpr int64_t kChunksPerThread = 16;
 constexpr int64_t kItemsPerThread = 4;                // fewer tiles than this a thread: smaller ones
 constexpr int64_t kPartialFloats = int64_t{1} << 20;  // 4 MiB of split attention
 
@@ -34,6 +35,7 @@ KvElement ElementOf(DataType type) {
     case DataType::kF16: return kKvF16;
     case DataType::kBF16: return kKvBF16;
     case DataType::kQ8_0: return kKvQ8;
+    case DataType::kI16: return kKvI16;
     default: break;
   }
   CHECK(false);
@@ -108,6 +110,10 @@ void AttentionOps::AppendToken(const KvAppendArgs& args, const SequenceSlice& se
                      kv.value_dim);
       continue;
     }
+    if (kv.type == DataType::kI16) {
+      AppendIntegers(kv, key, value, slot, keys, values);
+      continue;
+    }
     const auto convert = kv.type == DataType::kF16 ? kernels_.to_half : kernels_.to_bfloat;
     convert(value, reinterpret_cast<uint16_t*>(values) + slot * kv.value_dim, kv.value_dim);
     auto* k = reinterpret_cast<uint16_t*>(keys) + slot;
@@ -120,7 +126,29 @@ void AttentionOps::AppendToken(const KvAppendArgs& args, const SequenceSlice& se
   }
 }
 
-void AttentionOps::AppendKv(const KvAppendArgs& args) {
+void AttentionOps::AppendIntegers(const KvLayout& kv, const float* key, const float* value, int64_t slot,
+                                  std::byte* keys, std::byte* values) const {
+  // Longer heads (there are none yet) take the slow way of a vector of their own.
+  int16_t on_stack[kReservedDim];
+  std::vector<int16_t> longer;
+  int16_t* codes = on_stack;
+  const int64_t most = AttentionPadded(std::max(kv.key_dim, kv.value_dim));
+  if (most > kReservedDim) {
+    longer.resize(static_cast<size_t>(most));
+    codes = longer.data();
+  }
+  auto* const key_scales = reinterpret_cast<float*>(keys + kv.codes_bytes(kv.key_dim));
+  key_scales[slot] = kernels_.key_to_i16(key, codes, kv.key_dim);
+  for (int32_t d = 0; d < kv.key_dim; d += 2) {
+    std::memcpy(keys + (d / 2 * kKvBlockTokens + slot) * 4, codes + d, 4);
+  }
+  auto* const value_scales = reinterpret_cast<float*>(values + kv.codes_bytes(kv.value_dim));
+  value_scales[slot] = kernels_.value_to_i16(value, codes, kv.value_dim);
+  auto* const to = reinterpret_cast<int16_t*>(values) + slot / 2 * 2 * kv.value_dim + slot % 2;
+  for (int32_t d = 0; d < kv.value_dim; ++d) to[2 * d] = codes[d];
+}
+
+void AttentionOps::AppendKv(const KvAppendArgs& args, const TurnTask* turn) {
   const KvLayout& kv = *args.layout;
   CHECK(KvLayout::Supports(kv.type));
   first_items_.clear();
@@ -130,6 +158,13 @@ void AttentionOps::AppendKv(const KvAppendArgs& args) {
     tokens += sequence.token_count;
   }
   if (tokens == 0) return;
+  const auto turn_row = [&](RopeTask task, int64_t row) {
+    task.row_begin = row;
+    task.row_end = row + 1;
+    task.cosines += row * turn->table_width;
+    task.sines += row * turn->table_width;
+    kernels_.rope(task);
+  };
   const int64_t token_cost = int64_t{4} * kv.kv_heads * (kv.key_dim + kv.value_dim);
   const int64_t chunks =
       tokens * token_cost < tuning_.inline_elements ? 1 : std::min<int64_t>(tokens, 8 * pool_.threads());
@@ -139,6 +174,11 @@ void AttentionOps::AppendKv(const KvAppendArgs& args) {
     size_t at = SequenceAt(first_items_, chunk * step);
     for (int64_t token = chunk * step; token < end; ++token) {
       while (token - first_items_[at] >= args.sequences[at].token_count) ++at;
+      if (turn != nullptr) {
+        const int64_t row = args.sequences[at].token_begin + token - first_items_[at];
+        turn_row(turn->query, row);
+        turn_row(turn->key, row);
+      }
       AppendToken(args, args.sequences[at], token - first_items_[at]);
     }
   });
@@ -220,21 +260,29 @@ void AttentionOps::Attention(const AttentionArgs& args) {
     products += int64_t{sequence.token_count} * args.query_heads * (sequence.context + sequence.token_count) *
                 (kv.key_dim + kv.value_dim);
   }
-  const auto body = [&](int64_t item, int thread) {
+  const auto body = [&](int64_t item, int64_t end, int thread) {
     AttentionTask task = TaskOf(args, plan, item);
+    if (item + 1 < end) {
+      const AttentionTask next = TaskOf(args, plan, item + 1);
+      task.next_blocks = next.blocks + next.split_begin * kAttentionSplit / kKvBlockTokens;
+      task.next_key_offset = next.key_offset;
+    }
     task.scratch = scratch_[static_cast<size_t>(thread)].data();
     kernels_.attend(task);
   };
   if (products < tuning_.inline_products) {
-    for (int64_t item = 0; item < plan.items; ++item) body(item, 0);
+    for (int64_t item = 0; item < plan.items; ++item) body(item, plan.items, 0);
     return;
   }
   if (pool_.threads() > 1 && plan.items < kItemsPerThread * pool_.threads() && AttendInSplits(args, plan))
     return;
-  for (int64_t begin = 0; begin < plan.items; begin += ThreadPool::kMaxChunks) {
-    pool_.Run(std::min(ThreadPool::kMaxChunks, plan.items - begin),
-              [&](int64_t chunk, int thread) { body(begin + chunk, thread); });
-  }
+  // Several items a chunk where there are many: while one is computed the next one's keys are fetched.
+  const int64_t step = std::max(CeilDiv(plan.items, ThreadPool::kMaxChunks),
+                                std::clamp<int64_t>(plan.items / (kChunksPerThread * pool_.threads()), 1, 8));
+  pool_.Run(CeilDiv(plan.items, step), [&](int64_t chunk, int thread) {
+    const int64_t end = std::min(plan.items, (chunk + 1) * step);
+    for (int64_t item = chunk * step; item < end; ++item) body(item, end, thread);
+  });
 }
 
 // Few items over long contexts: the splits themselves are spread over the threads and merged afterwards, in

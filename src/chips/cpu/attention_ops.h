@@ -15,6 +15,12 @@
 
 namespace tidepool::chips::cpu {
 
+// Rope of queries and keys by tables that begin with row 0.
+struct TurnTask {
+  RopeTask query, key;
+  int64_t table_width;
+};
+
 class AttentionOps {
  public:
   AttentionOps(ThreadPool& pool, const KernelTable& kernels) : pool_(pool), kernels_(kernels) {}
@@ -23,7 +29,8 @@ class AttentionOps {
   size_t ScratchBytes(int32_t max_tokens) const;
   void Reserve(int32_t max_tokens);
 
-  void AppendKv(const KvAppendArgs& args);
+  // `turn`, or nullptr: what is done with a row of queries and keys before its key is appended. Of all rows.
+  void AppendKv(const KvAppendArgs& args, const TurnTask* turn);
   void Attention(const AttentionArgs& args);
 
  private:
@@ -34,6 +41,8 @@ class AttentionOps {
   };
 
   void AppendToken(const KvAppendArgs& args, const SequenceSlice& sequence, int64_t i) const;
+  void AppendIntegers(const KvLayout& kv, const float* key, const float* value, int64_t slot, std::byte* keys,
+                      std::byte* values) const;
   Plan MakePlan(const AttentionArgs& args);
   AttentionTask TaskOf(const AttentionArgs& args, const Plan& plan, int64_t item) const;
   void EnsureScratch(int64_t floats);

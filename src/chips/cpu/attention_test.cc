@@ -140,12 +140,14 @@ double BoundOf(const Shape& s, const Input& input, int64_t positions) {
 
 // Groups of 1 to 8 and more heads; every type; whole and odd numbers of vectors, pairs and groups of 32.
 const Shape kShapes[] = {
-    {4, 4, 32, 32, DataType::kF32},    {9, 3, 64, 64, DataType::kF16},   {4, 1, 64, 64, DataType::kF16},
-    {14, 2, 16, 16, DataType::kF32},   {2, 1, 256, 256, DataType::kF16}, {3, 1, 24, 40, DataType::kF16},
-    {2, 2, 5, 7, DataType::kF32},      {20, 1, 8, 8, DataType::kF16},    {4, 2, 128, 128, DataType::kBF16},
-    {5, 1, 80, 96, DataType::kBF16},   {7, 1, 33, 17, DataType::kBF16},  {2, 1, 128, 128, DataType::kQ8_0},
-    {12, 2, 96, 80, DataType::kQ8_0},  {8, 1, 33, 17, DataType::kQ8_0},  {2, 2, 5, 7, DataType::kF16},
-    {1, 1, 256, 256, DataType::kQ8_0},
+    {4, 4, 32, 32, DataType::kF32},    {9, 3, 64, 64, DataType::kF16},    {4, 1, 64, 64, DataType::kF16},
+    {14, 2, 16, 16, DataType::kF32},   {2, 1, 256, 256, DataType::kF16},  {3, 1, 24, 40, DataType::kF16},
+    {2, 2, 5, 7, DataType::kF32},      {20, 1, 8, 8, DataType::kF16},     {4, 2, 128, 128, DataType::kBF16},
+    {5, 1, 80, 96, DataType::kBF16},   {7, 1, 33, 17, DataType::kBF16},   {2, 1, 128, 128, DataType::kQ8_0},
+    {12, 2, 96, 80, DataType::kQ8_0},  {8, 1, 33, 17, DataType::kQ8_0},   {2, 2, 5, 7, DataType::kF16},
+    {1, 1, 256, 256, DataType::kQ8_0}, {2, 1, 128, 128, DataType::kI16},  {9, 3, 64, 64, DataType::kI16},
+    {12, 2, 96, 80, DataType::kI16},   {7, 1, 33, 17, DataType::kI16},    {14, 2, 24, 40, DataType::kI16},
+    {2, 2, 5, 7, DataType::kI16},      {16, 2, 128, 128, DataType::kI16},
 };
 std::string NameOf(const Shape& s) {
   return " heads " + std::to_string(s.query_heads) + "/" + std::to_string(s.kv_heads) + " dim " +
@@ -253,7 +255,8 @@ TEST(Attention, NoSequencesAndEmptySlicesDoNothing) {
 TEST(Attention, ExtremeScores) {
   std::mt19937 random(4);
   constexpr int64_t kTokens = 40;
-  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16, DataType::kQ8_0}) {
+  for (const DataType type :
+       {DataType::kF32, DataType::kF16, DataType::kBF16, DataType::kQ8_0, DataType::kI16}) {
     const Shape s = {1, 1, 16, 16, type};
     for (const std::string& set : CpuInstructionSets()) {
       const std::unique_ptr<Device> device = MakeDevice(set, 1);
@@ -271,6 +274,7 @@ TEST(Attention, ExtremeScores) {
       const double stored = type == DataType::kF32    ? 0
                             : type == DataType::kF16  ? 5.0 / (1 << 11)
                             : type == DataType::kBF16 ? 5.0 / (1 << 8)
+                            : type == DataType::kI16  ? 5 * 0.5 / 8191
                                                       : 5.0 / 250;
       for (int64_t t = 7; t < kTokens; ++t) {
         for (int64_t d = 0; d < 16; ++d) {
@@ -289,7 +293,7 @@ TEST(Attention, ExtremeScores) {
 TEST(Attention, IntegersAreAsPreciseAsF16) {
   std::mt19937 random(5);
   constexpr int32_t kTokens = 1000, kNew = 16;
-  for (const DataType type : {DataType::kF16, DataType::kBF16, DataType::kQ8_0}) {
+  for (const DataType type : {DataType::kF16, DataType::kBF16, DataType::kQ8_0, DataType::kI16}) {
     const Shape s = {2, 1, 128, 128, type};
     Input input = RandomInput(s, kTokens, random);
     // An outlier dimension, as some models' keys have.
@@ -320,7 +324,8 @@ TEST(Attention, NotFiniteElementsShowWhereTheyDoInTheReference) {
   const float infinity = std::numeric_limits<float>::infinity(), nan = std::nanf("");
   constexpr int32_t kTokens = 300;
   const std::unique_ptr<Device> reference = MakeDevice("reference", 2);
-  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16, DataType::kQ8_0}) {
+  for (const DataType type :
+       {DataType::kF32, DataType::kF16, DataType::kBF16, DataType::kQ8_0, DataType::kI16}) {
     const Shape s = {3, 1, 40, 24, type};
     for (const float bad : {nan, infinity, -infinity}) {
       for (const char where : {'q', 'k', 'v'}) {
@@ -368,7 +373,7 @@ TEST(AppendKv, EverySetWritesTheBytesOfTheReference) {
     Input input = RandomInput(s, kTokens, random);
     for (size_t i = 0; i < input.value.size(); i += 11) input.value[i] *= 1e-6f;  // subnormal as f16
     for (int32_t d = 0; d < s.key_dim; ++d) input.key[static_cast<size_t>(d)] = 0;
-    if (s.type == DataType::kQ8_0 || s.type == DataType::kBF16) {
+    if (s.type == DataType::kQ8_0 || s.type == DataType::kBF16 || s.type == DataType::kI16) {
       input.key[static_cast<size_t>(2 * s.kv_heads * s.key_dim)] = std::nanf("");
       input.key[static_cast<size_t>(3 * s.kv_heads * s.key_dim)] = std::numeric_limits<float>::infinity();
       input.value[static_cast<size_t>(5 * s.kv_heads * s.value_dim)] = 1e9f;
@@ -399,18 +404,90 @@ TEST(AppendKv, EverySetWritesTheBytesOfTheReference) {
       uint16_t scale = 0;
       std::memcpy(&scale, at + 16 * s.value_dim + (4 * groups + dim / 32) * 2, 2);
       read = HalfToFloat(scale) * static_cast<float>(static_cast<int8_t>(at[4 * s.value_dim + dim]));
+    } else if (s.type == DataType::kI16) {
+      float scale = 0;
+      int16_t code = 0;
+      std::memcpy(&scale, at + 16 * (s.value_dim + s.value_dim % 2) * 2 + 4 * 4, 4);
+      std::memcpy(&code, at + (2 * s.value_dim + dim) * 4, 2);
+      read = scale * static_cast<float>(code);
     } else {
       uint16_t half = 0;
       std::memcpy(&half, at + (4 * s.value_dim + dim) * 2, 2);
       read = s.type == DataType::kF16 ? HalfToFloat(half) : Bfloat16ToFloat(half);
     }
     // f16: 2^-11, bf16: 2^-8, q8: half a code of the group's largest, below 5.
-    EXPECT_NEAR(read, stored, s.type == DataType::kQ8_0 ? 5 * 0.51 / 127 : std::fabs(stored) / 256 + 1e-7)
+    EXPECT_NEAR(read, stored,
+                s.type == DataType::kQ8_0  ? 5 * 0.51 / 127
+                : s.type == DataType::kI16 ? 5 * 0.51 / 8191
+                                           : std::fabs(stored) / 256 + 1e-7)
         << NameOf(s);
     for (const std::string& set : VectorInstructionSets()) {
       const std::vector<std::byte> out = run(set);
       for (size_t i = 0; i < out.size(); ++i) {
         ASSERT_EQ(out[i], expected[i]) << set << NameOf(s) << " at " << i % layout.block_bytes();
+      }
+    }
+  }
+}
+
+// Turned and appended in one pass: the bits of Rope, Rope and AppendKv one after another, for few rows and
+// many, in ragged slices whose rows are not in order.
+TEST(AppendKv, WithRopeInOnePassChangesNoBit) {
+  std::mt19937 random(8);
+  constexpr int32_t kHeads = 4, kKvHeads = 2, kDim = 40;
+  for (const DataType type : {DataType::kF32, DataType::kI16}) {
+    const KvLayout layout = {type, 2, kKvHeads, kDim, kDim};
+    for (const std::string& set : CpuInstructionSets()) {
+      const std::unique_ptr<Device> device = MakeDevice(set, 3);
+      for (const auto& [rotary_dim, tokens] : {std::pair{40, 90}, {24, 90}, {40, 3}, {0, 90}}) {
+        for (const RopePairing pairing : {RopePairing::kHalfSplit, RopePairing::kInterleaved}) {
+          SCOPED_TRACE(set + " " + std::to_string(rotary_dim) + " of 40, " + std::to_string(tokens) +
+                       " tokens");
+          const std::vector<float> query =
+              RandomFloats(static_cast<size_t>(tokens * kHeads * kDim), 1.0f, random);
+          const std::vector<float> key =
+              RandomFloats(static_cast<size_t>(tokens * kKvHeads * kDim), 1.0f, random);
+          const std::vector<float> value = RandomFloats(key.size(), 1.0f, random);
+          const std::vector<float> frequency = RandomFloats(kDim / 2, 0.1f, random);
+          std::vector<int32_t> positions(static_cast<size_t>(tokens));
+          for (int32_t& position : positions) position = static_cast<int32_t>(random() % 1000);
+          struct Turned {
+            std::vector<float> query, key;
+            std::vector<std::byte> memory;
+          };
+          const auto run = [&](bool together) {
+            Turned all{query, key, std::vector<std::byte>(16 * layout.block_bytes())};
+            std::vector<std::byte*> blocks;
+            for (size_t b = 0; b < 16; ++b) blocks.push_back(all.memory.data() + b * layout.block_bytes());
+            const SequenceSlice slices[] = {{2, tokens - 2, 5, blocks.data(), 8},
+                                            {0, 2, 30, blocks.data() + 8, 8}};
+            RopeArgs turn;
+            turn.head_dim = kDim;
+            turn.rotary_dim = rotary_dim;
+            turn.positions = positions;
+            turn.inverse_frequency = frequency.data();
+            turn.pairing = pairing;
+            turn.x = Matrix{all.query.data(), tokens, kHeads * kDim, kHeads * kDim};
+            RopeArgs turn_key = turn;
+            turn_key.x = Matrix{all.key.data(), tokens, kKvHeads * kDim, kKvHeads * kDim};
+            const KvAppendArgs append{turn_key.x,
+                                      ConstMatrix(value.data(), tokens, kKvHeads * kDim, kKvHeads * kDim),
+                                      &layout, 1, slices};
+            if (together) {
+              device->ops().RopeAndAppendKv(turn, turn_key, append);
+            } else {
+              device->ops().Rope(turn);
+              device->ops().Rope(turn_key);
+              device->ops().AppendKv(append);
+            }
+            return all;
+          };
+          const Turned apart = run(false), together = run(true);
+          EXPECT_EQ(together.query, apart.query);
+          EXPECT_EQ(together.key, apart.key);
+          EXPECT_TRUE(together.memory == apart.memory);
+          EXPECT_EQ(apart.key == key, rotary_dim == 0);
+        }
       }
     }
   }

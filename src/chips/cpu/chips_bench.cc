@@ -284,7 +284,7 @@ void BenchStep(Device& device, const Settings& settings, DataType type, int stre
                attended = matrix(kHeads * kDim), key = matrix(kKvHeads * kDim),
                value = matrix(kKvHeads * kDim), gate = matrix(3072), up = matrix(3072);
   Ops& ops = device.ops();
-  constexpr const char* kParts[] = {"norms", "qkv", "rope", "append", "attention", "out", "gate, up", "down"};
+  constexpr const char* kParts[] = {"norms", "qkv", "rope, append", "attention", "out", "gate, up", "down"};
   constexpr size_t kCount = std::size(kParts);
   double best[kCount] = {}, best_s = 1e30;
   const auto end = Clock::now() + std::chrono::duration<double>(std::max(1.0, settings.seconds));
@@ -312,16 +312,15 @@ void BenchStep(Device& device, const Settings& settings, DataType type, int stre
       ops.RmsNorm(heads_of(query), gain.data(), 1e-6f, heads_of(query));
       ops.RmsNorm(heads_of(key), gain.data(), 1e-6f, heads_of(key));
       took(0);
-      for (const Matrix& m : {query, key}) {
-        ops.Rope({.x = m,
-                  .head_dim = kDim,
-                  .rotary_dim = kDim,
-                  .positions = positions,
-                  .inverse_frequency = frequency.data()});
-      }
+      const RopeArgs turn{.x = query,
+                          .head_dim = kDim,
+                          .rotary_dim = kDim,
+                          .positions = positions,
+                          .inverse_frequency = frequency.data()};
+      RopeArgs turn_key = turn;
+      turn_key.x = key;
+      ops.RopeAndAppendKv(turn, turn_key, {key, value, &layout, n, slices});
       took(2);
-      ops.AppendKv({key, value, &layout, n, slices});
-      took(3);
       ops.Attention({.query = query,
                      .out = attended,
                      .layout = &layout,
@@ -329,17 +328,17 @@ void BenchStep(Device& device, const Settings& settings, DataType type, int stre
                      .query_heads = kHeads,
                      .scale = 0.088f,
                      .sequences = slices});
-      took(4);
+      took(3);
       const LinearTarget out{.weight = &w[3].weight, .out = normed, .residual = x};
       ops.Linear(attended, std::span(&out, 1));
-      took(5);
+      took(4);
       ops.RmsNorm(x, gain.data(), 1e-6f, normed);
       took(0);
       ops.GatedLinear(normed, w[4].weight, w[5].weight, Activation::kSilu, up, gate);
-      took(6);
+      took(5);
       const LinearTarget down{.weight = &w[6].weight, .out = normed, .residual = x};
       ops.Linear(gate, std::span(&down, 1));
-      took(7);
+      took(6);
     }
     const double all = std::chrono::duration<double>(Clock::now() - begin).count();
     if (all >= best_s) continue;
@@ -389,7 +388,8 @@ int Main(int argc, char** argv) {
   }
   if (wanted("float32"))
     BenchLinear(**device, roofline, DataType::kQ8_0, WeightPrecision::kFloat32, settings);
-  for (const DataType type : {DataType::kF16, DataType::kBF16, DataType::kQ8_0, DataType::kF32}) {
+  for (const DataType type :
+       {DataType::kI16, DataType::kF16, DataType::kBF16, DataType::kQ8_0, DataType::kF32}) {
     if (wanted("attention") &&
         (settings.kv_types.empty() ||
          std::ranges::find(settings.kv_types, TraitsOf(type).name) != settings.kv_types.end())) {
@@ -397,7 +397,7 @@ int Main(int argc, char** argv) {
     }
   }
   if (wanted("step")) {
-    for (const DataType type : {DataType::kF16, DataType::kQ8_0}) {
+    for (const DataType type : {DataType::kI16, DataType::kF16, DataType::kQ8_0}) {
       if (!settings.kv_types.empty() &&
           std::ranges::find(settings.kv_types, TraitsOf(type).name) == settings.kv_types.end())
         continue;

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "chips/cpu/best_rate.h"
 #include "chips/cpu/cpu_ops.h"
+#include "chips/cpu/node_copies.h"
 #include "chips/cpu/processor.h"
 #include "chips/cpu/thread_pool.h"
 #include "chips/cpu/topology.h"
@@ -54,8 +55,11 @@ Status CheckSpec(const WeightSpec& spec) {
 
 class CpuDevice final : public Device {
  public:
-  CpuDevice(DeviceInfo info, std::unique_ptr<ThreadPool> pool, std::unique_ptr<CpuOps> ops)
-      : info_(std::move(info)), pool_(std::move(pool)), ops_(std::move(ops)) {}
+  CpuDevice(DeviceInfo info, cpu::Backend backend)
+      : info_(std::move(info)),
+        copies_(std::move(backend.copies)),
+        pool_(std::move(backend.pool)),
+        ops_(std::move(backend.ops)) {}
 
   const DeviceInfo& info() const override { return info_; }
   Result<DeviceBuffer> Allocate(size_t bytes) override { return cpu::AllocateHostMemory(bytes); }
@@ -90,6 +94,12 @@ class CpuDevice final : public Device {
   }
   uint32_t PackingVersion() const override { return cpu::kPackingVersion; }
 
+  int WeightCopyCount() const override { return copies_ == nullptr ? 1 : copies_->nodes(); }
+  Result<std::unique_ptr<WeightCopies>> ReserveWeightCopies(const std::byte* data, size_t bytes) override {
+    if (copies_ == nullptr) return std::unique_ptr<WeightCopies>();
+    return copies_->Reserve(data, bytes);
+  }
+
   void CopyToDevice(void* destination, const void* source, size_t bytes) override {
     std::memcpy(destination, source, bytes);
   }
@@ -119,6 +129,7 @@ class CpuDevice final : public Device {
   double MeasureBandwidth();
 
   DeviceInfo info_;
+  std::unique_ptr<cpu::NodeCopies> copies_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<CpuOps> ops_;
 };
@@ -217,6 +228,10 @@ Result<int> InterleaveHostMemory() {
   return static_cast<int>(nodes.size());
 }
 
+cpu::Backend::Backend() = default;
+cpu::Backend::Backend(Backend&&) noexcept = default;
+cpu::Backend::~Backend() = default;
+
 Result<cpu::Backend> cpu::MakeBackend(const DeviceOptions& options) {
   const std::vector<std::string> sets = CpuInstructionSets();
   const std::string chosen = options.instruction_set.empty() ? sets.front() : options.instruction_set;
@@ -238,16 +253,21 @@ Result<cpu::Backend> cpu::MakeBackend(const DeviceOptions& options) {
       options.threads > 0 ? options.threads : std::min(cpu::UsableCores(), ThreadPool::kMaxThreads);
   cpu::Backend backend;
   backend.instruction_set = chosen;
+  const std::vector<NumaNode> nodes =
+      ReadNumaNodes(options.numa_root.empty() ? std::string(kNodeFolder) : options.numa_root);
   backend.pool = std::make_unique<ThreadPool>(
-      threads, options.pin_threads
-                   ? cpu::PlaceThreads(threads, cpu::AllowedCpus(), cpu::ReadNumaNodes(cpu::kNodeFolder))
-                   : std::vector<int>());
+      threads,
+      options.pin_threads ? cpu::PlaceThreads(threads, cpu::AllowedCpus(), nodes) : std::vector<int>());
   if (chosen == "reference") backend.ops = cpu::MakeReferenceOps(*backend.pool);
 #if defined(TIDEPOOL_VECTOR_KERNELS)
   if (backend.ops == nullptr) backend.ops = cpu::MakeVectorOps(*backend.pool, chosen, options.deterministic);
 #endif
   CHECK(backend.ops != nullptr);
   backend.ops->SetTuning(options.tuning);
+  if (options.replicate_weights && nodes.size() > 1) {
+    backend.copies = std::make_unique<NodeCopies>(nodes);
+    backend.ops->SetNodeCopies(backend.copies.get());
+  }
   return backend;
 }
 
@@ -261,8 +281,7 @@ Result<std::unique_ptr<Device>> MakeCpuDevice(const DeviceOptions& options) {
   info.instruction_set = backend.instruction_set;
   info.threads = threads;
   info.memory_bytes = cpu::UsableMemoryBytes();
-  return std::unique_ptr<Device>(
-      std::make_unique<CpuDevice>(std::move(info), std::move(backend.pool), std::move(backend.ops)));
+  return std::unique_ptr<Device>(std::make_unique<CpuDevice>(std::move(info), std::move(backend)));
 }
 
 }  // namespace tidepool::chips

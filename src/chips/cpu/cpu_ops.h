@@ -21,6 +21,8 @@ inline constexpr uint32_t kPackingVersion = 1;
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+class NodeCopies;
+
 class CpuOps : public Ops {
  public:
   // The spec has been checked: rows and columns positive, a known type, whole blocks, no overflow.
@@ -35,6 +37,10 @@ class CpuOps : public Ops {
   virtual Status ReserveScratch(int32_t max_tokens, int32_t max_columns) = 0;
   // Not while an operation runs. Changes speed, never results.
   virtual void SetTuning(const KernelTuning& tuning) = 0;
+
+  // Linear reads the copies of the node that a thread runs on. nullptr: there are none. Outlives the
+  // operations.
+  virtual void SetNodeCopies(const NodeCopies*) {}
 
   // One thread's arithmetic for about `seconds`; operations per second, multiply and add counted as two.
   virtual double MeasureInt8OpsPerS(double seconds) = 0;
@@ -60,8 +66,12 @@ std::unique_ptr<CpuOps> MakeTileOps(ThreadPool& pool, std::string_view vector_se
 // A team and the operations on it, as DeviceOptions say. Errors as MakeCpuDevice.
 struct Backend {
   std::string instruction_set;
+  std::unique_ptr<NodeCopies> copies;  // with replicate_weights and several nodes
   std::unique_ptr<ThreadPool> pool;
   std::unique_ptr<CpuOps> ops;
+  Backend();
+  Backend(Backend&&) noexcept;
+  ~Backend();
 };
 Result<Backend> MakeBackend(const DeviceOptions& options);
 

@@ -173,8 +173,12 @@ inline constexpr int kAttentionBlockRows = 12;  // of them computed together at 
 inline constexpr int kAttentionSplit = 256;  // positions that are reduced together; the borders are absolute
 inline constexpr int kKvScaleGroup = 32;     // elements that share a scale in KV as q8: device.h's kKvGroup
 
+// What keys (by their length) and values (by their largest magnitude) are rounded to.
+inline constexpr float kKeyUnit = 32000.0f;  // 2 % below 2^15: room for the rounding of the length
+inline constexpr float kValueUnit = 8191.0f;
+
 // The elements of KV. kKvF32 is computed in float32; the others in 16-bit integers (attention_fixed.inl).
-enum KvElement : uint8_t { kKvF32, kKvF16, kKvBF16, kKvQ8 };
+enum KvElement : uint8_t { kKvF32, kKvF16, kKvBF16, kKvQ8, kKvI16 };
 
 // Query rows [row_begin, row_end) of one sequence and one KV head against splits [split_begin, split_end).
 // Row r is token r / group, head r % group of the group.
@@ -195,6 +199,9 @@ struct AttentionTask {
   int64_t window;  // 0: none
   bool causal;
   float scale;
+  // What this thread will most likely do next, or nullptr: its first keys are fetched.
+  std::byte* const* next_blocks;
+  size_t next_key_offset;
   float* scratch;  // AttentionScratchFloats(rows of the task, key_dim, value_dim)
 };
 // Whole cache lines, so that every part begins on one.
@@ -284,6 +291,9 @@ struct KernelTable {
   void (*to_bfloat)(const float* from, uint16_t* to, int64_t count);
   // Codes and an f16 scale for each kKvScaleGroup elements (the last group may be shorter): see KvLayout.
   void (*to_q8)(const float* from, int8_t* codes, uint16_t* scales, int64_t count);
+  // Codes of kI16 and what they are multiplied by, of one key or value. `codes`: AttentionPadded(count).
+  float (*key_to_i16)(const float* from, int16_t* codes, int64_t count);
+  float (*value_to_i16)(const float* from, int16_t* codes, int64_t count);
   // Arithmetic probes: `rounds` times kProbeOperations operations from registers.
   float (*probe_f32)(int64_t rounds);
   int32_t (*probe_int8)(int64_t rounds);

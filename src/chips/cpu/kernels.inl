@@ -40,6 +40,8 @@ constexpr KernelTable MakeTable(const char* name) {
       ConvertToHalf,
       ConvertToBfloat,
       ConvertToQ8,
+      ConvertKeyToI16,
+      ConvertValueToI16,
       ProbeF32,
       ProbeInt8,
       int64_t{kProbeChains} * kLanes * 2,

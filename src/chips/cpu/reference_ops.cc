@@ -28,6 +28,36 @@ double Apply(Activation activation, double x) {
   CHECK(false);
 }
 
+// K or V of one token in one head of a block as kI16: element d of a key at codes + (d / 2 * 32 + d % 2), of
+// a value at codes + 2 d.
+struct KvIntegers {
+  int16_t* codes;
+  float* scale;
+  bool key;
+
+  int64_t At(int64_t d) const { return key ? d / 2 * (2 * kKvBlockTokens) + d % 2 : 2 * d; }
+  float Load(int64_t d) const { return *scale * static_cast<float>(codes[At(d)]); }
+  void Store(const float* values, int64_t count) const {
+    float lanes[16] = {}, largest = 0;
+    for (int64_t d = 0; d < count; ++d) {
+      lanes[d % 16] = std::fma(values[d], values[d], lanes[d % 16]);
+      if (!(std::fabs(values[d]) <= largest) && !std::isnan(largest)) largest = std::fabs(values[d]);
+    }
+    for (int half = 8; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    }
+    const float square = lanes[0], size = key ? std::sqrt(square) : largest, unit = key ? 32000.0f : 8191.0f;
+    const bool finite = std::isfinite(key ? square : largest);
+    const bool zero = key ? square <= 1e-36f : largest <= 1e-30f;
+    *scale = finite ? size * (1.0f / unit) : std::numeric_limits<float>::quiet_NaN();
+    const float factor = finite && !zero ? unit / size : 0.0f;
+    for (int64_t d = 0; d < count; ++d) {
+      codes[At(d)] = finite ? static_cast<int16_t>(std::nearbyint(values[d] * factor)) : int16_t{0};
+    }
+    if (key && count % 2 != 0) codes[At(count)] = 0;
+  }
+};
+
 // K or V of one token in one head of a block: element d at codes + d * stride, its scale (kQ8_0) at scales +
 // d / 32 * scale_stride.
 struct KvVector {
@@ -36,8 +66,10 @@ struct KvVector {
   int64_t stride;  // elements
   uint16_t* scales;
   int64_t scale_stride;
+  KvIntegers integers = {};
 
   float Load(int64_t d) const {
+    if (type == DataType::kI16) return integers.Load(d);
     const std::byte* const at = codes + d * stride *
                                             (type == DataType::kF32    ? 4
                                              : type == DataType::kQ8_0 ? 1
@@ -56,6 +88,7 @@ struct KvVector {
   }
 
   void Store(const float* values, int64_t count) const {
+    if (type == DataType::kI16) return integers.Store(values, count);
     if (type == DataType::kQ8_0) {
       for (int64_t d = 0; d < count; d += kKvGroup)
         StoreGroup(values, d, std::min<int64_t>(count, d + kKvGroup));
@@ -94,6 +127,11 @@ KvVector KeyAt(const KvLayout& kv, int32_t layer, int32_t head, const SequenceSl
                int64_t position) {
   const int64_t slot = position % kKvBlockTokens;
   std::byte* const at = sequence.blocks[position / kKvBlockTokens] + kv.key_offset(layer, head);
+  if (kv.type == DataType::kI16) {
+    auto* const scales = reinterpret_cast<float*>(at + kv.codes_bytes(kv.key_dim));
+    return {kv.type, nullptr, 0,
+            nullptr, 0,       {reinterpret_cast<int16_t*>(at) + 2 * slot, scales + slot, true}};
+  }
   return {kv.type, at + static_cast<size_t>(slot) * kv.element_bytes(), kKvBlockTokens,
           reinterpret_cast<uint16_t*>(at + kv.codes_bytes(kv.key_dim)) + slot, kKvBlockTokens};
 }
@@ -101,6 +139,11 @@ KvVector ValueAt(const KvLayout& kv, int32_t layer, int32_t head, const Sequence
                  int64_t position) {
   const int64_t slot = position % kKvBlockTokens, groups = (kv.value_dim + kKvGroup - 1) / kKvGroup;
   std::byte* const at = sequence.blocks[position / kKvBlockTokens] + kv.value_offset(layer, head);
+  if (kv.type == DataType::kI16) {
+    auto* const scales = reinterpret_cast<float*>(at + kv.codes_bytes(kv.value_dim));
+    auto* const codes = reinterpret_cast<int16_t*>(at) + slot / 2 * 2 * kv.value_dim + slot % 2;
+    return {kv.type, nullptr, 0, nullptr, 0, {codes, scales + slot, false}};
+  }
   return {kv.type, at + static_cast<size_t>(slot * kv.value_dim) * kv.element_bytes(), 1,
           reinterpret_cast<uint16_t*>(at + kv.codes_bytes(kv.value_dim)) + slot * groups, 1};
 }

@@ -182,6 +182,9 @@ TP_INLINE Ints DotPairs(Ints sum, Ints a, Ints b) { return _mm256_add_epi32(sum,
 
 // ---- integer dot products ----
 TP_INLINE Ints ZeroInts() { return _mm256_setzero_si256(); }
+// The first and the second of pairs of int16.
+TP_INLINE Ints FirstOfPairs(Ints v) { return _mm256_srai_epi32(_mm256_slli_epi32(v, 16), 16); }
+TP_INLINE Ints SecondOfPairs(Ints v) { return _mm256_srai_epi32(v, 16); }
 TP_INLINE Ints LoadInts(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 TP_INLINE Ints SetInt(int32_t x) { return _mm256_set1_epi32(x); }
 TP_INLINE Ints BroadcastInt(const void* p) {

@@ -157,6 +157,9 @@ TP_INLINE Ints DotPairs(Ints sum, Ints a, Ints b) { return _mm512_add_epi32(sum,
 
 // ---- integer dot products ----
 TP_INLINE Ints ZeroInts() { return _mm512_setzero_si512(); }
+// The first and the second of pairs of int16.
+TP_INLINE Ints FirstOfPairs(Ints v) { return _mm512_srai_epi32(_mm512_slli_epi32(v, 16), 16); }
+TP_INLINE Ints SecondOfPairs(Ints v) { return _mm512_srai_epi32(v, 16); }
 TP_INLINE Ints LoadInts(const void* p) { return _mm512_loadu_si512(p); }
 TP_INLINE Ints SetInt(int32_t x) { return _mm512_set1_epi32(x); }
 TP_INLINE Ints BroadcastInt(const void* p) {

@@ -14,6 +14,7 @@ constexpr uint64_t kFieldMask = (uint64_t{1} << 20) - 1;
 // an idle server or a crowded machine loses nothing.
 constexpr auto kWorkerSpin = std::chrono::microseconds(60);
 constexpr auto kJoinSpin = std::chrono::microseconds(100);
+constexpr auto kSpinAlone = std::chrono::microseconds(12);
 
 uint64_t MakeTicket(uint64_t epoch, uint64_t chunks) { return (epoch << 40) | (chunks << 20); }
 uint64_t NextChunk(uint64_t ticket) { return ticket & kFieldMask; }
@@ -26,17 +27,19 @@ inline void Pause() {
 #endif
 }
 
-// Spins until `ready` or the time is over. The clock is read every 32 pauses (about 2 us).
+// Spins until `ready` or the time is over. The clock is read every 32 pauses (about 2 us). Where a neighbour
+// keeps a core busy, whom we wait for may be waiting for this very core: after a while it is offered.
 template <typename Ready>
 bool SpinUntil(std::chrono::microseconds limit, Ready&& ready) {
   if (ready()) return true;
-  const auto deadline = std::chrono::steady_clock::now() + limit;
-  do {
+  const auto begin = std::chrono::steady_clock::now(), deadline = begin + limit;
+  for (auto now = begin; now < deadline; now = std::chrono::steady_clock::now()) {
+    if (now > begin + kSpinAlone) std::this_thread::yield();
     for (int i = 0; i < 32; ++i) {
       Pause();
       if (ready()) return true;
     }
-  } while (std::chrono::steady_clock::now() < deadline);
+  }
   return false;
 }
 

@@ -16,7 +16,7 @@ namespace tidepool::chips::cpu {
 namespace {
 
 constexpr int kMostCpus = 4096, kMostNodes = 1024;
-constexpr int kInterleave = 3;  // MPOL_INTERLEAVE of <linux/mempolicy.h>
+constexpr int kPreferred = 1, kInterleave = 3;  // MPOL_... of <linux/mempolicy.h>
 
 std::string ReadLine(const std::filesystem::path& path) {
   std::ifstream file(path);
@@ -33,6 +33,19 @@ int NodeId(const std::string& name) {
   const int id = std::atoi(name.c_str() + 4);
   return id < kMostNodes ? id : -1;
 }
+
+// As the kernel wants it, which takes the number of bits plus one.
+struct NodeMask {
+  static constexpr unsigned long kBits = 8 * sizeof(unsigned long);
+  unsigned long words[kMostNodes / kBits] = {};
+  explicit NodeMask(const std::vector<NumaNode>& nodes) {
+    for (const NumaNode& node : nodes) {
+      if (node.id < 0 || node.id >= kMostNodes) continue;
+      words[static_cast<unsigned long>(node.id) / kBits] |= 1ul
+                                                            << static_cast<unsigned long>(node.id) % kBits;
+    }
+  }
+};
 
 }  // namespace
 
@@ -128,15 +141,19 @@ bool PinThisThread(int cpu) {
   return sched_setaffinity(0, sizeof mask, &mask) == 0;
 }
 
+bool PreferNode(void* data, size_t bytes, int node) {
+  const NodeMask mask(std::vector<NumaNode>{{node, {}}});
+  return syscall(SYS_mbind, data, bytes, kPreferred, mask.words, kMostNodes + 1ul, 0u) == 0;
+}
+
+bool PreferNodeForThisThread(int node) {
+  const NodeMask mask(std::vector<NumaNode>{{node, {}}});
+  return syscall(SYS_set_mempolicy, kPreferred, mask.words, kMostNodes + 1ul) == 0;
+}
+
 bool InterleaveThisThread(const std::vector<NumaNode>& nodes) {
-  constexpr unsigned long kBits = 8 * sizeof(unsigned long);
-  unsigned long mask[kMostNodes / kBits] = {};
-  for (const NumaNode& node : nodes) {
-    if (node.id >= 0 && node.id < kMostNodes)
-      mask[static_cast<unsigned long>(node.id) / kBits] |= 1ul << static_cast<unsigned long>(node.id) % kBits;
-  }
-  // The kernel takes the number of bits plus one.
-  return syscall(SYS_set_mempolicy, kInterleave, mask, static_cast<unsigned long>(kMostNodes) + 1) == 0;
+  const NodeMask mask(nodes);
+  return syscall(SYS_set_mempolicy, kInterleave, mask.words, kMostNodes + 1ul) == 0;
 }
 
 }  // namespace tidepool::chips::cpu

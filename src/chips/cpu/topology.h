@@ -1,6 +1,7 @@
 // Where the machine's cores and memory are: NUMA nodes, and which thread goes where.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -35,5 +36,11 @@ bool PinThisThread(int cpu);
 // Pages that this thread, and threads it starts from now on, bring into memory are dealt out over `nodes` in
 // turn: of private memory and of the page cache alike. False when the system refuses.
 bool InterleaveThisThread(const std::vector<NumaNode>& nodes);
+
+// Pages of [data, data + bytes) that are touched from now on come from `node`, as far as it has any. False
+// when the system refuses.
+bool PreferNode(void* data, size_t bytes, int node);
+// The same for what this thread, and threads it starts from now on, bring into memory.
+bool PreferNodeForThisThread(int node);
 
 }  // namespace tidepool::chips::cpu

@@ -5,12 +5,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
+#include <random>
 #include <set>
 #include <thread>
 
+#include "chips/cpu/random_weights.h"
 #include "chips/cpu/thread_pool.h"
 #include "chips/device.h"
 
@@ -123,6 +126,72 @@ TEST(Topology, InterleavingIsInheritedByThreads) {
     EXPECT_FALSE(InterleaveThisThread({})) << "no node to deal to";
   }).join();
   EXPECT_EQ(policy(), before);
+}
+
+// Each processor stands for a node. Once its copy is filled, a thread reads that of its own node: it does not
+// see that the weights themselves, the first node's, are changed afterwards, and the first node's thread
+// does.
+TEST_F(FakeNodes, LinearReadsTheCopyOfItsNode) {
+  const std::vector<int> cpus = AllowedCpus();
+  if (cpus.size() < 2) GTEST_SKIP() << "one processor";
+  Write("node0/cpulist", std::to_string(cpus[0]));
+  Write("node1/cpulist", std::to_string(cpus[1]));
+  std::mt19937 random(1);
+  for (const std::string& set : VectorInstructionSets()) {
+    SCOPED_TRACE(set);
+    DeviceOptions options;
+    options.threads = 1;
+    options.instruction_set = set;
+    options.replicate_weights = true;
+    options.numa_root = root_.string();
+    const std::unique_ptr<Device> device = MakeCpuDevice(options).value();
+    ASSERT_EQ(device->WeightCopyCount(), 2);
+    const WeightSpec spec{DataType::kQ8_0, 600, 256, WeightPrecision::kNative};
+    OwnedWeight gate = PackOn(*device, spec, RandomWeights(spec.type, spec.rows, spec.columns, random));
+    OwnedWeight up = PackOn(*device, spec, RandomWeights(spec.type, spec.rows, spec.columns, random));
+    auto gate_copies = device->ReserveWeightCopies(gate.weight.data, gate.weight.bytes).value();
+    auto up_copies = device->ReserveWeightCopies(up.weight.data, up.weight.bytes).value();
+    ASSERT_EQ(gate_copies->count(), 1);
+    const std::vector<float> x = RandomFloats(20 * 256, 1.0f, random);
+    const auto run_on = [&](int cpu, int64_t rows) {
+      std::vector<float> out(static_cast<size_t>(3 * rows * 600));
+      const auto matrix = [&](int part) { return Matrix{out.data() + part * rows * 600, rows, 600, 600}; };
+      std::thread([&] {
+        ASSERT_TRUE(PinThisThread(cpu));
+        const ConstMatrix in(x.data(), rows, 256, 256);
+        const LinearTarget target{.weight = &gate.weight, .out = matrix(0)};
+        device->ops().Linear(in, std::span(&target, 1));
+        device->ops().GatedLinear(in, gate.weight, up.weight, Activation::kSilu, matrix(2), matrix(1));
+      }).join();
+      return out;
+    };
+    const std::vector<float> few = run_on(cpus[0], 1), many = run_on(cpus[0], 20);
+    for (const OwnedWeight* owned : {&gate, &up}) {
+      auto& copies = owned == &gate ? gate_copies : up_copies;
+      const size_t half = owned->weight.bytes / 2 / 64 * 64;
+      copies->Fill(0, 0, half);
+      copies->Fill(0, half, owned->weight.bytes - half);
+      std::memset(owned->buffer.data(), 0, owned->weight.bytes);
+    }
+    EXPECT_EQ(run_on(cpus[1], 1), few);
+    EXPECT_EQ(run_on(cpus[1], 20), many);
+    EXPECT_NE(run_on(cpus[0], 20), many);
+    gate_copies.reset();  // without a reservation everybody reads the weights themselves
+    up_copies.reset();
+    EXPECT_EQ(run_on(cpus[1], 20), run_on(cpus[0], 20));
+  }
+}
+
+TEST_F(FakeNodes, OneNodeHasNoCopies) {
+  Write("node0/cpulist", "0-3");
+  DeviceOptions options;
+  options.threads = 1;
+  options.replicate_weights = true;
+  options.numa_root = root_.string();
+  const std::unique_ptr<Device> device = MakeCpuDevice(options).value();
+  EXPECT_EQ(device->WeightCopyCount(), 1);
+  const std::byte byte{};
+  EXPECT_EQ(device->ReserveWeightCopies(&byte, 1).value(), nullptr);
 }
 
 }  // namespace

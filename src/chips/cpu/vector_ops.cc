@@ -1,6 +1,7 @@
 // The operations over a table of vector kernels: scratch, and the splitting of work over threads. All numbers
 // are made in the kernels, in an order that does not depend on the splitting.
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
 #include <optional>
@@ -10,6 +11,7 @@
 #include "chips/cpu/attention_ops.h"
 #include "chips/cpu/cpu_ops.h"
 #include "chips/cpu/kernel_table.h"
+#include "chips/cpu/node_copies.h"
 #include "chips/cpu/panel_layout.h"
 #include "chips/cpu/processor.h"
 #include "chips/cpu/tile_linear.h"
@@ -20,6 +22,8 @@ namespace {
 
 constexpr int64_t kRowChunksPerThread = 8;  // enough that a disturbed core costs its share only
 constexpr int64_t kRopeDim = 256;
+constexpr size_t kMostCopiedTargets =
+    8;  // of one Linear; models have up to 4, others read the first node's weights
 
 static_assert(kPeakBlock == kPeaksBlock && kPeakLanes == kPeaksLanes);
 
@@ -53,6 +57,8 @@ class VectorOps final : public CpuOps {
     attention_.SetTuning(tuning);
   }
 
+  void SetNodeCopies(const NodeCopies* copies) override { copies_ = copies; }
+
   void Embed(const PackedWeight& table, std::span<const int32_t> tokens, float scale, Matrix out) override;
   void RmsNorm(ConstMatrix x, const float* gain, float eps, Matrix out) override;
   void LayerNorm(ConstMatrix x, const float* gain, const float* bias, float eps, Matrix out) override;
@@ -60,7 +66,8 @@ class VectorOps final : public CpuOps {
   void GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation,
                    Matrix scratch, Matrix out) override;
   void Rope(const RopeArgs& args) override;
-  void AppendKv(const KvAppendArgs& args) override { attention_.AppendKv(args); }
+  void AppendKv(const KvAppendArgs& args) override { attention_.AppendKv(args, nullptr); }
+  void RopeAndAppendKv(const RopeArgs& query, const RopeArgs& key, const KvAppendArgs& args) override;
   void Attention(const AttentionArgs& args) override { attention_.Attention(args); }
   void GatedActivation(Activation activation, ConstMatrix gate, ConstMatrix up, Matrix out) override;
   void Activate(Activation activation, ConstMatrix x, Matrix out) override;
@@ -134,6 +141,7 @@ class VectorOps final : public CpuOps {
 
   ThreadPool& pool_;
   const KernelTable& kernels_;
+  const NodeCopies* copies_ = nullptr;
   KernelTuning tuning_;
   std::optional<TileLinear> tiles_;  // for many rows, where the processor has tiles
   ActivationScratch activations_;
@@ -370,11 +378,22 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
     const auto layout = static_cast<PanelLayout>(target.weight->layout);
     if (quantised && IsQuantised(layout)) activations_.Derive(layout);
   }
-  const auto task_of = [&](const LinearTarget& target, int64_t block, int64_t first_tile) {
+  // Where the copies of each target's weights are, by node.
+  std::array<const std::ptrdiff_t*, kMostCopiedTargets> distances{};
+  if (copies_ != nullptr) {
+    for (size_t i = 0; i < std::min(targets.size(), distances.size()); ++i)
+      distances[i] = copies_->DistancesOf(targets[i].weight->data);
+  }
+  const auto weights_of = [&](const LinearTarget& target, int node) {
+    const auto index = static_cast<size_t>(&target - targets.data());
+    const bool copied = index < distances.size() && distances[index] != nullptr;
+    return target.weight->data + (copied ? distances[index][node] : 0);
+  };
+  const auto task_of = [&](const LinearTarget& target, int64_t block, int64_t first_tile, int node) {
     const WeightSpec& spec = target.weight->spec;
     const auto layout = static_cast<PanelLayout>(target.weight->layout);
     LinearTask task{};
-    task.weight = target.weight->data;
+    task.weight = weights_of(target, node);
     task.panel_bytes = PanelBytes(layout, spec.columns);
     task.codes_offset = CodesOffset(layout, spec.columns);
     task.panel_begin = block * panel_block;
@@ -427,12 +446,14 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
       block -= blocks;
     }
   };
-  const auto start_of = [&](const LinearTarget& target, int64_t block) {
+  const auto start_of = [&](const LinearTarget& target, int64_t block, int node) {
     const PackedWeight& weight = *target.weight;
-    return weight.data + static_cast<size_t>(block * panel_block) *
-                             PanelBytes(static_cast<PanelLayout>(weight.layout), weight.spec.columns);
+    return weights_of(target, node) +
+           static_cast<size_t>(block * panel_block) *
+               PanelBytes(static_cast<PanelLayout>(weight.layout), weight.spec.columns);
   };
   const auto body = [&](int64_t chunk, int thread) {
+    const int node = copies_ == nullptr ? 0 : copies_->NodeOfThisThread();
     const auto [target, block] = place_of(chunk);
     const int64_t first_tile = chunk / panel_blocks * tile_block;
     // The others take the chunks between.
@@ -440,13 +461,13 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
     const std::byte* next = nullptr;
     if (next_chunk < chunks) {
       const auto [next_target, next_block] = place_of(next_chunk);
-      next = start_of(*next_target, next_block);
+      next = start_of(*next_target, next_block, node);
     }
-    LinearTask task = task_of(*target, block, first_tile);
-    task.after = gated != nullptr ? start_of(target[1], block) : next;
+    LinearTask task = task_of(*target, block, first_tile, node);
+    task.after = gated != nullptr ? start_of(target[1], block, node) : next;
     multiply(*target, task, thread);
     if (gated != nullptr) {
-      LinearTask second = task_of(target[1], block, first_tile);
+      LinearTask second = task_of(target[1], block, first_tile, node);
       second.after = next;
       multiply(target[1], second, thread);
       kernels_.activate[KernelOf(*gated)](part_of(task, target->out, target[1].out, target->out));
@@ -468,15 +489,35 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
   }
 }
 
+RopeTask RopeTaskOf(const RopeArgs& args, const RopeTables::Table& table, int64_t begin, int64_t end) {
+  return {args.x.data,
+          args.x.stride,
+          begin,
+          end,
+          args.x.columns / args.head_dim,
+          args.head_dim,
+          args.rotary_dim / 2 * 2,
+          args.pairing == RopePairing::kInterleaved,
+          table.cosines + begin * table.width,
+          table.sines + begin * table.width};
+}
+
+void VectorOps::RopeAndAppendKv(const RopeArgs& query, const RopeArgs& key, const KvAppendArgs& args) {
+  CHECK(query.x.rows == key.x.rows && key.x.data == args.key.data &&
+        query.positions.data() == key.positions.data());
+  if (key.x.rows == 0 || key.rotary_dim < 2) return AppendKv(args);
+  CHECK(static_cast<int64_t>(key.positions.size()) == key.x.rows && key.rotary_dim <= key.head_dim);
+  const RopeTables::Table table = rope_.For(key);
+  const TurnTask turn{RopeTaskOf(query, table, 0, 0), RopeTaskOf(key, table, 0, 0), table.width};
+  attention_.AppendKv(args, &turn);
+}
+
 void VectorOps::Rope(const RopeArgs& args) {
   CHECK(static_cast<int64_t>(args.positions.size()) == args.x.rows && args.rotary_dim <= args.head_dim);
   if (args.x.rows == 0 || args.rotary_dim < 2) return;
   const RopeTables::Table table = rope_.For(args);
-  ForRows(args.x.rows, args.x.columns, [&](int64_t begin, int64_t end) {
-    kernels_.rope({args.x.data, args.x.stride, begin, end, args.x.columns / args.head_dim, args.head_dim,
-                   args.rotary_dim / 2 * 2, args.pairing == RopePairing::kInterleaved,
-                   table.cosines + begin * table.width, table.sines + begin * table.width});
-  });
+  ForRows(args.x.rows, args.x.columns,
+          [&](int64_t begin, int64_t end) { kernels_.rope(RopeTaskOf(args, table, begin, end)); });
 }
 
 void VectorOps::Elementwise(void (*kernel)(const ElementwiseTask&), ConstMatrix a, const ConstMatrix* b,

@@ -1,3 +1,8 @@
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <limits>
@@ -47,6 +52,10 @@ class SimulatedDeviceImpl final : public SimulatedDevice {
     info_.instruction_set = "simulated";
     info_.threads = 1;
     info_.memory_bytes = options.memory_bytes;
+    if (!options.tally_file.empty()) MapTally(options.tally_file);
+  }
+  ~SimulatedDeviceImpl() override {
+    if (tally_ != nullptr) ::munmap(tally_, kTallyBytes);
   }
 
   const DeviceInfo& info() const override { return info_; }
@@ -106,7 +115,26 @@ class SimulatedDeviceImpl final : public SimulatedDevice {
     if (seconds > 0) std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
   }
 
+  bool tallies() const override { return tally_ != nullptr; }
+  void Tally(int32_t tag, int32_t positions, int32_t sampled) override {
+    if (tally_ == nullptr || tag < 0 || tag > kMaxTallyTag) return;
+    TallyEntry& entry = tally_[tag];
+    entry.positions = std::max(entry.positions, static_cast<uint32_t>(positions));
+    entry.sampled += static_cast<uint32_t>(sampled);
+  }
+
  private:
+  static constexpr size_t kTallyBytes = (size_t{kMaxTallyTag} + 1) * sizeof(TallyEntry);
+  void MapTally(const std::string& path) {
+    const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    CHECK(file >= 0 && ::ftruncate(file, kTallyBytes) == 0);
+    void* const mapped = ::mmap(nullptr, kTallyBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    ::close(file);
+    CHECK(mapped != MAP_FAILED);
+    tally_ = static_cast<TallyEntry*>(mapped);
+  }
+
+  TallyEntry* tally_ = nullptr;
   SimulatedDeviceOptions options_;
   DeviceInfo info_;
   NoOps ops_;

@@ -70,6 +70,19 @@ void EngineImpl::FinishEmbedding(Sequence& ending, FinishReason reason, Error er
   if (sequence->model != nullptr && reason == FinishReason::kStop) {
     sequence->model->metrics->embedded_tokens.Increment(sequence->prompt_tokens);
   }
+  FinishEvent times;
+  FillTimes(*sequence, 0, clock_.now(), times);
+  if (FinishEvent& longest = task->times; times.queue_s + times.prefill_s >= longest.queue_s + longest.prefill_s) {
+    times.device_s = longest.device_s;  // the sum
+    longest = times;
+  }
+  const auto tell = [&](FinishReason how, const Error& why) {
+    if (!task->request.finished) return;
+    task->times.reason = how;
+    task->times.error = why;
+    task->times.usage = task->usage;
+    task->request.finished(task->times);
+  };
   --task->remaining;
   if (reason != FinishReason::kStop && !task->ended) {
     task->ended = true;
@@ -77,6 +90,7 @@ void EngineImpl::FinishEmbedding(Sequence& ending, FinishReason reason, Error er
       ModelMetrics& metrics = *sequence->model->metrics;
       (reason == FinishReason::kCancelled ? metrics.finished_cancelled : metrics.finished_error).Increment();
     }
+    tell(reason, error);
     task->request.done(Fail(reason == FinishReason::kCancelled ? Cancelled() : std::move(error)));
     ticket->cancel = true;  // the others go at the next look into the inbox
     Flag(ticket);
@@ -85,6 +99,7 @@ void EngineImpl::FinishEmbedding(Sequence& ending, FinishReason reason, Error er
   if (!task->ended) {
     task->ended = true;
     sequence->model->metrics->finished_stop.Increment();
+    tell(FinishReason::kStop, {});
     task->request.done(std::move(task->vectors));
   }
   EndTicket(ticket);

@@ -84,8 +84,8 @@ void EngineImpl::Call(std::function<void()> work) const {
 Result<ModelHandle> EngineImpl::AddModel(std::string name, std::unique_ptr<architectures::Model> model,
                                          std::shared_ptr<const text::Tokenizer> tokenizer,
                                          int32_t context_length, Charge weights,
-                                         std::shared_ptr<ResidentWeights> resident,
-                                         const ModelPolicy& policy, std::string content) {
+                                         std::shared_ptr<ResidentWeights> resident, const ModelPolicy& policy,
+                                         std::string content) {
   CHECK(model != nullptr && tokenizer != nullptr);
   CHECK(resident == nullptr || weights.bytes() == 0);
   const architectures::ModelInfo& info = model->info();
@@ -100,6 +100,7 @@ Result<ModelHandle> EngineImpl::AddModel(std::string name, std::unique_ptr<archi
   ModelCard& card = *loaded->card;
   card.handle = next_handle_.fetch_add(1);
   card.name = name;
+  card.shared_name = std::make_shared<const std::string>(name);
   card.info = info;
   card.tokenizer = std::move(tokenizer);
   card.context_length =
@@ -113,8 +114,9 @@ Result<ModelHandle> EngineImpl::AddModel(std::string name, std::unique_ptr<archi
   loaded->policy = policy;
   loaded->prefix_bytes.push_back(0);
   if (card.pooled) {
+    const auto copies = static_cast<uint64_t>(device_.WeightCopyCount());
     for (const architectures::WeightSegment& segment : model->segments()) {
-      loaded->prefix_bytes.push_back(loaded->prefix_bytes.back() + segment.bytes);
+      loaded->prefix_bytes.push_back(loaded->prefix_bytes.back() + segment.bytes * copies);
     }
   }
 

@@ -87,6 +87,7 @@ struct TokenEvent {
 
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kError };
 
+// What was computed, and so is billed: of a request that ended early, the prompt as far as it was prefilled.
 struct Usage {
   int32_t prompt_tokens = 0;      // of which
   int32_t cached_tokens = 0;      //   came from the prefix cache
@@ -99,7 +100,9 @@ struct FinishEvent {
   std::string stop;  // the stop string or the name of the stop token, if any
   Usage usage;
   Error error;  // reason == kError
-  double queue_s = 0, prefill_s = 0, decode_s = 0;
+  // In line; of that, while its model's weights were loading; wall time of prefill and of decode; of those
+  // two, in no step; its share, by tokens, of the steps it was in.
+  double queue_s = 0, load_s = 0, prefill_s = 0, decode_s = 0, stall_s = 0, device_s = 0;
 };
 
 struct ProgressEvent {
@@ -116,6 +119,8 @@ class GenerateSink {
   // token, so its entry has logprob 0 and an empty top.
   virtual void OnPromptLogprobs(std::span<const TokenLogprob>) {}
   virtual void OnToken(const TokenEvent& event) = 0;
+  // After every step it was in, and before OnFinish: all that was computed so far. For meters.
+  virtual void OnComputed(const Usage& /*so_far*/, double /*device_s*/) {}
   virtual void OnFinish(const FinishEvent& event) = 0;
 };
 
@@ -149,6 +154,10 @@ struct EmbedRequest {
   std::string workspace, account;
   std::vector<double> account_weights = {};
   std::function<void(Result<std::vector<std::vector<float>>>)> done;  // engine thread
+  // For meters, engine thread: as GenerateSink::OnComputed, of all inputs together; and the times, just before
+  // `done` (of the input that took longest). Either may be empty.
+  std::function<void(const Usage& so_far, double device_s)> computed;
+  std::function<void(const FinishEvent&)> finished;
 };
 
 struct ModelEntry {  // what ListModels reports
@@ -209,9 +218,12 @@ struct EngineOptions {
   KvReserve* kv_reserve = nullptr;  // where memory for KV is ready before it is needed; outlives the engine
   KvMoverOptions kv_mover = {};
   double copy_bytes_per_s = 5e9;  // from warm to resident, until measured
+  // Tokens whose KV is promised to a request without max_tokens when it begins, and each time it has used
+  // them (PoolJob::open_output_tokens). 0: all that its context may come to need.
+  int32_t open_answer_tokens = 1024;
   PrefixFileOptions prefix_files = {};
   size_t event_records = 4096;  // of what the pool did, for Events
-  size_t trace_records = 0;     // of the scheduler's events and decisions, for DecisionTrace; 0: none are kept
+  size_t trace_records = 0;  // of the scheduler's events and decisions, for DecisionTrace; 0: none are kept
   // Another policy than Tidepool's own.
   std::function<std::unique_ptr<PoolScheduler>(const PoolPolicyOptions&)> make_scheduler = {};
 };
@@ -226,14 +238,13 @@ class Engine {
   // Takes a model and either the charge for its weights, which then stay, or weights that come and go as the
   // scheduler decides. Charges the shared workspace when it has to grow, and KV as it grows. context_length
   // 0: the model's own. The tokenizer is used to build text from tokens. Errors: "out_of_pool_memory" when
-  // the model can never run within the ledger's limit. `content` identifies the bytes of its weights, for files
-  // of prefix caches; empty: it has none. A pinned model's file is read here, as far as memory is free.
+  // the model can never run within the ledger's limit. `content` identifies the bytes of its weights, for
+  // files of prefix caches; empty: it has none. A pinned model's file is read here, as far as memory is free.
   virtual Result<ModelHandle> AddModel(std::string name, std::unique_ptr<architectures::Model> model,
                                        std::shared_ptr<const text::Tokenizer> tokenizer,
                                        int32_t context_length, Charge weights,
                                        std::shared_ptr<ResidentWeights> resident = nullptr,
-                                       const ModelPolicy& policy = {},
-                                       std::string content = {}) = 0;
+                                       const ModelPolicy& policy = {}, std::string content = {}) = 0;
   virtual Status SetPolicy(ModelHandle model, const ModelPolicy& policy) = 0;
   // Its weights become resident when there is room that no model with work needs.
   virtual Status Prefetch(ModelHandle model) = 0;

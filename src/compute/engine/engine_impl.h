@@ -137,6 +137,9 @@ class EngineImpl final : public Engine {
   void Emit(Sequence& sequence, int32_t token);
   static bool FollowGrammar(Sequence& sequence, int32_t token, bool was_reasoning);
   void TakeHidden(Sequence& sequence, const PlannedTokens& planned, const float* rows);
+  void CountComputed(Sequence& sequence, int32_t tokens, int32_t step_tokens, Nanoseconds started_at,
+                     Nanoseconds now);
+  void FillTimes(const Sequence& sequence, Nanoseconds first_at, Nanoseconds now, FinishEvent& event) const;
   void ReportPrefill(Sequence& sequence);
 
   // Ends a sequence: blocks, scheduler and lists first, then its sink is told. `sequence` is gone afterwards.

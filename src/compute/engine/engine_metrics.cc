@@ -27,10 +27,11 @@ ModelMetrics::ModelMetrics(MetricsRegistry& registry, const std::string& model) 
   step_tokens =
       registry.histogram("tidepool_step_tokens", "Tokens computed by a step", StepTokenBounds(), labels);
   steps = registry.counter("tidepool_steps_total", "Steps", labels);
-  landing_steps =
-      registry.counter("tidepool_landing_steps_total", "Steps begun while weights were still loading", labels);
-  aborted_steps = registry.counter("tidepool_aborted_steps_total",
-                                   "Of these, given up: the load failed, or something could not wait", labels);
+  landing_steps = registry.counter("tidepool_landing_steps_total",
+                                   "Steps begun while weights were still loading", labels);
+  aborted_steps =
+      registry.counter("tidepool_aborted_steps_total",
+                       "Of these, given up: the load failed, or something could not wait", labels);
   prompt_tokens = registry.counter("tidepool_prompt_tokens_total", "Prompt tokens of ended requests", labels);
   cached_tokens =
       registry.counter("tidepool_cached_tokens_total", "Prompt tokens found in the prefix cache", labels);

@@ -11,7 +11,8 @@ struct ModelMetrics {
   ModelMetrics(MetricsRegistry& registry, const std::string& model);
 
   Histogram ttft_s, tpot_s, queue_s, step_tokens, step_s;
-  Counter prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, embedded_tokens, steps, landing_steps, aborted_steps;
+  Counter prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, embedded_tokens, steps,
+      landing_steps, aborted_steps;
   Counter finished_stop, finished_length, finished_cancelled, finished_error;
   Counter prefix_evictions;
   Counter drafted_tokens, accepted_tokens;

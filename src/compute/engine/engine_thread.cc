@@ -83,6 +83,7 @@ void EngineImpl::Arrive(std::unique_ptr<Sequence> arrived) {
   }
   sequence.model = model->second.get();
   ++sequence.model->sequences;
+  sequence.load_at_arrival = sequence.model->LoadTime(clock_.now());
   const bool generates = sequence.generation != nullptr;
   PoolJob job{.job = sequence.job,
               .model = sequence.card->handle,
@@ -93,6 +94,7 @@ void EngineImpl::Arrive(std::unique_ptr<Sequence> arrived) {
               .wants_logits = generates};
   if (generates) {
     const GenerateRequest& request = sequence.generation->request;
+    if (request.sampling.max_tokens == 0) job.open_output_tokens = options_.open_answer_tokens;
     job.prompt_logits = request.sampling.prompt_logprobs;
     job.job_class = request.job_class;
   }
@@ -202,8 +204,9 @@ PoolModel EngineImpl::Describe(const LoadedModel& model) const {
   pool.max_sequences = options_.max_sequences;
   pool.max_logit_rows = model.limits.max_logit_rows;
   if (model.resident != nullptr) {
+    const auto copies = static_cast<uint64_t>(device_.WeightCopyCount());
     for (const architectures::WeightSegment& segment : model.model->segments()) {
-      pool.segment_bytes.push_back(segment.bytes);
+      pool.segment_bytes.push_back(segment.bytes * copies);
     }
   }
   pool.kv_block_bytes = model.card->kv_block_bytes;
@@ -276,7 +279,7 @@ Result<std::unique_ptr<LoadedModel>> EngineImpl::Unregister(ModelHandle handle, 
   UpdateGauges(model);
   scheduler_->RemoveModel(handle);
   fixed_weight_bytes_.fetch_sub(model.weights_charge.bytes());
-  if (model.resident != nullptr) model.resident->Evict(UINT64_MAX);
+  if (model.resident != nullptr) Evict(model, 0);
   {
     std::lock_guard lock(inbox_mutex_);
     cards_.erase(handle);

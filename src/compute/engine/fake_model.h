@@ -127,6 +127,7 @@ class FakeModel final : public architectures::Model {
     if (needs_resident) CHECK(needs_resident());
     while (hold) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (options_.step_time.count() > 0) std::this_thread::sleep_for(options_.step_time);
+    if (on_step) on_step(step);
     ++steps;
     tokens_computed += step.tokens.size();
     const auto vocab = static_cast<size_t>(info_.vocab_size);
@@ -187,6 +188,7 @@ class FakeModel final : public architectures::Model {
 
   std::atomic<bool> weights_lost{false};  // as if the file under them had been cut
   std::atomic<bool> hold{false};  // Forward waits while it is set: tests then know what happens during a step
+  std::function<void(const architectures::Step&)> on_step;  // engine thread
   std::function<bool()> needs_resident;  // checked in every step: the weights are really there
   std::atomic<uint64_t> entered{0};
   std::atomic<uint64_t> steps{0};

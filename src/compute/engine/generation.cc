@@ -133,7 +133,10 @@ void EngineImpl::TakeLogits(Sequence& sequence, const PlannedTokens& planned,
   // Only now: the KV of a row that failed must not become a shared prefix.
   model.pool->Commit(sequence.kv, std::span(sequence.tokens).first(static_cast<size_t>(sequence.computed)));
   if (was_prefill) ReportPrefill(sequence);
-  if (!samples) return;
+  if (!samples) {
+    generation.request.sink->OnComputed(generation.usage, sequence.device_s);
+    return;
+  }
   if (tells_prompt) {
     generation.prompt_logprobs_told = true;
     generation.request.sink->OnPromptLogprobs(generation.prompt_logprobs);
@@ -234,6 +237,7 @@ void EngineImpl::Emit(Sequence& sequence, int32_t token) {
   sequence.tokens.push_back(token);
   ++generation.usage.completion_tokens;
   if (generation.stream.in_reasoning()) ++generation.usage.reasoning_tokens;
+  generation.request.sink->OnComputed(generation.usage, sequence.device_s);
   if (generation.penalised) generation.counts.Add(token, true);
 
   text::TextDelta& delta = generation.delta;
@@ -302,6 +306,22 @@ void EngineImpl::EndTicket(const std::shared_ptr<Ticket>& ticket) {
   if (active_.fetch_sub(1) == 1) idle_.notify_all();
 }
 
+void EngineImpl::FillTimes(const Sequence& sequence, Nanoseconds first_at, Nanoseconds now,
+                           FinishEvent& event) const {
+  const Nanoseconds admitted_at = sequence.admitted ? sequence.admitted_at : now;
+  if (first_at == 0) first_at = now;
+  event.queue_s = Seconds(sequence.submitted_at, admitted_at);
+  event.prefill_s = Seconds(admitted_at, first_at);
+  event.decode_s = Seconds(first_at, now);
+  const Nanoseconds load = sequence.stepped           ? sequence.load_waited
+                           : sequence.model != nullptr ? sequence.model->LoadTime(now) - sequence.load_at_arrival
+                                                       : 0;
+  event.load_s = std::min(event.queue_s, static_cast<double>(load) * 1e-9);
+  event.stall_s =
+      std::max(0.0, event.prefill_s + event.decode_s - static_cast<double>(sequence.in_steps) * 1e-9);
+  event.device_s = sequence.device_s;
+}
+
 void EngineImpl::Finish(Sequence& ending, FinishReason reason, std::string stop, Error error) {
   if (ending.embed != nullptr) {
     FinishEmbedding(ending, reason, std::move(error));
@@ -315,11 +335,8 @@ void EngineImpl::Finish(Sequence& ending, FinishReason reason, std::string stop,
   event.stop = std::move(stop);
   event.error = std::move(error);
   event.usage = generation.usage;
-  const Nanoseconds admitted_at = sequence->admitted ? sequence->admitted_at : now;
-  const Nanoseconds first_at = generation.first_token_at != 0 ? generation.first_token_at : now;
-  event.queue_s = Seconds(sequence->submitted_at, admitted_at);
-  event.prefill_s = Seconds(admitted_at, first_at);
-  event.decode_s = Seconds(first_at, now);
+  FillTimes(*sequence, generation.first_token_at, now, event);
+  generation.request.sink->OnComputed(generation.usage, sequence->device_s);
   if (sequence->model != nullptr) {
     ModelMetrics& metrics = *sequence->model->metrics;
     switch (reason) {

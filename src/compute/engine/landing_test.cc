@@ -1,6 +1,6 @@
-// Steps that begin while their weights are still coming, on the real engine, with a policy that always asks for
-// it: how long the first token takes, and that nothing is lost when a load is slow, fails, or must not be waited
-// for.
+// Steps that begin while their weights are still coming, on the real engine, with a policy that always asks
+// for it: how long the first token takes, and that nothing is lost when a load is slow, fails, or must not be
+// waited for.
 #include <gtest/gtest.h>
 
 #include "compute/engine/engine_fixture.h"
@@ -15,8 +15,8 @@ using testing::SteppedBacking;
 constexpr uint64_t kSegment = 64 << 10;
 constexpr int32_t kSegments = 4;
 
-// In the order of arrival of models: loads the first that has work and is not resident (others make room), and
-// runs the first that could, without waiting for the load to end.
+// In the order of arrival of models: loads the first that has work and is not resident (others make room),
+// and runs the first that could, without waiting for the load to end.
 class LandingPolicy final : public pool::PoolState {
  public:
   using PoolState::PoolState;
@@ -37,7 +37,8 @@ class LandingPolicy final : public pool::PoolState {
         if (device.free() < missing && other != replica && other->landed > 0 && !other->loading)
           EmitEvict(*other, 0, Reason::kMoreSlack, effects);
       }
-      if (device.free() >= missing) EmitLoad(*replica, replica->model->segments(), Reason::kUrgent, now, effects);
+      if (device.free() >= missing)
+        EmitLoad(*replica, replica->model->segments(), Reason::kUrgent, now, effects);
     }
     for (const bool resident : {true, false}) {  // what is there goes first
       for (pool::Replica* replica : device.replicas) {
@@ -122,12 +123,15 @@ class LandingTest : public EngineTest {
 
 // Copying and computing overlap: the first token comes after the longer of both and one layer more, not after
 // their sum. Seconds are long against what a busy machine adds.
-class LandingTimeTest : public LandingTest, public ::testing::WithParamInterface<std::pair<double, double>> {};
+class LandingTimeTest : public LandingTest,
+                        public ::testing::WithParamInterface<std::pair<double, double>> {};
 
 TEST_P(LandingTimeTest, TheFirstTokenComesAfterTheLongerOfCopyAndPrefill) {
   const auto [copy_s, prefill_s] = GetParam();
   constexpr int32_t kLayers = 16;
-  device = chips::MakeSimulatedDevice({.step_base_s = prefill_s});
+  chips::SimulatedDeviceOptions simulated;
+  simulated.step_base_s = prefill_s;
+  device = chips::MakeSimulatedDevice(simulated);
   StartLanding(kLayers * kSegment);
   auto made = architectures::MakeScriptedModel(*device, 1024, {.layers = kLayers, .layer_bytes = kSegment});
   ASSERT_TRUE(made);

@@ -132,7 +132,7 @@ void EngineImpl::Note(PoolEventKind kind, const LoadedModel* model, PoolEvent ev
   event.kind = kind;
   event.at = clock_.now();
   if (model != nullptr) {
-    event.model = {model->card, &model->card->name};
+    event.model = model->card->shared_name;
     if (model->resident != nullptr) event.segments = model->resident->landed_segments();
   }
   events_.Add(std::move(event));
@@ -165,7 +165,6 @@ bool EngineImpl::TryAdmit(Sequence& sequence, int32_t tokens) {
   if (sequence.admitted) return true;  // once more, after its KV was given up
   sequence.admitted = true;
   sequence.admitted_at = clock_.now();
-  if (sequence.generation != nullptr) sequence.generation->usage.cached_tokens = sequence.computed;
   model.metrics->queue_s.Observe(static_cast<double>(sequence.admitted_at - sequence.submitted_at) * 1e-9);
   CountAdmitted(*sequence.ticket);
   running_.fetch_add(1);
@@ -198,6 +197,7 @@ void EngineImpl::StartLoad(LoadedModel& model, int32_t segments) {
   if (wanted > landed && wanted - landed > ledger_.free()) Reclaim(wanted - landed - ledger_.free(), nullptr);
   model.loading = true;
   model.load_began = clock_.now();
+  model.loading_to = segments;
   LoadedModel* const target = &model;  // outlives its transfers: SettleTransfers waits for them
   model.resident->Load(
       [this, target](const LoadReport& report) {
@@ -207,6 +207,7 @@ void EngineImpl::StartLoad(LoadedModel& model, int32_t segments) {
 }
 
 void EngineImpl::EndLoad(LoadedModel& model, const LoadReport& report) {
+  model.load_total = model.LoadTime(clock_.now());
   model.loading = false;
   const Nanoseconds now = clock_.now();
   const ModelHandle handle = model.card->handle;
@@ -214,11 +215,12 @@ void EngineImpl::EndLoad(LoadedModel& model, const LoadReport& report) {
   const uint64_t moved = report.cold_bytes + report.warm_bytes;
   if (report.status) {
     model.failed_loads = 0;
+    model.held_segments = model.loading_to;
     Note(PoolEventKind::kLoaded, &model, {.bytes = moved, .seconds = seconds});
     scheduler_->LoadDone(0, handle, now);
     return;
   }
-  const int32_t landed = model.resident->landed_segments();
+  const int32_t landed = model.held_segments = model.resident->landed_segments();
   if (report.status.error().kind == ErrorKind::kCancelled) {
     Note(PoolEventKind::kLoadStopped, &model, {.bytes = moved, .seconds = seconds});
     scheduler_->LoadStopped(0, handle, landed, now);
@@ -256,7 +258,13 @@ void EngineImpl::FailModel(LoadedModel& model, const Error& error) {
   }
 }
 
+// Aliases (models of one file) share their weights: what another of them holds or is loading stays.
 uint64_t EngineImpl::Evict(LoadedModel& model, int32_t keep) {
+  model.held_segments = std::min(model.held_segments, keep);
+  for (const auto& [handle, other] : models_) {
+    if (other.get() == &model || other->resident != model.resident) continue;
+    keep = std::max(keep, other->loading ? model.resident->segment_count() : other->held_segments);
+  }
   const uint64_t landed = model.resident->landed_bytes();
   const uint64_t kept = model.prefix_bytes[static_cast<size_t>(keep)];
   return landed > kept ? model.resident->Evict(landed - kept) : 0;
@@ -345,14 +353,11 @@ void EngineImpl::StartMove(Sequence& sequence, KvDirection direction, int32_t to
   uint64_t bytes = 0;
   for (const KvCopy& copy : move->copies) bytes += copy.bytes;
   const Nanoseconds began = clock_.now();
-  auto submitted = kv_mover_->Submit({.direction = direction,
-                                      .copies = std::move(move->copies),
-                                      .done = [=, this](KvMoveOutcome outcome) {
-                                        const bool done = outcome == KvMoveOutcome::kDone;
-                                        PostTransfer([=, this] {
-                                          EndMove(job, *target, {id, direction, bytes, began}, done);
-                                        });
-                                      }});
+  auto submitted = kv_mover_->Submit(
+      {.direction = direction, .copies = std::move(move->copies), .done = [=, this](KvMoveOutcome outcome) {
+         const bool done = outcome == KvMoveOutcome::kDone;
+         PostTransfer([=, this] { EndMove(job, *target, {id, direction, bytes, began}, done); });
+       }});
   if (!submitted) EndMove(job, model, {id, direction, bytes, began}, false);
   UpdateGauges(model);
 }

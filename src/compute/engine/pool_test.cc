@@ -112,23 +112,33 @@ TEST_F(EnginePoolTest, SixModelsInTheMemoryOfTwo) {
 }
 
 TEST_F(EnginePoolTest, KvMovesToTheHostAndBack) {
-  // Two models whose weights fill the device turn by turn, and KV of long answers that does not fit beside.
-  StartPool(kWeights + kSegment, 70, 1 << 20);
+  // Models whose weights fill the device turn by turn, and KV of long answers that does not fit beside.
+  StartPool(kWeights, 120, 1 << 20);
   std::vector<ModelHandle> models = {AddPooled("a"), AddPooled("b"), AddPooled("c")};
   std::mt19937_64 random(11);
   std::vector<Sent> sent(60);
+  std::vector<RequestHandle> handles;
   for (Sent& s : sent) {
     s.prompt = Prompt(static_cast<int32_t>(20 + random() % 300), static_cast<int32_t>(random() % 1000));
     s.max_tokens = static_cast<int32_t>(50 + random() % 400);
     GenerateRequest request = Request(models[random() % 3], s.prompt, s.max_tokens, s.sink);
+    request.sampling.ignore_eos = true;
     const auto handle = engine->Submit(std::move(request));
     ASSERT_TRUE(handle) << handle.error().message;
+    handles.push_back(*handle);
   }
+  // Slow readers: their KV is the first to go.
+  sent[0].sink->WaitForTokens(5);
+  for (size_t i = 0; i < sent.size(); i += 3) engine->SetPaused(handles[i], true);
+  for (int i = 0; i < 5000 && engine->pool()->counters.spills == 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  for (const RequestHandle handle : handles) engine->SetPaused(handle, false);
   for (Sent& s : sent) {
     s.sink->Wait();
-    ExpectRight(*s.sink, s.prompt, s.max_tokens);
+    EXPECT_EQ(s.sink->tokens, FakeModel::GreedyAnswer(s.prompt, s.max_tokens, /*ignore_eos=*/true));
   }
   EXPECT_EQ(engine->pool()->counters.drops, 0u);
+  EXPECT_GT(engine->pool()->counters.spills, 0u) << "this shows nothing";
   ExpectDrained();
 }
 
@@ -302,7 +312,7 @@ TEST_F(EnginePoolTest, RemovedWhileItLoadsOrRuns) {
 
 // A job is off the device for certain: two models whose weights fill it turn by turn, and long contexts.
 TEST_F(EnginePoolTest, CancelledWhileItsKvIsOnTheHost) {
-  StartPool(kWeights + kSegment, 70, 1 << 20);
+  StartPool(kWeights, 120, 1 << 20);
   const std::vector<ModelHandle> models = {AddPooled("a"), AddPooled("b"), AddPooled("c")};
   std::vector<Sent> sent(24);
   for (size_t i = 0; i < sent.size(); ++i) {
@@ -315,18 +325,25 @@ TEST_F(EnginePoolTest, CancelledWhileItsKvIsOnTheHost) {
     ASSERT_TRUE(handle) << handle.error().message;
     s.handle = *handle;
   }
-  // Whose KV is on the host the report does not say: a paused one can wait longest and goes first.
-  for (size_t i = 0; i < 12; ++i) engine->SetPaused(sent[i].handle, true);
+  // A paused one can wait longest and goes first.
+  sent[0].sink->WaitForTokens(5);
+  for (size_t i = 0; i < sent.size(); i += 6) engine->SetPaused(sent[i].handle, true);
   const auto spilled = [&] {
     int32_t count = 0;
     for (const ReplicaState& replica : engine->pool()->device.replicas) count += replica.spilled;
     return count;
   };
   bool seen = false;
-  for (int i = 0; i < 5000 && !seen; ++i) seen = spilled() > 0 && arena->stats().used_bytes > 0;
+  for (int i = 0; i < 20'000 && !seen; ++i) {
+    seen = spilled() > 0 && arena->stats().used_bytes > 0;
+    if (!seen) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
   ASSERT_TRUE(seen) << "nothing was spilled: this shows nothing";
   for (const Sent& s : sent) engine->Cancel(s.handle);
-  for (const Sent& s : sent) EXPECT_EQ(s.sink->Wait().reason, FinishReason::kCancelled);
+  for (size_t i = 0; i < sent.size(); ++i) {  // others may have ended just before
+    const FinishReason reason = sent[i].sink->Wait().reason;
+    EXPECT_TRUE(reason == FinishReason::kCancelled || (i % 6 != 0 && reason == FinishReason::kLength));
+  }
   for (int i = 0; i < 5000 && arena->stats().moving_bytes > 0; ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   ExpectDrained();
@@ -334,7 +351,7 @@ TEST_F(EnginePoolTest, CancelledWhileItsKvIsOnTheHost) {
 
 // The host has no room for KV, as little as a full disk would have: nothing is lost, work goes on in turns.
 TEST_F(EnginePoolTest, NoRoomToSpillLosesNothing) {
-  StartPool(kWeights + kSegment, 70, 1 << 20);
+  StartPool(kWeights, 120, 1 << 20);
   const std::vector<ModelHandle> models = {AddPooled("a"), AddPooled("b")};
   std::vector<Sent> sent(16);
   for (size_t i = 0; i < sent.size(); ++i) {
@@ -370,34 +387,32 @@ TEST_F(EnginePoolTest, ALoadThatFailsInMidFlightLosesNoToken) {
   const auto shaky = engine->AddModel("shaky", std::move(model), tokenizer, 0, Charge(), weights);
   ASSERT_TRUE(shaky);
   const ModelHandle other = AddPooled("other");
-  Sent long_answer;
+  Sent long_answer, between;
   long_answer.prompt = Prompt(50, 1);
   long_answer.max_tokens = 600;
   GenerateRequest request = Request(*shaky, long_answer.prompt, long_answer.max_tokens, long_answer.sink);
   request.sampling.ignore_eos = true;
-  ASSERT_TRUE(engine->Submit(std::move(request)));
+  const auto handle = engine->Submit(std::move(request));
+  ASSERT_TRUE(handle);
   long_answer.sink->WaitForTokens(20);
+  // Its reader is slow for a while, and another model takes the memory.
+  engine->SetPaused(*handle, true);
+  between.prompt = Prompt(30);
+  between.max_tokens = 30;
+  ASSERT_TRUE(engine->Submit(Request(other, between.prompt, between.max_tokens, between.sink)));
+  between.sink->Wait();
+  ExpectRight(*between.sink, between.prompt, between.max_tokens);
+  ASSERT_FALSE(weights_["shaky"]->complete());
+  std::atomic<int> failures{0};
+  engine->OnLoadFailed([&](ModelHandle, const Error&) { ++failures; });
   {
     const std::lock_guard lock(control->mutex);
     control->fail_at = 3;
     control->failure = Fail(ErrorKind::kUnavailable, "disk_trouble", "the disk is away");
   }
-  std::atomic<int> failures{0};
-  engine->OnLoadFailed([&](ModelHandle, const Error&) { ++failures; });
-  // Work for the other one, until the first had to give its weights away and has failed to get them back.
-  std::vector<Sent> rest(200);
-  size_t used = 0;
-  while (failures == 0 && used < rest.size() && !long_answer.sink->finished()) {
-    Sent& s = rest[used];
-    s.prompt = Prompt(30, static_cast<int32_t>(used++));
-    s.max_tokens = 30;
-    request = Request(other, s.prompt, s.max_tokens, s.sink);
-    request.job_class = JobClass::kInteractive;
-    ASSERT_TRUE(engine->Submit(std::move(request)));
-    s.sink->Wait();
-    ExpectRight(*s.sink, s.prompt, s.max_tokens);
-  }
-  EXPECT_GE(failures, 1);
+  engine->SetPaused(*handle, false);
+  for (int i = 0; i < 20'000 && failures == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(failures, 1);
   EXPECT_FALSE(long_answer.sink->finished());
   {
     const std::lock_guard lock(control->mutex);
@@ -452,11 +467,47 @@ TEST_F(EnginePoolTest, WeightsLostUnderAModelEndItsRequestsOnly) {
   ExpectDrained();
 }
 
+// Two names of one file: one set of weights in the ledger, and what makes way under one name stays for the
+// other.
+TEST_F(EnginePoolTest, AliasesShareWeightsAndDoNotTakeThemFromEachOther) {
+  StartPool(2 * kWeights + kSegment, 200);
+  const auto add_alias = [&](const std::string& name) {
+    auto model = std::make_unique<FakeModel>(
+        FakeModelOptions{.context_length = 1024, .segments = kSegments, .segment_bytes = kSegment});
+    fake = model.get();
+    auto weights = residency->Attach(name, "one file", MakeSimulatedBacking(model->segments(), {}, clock));
+    model->needs_resident = [w = weights.get()] { return w->complete(); };
+    weights_[name] = weights;
+    return engine->AddModel(name, std::move(model), tokenizer, 0, Charge(), weights).value_or(0);
+  };
+  const ModelHandle first = add_alias("first"), second = add_alias("second");
+  const ModelHandle other = AddPooled("other");
+  EXPECT_EQ(weights_["first"], weights_["second"]);
+  for (int round = 0; round < 5; ++round) {
+    for (const ModelHandle model : {first, second, other, second, first, other}) {
+      const auto sink = Generate(Request(model, Prompt(20, round), 10, nullptr));
+      EXPECT_EQ(sink->tokens, FakeModel::GreedyAnswer(Prompt(20, round), 10));
+      EXPECT_LE(ledger->used_by(ChargeKind::kWeights), 2 * kWeights);
+    }
+  }
+  ASSERT_TRUE(engine->RemoveModel(first, false));
+  EXPECT_EQ(Generate(Request(second, Prompt(9), 10, nullptr))->tokens,
+            FakeModel::GreedyAnswer(Prompt(9), 10));
+  ASSERT_TRUE(engine->RemoveModel(second, false));
+  fake = nullptr;
+  weights_.erase("first");
+  weights_.erase("second");
+  residency->WaitIdle();
+  EXPECT_LE(ledger->used_by(ChargeKind::kWeights), kWeights);
+  ExpectDrained();
+}
+
 TEST_F(EnginePoolTest, EventsTellWhatThePoolDid) {
   StartPool(kWeights + kSegment, 70, 1 << 20);
   const std::vector<ModelHandle> models = {AddPooled("a"), AddPooled("b")};
   const Nanoseconds before = clock.now();
-  for (int i = 0; i < 6; ++i) Generate(Request(models[static_cast<size_t>(i % 2)], Prompt(20, i), 5, nullptr));
+  for (int i = 0; i < 6; ++i)
+    Generate(Request(models[static_cast<size_t>(i % 2)], Prompt(20, i), 5, nullptr));
   const PoolEvents all = engine->Events(0, 1000);
   EXPECT_EQ(all.missed, 0u);
   ASSERT_FALSE(all.events.empty());
@@ -507,7 +558,8 @@ TEST_F(EnginePoolTest, ARecordedPoolReplays) {
   StartPool(2 * kWeights + kSegment, 120, 1 << 20, options);
   std::vector<ModelHandle> models;
   for (int i = 0; i < 4; ++i)
-    models.push_back(AddPooled("m" + std::to_string(i), {.warm_bytes_per_s = 50e6, .cold_bytes_per_s = 50e6}));
+    models.push_back(
+        AddPooled("m" + std::to_string(i), {.warm_bytes_per_s = 50e6, .cold_bytes_per_s = 50e6}));
   std::vector<Sent> sent(60);
   for (size_t i = 0; i < sent.size(); ++i) {
     Sent& s = sent[i];
@@ -534,6 +586,41 @@ TEST_F(EnginePoolTest, ARecordedPoolReplays) {
   EXPECT_NE(requests.find(R"("model":"m3")"), std::string::npos);
 }
 
+// Nobody says how long the answers may be: their contexts together would take five times the memory there is.
+TEST_F(EnginePoolTest, AnswersWithoutMaxTokensShareTheMemory) {
+  for (const int32_t promise : {64, 0}) {
+    EngineOptions options;
+    options.open_answer_tokens = promise;
+    StartPool(kWeights, 120, 16 * kBlock, options);
+    const ModelHandle model = AddPooled("m");
+    std::vector<Sent> sent(6);
+    for (size_t i = 0; i < sent.size(); ++i) {
+      Sent& s = sent[i];
+      s.prompt = Prompt(20, static_cast<int32_t>(i * 17));
+      GenerateRequest request = Request(model, s.prompt, /*max_tokens=*/0, s.sink);
+      request.sampling.ignore_eos = true;
+      ASSERT_TRUE(engine->Submit(std::move(request)));
+    }
+    int32_t most = 0;
+    for (Sent& s : sent) {
+      while (!s.sink->finished()) {
+        most = std::max(most, engine->load().running);
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
+      }
+      EXPECT_EQ(s.sink->tokens, FakeModel::GreedyAnswer(s.prompt, 1024 - 20, /*ignore_eos=*/true));
+    }
+    if (promise > 0) {
+      EXPECT_GE(most, 4) << "they ran one after the other";
+    } else {
+      EXPECT_LE(most, 2) << "each was promised its whole context";
+    }
+    ExpectDrained();
+    weights_.clear();
+    engine.reset();
+    residency.reset();
+  }
+}
+
 // The engine ends and another begins, as when a server starts again.
 TEST_F(EnginePoolTest, PrefixCachesOfPinnedModelsComeBack) {
   testing::TemporaryFolder folder;
@@ -552,7 +639,8 @@ TEST_F(EnginePoolTest, PrefixCachesOfPinnedModelsComeBack) {
     auto weights = residency->Attach(name, name, MakeSimulatedBacking(model->segments(), {}, clock));
     weights_[name] = weights;
     return engine
-        ->AddModel(name, std::move(model), tokenizer, 0, Charge(), weights, {.pinned = pinned}, "bytes of " + name)
+        ->AddModel(name, std::move(model), tokenizer, 0, Charge(), weights, {.pinned = pinned},
+                   "bytes of " + name)
         .value_or(0);
   };
   const auto cached_of = [&](ModelHandle model) {

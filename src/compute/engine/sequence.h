@@ -28,6 +28,7 @@ namespace tidepool::compute {
 struct ModelCard {
   ModelHandle handle = 0;
   std::string name;
+  std::shared_ptr<const std::string> shared_name;  // outlives the card: the card keeps weights
   architectures::ModelInfo info;
   std::shared_ptr<const text::Tokenizer> tokenizer;
   int32_t context_length = 0;
@@ -47,7 +48,10 @@ struct LoadedModel {
   std::shared_ptr<ResidentWeights> resident;  // weights that come and go
   std::vector<uint64_t> prefix_bytes;         // [i]: of the first i segments
   bool loading = false;                       // a load is under way whose end has not been told yet
+  Nanoseconds load_total = 0;
   Nanoseconds load_began = 0;
+  int32_t loading_to = 0;
+  int32_t held_segments = 0;  // resident as the scheduler knows it; of weights shared with an alias, its part
   std::unique_ptr<architectures::Model> model;
   architectures::StepLimits limits;
   std::unique_ptr<BlockPool> pool;
@@ -58,6 +62,9 @@ struct LoadedModel {
   int32_t failed_loads = 0;              // in a row
   ModelPolicy policy;
   uint64_t exported_evictions = 0;
+
+  // How long weights have been loading altogether.
+  Nanoseconds LoadTime(Nanoseconds now) const { return load_total + (loading ? now - load_began : 0); }
 };
 
 // A request as its caller may steer it.
@@ -101,6 +108,8 @@ struct Generation {
 // One embedding request: its inputs are sequences of their own.
 struct EmbedTask {
   EmbedRequest request;
+  Usage usage;
+  FinishEvent times;
   std::vector<std::vector<float>> vectors;
   size_t remaining = 0;
   bool ended = false;
@@ -123,6 +132,11 @@ struct Sequence {
   size_t embed_index = 0;
   std::vector<double> pooled;  // mean pooling: the sum so far
   Nanoseconds submitted_at = 0, admitted_at = 0, progress_at = 0;
+  Nanoseconds load_at_arrival = 0, load_waited = 0;  // of LoadedModel::LoadTime, until its first step
+  Nanoseconds in_steps = 0;                          // wall time of the steps it was in
+  double device_s = 0;
+  bool stepped = false;
+  int32_t metered = 0;  // embeddings: positions told to the meter
   int32_t reported_position = -1;
 
   std::string_view workspace() const {

@@ -86,6 +86,35 @@ void EngineImpl::LearnRowCost(LoadedModel& model, double seconds) {
   }
 }
 
+// While a step waits for its weights this thread does nothing else. What cannot wait that long ends the step:
+// a cancel, a call, or a request whose model could compute now. Little is lost: the layers that were computed
+// are computed again, and while this step waits for a load nothing is.
+bool EngineImpl::LandingInterrupted(const LoadedModel& model) const {
+  const std::lock_guard lock(inbox_mutex_);
+  if (stop_ || !attention_.empty() || !calls_.empty()) return true;
+  return std::any_of(arrivals_.begin(), arrivals_.end(), [&](const auto& arrived) {
+    const ModelCard& card = *arrived->card;
+    return &card != model.card.get() && (!card.pooled || card.resident->complete());
+  });
+}
+
+// Nothing of the step is believed. The model's requests end with the reason, its owner is told (the file is
+// packed again), and no other model is concerned.
+void EngineImpl::LoseWeights(LoadedModel& model) {
+  scheduler_->StepDone(0, 0, 0, clock_.now());
+  Note(PoolEventKind::kWeightsLost, &model);
+  const Error error{
+      .kind = ErrorKind::kCorrupt,
+      .code = "weights_lost",
+      .message = fmt::format("the packed weights of {} were cut or became unreadable while they were in use; "
+                             "they are packed again, send the request again",
+                             model.card->name),
+      .param = "model"};
+  LogError("weights were lost under a running model", {{"model", model.card->name}});
+  if (on_load_failed_) on_load_failed_(model.card->handle, error);
+  FailModel(model, error);
+}
+
 void EngineImpl::Draft(LoadedModel& model) {
   draft_.clear();
   const PoolPlan& plan = scheduler_->plan(0);
@@ -132,35 +161,6 @@ int32_t EngineImpl::TakeDrafted(LoadedModel& model, Sequence& sequence,
   model.metrics->accepted_tokens.Increment(said - 1);
   if (!draft_forced_ && Lives(job)) sequence.generation->drafter.Learn(rows - 1, said - 1, model.row_cost);
   return said;
-}
-
-// While a step waits for its weights this thread does nothing else. What cannot wait that long ends the step: a
-// cancel, a call, or a request whose model could compute now. Little is lost: the layers that were computed are
-// computed again, and while this step waits for a load nothing is.
-bool EngineImpl::LandingInterrupted(const LoadedModel& model) const {
-  const std::lock_guard lock(inbox_mutex_);
-  if (stop_ || !attention_.empty() || !calls_.empty()) return true;
-  return std::any_of(arrivals_.begin(), arrivals_.end(), [&](const auto& arrived) {
-    const ModelCard& card = *arrived->card;
-    return &card != model.card.get() && (!card.pooled || card.resident->complete());
-  });
-}
-
-// Nothing of the step is believed. The model's requests end with the reason, its owner is told (the file is
-// packed again), and no other model is concerned.
-void EngineImpl::LoseWeights(LoadedModel& model) {
-  scheduler_->StepDone(0, 0, 0, clock_.now());
-  Note(PoolEventKind::kWeightsLost, &model);
-  const Error error{
-      .kind = ErrorKind::kCorrupt,
-      .code = "weights_lost",
-      .message = fmt::format("the packed weights of {} were cut or became unreadable while they were in use; "
-                             "they are packed again, send the request again",
-                             model.card->name),
-      .param = "model"};
-  LogError("weights were lost under a running model", {{"model", model.card->name}});
-  if (on_load_failed_) on_load_failed_(model.card->handle, error);
-  FailModel(model, error);
 }
 
 void EngineImpl::BuildStep(LoadedModel& model) {
@@ -215,12 +215,17 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
   LearnRowCost(model, static_cast<double>(now - started_at) * 1e-9);
   if (!draft_.empty()) {
     Sequence& sequence = *FindSequence(plan.sequences.front().job);
+    CountComputed(sequence, 1, plan.tokens, started_at, now);
     const int32_t said = TakeDrafted(model, sequence, output);
     scheduler_->StepDone(0, said, clock_.now() - started_at, clock_.now());
     UpdateGauges(model);
     return;
   }
   scheduler_->StepDone(0, 1, now - started_at, now);  // before sequences end and their jobs with them
+  // All before any: the end of one may end the request of another.
+  for (const PlannedTokens& planned : plan.sequences) {
+    CountComputed(*FindSequence(planned.job), planned.count, plan.tokens, started_at, now);
+  }
   SampleRows(model, output);
   int32_t logit_row = 0;
   int32_t hidden_row = 0;
@@ -242,6 +247,31 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
     logit_row += planned.logit_rows;
   }
   UpdateGauges(model);
+}
+
+// Before the step's tokens are told: what a meter has seen is never less than what its client has.
+void EngineImpl::CountComputed(Sequence& sequence, int32_t tokens, int32_t step_tokens, Nanoseconds started_at,
+                               Nanoseconds now) {
+  if (!sequence.stepped) {
+    sequence.stepped = true;
+    sequence.load_waited = sequence.model->LoadTime(started_at) - sequence.load_at_arrival;
+    // Positions before the first that was computed came from the prefix cache.
+    if (sequence.generation != nullptr) sequence.generation->usage.cached_tokens = sequence.computed;
+  }
+  sequence.in_steps += now - started_at;
+  sequence.device_s += static_cast<double>(now - started_at) * 1e-9 * tokens / std::max(1, step_tokens);
+  const int32_t prefilled = std::min(sequence.prompt_tokens, sequence.computed + tokens);
+  if (sequence.generation != nullptr) {
+    // Computed again after its KV was given up: billed once.
+    Usage& usage = sequence.generation->usage;
+    usage.prompt_tokens = std::max(usage.prompt_tokens, prefilled);
+    return;
+  }
+  EmbedTask& task = *sequence.embed;
+  task.usage.prompt_tokens += std::max(0, prefilled - sequence.metered);
+  sequence.metered = std::max(sequence.metered, prefilled);
+  task.times.device_s += static_cast<double>(now - started_at) * 1e-9 * tokens / std::max(1, step_tokens);
+  if (task.request.computed) task.request.computed(task.usage, task.times.device_s);
 }
 
 void EngineImpl::ReportPrefill(Sequence& sequence) {

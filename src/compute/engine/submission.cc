@@ -87,7 +87,6 @@ void PrepareGeneration(const ModelCard& card, int32_t max_new_tokens, Generation
     }
     generation.prompt_logprobs[0].token = request.prompt[0];
   }
-  generation.usage.prompt_tokens = static_cast<int32_t>(request.prompt.size());
 }
 
 }  // namespace

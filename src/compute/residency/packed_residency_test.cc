@@ -351,5 +351,61 @@ TEST_F(PackedResidencyTest, TheKernelAgreesInAMemoryCgroup) {
   EXPECT_GT(cgroup.Read("memory.max_usage_in_bytes"), kBudget);
 }
 
+// Copies for further NUMA nodes, here plain memory.
+class TestCopies final : public chips::WeightCopies {
+ public:
+  TestCopies(const std::byte* data, size_t bytes, int count)
+      : data_(data), copies_(static_cast<size_t>(count)) {
+    for (std::vector<std::byte>& copy : copies_) copy.resize(bytes);
+  }
+  int count() const override { return static_cast<int>(copies_.size()); }
+  void Fill(int copy, uint64_t offset, uint64_t bytes) override {
+    std::copy_n(data_ + offset, bytes,
+                copies_[static_cast<size_t>(copy)].begin() + static_cast<std::ptrdiff_t>(offset));
+    filled_bytes += bytes;
+  }
+  void Drop(uint64_t offset, uint64_t bytes) override {
+    for (std::vector<std::byte>& copy : copies_)
+      std::fill_n(copy.begin() + static_cast<std::ptrdiff_t>(offset), bytes, std::byte{});
+  }
+  void PreferFirstNode() override {}
+  bool Holds(int copy, uint64_t offset, uint64_t bytes) const {
+    return std::equal(data_ + offset, data_ + offset + bytes,
+                      copies_[static_cast<size_t>(copy)].begin() + static_cast<std::ptrdiff_t>(offset));
+  }
+  uint64_t filled_bytes = 0;
+
+ private:
+  const std::byte* const data_;
+  std::vector<std::vector<std::byte>> copies_;
+};
+
+// Three nodes: the ledger is charged three times, a segment lands when all its copies are filled, what is
+// evicted leaves all of them, and what stayed warm is not copied again.
+TEST_F(PackedResidencyTest, CopiesForEveryNodeAreChargedFilledAndDropped) {
+  const std::vector<uint64_t> sizes = {3 * kMiB, 0, 2 * kMiB + 64 * 5};
+  const uint64_t all = sizes[0] + sizes[2];
+  const auto file = NewFile("copied", sizes);
+  Start(4 * all, 4 * all);
+  const auto copies = std::make_shared<TestCopies>(file->data(), file->table().data_bytes, 2);
+  auto weights = residency_->Attach("copied", "copied", MakeFileBacking(file, {.copies = copies}));
+  EXPECT_EQ(weights->total_bytes(), 3 * all);
+  ASSERT_EQ(Code(LoadAndWait(*weights).status), "ok");
+  EXPECT_EQ(ledger_->used(), 3 * all);
+  for (const architectures::PackedSegment& segment : file->table().segments) {
+    for (const int copy : {0, 1}) EXPECT_TRUE(copies->Holds(copy, segment.offset, segment.bytes));
+  }
+  EXPECT_EQ(copies->filled_bytes, 2 * all);
+  EXPECT_EQ(weights->Evict(1), 3 * sizes[2]);  // warm
+  EXPECT_EQ(ledger_->used(), 3 * sizes[0]);
+  ASSERT_EQ(Code(LoadAndWait(*weights).status), "ok");
+  EXPECT_EQ(copies->filled_bytes, 2 * all);
+  weights->Evict(3 * all);
+  residency_->SetWarmLimit(0);
+  residency_->WaitIdle();
+  EXPECT_FALSE(copies->Holds(0, file->table().segments[2].offset, sizes[2]));
+  EXPECT_EQ(ledger_->used(), 0u);
+}
+
 }  // namespace
 }  // namespace tidepool::compute::testing

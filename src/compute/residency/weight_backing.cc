@@ -26,25 +26,31 @@ class FileBacking final : public WeightBacking {
     for (const PackedSegment& segment : file_->table().segments)
       segments_.push_back({segment.offset, segment.bytes});
     present_.assign(segments_.size(), true);
+    const uint64_t all = options_.copies == nullptr ? 1 : static_cast<uint64_t>(options_.copies->count()) + 1;
+    for (const WeightSegment& segment : segments_) charged_.push_back({segment.offset, all * segment.bytes});
+    filled_.assign(segments_.size(), std::vector<uint64_t>(all - 1, 0));
     XXH3_64bits_reset(&hash_);
   }
 
-  std::span<const WeightSegment> segments() const override { return segments_; }
+  std::span<const WeightSegment> segments() const override { return charged_; }
 
   Status Fetch(size_t segment, uint64_t begin, uint64_t bytes, const std::atomic<bool>&) override {
-    TP_TRY(CheckSize());
-    const uint64_t offset = segments_[segment].offset + begin;
-    present_[segment] = true;
-    PrefetchEdges(segment, offset, bytes);
-    if (Status status = operations_.Populate(file_->data() + offset, bytes); !status)
-      return Damaged(fmt::format("bytes {} to {} of its weights cannot be read: {}", offset, offset + bytes,
-                                 status.error().message));
-    if (options_.verify && !file_->checked(segment)) TP_TRY(Hash(begin, FileOffset(offset), bytes));
+    const uint64_t one = segments_[segment].bytes;
+    for (const uint64_t end = begin + bytes; begin < end;) {
+      const uint64_t copy = begin / one, from = begin % one, part = std::min(end - begin, one - from);
+      if (copy == 0) {
+        TP_TRY(FetchFile(segment, from, part));
+      } else {
+        FillCopy(segment, static_cast<size_t>(copy - 1), from, part);
+      }
+      begin += part;
+    }
     return {};
   }
 
   Status Check(size_t segment) override {
     if (options_.verify && !file_->checked(segment)) {
+      if (segments_[segment].bytes == 0) XXH3_64bits_reset(&hash_);  // nothing of it was fetched
       const uint64_t expected = file_->table().segments[segment].checksum;
       if (XXH3_64bits_digest(&hash_) != expected)
         return Damaged(fmt::format("the checksum of segment {} is wrong", segment));
@@ -72,12 +78,38 @@ class FileBacking final : public WeightBacking {
     while (last + 1 < segments_.size() && !present_[last + 1]) ++last;
     const uint64_t begin = segments_[first].offset, end = segments_[last].offset + segments_[last].bytes;
     operations_.Drop(file_->descriptor(), FileOffset(begin), file_->data() + begin, end - begin);
+    if (options_.copies == nullptr) return;
+    options_.copies->Drop(segments_[segment].offset, segments_[segment].bytes);
+    std::ranges::fill(filled_[segment], 0);
   }
   uint64_t BytesInMemory(size_t segment) const override {
-    return operations_.BytesInMemory(At(segment), segments_[segment].bytes);
+    uint64_t bytes = operations_.BytesInMemory(At(segment), segments_[segment].bytes);
+    for (const uint64_t filled : filled_[segment]) bytes += filled;
+    return bytes;
   }
 
  private:
+  Status FetchFile(size_t segment, uint64_t begin, uint64_t bytes) {
+    TP_TRY(CheckSize());
+    const uint64_t offset = segments_[segment].offset + begin;
+    if (options_.copies != nullptr) options_.copies->PreferFirstNode();
+    present_[segment] = true;
+    PrefetchEdges(segment, offset, bytes);
+    if (Status status = operations_.Populate(file_->data() + offset, bytes); !status)
+      return Damaged(fmt::format("bytes {} to {} of its weights cannot be read: {}", offset, offset + bytes,
+                                 status.error().message));
+    if (options_.verify && !file_->checked(segment)) TP_TRY(Hash(begin, FileOffset(offset), bytes));
+    return {};
+  }
+
+  // What a copy has it keeps until the segment is dropped.
+  void FillCopy(size_t segment, size_t copy, uint64_t begin, uint64_t bytes) {
+    uint64_t& filled = filled_[segment][copy];
+    if (begin + bytes <= filled) return;
+    options_.copies->Fill(static_cast<int>(copy), segments_[segment].offset + begin, bytes);
+    if (begin <= filled) filled = begin + bytes;
+  }
+
   const std::byte* At(size_t segment) const { return file_->data() + segments_[segment].offset; }
   uint64_t FileOffset(uint64_t offset) const { return file_->table().data_offset + offset; }
 
@@ -141,8 +173,12 @@ class FileBacking final : public WeightBacking {
   const std::shared_ptr<PackedFile> file_;
   const FileBackingOptions options_;
   FileOperations& operations_;
-  std::vector<WeightSegment> segments_;
-  std::vector<bool> present_;  // perhaps: false only after a drop
+  std::vector<WeightSegment> segments_;  // of the file
+  std::vector<WeightSegment> charged_;   // with the bytes of all copies
+  std::vector<bool> present_;            // perhaps: false only after a drop
+  // Of each segment and copy: bytes from its beginning. BytesInMemory may be asked by another thread before
+  // the mover begins: all are 0 then.
+  std::vector<std::vector<uint64_t>> filled_;
   std::vector<std::byte> buffer_;
   XXH3_state_t hash_;
 };

@@ -51,6 +51,9 @@ struct FileBackingOptions {
   // mlock what has landed, as far as RLIMIT_MEMLOCK goes; without the right it is said once and not tried
   // again.
   bool lock = true;
+  // Copies of the file's weights for further NUMA nodes, or nullptr. A segment's bytes are then those of all
+  // copies together: what is beyond the file's is filled from it.
+  std::shared_ptr<chips::WeightCopies> copies = {};
 };
 // `operations` outlives the backing.
 std::unique_ptr<WeightBacking> MakeFileBacking(std::shared_ptr<architectures::PackedFile> file,

@@ -59,6 +59,11 @@ class AccountTree {
   void set_devices(size_t devices) { devices_ = devices == 0 ? 1 : static_cast<double>(devices); }
 
   static double ShareOf(const Account& account);
+  static bool IsBelow(const Account& account, const Account& node) {  // or is it
+    const Account* at = &account;
+    while (at->level > node.level) at = at->parent;
+    return at == &node;
+  }
   // Seconds until all that it sent is done by its share; 0 when nobody else is active, or it is not ahead.
   static double ClockAhead(const Account& account, Nanoseconds now);
   // Seconds that the others of its level, and a tenth as much those of the levels below, must have before it

@@ -11,6 +11,8 @@
 //   kRun              later: StepDone. One run at a time and device. Its plan is plan(device), valid until
 //                     StepDone. A driver may take the plan's `steps` one by one or all at once: it ends early
 //                     when a sequence ends or when kYield comes, and says how many steps were taken.
+//                     A plan with `landing` begins before LoadDone; StepDone says 0 steps when the load
+//                     failed.
 //   kLoad             later: LoadDone or LoadFailed, one at a time and device; after kStopLoad: LoadStopped
 //                     (or LoadDone, when it was done already)
 //   kEvict, kDrop     done when carried out; they cannot fail. A dropped job waits again, its tokens kept:
@@ -106,7 +108,11 @@ struct PoolJob {
       {};  // one a level of the path, among what stands beside it; missing: 1
   JobClass job_class = JobClass::kNormal;
   int32_t prompt_tokens = 0;
-  int32_t max_output_tokens = 0;   // reserved
+  int32_t max_output_tokens = 0;  // reserved
+  // More than 0: nobody said how long the answer may be, and max_output_tokens is all that it can ever be.
+  // Room for so many tokens is promised, and for as many more whenever it has used them. Where there is none,
+  // a younger one of its kind makes way (its KV is computed again), else it waits, and nothing of it is lost.
+  int32_t open_output_tokens = 0;
   bool wants_logits = true;        // of the last prompt token, then decodes
   bool prompt_logits = false;      // of every prompt token
   Nanoseconds ttft = 0, tpot = 0;  // 0: the model's
@@ -125,7 +131,7 @@ struct PoolPlan {
   int32_t logit_rows = 0;
   int32_t decodes = 0;   // the first `decodes` sequences are decodes, the others prefill chunks
   int32_t steps = 1;     // more than 1: every sequence is a decode and takes one token a step
-  bool landing = false;  // the weights are still being loaded: the step waits for them, layer by layer
+  bool landing = false;  // its load is under way and all of it is to come: the step waits at each layer
   std::vector<PlannedTokens> sequences;
 };
 

@@ -162,6 +162,7 @@ class RandomHistory {
                 .prompt_tokens = 1 + world_.Below(model.causal ? 400 : 200)};
     const int32_t output = 1 + world_.Below(150);
     job.max_output_tokens = model.causal ? output + world_.Below(100) : 0;
+    if (world_.Below(4) == 0) job.open_output_tokens = 16 + world_.Below(64);
     job.wants_logits = model.causal;
     job.prompt_logits = model.causal && world_.Below(20) == 0;
     world_.Arrive(job, output);

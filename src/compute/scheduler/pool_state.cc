@@ -482,11 +482,13 @@ void PoolState::LoadDone(PoolDeviceId id, PoolModelId model_id, Nanoseconds now)
   replica.landed = replica.loading_to;
   replica.loading = replica.stopping = false;
   replica.landed_at = now;
-  replica.served = 0;
+  replica.served = device.running == &replica;  // a step began on landing layers
   model.load_failures = 0;
   model.prefetch = false;
   model.warm[Index(device.device.host)] = true;
   device.loading = nullptr;
+  device.land_at = INT64_MAX;
+  device.lands = false;
   ++counters_.loads;
   counters_.bytes_loaded += bytes;
   CheckRates(device, now, false, true);
@@ -504,6 +506,8 @@ void PoolState::LoadStopped(PoolDeviceId id, PoolModelId model_id, int32_t segme
   replica.loading = replica.stopping = false;
   replica.landed_at = now;
   device.loading = nullptr;
+  device.land_at = INT64_MAX;
+  device.lands = false;
   ++device.room_epoch;
   Touch(device);
 }
@@ -626,6 +630,8 @@ void PoolState::EmitLoad(Replica& replica, int32_t segments, Reason reason, Nano
   replica.loading_to = segments;
   replica.load_began = now;
   device.loading = &replica;
+  device.land_at = INT64_MAX;
+  device.lands = false;
   device.weight_bytes -= replica.bytes;
   replica.bytes = replica.model->prefix_bytes[Index(segments)];
   device.weight_bytes += replica.bytes;
@@ -672,7 +678,8 @@ void PoolState::EmitAdmit(Job& job, int32_t tokens, std::vector<Effect>& effects
   job.reserved = tokens;
   if (job.committed == 0) {
     job.committed_to = hosts_[Index(device.device.host)].get();
-    job.committed = KvBytes(*job.model, job.most_tokens());
+    job.promised = job.first_promise();
+    job.committed = KvBytes(*job.model, job.promised);
     job.committed_to->committed += job.committed;
   }
   ChargeDevice(job, KvBytes(*job.model, tokens));
@@ -739,6 +746,11 @@ void PoolState::EmitDrop(Job& job, Reason reason, std::vector<Effect>& effects) 
   Detach(job);
   if (job.on != nullptr) ChargeDevice(job, 0);
   if (job.spilled_to != nullptr) ChargeHost(job, 0);
+  if (job.committed > 0) {  // what waits holds nothing, and is promised memory anew
+    Host& host = *job.committed_to;
+    host.committed -= std::exchange(job.committed, 0);
+    if (host.full) ReturnHostRoom(host);
+  }
   if (job.computed > 0) ++counters_.drops;
   job.prompt = job.job.prompt_tokens + job.produced;
   job.computed = job.reserved = 0;
@@ -832,12 +844,15 @@ bool PoolState::ComposeStep(Replica& replica, const ComposeRule& rule, Nanosecon
       return x != y ? x < y : a->arrival_order < b->arrival_order;
     });
     int32_t taken = 0;
+    int32_t beyond_left = rule.most_beyond;
     for (Job* job : order_) {
       if (static_cast<int32_t>(plan.sequences.size()) >= limits.max_sequences || taken >= rule.most_prefills)
         break;
       const int32_t remaining = job->prompt - job->computed;
       const int32_t rows_left = limits.max_logit_rows - plan.logit_rows;
+      if (job->beyond && beyond_left <= 0) continue;
       int32_t count = std::min({remaining, limits.batch_tokens - plan.tokens, job->reserved - job->computed});
+      if (job->beyond) count = std::min(count, beyond_left);
       if (!limits.causal) {
         const int32_t room = plan.tokens == 0 ? limits.max_step_tokens : limits.batch_tokens - plan.tokens;
         if (remaining > room) continue;
@@ -856,6 +871,7 @@ bool PoolState::ComposeStep(Replica& replica, const ComposeRule& rule, Nanosecon
       }
       if (count < 1) continue;
       add(*job, count, rows);
+      if (job->beyond) beyond_left -= count;
       ++taken;
       steps = 1;
     }
@@ -874,14 +890,18 @@ const StepProfile& PoolState::ProfileOf(const Model& model, const Device& device
 double PoolState::DecodeSeconds(const Replica& replica, int32_t more_sequences, int64_t more_context,
                                 View view) const {
   const int32_t sequences = replica.jobs(view) + more_sequences;
-  if (sequences == 0) return 0;
-  const auto context =
-      static_cast<double>(replica.context - (view == View::kAll ? 0 : replica.beyond_context) + more_context);
-  const Model& model = *replica.model;
+  const int64_t beyond = view == View::kAll ? 0 : replica.beyond_context;
+  return BatchSeconds(*replica.model, *replica.device, sequences,
+                      static_cast<double>(replica.context - beyond + more_context));
+}
+
+double PoolState::BatchSeconds(const Model& model, const Device& device, int32_t sequences,
+                               double context) const {
+  if (sequences <= 0) return 0;
   const double rounds = std::ceil(static_cast<double>(sequences) / model.model.max_sequences);
-  const StepProfile& profile = ProfileOf(model, *replica.device);
-  return model.decode_ratio * (profile.decode_base_s * rounds +
-                               profile.StepSeconds(0, 0, context, sequences) - profile.decode_base_s);
+  const StepProfile& profile = ProfileOf(model, device);
+  return model.decode_ratio *
+         (profile.decode_base_s * (rounds - 1) + profile.StepSeconds(0, 0, context, sequences));
 }
 
 double PoolState::PrefillSeconds(const Model& model, const Device& device, int64_t tokens) const {

@@ -49,6 +49,7 @@ struct Job {
   double ahead_s = 0;                              // its account's clock of the device, when it came
   double served_s = 0;                             // what it took, in the unit of the pledge
   double prefill_token_s = 0, decode_token_s = 0;  // of that unit
+  int32_t promised = 0;                            // tokens whose KV is committed
   uint64_t committed = 0;  // KV it may come to need, counted at its host once it was admitted
   Host* committed_to = nullptr;
   uint64_t arrival_order = 0;
@@ -62,6 +63,14 @@ struct Job {
   bool prefilling() const { return computed < prompt; }
   Nanoseconds due() const { return arrival + ttft + tpot * produced; }
   int32_t most_tokens() const { return job.prompt_tokens + job.max_output_tokens; }
+  bool open_ended() const { return job.open_output_tokens > 0; }
+  // Tokens to promise at first, and all that may be reserved now.
+  int32_t first_promise() const {
+    return open_ended() ? std::min(most_tokens(), prompt + job.open_output_tokens) : most_tokens();
+  }
+  int32_t reserve_limit() const {
+    return std::max(committed > 0 && open_ended() ? promised : first_promise(), computed + 1);
+  }
 };
 
 struct Replica {
@@ -144,7 +153,9 @@ struct Device {
   Nanoseconds retry_at = INT64_MAX;  // what found no room is tried again, for room comes with time too
   double load[2] = {};               // cached, by View; see LoadOf
   bool load_known = false;
-  bool late = false;  // one of its jobs is
+  bool late = false;                // one of its jobs is
+  Nanoseconds land_at = INT64_MAX;  // when a step of the model that is loading may begin
+  bool lands = false;               // it may
   // For people.
   double wait_share = 0, switch_rate = 0;
   Nanoseconds rates_at = 0, blocked_since = -1;
@@ -256,6 +267,8 @@ class PoolState : public PoolScheduler {
     bool decode = true, prefill = true;
     int32_t most_prefills = INT32_MAX;
     int32_t most_steps = 1;
+    int32_t most_beyond = INT32_MAX;  // prompt tokens of jobs beyond their account's share: a step is not
+                                      // interrupted, and others may come
   };
   bool ComposeStep(Replica& replica, const ComposeRule& rule, Nanoseconds now, PoolPlan& plan);
 
@@ -263,6 +276,8 @@ class PoolState : public PoolScheduler {
   const StepProfile& ProfileOf(const Model& model, const Device& device) const;
   double DecodeSeconds(const Replica& replica, int32_t more_sequences, int64_t more_context,
                        View view = View::kAll) const;
+  // One token for each; in as many steps as that takes.
+  double BatchSeconds(const Model& model, const Device& device, int32_t sequences, double context) const;
   double PrefillSeconds(const Model& model, const Device& device, int64_t tokens) const;
   double LoadSeconds(const Replica& replica) const;
   double LoadSeconds(const Model& model, const Device& device) const;

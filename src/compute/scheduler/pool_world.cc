@@ -410,7 +410,10 @@ void PoolWorld::StartRun(const Effect& effect) {
   const double seconds = profile.StepSeconds(plan.tokens - plan.decodes, 0, 0, plan.decodes);
   run.step = std::max<Nanoseconds>(1000, std::llround(seconds * 1e9));
   run.ends = now_ + run.step * run.steps;
-  if (plan.landing) run.ends = std::max(run.ends, device.load->ends + run.step);
+  if (plan.landing) {
+    run.ends = std::max(run.ends, device.load->ends + run.step / std::max(all, 1));
+    ++landings;
+  }
   device.run = std::move(run);
 }
 
@@ -425,6 +428,7 @@ void PoolWorld::EndRun(PoolDeviceId id) {
     if (entry == live.end()) continue;
     JobInfo& job = entry->second;
     const bool prefill = job.computed < job.prompt;
+    if (run.steps == 0) continue;  // nothing was computed
     job.computed += planned.count * (prefill ? 1 : run.steps);
     job.longest_unserved = std::max(job.longest_unserved, now_ - job.served);
     job.served = now_;
@@ -470,12 +474,16 @@ void PoolWorld::EndLoad(PoolDeviceId id) {
   DeviceInfo& device = At(id);
   const Load load = *device.load;
   if (device.run && device.run->plan.landing && device.run->plan.model == load.model) {
-    // The step that waits for the weights ends with them or fails with them; here it never starts over.
-    device.run->ends = std::max(device.run->ends, now_ + device.run->step);
+    // The step that waits for the weights ends with them or fails with them.
+    device.run->ends = std::max(device.run->ends, now_ + 1);
   }
   device.load.reset();
   const bool corrupt = Fault(faults.load_fails);
   if (corrupt || Fault(faults.load_lacks_room)) {
+    if (device.run && device.run->plan.landing && device.run->plan.model == load.model) {
+      device.run->steps = 0;
+      device.run->ends = now_;
+    }
     const int32_t landed = load.from + Below(static_cast<uint64_t>(load.to - load.from));
     device.weight_bytes -= Prefix(load.model, load.to) - Prefix(load.model, landed);
     device.landed[load.model] = landed;

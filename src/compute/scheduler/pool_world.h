@@ -82,6 +82,7 @@ class PoolWorld {
   bool keep_log = false;
   uint64_t digest = 0;      // of all effects and plans
   int64_t counts[16] = {};  // effects by kind
+  int64_t landings = 0;     // runs that began before their weights were all there
 
  private:
   struct Run {

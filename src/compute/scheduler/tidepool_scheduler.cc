@@ -1,7 +1,9 @@
 #include "compute/scheduler/tidepool_scheduler.h"
 
+#include <array>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "base/check.h"
 
@@ -18,7 +20,13 @@ constexpr double kNever = std::numeric_limits<double>::infinity();
 constexpr double kPinnedUrgency = -1e8;    // before all jobs; -kNever is for draining only
 constexpr double kLateGrace_s = 1;         // so late is still urgent
 constexpr double kTurnTokens = 4;          // hysteresis of turns between resident models, in tokens' time
+constexpr double kPromise = 0.85;          // demand up to which promises are made
+constexpr double kJoins = 2;               // of that, for one more of a model that is at work
+constexpr double kRoundOfTtft = 0.5;       // a round of switches that keeps within promises
+constexpr double kBatchShare = 0.8;        // of that, for batch work
+constexpr double kBeyondShare = 0.9;       // of that, beyond an account's share
 constexpr double kSwitchHysteresis = 1.0;  // of both loads' time
+constexpr double kOverdue = 0.25;          // of a load's time
 constexpr double kUnserved = 10;           // likewise, of a model that was not served since it came
 constexpr int32_t kGrowTokens = 128;       // KV reserved ahead where spilling is possible
 constexpr double kKvShare = 1.0 / 64;      // of the arena, left free for growth when weights are loaded
@@ -29,8 +37,11 @@ constexpr Nanoseconds kRetry = kSecond / 4;
 constexpr Nanoseconds kMoveRest = 10 * kSecond;  // between two moves of one model
 constexpr double kMoveGap = 0.2;
 constexpr int32_t kMaxPassed = 64;
-constexpr double kBurst = 0.25;    // of the TTFT: so far ahead of its share an account may be
-constexpr double kBeyond_s = 0.5;  // jobs so far ahead leave a quarter of a batch to others
+constexpr double kBurst = 0.25;         // of the TTFT: so far ahead of its share an account may be
+constexpr double kBeyond_s = 0.5;       // jobs so far ahead leave a quarter of a batch to others
+constexpr double kOwnBurst = 0.25;      // of what is not an account's share, on a device, for a moment
+constexpr double kStopLeft_s = 0.05;    // loads that end so soon are not stopped for others
+constexpr int32_t kBeyondTokens = 512;  // prompt tokens a step of jobs beyond their account's share
 constexpr int32_t kFullBatch = 64;
 
 double Square(double x) { return x * x; }
@@ -96,6 +107,8 @@ double TidepoolScheduler::WeightPressure(const Device& device, uint64_t more_byt
 TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds now) const {
   const Model& model = *job.model;
   Fit best;
+  std::vector<double> reading_s;
+  for (const auto& host : hosts_) reading_s.push_back(ReadingSeconds(*host));
   for (const auto& candidate : devices_) {
     Device& device = *candidate;
     if (!MayUse(model, device)) continue;
@@ -116,15 +129,14 @@ TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds no
     const double after = before + more;
     double cost = more + Congestion(after) - Congestion(before) + 0.05 * before;
     double load_s = 0;
-    double pressure = 0;
     if (!joins) {
       const double pressed = WeightPressure(device, 0, view),
                    pressed_after = WeightPressure(device, model.weight_bytes, view);
-      pressure = pressed_after;
       cost += 0.3 * (pressed_after - pressed) + Congestion(pressed_after) - Congestion(pressed);
     }
     if (!there && model.needs_weights()) {
       load_s = LoadSeconds(model, device);
+      if (!model.warm[Index(device.device.host)]) load_s += reading_s[Index(device.device.host)];
       cost += 0.02 + load_s / (static_cast<double>(job.ttft) * 1e-9) * 0.25;
     }
     double backlog_s = 0;
@@ -136,7 +148,7 @@ TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds no
     const double first_s = (backlog_s + own_s) / std::clamp(1 - before, 0.25, 1.0) + load_s;
     cost += std::max(0.0, first_s / (static_cast<double>(job.ttft) * 1e-9) - 0.25);
     if (best.device == nullptr || cost < best.cost) {
-      best = {.device = &device, .cost = cost, .load = std::max(after, pressure), .first_token_s = first_s};
+      best = {.device = &device, .cost = cost};
     }
   }
   return best;
@@ -148,54 +160,129 @@ double TidepoolScheduler::ExpectedOutput(const Job& job) const {
                           job.model->mean_output > 0 ? job.model->mean_output : kUnknown);
 }
 
-// Seconds until the device had done all that it has, and this job, at the batches of now.
-double TidepoolScheduler::WorkSeconds(const Device& device, const Job& job) const {
-  double work_s = 0;
+// Until the host has read what its devices want and it does not hold.
+double TidepoolScheduler::ReadingSeconds(const Host& host) const {
+  double bytes = 0;
+  for (const Device* device : host.devices) {
+    for (const Replica* replica : device->replicas) {
+      if (replica->jobs() == 0 || replica->resident()) continue;
+      const Model& model = *replica->model;
+      if (model.warm[Index(device->device.host)]) continue;
+      bytes += static_cast<double>(model.weight_bytes - model.prefix_bytes[Index(replica->landed)]);
+    }
+  }
+  return bytes / std::max(host.host.load_bytes_per_s, 1.0);
+}
+
+// Processor demand (Baruah, Rosier and Howell, Real-Time Systems 1990): tokens that are due within a time
+// must be computed, and weights that they need be copied, within that time. The largest ratio of the two over
+// times up to eight TTFTs, with `job` on the device: 1 is all that can be promised. A model's jobs take steps
+// together, so one more of a model that is at work costs little, the first of another one much; what is ahead
+// of its pace is a buffer, and what is late counts more.
+double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View view, const Account* below,
+                                     Nanoseconds now) const {
+  constexpr size_t kTimes = 6;
+  std::array<double, kTimes> time_s{}, compute_s{}, copy_s{};
+  for (size_t i = 0; i < kTimes; ++i)
+    time_s[i] = std::ldexp(static_cast<double>(job.ttft) * 1e-9, static_cast<int>(i) - 2);
+  uint64_t wanted = device.kv_bytes;
+  // What is read from the store shares the host's rate with all that is read there.
+  double read_s = ReadingSeconds(*hosts_[Index(device.device.host)]), read_from_s = kNever;
+  double queue_s = 0;
   const auto add = [&](const Model& model, const Replica* replica, bool with_job) {
-    double steps = with_job ? ExpectedOutput(job) : 0;
-    int64_t backlog = with_job ? job.prompt : 0;
+    std::array<double, kTimes> steps{}, prefill{};
+    double first_due_s = kNever;
+    // Answers end by chance, whatever they have produced: the last of n is expected after 1 + 1/2 + ... + 1/n
+    // times as long as one.
+    double left = 0;
+    int32_t going_on = 0;
+    double context = 0;
+    const auto count = [&](const Job& other) {
+      if (other.paused) return;
+      context += other.prompt + ExpectedOutput(other) / 2;
+      const double due_s = Slack(other, now);
+      first_due_s = std::min(first_due_s, due_s);
+      const double tpot_s = static_cast<double>(other.tpot) * 1e-9;
+      left += ExpectedOutput(other) / ++going_on;
+      const int32_t to_prefill = other.place == Place::kActive || other.place == Place::kWaiting || with_job
+                                     ? other.prompt - other.computed
+                                     : 0;
+      for (size_t i = 0; i < kTimes; ++i) {
+        if (time_s[i] < due_s) continue;
+        steps[i] = std::max(steps[i], (time_s[i] - due_s) / tpot_s + 1);
+        prefill[i] += std::max(to_prefill, 0);
+      }
+    };
     if (replica != nullptr) {
       for (const auto* list : {&replica->waiting, &replica->active, &replica->spilled}) {
         for (const Job* other : *list) {
-          if (!other->paused)
-            steps = std::max(steps, std::max(1.0, ExpectedOutput(*other) - other->produced));
+          if (other->beyond && view != View::kAll) continue;
+          if (below == nullptr || AccountTree::IsBelow(*other->account, *below)) count(*other);
         }
       }
-      backlog += replica->backlog;
-      work_s += steps * DecodeSeconds(*replica, with_job ? 1 : 0, with_job ? job.prompt : 0);
-    } else {
-      work_s += steps * model.decode_ratio * ProfileOf(model, device).StepSeconds(0, 0, job.prompt, 1);
     }
-    work_s += PrefillSeconds(model, device, backlog);
-    if (replica == nullptr || !replica->resident()) work_s += LoadSeconds(model, device);
+    if (with_job) count(job);
+    if (going_on == 0) return;
+    const double step_s = BatchSeconds(model, device, going_on, context);
+    const bool missing = model.needs_weights() && (replica == nullptr || !replica->resident());
+    const bool warm = model.warm[Index(device.device.host)];
+    const double load_s = !missing ? 0 : LoadSeconds(model, device);
+    if (missing && !warm) {
+      read_from_s = std::min(read_from_s, first_due_s);
+      if (replica == nullptr || replica->jobs() == 0) read_s += load_s;
+    }
+    wanted += model.weight_bytes;
+    if (with_job) {
+      // Those beyond a batch wait until others have ended.
+      const int32_t most = model.model.max_sequences;
+      const int32_t beyond = going_on - most;
+      const double each_s = ExpectedOutput(job) * step_s / most + PrefillSeconds(model, device, job.prompt);
+      if (beyond > 0) queue_s = beyond * each_s;
+    }
+    for (size_t i = 0; i < kTimes; ++i) {
+      if (time_s[i] < first_due_s) continue;
+      compute_s[i] +=
+          std::min(steps[i], left) * step_s + PrefillSeconds(model, device, static_cast<int64_t>(prefill[i]));
+      if (warm) copy_s[i] += load_s;
+    }
   };
   const Replica* own = FindReplica(*job.model, device);
   add(*job.model, own, true);
   for (const Replica* replica : device.replicas) {
-    if (replica != own && replica->jobs() > 0) add(*replica->model, replica, false);
+    if (replica != own && replica->jobs(view) > 0) add(*replica->model, replica, false);
   }
-  return work_s;
+  // What does not fit comes again in every round.
+  const double ttft_s = static_cast<double>(job.ttft) * 1e-9;
+  const double round_s =
+      wanted > device.arena ? static_cast<double>(wanted - device.arena) / device.copy_rate : 0;
+  double worst = queue_s / ttft_s;
+  for (size_t i = 0; i < kTimes; ++i) {
+    const double copies_s = std::max(copy_s[i], round_s * time_s[i] / (kRoundOfTtft * ttft_s)) +
+                            (time_s[i] < read_from_s ? 0 : read_s);
+    worst = std::max(worst, std::max(compute_s[i], copies_s) / time_s[i]);
+  }
+  return worst;
 }
 
-bool TidepoolScheduler::Overloaded(const Job& job, const Fit& fit, Nanoseconds now) const {
-  if (options_.admission_load <= 0) return false;
-  // All that is there may be done by when the last token of this job is due, although keeping everyone's pace
-  // at once would be too much: answers are finite, and the time to the first token is a buffer.
-  const double last_due_s =
-      (static_cast<double>(job.ttft) + ExpectedOutput(job) * static_cast<double>(job.tpot)) * 1e-9;
-  if (!accounts_.shared() && fit.load > options_.admission_load &&
-      WorkSeconds(*fit.device, job) <= last_due_s) {
-    return false;
+// How far beyond what can be promised the best device would be; at most 0: it is not.
+double TidepoolScheduler::Overload(const Job& job, const Device& device, Nanoseconds now) const {
+  if (options_.admission_load <= 0) return 0;
+  double limit = kPromise * options_.admission_load;
+  if (job.job.job_class == JobClass::kBatch) limit *= kBatchShare;
+  if (accounts_.shared() && Beyond(job, now)) {
+    return DemandWith(device, job, View::kAll, nullptr, now) - kBeyondShare * limit;
   }
-  const double ttft_s = static_cast<double>(job.ttft) * 1e-9;
-  const double limit = options_.admission_load;
-  if (accounts_.shared() && AccountTree::ShareOf(*job.account) < 1) {
-    // Within its share an account is not refused for what others sent; beyond it, it pays for all of it.
-    const double ahead_s = AccountTree::ClockAhead(*job.account, now);
-    if (!Beyond(job, now)) return fit.load > 2 * limit;
-    return fit.load > 0.9 * limit || fit.first_token_s + ahead_s > 0.9 * limit * ttft_s;
+  const Replica* own = FindReplica(*job.model, device);
+  if (own != nullptr && own->jobs(View::kWithinShare) > 0) limit *= kJoins;
+  const double over = DemandWith(device, job, View::kWithinShare, nullptr, now) - limit;
+  if (over <= 0 || !accounts_.shared()) return over;
+  // What an account, or what it is part of, needs within its share is not refused for what others sent.
+  for (const Account* node = job.account; node->parent != nullptr; node = node->parent) {
+    const double share = AccountTree::ShareOf(*node);
+    const double part = share + kOwnBurst * (1 - share);  // requests do not come evenly
+    if (share < 1 && DemandWith(device, job, View::kAll, node, now) <= part * limit) return 0;
   }
-  return fit.load > limit || fit.first_token_s > limit * ttft_s;
+  return over;
 }
 
 // A promise that the fastest device could not keep for this job alone is widened to what it could keep for
@@ -238,14 +325,12 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
       EmitReject(*job, any && !fits ? Reason::kTooLarge : Reason::kNoDevice, 0, 0, now, effects);
       continue;
     }
-    if (Overloaded(*job, fit, now)) {
+    if (const double over = Overload(*job, *fit.device, now); over > 0) {
       unplaced_.push_back(job);
       if (job->job.job_class == JobClass::kBatch) {
         wake_at_ = std::min(wake_at_, now + kSecond);
         continue;
       }
-      const double over =
-          std::max(fit.load - 1, fit.first_token_s / (static_cast<double>(job->ttft) * 1e-9) - 1);
       const double retry = std::clamp(10 * over, 1.0, 60.0);
       EmitReject(*job, Reason::kOverloaded, retry, job->model->waiting, now, effects);
       continue;
@@ -301,14 +386,17 @@ void TidepoolScheduler::Decide(Nanoseconds now, std::vector<Effect>& effects) {
       ++device->room_epoch;
       Break(*device);
     }
-    if (device->dirty || device->step_ended || device->wake_at <= now) DecideDevice(*device, now, effects);
-    wake_at_ = std::min({wake_at_, device->wake_at, device->retry_at});
+    if (device->dirty || device->step_ended || std::min(device->wake_at, device->land_at) <= now) {
+      DecideDevice(*device, now, effects);
+    }
+    wake_at_ = std::min({wake_at_, device->wake_at, device->land_at, device->retry_at});
   }
 }
 
 void TidepoolScheduler::DecideDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
   if (device.asked > 0) return;  // answers come first
   ManageDevice(device, now, effects);
+  PlanLanding(device, now);
   if (device.busy) {
     if (device.turn.broken) EmitYield(device, effects);
     return;
@@ -317,6 +405,7 @@ void TidepoolScheduler::DecideDevice(Device& device, Nanoseconds now, std::vecto
   ChooseTurn(device, now, effects);
   // A new turn frees the last one's model for eviction.
   ManageDevice(device, now, effects);
+  PlanLanding(device, now);
 }
 
 // Not after every step, only when something changed: decisions about weights are then the same whether a
@@ -338,8 +427,44 @@ bool TidepoolScheduler::Admissible(const Replica& replica) const {
                      [&](const Job* job) { return !job->paused && job->refused_epoch != epoch; });
 }
 
+// Seconds until the load ends, as it began; negative: it is overdue.
+double TidepoolScheduler::LoadLeft(const Replica& replica, Nanoseconds now) const {
+  return LoadSeconds(replica) - static_cast<double>(now - replica.load_began) * 1e-9;
+}
+
+// A step may begin before its weights are all there when the last of them will have come before it needs
+// them: with `layers` that come and are computed at even rates, when what is left to come takes no longer
+// than what is computed before the last. It then never waits, and the first token comes one layer after the
+// last copy. Only for loads whose time is known: from host memory, at a measured rate.
+void TidepoolScheduler::PlanLanding(Device& device, Nanoseconds now) {
+  const Replica* replica = device.loading;
+  if (replica == nullptr || device.lands) return;
+  device.land_at = INT64_MAX;
+  const Model& model = *replica->model;
+  if (replica->stopping || replica->jobs() == 0 || replica->loading_to != model.segments() ||
+      model.segments() < 2 || !model.warm[Index(device.device.host)]) {
+    return;
+  }
+  const int64_t prefill = std::min<int64_t>(replica->backlog, model.model.batch_tokens);
+  const double step_s = PrefillSeconds(model, device, prefill) +
+                        (replica->runnable > replica->prefilling ? DecodeSeconds(*replica, 0, 0) : 0);
+  const double left_s = LoadLeft(*replica, now);
+  if (left_s < -kOverdue * LoadSeconds(*replica)) return;  // nobody knows when it will end
+  const double early_s = step_s * (1 - 1.0 / model.segments());
+  if (left_s > early_s) {
+    device.land_at = now + static_cast<Nanoseconds>((left_s - early_s) * 1e9) + 1;
+    return;
+  }
+  device.lands = true;
+  device.turn.broken = true;
+}
+
+bool TidepoolScheduler::Lands(const Replica& replica) {
+  return replica.device->loading == &replica && replica.device->lands && !replica.stopping;
+}
+
 bool TidepoolScheduler::Ready(const Replica& replica) const {
-  if (!replica.resident() || replica.loading) return false;
+  if (!replica.resident() && !Lands(replica)) return false;
   if (Admissible(replica)) return true;
   return std::any_of(replica.active.begin(), replica.active.end(), [&](const Job* job) {
     return !job->paused &&
@@ -361,7 +486,8 @@ void TidepoolScheduler::ChooseTurn(Device& device, Nanoseconds now, std::vector<
     if (GrowJobs(replica, now, effects)) return;
     // Between accounts what each has had so far counts at every step.
     const int32_t most_steps = accounts_.shared() ? 1 : options_.max_turn_steps;
-    const ComposeRule rule{.most_steps = std::min(turn.steps_left, most_steps)};
+    const ComposeRule rule{.most_steps = replica.resident() ? std::min(turn.steps_left, most_steps) : 1,
+                           .most_beyond = accounts_.shared() ? kBeyondTokens : INT32_MAX};
     if (ComposeStep(replica, rule, now, device.plan)) {
       device.stuck = false;
       EmitRun(device, replica, reason, now, effects);
@@ -428,7 +554,7 @@ bool TidepoolScheduler::BeginTurn(Device& device, Nanoseconds now) {
 // ---- KV ------------------------------------------------------------------------------------------------
 
 int32_t TidepoolScheduler::FirstReservation(const Job& job) const {
-  const int32_t all = job.most_tokens();
+  const int32_t all = std::max(job.reserve_limit(), job.prompt);
   const Host& host = *hosts_[Index(job.replica->device->device.host)];
   if (host.host.kv_bytes == 0 && options_.overcommit <= 1) return all;
   return std::min(all, job.prompt + kGrowTokens);
@@ -441,19 +567,53 @@ void TidepoolScheduler::Refuse(Job& job, Device& device, Nanoseconds now) {
 
 // Device and host together can hold what all admitted jobs may come to need: each device keeps room for the
 // weights of the largest model, without which nothing runs.
-bool TidepoolScheduler::Committable(const Job& job) const {
-  if (job.committed > 0) return true;
-  Host& host = *hosts_[Index(job.replica->device->device.host)];
-  if (host.host.kv_bytes == 0 && options_.overcommit <= 1) return true;  // reserved whole on the device
+double TidepoolScheduler::CommitLimit(const Host& host) const {
   uint64_t largest = 0;
   for (const auto& [id, model] : models_) largest = std::max(largest, model->weight_bytes);
   uint64_t capacity = host.host.kv_bytes;
   for (const Device* device : host.devices) capacity += device->arena > largest ? device->arena - largest : 0;
-  const double limit = static_cast<double>(capacity) * std::max(options_.overcommit, 1.0);
-  const bool fits = static_cast<double>(host.committed + KvBytes(*job.model, job.most_tokens())) <= limit ||
-                    host.committed == 0;
+  return static_cast<double>(capacity) * std::max(options_.overcommit, 1.0);
+}
+
+bool TidepoolScheduler::Committable(const Job& job) const {
+  if (job.committed > 0) return true;
+  Host& host = *hosts_[Index(job.replica->device->device.host)];
+  if (host.host.kv_bytes == 0 && options_.overcommit <= 1 && !job.open_ended())
+    return true;  // reserved whole on the device
+  const uint64_t more = KvBytes(*job.model, job.first_promise());
+  const bool fits = static_cast<double>(host.committed + more) <= CommitLimit(host) || host.committed == 0;
   if (!fits) host.full = true;
   return fits;
+}
+
+// An open-ended job has used what was promised to it. The oldest always gets more: younger ones make way, one
+// after the other, and alone it has all there is. So of those that wait for each other none waits for ever.
+bool TidepoolScheduler::PromiseMore(Job& job, int32_t tokens, std::vector<Effect>& effects) {
+  Host& host = *job.committed_to;
+  const int32_t promise = std::min(job.most_tokens(), tokens + job.job.open_output_tokens);
+  const uint64_t more = KvBytes(*job.model, promise) - job.committed;
+  const auto may_go = [&](const Job& other) {
+    return other.open_ended() && other.committed_to == &host && other.committed > 0 && !other.asked &&
+           !other.gone && other.arrival_order > job.arrival_order &&
+           (other.place == Place::kActive || other.place == Place::kSpilled) &&
+           !(other.replica->device->busy && other.replica->device->running == other.replica);
+  };
+  while (static_cast<double>(host.committed + more) > CommitLimit(host) && host.committed != job.committed) {
+    Job* youngest = nullptr;
+    for (const auto& [id, other] : jobs_) {
+      if (may_go(*other) && (youngest == nullptr || other->arrival_order > youngest->arrival_order))
+        youngest = other.get();
+    }
+    if (youngest == nullptr) {
+      host.full = true;
+      return false;
+    }
+    EmitDrop(*youngest, Reason::kRoom, effects);
+  }
+  host.committed += more;
+  job.committed += more;
+  job.promised = promise;
+  return true;
 }
 
 bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects) {
@@ -497,11 +657,15 @@ bool TidepoolScheduler::GrowJobs(Replica& replica, Nanoseconds now, std::vector<
   for (size_t i = 0; i < replica.active.size(); ++i) {
     Job& job = *replica.active[i];
     if (job.paused || job.computed < job.reserved || job.refused_epoch == device.room_epoch) continue;
-    const int32_t tokens =
-        std::min(std::max(job.most_tokens(), job.computed + 1), job.computed + kGrowTokens);
+    if (job.open_ended() && job.computed >= job.promised && job.promised < job.most_tokens() &&
+        !PromiseMore(job, job.computed + 1, effects)) {
+      Refuse(job, device, now);
+      continue;
+    }
+    const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
     const uint64_t bytes = KvBytes(*job.model, tokens) - job.device_bytes;
     if (bytes > device.free() &&
-        !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, &replica, now, effects)) {
+        !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, &replica, now, effects, &job)) {
       Refuse(job, device, now);
       continue;
     }
@@ -519,8 +683,7 @@ void TidepoolScheduler::RestoreJobs(Device& device, Nanoseconds now, std::vector
       Job& job = *replica->spilled[i];
       ++i;
       if (job.place != Place::kSpilled || job.paused || job.refused_epoch == device.room_epoch) continue;
-      const int32_t tokens =
-          std::min(std::max(job.most_tokens(), job.computed + 1), job.computed + kGrowTokens);
+      const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
       const uint64_t bytes = KvBytes(*job.model, tokens);
       if (bytes > device.free() &&
           !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, replica, now, effects)) {
@@ -551,8 +714,13 @@ void TidepoolScheduler::ManageWeights(Device& device, Nanoseconds now, std::vect
     }
   }
   if (device.loading != nullptr) {
-    // What was loaded for jobs that are gone makes way.
-    if (wanted != nullptr && device.loading->jobs() == 0 && !device.loading->stopping &&
+    // What is loaded for jobs that are gone, or came beyond their account's share, makes way.
+    const bool for_none =
+        device.loading->jobs() == 0 ||
+        (device.loading->jobs(View::kWithinShare) <= 0 && wanted != nullptr &&
+         wanted->jobs(View::kWithinShare) > 0 && LoadLeft(*device.loading, now) > kStopLeft_s &&
+         ReplicaUrgency(*device.loading, now) - LoadSeconds(*device.loading) > least + 1);
+    if (wanted != nullptr && for_none && !device.loading->stopping && device.running != device.loading &&
         !device.loading->model->model.pinned) {
       EmitStopLoad(device, effects);
     }
@@ -609,7 +777,10 @@ bool TidepoolScheduler::StartLoad(Device& device, Replica& replica, double urgen
     const uint64_t least = model.weight_bytes - replica.bytes;
     if (least > device.free() &&
         !MakeRoom(device, least - device.free(), urgency, LoadSeconds(replica), &replica, now, effects)) {
-      device.wake_at = std::min(device.wake_at, now + kSecond / 4);
+      const bool soon = replica.jobs(View::kWithinShare) > 0 && device.running != nullptr &&
+                        device.running->beyond > 0 && device.running->jobs(View::kWithinShare) <= 0;
+      if (soon) device.turn.broken = true;
+      device.wake_at = std::min(device.wake_at, now + (soon ? kSecond / 50 : kSecond / 4));
       return false;
     }
   }
@@ -618,7 +789,8 @@ bool TidepoolScheduler::StartLoad(Device& device, Replica& replica, double urgen
 }
 
 bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s,
-                                 const Replica* keep, Nanoseconds now, std::vector<Effect>& effects) {
+                                 const Replica* keep, Nanoseconds now, std::vector<Effect>& effects,
+                                 const Job* grower) {
   struct Victim {
     Replica* replica;
     double rank;  // the larger goes first
@@ -627,13 +799,19 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
   std::vector<Victim> victims;
   uint64_t possible = 0;  // could be freed now
   uint64_t later = 0;     // could be freed when slacks have moved on
+  bool in_the_way = false;
   for (Replica* replica : device.replicas) {
     if (replica == keep || replica->loading || replica->landed == 0) continue;
     const Model& model = *replica->model;
     const bool drain = urgency == -kNever;
     if (model.pinned_here() && !drain) continue;
     later += replica->bytes;
-    if (device.running == replica || device.turn.replica == replica) continue;
+    // The model whose turn it is makes way when it is the last that can, and at once when all its jobs came
+    // beyond their share and it is in the way of some that did not.
+    const bool gives_way = keep != nullptr && keep->jobs(View::kWithinShare) > 0 && replica->beyond > 0 &&
+                           replica->jobs(View::kWithinShare) <= 0;
+    const bool has_turn = device.running == replica || device.turn.replica == replica;
+    if (has_turn && !gives_way && (replica->jobs() == 0 || drain || load_s == 0)) continue;
     if (now - replica->landed_at < model.model.min_resident && !drain) continue;
     double rank = 0;
     if (replica->jobs() == 0) {
@@ -650,6 +828,13 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
       const double hysteresis = replica->served == 0 && replica->resident() ? kUnserved : kSwitchHysteresis;
       if (!any_price && theirs - urgency < hysteresis * (load_s + back_s)) continue;
       rank = theirs == kNever ? 1e8 : theirs;
+      if (has_turn) {
+        if (device.running == replica) {  // when its step has ended, if nobody else can give
+          in_the_way |= load_s > 0;
+          continue;
+        }
+        if (!gives_way) rank = std::min(rank, -1e8);
+      }
     }
     victims.push_back({replica, rank, replica->bytes});
     possible += replica->bytes;
@@ -657,7 +842,8 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
   if (possible < bytes) {
     // KV moves only when weights cannot make the room: for weights that have to wait, it is not in the way.
     const uint64_t weights = load_s > 0 ? later : possible;
-    if (weights < bytes) SpillFor(device, bytes - weights, urgency, now, effects);
+    if (weights < bytes) SpillFor(device, bytes - weights, urgency, grower, now, effects);
+    if (in_the_way) Break(device);
     return false;
   }
   std::sort(victims.begin(), victims.end(), [](const Victim& a, const Victim& b) {
@@ -681,19 +867,29 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
 }
 
 // Weights are not enough: KV of the jobs that can wait longest goes to the host. Comes true later.
-bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency, Nanoseconds now,
-                                 std::vector<Effect>& effects) {
+bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency, const Job* grower,
+                                 Nanoseconds now, std::vector<Effect>& effects) {
   Host& host = *hosts_[Index(device.device.host)];
   uint64_t coming = device.spilling_bytes;
+  // Nothing goes on, and sequences move whole: room in pieces may be too small for each of them although
+  // there is enough in all. Then the youngest is computed again, an open-ended one first.
+  const bool stands_still = device.stuck && grower != nullptr && coming == 0;
   while (coming < bytes) {
     Job* victim = nullptr;
     double most = urgency;
     for (Replica* replica : device.replicas) {
-      if (replica == device.running || replica == device.turn.replica) continue;
+      if (replica == device.running) continue;
+      if (replica == device.turn.replica && (grower == nullptr || grower->replica != replica)) continue;
       for (Job* job : replica->active) {
         if (job->asked || job->device_bytes == 0) continue;
+        if (stands_still) {
+          if (victim == nullptr || std::pair(job->open_ended(), job->arrival_order) >
+                                       std::pair(victim->open_ended(), victim->arrival_order))
+            victim = job;
+          continue;
+        }
         const double theirs = job->paused ? kNever : Urgency(*job, now) - 1e-3;
-        if (theirs > most) {
+        if (job != grower && theirs > most) {
           most = theirs;
           victim = job;
         }
@@ -707,8 +903,12 @@ bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency,
       continue;
     }
     if (KvBytes(*victim->model, victim->computed) > host.free()) {
-      if (options_.overcommit <= 1) return false;
+      if (options_.overcommit <= 1 && !stands_still) return false;
       EmitDrop(*victim, Reason::kRoom, effects);
+      if (stands_still) {
+        device.stuck = false;
+        return true;
+      }
       bytes -= std::min(bytes, gives);
       continue;
     }

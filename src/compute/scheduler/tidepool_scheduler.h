@@ -7,6 +7,7 @@
 //   Turns       Among the resident models of a device the one with the most urgent job runs, and keeps the
 //               device until its slack exceeds the next one's by a few tokens' time. Between resident models
 //               a turn costs nothing. A step holds all decodes of the model and prefill chunks.
+//               A step begins on weights that are still landing when they land before it needs them.
 //   Residency   The copy engine always works for the most urgent model that is not resident. Room is made by
 //               dropping last layers: of idle models, least wanted first; else of the models with the most
 //               slack, if they can be back in time (the gap between the two slacks is at least the time of
@@ -38,7 +39,7 @@ class TidepoolScheduler final : public PoolState {
  private:
   struct Fit {
     Device* device = nullptr;
-    double cost = 0, load = 0, first_token_s = 0;
+    double cost = 0;
   };
   void Relax(Job& job) const;
   void PlaceAll(Nanoseconds now, std::vector<Effect>& effects);
@@ -46,13 +47,18 @@ class TidepoolScheduler final : public PoolState {
   double WeightPressure(const Device& device, uint64_t more_bytes, View view = View::kAll) const;
   static bool Beyond(const Job& job, Nanoseconds now);
   double ExpectedOutput(const Job& job) const;
-  double WorkSeconds(const Device& device, const Job& job) const;
-  bool Overloaded(const Job& job, const Fit& fit, Nanoseconds now) const;
+  double ReadingSeconds(const Host& host) const;
+  double DemandWith(const Device& device, const Job& job, View view, const Account* below,
+                    Nanoseconds now) const;
+  double Overload(const Job& job, const Device& device, Nanoseconds now) const;
   double AheadSeconds(const Job& job, const Device& device) const;
 
   void DecideDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void ManageDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   double ReplicaUrgency(const Replica& replica, Nanoseconds now) const;
+  double LoadLeft(const Replica& replica, Nanoseconds now) const;
+  void PlanLanding(Device& device, Nanoseconds now);
+  static bool Lands(const Replica& replica);
   bool Ready(const Replica& replica) const;
   bool Admissible(const Replica& replica) const;
   void ChooseTurn(Device& device, Nanoseconds now, std::vector<Effect>& effects);
@@ -61,7 +67,9 @@ class TidepoolScheduler final : public PoolState {
   bool AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
   bool GrowJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
   int32_t FirstReservation(const Job& job) const;
+  double CommitLimit(const Host& host) const;
   bool Committable(const Job& job) const;
+  bool PromiseMore(Job& job, int32_t tokens, std::vector<Effect>& effects);
   void Refuse(Job& job, Device& device,
               Nanoseconds now);  // no room: tried again when some comes or may have come
 
@@ -69,10 +77,11 @@ class TidepoolScheduler final : public PoolState {
   bool StartLoad(Device& device, Replica& replica, double urgency, Reason reason, Nanoseconds now,
                  std::vector<Effect>& effects);
   void RestoreJobs(Device& device, Nanoseconds now, std::vector<Effect>& effects);
-  // Frees `bytes` for a job or model of this urgency; false: not (yet).
+  // Frees `bytes` for a job or model of this urgency; false: not (yet). `grower`: a job that cannot go on
+  // without them, for which also others of its own model make way.
   bool MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s, const Replica* keep,
-                Nanoseconds now, std::vector<Effect>& effects);
-  bool SpillFor(Device& device, uint64_t bytes, double urgency, Nanoseconds now,
+                Nanoseconds now, std::vector<Effect>& effects, const Job* grower = nullptr);
+  bool SpillFor(Device& device, uint64_t bytes, double urgency, const Job* grower, Nanoseconds now,
                 std::vector<Effect>& effects);
   void Shrink(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void ExpireIdle(Device& device, Nanoseconds now, std::vector<Effect>& effects);

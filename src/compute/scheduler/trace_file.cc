@@ -76,6 +76,7 @@ Json JobJson(const PoolJob& job) {
           {"class", static_cast<int>(job.job_class)},
           {"prompt", job.prompt_tokens},
           {"output", job.max_output_tokens},
+          {"open", job.open_output_tokens},
           {"logits", job.wants_logits},
           {"prompt_logits", job.prompt_logits},
           {"ttft", job.ttft},
@@ -88,6 +89,7 @@ PoolJob JobFrom(const Json& j) {
   job.job_class = static_cast<JobClass>(std::clamp(j.at("class").get<int>(), 0, 2));
   job.prompt_tokens = j.at("prompt").get<int32_t>();
   job.max_output_tokens = j.at("output").get<int32_t>();
+  job.open_output_tokens = j.value("open", 0);
   job.wants_logits = j.at("logits").get<bool>();
   job.prompt_logits = j.at("prompt_logits").get<bool>();
   job.ttft = j.at("ttft").get<Nanoseconds>();

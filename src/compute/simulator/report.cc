@@ -16,7 +16,7 @@ double Shortened(double value) {
 }
 
 bool LessIsWorse(const std::string& key) {
-  return key == "tokens_on_time" || key == "requests_on_time" || key == "qos_sosp25";
+  return key == "tokens_on_time" || key == "requests_on_time" || key == "admitted_on_time" || key == "qos_sosp25";
 }
 
 }  // namespace
@@ -40,6 +40,7 @@ RowJson RowOf(const SimResult& result) {
   row["bytes_moved"] = result.bytes_moved;
   row["wall_s"] = Shortened(result.wall_s);
   row["refused_share"] = Shortened(refused);
+  row["admitted_on_time"] = Shortened(result.admitted_on_time);
   row["unfinished"] = result.unfinished;
   row["tokens"] = result.tokens;
   row["makespan_s"] = Shortened(result.makespan_s);

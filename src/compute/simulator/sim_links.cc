@@ -73,26 +73,43 @@ void SimLinks::Start(SimTransfer transfer, Nanoseconds now) {
   changed_ = true;
 }
 
-int32_t SimLinks::StopLoad(int32_t device, Nanoseconds now) {
-  Advance(now);
+SimTransfer& SimLinks::LoadOf(int32_t device) {
   const auto entry = std::find_if(transfers_.begin(), transfers_.end(), [&](const SimTransfer& t) {
     return t.kind == EffectKind::kLoad && t.device == device;
   });
   CHECK(entry != transfers_.end());
-  int32_t& landed = landed_[At(device)][At(entry->model)];
-  const double all = SegmentBytes(entry->model, landed, entry->segments);
-  const double done = all - std::max(entry->bytes, 0.0);
-  while (landed < entry->segments && SegmentBytes(entry->model, landed, landed + 1) <= done) {
-    // Whole segments only: what had begun to land is lost.
-    if (SegmentBytes(entry->model, 0, landed + 1) > done) break;
-    ++landed;
-  }
-  const int32_t result = landed;
+  return *entry;
+}
+
+// Whole segments only.
+int32_t SimLinks::Landed(const SimTransfer& load) const {
+  int32_t landed = landed_[At(load.device)][At(load.model)];
+  const double done = SegmentBytes(load.model, landed, load.segments) - std::max(load.bytes, 0.0);
+  const int32_t from = landed;
+  while (landed < load.segments && SegmentBytes(load.model, from, landed + 1) <= done) ++landed;
+  return landed;
+}
+
+std::pair<int32_t, Nanoseconds> SimLinks::NextSegment(int32_t device, Nanoseconds now) {
+  Advance(now);
+  const SimTransfer& load = LoadOf(device);
+  const int32_t landed = Landed(load);
+  if (landed == load.segments) return {landed, now};
+  const double missing = std::max(load.bytes, 0.0) - SegmentBytes(load.model, landed + 1, load.segments);
+  return {landed, now + std::llround(1e9 * std::max(missing, 0.0) / Rate(load))};
+}
+
+// What had begun to land is lost.
+int32_t SimLinks::StopLoad(int32_t device, Nanoseconds now) {
+  Advance(now);
+  const SimTransfer& load = LoadOf(device);
+  const int32_t landed = Landed(load);
+  landed_[At(device)][At(load.model)] = landed;
   --in_[At(device)];
-  if (entry->cold) --cold_[At(config_->devices[At(device)].host)];
-  transfers_.erase(entry);
+  if (load.cold) --cold_[At(config_->devices[At(device)].host)];
+  transfers_.erase(transfers_.begin() + (&load - transfers_.data()));
   changed_ = true;
-  return result;
+  return landed;
 }
 
 void SimLinks::Evicted(int32_t device, int32_t model, int32_t keep) { landed_[At(device)][At(model)] = keep; }

@@ -30,6 +30,8 @@ class SimLinks {
   void Start(SimTransfer transfer, Nanoseconds now);
   // Leading segments in memory when the load of `device` was stopped.
   int32_t StopLoad(int32_t device, Nanoseconds now);
+  // Of the load of `device`: segments that are there, and when the next one will be, at today's rate.
+  std::pair<int32_t, Nanoseconds> NextSegment(int32_t device, Nanoseconds now);
   void Evicted(int32_t device, int32_t model, int32_t keep);
   bool TakeChanged();
   Nanoseconds NextEnd(Nanoseconds now);
@@ -38,6 +40,8 @@ class SimLinks {
 
  private:
   void Advance(Nanoseconds now);
+  SimTransfer& LoadOf(int32_t device);
+  int32_t Landed(const SimTransfer& load) const;
   double Rate(const SimTransfer& transfer) const;
   double SegmentBytes(int32_t model, int32_t from, int32_t to) const;
   void MakeWarm(int32_t host, int32_t model);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <queue>
+#include <tuple>
 
 #include "base/check.h"
 #include "compute/scheduler/baselines/baselines.h"
@@ -34,7 +35,11 @@ struct Running {
   Nanoseconds began = 0;
   int32_t steps = 0;
   uint64_t version = 0;
-  bool waits_for_load = false;
+  // On landing weights: its seconds, and when its last layer may be computed; < 0: not known yet.
+  bool landing = false;
+  double step_s = 0;
+  int32_t landed = 0;             // segments, when it began
+  Nanoseconds first_lands = 0;    // the next of them
   std::vector<Nanoseconds> ends;  // of each step
 };
 
@@ -86,6 +91,7 @@ class Simulation {
   void Carry(const Effect& effect);
   void StartRun(const Effect& effect);
   void EndRun(int32_t device, int32_t steps);
+  void Landed(int32_t device, int32_t model);
   void Yield(int32_t device);
   void StartTransfer(const Effect& effect);
   void LinkChanged();
@@ -130,6 +136,7 @@ void Simulation::Build() {
                            .copy_bytes_per_s = kind.copy_bytes_per_s});
   }
   links_.Build(config_);
+  std::vector<PoolModel> pools;
   for (size_t m = 0; m < config_.models.size(); ++m) {
     const SimModel& model = config_.models[m];
     PoolModel pool;
@@ -146,17 +153,21 @@ void Simulation::Build() {
     pool.profiles = model.profiles;
     pool.ttft = std::llround(config_.ttft_s * 1e9);
     pool.tpot = std::llround(config_.tpot_s * 1e9);
-    // Host memory is filled before the first request comes: every model on every host while there is room, in
-    // order, beginning at another host for every model.
-    for (size_t h = 0; h < warm_left.size(); ++h) {
+    pools.push_back(std::move(pool));
+  }
+  // Host memory is filled before the first request comes: every model on one host, then on the next, while
+  // there is room.
+  for (size_t h = 0; h < warm_left.size(); ++h) {
+    for (size_t m = 0; m < pools.size(); ++m) {
+      const uint64_t bytes = config_.models[m].weight_bytes;
       const size_t host = (m + h) % warm_left.size();
-      if (warm_left[host] < model.weight_bytes) continue;
-      warm_left[host] -= model.weight_bytes;
-      pool.warm_hosts.push_back(static_cast<PoolHostId>(host));
+      if (warm_left[host] < bytes) continue;
+      warm_left[host] -= bytes;
+      pools[m].warm_hosts.push_back(static_cast<PoolHostId>(host));
       links_.SetWarm(static_cast<int32_t>(host), static_cast<int32_t>(m), true);
     }
-    scheduler_->AddModel(pool);
   }
+  for (const PoolModel& pool : pools) scheduler_->AddModel(pool);
   running_.resize(config_.devices.size());
   busy_.resize(config_.devices.size());
   busy_by_model_.assign(config_.devices.size(), std::vector<float>(config_.models.size(), 0));
@@ -320,7 +331,30 @@ void Simulation::StartRun(const Effect& effect) {
     context += plan.decodes;
   }
   run.steps = steps;
+  run.landing = plan.landing;
+  if (run.landing) {
+    run.step_s = static_cast<double>(end - now_) * 1e-9;
+    std::tie(run.landed, run.first_lands) = links_.NextSegment(effect.device, now_);
+    return;  // it ends some time after its load
+  }
   Schedule(end, EventKind::kStep, effect.device, run.version);
+}
+
+// Layers came one after the other since the step began, at an even rate: what holds it up is the first that
+// was missing or the last.
+void Simulation::Landed(int32_t device, int32_t model) {
+  Running& run = running_[static_cast<size_t>(device)];
+  if (!run.on || !run.landing || scheduler_->plan(device).model != static_cast<PoolModelId>(model) + 1)
+    return;
+  const double layers = std::max(config_.models[static_cast<size_t>(model)].layers, 1);
+  const auto after = [&](Nanoseconds at, double segments) {
+    return at + std::max<Nanoseconds>(1, std::llround(1e9 * run.step_s * segments / layers));
+  };
+  const Nanoseconds end =
+      std::max({after(run.began, layers), after(run.first_lands, layers - run.landed), after(now_, 1)});
+  run.ends.assign(1, end);
+  run.landing = false;
+  Schedule(end, EventKind::kStep, device, run.version);
 }
 
 // The step in progress is the last.
@@ -412,6 +446,7 @@ void Simulation::FinishTransfers() {
         for (const auto& [host, model, warm] : links_.TakeWarmChanges()) {
           scheduler_->Warmed(host, static_cast<PoolModelId>(model) + 1, warm);
         }
+        Landed(transfer.device, transfer.model);
         scheduler_->LoadDone(transfer.device, static_cast<PoolModelId>(transfer.model) + 1, now_);
         break;
       case EffectKind::kSpill: scheduler_->SpillDone(transfer.job, true, now_); break;
@@ -427,13 +462,14 @@ SimResult Simulation::Summarise() {
   result.devices = static_cast<int32_t>(config_.devices.size());
   result.requests = static_cast<int64_t>(requests_.size());
   std::vector<Nanoseconds> ttft, stalls;
-  int64_t on_time = 0, clean = 0;
+  int64_t on_time = 0, clean = 0, admitted = 0;
   double soft = 0;
   Nanoseconds last = 0;
   for (size_t i = 0; i < requests_.size(); ++i) {
     const SimRequestResult& detail = details_[i];
     const SimRequest& request = requests_[i];
     result.tokens += request.output;
+    if (!detail.rejected) admitted += request.output;
     on_time += detail.on_time;
     clean += detail.on_time == request.output;
     result.rejected += detail.rejected;
@@ -452,6 +488,7 @@ SimResult Simulation::Summarise() {
     return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
   };
   result.tokens_on_time = share(on_time, result.tokens);
+  if (admitted > 0) result.admitted_on_time = share(on_time, admitted);
   result.requests_on_time = share(clean, result.requests);
   const auto seconds = [](Nanoseconds t) { return static_cast<double>(t) * 1e-9; };
   result.ttft_p50_s = seconds(Percentile(ttft, .5));

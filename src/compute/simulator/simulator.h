@@ -89,6 +89,7 @@ struct SimResult {
   int64_t requests = 0, rejected = 0, unfinished = 0;
   int64_t tokens = 0;           // asked for, of all offered requests: the denominator of tokens_on_time
   double tokens_on_time = 0;    // share
+  double admitted_on_time = 1;  // share of the tokens of requests that were not refused
   double requests_on_time = 0;  // share of offered requests with every token on time
   double qos_sosp25 = 0;        // the SOSP'25 artifact's softer measure, for comparison only; refused: 0
   double ttft_p50_s = 0, ttft_p99_s = 0;

@@ -81,6 +81,43 @@ TEST(Simulator, OneRequestTakesWhatTheProfileSays) {
   EXPECT_EQ(detail.on_time, 11);
 }
 
+// The time to the first token of a model that is in host memory: the longer of copy and prefill and one
+// layer, not their sum.
+TEST(Simulator, AStepBeginsOnLandingLayers) {
+  for (const double copy_gbps : {10.0, 25.0, 100.0, 300.0, 1000.0}) {
+    for (const int32_t prompt : {16, 500, 2000}) {
+      SimConfig config = SmallPool(1);
+      config.models.resize(1);
+      config.kinds[0].copy_bytes_per_s = copy_gbps * 1e9;
+      const std::vector<SimRequest> requests = {{.arrival = kSecond, .prompt = prompt, .output = 3}};
+      const auto result = Simulate(config, requests);
+      ASSERT_TRUE(result);
+      const double copy = 15.2e9 / (copy_gbps * 1e9), prefill = 5.7e-3 + 22.4e-6 * prompt;
+      const double layers = config.models[0].layers;
+      const double ttft = static_cast<double>(result->details[0].first_token - kSecond) * 1e-9;
+      EXPECT_GE(ttft, std::max(copy, prefill) - 1e-6);
+      EXPECT_LE(ttft, std::max(copy, prefill) + std::max(copy, prefill) / layers + 1e-4)
+          << copy_gbps << " GB/s, " << prompt << " tokens: copy " << copy << " s, prefill " << prefill
+          << " s";
+    }
+  }
+}
+
+// With other work at hand the device does not stand still for a model that lands.
+TEST(Simulator, LandingDoesNotHoldUpOthers) {
+  SimConfig config = SmallPool(1);
+  config.models.resize(2);
+  const std::vector<SimRequest> requests = {
+      {.arrival = kSecond, .model = 0, .prompt = 100, .output = 400},
+      {.arrival = 3 * kSecond, .model = 1, .prompt = 1000, .output = 50}};
+  const auto result = Simulate(config, requests);
+  ASSERT_TRUE(result);
+  const double copy = 15.2e9 / 25e9, prefill = 5.7e-3 + 22.4e-6 * 1000;
+  EXPECT_LE(static_cast<double>(result->details[1].first_token - 3 * kSecond) * 1e-9,
+            copy + prefill / 28 + 0.02);
+  EXPECT_LE(static_cast<double>(result->details[0].largest_gap) * 1e-9, prefill + 50 * 0.012 + 0.02);
+}
+
 TEST(Simulator, SoftMeasureIsTheArtifactsOwn) {
   // Steps of 0.2 s from a first token at 1 s: strict 0.302, the artifact's measure 0.995.
   SimConfig config;

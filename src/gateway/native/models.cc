@@ -9,7 +9,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json ModelJson(const platform::DeploymentStatus& status) {
+// What others have running is the operator's to see.
+Json ModelJson(const platform::DeploymentStatus& status, bool is_operator) {
   Json out;
   const platform::StoredModel& model = status.model;
   out["id"] = status.id;
@@ -36,10 +37,12 @@ Json ModelJson(const platform::DeploymentStatus& status) {
     engine["weight_bytes"] = entry.weight_bytes;
     engine["workspace_bytes"] = entry.workspace_bytes;
     engine["kv_bytes"] = entry.kv_bytes;
-    engine["kv_blocks_used"] = entry.kv_blocks_used;
-    engine["kv_blocks_cached"] = entry.kv_blocks_cached;
-    engine["running"] = entry.running;
-    engine["waiting"] = entry.waiting;
+    if (is_operator) {
+      engine["kv_blocks_used"] = entry.kv_blocks_used;
+      engine["kv_blocks_cached"] = entry.kv_blocks_cached;
+      engine["running"] = entry.running;
+      engine["waiting"] = entry.waiting;
+    }
     out["engine"] = std::move(engine);
   }
   return out;
@@ -50,14 +53,21 @@ std::string Id(const Exchange& exchange) { return std::string(exchange.request()
 void SendModel(Services& services, const std::shared_ptr<Exchange>& exchange, int status) {
   const auto found = services.inference.Find(Id(*exchange));
   if (!found) return exchange->Send(ErrorResponse(found.error()));
-  exchange->Send(JsonResponse(ModelJson(*found), status));
+  if (!exchange->request().principal.MayUseModel(found->id)) {
+    return exchange->Send(ErrorResponse(Error{ErrorKind::kNotFound, "model_not_found",
+                                              "There is no such model that this key may see.", "model", 0}));
+  }
+  exchange->Send(JsonResponse(ModelJson(*found, exchange->request().principal.is_operator), status));
 }
 
 }  // namespace
 
 void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
   Json data = Json::array();
-  for (const auto& status : services.inference.List()) data.push_back(ModelJson(status));
+  const platform::Principal& who = exchange->request().principal;
+  for (const auto& status : services.inference.List()) {
+    if (who.MayUseModel(status.id)) data.push_back(ModelJson(status, who.is_operator));
+  }
   exchange->Send(JsonResponse(Json{{"data", std::move(data)}}));
 }
 

@@ -59,12 +59,15 @@ void SendTrace(Services& services, const std::shared_ptr<Exchange>& exchange, bo
   if (pool == nullptr) return;
   auto trace = pool->Trace(requests);
   if (!trace) return exchange->Send(ErrorResponse(trace.error()));
-  exchange->Send({.status = 200, .content_type = "application/x-ndjson", .body = std::move(*trace), .headers = {}});
+  exchange->Send(
+      {.status = 200, .content_type = "application/x-ndjson", .body = std::move(*trace), .headers = {}});
 }
 
 }  // namespace
 
-void PoolTrace(Services& services, std::shared_ptr<Exchange> exchange) { SendTrace(services, exchange, false); }
+void PoolTrace(Services& services, std::shared_ptr<Exchange> exchange) {
+  SendTrace(services, exchange, false);
+}
 void PoolTraceRequests(Services& services, std::shared_ptr<Exchange> exchange) {
   SendTrace(services, exchange, true);
 }

@@ -1,10 +1,10 @@
 // GET /api/v1/pool/events: the pool's state to many watchers. One thread looks at the pool while somebody
 // watches, at most four times a second, and writes what changed to all.
 //
-// States and events are apart: a state is what is now, an event is what the engine did, with its time, once for
-// each watcher. A watcher that reads slowly misses states; events wait for it in the engine's log, which keeps
-// the last few thousand, and what has left the log meanwhile is told as a number ("missed"). One that takes
-// nothing for http.write_timeout_s is dropped by its connection. The server's drain ends all streams.
+// States and events are apart: a state is what is now, an event is what the engine did, with its time, once
+// for each watcher. A watcher that reads slowly misses states; events wait for it in the engine's log, which
+// keeps the last few thousand, and what has left the log meanwhile is told as a number ("missed"). One that
+// takes nothing for http.write_timeout_s is dropped by its connection. The server's drain ends all streams.
 //
 // Threads: Add from any; Stop before the exchanges' server goes.
 #pragma once

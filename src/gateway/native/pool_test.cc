@@ -206,9 +206,10 @@ TEST_F(PoolApiTest, TellsWhatHappenedOnceAndInOrder) {
   pool_.Happen(compute::PoolEventKind::kLoad, "small", 600);
   pool_.Happen(compute::PoolEventKind::kLoaded, "small", 600);
   ASSERT_TRUE(client.ReadUntil("\"number\":3")) << client.received();
-  EXPECT_THAT(client.received(), HasSubstr("event: load\ndata: "
-                                           R"({"number":2,"time":1.5,"model":"small","reason":"urgent","bytes":600,)"
-                                           R"("resident_segments":3})"));
+  EXPECT_THAT(client.received(),
+              HasSubstr("event: load\ndata: "
+                        R"({"number":2,"time":1.5,"model":"small","reason":"urgent","bytes":600,)"
+                        R"("resident_segments":3})"));
   EXPECT_THAT(client.received(), Not(HasSubstr("before"))) << "it had not asked yet";
   pool_.Happen(compute::PoolEventKind::kSwitch, "small");
   ASSERT_TRUE(client.ReadUntil("event: switch")) << client.received();

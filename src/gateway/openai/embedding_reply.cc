@@ -8,6 +8,7 @@
 #include "gateway/errors.h"
 #include "gateway/json_body.h"
 #include "gateway/openai/fields.h"
+#include "gateway/openai/reply.h"
 
 namespace tidepool::gateway::openai {
 
@@ -74,6 +75,7 @@ HttpResponse EmbeddingResponse(const Result<platform::EmbeddingReply>& reply, co
                  reply->prompt_tokens);
   HttpResponse response;
   response.body = std::move(out);
+  AppendRateHeaders(reply->rates, response.headers);
   return response;
 }
 

@@ -38,6 +38,17 @@ Json ModelJson(const platform::DeploymentStatus& status) {
   return out;
 }
 
+// A key may be for some models only. They are meant by their stored ids, whatever alias the request uses.
+Status CheckModel(Services& services, const HttpRequest& http, const std::string& model) {
+  if (http.principal.models.empty()) return {};
+  const auto found = services.inference.Find(model);
+  if (http.principal.MayUseModel(found ? found->id : model)) return {};
+  return Fail(
+      ErrorKind::kForbidden, "model_not_allowed",
+      fmt::format("The key {}... is not for the model \"{}\".", http.principal.key_id, model.substr(0, 100)),
+      "model");
+}
+
 // The text of each prompt, as echo shows it.
 Result<std::vector<std::string>> EchoTexts(Services& services, const platform::CompletionRequest& request) {
   std::vector<std::string> texts;
@@ -78,6 +89,8 @@ void ChatCompletions(Services& services, std::shared_ptr<Exchange> exchange) {
   auto parsed = ParseChat(*body);
   if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
   Fill(parsed->request, exchange->request());
+  if (auto allowed = CheckModel(services, exchange->request(), parsed->request.model); !allowed)
+    return exchange->Send(ErrorResponse(allowed.error()));
   auto reply = MakeChatReply(exchange, services.inference, *parsed);
   Attach(exchange, reply, services.inference.Chat(std::move(parsed->request), reply));
 }
@@ -88,6 +101,8 @@ void Completions(Services& services, std::shared_ptr<Exchange> exchange) {
   auto parsed = ParseCompletion(*body);
   if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
   Fill(parsed->request, exchange->request());
+  if (auto allowed = CheckModel(services, exchange->request(), parsed->request.model); !allowed)
+    return exchange->Send(ErrorResponse(allowed.error()));
   auto echo = EchoTexts(services, parsed->request);
   if (!echo) return exchange->Send(ErrorResponse(echo.error()));
   auto reply = MakeCompletionReply(exchange, services.inference, *parsed, std::move(*echo));
@@ -100,6 +115,8 @@ void Embeddings(Services& services, std::shared_ptr<Exchange> exchange) {
   auto parsed = ParseEmbedding(*body);
   if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
   Fill(parsed->request, exchange->request());
+  if (auto allowed = CheckModel(services, exchange->request(), parsed->request.model); !allowed)
+    return exchange->Send(ErrorResponse(allowed.error()));
   const EmbeddingFormat format{parsed->base64, parsed->dimensions};
   // Spelling out a thousand vectors takes milliseconds: not on the engine's thread.
   auto done = [&services, exchange, format,
@@ -119,13 +136,17 @@ void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
   Json body;
   body["object"] = "list";
   body["data"] = Json::array();
-  for (const auto& status : services.inference.List()) body["data"].push_back(ModelJson(status));
+  for (const auto& status : services.inference.List()) {
+    if (exchange->request().principal.MayUseModel(status.id)) body["data"].push_back(ModelJson(status));
+  }
   exchange->Send(JsonResponse(body));
 }
 
 void GetModel(Services& services, std::shared_ptr<Exchange> exchange) {
   const auto status = services.inference.Find(exchange->request().PathValue("id"));
   if (!status) return exchange->Send(ErrorResponse(status.error()));
+  if (auto allowed = CheckModel(services, exchange->request(), status->id); !allowed)
+    return exchange->Send(ErrorResponse(allowed.error()));
   exchange->Send(JsonResponse(ModelJson(*status)));
 }
 
@@ -135,6 +156,8 @@ void Tokenize(Services& services, std::shared_ptr<Exchange> exchange) {
   auto parsed = ParseTokenize(*body);
   if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
   Fill(parsed->request, exchange->request());
+  if (auto allowed = CheckModel(services, exchange->request(), parsed->request.model); !allowed)
+    return exchange->Send(ErrorResponse(allowed.error()));
   auto tokens = parsed->chat ? services.inference.TokenizeChat(parsed->request)
                              : services.inference.Tokenize(parsed->request.model, parsed->text,
                                                            parsed->add_special, parsed->parse_special);
@@ -151,6 +174,8 @@ void Detokenize(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!body) return exchange->Send(ErrorResponse(body.error()));
   auto parsed = ParseDetokenize(*body);
   if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
+  if (auto allowed = CheckModel(services, exchange->request(), parsed->model); !allowed)
+    return exchange->Send(ErrorResponse(allowed.error()));
   auto text = services.inference.Detokenize(parsed->model, parsed->tokens);
   if (!text) return exchange->Send(ErrorResponse(text.error()));
   Json reply;

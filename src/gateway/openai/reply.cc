@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "base/clock.h"
 #include "base/log.h"
 #include "gateway/errors.h"
@@ -35,6 +37,15 @@ std::string_view ReasonJson(compute::FinishReason reason, bool calls) {
   return calls ? R"("tool_calls")" : R"("stop")";
 }
 
+// As OpenAI writes it: "6m0s", "1s", "20ms".
+std::string DurationText(double seconds) {
+  const auto ms = static_cast<int64_t>(std::ceil(std::max(0.0, seconds) * 1000));
+  if (ms < 1000) return fmt::format("{}ms", ms);
+  const int64_t whole = (ms + 999) / 1000;
+  if (whole < 60) return fmt::format("{}s", whole);
+  return fmt::format("{}m{}s", whole / 60, whole % 60);
+}
+
 class ReplyListener final : public ExchangeListener {
  public:
   ReplyListener(std::weak_ptr<Reply> reply, std::shared_ptr<platform::Generation> generation)
@@ -51,6 +62,17 @@ class ReplyListener final : public ExchangeListener {
 };
 
 }  // namespace
+
+void AppendRateHeaders(const platform::RateState& rates, std::vector<HttpHeader>& headers) {
+  const auto append = [&](const std::optional<platform::RateState::Window>& window, std::string_view of) {
+    if (!window) return;
+    headers.push_back({fmt::format("x-ratelimit-limit-{}", of), fmt::to_string(window->limit)});
+    headers.push_back({fmt::format("x-ratelimit-remaining-{}", of), fmt::to_string(window->remaining)});
+    headers.push_back({fmt::format("x-ratelimit-reset-{}", of), DurationText(window->reset_s)});
+  };
+  append(rates.requests, "requests");
+  append(rates.tokens, "tokens");
+}
 
 std::string UsageJson(const compute::Usage& usage) {
   return fmt::format(
@@ -91,7 +113,13 @@ std::string_view Reply::ChunkEnd() const { return options_.include_usage ? R"(],
 std::vector<HttpHeader> Reply::Headers() const {
   std::vector<HttpHeader> headers;
   if (!options_.ignored.empty()) headers.push_back({"Tidepool-Ignored", IgnoredHeader(options_.ignored)});
+  AppendRateHeaders(rates_, headers);
   return headers;
+}
+
+void Reply::OnRates(const platform::RateState& rates) {
+  std::lock_guard lock(mutex_);
+  rates_ = rates;
 }
 
 // The status line is held back until there is something to say, so that a request that fails before its first

@@ -25,6 +25,7 @@ class Reply : public platform::ChatSink {
   // A sink that was dropped without OnDone is a defect below: the client gets an error instead of silence.
   ~Reply() override;
 
+  void OnRates(const platform::RateState& rates) final;
   void OnStart(const std::string& model, int32_t choices) final;
   void OnProgress(const compute::ProgressEvent& event) final;
   void OnPromptLogprobs(int32_t choice, std::span<const compute::TokenLogprob> logprobs) override;
@@ -86,6 +87,7 @@ class Reply : public platform::ChatSink {
 
   bool begun_ = false;
   bool done_ = false;
+  platform::RateState rates_;
   std::optional<Error> error_;                            // of the first choice that failed
   std::string scratch_;                                   // reused for every chunk
   platform::Inference::TokenTexts find_text_;             // looked up with the first token that is asked for
@@ -94,6 +96,8 @@ class Reply : public platform::ChatSink {
   bool any_progress_ = false;
 };
 
+// x-ratelimit-limit-requests and so on, of the limits there are.
+void AppendRateHeaders(const platform::RateState& rates, std::vector<HttpHeader>& headers);
 // OpenAI's usage object.
 std::string UsageJson(const compute::Usage& usage);
 

@@ -278,7 +278,8 @@ Status FakeCatalog::Set(std::string_view id, platform::PullState state) {
   return Fail(ErrorKind::kNotFound, "pull_not_found", "There is no such pull.");
 }
 
-Result<platform::Principal> FakeKeys::Verify(std::string_view key) const {
+Result<platform::Principal> FakeKeys::Authenticate(const platform::Credentials& credentials) const {
+  const std::string_view key = credentials.key;
   platform::Principal principal;
   principal.key = principal.key_id = "tp-test";
   principal.role = platform::Role::kDeveloper;

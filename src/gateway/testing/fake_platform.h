@@ -1,5 +1,5 @@
 // Test doubles of what stands below the gateway: an Inference whose answers a test scripts, a Catalog and a
-// KeyStore in memory.
+// Authenticator in memory.
 #pragma once
 
 #include <atomic>
@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "platform/accounts/keys.h"
+#include "platform/accounts/authenticator.h"
 #include "platform/catalog/catalog.h"
 #include "platform/inference/inference.h"
 
@@ -132,9 +132,9 @@ class FakeCatalog final : public platform::Catalog {
   std::vector<platform::PullStatus> pulls_;
 };
 
-class FakeKeys final : public platform::KeyStore {
+class FakeKeys final : public platform::Authenticator {
  public:
-  Result<platform::Principal> Verify(std::string_view key) const override;
+  Result<platform::Principal> Authenticate(const platform::Credentials& credentials) const override;
 };
 
 }  // namespace tidepool::gateway

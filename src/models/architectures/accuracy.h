@@ -29,7 +29,8 @@ struct Accuracy {
 // vocabulary], positions).
 inline Accuracy MeasureAccuracy(const std::filesystem::path& model, std::span<const std::string> sets,
                                 std::span<const int32_t> tokens, size_t sequence_tokens,
-                                const std::function<void(std::span<const float>, size_t)>& each_chunk = {}) {
+                                const std::function<void(std::span<const float>, size_t)>& each_chunk = {},
+                                chips::DataType kv_type = LoadOptions().kv_type) {
   constexpr int32_t kChunk = 64;  // keeps logits of 262,144 tokens at 64 MiB
   const StepLimits limits{.max_tokens = kChunk, .max_logit_rows = kChunk};
   ModelRunner exact(CpuDevice(sets[0]), model,
@@ -39,8 +40,8 @@ inline Accuracy MeasureAccuracy(const std::filesystem::path& model, std::span<co
   Accuracy accuracy;
   for (const std::string& set : sets) {
     ours.push_back(std::make_unique<ModelRunner>(
-        CpuDevice(set), model,
-        LoadOptions{.precision = chips::WeightPrecision::kNative, .kv_type = chips::DataType::kF16}, limits));
+        CpuDevice(set), model, LoadOptions{.precision = chips::WeightPrecision::kNative, .kv_type = kv_type},
+        limits));
     accuracy.ours.push_back({ours.back()->device().info().instruction_set, {}});
   }
   const auto vocab = static_cast<size_t>(exact.model().info().vocab_size);

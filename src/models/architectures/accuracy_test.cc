@@ -1,4 +1,4 @@
-// Accuracy is part of speed: the default path (quantised weights, f16 KV) is at most 1.1 times as far from
+// Accuracy is part of speed: the default path (quantised weights, i16 KV) is at most 1.1 times as far from
 // float32 as llama.cpp is on the same file and the same tokens.
 //
 // Oracle: our own float32 path on the file's weights (which real_model_test compares with transformers),

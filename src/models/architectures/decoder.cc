@@ -135,18 +135,19 @@ void DecoderPass::Project(chips::ConstMatrix in, std::initializer_list<Projectio
   ops.Linear(in, std::span(targets, count));
 }
 
-void DecoderPass::Turn(chips::Matrix heads, const Rope& rope) const {
-  ops.Rope({.x = heads,
-            .head_dim = rope.head_dim,
-            .rotary_dim = rope.rotary_dim,
-            .positions = step.positions,
-            .inverse_frequency = rope.inverse_frequency,
-            .amplitude = rope.amplitude,
-            .pairing = rope.pairing});
-}
-
-void DecoderPass::Attend(int32_t layer, float scale, int32_t window) const {
-  ops.AppendKv({.key = key, .value = value, .layout = &kv, .layer = layer, .sequences = step.sequences});
+void DecoderPass::TurnAndAttend(const Rope& rope, int32_t layer, float scale, int32_t window) const {
+  const chips::RopeArgs turn{.x = query,
+                             .head_dim = rope.head_dim,
+                             .rotary_dim = rope.rotary_dim,
+                             .positions = step.positions,
+                             .inverse_frequency = rope.inverse_frequency,
+                             .amplitude = rope.amplitude,
+                             .pairing = rope.pairing};
+  chips::RopeArgs turn_key = turn;
+  turn_key.x = key;
+  ops.RopeAndAppendKv(
+      turn, turn_key,
+      {.key = key, .value = value, .layout = &kv, .layer = layer, .sequences = step.sequences});
   ops.Attention({.query = query,
                  .out = attended,
                  .layout = &kv,

@@ -59,9 +59,9 @@ struct DecoderPass {
     ops.RmsNorm(heads, gain, norm_epsilon, heads);
   }
   void Project(chips::ConstMatrix in, std::initializer_list<Projection> projections) const;
-  void Turn(chips::Matrix heads, const Rope& rope) const;
-  // Appends key and value to the cache of `layer`, then attended = softmax(scale q k^T + mask) v.
-  void Attend(int32_t layer, float scale, int32_t window) const;
+  // Turns query and key, appends key and value to the cache of `layer`, then attended = softmax(scale q k^T +
+  // mask) v.
+  void TurnAndAttend(const Rope& rope, int32_t layer, float scale, int32_t window) const;
   // x += in weight^T + bias. Overwrites normed.
   void ProjectAndAdd(chips::ConstMatrix in, const chips::PackedWeight& weight, const float* bias) const;
   void Add(chips::Matrix to, chips::ConstMatrix what) const { ops.Add(to, what, to); }

@@ -22,7 +22,7 @@ std::span<const Family> Families() { return kFamilies; }
 
 FamilyResult MakeFamily(const Fields& fields, const LoadOptions& options) {
   if (!chips::KvLayout::Supports(options.kv_type)) {
-    return Fail(ErrorKind::kInvalid, "bad_kv_type", "kv_type must be F16, BF16, Q8_0 or F32", "kv_type");
+    return Fail(ErrorKind::kInvalid, "bad_kv_type", "kv_type must be I16, F16, BF16, Q8_0 or F32", "kv_type");
   }
   const std::string_view architecture = fields.checkpoint().architecture();
   for (const Family& family : kFamilies) {

@@ -82,9 +82,7 @@ class Gemma3 final : public Decoder {
                          {w.attention.value, nullptr, p.value}});
     p.RmsNormHeads(p.query, config_.head_dim, w.query_norm);
     p.RmsNormHeads(p.key, config_.head_dim, w.key_norm);
-    p.Turn(p.query, rope);
-    p.Turn(p.key, rope);
-    p.Attend(n, shape_.attention_scale, global ? 0 : shape_.window);
+    p.TurnAndAttend(rope, n, shape_.attention_scale, global ? 0 : shape_.window);
     p.Project(p.attended, {{w.attention.output, nullptr, p.normed}});
     p.RmsNorm(p.normed, w.after_attention_norm, p.normed);
     p.Add(p.x, p.normed);

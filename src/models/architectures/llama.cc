@@ -56,9 +56,7 @@ class Llama final : public Decoder {
     p.Project(p.normed, {{w.attention.query, w.query_bias, p.query},
                          {w.attention.key, w.key_bias, p.key},
                          {w.attention.value, w.value_bias, p.value}});
-    p.Turn(p.query, rope_);
-    p.Turn(p.key, rope_);
-    p.Attend(n, scale_, window_);
+    p.TurnAndAttend(rope_, n, scale_, window_);
     p.ProjectAndAdd(p.attended, w.attention.output, w.output_bias);
 
     p.RmsNorm(p.x, w.feed_forward_norm, p.normed);

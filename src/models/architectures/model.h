@@ -90,7 +90,7 @@ struct StepOutput {
 
 struct LoadOptions {
   chips::WeightPrecision precision = chips::WeightPrecision::kNative;
-  chips::DataType kv_type = chips::DataType::kF16;  // see chips::KvLayout::Supports
+  chips::DataType kv_type = chips::DataType::kI16;  // see chips::KvLayout::Supports
   // Called with (bytes done, bytes in all) from the loading thread; return false to cancel (kCancelled).
   std::function<bool(uint64_t, uint64_t)> progress = {};
 };
@@ -107,8 +107,8 @@ class Model {
   virtual int32_t MaxColumns() const = 0;
   // What can be loaded and dropped piece by piece; empty for models that have no weights.
   virtual std::span<const WeightSegment> segments() const { return {}; }
-  // False: a file under its weights was cut or cannot be read, so that the last Forward may have computed with
-  // zeros. To be asked after each step, before anything is made of what it gave.
+  // False: a file under its weights was cut or cannot be read, so that the last Forward may have computed
+  // with zeros. To be asked after each step, before anything is made of what it gave.
   virtual bool WeightsIntact() const { return true; }
   // `workspace`: WorkspaceBytes(limits) bytes of device memory, 64-byte aligned.
   virtual StepOutput Forward(const Step& step, const StepLimits& limits, std::byte* workspace) = 0;

@@ -96,8 +96,8 @@ class PackedFile {
   const std::filesystem::path& path() const { return path_; }
   const PackedTable& table() const { return table_; }
   // Read-only mapping of the weights (table().data_bytes): only what compute/residency calls resident may be
-  // touched. Should somebody cut the file meanwhile, or its disk fail, the mapping reads as zeros from there on:
-  // what was computed counts for nothing unless intact() says so afterwards.
+  // touched. Should somebody cut the file meanwhile, or its disk fail, the mapping reads as zeros from there
+  // on: what was computed counts for nothing unless intact() says so afterwards.
   const std::byte* data() const { return mapping_ + table_.data_offset; }
   // Open for reading, with a shared flock: nobody evicts the file meanwhile.
   int descriptor() const { return descriptor_; }

@@ -58,9 +58,7 @@ class Qwen2 final : public Decoder {
     p.Project(p.normed, {{w.attention.query, w.query_bias, p.query},
                          {w.attention.key, w.key_bias, p.key},
                          {w.attention.value, w.value_bias, p.value}});
-    p.Turn(p.query, rope_);
-    p.Turn(p.key, rope_);
-    p.Attend(n, scale_, n >= window_.first_layer ? window_.tokens : 0);
+    p.TurnAndAttend(rope_, n, scale_, n >= window_.first_layer ? window_.tokens : 0);
     p.ProjectAndAdd(p.attended, w.attention.output, nullptr);
 
     p.RmsNorm(p.x, w.feed_forward_norm, p.normed);

@@ -52,9 +52,7 @@ class Qwen3 final : public Decoder {
                          {w.attention.value, nullptr, p.value}});
     p.RmsNormHeads(p.query, config_.head_dim, w.query_norm);
     p.RmsNormHeads(p.key, config_.head_dim, w.key_norm);
-    p.Turn(p.query, rope_);
-    p.Turn(p.key, rope_);
-    p.Attend(n, scale_, /*window=*/0);
+    p.TurnAndAttend(rope_, n, scale_, /*window=*/0);
     p.ProjectAndAdd(p.attended, w.attention.output, nullptr);
 
     p.RmsNorm(p.x, w.feed_forward_norm, p.normed);

@@ -67,7 +67,7 @@ Exchange FindExchange(const TokenHistory& history) {
 
 // ---- directives ------------------------------------------------------------------------------------
 
-enum class Verb : uint8_t { kNone, kSay, kThink, kRepeat, kTokens, kStallMs, kStallAfter, kFailAfter };
+enum class Verb : uint8_t { kNone, kSay, kThink, kRepeat, kTokens, kStallMs, kStallAfter, kFailAfter, kCount };
 
 struct Directive {
   Verb verb = Verb::kNone;
@@ -88,7 +88,8 @@ constexpr VerbShape kVerbs[] = {{"say:", Verb::kSay, 0, true},
                                 {"tokens:", Verb::kTokens, 1, false},
                                 {"stall_ms:", Verb::kStallMs, 1, false},
                                 {"stall_after:", Verb::kStallAfter, 2, false},
-                                {"fail_after:", Verb::kFailAfter, 1, false}};
+                                {"fail_after:", Verb::kFailAfter, 1, false},
+                                {"count:", Verb::kCount, 1, false}};
 
 // Reads digits from `at` up to `end`; false if there are none or too many.
 bool ReadNumber(const TokenHistory& history, int32_t& at, int32_t end, int32_t& value) {
@@ -248,6 +249,18 @@ bool TokenHistory::Intact() const {
     if ((*this)[i] == kBrokenToken) return false;
   }
   return true;
+}
+
+int32_t TallyTag(const TokenHistory& history) {
+  for (int32_t open = 0; open + 3 < history.size(); ++open) {
+    if (history[open] != '[' || !history.Reads(open, "[[count:")) continue;
+    int32_t close = open + 2;
+    while (close + 1 < history.size() && !history.Reads(close, "]]")) ++close;
+    if (close + 1 >= history.size()) return -1;
+    const Directive directive = ParseDirective(history, open, close);
+    if (directive.verb == Verb::kCount) return directive.first;
+  }
+  return -1;
 }
 
 ScriptedToken NextScriptedToken(const TokenHistory& history) {

@@ -48,6 +48,8 @@ struct ScriptedToken {
   int32_t stall_ms = 0;
   bool failed = false;
 };
+// N of the first "[[count:N]]" of the history, wherever it stands; -1: there is none (yet).
+int32_t TallyTag(const TokenHistory& history);
 // The token that follows this history.
 ScriptedToken NextScriptedToken(const TokenHistory& history);
 

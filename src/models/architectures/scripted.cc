@@ -127,12 +127,21 @@ StepOutput Scripted::Forward(const Step& step, const StepLimits& limits, std::by
   }
 
   int32_t stall_ms = 0;
+  if (device_.tallies()) {
+    for (const chips::SequenceSlice& slice : step.sequences) {
+      const TokenHistory history(kv_, slice.blocks, slice.context + slice.token_count);
+      device_.Tally(TallyTag(history), history.size(), 0);
+    }
+  }
   for (size_t i = 0; i < step.logit_rows.size(); ++i) {
     const ScriptedToken next = NextScriptedToken(HistoryOf(kv_, step, step.logit_rows[i]));
     float* const logits = w.logits + i * kScriptVocab;
     std::fill_n(logits, kScriptVocab, kUnlikely);
     logits[next.token] = 0;
     w.failed[i] = next.failed ? 1 : 0;
+    if (device_.tallies() && !next.failed) {
+      device_.Tally(TallyTag(HistoryOf(kv_, step, step.logit_rows[i])), 0, 1);
+    }
     stall_ms = std::max(stall_ms, next.stall_ms);
   }
   for (size_t i = 0; i < step.hidden_rows.size(); ++i) {

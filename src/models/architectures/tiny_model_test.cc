@@ -147,8 +147,8 @@ TEST_P(TinyModel, BatchesAndChunksChangeNoBit) {
   const std::vector<std::vector<int32_t>> texts = {
       expected.tokens, {at(5), at(22)}, {at(30), at(31)}, {at(3), at(36)}};
   for (const std::string& set : chips::CpuInstructionSets()) {
-    for (const chips::DataType kv :
-         {chips::DataType::kF32, chips::DataType::kF16, chips::DataType::kBF16, chips::DataType::kQ8_0}) {
+    for (const chips::DataType kv : {chips::DataType::kF32, chips::DataType::kF16, chips::DataType::kBF16,
+                                     chips::DataType::kQ8_0, chips::DataType::kI16}) {
       for (const char* file : {"", "quantised.gguf"}) {
         SCOPED_TRACE(set + " " + file + " " + std::string(chips::TraitsOf(kv).name));
         const auto path = *file == '\0' ? Folder() : Folder() / file;

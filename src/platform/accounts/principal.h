@@ -35,6 +35,7 @@ struct Principal {
   std::string member;                 // the person's id; empty for a service key
   std::string key;                    // id; "console" for a session, "open" on an open server
   std::string key_id;                 // short public prefix of the key ("tp-Ab3dEf"), for logs and people
+  std::string session;                // id; empty for a key
   Role role = Role::kNone;            // in this workspace
   bool is_operator = false;           // role == kOperator
 

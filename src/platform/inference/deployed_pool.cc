@@ -147,8 +147,9 @@ PoolEventList DeployedPool::Events(uint64_t after, size_t most) const {
 
 Result<std::string> DeployedPool::Trace(bool requests) const {
   if (!options_.traced) {
-    return Fail(ErrorKind::kNotFound, "no_trace",
-                "this server records no decisions; set pool.trace_records (docs/settings.md) and start it again");
+    return Fail(
+        ErrorKind::kNotFound, "no_trace",
+        "this server records no decisions; set pool.trace_records (docs/settings.md) and start it again");
   }
   return engine_.DecisionTrace(requests);
 }

@@ -30,9 +30,8 @@ namespace tidepool::platform {
 
 class DeployedPool final : public PoolControl {
  public:
-  DeployedPool(Deployments& deployments, compute::Engine& engine, compute::Ledger& ledger,
-               const Clock& clock, MetricsRegistry& metrics, const InferenceOptions& options,
-               uint64_t machine_bytes);
+  DeployedPool(Deployments& deployments, compute::Engine& engine, compute::Ledger& ledger, const Clock& clock,
+               MetricsRegistry& metrics, const InferenceOptions& options, uint64_t machine_bytes);
 
   PoolState State() const override;
   Status Resize(const PoolResize& resize) override;

@@ -400,15 +400,18 @@ Result<compute::ModelHandle> Deployments::AddPooled(
   ready.info = packed.model->info();
   ready.context_length = CapContext(ready.info.context_length);
   const compute::ModelPolicy policy = PolicyFor(model.id, ready.info);
+  compute::FileBackingOptions backing = options_.backing;
+  TP_ASSIGN(backing.copies,
+            device_.ReserveWeightCopies(packed.file->data(), packed.file->table().data_bytes));
   auto weights = options_.residency->Attach(model.id, packed.file->table().key.FileName(),
-                                            compute::MakeFileBacking(packed.file, options_.backing));
+                                            compute::MakeFileBacking(packed.file, backing));
   const std::weak_ptr<compute::ResidentWeights> watched = weights;
   weights->Warm();  // the engine's load begins when it knows the model; reading and checking need not wait
   TP_ASSIGN(ready.assets, assets());
-  TP_ASSIGN(const compute::ModelHandle handle,
-            engine_.AddModel(model.id, std::move(packed.model), ready.assets->tokenizer, ready.context_length,
-                             compute::Charge(), std::move(weights), policy,
-                             packed.file->table().key.FileName()));
+  TP_ASSIGN(
+      const compute::ModelHandle handle,
+      engine_.AddModel(model.id, std::move(packed.model), ready.assets->tokenizer, ready.context_length,
+                       compute::Charge(), std::move(weights), policy, packed.file->table().key.FileName()));
   {
     const std::lock_guard lock(mutex_);
     if (const auto it = deployments_.find(model.id); it != deployments_.end()) {
@@ -433,22 +436,30 @@ void Deployments::WeightsFailed(compute::ModelHandle handle, const Error& error)
       }
       return;
     }
-    std::string id;
     std::shared_ptr<architectures::PackedFile> file;
+    std::vector<std::pair<std::string, compute::ModelHandle>>
+        damaged;  // with all aliases: they share the file
     {
       const std::lock_guard lock(mutex_);
-      for (auto& [name, deployment] : deployments_) {
-        if (deployment.state != DeploymentState::kReady || deployment.ready.handle != handle) continue;
-        id = name;
-        file = std::move(deployment.packed);
+      for (const auto& [name, deployment] : deployments_) {
+        if (deployment.state == DeploymentState::kReady && deployment.ready.handle == handle)
+          file = deployment.packed;
+      }
+      for (const auto& [name, deployment] : deployments_) {
+        if (deployment.state != DeploymentState::kReady) continue;
+        const bool alias = file != nullptr && deployment.packed != nullptr &&
+                           deployment.packed->table().key == file->table().key;
+        if (alias || deployment.ready.handle == handle) damaged.emplace_back(name, deployment.ready.handle);
       }
     }
-    if (id.empty()) return;
+    if (damaged.empty()) return;
     LogWarn("packed weights are damaged and will be packed again",
-            {{"model", id}, {"reason", error.message}});
+            {{"model", damaged.front().first}, {"models", damaged.size()}, {"reason", error.message}});
     if (file != nullptr) options_.packed->Discard(*file);
-    engine_.RemoveModel(handle, /*force=*/true);
-    Forget(id, handle);
+    for (const auto& [name, damaged_handle] : damaged) {
+      engine_.RemoveModel(damaged_handle, /*force=*/true);
+      Forget(name, damaged_handle);
+    }
   });
 }
 

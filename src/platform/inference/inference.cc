@@ -1,11 +1,14 @@
 #include "platform/inference/inference.h"
 
 #include <fmt/format.h>
+
 #include <algorithm>
+#include <chrono>
 
 #include "platform/inference/constraints.h"
 #include "platform/inference/deployed_pool.h"
 #include "platform/inference/deployments.h"
+#include "platform/inference/metering.h"
 #include "platform/inference/model_assets.h"
 #include "platform/inference/prompt.h"
 #include "platform/inference/running_generation.h"
@@ -31,7 +34,9 @@ constexpr size_t kMaxChoices = 1024;
 constexpr size_t kMaxEmbeddingInputs = 2048;
 
 using PlanResult = Result<std::vector<ChoicePlan>>;
-using Planner = std::function<PlanResult(const ReadyModel&)>;
+// The second plans, and admits what it planned: the meter is set on the running request.
+using Plan = std::function<PlanResult(const ReadyModel&)>;
+using Planner = std::function<PlanResult(const ReadyModel&, RunningGeneration&)>;
 
 // What the gateway holds; letting go of it cancels.
 class GenerationHandle final : public Generation {
@@ -46,19 +51,34 @@ class GenerationHandle final : public Generation {
 };
 
 // An embedding request between its hand-over and its end; `done` is called once.
-class RunningEmbedding {
+class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
  public:
   using Done = std::function<void(Result<EmbeddingReply>)>;
   RunningEmbedding(compute::Engine& engine, Done done) : engine_(engine), done_(std::move(done)) {}
 
-  Status Start(const ReadyModel& model, compute::EmbedRequest request,
-               const std::shared_ptr<RunningEmbedding>& self) {
+  void SetMeter(std::shared_ptr<Meter> meter) { meter_ = std::move(meter); }
+  Status Start(const ReadyModel& model, compute::EmbedRequest request) {
     int32_t prompt_tokens = 0;
     for (const auto& input : request.inputs) prompt_tokens += static_cast<int32_t>(input.size());
     request.model = model.handle;
+    const auto self = shared_from_this();
+    if (meter_ != nullptr) {
+      request.computed = [self](const compute::Usage& so_far, double device_s) {
+        const auto micros = static_cast<int64_t>(device_s * 1e6);
+        self->meter_->Count({.prompt = so_far.prompt_tokens - self->told_tokens_}, micros - self->told_device_us_);
+        self->told_tokens_ = so_far.prompt_tokens;
+        self->told_device_us_ = micros;
+      };
+      request.finished = [self](const compute::FinishEvent& event) { self->finish_ = event; };
+    }
     request.done = [self, id = model.id, prompt_tokens](Result<std::vector<std::vector<float>>> vectors) {
-      if (!vectors) return self->done_(Fail(vectors.error()));
-      self->done_(EmbeddingReply{id, std::move(*vectors), prompt_tokens});
+      Result<EmbeddingReply> reply = Fail(ErrorKind::kInternal, "", "");
+      if (vectors) {
+        reply = EmbeddingReply{id, std::move(*vectors), prompt_tokens, {}};
+      } else {
+        reply = Fail(vectors.error());
+      }
+      self->End(std::move(reply));
     };
     TP_ASSIGN(const compute::RequestHandle handle, engine_.Embed(std::move(request)));
     handle_.store(handle);
@@ -73,8 +93,31 @@ class RunningEmbedding {
   bool cancelled() const { return cancelled_.load(); }
 
  private:
+  // Engine thread. A metered request's end is told when its row is on disk.
+  void End(Result<EmbeddingReply> reply) {
+    const std::shared_ptr<Meter> meter = std::move(meter_);
+    if (meter == nullptr) return done_(std::move(reply));
+    if (reply) reply->rates = meter->rates();
+    const UsageStatus status = reply                                                   ? UsageStatus::kDone
+                               : finish_.reason == compute::FinishReason::kCancelled ? UsageStatus::kCancelled
+                                                                                     : UsageStatus::kError;
+    const std::string code = status == UsageStatus::kError ? reply.error().code : std::string();
+    meter->Close(status, code, TimesOf(finish_),
+                 [self = shared_from_this(),
+                  kept = std::make_shared<Result<EmbeddingReply>>(std::move(reply))](const Status& durable) {
+                   if (*kept && !durable) {
+                     self->done_(Fail(durable.error()));
+                   } else {
+                     self->done_(std::move(*kept));
+                   }
+                 });
+  }
+
   compute::Engine& engine_;
   const Done done_;
+  std::shared_ptr<Meter> meter_;
+  compute::FinishEvent finish_;
+  int64_t told_tokens_ = 0, told_device_us_ = 0;
   std::atomic<compute::RequestHandle> handle_{0};
   std::atomic<bool> cancelled_{false};
 };
@@ -193,6 +236,7 @@ PlanResult PlanChat(const ChatRequest& request, const ReadyModel& model, Constra
   choice.request.constraint.may_reason = may_reason;
   choice.request.workspace = request.principal.workspace;
   choice.request.account = request.principal.account;
+  choice.request.account_weights = request.principal.account_weights;
   std::vector<ChoicePlan> plan;
   AddChoices(std::move(choice), request.sampling, plan);
   return plan;
@@ -225,6 +269,7 @@ PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& mo
     choice.request.request_id = request.request_id;
     choice.request.workspace = request.principal.workspace;
     choice.request.account = request.principal.account;
+    choice.request.account_weights = request.principal.account_weights;
     choice.discard_output = only_echo;
     AddChoices(std::move(choice), sampling, plan);
   }
@@ -245,6 +290,7 @@ Result<compute::EmbedRequest> PlanEmbedding(const EmbeddingRequest& request, con
   out.request_id = request.request_id;
   out.workspace = request.principal.workspace;
   out.account = request.principal.account;
+  out.account_weights = request.principal.account_weights;
   for (size_t i = 0; i < request.inputs.size(); ++i) {
     const std::string param = request.inputs.size() == 1 ? "input" : fmt::format("input[{}]", i);
     TP_TRY(CheckTextFits(*model.assets, request.inputs[i].text.size(), model.context_length, param));
@@ -277,10 +323,12 @@ class InferenceImpl final : public Inference {
   Result<std::shared_ptr<Generation>> Chat(ChatRequest request, std::shared_ptr<ChatSink> sink) override {
     TP_ASSIGN(const StoredModel model, deployments_.Resolve(request.model));
     if (!model.generates) return Fail(CannotGenerate(model.id));
+    const MeteredCall call = CallOf(request, "chat.completions", model, request.sampling.max_tokens.has_value());
     ApplyDefaultMaxTokens(request.sampling);
     const auto shared = std::make_shared<const ChatRequest>(std::move(request));
     return Begin(
-        model, [this, shared](const ReadyModel& ready) { return PlanChat(*shared, ready, constraints_); },
+        model, call,
+        [this, shared](const ReadyModel& ready) { return PlanChat(*shared, ready, constraints_); },
         std::move(sink));
   }
 
@@ -299,10 +347,11 @@ class InferenceImpl final : public Inference {
                               kMaxChoices),
                   "n");
     }
+    const MeteredCall call = CallOf(request, "completions", model, request.sampling.max_tokens.has_value());
     ApplyDefaultMaxTokens(request.sampling);
     const auto shared = std::make_shared<const CompletionRequest>(std::move(request));
     return Begin(
-        model,
+        model, call,
         [this, shared](const ReadyModel& ready) { return PlanCompletion(*shared, ready, constraints_); },
         std::move(sink));
   }
@@ -362,8 +411,17 @@ class InferenceImpl final : public Inference {
     TP_ASSIGN(const StoredModel stored, deployments_.Resolve(model));
     return deployments_.Assets(stored);
   }
-  Result<std::shared_ptr<Generation>> Begin(const StoredModel& model, Planner planner,
-                                            std::shared_ptr<ChatSink> sink);
+  template <typename Request>
+  static MeteredCall CallOf(const Request& request, std::string_view endpoint, const StoredModel& model,
+                            bool names_max_tokens) {
+    return {request.principal, request.request_id, endpoint, model.id, ModelVersion(model), names_max_tokens};
+  }
+  // Before anything is loaded or tokenized: could a request of this caller start at all?
+  Status CheckAdmissible(const MeteredCall& call, RateState* rates = nullptr) {
+    return options_.ledger == nullptr ? Status() : options_.ledger->Check(AdmissionOf(call), rates);
+  }
+  Result<std::shared_ptr<Generation>> Begin(const StoredModel& model, const MeteredCall& call,
+                                            const Plan& plan, std::shared_ptr<ChatSink> sink);
   LoadWaiter WaiterFor(const StoredModel& model, const std::shared_ptr<RunningGeneration>& running,
                        Planner planner, bool may_retry);
   Status PlanAndStart(const ReadyModel& ready, RunningGeneration& running, const Planner& planner);
@@ -377,15 +435,19 @@ class InferenceImpl final : public Inference {
 
 Status InferenceImpl::PlanAndStart(const ReadyModel& ready, RunningGeneration& running,
                                    const Planner& planner) {
-  TP_ASSIGN(std::vector<ChoicePlan> plan, planner(ready));
-  return running.Start(ready.handle, ready.id, plan);
+  TP_ASSIGN(std::vector<ChoicePlan> plan, planner(ready, running));
+  const Status started = running.Start(ready.handle, ready.id, plan);
+  if (!started) running.SetMeter(nullptr);  // it never began
+  return started;
 }
 
 LoadWaiter InferenceImpl::WaiterFor(const StoredModel& model,
                                     const std::shared_ptr<RunningGeneration>& running, Planner planner,
                                     bool may_retry) {
   LoadWaiter waiter;
-  waiter.ready = [this, model, running, planner, may_retry](const ReadyModel& ready) {
+  const auto since = std::chrono::steady_clock::now();
+  waiter.ready = [this, model, running, planner, may_retry, since](const ReadyModel& ready) {
+    running->SetLoadWait(std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count());
     const Status started = PlanAndStart(ready, *running, planner);
     if (started) return;
     if (may_retry && ModelWasUnloaded(started.error())) {
@@ -401,8 +463,23 @@ LoadWaiter InferenceImpl::WaiterFor(const StoredModel& model,
   return waiter;
 }
 
-Result<std::shared_ptr<Generation>> InferenceImpl::Begin(const StoredModel& model, Planner planner,
-                                                         std::shared_ptr<ChatSink> sink) {
+Result<std::shared_ptr<Generation>> InferenceImpl::Begin(const StoredModel& model, const MeteredCall& call,
+                                                         const Plan& plan, std::shared_ptr<ChatSink> sink) {
+  RateState refused;
+  if (Status admissible = CheckAdmissible(call, &refused); !admissible) {
+    sink->OnRates(refused);
+    return Fail(std::move(admissible).error());
+  }
+  const Planner planner = [this, plan, call](const ReadyModel& ready, RunningGeneration& request) -> PlanResult {
+    TP_ASSIGN(std::vector<ChoicePlan> choices, plan(ready));
+    if (options_.ledger == nullptr) return choices;
+    RateState rates;
+    auto meter = AdmitPlan(*options_.ledger, call, ready.context_length, choices, rates);
+    request.OnRates(rates);
+    if (!meter) return Fail(meter.error());
+    request.SetMeter(std::move(*meter));
+    return choices;
+  };
   const auto running = std::make_shared<RunningGeneration>(
       engine_, std::move(sink), [this](std::function<void()> task) { deployments_.Post(std::move(task)); });
   deployments_.CountArrival(model.id);
@@ -428,12 +505,23 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Embed(EmbeddingRequest reques
         fmt::format("give 1 to {} inputs in one request, not {}", kMaxEmbeddingInputs, request.inputs.size()),
         "input");
   }
+  const MeteredCall call = CallOf(request, "embeddings", model, /*names_max_tokens=*/true);
+  TP_TRY(CheckAdmissible(call));
   deployments_.CountArrival(model.id);
   const auto shared = std::make_shared<const EmbeddingRequest>(std::move(request));
   const auto running = std::make_shared<RunningEmbedding>(engine_, std::move(done));
-  const auto start = [shared, running](const ReadyModel& ready) -> Status {
+  const auto start = [this, call, shared, running](const ReadyModel& ready) -> Status {
     TP_ASSIGN(compute::EmbedRequest plan, PlanEmbedding(*shared, ready));
-    return running->Start(ready, std::move(plan), running);
+    if (options_.ledger != nullptr) {
+      AdmissionRequest admission = AdmissionOf(call);
+      admission.embeds = true;
+      for (const auto& input : plan.inputs) admission.prompt_tokens += static_cast<int64_t>(input.size());
+      TP_ASSIGN(std::shared_ptr<Meter> meter, options_.ledger->Admit(admission, call.request_id, call.endpoint));
+      running->SetMeter(std::move(meter));
+    }
+    const Status started = running->Start(ready, std::move(plan));
+    if (!started) running->SetMeter(nullptr);
+    return started;
   };
   LoadWaiter waiter;
   waiter.ready = [start, running](const ReadyModel& ready) {

@@ -21,11 +21,14 @@
 #include "compute/engine/engine.h"
 #include "compute/residency/packed_cache.h"
 #include "compute/residency/residency.h"
-#include "platform/accounts/keys.h"
+#include "platform/accounts/principal.h"
 #include "platform/catalog/catalog.h"
 #include "platform/inference/elasticity.h"
+#include "platform/ledger/rate_state.h"
 
 namespace tidepool::platform {
+
+class UsageLedger;
 
 // What the answer must be. `schema`: JSON schema; `text`: a regular expression or a GBNF grammar.
 struct OutputFormat {
@@ -100,6 +103,7 @@ struct EmbeddingReply {
   std::string model;
   std::vector<std::vector<float>> vectors;
   int32_t prompt_tokens = 0;
+  RateState rates;
 };
 
 // A piece of a tool call, in order: kBegin (id and name), kArguments (the next piece of JSON) ..., then kEnd;
@@ -112,11 +116,13 @@ struct ToolCallDelta {
 };
 
 // Receives the choices of one request. `choice` counts prompts first, then n: prompt p, sample s -> p * n +
-// s. Engine or loader thread; must not block. OnDone comes exactly once, last; never when Chat or Complete
+// s. Engine, loader or ledger thread; must not block. OnDone comes exactly once, last; never when Chat or Complete
 // themselves returned an error.
 class ChatSink {
  public:
   virtual ~ChatSink() = default;
+  // What its limits have left, once it was admitted or refused; nothing comes before it.
+  virtual void OnRates(const RateState&) {}
   virtual void OnStart(const std::string& /*model*/, int32_t /*choices*/) {}
   virtual void OnProgress(const compute::ProgressEvent&) {}
   virtual void OnPromptLogprobs(int32_t /*choice*/, std::span<const compute::TokenLogprob>) {}
@@ -160,7 +166,7 @@ struct InferenceOptions {
   uint64_t grammar_cache_bytes = 256u << 20;  // compiled schemas and grammars
   double load_timeout_s = 300;                // a request waiting longer for a load fails with 503
   chips::WeightPrecision precision = chips::WeightPrecision::kNative;
-  chips::DataType kv_type = chips::DataType::kF16;
+  chips::DataType kv_type = chips::DataType::kI16;
   // With both, weights are packed once, mapped, and come and go as the pool decides; else they stay in
   // memory while their model is loaded (always so with kFloat32).
   compute::PackedCache* packed = nullptr;
@@ -170,6 +176,7 @@ struct InferenceOptions {
   chips::Roofline roofline;                 // first guess of step times
   bool traced = false;                      // the engine records its decisions
   compute::HostKvArena* host_kv = nullptr;  // the engine's, to be shown and resized
+  UsageLedger* ledger = nullptr;            // admits and meters every request; nullptr: neither
   ElasticityOptions elasticity;             // pins, windows of the clock, how many stay registered
 };
 

@@ -1,5 +1,7 @@
 #include "platform/inference/running_generation.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "base/ids.h"
 
@@ -9,7 +11,10 @@ namespace tidepool::platform {
 class RunningGeneration::ChoiceSink final : public compute::GenerateSink {
  public:
   ChoiceSink(std::shared_ptr<RunningGeneration> owner, int32_t choice, const ChoicePlan& plan)
-      : owner_(std::move(owner)), choice_(choice), discard_(plan.discard_output) {
+      : owner_(std::move(owner)),
+        choice_(choice),
+        discard_(plan.discard_output),
+        counts_prompt_(plan.first_of_prompt) {
     if (plan.tool_calls) calls_ = toolcalls::MakeParser(*plan.tool_calls, plan.tools);
   }
 
@@ -30,6 +35,22 @@ class RunningGeneration::ChoiceSink final : public compute::GenerateSink {
     compute::TokenEvent first = event;
     first.content = {};
     Tell(first);
+  }
+  void OnComputed(const compute::Usage& so_far, double device_s) override {
+    if (owner_->meter_ == nullptr) return;
+    const auto micros = static_cast<int64_t>(device_s * 1e6);
+    BillableTokens more;
+    if (counts_prompt_) {
+      more.prompt = so_far.prompt_tokens - told_.prompt_tokens;
+      more.cached = so_far.cached_tokens - told_.cached_tokens;
+    }
+    if (!discard_) {
+      more.output = so_far.completion_tokens - told_.completion_tokens;
+      more.reasoning = so_far.reasoning_tokens - told_.reasoning_tokens;
+    }
+    owner_->meter_->Count(more, micros - told_device_us_);
+    told_ = so_far;
+    told_device_us_ = micros;
   }
   void OnFinish(const compute::FinishEvent& event) override {
     owner_->EnsureStarted();
@@ -78,7 +99,9 @@ class RunningGeneration::ChoiceSink final : public compute::GenerateSink {
 
   std::shared_ptr<RunningGeneration> owner_;
   const int32_t choice_;
-  const bool discard_;
+  const bool discard_, counts_prompt_;
+  compute::Usage told_;
+  int64_t told_device_us_ = 0;
   std::unique_ptr<toolcalls::Parser> calls_;
   std::vector<toolcalls::Part> parts_;
 };
@@ -152,6 +175,13 @@ void RunningGeneration::ChoiceFinished(int32_t choice, const compute::FinishEven
     }
     usage_.completion_tokens += shown.usage.completion_tokens;
     usage_.reasoning_tokens += shown.usage.reasoning_tokens;
+    times_.queue_s = std::max(times_.queue_s, event.queue_s);
+    times_.load_s = std::max(times_.load_s, event.load_s);
+    times_.prefill_s = std::max(times_.prefill_s, event.prefill_s);
+    times_.decode_s = std::max(times_.decode_s, event.decode_s);
+    times_.stall_s = std::max(times_.stall_s, event.stall_s);
+    worst_ = std::max(worst_, event.reason);  // an error is worse than a cancel is worse than an end
+    if (event.reason == compute::FinishReason::kError && error_code_.empty()) error_code_ = event.error.code;
   }
   sink_->OnFinish(choice, shown);
   bool done = false;
@@ -176,10 +206,31 @@ void RunningGeneration::Leave(int32_t choices) {
 
 void RunningGeneration::Done() {
   std::optional<Error> failure;
+  UsageStatus status = UsageStatus::kDone;
+  std::string error_code;
+  MeterTimes times;
   {
     const std::lock_guard lock(mutex_);
     failure = failure_;
+    error_code = failure ? failure->code : error_code_;
+    if (failure || worst_ == compute::FinishReason::kError) {
+      status = UsageStatus::kError;
+    } else if (worst_ == compute::FinishReason::kCancelled) {
+      status = UsageStatus::kCancelled;
+    }
+    times = times_;
   }
+  times.load_s += load_wait_s_;
+  const std::shared_ptr<Meter> meter = std::move(meter_);
+  if (meter == nullptr) return Tell(failure);
+  // The end is told when the row is on disk.
+  meter->Close(status, std::move(error_code), times,
+               [self = shared_from_this(), failure = std::move(failure)](const Status& durable) {
+                 self->Tell(!failure && !durable ? std::optional(durable.error()) : failure);
+               });
+}
+
+void RunningGeneration::Tell(const std::optional<Error>& failure) {
   if (failure) {
     sink_->OnDone(Fail(*failure));
   } else {

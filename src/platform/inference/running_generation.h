@@ -2,7 +2,7 @@
 //
 // Threads: Start on any thread; the engine's callbacks on the engine thread; Cancel and SetPaused on any. The
 // sink's OnDone comes from the engine thread, or from `post`'s thread when the request ends without the
-// engine.
+// engine; of a metered request from the ledger's, once its row is durable.
 #pragma once
 
 #include <atomic>
@@ -16,6 +16,7 @@
 #include "compute/engine/engine.h"
 #include "models/toolcalls/parser.h"
 #include "platform/inference/inference.h"
+#include "platform/ledger/usage_ledger.h"
 
 namespace tidepool::platform {
 
@@ -33,6 +34,11 @@ class RunningGeneration : public std::enable_shared_from_this<RunningGeneration>
   RunningGeneration(compute::Engine& engine, std::shared_ptr<ChatSink> sink, Post post)
       : engine_(engine), sink_(std::move(sink)), post_(std::move(post)) {}
 
+  // Before Start. It counts what is computed and is closed at the end; nullptr: nothing is metered.
+  void SetMeter(std::shared_ptr<Meter> meter) { meter_ = std::move(meter); }
+  // How long the request waited for its model to be opened.
+  void SetLoadWait(double seconds) { load_wait_s_ = seconds; }
+  void OnRates(const RateState& rates) { sink_->OnRates(rates); }
   // Submits all choices. An error means that nothing was submitted and the sink was not called (and never
   // will be by this object, unless Start is tried again); later trouble goes to OnDone.
   Status Start(compute::ModelHandle model, const std::string& model_name, std::vector<ChoicePlan>& plan);
@@ -50,6 +56,7 @@ class RunningGeneration : public std::enable_shared_from_this<RunningGeneration>
   void EnsureStarted();  // engine thread
   void Leave(int32_t choices);
   void Done();
+  void Tell(const std::optional<Error>& failure);
 
   compute::Engine& engine_;
   const std::shared_ptr<ChatSink> sink_;
@@ -63,6 +70,12 @@ class RunningGeneration : public std::enable_shared_from_this<RunningGeneration>
   int32_t remaining_ = 0;
   std::optional<Error> failure_;
   compute::Usage usage_;
+
+  std::shared_ptr<Meter> meter_;
+  double load_wait_s_ = 0;
+  MeterTimes times_;  // the longest of the choices
+  compute::FinishReason worst_ = compute::FinishReason::kStop;
+  std::string error_code_;
 
   std::string model_name_;
   int32_t choices_ = 0;

@@ -60,7 +60,8 @@ std::optional<uint64_t> SegmentNumber(std::string_view name) {
   name.remove_prefix(kSegmentPrefix.size());
   uint64_t number = 0;
   const auto [end, problem] = std::from_chars(name.data(), name.data() + name.size(), number, 16);
-  if (problem != std::errc() || end != name.data() + name.size() || number == 0 || number >= (uint64_t{1} << 32))
+  if (problem != std::errc() || end != name.data() + name.size() || number == 0 ||
+      number >= (uint64_t{1} << 32))
     return std::nullopt;
   return number;
 }
@@ -139,8 +140,8 @@ std::vector<JournalEntry> ParseSegment(uint64_t number, std::string_view bytes, 
   return entries;
 }
 
-Result<std::unique_ptr<Journal>> Journal::Open(std::unique_ptr<JournalFiles> files, const JournalOptions& options,
-                                               JournalRemains& remains) {
+Result<std::unique_ptr<Journal>> Journal::Open(std::unique_ptr<JournalFiles> files,
+                                               const JournalOptions& options, JournalRemains& remains) {
   CHECK(options.segment_bytes >= 4096);
   std::unique_ptr<Journal> journal(new Journal(std::move(files), options));
   TP_ASSIGN(std::vector<std::string> names, journal->files_->List());
@@ -296,20 +297,24 @@ Status Journal::Rotate() {
 
 Status Journal::Ready() {
   if (bytes() > options_.max_bytes) {
-    return Fail(Error{ErrorKind::kUnavailable, "usage_store_behind",
-                      fmt::format("{} bytes of usage wait on disk for the store, more than ledger.max_journal ({} "
-                                  "bytes) allows; the store must take them first",
-                                  bytes(), options_.max_bytes),
-                      {},
-                      5});
+    return Fail(
+        Error{ErrorKind::kUnavailable,
+              "usage_store_behind",
+              fmt::format("{} bytes of usage wait on disk for the store, more than ledger.max_journal ({} "
+                          "bytes) allows; the store must take them first",
+                          bytes(), options_.max_bytes),
+              {},
+              5});
   }
   if (open_bytes_ > options_.segment_bytes / 4) {
-    return Fail(Error{ErrorKind::kUnavailable, "journal_too_small",
-                      fmt::format("{} requests are open, as many as a journal segment of {} bytes can carry on; "
-                                  "raise ledger.journal_segment",
-                                  open_.size(), options_.segment_bytes),
-                      {},
-                      1});
+    return Fail(
+        Error{ErrorKind::kUnavailable,
+              "journal_too_small",
+              fmt::format("{} requests are open, as many as a journal segment of {} bytes can carry on; "
+                          "raise ledger.journal_segment",
+                          open_.size(), options_.segment_bytes),
+              {},
+              1});
   }
   // Half a segment is room for all that runs; the spare one is the reserve behind it.
   if (offset_ > options_.segment_bytes / 2) return MakeSpare();

@@ -65,8 +65,8 @@ struct JournalOptions {
 class Journal {
  public:
   // Reads what is there, then begins a new segment. What remains stays on disk until RemainsPosted().
-  static Result<std::unique_ptr<Journal>> Open(std::unique_ptr<JournalFiles> files, const JournalOptions& options,
-                                               JournalRemains& remains);
+  static Result<std::unique_ptr<Journal>> Open(std::unique_ptr<JournalFiles> files,
+                                               const JournalOptions& options, JournalRemains& remains);
 
   uint64_t NextMeter() { return next_meter_++; }
   // Adds records to what the next Commit writes.
@@ -109,8 +109,8 @@ class Journal {
   const JournalOptions options_;
   std::vector<Segment> segments_;  // ascending; the spare one, if any, last
   std::unique_ptr<JournalFile> file_, spare_;
-  size_t current_ = 0;             // index in segments_
-  uint64_t offset_ = 0;            // of the next record in the current segment
+  size_t current_ = 0;   // index in segments_
+  uint64_t offset_ = 0;  // of the next record in the current segment
   uint64_t last_number_ = 0;
   uint64_t next_meter_ = 0;
   struct OpenMeter {

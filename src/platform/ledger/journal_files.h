@@ -25,7 +25,8 @@ class JournalFile {
 class JournalFiles {
  public:
   virtual ~JournalFiles() = default;
-  // A new file whose `bytes` are taken from the disk now (zeros until written), and whose name is on the disk.
+  // A new file whose `bytes` are taken from the disk now (zeros until written), and whose name is on the
+  // disk.
   virtual Result<std::unique_ptr<JournalFile>> Create(const std::string& name, uint64_t bytes) = 0;
   virtual Result<std::vector<std::string>> List() = 0;  // names, in any order
   virtual Result<std::string> Read(const std::string& name, uint64_t max_bytes) = 0;

@@ -1,4 +1,5 @@
-// Oracle: a model in memory of what was committed, against what a new process reads after the disk lost power.
+// Oracle: a model in memory of what was committed, against what a new process reads after the disk lost
+// power.
 #include "platform/ledger/journal.h"
 
 #include <fmt/format.h>
@@ -135,7 +136,7 @@ TEST(Journal, NoCommittedRowIsEverLostOrMadeUp) {
       for (const std::string& id : closed) ASSERT_TRUE(closed_ever.contains(id)) << "made up " << id;
       const auto open = Ids(remains.open);
       for (const auto& [id, bounds] : open_bounds) {
-        if (bounds.first < 0) continue;  // its opening was never committed
+        if (bounds.first < 0) continue;     // its opening was never committed
         if (closed.contains(id)) continue;  // its end was written, if not committed
         ASSERT_TRUE(open.contains(id)) << "seed " << seed << " lost the open " << id;
       }

@@ -63,7 +63,8 @@ CREATE TABLE refusals (
 constexpr std::string_view kColumns =
     "id, started_ms, finished_ms, request_id, organisation, workspace, key_id, member, model, model_version, "
     "endpoint, batch, prompt_tokens, cached_tokens, output_tokens, reasoning_tokens, queue_ms, load_ms, "
-    "prefill_ms, decode_ms, stall_ms, device_us, status, error_code, price_version, amount_nanos, free_tokens, "
+    "prefill_ms, decode_ms, stall_ms, device_us, status, error_code, price_version, amount_nanos, "
+    "free_tokens, "
     "billing";
 
 // A request id comes from a client's header: what is no UTF-8 must not make its row unstorable.
@@ -90,8 +91,7 @@ std::string_view NoticeKindName(Notice::Kind kind) {
 }
 
 UsageStatus StatusOf(std::string_view name) {
-  for (const UsageStatus status :
-       {UsageStatus::kDone, UsageStatus::kCancelled, UsageStatus::kInterrupted}) {
+  for (const UsageStatus status : {UsageStatus::kDone, UsageStatus::kCancelled, UsageStatus::kInterrupted}) {
     if (UsageStatusName(status) == name) return status;
   }
   return UsageStatus::kError;
@@ -159,14 +159,34 @@ Status LedgerStore::Post(std::span<const UsageRow> rows) {
   }();
   return database_.Write([rows](Session& session) -> Status {
     for (const UsageRow& row : rows) {
-      TP_TRY(session.Execute(
-          kInsert,
-          {row.id, row.started_ms, row.finished_ms, CleanText(row.request_id), row.payer.organisation,
-           row.payer.workspace, row.payer.key, row.payer.member, row.model, row.model_version, row.endpoint,
-           row.batch ? 1 : 0, row.tokens.prompt, row.tokens.cached, row.tokens.output, row.tokens.reasoning,
-           row.queue_ms, row.load_ms, row.prefill_ms, row.decode_ms, row.stall_ms, row.device_us,
-           UsageStatusName(row.status), CleanText(row.error_code), row.price_version, row.amount_nanos,
-           row.free_tokens, BillingName(row.billing)}));
+      TP_TRY(session.Execute(kInsert, {row.id,
+                                       row.started_ms,
+                                       row.finished_ms,
+                                       CleanText(row.request_id),
+                                       row.payer.organisation,
+                                       row.payer.workspace,
+                                       row.payer.key,
+                                       row.payer.member,
+                                       row.model,
+                                       row.model_version,
+                                       row.endpoint,
+                                       row.batch ? 1 : 0,
+                                       row.tokens.prompt,
+                                       row.tokens.cached,
+                                       row.tokens.output,
+                                       row.tokens.reasoning,
+                                       row.queue_ms,
+                                       row.load_ms,
+                                       row.prefill_ms,
+                                       row.decode_ms,
+                                       row.stall_ms,
+                                       row.device_us,
+                                       UsageStatusName(row.status),
+                                       CleanText(row.error_code),
+                                       row.price_version,
+                                       row.amount_nanos,
+                                       row.free_tokens,
+                                       BillingName(row.billing)}));
     }
     return {};
   });
@@ -204,13 +224,14 @@ Status LedgerStore::PostNotices(std::span<const Notice> notices) {
   const int64_t now_ms = wall_.unix_ms();
   return database_.Write([notices, now_ms](Session& session) -> Status {
     for (const Notice& n : notices) {
-      TP_TRY(session.Execute(
-          "INSERT INTO notices (kind, organisation, subject, name, period_ms, threshold, limit_text, used_text, "
-          "created_ms, next_ms, attempts, state, error) "
-          "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, 'waiting', '') "
-          "ON CONFLICT (kind, organisation, subject, period_ms, threshold) DO NOTHING",
-          {NoticeKindName(n.kind), n.organisation, n.subject, n.name, n.period_ms, n.threshold, n.limit, n.used,
-           now_ms, now_ms}));
+      TP_TRY(
+          session.Execute("INSERT INTO notices (kind, organisation, subject, name, period_ms, threshold, "
+                          "limit_text, used_text, "
+                          "created_ms, next_ms, attempts, state, error) "
+                          "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, 'waiting', '') "
+                          "ON CONFLICT (kind, organisation, subject, period_ms, threshold) DO NOTHING",
+                          {NoticeKindName(n.kind), n.organisation, n.subject, n.name, n.period_ms,
+                           n.threshold, n.limit, n.used, now_ms, now_ms}));
     }
     return {};
   });
@@ -227,7 +248,8 @@ Result<int64_t> LedgerStore::TokensSince(const Scope& scope, std::string_view mo
   return database_.Get<int64_t>([&](Session& session) -> Result<int64_t> {
     std::vector<Value> values{scope.id, from_ms};
     std::string sql = fmt::format(
-        "SELECT COALESCE(SUM(prompt_tokens + output_tokens), 0) FROM usage_rows WHERE {} = $1 AND finished_ms >= $2",
+        "SELECT COALESCE(SUM(prompt_tokens + output_tokens), 0) FROM usage_rows WHERE {} = $1 AND "
+        "finished_ms >= $2",
         ColumnOf(scope.kind));
     if (model != "*") {
       sql += " AND model = $3";
@@ -311,7 +333,8 @@ Status LedgerStore::Load(Limiter& limiter, PriceBooks& books) {
       limits.push_back(std::move(limit));
     }
     TP_ASSIGN(const auto budget_rows,
-              session.Query("SELECT id, scope, period, amount_nanos, thresholds, block, organisation FROM budgets"));
+              session.Query(
+                  "SELECT id, scope, period, amount_nanos, thresholds, block, organisation FROM budgets"));
     for (const Row& row : budget_rows) {
       Budget budget;
       budget.id = row.Text(0);
@@ -356,7 +379,8 @@ Status LedgerStore::SaveLimit(Session& session, const Limit& limit) {
 }
 
 Status LedgerStore::DeleteLimit(Session& session, const Scope& scope, std::string_view model) {
-  TP_TRY(session.Execute("DELETE FROM usage_limits WHERE scope = $1 AND model = $2", {ScopeText(scope), model}));
+  TP_TRY(
+      session.Execute("DELETE FROM usage_limits WHERE scope = $1 AND model = $2", {ScopeText(scope), model}));
   return {};
 }
 
@@ -366,8 +390,9 @@ Status LedgerStore::SaveBudget(Session& session, const Budget& budget) {
       "VALUES ($1, $2, $3, $4, $5, $6, $7) "
       "ON CONFLICT (id) DO UPDATE SET scope = excluded.scope, period = excluded.period, "
       "amount_nanos = excluded.amount_nanos, thresholds = excluded.thresholds, block = excluded.block",
-      {budget.id, ScopeText(budget.scope), PeriodName(budget.period), static_cast<int64_t>(budget.amount.nanos),
-       nlohmann::json(budget.thresholds).dump(), budget.block ? 1 : 0, budget.organisation}));
+      {budget.id, ScopeText(budget.scope), PeriodName(budget.period),
+       static_cast<int64_t>(budget.amount.nanos), nlohmann::json(budget.thresholds).dump(),
+       budget.block ? 1 : 0, budget.organisation}));
   return {};
 }
 
@@ -393,8 +418,9 @@ Result<int64_t> LedgerStore::AddPriceBook(Session& session, const PriceBook& boo
   const int64_t version = rows.at(0).Integer(0);
   PriceBook numbered = book;
   numbered.version = version;
-  TP_TRY(session.Execute("INSERT INTO price_books (version, created_ms, created_by, book) VALUES ($1, $2, $3, $4)",
-                         {version, now_ms, created_by, PriceBookJson(numbered).dump()}));
+  TP_TRY(session.Execute(
+      "INSERT INTO price_books (version, created_ms, created_by, book) VALUES ($1, $2, $3, $4)",
+      {version, now_ms, created_by, PriceBookJson(numbered).dump()}));
   return version;
 }
 
@@ -413,18 +439,20 @@ Status LedgerStore::DeleteWebhook(Session& session, std::string_view organisatio
 }
 
 Status LedgerStore::AddAdjustment(Session& session, const Adjustment& a) {
-  TP_TRY(session.Execute(
-      "INSERT INTO adjustments (id, created_ms, month_ms, organisation, workspace, key_id, model, amount_nanos, "
-      "currency, reason, created_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-      {a.id, a.created_ms, a.month_ms, a.organisation, a.workspace, a.key, a.model,
-       static_cast<int64_t>(a.amount.nanos), a.currency, a.reason, a.created_by}));
+  TP_TRY(
+      session.Execute("INSERT INTO adjustments (id, created_ms, month_ms, organisation, workspace, key_id, "
+                      "model, amount_nanos, "
+                      "currency, reason, created_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                      {a.id, a.created_ms, a.month_ms, a.organisation, a.workspace, a.key, a.model,
+                       static_cast<int64_t>(a.amount.nanos), a.currency, a.reason, a.created_by}));
   return {};
 }
 
 Result<std::optional<Webhook>> LedgerStore::FindWebhook(const std::string& organisation) {
   return database_.Get<std::optional<Webhook>>([&](Session& session) -> Result<std::optional<Webhook>> {
-    TP_ASSIGN(const auto rows, session.Query("SELECT organisation, url, secret FROM webhooks WHERE organisation = $1",
-                                             {organisation}));
+    TP_ASSIGN(const auto rows,
+              session.Query("SELECT organisation, url, secret FROM webhooks WHERE organisation = $1",
+                            {organisation}));
     if (rows.empty()) return std::optional<Webhook>();
     return std::optional(Webhook{rows[0].Text(0), rows[0].Text(1), rows[0].Text(2)});
   });
@@ -433,10 +461,11 @@ Result<std::optional<Webhook>> LedgerStore::FindWebhook(const std::string& organ
 Result<std::vector<Delivery>> LedgerStore::DueDeliveries(int64_t now_ms, int64_t limit) {
   return database_.Get<std::vector<Delivery>>([&](Session& session) -> Result<std::vector<Delivery>> {
     TP_ASSIGN(const auto rows,
-              session.Query("SELECT kind, organisation, subject, name, period_ms, threshold, limit_text, used_text, "
-                            "created_ms, next_ms, attempts FROM notices WHERE state = 'waiting' AND next_ms <= $1 "
-                            "ORDER BY next_ms LIMIT $2",
-                            {now_ms, limit}));
+              session.Query(
+                  "SELECT kind, organisation, subject, name, period_ms, threshold, limit_text, used_text, "
+                  "created_ms, next_ms, attempts FROM notices WHERE state = 'waiting' AND next_ms <= $1 "
+                  "ORDER BY next_ms LIMIT $2",
+                  {now_ms, limit}));
     std::vector<Delivery> due;
     for (const Row& row : rows) {
       Delivery d;

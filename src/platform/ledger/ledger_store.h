@@ -25,7 +25,7 @@ store::MigrationList LedgerMigrations();
 struct Adjustment {
   std::string id;  // "adj-..."
   int64_t created_ms = 0;
-  int64_t month_ms = 0;  // start of the month whose bill it is on
+  int64_t month_ms = 0;                             // start of the month whose bill it is on
   std::string organisation, workspace, key, model;  // the last three may be empty
   Money amount;                                     // negative: a credit
   std::string currency, reason, created_by;

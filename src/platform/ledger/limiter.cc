@@ -26,8 +26,8 @@ std::string WhomToAsk(ScopeKind kind) {
 }
 
 std::string RuleName(const Limit& limit) {
-  return fmt::format("{} of {} for {}", limit.model == "*" ? "the limit" : "a limit",
-                     ScopeText(limit.scope), limit.model == "*" ? "all models" : limit.model);
+  return fmt::format("{} of {} for {}", limit.model == "*" ? "the limit" : "a limit", ScopeText(limit.scope),
+                     limit.model == "*" ? "all models" : limit.model);
 }
 
 Error Busy(std::string code, std::string message, double retry_after_s) {
@@ -66,7 +66,9 @@ std::string_view ScopeKindName(ScopeKind kind) {
   return "key";
 }
 
-std::string ScopeText(const Scope& scope) { return fmt::format("{}:{}", ScopeKindName(scope.kind), scope.id); }
+std::string ScopeText(const Scope& scope) {
+  return fmt::format("{}:{}", ScopeKindName(scope.kind), scope.id);
+}
 
 Result<Scope> ParseScope(std::string_view text) {
   for (const ScopeKind kind : {ScopeKind::kOrganisation, ScopeKind::kWorkspace, ScopeKind::kKey}) {
@@ -75,10 +77,10 @@ Result<Scope> ParseScope(std::string_view text) {
     const std::string_view id = text.substr(name.size() + 1);
     if (id.size() <= 200) return Scope{kind, std::string(id)};
   }
-  return Fail(ErrorKind::kInvalid, "bad_scope",
-              fmt::format("\"{}\" is no scope; write organisation:ID, workspace:ID or key:ID",
-                          text.substr(0, 60)),
-              "scope");
+  return Fail(
+      ErrorKind::kInvalid, "bad_scope",
+      fmt::format("\"{}\" is no scope; write organisation:ID, workspace:ID or key:ID", text.substr(0, 60)),
+      "scope");
 }
 
 std::array<Scope, 3> ScopesOf(const Payer& payer) {
@@ -89,8 +91,8 @@ std::array<Scope, 3> ScopesOf(const Payer& payer) {
 Status CheckLimit(const Limit& limit) {
   const auto check = [](const char* name, const std::optional<int64_t>& value) -> Status {
     if (!value || (*value >= 0 && *value <= kMaxLimit)) return {};
-    return Fail(ErrorKind::kInvalid, "bad_limit", fmt::format("{}: {} is not within 0 and {}", name, *value, kMaxLimit),
-                name);
+    return Fail(ErrorKind::kInvalid, "bad_limit",
+                fmt::format("{}: {} is not within 0 and {}", name, *value, kMaxLimit), name);
   };
   TP_TRY(check("requests_per_minute", limit.requests_per_minute));
   TP_TRY(check("tokens_per_minute", limit.tokens_per_minute));
@@ -99,8 +101,8 @@ Status CheckLimit(const Limit& limit) {
   TP_TRY(check("context_length", limit.context_length));
   TP_TRY(check("max_output_tokens", limit.max_output_tokens));
   if (limit.burst_s < 1 || limit.burst_s > 3600)
-    return Fail(ErrorKind::kInvalid, "bad_limit", fmt::format("burst_s: {} is not within 1 and 3600", limit.burst_s),
-                "burst_s");
+    return Fail(ErrorKind::kInvalid, "bad_limit",
+                fmt::format("burst_s: {} is not within 1 and 3600", limit.burst_s), "burst_s");
   if (limit.model.empty() || limit.model.size() > 512)
     return Fail(ErrorKind::kInvalid, "bad_limit", "model: must be \"*\" or a model's name", "model");
   return {};
@@ -196,7 +198,8 @@ void Limiter::SetBudget(const Budget& budget, Money spent) {
   std::lock_guard lock(mutex_);
   const auto [it, added] = budgets_.try_emplace(budget.id);
   BudgetEntry& entry = it->second;
-  const bool same_count = !added && entry.budget.scope == budget.scope && entry.budget.period == budget.period;
+  const bool same_count =
+      !added && entry.budget.scope == budget.scope && entry.budget.period == budget.period;
   entry.budget = budget;
   if (same_count) {
     for (auto& [start, use] : entry.periods) use.told = 0;
@@ -343,8 +346,8 @@ void Limiter::FillRates(const std::vector<LimitState*>& limits, RateState& rates
 Error Limiter::Refused(const AdmissionRequest& request, Error error) {
   const int64_t minute = wall_.unix_ms() / kMinuteMs * kMinuteMs;
   const Payer& payer = request.payer;
-  const std::pair key{minute, fmt::format("{}\n{}\n{}\n{}\n{}", payer.organisation, payer.workspace, payer.key,
-                                          request.model, error.code)};
+  const std::pair key{minute, fmt::format("{}\n{}\n{}\n{}\n{}", payer.organisation, payer.workspace,
+                                          payer.key, request.model, error.code)};
   const auto it = refusals_.find(key);
   if (it != refusals_.end()) {
     ++it->second.count;
@@ -359,15 +362,16 @@ Error Limiter::Refused(const AdmissionRequest& request, Error error) {
 // ---- admission ---------------------------------------------------------------------------------------
 
 // The most each choice may put out. A client that named no maximum gets what its limits can ever allow.
-Result<int64_t> Limiter::LowerOutput(const AdmissionRequest& request, const std::vector<LimitState*>& limits) {
+Result<int64_t> Limiter::LowerOutput(const AdmissionRequest& request,
+                                     const std::vector<LimitState*>& limits) {
   int64_t output = request.max_output_tokens;
   for (const LimitState* state : limits) {
     const Limit& limit = state->limit;
     if (limit.max_output_tokens && output > *limit.max_output_tokens) {
       if (!request.may_lower_output || *limit.max_output_tokens == 0) {
         return Fail(ErrorKind::kInvalid, "max_output_limit_exceeded",
-                    fmt::format("max_tokens is {}, but {} allows {}; lower it, or {}", output, RuleName(limit),
-                                *limit.max_output_tokens, WhomToAsk(limit.scope.kind)),
+                    fmt::format("max_tokens is {}, but {} allows {}; lower it, or {}", output,
+                                RuleName(limit), *limit.max_output_tokens, WhomToAsk(limit.scope.kind)),
                     "max_tokens");
       }
       output = *limit.max_output_tokens;
@@ -375,12 +379,13 @@ Result<int64_t> Limiter::LowerOutput(const AdmissionRequest& request, const std:
     if (limit.context_length && request.prompt_tokens + output > *limit.context_length) {
       const int64_t room = *limit.context_length - request.prompt_tokens;
       if (!request.may_lower_output || room < 1) {
-        return Fail(ErrorKind::kInvalid, "context_limit_exceeded",
-                    fmt::format("the prompt has {} tokens and max_tokens is {}, but {} allows a context of {}; "
-                                "shorten it, or {}",
-                                request.prompt_tokens, output, RuleName(limit), *limit.context_length,
-                                WhomToAsk(limit.scope.kind)),
-                    "prompt");
+        return Fail(
+            ErrorKind::kInvalid, "context_limit_exceeded",
+            fmt::format("the prompt has {} tokens and max_tokens is {}, but {} allows a context of {}; "
+                        "shorten it, or {}",
+                        request.prompt_tokens, output, RuleName(limit), *limit.context_length,
+                        WhomToAsk(limit.scope.kind)),
+            "prompt");
       }
       output = room;
     }
@@ -393,68 +398,71 @@ Result<int64_t> Limiter::LowerOutput(const AdmissionRequest& request, const std:
   return output;
 }
 
-Status Limiter::CheckAll(const std::vector<LimitState*>& limits, int64_t tokens,
-                         bool only_possible) {
+Status Limiter::CheckAll(const std::vector<LimitState*>& limits, int64_t tokens, bool only_possible) {
   const int64_t now_ms = wall_.unix_ms();
   for (LimitState* state : limits) {
     const Limit& limit = state->limit;
     if (limit.concurrent_requests && state->concurrent >= *limit.concurrent_requests) {
-      return Fail(Busy("rate_limit_exceeded",
-                       fmt::format("{} requests run already, {} allows {} at a time; wait for one to end, or {}",
-                                   state->concurrent, RuleName(limit), *limit.concurrent_requests,
-                                   WhomToAsk(limit.scope.kind)),
-                       1));
+      return Fail(
+          Busy("rate_limit_exceeded",
+               fmt::format("{} requests run already, {} allows {} at a time; wait for one to end, or {}",
+                           state->concurrent, RuleName(limit), *limit.concurrent_requests,
+                           WhomToAsk(limit.scope.kind)),
+               1));
     }
     if (limit.requests_per_minute && state->requests.level < 1) {
       const auto rate = static_cast<double>(*limit.requests_per_minute) / 60;
-      return Fail(Busy("rate_limit_exceeded",
-                       fmt::format("{} allows {} requests a minute and they are used up; try again later, or {}",
-                                   RuleName(limit), *limit.requests_per_minute, WhomToAsk(limit.scope.kind)),
-                       rate > 0 ? (1 - state->requests.level) / rate : 3600));
+      return Fail(
+          Busy("rate_limit_exceeded",
+               fmt::format("{} allows {} requests a minute and they are used up; try again later, or {}",
+                           RuleName(limit), *limit.requests_per_minute, WhomToAsk(limit.scope.kind)),
+               rate > 0 ? (1 - state->requests.level) / rate : 3600));
     }
     if (limit.tokens_per_minute) {
       const double capacity = Capacity(*limit.tokens_per_minute, limit.burst_s);
       const auto wanted = static_cast<double>(tokens);
       if (!only_possible && wanted > capacity) {
-        return Fail(ErrorKind::kTooLarge, "request_exceeds_limit",
-                    fmt::format("the prompt and max_tokens make {} tokens, more than {} ever lets through at once "
-                                "({}); shorten them, or {}",
-                                tokens, RuleName(limit), static_cast<int64_t>(capacity),
-                                WhomToAsk(limit.scope.kind)),
-                    "max_tokens");
+        return Fail(
+            ErrorKind::kTooLarge, "request_exceeds_limit",
+            fmt::format("the prompt and max_tokens make {} tokens, more than {} ever lets through at once "
+                        "({}); shorten them, or {}",
+                        tokens, RuleName(limit), static_cast<int64_t>(capacity), WhomToAsk(limit.scope.kind)),
+            "max_tokens");
       }
       if (state->tokens.level < wanted) {
         const auto rate = static_cast<double>(*limit.tokens_per_minute) / 60;
-        return Fail(Busy(
-            "rate_limit_exceeded",
-            fmt::format("{} tokens are wanted (prompt and max_tokens), {} allows {} a minute and has {} left; "
-                        "try again later, ask for fewer, or {}",
-                        tokens, RuleName(limit), *limit.tokens_per_minute,
-                        static_cast<int64_t>(std::max(0.0, state->tokens.level)), WhomToAsk(limit.scope.kind)),
-            rate > 0 ? (wanted - state->tokens.level) / rate : 3600));
+        return Fail(
+            Busy("rate_limit_exceeded",
+                 fmt::format(
+                     "{} tokens are wanted (prompt and max_tokens), {} allows {} a minute and has {} left; "
+                     "try again later, ask for fewer, or {}",
+                     tokens, RuleName(limit), *limit.tokens_per_minute,
+                     static_cast<int64_t>(std::max(0.0, state->tokens.level)), WhomToAsk(limit.scope.kind)),
+                 rate > 0 ? (wanted - state->tokens.level) / rate : 3600));
       }
     }
     if (limit.tokens_per_day) {
       const int64_t used = PeriodEntry(state->day_tokens, DayOf(now_ms));
       if (used + tokens > *limit.tokens_per_day) {
-        return Fail(Busy("quota_exhausted",
-                         fmt::format("{} tokens are wanted, {} allows {} a day (UTC) of which {} are used or "
-                                     "reserved; wait for tomorrow, ask for fewer, or {}",
-                                     tokens, RuleName(limit), *limit.tokens_per_day, used,
-                                     WhomToAsk(limit.scope.kind)),
-                         static_cast<double>(DayOf(now_ms) + kDayMs - now_ms) / 1000));
+        return Fail(Busy(
+            "quota_exhausted",
+            fmt::format("{} tokens are wanted, {} allows {} a day (UTC) of which {} are used or "
+                        "reserved; wait for tomorrow, ask for fewer, or {}",
+                        tokens, RuleName(limit), *limit.tokens_per_day, used, WhomToAsk(limit.scope.kind)),
+            static_cast<double>(DayOf(now_ms) + kDayMs - now_ms) / 1000));
       }
     }
   }
   return {};
 }
 
-Status Limiter::Check(const AdmissionRequest& request) {
+Status Limiter::Check(const AdmissionRequest& request, RateState* rates) {
   std::lock_guard lock(mutex_);
   const auto limits = LimitsFor(request);
-  if (auto possible = CheckAll(limits, 1, /*only_possible=*/true); !possible)
-    return Fail(Refused(request, std::move(possible).error()));
-  return {};
+  auto possible = CheckAll(limits, 1, /*only_possible=*/true);
+  if (possible) return {};
+  if (rates != nullptr) FillRates(limits, *rates);
+  return Fail(Refused(request, std::move(possible).error()));
 }
 
 Result<Reservation> Limiter::Reserve(const AdmissionRequest& request, RateState* rates) {
@@ -480,13 +488,14 @@ Result<Reservation> Limiter::Reserve(const AdmissionRequest& request, RateState*
     const bool valid = now_ms < q.expires_ms;
     const int64_t left = valid ? std::max<int64_t>(0, q.total - q.used - quota->reserved) : 0;
     if (q.stop_when_exhausted && left < held.tokens) {
-      return refuse(Busy(
-          "quota_exhausted",
-          fmt::format("{} tokens are wanted, but the free quota of {} for {} has {} of {} left{}; an admin of "
-                      "the organisation can turn off \"stop when exhausted\" to go on at the price list",
-                      held.tokens, q.organisation, q.model, left, q.total,
-                      valid ? "" : fmt::format(" (it ended on {})", TimeText(q.expires_ms))),
-          3600));
+      return refuse(
+          Busy("quota_exhausted",
+               fmt::format(
+                   "{} tokens are wanted, but the free quota of {} for {} has {} of {} left{}; an admin of "
+                   "the organisation can turn off \"stop when exhausted\" to go on at the price list",
+                   held.tokens, q.organisation, q.model, left, q.total,
+                   valid ? "" : fmt::format(" (it ended on {})", TimeText(q.expires_ms))),
+               3600));
     }
     held.quota_tokens = std::min(left, held.tokens);
   }

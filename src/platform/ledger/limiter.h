@@ -1,9 +1,9 @@
 // What may start: limits, free quotas and budgets of all scopes, looked at and reserved in one step.
 //
-// A request reserves its prompt and the most it may put out against every rule that concerns it (organisation,
-// workspace, key; its model or all models); either all take it or none does. At its end the reservation is
-// settled: what was not used goes back. So a quota for ten requests admits ten of two hundred that come at
-// once, whatever they then use.
+// A request reserves its prompt and the most it may put out against every rule that concerns it
+// (organisation, workspace, key; its model or all models); either all take it or none does. At its end the
+// reservation is settled: what was not used goes back. So a quota for ten requests admits ten of two hundred
+// that come at once, whatever they then use.
 //
 // Rates are token buckets over a monotonic clock: capacity = rate * burst_s / 60, full at first, refilled at
 // rate / 60 a second; setting the wall clock does not touch them. Days and months are UTC, counted by period,
@@ -28,6 +28,7 @@
 #include "base/wall_clock.h"
 #include "platform/ledger/money.h"
 #include "platform/ledger/price_book.h"
+#include "platform/ledger/rate_state.h"
 #include "platform/ledger/usage_row.h"
 
 namespace tidepool::platform {
@@ -39,15 +40,15 @@ struct Scope {
   friend auto operator<=>(const Scope&, const Scope&) = default;
 };
 std::string_view ScopeKindName(ScopeKind kind);
-std::string ScopeText(const Scope& scope);                // "workspace:ws-1"
-Result<Scope> ParseScope(std::string_view text);          // kInvalid "bad_scope"
-std::array<Scope, 3> ScopesOf(const Payer& payer);        // organisation, workspace, key
+std::string ScopeText(const Scope& scope);          // "workspace:ws-1"
+Result<Scope> ParseScope(std::string_view text);    // kInvalid "bad_scope"
+std::array<Scope, 3> ScopesOf(const Payer& payer);  // organisation, workspace, key
 
 // An absent number is no limit; zero forbids.
 struct Limit {
   Scope scope;
   std::string organisation = {};  // that the scope belongs to
-  std::string model = "*";  // a stored model's id, or all models together
+  std::string model = "*";        // a stored model's id, or all models together
   std::optional<int64_t> requests_per_minute = {}, tokens_per_minute = {}, tokens_per_day = {};
   std::optional<int64_t> concurrent_requests = {}, context_length = {}, max_output_tokens = {};
   int64_t burst_s = 60;  // 1..3600: how many seconds' worth may come at once
@@ -106,15 +107,6 @@ struct AdmissionRequest {
   int32_t choices = 1;
 };
 
-// What x-ratelimit-* headers say: of the rule with the least left, in share.
-struct RateState {
-  struct Window {
-    int64_t limit = 0, remaining = 0;
-    double reset_s = 0;  // until it is full again
-  };
-  std::optional<Window> requests, tokens;
-};
-
 // What one request holds. Settle it exactly once.
 struct Reservation {
   uint64_t id = 0;
@@ -144,8 +136,8 @@ class Limiter {
   };
   Limiter(const Clock& clock, const WallClock& wall, const PriceBooks& books, QuotaDefaults quota);
 
-  // Rules are replaced whole; the counters of one that stays are kept. `used_today` / `spent`: what rows of the
-  // running period say, for rules that are new.
+  // Rules are replaced whole; the counters of one that stays are kept. `used_today` / `spent`: what rows of
+  // the running period say, for rules that are new.
   void SetLimit(const Limit& limit, int64_t used_today_tokens);
   bool RemoveLimit(const Scope& scope, std::string_view model);
   std::vector<Limit> limits() const;
@@ -157,13 +149,13 @@ class Limiter {
     int64_t from_ms = 0, to_ms = 0;
   };
   std::vector<BudgetState> budgets() const;
-  void SetQuota(const FreeQuota& quota);  // `used` included
+  void SetQuota(const FreeQuota& quota);                               // `used` included
   std::vector<FreeQuota> quotas(std::string_view organisation) const;  // "": all
   std::optional<FreeQuota> FindQuota(std::string_view organisation, std::string_view model_version) const;
 
   // Refusals that need no token count: whether a request of this payer could start at all now. Nothing is
-  // reserved.
-  Status Check(const AdmissionRequest& request);
+  // reserved. `rates`, if given, is filled when it is refused.
+  Status Check(const AdmissionRequest& request, RateState* rates = nullptr);
   // kOverloaded with retry_after_s: "rate_limit_exceeded" (requests or tokens a minute, concurrent requests),
   // "quota_exhausted" (tokens a day, free quota with the stop switch), "budget_exhausted"; kInvalid or
   // kTooLarge "context_limit_exceeded", "max_output_limit_exceeded", "request_exceeds_limit" where waiting
@@ -227,8 +219,7 @@ class Limiter {
   void FillRates(const std::vector<LimitState*>& limits, RateState& rates);
   Error Refused(const AdmissionRequest& request, Error error);
   Result<int64_t> LowerOutput(const AdmissionRequest& request, const std::vector<LimitState*>& limits);
-  Status CheckAll(const std::vector<LimitState*>& limits, int64_t tokens,
-                  bool only_possible);
+  Status CheckAll(const std::vector<LimitState*>& limits, int64_t tokens, bool only_possible);
   Settlement Spend(const AdmissionRequest& request, const PriceBook& book, UsageStatus status,
                    const BillableTokens& tokens, int64_t now_ms);
   void TellBudget(BudgetEntry& entry, int64_t period_ms, BudgetUse& use);

@@ -96,7 +96,8 @@ TEST_F(LimiterTest, WhatCanNeverFitIsToldApart) {
 }
 
 TEST_F(LimiterTest, ContextAndOutputLimits) {
-  limiter_->SetLimit({.scope = Key(), .organisation = "o", .context_length = 200, .max_output_tokens = 100}, 0);
+  limiter_->SetLimit({.scope = Key(), .organisation = "o", .context_length = 200, .max_output_tokens = 100},
+                     0);
   EXPECT_EQ(Code(Request(10, 100)), "admitted");
   EXPECT_EQ(Code(Request(10, 101)), "max_output_limit_exceeded");
   EXPECT_EQ(Code(Request(101, 100)), "context_limit_exceeded");
@@ -107,8 +108,10 @@ TEST_F(LimiterTest, ContextAndOutputLimits) {
 }
 
 TEST_F(LimiterTest, AllScopesOrNone) {
-  limiter_->SetLimit({.scope = {ScopeKind::kOrganisation, "o"}, .organisation = "o", .requests_per_minute = 100}, 0);
-  limiter_->SetLimit({.scope = {ScopeKind::kWorkspace, "w"}, .organisation = "o", .concurrent_requests = 1}, 0);
+  limiter_->SetLimit(
+      {.scope = {ScopeKind::kOrganisation, "o"}, .organisation = "o", .requests_per_minute = 100}, 0);
+  limiter_->SetLimit({.scope = {ScopeKind::kWorkspace, "w"}, .organisation = "o", .concurrent_requests = 1},
+                     0);
   EXPECT_EQ(Code(Request()), "admitted");
   const Reservation first = last_;
   for (int i = 0; i < 500; ++i) EXPECT_EQ(Code(Request()), "rate_limit_exceeded");
@@ -219,7 +222,9 @@ TEST_F(LimiterTest, BudgetsReserveTellAndBlock) {
   EXPECT_EQ(Code(Request(500, 400)), "admitted");  // may cost 0.90
   const Reservation first = last_;
   EXPECT_EQ(Code(Request(50, 51)), "budget_exhausted");
-  EXPECT_EQ(limiter_->Settle(first, UsageStatus::kDone, {.prompt = 500, .output = 100}).priced.amount.ToString(), "0.60");
+  EXPECT_EQ(
+      limiter_->Settle(first, UsageStatus::kDone, {.prompt = 500, .output = 100}).priced.amount.ToString(),
+      "0.60");
   auto notices = limiter_->TakeNotices();
   ASSERT_EQ(notices.size(), 1u);
   EXPECT_EQ(notices[0].threshold, 50);
@@ -251,8 +256,13 @@ TEST_F(LimiterTest, TokensADaySurviveAClockThatJumps) {
 }
 
 TEST_F(LimiterTest, AReleasedRequestGivesEverythingBack) {
-  limiter_->SetLimit({.scope = Key(), .organisation = "o", .requests_per_minute = 1, .tokens_per_minute = 100,
-                      .tokens_per_day = 100, .concurrent_requests = 1}, 0);
+  limiter_->SetLimit({.scope = Key(),
+                      .organisation = "o",
+                      .requests_per_minute = 1,
+                      .tokens_per_minute = 100,
+                      .tokens_per_day = 100,
+                      .concurrent_requests = 1},
+                     0);
   for (int i = 0; i < 10; ++i) {
     ASSERT_EQ(Code(Request(10, 90)), "admitted");
     limiter_->Release(last_);
@@ -272,8 +282,10 @@ TEST_F(LimiterTest, ChangingALimitKeepsWhatIsUsed) {
 }
 
 TEST_F(LimiterTest, BadRulesAreRefusedByField) {
-  EXPECT_EQ(CheckLimit({.scope = Key(), .organisation = "o", .requests_per_minute = -1}).error().param, "requests_per_minute");
-  EXPECT_EQ(CheckLimit({.scope = Key(), .organisation = "o", .tokens_per_day = INT64_MAX}).error().param, "tokens_per_day");
+  EXPECT_EQ(CheckLimit({.scope = Key(), .organisation = "o", .requests_per_minute = -1}).error().param,
+            "requests_per_minute");
+  EXPECT_EQ(CheckLimit({.scope = Key(), .organisation = "o", .tokens_per_day = INT64_MAX}).error().param,
+            "tokens_per_day");
   Limit burst{.scope = Key()};
   burst.burst_s = 0;
   EXPECT_EQ(CheckLimit(burst).error().param, "burst_s");
@@ -297,7 +309,8 @@ TEST(Period, MonthsAndDaysAreUtc) {
   const auto [from, to] = PeriodBounds(Period::kMonth, kNow);
   EXPECT_EQ(TimeText(from), "2026-11-01T00:00:00Z");
   EXPECT_EQ(TimeText(to), "2026-12-01T00:00:00Z");
-  EXPECT_EQ(TimeText(PeriodBounds(Period::kMonth, *ParseTimeMs("2026-12-31", "t")).second), "2027-01-01T00:00:00Z");
+  EXPECT_EQ(TimeText(PeriodBounds(Period::kMonth, *ParseTimeMs("2026-12-31", "t")).second),
+            "2027-01-01T00:00:00Z");
 }
 
 }  // namespace

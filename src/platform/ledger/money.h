@@ -4,8 +4,8 @@
 // 128 bits wide, so that no bill overflows (10^20 rows of the largest amount).
 #pragma once
 
-#include <cstdint>
 #include <compare>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -21,8 +21,8 @@ struct Money {
   Int128 nanos = 0;
 
   static constexpr Money FromNanos(Int128 value) { return Money{value}; }
-  // "12", "-0.000000001": an optional minus, digits, at most 9 decimals, no exponent; at most 10^10 - 1 units.
-  // kInvalid names the text.
+  // "12", "-0.000000001": an optional minus, digits, at most 9 decimals, no exponent; at most 10^10 - 1
+  // units. kInvalid names the text.
   static Result<Money> Parse(std::string_view text);
   std::string ToString() const;  // shortest exact decimal, at least two decimals: "0.00", "1.25", "0.000002"
 

@@ -7,9 +7,14 @@ namespace tidepool::platform {
 namespace {
 
 TEST(Money, ParsesAndPrintsExactly) {
-  for (const auto& [text, shown] : std::vector<std::pair<std::string, std::string>>{
-           {"0", "0.00"}, {"12", "12.00"}, {"1.5", "1.50"}, {"0.000000001", "0.000000001"},
-           {"-3.25", "-3.25"}, {"9999999999.999999999", "9999999999.999999999"}, {"007", "7.00"}}) {
+  for (const auto& [text, shown] :
+       std::vector<std::pair<std::string, std::string>>{{"0", "0.00"},
+                                                        {"12", "12.00"},
+                                                        {"1.5", "1.50"},
+                                                        {"0.000000001", "0.000000001"},
+                                                        {"-3.25", "-3.25"},
+                                                        {"9999999999.999999999", "9999999999.999999999"},
+                                                        {"007", "7.00"}}) {
     const auto money = Money::Parse(text);
     ASSERT_TRUE(money) << text;
     EXPECT_EQ(money->ToString(), shown);
@@ -27,10 +32,10 @@ TEST(Money, RefusesWhatIsNoAmount) {
 }
 
 TEST(Money, RoundsHalvesToEven) {
-  EXPECT_EQ(static_cast<int64_t>(MulDivHalfEven(5, 1, 10)), 0);    // 0.5
-  EXPECT_EQ(static_cast<int64_t>(MulDivHalfEven(15, 1, 10)), 2);   // 1.5
-  EXPECT_EQ(static_cast<int64_t>(MulDivHalfEven(25, 1, 10)), 2);   // 2.5
-  EXPECT_EQ(static_cast<int64_t>(MulDivHalfEven(251, 1, 100)), 3); // 2.51
+  EXPECT_EQ(static_cast<int64_t>(MulDivHalfEven(5, 1, 10)), 0);     // 0.5
+  EXPECT_EQ(static_cast<int64_t>(MulDivHalfEven(15, 1, 10)), 2);    // 1.5
+  EXPECT_EQ(static_cast<int64_t>(MulDivHalfEven(25, 1, 10)), 2);    // 2.5
+  EXPECT_EQ(static_cast<int64_t>(MulDivHalfEven(251, 1, 100)), 3);  // 2.51
   EXPECT_EQ(static_cast<int64_t>(MulDivHalfEven(24, 1, 10)), 2);
 }
 

@@ -24,7 +24,8 @@ tl::unexpected<Error> BadBook(const std::string& field, const std::string& why) 
   return Fail(ErrorKind::kInvalid, "bad_price_book", fmt::format("{}: {}", field, why), field);
 }
 
-Status CheckFields(const Json& object, const std::string& where, std::initializer_list<std::string_view> known) {
+Status CheckFields(const Json& object, const std::string& where,
+                   std::initializer_list<std::string_view> known) {
   if (!object.is_object()) return BadBook(where.empty() ? "body" : where, "must be an object");
   for (const auto& [name, value] : object.items()) {
     if (std::find(known.begin(), known.end(), name) == known.end()) {
@@ -59,7 +60,8 @@ Result<Money> Price(const Json& object, const char* name, const std::string& whe
 Result<int64_t> Factor(const Json& object, const char* name, const std::string& where, int64_t most) {
   const std::string field = where + "." + name;
   const auto it = object.find(name);
-  if (it == object.end() || !it->is_string()) return BadBook(field, "must be a decimal string such as \"0.5\"");
+  if (it == object.end() || !it->is_string())
+    return BadBook(field, "must be a decimal string such as \"0.5\"");
   const auto factor = ParseFactor(it->get_ref<const std::string&>());
   if (!factor) return BadBook(field, factor.error().message);
   if (*factor > most) return BadBook(field, fmt::format("must be at most {}", FactorText(most)));
@@ -87,7 +89,8 @@ Result<PriceTier> ParseTier(const Json& json, const std::string& where, int64_t 
   } else if (!last) {
     return BadBook(where + ".up_to", "only the last tier may have no end");
   }
-  if (last && bounded) return BadBook(where + ".up_to", "the last tier must have no end, so that every length has a price");
+  if (last && bounded)
+    return BadBook(where + ".up_to", "the last tier must have no end, so that every length has a price");
   TP_ASSIGN(tier.input, Price(json, "input", where, kMaxPrice));
   TP_ASSIGN(tier.output, Price(json, "output", where, kMaxPrice));
   tier.cached_input = tier.input;
@@ -148,8 +151,9 @@ const ModelPrice* PriceBook::Find(std::string_view model) const {
 }
 
 Result<PriceBook> ParsePriceBook(const Json& json) {
-  TP_TRY(CheckFields(json, "", {"version", "currency", "valid_from", "valid_to", "note", "charge_failed",
-                                "models", "discounts"}));
+  TP_TRY(CheckFields(
+      json, "",
+      {"version", "currency", "valid_from", "valid_to", "note", "charge_failed", "models", "discounts"}));
   PriceBook book;
   TP_ASSIGN(book.currency, Text(json, "currency", "", 3));
   if (book.currency.size() != 3 ||
@@ -235,8 +239,8 @@ PricedAmount PriceOf(const PriceBook& book, const PriceRequest& request) {
     covered -= off;
     left += count;
   }
-  const bool priced = price != nullptr && (request.embeds ? price->embedding || !price->tiers.empty()
-                                                          : !price->tiers.empty());
+  const bool priced = price != nullptr &&
+                      (request.embeds ? price->embedding || !price->tiers.empty() : !price->tiers.empty());
   if (!priced) return {{}, Billing::kUnpriced};
   const bool failed = request.status == UsageStatus::kError || request.status == UsageStatus::kInterrupted;
   if (failed && !book.charge_failed) return {{}, Billing::kWaived};
@@ -291,10 +295,11 @@ void PriceBooks::Add(PriceBook book) {
 
 Result<int64_t> ParseTimeMs(std::string_view text, std::string_view param) {
   const auto bad = [&] {
-    return Fail(ErrorKind::kInvalid, "bad_time",
-                fmt::format("{}: \"{}\" is no time; write 2026-12-01, 2026-12-01T00:00:00Z or seconds since 1970",
-                            param, text.substr(0, 40)),
-                std::string(param));
+    return Fail(
+        ErrorKind::kInvalid, "bad_time",
+        fmt::format("{}: \"{}\" is no time; write 2026-12-01, 2026-12-01T00:00:00Z or seconds since 1970",
+                    param, text.substr(0, 40)),
+        std::string(param));
   };
   const auto digits = [&](size_t at, size_t count) -> int64_t {
     if (at + count > text.size()) return -1;
@@ -341,10 +346,9 @@ std::string TimeText(int64_t unix_ms) {
   const auto day = floor<days>(time);
   const std::chrono::year_month_day date{day};
   const int64_t in_day = (time - day).count();
-  std::string text =
-      fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}", static_cast<int>(date.year()),
-                  static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()), in_day / 3'600'000,
-                  in_day / 60'000 % 60, in_day / 1000 % 60);
+  std::string text = fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}", static_cast<int>(date.year()),
+                                 static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()),
+                                 in_day / 3'600'000, in_day / 60'000 % 60, in_day / 1000 % 60);
   if (in_day % 1000 != 0) text += fmt::format(".{:03}", in_day % 1000);
   return text + "Z";
 }

@@ -57,8 +57,8 @@ struct PriceBook {
   int64_t valid_from_ms = 0;
   int64_t valid_to_ms = INT64_MAX;  // exclusive
   std::string note;
-  bool charge_failed = false;  // of requests that ended by a fault of ours
-  std::map<std::string, ModelPrice, std::less<>> models;     // by name, "*": all others
+  bool charge_failed = false;                             // of requests that ended by a fault of ours
+  std::map<std::string, ModelPrice, std::less<>> models;  // by name, "*": all others
   std::map<std::string, int64_t, std::less<>> discounts;  // organisation -> millionths
 
   const ModelPrice* Find(std::string_view model) const;
@@ -88,7 +88,7 @@ class PriceBooks {
   // The newest version that is valid at `at_ms`; the built-in one if there is none. Never null.
   std::shared_ptr<const PriceBook> At(int64_t at_ms) const;
   std::shared_ptr<const PriceBook> Version(int64_t version) const;  // nullptr: no such
-  std::vector<std::shared_ptr<const PriceBook>> All() const;         // by version, without the built-in one
+  std::vector<std::shared_ptr<const PriceBook>> All() const;        // by version, without the built-in one
   void Add(PriceBook book);
 
  private:

@@ -1,4 +1,5 @@
-// Any text as a price book: refused, or a book that prices every request within a row and survives a round trip.
+// Any text as a price book: refused, or a book that prices every request within a row and survives a round
+// trip.
 #include <cstdint>
 #include <string>
 
@@ -17,8 +18,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   CHECK(again && PriceBookJson(*again) == written);
   for (const auto& [model, price] : book->models) {
     for (const bool embeds : {false, true}) {
-      const auto priced = PriceOf(*book, {.organisation = "o", .model = model, .embeds = embeds, .batch = true,
-                                          .tokens = {INT64_MAX / 2, INT64_MAX / 4, INT64_MAX, INT64_MAX / 2}});
+      const auto priced =
+          PriceOf(*book, {.organisation = "o",
+                          .model = model,
+                          .embeds = embeds,
+                          .batch = true,
+                          .tokens = {INT64_MAX / 2, INT64_MAX / 4, INT64_MAX, INT64_MAX / 2}});
       CHECK(priced.amount >= Money{} && priced.amount.FitsRow());
     }
   }

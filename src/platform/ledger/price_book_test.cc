@@ -58,7 +58,8 @@ TEST(PriceBook, TheFreeQuotaCoversThePromptFirst) {
 }
 
 TEST(PriceBook, FailuresAreWaivedUnlessTheBookSaysOtherwise) {
-  PriceRequest request{.organisation = "o", .model = "a", .status = UsageStatus::kError, .tokens = {900, 0, 50, 0}};
+  PriceRequest request{
+      .organisation = "o", .model = "a", .status = UsageStatus::kError, .tokens = {900, 0, 50, 0}};
   EXPECT_EQ(PriceOf(Parsed(), request).billing, Billing::kWaived);
   EXPECT_EQ(PriceOf(Parsed(), request).amount, Money{});
   Json strict = Book();
@@ -104,12 +105,14 @@ TEST(PriceBook, ReadsWhatItWrites) {
 // The largest request at the largest prices fits into a row: the bound of price_book.h.
 TEST(PriceBook, NothingOverflows) {
   Json json = Book();
-  json["models"][0]["tiers"] =
-      Json::parse(R"([{"input":"100000","cached_input":"100000","output":"100000","reasoning_output":"100000"}])");
+  json["models"][0]["tiers"] = Json::parse(
+      R"([{"input":"100000","cached_input":"100000","output":"100000","reasoning_output":"100000"}])");
   json["models"][0]["batch_factor"] = "10";
   const PriceBook book = Parsed(json);
-  const auto priced =
-      PriceOf(book, {.organisation = "o", .model = "a", .batch = true, .tokens = {INT64_MAX / 2, INT64_MAX / 4, INT64_MAX, 5}});
+  const auto priced = PriceOf(book, {.organisation = "o",
+                                     .model = "a",
+                                     .batch = true,
+                                     .tokens = {INT64_MAX / 2, INT64_MAX / 4, INT64_MAX, 5}});
   EXPECT_TRUE(priced.amount.FitsRow());
   EXPECT_GT(priced.amount, Money{});
 }
@@ -143,8 +146,9 @@ TEST(Time, ParsesAndPrints) {
   EXPECT_EQ(TimeText(1'795'850'379'000), "2026-11-28T07:19:39Z");
   EXPECT_EQ(TimeText(*ParseTimeMs("2026-11-28T07:19:39.250Z", "from")), "2026-11-28T07:19:39.250Z");
   EXPECT_EQ(*ParseTimeMs("1795850379", "from"), 1'795'850'379'000);
-  for (const char* text : {"", "2026-13-01", "2026-02-30", "2026-11-28T25:00:00Z", "yesterday", "2026-11-28T07:19:39",
-                           "2026-11-28T07:19:39+01:00", "-5", "999999999999999999", "2026-1"}) {
+  for (const char* text :
+       {"", "2026-13-01", "2026-02-30", "2026-11-28T25:00:00Z", "yesterday", "2026-11-28T07:19:39",
+        "2026-11-28T07:19:39+01:00", "-5", "999999999999999999", "2026-1"}) {
     const auto time = ParseTimeMs(text, "from");
     ASSERT_FALSE(time) << text;
     EXPECT_EQ(time.error().param, "from");

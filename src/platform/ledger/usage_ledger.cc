@@ -84,8 +84,8 @@ UsageLedger::UsageLedger(Parts parts, const UsageLedgerOptions& options)
     : parts_(std::move(parts)),
       options_(options),
       open_gauge_(parts_.metrics->gauge("tidepool_ledger_open_meters", "Requests being metered")),
-      unposted_gauge_(
-          parts_.metrics->gauge("tidepool_ledger_unposted_rows", "Usage rows on disk that the store lacks yet")),
+      unposted_gauge_(parts_.metrics->gauge("tidepool_ledger_unposted_rows",
+                                            "Usage rows on disk that the store lacks yet")),
       journal_bytes_gauge_(
           parts_.metrics->gauge("tidepool_ledger_journal_bytes", "Disk space of the journal of meters")),
       ready_gauge_(parts_.metrics->gauge("tidepool_ledger_ready", "1: new work can be recorded")),
@@ -129,13 +129,14 @@ void UsageLedger::SetReady(Status status) {
   ready_ = std::move(status);
 }
 
-Status UsageLedger::Check(const AdmissionRequest& request) {
+Status UsageLedger::Check(const AdmissionRequest& request, RateState* rates) {
   TP_TRY(ready());
-  return parts_.limiter->Check(request);
+  return parts_.limiter->Check(request, rates);
 }
 
-Result<std::shared_ptr<Meter>> UsageLedger::Admit(const AdmissionRequest& request, const std::string& request_id,
-                                                  std::string_view endpoint, RateState* rates) {
+Result<std::shared_ptr<Meter>> UsageLedger::Admit(const AdmissionRequest& request,
+                                                  const std::string& request_id, std::string_view endpoint,
+                                                  RateState* rates) {
   TP_TRY(ready());
   TP_ASSIGN(Reservation reservation, parts_.limiter->Reserve(request, rates));
   auto state = std::make_shared<MeterState>();
@@ -192,7 +193,8 @@ void UsageLedger::RunJournal() {
     bool stopping = false;
     {
       std::unique_lock lock(mutex_);
-      const auto due = std::chrono::steady_clock::now() + (commit_failing_ ? std::min<std::chrono::milliseconds>(tick, kRetry) : tick);
+      const auto due = std::chrono::steady_clock::now() +
+                       (commit_failing_ ? std::min<std::chrono::milliseconds>(tick, kRetry) : tick);
       wake_.wait_until(lock, due, [&] { return stopping_ || (kicked_.load() && !commit_failing_); });
       kicked_ = false;
       std::swap(events, events_);
@@ -205,7 +207,8 @@ void UsageLedger::RunJournal() {
     events.clear();
     Status can = parts_.journal->Ready();
     if (can && commit_failing_) {
-      can = Fail(Error{ErrorKind::kUnavailable, "usage_not_recordable",
+      can = Fail(Error{ErrorKind::kUnavailable,
+                       "usage_not_recordable",
                        "usage cannot be written to disk at the moment, so no new work is taken; see the "
                        "server's log",
                        {},
@@ -217,12 +220,14 @@ void UsageLedger::RunJournal() {
       unposted = unposted_.size();
     }
     if (can && static_cast<int64_t>(unposted) >= options_.max_unposted_rows) {
-      can = Fail(Error{ErrorKind::kUnavailable, "usage_store_behind",
-                       fmt::format("{} usage rows wait for the store, which does not take them; the limit is {} "
-                                   "(ledger.max_unposted_rows)",
-                                   unposted, options_.max_unposted_rows),
-                       {},
-                       5});
+      can = Fail(
+          Error{ErrorKind::kUnavailable,
+                "usage_store_behind",
+                fmt::format("{} usage rows wait for the store, which does not take them; the limit is {} "
+                            "(ledger.max_unposted_rows)",
+                            unposted, options_.max_unposted_rows),
+                {},
+                5});
     }
     SetReady(std::move(can));
     open_gauge_.Set(static_cast<double>(open_.size()));
@@ -288,7 +293,8 @@ void UsageLedger::Commit() {
       LogError("the journal of usage cannot be written", {{"reason", committed.error().message}});
     commit_failing_ = true;
     for (Held& held : held_) {
-      if (held.durable == nullptr || static_cast<double>(now - held.since) * 1e-9 < options_.finish_hold_s) continue;
+      if (held.durable == nullptr || static_cast<double>(now - held.since) * 1e-9 < options_.finish_hold_s)
+        continue;
       std::exchange(held.durable, nullptr)(committed);
     }
     return;
@@ -359,7 +365,8 @@ void UsageLedger::RunPosting() {
     }
     // The store did not take them: back to the front, and again in a while.
     std::unique_lock lock(post_mutex_);
-    unposted_.insert(unposted_.begin(), std::make_move_iterator(rows.begin()), std::make_move_iterator(rows.end()));
+    unposted_.insert(unposted_.begin(), std::make_move_iterator(rows.begin()),
+                     std::make_move_iterator(rows.end()));
     rows.clear();
     if (post_stopping_ && parts_.clock->now() >= static_cast<Nanoseconds>(stop_by_s_ * 1e9)) return;
     post_wake_.wait_for(lock, retry, [&] { return post_stopping_; });
@@ -440,7 +447,8 @@ bool UsageLedger::Flush(double timeout_s) {
   std::unique_lock lock(post_mutex_);
   post_urgent_ = true;
   post_wake_.notify_one();
-  return flushed_.wait_for(lock, std::chrono::duration<double>(timeout_s), [&] { return settled_ >= target; });
+  return flushed_.wait_for(lock, std::chrono::duration<double>(timeout_s),
+                           [&] { return settled_ >= target; });
 }
 
 void UsageLedger::Stop(double timeout_s) {
@@ -456,8 +464,7 @@ void UsageLedger::Stop(double timeout_s) {
   wake_.notify_all();
   journal_thread_.join();
   for (Held& held : held_) {
-    if (held.durable != nullptr)
-      held.durable(NotRecorded());
+    if (held.durable != nullptr) held.durable(NotRecorded());
   }
   stop_by_s_ = static_cast<double>(parts_.clock->now()) * 1e-9 + timeout_s;
   {
@@ -487,8 +494,8 @@ Status UsageLedger::Recover(const JournalRemains& remains, UsageSink& sink, Limi
     std::shared_ptr<const PriceBook> book = books.Version(row.price_version);
     if (book == nullptr) book = books.Version(0);
     const Settlement settlement =
-        limiter.Account(row.payer, row.model, row.model_version, row.endpoint == "embeddings", row.batch, *book,
-                        row.status, row.tokens);
+        limiter.Account(row.payer, row.model, row.model_version, row.endpoint == "embeddings", row.batch,
+                        *book, row.status, row.tokens);
     row.free_tokens = settlement.free_tokens;
     row.amount_nanos = static_cast<int64_t>(settlement.priced.amount.nanos);
     row.billing = settlement.priced.billing;

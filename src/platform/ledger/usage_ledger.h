@@ -1,17 +1,18 @@
 // The meter: a request is admitted against its limits, its tokens are counted as they are scheduled, and at
 // its end one row is made durable before its last byte goes out.
 //
-//   Admit -> Meter.Count (engine thread, after each step) -> Meter.Close -> journal (group commit) -> `durable`
+//   Admit -> Meter.Count (engine thread, after each step) -> Meter.Close -> journal (group commit) ->
+//   `durable`
 //                                                                       -> store (within a second)
 //
 // Open meters are journalled every half of `journal_every_tokens` or `journal_every_ms`, so that what a crash
-// loses of an open one, the write itself included, stays within one interval. A finish waits for the journal's
-// fdatasync only; several that wait share one. Rows go from the journal to the store in batches; while the
-// store is away they wait on disk, within bounds, and beyond those new work is refused: tokens are never
-// computed that could not be recorded.
+// loses of an open one, the write itself included, stays within one interval. A finish waits for the
+// journal's fdatasync only; several that wait share one. Rows go from the journal to the store in batches;
+// while the store is away they wait on disk, within bounds, and beyond those new work is refused: tokens are
+// never computed that could not be recorded.
 //
-// Threads: any. The journal thread writes, syncs, settles and calls `durable`; the posting thread talks to the
-// store. Meter::Count and Close do not block.
+// Threads: any. The journal thread writes, syncs, settles and calls `durable`; the posting thread talks to
+// the store. Meter::Count and Close do not block.
 #pragma once
 
 #include <atomic>
@@ -109,12 +110,12 @@ class UsageLedger {
 
   // Posts what a crash left: closed rows first, then the open ones, priced by their own book.
   // `known`: which of these ids the store has already.
-  static Status Recover(const JournalRemains& remains, UsageSink& sink, Limiter& limiter, const PriceBooks& books,
-                        int64_t now_ms,
+  static Status Recover(const JournalRemains& remains, UsageSink& sink, Limiter& limiter,
+                        const PriceBooks& books, int64_t now_ms,
                         const std::function<Result<bool>(const std::string& id)>& known);
 
   // A cheap refusal before anything is loaded or tokenized.
-  Status Check(const AdmissionRequest& request);
+  Status Check(const AdmissionRequest& request, RateState* rates = nullptr);
   // `endpoint` "chat.completions", ... The errors of Limiter::Reserve; kUnavailable "usage_not_recordable"
   // while the journal or the store cannot take more. `rates` is filled in any case.
   Result<std::shared_ptr<Meter>> Admit(const AdmissionRequest& request, const std::string& request_id,

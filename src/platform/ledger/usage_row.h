@@ -46,7 +46,7 @@ enum class Billing : uint8_t {
 std::string_view BillingName(Billing billing);
 
 struct UsageRow {
-  std::string id;  // "use-...", unique: posting a row twice keeps one
+  std::string id;                           // "use-...", unique: posting a row twice keeps one
   int64_t started_ms = 0, finished_ms = 0;  // Unix time
   std::string request_id;
   Payer payer;

@@ -9,6 +9,9 @@ namespace tidepool::store {
 
 class Connection : public Session {
  public:
+  void AfterCommit(std::function<void()> then) override { after_commit.push_back(std::move(then)); }
+  std::vector<std::function<void()>> after_commit;  // of the work that runs; its owner takes them
+
   // "BEGIN", "COMMIT", SAVEPOINTs and migrations: fixed text, several statements.
   virtual Status Run(const std::string& statements) = 0;
   virtual Status Begin(bool write) = 0;

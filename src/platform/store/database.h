@@ -44,6 +44,8 @@ class Session {
                       const std::function<bool(const Row&)>& take) = 0;
   // The number of rows changed.
   virtual Result<int64_t> Execute(std::string_view sql, const std::vector<Value>& values = {}) = 0;
+  // Writes only: runs on the writer thread once this work is durable, before its `done`; never if it failed.
+  virtual void AfterCommit(std::function<void()> then) = 0;
 };
 
 inline constexpr size_t kMaxRows = 200'000;

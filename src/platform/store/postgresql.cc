@@ -38,7 +38,8 @@ class PostgresConnection final : public Connection {
   PostgresConnection& operator=(const PostgresConnection&) = delete;
 
   Status Ensure() override {
-    if (handle_ != nullptr && PQstatus(handle_) == CONNECTION_OK) return {};
+    if (handle_ != nullptr && PQstatus(handle_) == CONNECTION_OK && !ended_) return {};
+    ended_ = false;
     PQfinish(handle_);
     prepared_.clear();
     const std::string timeout = fmt::format("{:.0f}", std::max(2.0, timeout_s_));
@@ -109,6 +110,7 @@ class PostgresConnection final : public Connection {
   }
   bool InTransaction() const override {
     const PGTransactionStatusType status = PQtransactionStatus(handle_);
+    if (ended_) return false;
     return status == PQTRANS_INTRANS || status == PQTRANS_INERROR;
   }
 
@@ -171,6 +173,8 @@ class PostgresConnection final : public Connection {
     const char* field = result == nullptr ? nullptr : PQresultErrorField(result, PG_DIAG_SQLSTATE);
     const std::string state = field == nullptr ? "" : field;
     if (state.empty()) return Lost();  // it did not come from the server
+    // The server's farewell (shutdown, crash, terminated): libpq notices the end with the next call only.
+    if (state.starts_with("57P")) ended_ = true;
     const std::string message =
         OneLine(result == nullptr ? PQerrorMessage(handle_) : PQresultErrorMessage(result));
     if (state.starts_with("23")) return Fail(ErrorKind::kConflict, "store_conflict", message);
@@ -259,6 +263,7 @@ class PostgresConnection final : public Connection {
   const std::string settings_;
   const double timeout_s_;
   PGconn* handle_ = nullptr;
+  mutable bool ended_ = false;
   std::unordered_map<std::string, std::string> prepared_;  // statement and types -> name
   int64_t last_statement_ = 0;
 };

@@ -27,7 +27,7 @@ export function SettingsPage() {
         <Section key={group} title={group}>
           <ul className="divide-y divide-line">
             {list.map((one) => (
-              <li key={one.id} className="grid gap-x-6 gap-y-1 py-2 md:grid-cols-[16rem_minmax(0,1fr)_16rem]">
+              <li key={one.id} className="grid grid-cols-1 gap-x-6 gap-y-1 py-2 md:grid-cols-[16rem_minmax(0,1fr)_16rem]">
                 <div className="min-w-0"><span className="font-mono text-sm break-all">{one.id}</span></div>
                 <div className="min-w-0 text-sm"><p>{one.help}</p><p className="text-xs text-faint">{t("settings.allowed", { allowed: one.allowed })} · <span className="font-mono">{one.environment}</span></p></div>
                 <div className="flex min-w-0 items-start gap-2 text-sm md:justify-end">

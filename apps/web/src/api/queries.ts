@@ -22,8 +22,10 @@ export function useModels(pollMs: number | false = false) {
 export function useCatalogue() {
   return useQuery({ queryKey: ["catalogue"], queryFn: ({ signal }) => getJson<List<CatalogueModel>>("/api/v1/catalogue", { signal }).then(dataOf), staleTime: Infinity });
 }
-export function usePulls() {
+// Pulls and the pool are the operator's to see.
+export function usePulls(enabled = true) {
   return useQuery({
+    enabled,
     queryKey: ["pulls"],
     queryFn: ({ signal }) => getJson<List<Pull>>("/api/v1/pulls", { signal }).then(dataOf),
     refetchInterval: (query) => (query.state.data?.some((pull) => pull.state === "running" || pull.state === "queued") ? 500 : 10_000),
@@ -35,8 +37,8 @@ export function useStatus() {
 export function useSettings() {
   return useQuery({ queryKey: ["settings"], queryFn: ({ signal }) => getJson<List<Setting>>("/api/v1/settings", { signal }).then(dataOf), staleTime: Infinity });
 }
-export function usePoolOnce() {
-  return useQuery({ queryKey: ["pool"], queryFn: ({ signal }) => getJson<PoolState>("/api/v1/pool", { signal }) });
+export function usePoolOnce(enabled = true, pollMs: number | false = false) {
+  return useQuery({ enabled, refetchInterval: pollMs, queryKey: ["pool"], queryFn: ({ signal }) => getJson<PoolState>("/api/v1/pool", { signal }) });
 }
 
 const encodeId = (id: string) => id.split("/").map(encodeURIComponent).join("/");

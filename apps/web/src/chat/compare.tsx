@@ -49,13 +49,13 @@ export function ComparePage() {
           {(id) => <TextArea id={id} rows={3} value={prompt} onChange={(event) => { setPrompt(event.target.value); remember("draft.compare", event.target.value || null); }}
             onKeyDown={(event) => { if (event.key === "Enter" && (event.metaKey || event.ctrlKey)) run(); }} />}
         </Field>
-        <details className="text-sm"><summary className="text-soft">{t("chat.settings")}</summary><div className="max-w-xl pt-3"><SamplingForm value={sampling} onChange={setSampling} /></div></details>
+        <details className="text-sm"><summary className="text-soft">{t("playground.parameters")}</summary><div className="max-w-xl pt-3"><SamplingForm value={sampling} onChange={setSampling} /></div></details>
         <div className="flex gap-2">
           <Button kind="primary" onClick={run} disabled={prompt.trim() === "" || columns.every((model) => model === "")}>{t("compare.run")}</Button>
           {busy && <Button onClick={() => abort.current?.abort()}><Square className="size-3.5" fill="currentColor" aria-hidden />{t("chat.stop")}</Button>}
         </div>
       </div>
-      <div className="mt-6 grid gap-x-6 gap-y-8 sm:grid-cols-2 xl:grid-flow-col xl:auto-cols-fr xl:grid-cols-none">
+      <div className="mt-6 grid grid-cols-1 gap-x-6 gap-y-8 sm:grid-cols-2 xl:grid-flow-col xl:auto-cols-fr xl:grid-cols-none">
         {columns.map((model, index) => {
           const answer = answers[index];
           return (

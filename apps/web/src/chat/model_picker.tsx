@@ -4,18 +4,19 @@ import { Check, ChevronDown } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link } from "react-router";
-import { useModels } from "../api/queries";
-import type { StoredModel } from "../api/types";
+import { useModels, usePoolOnce } from "../api/queries";
+import type { PoolModel, StoredModel } from "../api/types";
+import { useMay } from "../shell/session";
 import { ModelDot } from "../overview/page";
 import { formatBytes, formatCount } from "../ui/format";
 import { cx } from "../ui/kit";
 
 export type Place = "resident" | "loading" | "warm" | "cold" | "failed";
-export function placeOf(model: StoredModel): Place {
+// An operator sees the pool's bytes; a member what the model's state tells.
+export function placeOf(model: StoredModel, inPool: PoolModel | undefined): Place {
   if (model.state === "failed" || model.state === "quarantined") return "failed";
-  if (model.state === "loading") return "loading";
-  const residency = (model as { residency?: string }).residency;
-  if (residency === "resident" || residency === "warm" || residency === "cold" || residency === "loading") return residency;
+  if (model.state === "loading" || (inPool?.segments.loading ?? 0) > 0) return "loading";
+  if (inPool?.pooled) return inPool.bytes.resident > 0 ? "resident" : inPool.bytes.warm > 0 ? "warm" : "cold";
   return model.state === "ready" ? "resident" : "cold";
 }
 const placeTone: Record<Place, string> = { resident: "text-good", loading: "text-warn", warm: "text-warn", cold: "text-faint", failed: "text-bad" };
@@ -37,16 +38,18 @@ export function firstModel(models: StoredModel[] | undefined, preferred: string 
 export function ModelPicker({ value, onChange, className }: { value: string; onChange: (model: string) => void; className?: string }) {
   const { t } = useTranslation();
   const { data: models } = useChatModels();
+  const pool = usePoolOnce(useMay("operator"), 5_000);
+  const placeNow = (model: StoredModel) => placeOf(model, pool.data?.models.find((one) => one.id === model.id));
   const [filter, setFilter] = useState("");
   const shown = (models ?? []).filter((model) => (model.id ?? "").toLowerCase().includes(filter.toLowerCase()));
   const chosen = models?.find((model) => model.id === value);
   return (
     <DropdownMenu.Root modal={false} onOpenChange={() => setFilter("")}>
-      <DropdownMenu.Trigger aria-label={`${t("chat.model")}: ${value || t("chat.noModel")}`}
-        className={cx("inline-flex min-h-8 max-w-full min-w-0 items-center gap-2 rounded-md px-2 py-1 text-sm font-medium hover:bg-sunken", className)}>
+      <DropdownMenu.Trigger className={cx("inline-flex min-h-8 max-w-full min-w-0 items-center gap-2 rounded-md px-2 py-1 text-sm font-medium hover:bg-sunken", className)}>
         {value && <ModelDot id={value} />}
+        <span className="sr-only">{t("chat.model")} </span>
         <span className="truncate">{value || t("chat.noModel")}</span>
-        {chosen && <span className={cx("text-xs font-normal max-sm:hidden", placeTone[placeOf(chosen)])}>{t(`place.${placeOf(chosen)}`)}</span>}
+        {chosen && <span className={cx("text-xs font-normal max-sm:hidden", placeTone[placeNow(chosen)])}>{t(`place.${placeNow(chosen)}`)}</span>}
         <ChevronDown className="size-4 shrink-0 text-faint" aria-hidden />
       </DropdownMenu.Trigger>
       <DropdownMenu.Portal>
@@ -57,7 +60,7 @@ export function ModelPicker({ value, onChange, className }: { value: string; onC
           )}
           <div className="max-h-[50vh] overflow-y-auto">
             {shown.map((model) => {
-              const place = placeOf(model);
+              const place = placeNow(model);
               return (
                 <DropdownMenu.Item key={model.id} onSelect={() => onChange(model.id ?? "")}
                   className="flex cursor-pointer items-center gap-2 rounded-md px-2 py-1.5 outline-none data-[highlighted]:bg-sunken">

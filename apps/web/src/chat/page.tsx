@@ -4,6 +4,7 @@ import { useTranslation } from "react-i18next";
 import { useQueryClient } from "@tanstack/react-query";
 import { useNavigate, useParams } from "react-router";
 import { ApiError } from "../api/client";
+import { useMay } from "../shell/session";
 import { cx, Empty, ErrorNote, IconButton, Loading, Menu } from "../ui/kit";
 import { recall, remember } from "../ui/store";
 import { conversationPath, createConversation, sendTurn, stopTurn, useChangeConversation, useConversation } from "./api";
@@ -34,6 +35,7 @@ export function ChatPage() {
   const [listOpen, setListOpen] = useState(false);
   const [settingsOpen, setSettingsOpen] = useState(false);
   const [problem, setProblem] = useState<unknown>(null);
+  const mayUse = useMay("developer");
   const [fresh, setFresh] = useState<{ model: string; system: string; sampling: SamplingSettings }>({ model: "", system: "", sampling: {} });
 
   const model = id ? conversation?.model ?? "" : fresh.model || firstModel(models.data, recall("model"));
@@ -129,11 +131,13 @@ export function ChatPage() {
   const customised = system !== "" || Object.keys(sampling).length > 0;
   const composer = (
     <div className="mx-auto w-full max-w-3xl px-4 pb-3">
+      {!mayUse && <p className="pb-2 text-sm text-warn">{t("shell.viewerText")}</p>}
       {problem !== null && <div className="pb-2"><ErrorNote error={problem} /></div>}
       {id && !connected && <p role="status" className="pb-1 text-xs text-warn">{t("chat.reconnecting")}</p>}
       <Composer key={id ?? "new"} id={id ?? "new"} model={model} running={running !== undefined} usedTokens={usedTokens} contextTokens={contextTokens} onSend={send}
-        disabled={id !== undefined && !conversation} onStop={() => { if (id && running) void attempt(async () => { await stopTurn(id, running.id); }).catch(() => {}); }} />
-      <p className="mt-1.5 text-center text-xs text-faint">{t("chat.privacy")}</p>
+        disabled={!mayUse || (id !== undefined && !conversation)} onStop={() => { if (id && running) void attempt(async () => { await stopTurn(id, running.id); }).catch(() => {}); }} />
+      {/* Where it is read before the first word is typed; not under every answer. */}
+      {!id && <p className="mt-1.5 text-center text-xs text-faint">{t("chat.privacy")}</p>}
     </div>
   );
   return (

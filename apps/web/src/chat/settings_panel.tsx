@@ -68,6 +68,7 @@ function Form({ system, sampling, onSave, onClose }: { system: string; sampling:
       <Field label={t("chat.systemPrompt")} help={t("chat.systemHelp")}>{(id, note) => <TextArea id={id} aria-describedby={note} rows={4} value={text} onChange={(event) => setText(event.target.value)} />}</Field>
       <SamplingForm value={values} onChange={setValues} />
       <Field label={t("sampling.stop")} help={t("samplingHelp.stop")}>{(id, note) => <TextArea id={id} aria-describedby={note} rows={2} className="font-mono" value={stop} onChange={(event) => setStop(event.target.value)} />}</Field>
+      <p className="text-xs text-faint">{t("chat.privacy")}</p>
       <div className="flex justify-end gap-2">
         <Button onClick={onClose}>{t("common.cancel")}</Button>
         <Button kind="primary" type="submit">{t("common.save")}</Button>

@@ -1,12 +1,12 @@
 // Every text of the application, in English. zh-CN.ts has the same keys: the compiler sees to it.
 export const en = {
   common: {
-    close: "Close", cancel: "Cancel", save: "Save", apply: "Apply", delete: "Delete", retry: "Try again", copy: "Copy", copied: "Copied", loading: "Loading", filter: "Filter",
+    close: "Close", cancel: "Cancel", save: "Save", apply: "Apply", delete: "Delete", retry: "Try again", copy: "Copy", copied: "Copied", loading: "Loading", filter: "Filter", more: "Show more", csv: "CSV",
     done: "Done", unreachable: "The server does not answer. What you typed is kept; try again.", failed: "This did not work.",
   },
-  nav: { chat: "Chat", compare: "Compare", playground: "Playground", overview: "Overview", models: "Models", pool: "Pool", planner: "Planner", settings: "Settings", health: "Health" },
+  nav: { chat: "Chat", compare: "Compare", playground: "Playground", overview: "Overview", models: "Models", pool: "Pool", planner: "Planner", settings: "Settings", health: "Health", keys: "Keys", people: "Members", workspaces: "Workspaces", usage: "Usage", bills: "Bills", limits: "Limits and budgets", requests: "Requests", audit: "Audit" },
   shell: {
-    navigation: "Main", menu: "Open the menu", skip: "Skip to the content", theme: "Theme", light: "Light", dark: "Dark", system: "As the system", language: "Language",
+    navigation: "Main", menu: "Open the menu", skip: "Skip to the content", theme: "Theme", light: "Light", dark: "Dark", system: "As the system", language: "Language", account: "Account", signOut: "Sign out", openServer: "Open server: no sign-in", viewerText: "Your role here may look at models and usage, but not use them. Ask an admin of the workspace.",
     notFound: "Not found", notFoundText: "There is no such page.", toChat: "Go to the chat", broken: "This page fell over", reload: "Load it again",
   },
   unit: { tokensPerS: "tokens/s" },
@@ -103,6 +103,49 @@ export const en = {
     lead: "As the server reads them: a flag beats a variable, a variable beats the file. They change with the next start.", general: "general", onlyChanged: "Only what was changed", search: "Search settings", allowed: "Allowed: {{allowed}}", copy: "Copy {{name}}",
   },
   settingSource: { flag: "flag", environment: "variable", file: "file", other: "set" },
+  signIn: {
+    title: "Sign in", again: "Sign in again", expired: "Your session ended. Nothing you typed is lost.", email: "Mail address", password: "Password", submit: "Sign in",
+    help: "No account yet? The one who runs this server gives you a link. Its own first link is printed when it starts.",
+  },
+  setup: {
+    title: "Set-up", noToken: "This page is opened by a link: the one the server prints at its start, or one an admin gives you.", linkHelp: "Ask for a new link: each works once, for a limited time.", setup: "Welcome to Tidepool", invitation: "You are invited", reset: "A new password",
+    setupText: "You become the owner of this server: its models, members and bills.", invitationText: "As {{email}}, with the role {{role}}.", resetText: "For {{email}}.", name: "Your name", passwordHelp: "At least 10 characters.", submit: "Go on", after: "Next comes a chat with the model that is served already. More models are under Models.",
+  },
+  keys: {
+    lead: "Keys let programs use the API in your name.", leadAdmin: "Keys let programs use the API: personal ones in a member's name, service keys in the workspace's.", create: "New key", none: "No keys yet", noneText: "A key is what a program sends. Make one and run the snippet that comes with it.",
+    name: "Name", nameHelp: "What it is for.", prefix: "Begins with", kind: "Kind", service: "service", personal: "personal", kindHelp: "Service keys outlive their maker.", role: "Role", roleHelp: "Of a service key.", scope: "Only for", everything: "everything", lastUsed: "Last used", expires: "Expires", never: "never",
+    active: "active", revoked: "revoked", expired: "expired", actions: "Actions for {{name}}", rotate: "Rotate (the old one works for a day)", revoke: "Revoke", revokeTitle: "Revoke {{name}}?", revokeText: "It stops working within a second, and the answers it is getting are cut off.",
+    days: "Days until it expires", daysHelp: "Empty: never.", restrict: "Restrict", models: "Models", modelsHelp: "Ids, or prefixes that end in *.", endpoints: "Endpoints", endpointsHelp: "Paths, or prefixes that end in *.", networks: "Networks", networksHelp: "Addresses or CIDR ranges.",
+    shownTitle: "Your new key", shownText: "It is shown this once. Keep it where secrets are kept.", copy: "Copy the key", kept: "I have kept it",
+  },
+  people: {
+    lead: "Who belongs to the organisation and its workspaces, and what they may do.", invite: "Invite", none: "Nobody yet", noneText: "Invite the first member: you get a link to pass on.", name: "Name", you: "you", where: "In", wholeOrganisation: "The whole organisation", roleOf: "Role of {{name}}", reset: "Password link", remove: "Remove {{name}}",
+    invitations: "Open invitations", takeBack: "Take back the invitation of {{email}}", whereHelp: "Members of the whole organisation are in all its workspaces.", roleHelp: "viewer looks, developer uses models, admin manages.", makeLink: "Make a link", linkTitle: "Pass this link on", linkText: "It works once, for {{email}}, and is shown this once.",
+    removeTitle: "Remove {{name}}?", removeText: "Their personal keys and sessions end at once. What they used stays on the bill.", removeAction: "Remove",
+  },
+  workspaces: {
+    lead: "Each has its own keys, members, limits and share of the pool.", create: "New workspace", none: "No workspaces", archived: "archived", current: "you are here", switch: "Go there", edit: "Edit", weightHelp: "Its share of the pool against the organisation's other workspaces.",
+    archive: "Archive {{name}}", archiveText: "Its keys stop working at once. What it used stays on the bill.", archiveAction: "Archive",
+  },
+  audit: {
+    lead: "Every change of rights, keys, models and settings, every sign-in and export; each row is chained to the one before it.", verify: "Verify the chain", good: "All {{count}} rows are as they were written.", bad: "Row {{row}} is not as it was written: {{problem}}", none: "Nothing has happened yet",
+    when: "When", action: "Action", object: "Object", who: "Who", from: "From", machine: "this machine", change: "Change", show: "show",
+  },
+  usage: {
+    lead: "What was used, as it is billed: the tokens that were scheduled.", from: "From", to: "To", none: "Nothing was used in this time", noneText: "It appears here a second after the first request.", errors: "{{count}} failed", amount: "Amount", device: "Device time", cost: "Own cost", margin: "Margin", byDay: "Tokens by day",
+    byGroup: "By", group: "Group by", model: "Model", key: "Key", member: "Member", workspace: "Workspace", cachedTokens: "Cached",
+  },
+  bills: { lead: "{{organisation}}: the sum of its requests, and of adjustments with their reasons.", month: "Month", total: "Total", unpriced: "unpriced", none: "Nothing on this bill yet", free: "Free tokens", book: "Price book", adjustments: "Adjustments", reason: "Reason" },
+  requests: {
+    lead: "As they end, newest first; where each one's time went.", all: "All", none: "No requests", tokens: "In + out", time: "Time", one: "One request", id: "Request id", started: "Started", endpoint: "Endpoint", queue: "Queue", load: "Load", prefill: "Prefill", decode: "Decode", stall: "Stalls",
+  },
+  limits: {
+    lead: "What may be used, and what it may cost.", limits: "Limits", add_limit: "New limit", add_budget: "New budget", noLimits: "No limits", noLimitsText: "Requests and tokens are bounded by the pool alone.", scope: "Scope", allModels: "all models", requests_per_minute: "Requests/min", tokens_per_minute: "Tokens/min", tokens_per_day: "Tokens/day", concurrent_requests: "At once", context_length: "Context", max_output_tokens: "Most output",
+    quotas: "Free quota", quotasNote: "for each model, from its first use", noQuotas: "No free quota is in use", noQuotasText: "It begins with a model's first request.", left: "Left", usedOf: "Free tokens used of {{model}}", stop: "Stop at 0", stopAt: "Stop {{model}} when its free quota is used up",
+    budgets: "Budgets", noBudgets: "No budgets", noBudgetsText: "A budget warns, and then refuses, before a bill surprises.", period: "Period", day: "a day", month: "a month", spent: "Spent", spentOf: "Spent of the budget of {{scope}}", then: "At 100 %", blocks: "refuses", tells: "only tells", block: "Refuse what would go beyond",
+    prices: "Prices", pricesNote: "for a million tokens", noPrices: "Unpriced", noPricesText: "The operator has set no prices: everything costs 0.", book: "Book {{version}}, {{currency}}", upTo: "Prompt up to", input: "Input", cachedInput: "Cached", output: "Output", modelHelp: "A stored model's id; * means all together.",
+    remove: "Remove", removeTitle: "Remove this rule?", removeText: "What it held back may go on at once.",
+  },
   health: {
     ready: "The server takes work", measure: "Measure again", measuring: "Looking at the machine; this takes a few seconds.", findings: "Findings", ok: "Good", hint: "Hint", warning: "Warning",
     machine: "Machine", device: "Processor", memory: "Memory", pool: "pool {{pool}}", bandwidth: "Memory bandwidth", int8: "int8", disk: "Disk free", diskWrite: "writes {{rate}}", load: "Load average", threads: "{{count}} threads",

@@ -2,12 +2,12 @@ import type { Translation } from "./en";
 
 export const zhCN: Translation = {
   common: {
-    close: "关闭", cancel: "取消", save: "保存", apply: "应用", delete: "删除", retry: "重试", copy: "复制", copied: "已复制", loading: "加载中", filter: "筛选",
+    close: "关闭", cancel: "取消", save: "保存", apply: "应用", delete: "删除", retry: "重试", copy: "复制", copied: "已复制", loading: "加载中", filter: "筛选", more: "显示更多", csv: "CSV",
     done: "完成", unreachable: "服务器没有响应。您输入的内容已保留，请重试。", failed: "操作未成功。",
   },
-  nav: { chat: "对话", compare: "对比", playground: "试验场", overview: "概览", models: "模型", pool: "资源池", planner: "规划", settings: "设置", health: "健康" },
+  nav: { chat: "对话", compare: "对比", playground: "试验场", overview: "概览", models: "模型", pool: "资源池", planner: "规划", settings: "设置", health: "健康", keys: "密钥", people: "成员", workspaces: "工作区", usage: "用量", bills: "账单", limits: "限额与预算", requests: "请求", audit: "审计" },
   shell: {
-    navigation: "主导航", menu: "打开菜单", skip: "跳到内容", theme: "主题", light: "浅色", dark: "深色", system: "跟随系统", language: "语言",
+    navigation: "主导航", menu: "打开菜单", skip: "跳到内容", theme: "主题", light: "浅色", dark: "深色", system: "跟随系统", language: "语言", account: "账户", signOut: "退出登录", openServer: "开放服务器：无需登录", viewerText: "您在此处的角色可以查看模型与用量，但不能使用。请联系工作区管理员。",
     notFound: "未找到", notFoundText: "没有这个页面。", toChat: "前往对话", broken: "页面出错了", reload: "重新加载",
   },
   unit: { tokensPerS: "词元/秒" },
@@ -104,6 +104,49 @@ export const zhCN: Translation = {
     lead: "服务器读到的设置：命令行参数优先于环境变量，环境变量优先于文件。下次启动时生效。", general: "通用", onlyChanged: "仅显示已更改的", search: "搜索设置", allowed: "允许：{{allowed}}", copy: "复制 {{name}}",
   },
   settingSource: { flag: "参数", environment: "变量", file: "文件", other: "已设置" },
+  signIn: {
+    title: "登录", again: "重新登录", expired: "会话已结束。您输入的内容没有丢失。", email: "邮箱", password: "密码", submit: "登录",
+    help: "还没有账户？请向服务器管理员索取链接。首个链接在服务器启动时显示。",
+  },
+  setup: {
+    title: "初始设置", noToken: "此页面需通过链接打开：服务器启动时显示的链接，或管理员给您的链接。", linkHelp: "请索取新链接：每个链接只能在限定时间内使用一次。", setup: "欢迎使用 Tidepool", invitation: "您已受邀", reset: "设置新密码",
+    setupText: "您将成为此服务器的所有者：管理模型、成员与账单。", invitationText: "身份 {{email}}，角色 {{role}}。", resetText: "用于 {{email}}。", name: "您的姓名", passwordHelp: "至少 10 个字符。", submit: "继续", after: "接下来会进入与已就绪模型的对话。更多模型见“模型”页。",
+  },
+  keys: {
+    lead: "密钥让程序以您的名义使用 API。", leadAdmin: "密钥让程序使用 API：个人密钥以成员名义，服务密钥以工作区名义。", create: "新建密钥", none: "还没有密钥", noneText: "密钥由程序发送。新建一个，并运行附带的代码。",
+    name: "名称", nameHelp: "用途说明。", prefix: "开头", kind: "类型", service: "服务", personal: "个人", kindHelp: "服务密钥不随创建者离开而失效。", role: "角色", roleHelp: "用于服务密钥。", scope: "仅限", everything: "全部", lastUsed: "最近使用", expires: "到期", never: "永不",
+    active: "有效", revoked: "已吊销", expired: "已过期", actions: "{{name}} 的操作", rotate: "轮换（旧密钥再用一天）", revoke: "吊销", revokeTitle: "吊销 {{name}}？", revokeText: "一秒内失效，正在接收的回答会被切断。",
+    days: "有效天数", daysHelp: "留空：永不过期。", restrict: "限制范围", models: "模型", modelsHelp: "模型名，或以 * 结尾的前缀。", endpoints: "接口", endpointsHelp: "路径，或以 * 结尾的前缀。", networks: "网络", networksHelp: "地址或 CIDR 网段。",
+    shownTitle: "您的新密钥", shownText: "只显示这一次。请妥善保存。", copy: "复制密钥", kept: "我已保存",
+  },
+  people: {
+    lead: "组织及其工作区的成员，以及他们的权限。", invite: "邀请", none: "还没有成员", noneText: "邀请第一位成员：您会得到一个可转发的链接。", name: "姓名", you: "您", where: "所在", wholeOrganisation: "整个组织", roleOf: "{{name}} 的角色", reset: "密码链接", remove: "移除 {{name}}",
+    invitations: "未使用的邀请", takeBack: "撤回对 {{email}} 的邀请", whereHelp: "整个组织的成员属于其所有工作区。", roleHelp: "viewer 查看，developer 使用模型，admin 管理。", makeLink: "生成链接", linkTitle: "请转发此链接", linkText: "仅供 {{email}} 使用一次，且只显示这一次。",
+    removeTitle: "移除 {{name}}？", removeText: "其个人密钥与会话立即失效。已产生的用量仍计入账单。", removeAction: "移除",
+  },
+  workspaces: {
+    lead: "每个工作区有自己的密钥、成员、限额和资源份额。", create: "新建工作区", none: "没有工作区", archived: "已归档", current: "当前所在", switch: "前往", edit: "编辑", weightHelp: "相对本组织其他工作区的资源份额。",
+    archive: "归档 {{name}}", archiveText: "其密钥立即失效。已产生的用量仍计入账单。", archiveAction: "归档",
+  },
+  audit: {
+    lead: "权限、密钥、模型与设置的每次变更，每次登录与导出；每行都与前一行相链。", verify: "校验链", good: "全部 {{count}} 行均与写入时一致。", bad: "第 {{row}} 行与写入时不符：{{problem}}", none: "还没有记录",
+    when: "时间", action: "操作", object: "对象", who: "操作者", from: "来源", machine: "本机", change: "变更", show: "显示",
+  },
+  usage: {
+    lead: "按计费口径的用量：即被调度的词元。", from: "从", to: "到", none: "这段时间没有用量", noneText: "首个请求一秒后会出现在这里。", errors: "{{count}} 个失败", amount: "金额", device: "设备时间", cost: "自有成本", margin: "毛利", byDay: "每日词元",
+    byGroup: "分组", group: "分组方式", model: "模型", key: "密钥", member: "成员", workspace: "工作区", cachedTokens: "缓存",
+  },
+  bills: { lead: "{{organisation}}：所有请求之和，以及附有理由的调整。", month: "月份", total: "合计", unpriced: "未定价", none: "本账单还没有内容", free: "免费词元", book: "价目表", adjustments: "调整", reason: "理由" },
+  requests: {
+    lead: "按结束时间从新到旧；各自的时间花在哪里。", all: "全部", none: "没有请求", tokens: "输入 + 输出", time: "耗时", one: "单个请求", id: "请求编号", started: "开始", endpoint: "接口", queue: "排队", load: "加载", prefill: "预填充", decode: "解码", stall: "停顿",
+  },
+  limits: {
+    lead: "可以使用多少，可以花费多少。", limits: "限额", add_limit: "新建限额", add_budget: "新建预算", noLimits: "没有限额", noLimitsText: "请求与词元只受资源池本身限制。", scope: "范围", allModels: "所有模型", requests_per_minute: "请求/分", tokens_per_minute: "词元/分", tokens_per_day: "词元/天", concurrent_requests: "并发", context_length: "上下文", max_output_tokens: "最多输出",
+    quotas: "免费额度", quotasNote: "按模型计，自首次使用起", noQuotas: "没有使用中的免费额度", noQuotasText: "从模型的首个请求开始。", left: "剩余", usedOf: "{{model}} 已用免费词元", stop: "用尽即停", stopAt: "{{model}} 的免费额度用尽时停止",
+    budgets: "预算", noBudgets: "没有预算", noBudgetsText: "预算会先提醒，再拒绝，避免账单意外。", period: "周期", day: "每天", month: "每月", spent: "已花费", spentOf: "{{scope}} 预算已花费", then: "达到 100 % 时", blocks: "拒绝", tells: "仅提醒", block: "拒绝会超出的请求",
+    prices: "价格", pricesNote: "每百万词元", noPrices: "未定价", noPricesText: "管理员尚未定价：一切为 0。", book: "价目表 {{version}}，{{currency}}", upTo: "提示长度至", input: "输入", cachedInput: "缓存", output: "输出", modelHelp: "已存储模型的名称；* 表示全部合计。",
+    remove: "删除", removeTitle: "删除这条规则？", removeText: "它所限制的请求可立即继续。",
+  },
   health: {
     ready: "服务器正常接受任务", measure: "重新测量", measuring: "正在检查机器，需要几秒钟。", findings: "检查结果", ok: "正常", hint: "提示", warning: "警告",
     machine: "机器", device: "处理器", memory: "内存", pool: "资源池 {{pool}}", bandwidth: "内存带宽", int8: "int8", disk: "磁盘剩余", diskWrite: "写入 {{rate}}", load: "平均负载", threads: "{{count}} 线程",

@@ -5,6 +5,7 @@ import { Link, useNavigate, useParams } from "react-router";
 import { postJson } from "../api/client";
 import { fetchMetrics, useDeleteModel, useLoadModel, useModels, usePoolOnce, usePoolPolicy, useUnloadModel } from "../api/queries";
 import type { PoolModel } from "../api/types";
+import { useMay } from "../shell/session";
 import { ModelDot, PlacesBar, stateTone } from "../overview/page";
 import { formatBytes, formatCount, formatPercent, formatSeconds, formatTime, grouped, significant } from "../ui/format";
 import { Badge, Button, CopyButton, Empty, ErrorNote, Field, Input, Loading, Page, Section, Stat, Table } from "../ui/kit";
@@ -17,8 +18,9 @@ export function ModelPage() {
   const id = useParams()["*"] ?? "";
   const navigate = useNavigate();
   const models = useModels(2_000);
-  const pool = usePoolOnce();
-  const metrics = useQuery({ queryKey: ["metrics"], queryFn: ({ signal }) => fetchMetrics(signal), refetchInterval: 5_000 });
+  const operator = useMay("operator");
+  const pool = usePoolOnce(operator);
+  const metrics = useQuery({ queryKey: ["metrics"], queryFn: ({ signal }) => fetchMetrics(signal), refetchInterval: 5_000, enabled: operator });
   const load = useLoadModel();
   const unload = useUnloadModel();
   const remove = useDeleteModel();
@@ -39,22 +41,22 @@ export function ModelPage() {
     <Page title={id} actions={
       <>
         <Link to={`/playground?model=${encodeURIComponent(id)}`} className="inline-flex min-h-8 items-center rounded-md border border-line-strong bg-panel px-3 text-sm font-medium hover:bg-sunken">{t("models.try")}</Link>
-        {model.state === "ready"
+        {operator && (model.state === "ready"
           ? <Button disabled={id === "scripted"} busy={unload.isPending} onClick={() => unload.mutate({ id, force: false })}>{t("models.unload")}</Button>
-          : <Button busy={load.isPending || model.state === "loading"} onClick={() => load.mutate(id)}>{t("models.load")}</Button>}
-        <Button kind="danger" disabled={id === "scripted"} onClick={() => setRetiring(true)}>{t("models.retire")}</Button>
+          : <Button busy={load.isPending || model.state === "loading"} onClick={() => load.mutate(id)}>{t("models.load")}</Button>)}
+        {operator && <Button kind="danger" disabled={id === "scripted"} onClick={() => setRetiring(true)}>{t("models.retire")}</Button>}
       </>
     } lead={<p className="flex flex-wrap items-center gap-2"><ModelDot id={id} /><Badge tone={stateTone({ state: model.state ?? "stored" })}>{t(`state.${model.state ?? "stored"}`)}</Badge><span className="text-faint">{[model.architecture, model.parameters ? formatCount(model.parameters) : "", model.quantisation, model.bytes ? formatBytes(model.bytes) : ""].filter(Boolean).join(" · ")}</span></p>}>
       {problem != null && <div className="mb-3"><ErrorNote error={problem} /></div>}
       {error?.message && <p role="alert" className="mb-3 rounded-md bg-bad-soft px-3 py-2 text-sm break-words text-bad">{error.message}{model.retry_in_s ? ` ${t("models.retryIn", { time: formatSeconds(model.retry_in_s) })}` : ""}</p>}
-      <dl className="mb-5 grid grid-cols-2 gap-x-6 gap-y-4 sm:grid-cols-3 lg:grid-cols-6">
+      {operator && <dl className="mb-5 grid grid-cols-2 gap-x-6 gap-y-4 sm:grid-cols-3 lg:grid-cols-6">
         <Stat label={t("model.requests")} value={grouped(of("tidepool_requests_total"))} hint={t("model.now", { active: state?.active ?? 0, waiting: state?.waiting ?? 0 })} />
         <Stat label={t("model.failed")} value={grouped(of("tidepool_requests_total", { finish: "error" }))} hint={t("model.cancelled", { count: of("tidepool_requests_total", { finish: "cancelled" }) })} tone={of("tidepool_requests_total", { finish: "error" }) > 0 ? "bad" : undefined} />
         <Stat label={t("model.promptTokens")} value={formatCount(prompt)} hint={prompt > 0 ? t("model.cachedShare", { share: formatPercent(cached / prompt) }) : undefined} />
         <Stat label={t("model.outputTokens")} value={formatCount(of("tidepool_completion_tokens_total"))} hint={t("model.reasoning", { tokens: formatCount(of("tidepool_reasoning_tokens_total")) })} />
         <Stat label={t("overview.loads")} value={grouped(state?.loads ?? 0)} hint={state && state.loads > 0 ? t("model.loadTime", { time: formatSeconds(state.load_seconds / state.loads) }) : undefined} />
         <Stat label={t("overview.evictions")} value={grouped(state?.evictions ?? 0)} />
-      </dl>
+      </dl>}
       {state && (
         <Section title={t("overview.where")}>
           <PlacesBar model={state} />
@@ -64,9 +66,9 @@ export function ModelPage() {
         </Section>
       )}
       {state?.pooled && <PolicyForm key={id} model={state} />}
-      <Bench id={id} generates={model.generates !== false} />
+      {operator && <Bench id={id} generates={model.generates !== false} />}
       <Section title={t("model.facts")}>
-        <dl className="grid gap-x-8 gap-y-1 text-sm sm:grid-cols-2">
+        <dl className="grid grid-cols-1 gap-x-8 gap-y-1 text-sm sm:grid-cols-2">
           {([["format", model.format], ["architecture", model.architecture], ["quantisation", model.quantisation], ["context", grouped(model.context_length ?? 0)], ["licence", model.licence], ["added", model.created ? formatTime(model.created) : "–"]] as const).map(([name, value]) => (
             <div key={name} className="flex justify-between gap-4 border-b border-line py-1.5"><dt className="text-faint">{t(`models.${name}`)}</dt><dd className="truncate">{value || "–"}</dd></div>
           ))}

@@ -4,6 +4,7 @@ import { useTranslation } from "react-i18next";
 import { Link, useNavigate } from "react-router";
 import { useCatalogue, useChangePull, useDeleteModel, useLoadModel, useModels, usePoolOnce, usePoolPolicy, usePulls, useStartPull, useStatus, useUnloadModel } from "../api/queries";
 import type { CatalogueModel, PoolModel, Pull, StoredModel } from "../api/types";
+import { useMay } from "../shell/session";
 import { ModelDot, PlacesBar, stateTone } from "../overview/page";
 import { formatBytes, formatCount, formatPercent, formatSeconds, significant } from "../ui/format";
 import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Menu, Meter, Page, Section, Select, Table } from "../ui/kit";
@@ -41,10 +42,11 @@ function PullRow({ pull }: { pull: Pull }) {
 
 export function ModelsPage() {
   const { t } = useTranslation();
+  const operator = useMay("operator");
   const navigate = useNavigate();
   const models = useModels(3_000);
-  const pool = usePoolOnce();
-  const pulls = usePulls();
+  const pool = usePoolOnce(operator);
+  const pulls = usePulls(operator);
   const load = useLoadModel();
   const unload = useUnloadModel();
   const remove = useDeleteModel();
@@ -55,18 +57,18 @@ export function ModelsPage() {
   const shownPulls = (pulls.data ?? []).filter((pull) => live(pull) || pull.state === "failed");
   const problem = load.error ?? unload.error ?? policy.error;
   return (
-    <Page title={t("nav.models")} actions={<Button kind="primary" onClick={() => setAdding(true)}><Upload className="size-4" aria-hidden />{t("models.add")}</Button>}>
+    <Page title={t("nav.models")} actions={operator && <Button kind="primary" onClick={() => setAdding(true)}><Upload className="size-4" aria-hidden />{t("models.add")}</Button>}>
       {shownPulls.length > 0 && (
         <Section title={t("models.pulls")}><ul className="divide-y divide-line">{shownPulls.map((pull) => <PullRow key={pull.id} pull={pull} />)}</ul></Section>
       )}
       <Section title={t("models.stored")} note={models.data && t("models.storedNote", { count: models.data.length, bytes: formatBytes(models.data.reduce((all, model) => all + (model.bytes ?? 0), 0)) })}>
         {problem != null && <div className="mb-2"><ErrorNote error={problem} /></div>}
         {models.isPending ? <Loading /> : models.error ? <ErrorNote error={models.error} retry={() => void models.refetch()} />
-          : models.data.length === 0 ? <Empty title={t("models.none")}>{t("models.noneText")}</Empty> : (
+          : models.data.length === 0 ? <Empty title={t("models.none")}>{operator && t("models.noneText")}</Empty> : (
             <Table label={t("models.stored")} rows={models.data} keyOf={(model) => model.id ?? ""} columns={[
               { head: t("models.model"), wide: true, cell: (model) => <span className="flex min-w-36 items-center gap-2"><ModelDot id={model.id ?? ""} /><Link className="truncate font-medium hover:underline" to={`/models/${model.id}`}>{model.id}</Link></span> },
               { head: t("models.state"), cell: (model) => <Badge tone={stateTone({ state: model.state ?? "stored" })}>{t(`state.${model.state ?? "stored"}`)}{model.state === "loading" ? ` ${formatPercent(model.load_share ?? 0)}` : ""}</Badge> },
-              { head: t("overview.where"), hide: "md", cell: (model) => <div className="w-24">{inPool.get(model.id ?? "") ? <PlacesBar model={inPool.get(model.id ?? "") as PoolModel} /> : <span className="text-faint">{t("place.cold")}</span>}</div> },
+              ...(operator ? [{ head: t("overview.where"), hide: "md" as const, cell: (model: StoredModel) => <div className="w-24">{inPool.get(model.id ?? "") ? <PlacesBar model={inPool.get(model.id ?? "") as PoolModel} /> : <span className="text-faint">{t("place.cold")}</span>}</div> }] : []),
               { head: t("models.size"), right: true, cell: (model) => (model.bytes ? formatBytes(model.bytes) : "–") },
               { head: t("models.parameters"), right: true, hide: "sm", cell: (model) => (model.parameters ? formatCount(model.parameters) : "–") },
               { head: t("models.quantisation"), hide: "md", cell: (model) => model.quantisation || "–" },
@@ -76,7 +78,7 @@ export function ModelsPage() {
               { head: "", right: true, cell: (model) => {
                 const id = model.id ?? "";
                 const pinned = inPool.get(id)?.pinned ?? false;
-                return (
+                return operator && (
                   <Menu trigger={<IconButton label={t("models.actions", { model: id })}><MoreHorizontal /></IconButton>} items={[
                     { label: t("models.load"), icon: <Play />, disabled: model.state === "ready" || model.state === "loading", onSelect: () => load.mutate(id) },
                     { label: t("models.unload"), icon: <X />, disabled: model.state !== "ready" || id === "scripted", onSelect: () => unload.mutate({ id, force: false }) },
@@ -90,7 +92,7 @@ export function ModelsPage() {
             ]} />
           )}
       </Section>
-      <Catalogue stored={models.data ?? []} poolBytes={pool.data?.memory.limit_bytes ?? 0} pulls={pulls.data ?? []} />
+      {operator && <Catalogue stored={models.data ?? []} poolBytes={pool.data?.memory.limit_bytes ?? 0} pulls={pulls.data ?? []} />}
       <RetireDialog model={retiring} pool={retiring ? inPool.get(retiring.id ?? "") : undefined} busy={remove.isPending} error={remove.error}
         onClose={() => { setRetiring(null); remove.reset(); }} onConfirm={() => retiring && remove.mutate(retiring.id ?? "", { onSuccess: () => setRetiring(null) })} />
       <AddDialog open={adding} onClose={() => setAdding(false)} />
@@ -165,7 +167,7 @@ function Catalogue({ stored, poolBytes, pulls }: { stored: StoredModel[]; poolBy
       {pull.error && <div className="mb-3"><ErrorNote error={pull.error} /></div>}
       {catalogue.isPending ? <Loading rows={5} /> : catalogue.error ? <ErrorNote error={catalogue.error} retry={() => void catalogue.refetch()} />
         : shown.length === 0 ? <Empty title={t("models.noMatch")} /> : (
-          <ul className="grid gap-x-8 sm:grid-cols-2 xl:grid-cols-3">
+          <ul className="grid grid-cols-1 gap-x-8 sm:grid-cols-2 xl:grid-cols-3">
             {shown.map((model) => {
               const bytes = estimatedBytes(model);
               const has = stored.some((one) => one.id === model.id);

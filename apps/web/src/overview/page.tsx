@@ -126,7 +126,7 @@ export function OverviewPage() {
 
       <Section title={t("overview.memory")} note={t("overview.memoryNote", { used: formatBytes(state.memory.used_bytes), limit: formatBytes(state.memory.limit_bytes) })}>
         <MemoryPicture state={state} dark={dark} />
-        <div className="mt-4 grid gap-4 text-sm sm:grid-cols-2">
+        <div className="mt-4 grid grid-cols-1 gap-4 text-sm sm:grid-cols-2">
           {([["warm", state.warm], ["hostKv", state.host_kv]] as const).map(([name, budget]) => (
             <div key={name}>
               <div className="mb-1 flex justify-between gap-2"><span>{t(`overview.${name}`)}</span><span className="text-faint">{formatBytes(budget.used_bytes)} / {budget.limit_bytes > 0 ? formatBytes(budget.limit_bytes) : t("overview.noLimit")}</span></div>
@@ -157,7 +157,7 @@ export function OverviewPage() {
         {policy.error != null && <div className="mt-2"><ErrorNote error={new Error(errorText(policy.error, t))} /></div>}
       </Section>
 
-      <div className="grid gap-x-8 lg:grid-cols-2">
+      <div className="grid grid-cols-1 gap-x-8 lg:grid-cols-2">
         <Section title={t("overview.speed")} note={t("overview.lastMinutes")}>
           <Suspense fallback={<Loading rows={3} />}>
             <Chart label={t("overview.speed")} times={rates.points.map((point) => point.atS)} format={(value) => formatCount(Number(significant(value, 2)))}

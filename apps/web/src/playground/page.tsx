@@ -68,7 +68,7 @@ export function PlaygroundPage() {
   };
   return (
     <Page title={t("nav.playground")} lead={t("playground.lead")}>
-      <div className="grid gap-x-8 gap-y-6 lg:grid-cols-[minmax(0,1fr)_22rem]">
+      <div className="grid grid-cols-1 gap-x-8 gap-y-6 lg:grid-cols-[minmax(0,1fr)_22rem]">
         <div className="min-w-0 space-y-3">
           <div className="flex flex-wrap items-center gap-2">
             <div role="radiogroup" aria-label={t("playground.kind")} className="inline-flex rounded-md border border-line-strong p-0.5">

@@ -93,7 +93,7 @@ function Budgets({ state }: { state: NonNullable<ReturnType<typeof usePoolView>[
         const form = new FormData(event.currentTarget);
         resize.mutate(Object.fromEntries(names.flatMap(([name]) => { const text = String(form.get(name) ?? "").trim(); return text ? [[name, text]] : []; })));
       }}>
-        <div className="grid gap-3 sm:grid-cols-3">
+        <div className="grid grid-cols-1 gap-3 sm:grid-cols-3">
           {names.map(([name, budget]) => <Field key={name} label={t(`budget.${name}`)} help={t("pool.budgetNow", { limit: formatBytes(budget.limit_bytes), used: formatBytes(budget.used_bytes) })}>{(id, note) => <Input id={id} aria-describedby={note} name={name} placeholder={t("pool.budgetExample")} />}</Field>)}
         </div>
         {resize.error && <ErrorNote error={resize.error} />}

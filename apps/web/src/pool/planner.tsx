@@ -29,7 +29,7 @@ export function PlannerPage() {
         if (Object.keys(prices).length > 0) body.prices = prices;
         plan.mutate(body);
       }}>
-        <div className="grid gap-4 sm:grid-cols-2 lg:grid-cols-4">
+        <div className="grid grid-cols-1 gap-4 sm:grid-cols-2 lg:grid-cols-4">
           <Field label={t("planner.models")} help={t("planner.modelsHelp")}>{(id, note) => <Input id={id} aria-describedby={note} name="models" required defaultValue="mix:sosp25" />}</Field>
           <Field label={t("planner.workload")} help={trace ? t("planner.traceInstead", { name: trace.name }) : t("planner.workloadHelp")}>{(id, note) => <Input id={id} aria-describedby={note} name="workload" required={!trace} disabled={trace !== null} defaultValue="poisson:0.1x12" />}</Field>
           <Field label={t("planner.devices")} help={t("planner.devicesHelp")}>{(id, note) => <Input id={id} aria-describedby={note} name="devices" required defaultValue="H800,H20" />}</Field>
@@ -65,7 +65,7 @@ function PlanView({ plan }: { plan: Plan }) {
   return (
     <>
       <Section title={t("planner.result")} note={t("planner.resultNote", { models: plan.models ?? 0, rate: significant(plan.requests_per_s ?? 0, 3), tokens: formatCount(plan.tokens_per_s ?? 0), share: formatPercent(plan.share ?? 0) })}>
-        <div className="grid gap-6 md:grid-cols-2">
+        <div className="grid grid-cols-1 gap-6 md:grid-cols-2">
           {rows.map((row) => (
             <figure key={row.kind}>
               <figcaption className="mb-2 flex items-baseline gap-3"><span className="font-semibold">{row.kind}</span>{row.saving !== undefined && row.saving > 0 && <span className="text-sm text-good">{t("planner.saves", { share: formatPercent(row.saving) })}</span>}</figcaption>
@@ -94,7 +94,7 @@ function PlanView({ plan }: { plan: Plan }) {
       ]} />
       {rows.map((row) => (row.placement?.length ?? 0) > 0 && (
         <Section key={row.kind} title={t("planner.placement", { kind: row.kind ?? "" })}>
-          <ul className="grid gap-2 sm:grid-cols-2 lg:grid-cols-3">
+          <ul className="grid grid-cols-1 gap-2 sm:grid-cols-2 lg:grid-cols-3">
             {row.placement!.map((device) => (
               <li key={device.device} className="text-sm">
                 <div className="mb-1 flex justify-between text-faint"><span>{row.kind} {device.device}</span><span>{t("planner.busy", { share: formatPercent(device.busy ?? 0) })}</span></div>

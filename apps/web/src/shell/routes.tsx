@@ -1,4 +1,6 @@
 import { createBrowserRouter, Navigate, type RouteObject } from "react-router";
+import { SetupPage } from "../account/sign_in";
+import { SessionGate } from "./session";
 import { Shell } from "./shell";
 import { Broken, NotFound } from "./not_found";
 
@@ -13,10 +15,20 @@ const pages: RouteObject[] = [
   { path: "playground", lazy: () => import("../playground/page").then((page) => ({ Component: page.PlaygroundPage })) },
   { path: "pool", lazy: () => import("../pool/page").then((page) => ({ Component: page.PoolPage })) },
   { path: "planner", lazy: () => import("../pool/planner").then((page) => ({ Component: page.PlannerPage })) },
+  { path: "requests", lazy: () => import("../account/requests").then((page) => ({ Component: page.RequestsPage })) },
+  { path: "usage", lazy: () => import("../account/usage").then((page) => ({ Component: page.UsagePage })) },
+  { path: "bills", lazy: () => import("../account/bills").then((page) => ({ Component: page.BillsPage })) },
+  { path: "limits", lazy: () => import("../account/limits").then((page) => ({ Component: page.LimitsPage })) },
+  { path: "keys", lazy: () => import("../account/keys").then((page) => ({ Component: page.KeysPage })) },
+  { path: "people", lazy: () => import("../account/people").then((page) => ({ Component: page.PeoplePage })) },
+  { path: "workspaces", lazy: () => import("../account/workspaces").then((page) => ({ Component: page.WorkspacesPage })) },
+  { path: "audit", lazy: () => import("../account/audit").then((page) => ({ Component: page.AuditPage })) },
   { path: "settings", lazy: () => import("../account/settings").then((page) => ({ Component: page.SettingsPage })) },
-  { path: "health", lazy: () => import("../account/health").then((page) => ({ Component: page.HealthPage })) },
+  { path: "doctor", lazy: () => import("../account/health").then((page) => ({ Component: page.HealthPage })) },
 ];
 
 export const router = createBrowserRouter([
-  { element: <Shell />, errorElement: <Broken />, hydrateFallbackElement: <></>, children: [...pages, { path: "*", element: <NotFound /> }] },
+  // The one page for somebody who has no account yet.
+  { path: "/setup", element: <SetupPage />, errorElement: <Broken /> },
+  { element: <SessionGate><Shell /></SessionGate>, errorElement: <Broken />, hydrateFallbackElement: <></>, children: [...pages, { path: "*", element: <NotFound /> }] },
 ]);

@@ -1,12 +1,16 @@
+import { useQueryClient } from "@tanstack/react-query";
 import {
-  Activity, Boxes, ChartGantt, Columns2, FlaskConical, Languages, Menu as MenuIcon, MessageSquare, Monitor, Moon, PackageSearch, Settings2, Stethoscope, Sun, X,
+  Activity, Boxes, Building2, ChartGantt, ChartNoAxesColumn, CircleUser, Columns2, FlaskConical, Gauge, KeyRound, Languages, ListTree, LogOut, Menu as MenuIcon, MessageSquare, Monitor, Moon, PackageSearch, Receipt, ScrollText,
+  Settings2, Stethoscope, Sun, Users, X,
 } from "lucide-react";
 import { useEffect, useState, type ReactNode } from "react";
 import { useTranslation } from "react-i18next";
 import { NavLink, Outlet, useLocation, useNavigation } from "react-router";
 import { languages, setLanguage, type Language } from "../i18n";
 import { cx, IconButton, Menu } from "../ui/kit";
+import { deleteJson } from "../api/client";
 import { recall, remember } from "../ui/store";
+import { atLeast, chooseWorkspace, useSession, type Role } from "./session";
 
 type Theme = "light" | "dark" | "system";
 
@@ -58,8 +62,34 @@ function NavItem({ to, icon, label, onClick }: { to: string; icon: ReactNode; la
   );
 }
 
+type PageName = "chat" | "compare" | "playground" | "overview" | "models" | "pool" | "planner" | "requests" | "usage" | "bills" | "limits" | "keys" | "people" | "workspaces" | "audit" | "settings" | "health";
+// What a role cannot open is not offered. The server decides; this only spares people doors that are shut.
+const sections: { name: PageName; to?: string; icon: ReactNode; least: Role }[][] = [
+  [{ name: "chat", icon: <MessageSquare />, least: "viewer" }, { name: "compare", icon: <Columns2 />, least: "developer" }, { name: "playground", icon: <FlaskConical />, least: "developer" }],
+  [{ name: "overview", icon: <Activity />, least: "operator" }, { name: "models", icon: <Boxes />, least: "viewer" }, { name: "pool", icon: <ChartGantt />, least: "operator" }, { name: "planner", icon: <PackageSearch />, least: "operator" }],
+  [{ name: "requests", icon: <ListTree />, least: "viewer" }, { name: "usage", icon: <ChartNoAxesColumn />, least: "viewer" }, { name: "bills", icon: <Receipt />, least: "admin" }, { name: "limits", icon: <Gauge />, least: "viewer" }],
+  [{ name: "keys", icon: <KeyRound />, least: "developer" }, { name: "people", icon: <Users />, least: "workspace_admin" }, { name: "workspaces", icon: <Building2 />, least: "viewer" }, { name: "audit", icon: <ScrollText />, least: "admin" }],
+  [{ name: "settings", icon: <Settings2 />, least: "operator" }, { name: "health", to: "doctor", icon: <Stethoscope />, least: "operator" }],
+];
+
+function Account() {
+  const { t } = useTranslation();
+  const session = useSession();
+  const client = useQueryClient();
+  if (session.session === null) return <span className="min-w-0 truncate text-xs text-faint" title={t("shell.openServer")}>{t("shell.openServer")}</span>;
+  const signOut = () => void deleteJson("/api/v1/sessions/current").finally(() => { client.clear(); location.assign("/chat"); });
+  return (
+    <Menu align="start" trigger={<IconButton label={`${t("shell.account")}: ${session.user?.email ?? ""}`}><CircleUser /></IconButton>} items={[
+      { label: `${session.user?.name || session.user?.email || ""} · ${session.role}`, disabled: true, onSelect: () => {} },
+      ...(session.workspaces.length > 1 ? ["line" as const, ...session.workspaces.map((one) => ({ label: one.id, checked: one.id === session.workspace, onSelect: () => chooseWorkspace(one.id) }))] : []),
+      "line", { label: t("shell.signOut"), icon: <LogOut />, onSelect: signOut },
+    ]} />
+  );
+}
+
 export function Shell() {
   const { t } = useTranslation();
+  const session = useSession();
   const [open, setOpen] = useState(false);
   const location = useLocation();
   const navigation = useNavigation();
@@ -76,30 +106,19 @@ export function Shell() {
       <a href="#main" className="sr-only z-50 rounded-md bg-accent px-3 py-2 text-on-accent focus:not-sr-only focus:fixed focus:top-2 focus:left-2">{t("shell.skip")}</a>
       {open && <div className="fixed inset-0 z-30 bg-black/40 lg:hidden" onClick={close} aria-hidden />}
       <nav aria-label={t("shell.navigation")} id="navigation"
-        className={cx("fixed inset-y-0 left-0 z-40 flex w-56 flex-col border-r border-line bg-panel transition-transform lg:sticky lg:top-0 lg:h-dvh lg:translate-x-0", open ? "translate-x-0" : "-translate-x-full max-lg:invisible")}>
+        className={cx("fixed inset-y-0 left-0 z-40 flex w-56 shrink-0 flex-col border-r border-line bg-panel transition-transform lg:sticky lg:top-0 lg:h-dvh lg:translate-x-0", open ? "translate-x-0" : "-translate-x-full max-lg:invisible")}>
         <div className="flex h-12 items-center gap-2 px-4">
           <img src="/tidepool.svg" alt="" className="size-5" />
           <span className="grow font-semibold tracking-tight">Tidepool</span>
           <IconButton label={t("common.close")} className="lg:hidden" onClick={close}><X /></IconButton>
         </div>
         <div className="grow space-y-4 overflow-y-auto px-2 py-2">
-          <div className="space-y-0.5">
-            <NavItem to="/chat" icon={<MessageSquare />} label={t("nav.chat")} onClick={close} />
-            <NavItem to="/compare" icon={<Columns2 />} label={t("nav.compare")} onClick={close} />
-            <NavItem to="/playground" icon={<FlaskConical />} label={t("nav.playground")} onClick={close} />
-          </div>
-          <div className="space-y-0.5">
-            <NavItem to="/overview" icon={<Activity />} label={t("nav.overview")} onClick={close} />
-            <NavItem to="/models" icon={<Boxes />} label={t("nav.models")} onClick={close} />
-            <NavItem to="/pool" icon={<ChartGantt />} label={t("nav.pool")} onClick={close} />
-            <NavItem to="/planner" icon={<PackageSearch />} label={t("nav.planner")} onClick={close} />
-          </div>
-          <div className="space-y-0.5">
-            <NavItem to="/settings" icon={<Settings2 />} label={t("nav.settings")} onClick={close} />
-            <NavItem to="/health" icon={<Stethoscope />} label={t("nav.health")} onClick={close} />
-          </div>
+          {sections.map((items, index) => {
+            const seen = items.filter((item) => atLeast(session.role, item.least));
+            return seen.length > 0 && <div key={index} className="space-y-0.5">{seen.map((item) => <NavItem key={item.name} to={`/${item.to ?? item.name}`} icon={item.icon} label={t(`nav.${item.name}`)} onClick={close} />)}</div>;
+          })}
         </div>
-        <div className="flex items-center gap-1 border-t border-line px-3 py-2"><Preferences /></div>
+        <div className="flex items-center gap-1 border-t border-line px-3 py-2"><Account /><span className="grow" /><Preferences /></div>
       </nav>
       <div className="flex min-w-0 grow flex-col">
         <header className="sticky top-0 z-20 flex h-12 items-center gap-2 border-b border-line bg-panel px-3 lg:hidden">

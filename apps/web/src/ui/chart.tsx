@@ -23,7 +23,11 @@ export default function Chart({ times, series, format, height = 140, label, time
       width: Math.max(200, element.clientWidth), height, legend: { show: false },
       padding: [8, 8, 0, 0],
       cursor: { y: false, points: { size: 6 } },
-      scales: { x: { time: true }, y: { range: (_, __, max) => [0, Math.max(max ?? 0, 1e-9) * 1.08] } },
+      scales: {
+        // At least a minute, so that a page just opened does not stretch a second over its width.
+        x: { time: true, range: (_, min, max) => (latest.current.series.some((one) => one.bars) ? [min - 43_200, max + 43_200] : [Math.min(min ?? 0, (max ?? 60) - 60), max ?? 60]) },
+        y: { range: (_, __, max) => [0, Math.max(max ?? 0, 1) * 1.08] },
+      },
       axes: [{ ...axis, ...(latest.current.timeFormat ? { values: (_: uPlot, splits: number[]) => splits.map((split) => latest.current.timeFormat!(split)) } : {}) },
         { ...axis, size: 64, values: (_, splits) => splits.map((value) => latest.current.format(value)) }],
       series: [{}, ...latest.current.series.map((one): uPlot.Series => ({

@@ -91,15 +91,17 @@ export function Field({ label, help, error, children }: { label: string; help?: 
   );
 }
 
-const inputLook = "w-full rounded-md border border-line-strong bg-panel px-2.5 py-1 text-sm min-h-8 placeholder:text-faint disabled:opacity-60 aria-[invalid=true]:border-bad";
+const inputLook = "rounded-md border border-line-strong bg-panel px-2.5 py-1 text-sm min-h-8 placeholder:text-faint disabled:opacity-60 aria-[invalid=true]:border-bad";
+// Full width unless the caller says another.
+const inputClass = (className: string | undefined, more = "") => cx(inputLook, more, !/\bw-/.test(className ?? "") && "w-full", className);
 export function Input({ className, ...rest }: InputHTMLAttributes<HTMLInputElement>) {
-  return <input {...rest} className={cx(inputLook, className)} />;
+  return <input {...rest} className={inputClass(className)} />;
 }
 export function TextArea({ className, ...rest }: TextareaHTMLAttributes<HTMLTextAreaElement>) {
-  return <textarea {...rest} className={cx(inputLook, "min-h-20 py-1.5", className)} />;
+  return <textarea {...rest} className={inputClass(className, "min-h-20 py-1.5")} />;
 }
 export function Select({ className, ...rest }: SelectHTMLAttributes<HTMLSelectElement>) {
-  return <select {...rest} className={cx(inputLook, "pr-7", className)} />;
+  return <select {...rest} className={inputClass(className, "pr-7")} />;
 }
 
 // The browser's own dialog: focus stays inside, Escape closes.
@@ -120,7 +122,8 @@ export function Dialog({ open, onClose, title, children, wide = false }: { open:
         <div className="flex max-h-[90dvh] flex-col">
           <header className="flex items-center gap-2 border-b border-line px-4 py-2.5">
             <h2 id={titleId} className="grow truncate">{title}</h2>
-            <IconButton label={t("common.close")} onClick={onClose}><X /></IconButton>
+            {/* Without a hint: it has the focus first, and Escape would close the hint instead of the dialog. */}
+            <button type="button" aria-label={t("common.close")} onClick={onClose} className="inline-flex size-8 items-center justify-center rounded-md text-faint hover:bg-sunken hover:text-ink"><X className="size-4" /></button>
           </header>
           <div className="overflow-y-auto p-4">{children}</div>
         </div>
@@ -202,7 +205,7 @@ export function ErrorNote({ error, retry }: { error: unknown; retry?: () => void
   return (
     <div role="alert" className="flex flex-wrap items-center gap-x-3 gap-y-1 rounded-md bg-bad-soft px-3 py-2 text-sm text-bad">
       <span className="min-w-0 grow break-words">{text}</span>
-      {request && <span className="font-mono text-xs opacity-80">{request}</span>}
+      {request && <span className="font-mono text-xs">{request}</span>}
       {retry && <Button kind="quiet" className="text-bad" onClick={retry}>{t("common.retry")}</Button>}
     </div>
   );

@@ -1,0 +1,148 @@
+// Signing in, roles, keys, bills, through the browser and with the session cookie alone. Oracles: the API with the operator's key;
+// requests made with the keys that the page showed.
+import type { Browser } from "playwright-core";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { launch, Visit } from "./browser";
+import { Server } from "./server";
+
+const server = new Server(["--simulated"], { TIDEPOOL_POOL_MEMORY: "400MiB", TIDEPOOL_POOL_WARM_MEMORY: "64MiB" });
+let browser: Browser;
+let owner: Visit;
+const password = "correct horse battery";
+
+beforeAll(async () => {
+  await server.start();
+  browser = await launch();
+});
+afterAll(async () => {
+  await owner?.close();
+  await browser?.close();
+  await server.remove();
+});
+
+const complete = (key: string, text = "[[say:hello]]") => fetch(`${server.url}/v1/chat/completions`, {
+  method: "POST", headers: { Authorization: `Bearer ${key}`, "Content-Type": "application/json" }, body: JSON.stringify({ model: "scripted", messages: [{ role: "user", content: text }] }),
+});
+
+test("the link of the start makes the owner and ends in a chat", async () => {
+  const link = /\/setup#\S+/.exec(server.output())?.[0];
+  expect(link, server.output()).toBeTruthy();
+  owner = await Visit.open(browser, server.url);
+  await owner.page.goto(server.url + link);
+  await owner.page.getByLabel("Mail address").fill("ann@example.org");
+  await owner.page.getByLabel("Your name").fill("Ann <b>Owner</b>");
+  await owner.page.getByLabel("Password").fill("short");
+  await owner.page.getByRole("button", { name: "Go on" }).click();
+  expect(new URL(owner.page.url()).hash).toBe("");
+  await owner.page.getByLabel("Password").fill(password);
+  await owner.page.getByRole("button", { name: "Go on" }).click();
+  await owner.page.waitForURL(/\/chat$/);
+  await owner.page.getByLabel("Message", { exact: true }).fill("[[say:Welcome aboard.]]");
+  await owner.page.getByRole("button", { name: "Send" }).click();
+  await owner.page.locator('[data-role="assistant"][data-state="done"]').waitFor();
+  const again = await Visit.open(browser, server.url);
+  await again.page.goto(server.url + link);
+  await again.page.getByRole("alert").waitFor();
+  expect(again.problems).toEqual([]);
+  await again.close();
+});
+
+test("a wrong password is told, the right one signs in, and no key is kept in the page", async () => {
+  const visit = await Visit.open(browser, server.url);
+  await visit.page.goto(`${server.url}/chat`);
+  await visit.page.getByLabel("Mail address").fill("ann@example.org");
+  await visit.page.getByLabel("Password").fill("wrong horse battery");
+  await visit.page.getByRole("button", { name: "Sign in" }).click();
+  await visit.page.getByRole("alert").waitFor();
+  expect(await visit.checkAccessibility()).toEqual([]);
+  await visit.page.getByLabel("Password").fill(password);
+  await visit.page.getByRole("button", { name: "Sign in" }).click();
+  await visit.page.getByLabel("Message", { exact: true }).waitFor();
+  expect(await visit.page.evaluate(() => [document.cookie, JSON.stringify({ ...localStorage }), JSON.stringify({ ...sessionStorage })].join())).not.toMatch(/tp-|tidepool_session|ses-/);
+  // A page elsewhere has the cookie sent along at most; the token for writes it does not have.
+  const forged = await visit.page.evaluate(async () => (await fetch("/api/v1/keys", { method: "POST", credentials: "same-origin", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ name: "forged" }) })).status);
+  expect(forged).toBe(403);
+  expect(visit.problems).toEqual([]);
+  await visit.close();
+});
+
+test("a session that ends loses no draft", async () => {
+  await owner.go("/chat");
+  await owner.page.getByLabel("Message", { exact: true }).fill("[[say:still here]]");
+  await owner.page.evaluate(async () => {
+    const session = await (await fetch("/api/v1/sessions/current")).json() as { csrf_token: string };
+    await fetch("/api/v1/sessions/current", { method: "DELETE", headers: { "Tidepool-CSRF": session.csrf_token } });
+  });
+  await owner.page.getByRole("button", { name: "Send" }).click();
+  await owner.page.getByRole("heading", { name: "Sign in again" }).waitFor();
+  await owner.page.getByLabel("Mail address").fill("ann@example.org");
+  await owner.page.getByLabel("Password").fill(password);
+  await owner.page.getByRole("button", { name: "Sign in", exact: true }).click();
+  await owner.page.getByRole("heading", { name: "Sign in again" }).waitFor({ state: "detached" });
+  expect(await owner.page.getByLabel("Message", { exact: true }).inputValue()).toBe("[[say:still here]]");
+  await owner.page.getByRole("button", { name: "Send" }).click();
+  await owner.page.locator('[data-role="assistant"][data-state="done"]').last().waitFor();
+});
+
+let key = "";
+test("a key is made, shown once, used, and revoked", async () => {
+  await owner.go("/keys");
+  await owner.page.getByRole("button", { name: "New key" }).first().click();
+  await owner.page.getByLabel("Name", { exact: true }).fill("CI <script>alert(1)</script>");
+  await owner.page.getByRole("dialog").getByRole("button", { name: "New key" }).click();
+  key = (await owner.page.getByTestId("key").textContent())!;
+  expect(key).toMatch(/^tp-/);
+  expect(await owner.page.getByRole("dialog").textContent()).toContain(`Bearer ${key}`);
+  expect((await complete(key)).status).toBe(200);
+  await owner.page.getByRole("button", { name: "I have kept it" }).click();
+  expect(await owner.page.content()).not.toContain(key);
+  await owner.page.getByRole("button", { name: /^Actions for CI/ }).click();
+  await owner.page.getByRole("menuitem", { name: "Revoke" }).click();
+  await owner.page.getByRole("dialog").getByRole("button", { name: "Revoke" }).click();
+  await owner.page.getByText("revoked", { exact: true }).waitFor();
+  await expect.poll(async () => (await complete(key)).status, { timeout: 3_000 }).toBe(401);
+});
+
+test("an invited viewer sees models, no keys and no console", async () => {
+  await owner.go("/people");
+  await owner.page.getByRole("button", { name: "Invite" }).click();
+  await owner.page.getByLabel("Mail address").fill("vic@example.org");
+  await owner.page.getByLabel("Role", { exact: true }).selectOption("viewer");
+  await owner.page.getByRole("button", { name: "Make a link" }).click();
+  const link = (await owner.page.getByTestId("link").textContent())!;
+  expect(link).toContain("/setup#");
+  const viewer = await Visit.open(browser, server.url);
+  await viewer.page.goto(server.url + link.slice(link.indexOf("/setup#")));
+  await viewer.page.getByLabel("Your name").fill("Vic");
+  await viewer.page.getByLabel("Password").fill(password);
+  await viewer.page.getByRole("button", { name: "Go on" }).click();
+  await viewer.page.waitForURL(/\/chat$/);
+  await viewer.page.getByText("may look at models and usage, but not use them").waitFor();
+  const links = await viewer.page.getByRole("navigation").getByRole("link").allTextContents();
+  expect(links).toContain("Models");
+  for (const hidden of ["Keys", "Members", "Overview", "Pool", "Settings", "Audit"]) expect(links).not.toContain(hidden);
+  await viewer.page.goto(`${server.url}/keys`);
+  expect(await viewer.page.getByRole("alert").textContent()).toMatch(/role/);
+  expect(viewer.problems).toEqual([]);
+  await viewer.close();
+});
+
+test("axe finds nothing serious on the pages of accounts", async () => {
+  const problems: string[] = [];
+  for (const scheme of ["light", "dark"] as const) {
+    await owner.page.emulateMedia({ colorScheme: scheme });
+    for (const where of ["/keys", "/people", "/workspaces", "/audit"]) {
+      await owner.go(where);
+      await owner.page.waitForTimeout(300);
+      problems.push(...(await owner.checkAccessibility()).map((one) => `${scheme} ${where}: ${one}`));
+    }
+  }
+  expect(problems).toEqual([]);
+});
+
+test("what was done is in the audit log, and the chain holds", async () => {
+  await owner.go("/audit");
+  await owner.page.getByText("key.revoked", { exact: true }).first().waitFor();
+  await owner.page.getByText("key.created", { exact: true }).first().waitFor();
+  expect(owner.problems).toEqual([]);
+});

@@ -1,0 +1,41 @@
+import { useQuery } from "@tanstack/react-query";
+import { CircleAlert, CircleCheck, Download } from "lucide-react";
+import { useTranslation } from "react-i18next";
+import { getJson } from "../api/client";
+import { useMay } from "../shell/session";
+import { Ago, Button, Empty, ErrorNote, Loading, Page, Table } from "../ui/kit";
+import { csvOf, saveText, useCursorList } from "./lists";
+
+interface AuditRow { number: number; time_ms: number; organisation: string; workspace: string; member: string; key: string; address: string; request_id: string; action: string; object: string; before: unknown; after: unknown }
+interface Verdict { good: boolean; rows: number; bad_row: number | null; problem: string | null }
+const columns = ["number", "time_ms", "organisation", "workspace", "member", "key", "address", "request_id", "action", "object", "before", "after"];
+
+export function AuditPage() {
+  const { t } = useTranslation();
+  const operator = useMay("operator");
+  const list = useCursorList<AuditRow>("/api/v1/audit");
+  const verdict = useQuery({ queryKey: ["audit-verdict"], queryFn: ({ signal }) => getJson<Verdict>("/api/v1/audit/verify", { signal }), enabled: false });
+  return (
+    <Page title={t("nav.audit")} lead={t("audit.lead")} actions={
+      <>
+        {operator && <Button busy={verdict.isFetching} onClick={() => void verdict.refetch()}>{t("audit.verify")}</Button>}
+        <Button disabled={list.rows.length === 0} onClick={() => saveText("audit.csv", "text/csv", csvOf(columns, list.rows as unknown as Record<string, unknown>[]))}><Download className="size-4" aria-hidden />{t("common.csv")}</Button>
+      </>}>
+      {verdict.data && <p role="status" className={`mb-3 flex items-center gap-2 text-sm ${verdict.data.good ? "text-good" : "text-bad"}`}>{verdict.data.good ? <CircleCheck className="size-4" aria-hidden /> : <CircleAlert className="size-4" aria-hidden />}{verdict.data.good ? t("audit.good", { count: verdict.data.rows }) : t("audit.bad", { row: verdict.data.bad_row ?? 0, problem: verdict.data.problem ?? "" })}</p>}
+      {verdict.error && <ErrorNote error={verdict.error} />}
+      {list.isPending ? <Loading rows={6} /> : list.error ? <ErrorNote error={list.error} retry={() => void list.refetch()} />
+        : list.rows.length === 0 ? <Empty title={t("audit.none")} /> : (
+          <Table label={t("nav.audit")} rows={list.rows} keyOf={(row) => String(row.number)} columns={[
+            { head: t("audit.when"), cell: (row) => <Ago at={row.time_ms / 1e3} /> },
+            { head: t("audit.action"), cell: (row) => <span className="font-mono text-xs">{row.action}</span> },
+            { head: t("audit.object"), wide: true, cell: (row) => <span className="block min-w-24 truncate font-mono text-xs" title={row.object}>{row.object}</span> },
+            { head: t("audit.who"), hide: "sm", cell: (row) => <span className="block max-w-40 truncate font-mono text-xs" title={row.member || row.key}>{row.member || row.key || "–"}</span> },
+            { head: t("audit.from"), hide: "md", cell: (row) => row.address || t("audit.machine") },
+            { head: t("audit.change"), hide: "md", cell: (row) => (row.before === null && row.after === null ? "–" : (
+              <details><summary className="text-xs text-soft">{t("audit.show")}</summary><pre tabIndex={0} className="max-w-md overflow-x-auto text-xs">{JSON.stringify({ before: row.before, after: row.after }, null, 1)}</pre></details>)) },
+          ]} />
+        )}
+      {list.hasNextPage && <div className="mt-3"><Button busy={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>{t("common.more")}</Button></div>}
+    </Page>
+  );
+}

@@ -1,0 +1,97 @@
+import { useVirtualizer } from "@tanstack/react-virtual";
+import { useEffect, useRef, useState } from "react";
+import { useTranslation } from "react-i18next";
+import { formatAgo, formatCount, formatSeconds, formatTime, grouped } from "../ui/format";
+import { Badge, cx, Dialog, Empty, ErrorNote, Input, Loading, Page, Select } from "../ui/kit";
+import { ModelDot } from "../overview/page";
+import { useCursorList } from "./lists";
+
+export interface RequestRow {
+  id: string; request_id: string; started_at: number; finished_at: number; organisation: string; workspace: string; key: string; member: string | null; model: string; endpoint: string;
+  prompt_tokens: number; cached_tokens: number; output_tokens: number; reasoning_tokens: number; queue_ms: number; load_ms: number; prefill_ms: number; decode_ms: number; stall_ms: number; device_seconds: number;
+  status: string; error_code: string | null; amount: string; free_tokens: number; billing: string; price_version: number;
+}
+const phases = [["queue", "queue_ms", "bg-line-strong"], ["load", "load_ms", "bg-warn"], ["prefill", "prefill_ms", "bg-[#8d7fd8]"], ["decode", "decode_ms", "bg-accent"], ["stall", "stall_ms", "bg-bad"]] as const;
+
+export function RequestsPage() {
+  const { t } = useTranslation();
+  const [model, setModel] = useState("");
+  const [status, setStatus] = useState("");
+  const [chosen, setChosen] = useState<RequestRow | null>(null);
+  const list = useCursorList<RequestRow>("/api/v1/requests", { model: model.trim(), status }, { pollMs: 5_000, limit: 200 });
+  const box = useRef<HTMLDivElement>(null);
+  const rows = list.rows;
+  const virtual = useVirtualizer({ count: rows.length, getScrollElement: () => box.current, estimateSize: () => 40, overscan: 10, getItemKey: (index) => rows[index]!.id });
+  const items = virtual.getVirtualItems();
+  const end = items.at(-1)?.index ?? 0;
+  const { hasNextPage, isFetchingNextPage, fetchNextPage } = list;
+  useEffect(() => {
+    if (end >= rows.length - 20 && rows.length > 0 && hasNextPage && !isFetchingNextPage) void fetchNextPage();
+  }, [end, rows.length, hasNextPage, isFetchingNextPage, fetchNextPage]);
+  const cells = "grid grid-cols-[5.5rem_minmax(6rem,1fr)_5rem_6rem] items-center gap-3 sm:grid-cols-[7rem_minmax(8rem,1fr)_7rem_6rem_7rem] lg:grid-cols-[7rem_minmax(8rem,1fr)_10rem_7rem_7rem_12rem_7rem]";
+  return (
+    <Page title={t("nav.requests")} lead={t("requests.lead")} actions={
+      <>
+        <Input type="search" className="w-44" aria-label={t("usage.model")} placeholder={t("usage.model")} value={model} onChange={(event) => setModel(event.target.value)} />
+        <Select className="w-36" aria-label={t("models.state")} value={status} onChange={(event) => setStatus(event.target.value)}><option value="">{t("requests.all")}</option>{["ok", "cancelled", "error"].map((one) => <option key={one}>{one}</option>)}</Select>
+      </>}>
+      {list.isPending ? <Loading rows={8} /> : list.error ? <ErrorNote error={list.error} retry={() => void list.refetch()} /> : rows.length === 0 ? <Empty title={t("requests.none")}>{t("usage.noneText")}</Empty> : (
+        <div role="table" aria-label={t("nav.requests")} aria-rowcount={rows.length} className="text-sm">
+          <div role="row" className={cx(cells, "border-b border-line-strong pb-1.5 text-xs text-faint")}>
+            <span role="columnheader">{t("audit.when")}</span><span role="columnheader">{t("usage.model")}</span><span role="columnheader" className="max-lg:hidden">{t("usage.key")}</span><span role="columnheader">{t("models.state")}</span>
+            <span role="columnheader" className="text-right">{t("requests.tokens")}</span><span role="columnheader" className="max-lg:hidden">{t("requests.time")}</span><span role="columnheader" className="text-right max-sm:hidden">{t("usage.amount")}</span>
+          </div>
+          <div ref={box} role="rowgroup" tabIndex={0} aria-label={t("nav.requests")} className="h-[calc(100dvh-14rem)] min-h-64 overflow-y-auto">
+            <div role="presentation" className="relative" style={{ height: virtual.getTotalSize() }}>
+              {items.map((item) => {
+                const row = rows[item.index]!;
+                return (
+                  <div key={item.key} role="row" aria-rowindex={item.index + 1} className={cx(cells, "absolute inset-x-0 h-10 border-b border-line hover:bg-sunken/60")} style={{ transform: `translateY(${item.start}px)` }}>
+                    <span role="cell" className="truncate text-faint" title={formatTime(row.finished_at)}>{formatAgo(row.finished_at)}</span>
+                    <span role="cell" className="min-w-0"><button type="button" className="flex max-w-full items-center gap-2 text-left hover:underline" onClick={() => setChosen(row)}><ModelDot id={row.model} /><span className="truncate">{row.model}</span></button></span>
+                    <span role="cell" className="truncate font-mono text-xs max-lg:hidden">{row.key}</span>
+                    <span role="cell"><Badge tone={row.status === "ok" ? "good" : row.status === "error" ? "bad" : "neutral"}>{row.status}</Badge></span>
+                    <span role="cell" className="text-right whitespace-nowrap">{formatCount(row.prompt_tokens)} + {formatCount(row.output_tokens)}</span>
+                    <span role="cell" className="max-lg:hidden"><Phases row={row} /></span>
+                    <span role="cell" className="truncate text-right max-sm:hidden">{row.amount}</span>
+                  </div>
+                );
+              })}
+            </div>
+          </div>
+        </div>
+      )}
+      <Dialog open={chosen !== null} onClose={() => setChosen(null)} title={t("requests.one")} wide>{chosen && <Details row={chosen} />}</Dialog>
+    </Page>
+  );
+}
+
+function Phases({ row, tall = false }: { row: RequestRow; tall?: boolean }) {
+  const { t } = useTranslation();
+  const all = phases.reduce((sum, [, name]) => sum + row[name], 0);
+  const text = phases.filter(([, name]) => row[name] > 0).map(([phase, name]) => `${t(`requests.${phase}`)} ${formatSeconds(row[name] / 1e3)}`).join(", ");
+  return (
+    <div role="img" aria-label={text} title={text} className={cx("flex w-full overflow-hidden rounded-sm bg-sunken", tall ? "h-6" : "h-2.5")}>
+      {phases.map(([phase, name, look]) => row[name] > 0 && <div key={phase} className={look} style={{ width: `${(row[name] / all) * 100}%` }} />)}
+    </div>
+  );
+}
+
+function Details({ row }: { row: RequestRow }) {
+  const { t } = useTranslation();
+  return (
+    <div className="space-y-4 text-sm">
+      <Phases row={row} tall />
+      <dl className="grid grid-cols-2 gap-x-6 gap-y-1 sm:grid-cols-3">
+        {phases.map(([phase, name, look]) => <div key={phase} className="flex items-center gap-2"><span aria-hidden className={cx("size-2.5 rounded-sm", look)} /><dt className="text-faint">{t(`requests.${phase}`)}</dt><dd className="ml-auto">{formatSeconds(row[name] / 1e3)}</dd></div>)}
+      </dl>
+      <dl className="grid grid-cols-1 gap-x-6 sm:grid-cols-2">
+        {([
+          [t("requests.id"), row.request_id], [t("requests.started"), formatTime(row.started_at)], [t("requests.endpoint"), row.endpoint], [t("usage.model"), row.model], [t("usage.key"), row.key], [t("usage.member"), row.member ?? "–"],
+          [t("model.promptTokens"), `${grouped(row.prompt_tokens)} (${t("overview.cached", { tokens: grouped(row.cached_tokens) })})`], [t("model.outputTokens"), `${grouped(row.output_tokens)} (${t("model.reasoning", { tokens: grouped(row.reasoning_tokens) })})`],
+          [t("usage.device"), formatSeconds(row.device_seconds)], [t("usage.amount"), `${row.amount} · ${row.billing}`], [t("models.state"), row.error_code ? `${row.status}: ${row.error_code}` : row.status],
+        ] as const).map(([label, value]) => <div key={label} className="flex justify-between gap-3 border-b border-line py-1.5"><dt className="text-faint">{label}</dt><dd className="min-w-0 truncate text-right" title={value}>{value}</dd></div>)}
+      </dl>
+    </div>
+  );
+}

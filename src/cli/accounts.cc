@@ -1,0 +1,388 @@
+// keys, workspace, organisation, member, audit, backup, restore, admin.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iostream>
+
+#include "cli/commands.h"
+#include "cli/text.h"
+
+namespace tidepool::cli {
+namespace {
+
+const Json& ListOf(const Json& reply) {
+  static const Json none = Json::array();
+  const auto it = reply.find("data");
+  return it != reply.end() && it->is_array() ? *it : none;
+}
+
+// Every page, as one list.
+Result<Json> AllPages(ApiClient& api, const std::string& path) {
+  Json all;
+  all["data"] = Json::array();
+  std::string after;
+  do {
+    const char joint = path.find('?') == std::string::npos ? '?' : '&';
+    TP_ASSIGN(const Json page,
+              api.Get(fmt::format("{}{}limit=1000{}{}", path, joint,
+                                  after.empty() ? "" : "&after=", ApiClient::Segment(after))));
+    for (const Json& item : ListOf(page)) all["data"].push_back(item);
+    after = TextField(page, "next_cursor");
+  } while (!after.empty());
+  return all;
+}
+
+std::string When(const Json& item, const char* field) {
+  const auto at = static_cast<int64_t>(NumberField(item, field));
+  if (at == 0) return "";
+  const int64_t now = static_cast<int64_t>(std::time(nullptr));
+  return at > now ? "in " + SecondsText(static_cast<double>(at - now)) : AgeText(now - at);
+}
+
+std::string Joined(const Json& item, const char* field) {
+  std::string out;
+  const auto list = item.find(field);
+  if (list == item.end() || !list->is_array()) return out;
+  for (const Json& entry : *list) {
+    if (entry.is_string()) out += (out.empty() ? "" : ",") + entry.get<std::string>();
+  }
+  return out;
+}
+
+Status PrintTable(Session& session, const Json& reply, std::vector<Column> columns,
+                  const std::function<std::vector<std::string>(const Json&)>& row) {
+  if (session.json()) {
+    PrintJson(reply);
+    return {};
+  }
+  std::vector<std::vector<std::string>> rows;
+  for (const Json& item : ListOf(reply)) rows.push_back(row(item));
+  fmt::print("{}", TableText(std::move(columns), std::move(rows), session.terminal().text_width()));
+  return {};
+}
+
+Status Print(Session& session, const Json& reply, const std::string& text) {
+  if (session.json()) {
+    PrintJson(reply);
+  } else {
+    fmt::print("{}\n", text);
+  }
+  return {};
+}
+
+std::string KeyState(const Json& key) {
+  if (!TextField(key, "revoked_at").empty()) return "revoked";
+  const double expires = NumberField(key, "expires_at");
+  return expires > 0 && expires <= static_cast<double>(std::time(nullptr)) ? "expired" : "works";
+}
+
+Result<std::string> ReadPassphrase(const std::string& file, const char* what) {
+  std::string passphrase;
+  if (!file.empty()) {
+    std::ifstream in(file);
+    std::getline(in, passphrase);
+  } else if (::isatty(0) != 0) {
+    passphrase = ::getpass(fmt::format("{}: ", what).c_str());
+  } else {
+    std::getline(std::cin, passphrase);
+  }
+  if (passphrase.size() < 10) {
+    return Fail(
+        ErrorKind::kInvalid, "usage",
+        fmt::format("{} has at least 10 characters; --passphrase-file FILE reads it from a file.", what));
+  }
+  return passphrase;
+}
+
+// "7d", "12h", "30m", "90s" -> seconds.
+Result<int64_t> ReadDuration(const std::string& text) {
+  char* end = nullptr;
+  const double number = std::strtod(text.c_str(), &end);
+  const std::string unit = end;
+  const double factor = unit == "d"                   ? 86400
+                        : unit == "h"                 ? 3600
+                        : unit == "m"                 ? 60
+                        : unit == "s" || unit.empty() ? 1
+                                                      : 0;
+  if (end == text.c_str() || factor == 0 || !(number >= 0) || number * factor > 1e10)
+    return Fail(ErrorKind::kInvalid, "usage", fmt::format("\"{}\" is no time such as 90d, 12h or 30m", text));
+  return static_cast<int64_t>(number * factor);
+}
+
+Json ScopeOf(const AccountsOptions& o) {
+  Json body = Json::object();
+  if (!o.models.empty()) body["models"] = o.models;
+  if (!o.endpoints.empty()) body["endpoints"] = o.endpoints;
+  if (!o.networks.empty()) body["networks"] = o.networks;
+  if (o.weight) body["weight"] = *o.weight;
+  return body;
+}
+
+std::string Path(std::string_view collection, const std::string& id, std::string_view action = {}) {
+  return fmt::format("/api/v1/{}/{}{}", collection, ApiClient::Segment(id), action);
+}
+
+}  // namespace
+
+Status ListKeys(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  const std::string path =
+      o.workspace.empty() ? "/api/v1/keys" : "/api/v1/keys?workspace=" + ApiClient::Segment(o.workspace);
+  TP_ASSIGN(const Json reply, AllPages(*api, path));
+  return PrintTable(session, reply,
+                    {{"ID"},
+                     {"KEY"},
+                     {"NAME"},
+                     {"ROLE"},
+                     {"STATE"},
+                     {"LAST USED"},
+                     {"EXPIRES"},
+                     {"MODELS", Align::kLeft, true}},
+                    [](const Json& key) -> std::vector<std::string> {
+                      return {TextField(key, "id"),    TextField(key, "prefix") + "...",
+                              TextField(key, "name"),  TextField(key, "role"),
+                              KeyState(key),           When(key, "last_used_at"),
+                              When(key, "expires_at"), Joined(key, "models")};
+                    });
+}
+
+Status CreateKey(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  Json body = ScopeOf(o);
+  body["name"] = o.name;
+  if (!o.workspace.empty()) body["workspace"] = o.workspace;
+  if (!o.role.empty()) body["role"] = o.role;
+  if (o.service) body["service"] = true;
+  if (!o.expires.empty()) {
+    TP_ASSIGN(const int64_t seconds, ReadDuration(o.expires));
+    body["expires_at"] = static_cast<int64_t>(std::time(nullptr)) + seconds;
+  }
+  TP_ASSIGN(const Json key, api->Post("/api/v1/keys", body));
+  return Print(session, key,
+               fmt::format("{}\nshown once; its id is {}", TextField(key, "key"), TextField(key, "id")));
+}
+
+Status ChangeKey(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  Json body = ScopeOf(o);
+  if (!o.name.empty()) body["name"] = o.name;
+  if (o.expires == "never") {
+    body["expires_at"] = nullptr;
+  } else if (!o.expires.empty()) {
+    TP_ASSIGN(const int64_t seconds, ReadDuration(o.expires));
+    body["expires_at"] = static_cast<int64_t>(std::time(nullptr)) + seconds;
+  }
+  TP_ASSIGN(const Json key, api->Patch(Path("keys", o.id), body));
+  return Print(session, key, fmt::format("changed {}", TextField(key, "id")));
+}
+
+Status RotateKey(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const int64_t overlap_s, ReadDuration(o.overlap));
+  TP_ASSIGN(const Json key, api->Post(Path("keys", o.id, "/rotate"), {{"overlap_s", overlap_s}}));
+  return Print(session, key,
+               fmt::format("{}\nshown once; the old key works for another {}", TextField(key, "key"),
+                           SecondsText(static_cast<double>(overlap_s))));
+}
+
+Status RevokeKey(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json key, api->Delete(Path("keys", o.id)));
+  return Print(session, key, fmt::format("revoked {}...", TextField(key, "prefix")));
+}
+
+Status ListWorkspaces(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  const std::string path = o.organisation.empty()
+                               ? "/api/v1/workspaces"
+                               : "/api/v1/workspaces?organisation=" + ApiClient::Segment(o.organisation);
+  TP_ASSIGN(const Json reply, AllPages(*api, path));
+  return PrintTable(
+      session, reply, {{"ID"}, {"NAME"}, {"ORGANISATION"}, {"WEIGHT", Align::kRight}, {"STATE"}},
+      [](const Json& workspace) -> std::vector<std::string> {
+        return {TextField(workspace, "id"), TextField(workspace, "name"),
+                TextField(workspace, "organisation"), fmt::format("{}", NumberField(workspace, "weight")),
+                TextField(workspace, "archived_at").empty() ? "in use" : "archived"};
+      });
+}
+
+Status CreateWorkspace(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  Json body = {{"name", o.name}};
+  if (!o.organisation.empty()) body["organisation"] = o.organisation;
+  if (o.weight) body["weight"] = *o.weight;
+  TP_ASSIGN(const Json made, api->Post("/api/v1/workspaces", body));
+  return Print(session, made, TextField(made, "id"));
+}
+
+Status ArchiveWorkspace(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json made, api->Delete(Path("workspaces", o.id)));
+  return Print(session, made, fmt::format("archived {}: its keys have stopped", o.id));
+}
+
+Status ListOrganisations(Session& session, const AccountsOptions&) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json reply, AllPages(*api, "/api/v1/organisations"));
+  return PrintTable(session, reply, {{"ID"}, {"NAME"}, {"WEIGHT", Align::kRight}, {"STATE"}},
+                    [](const Json& organisation) -> std::vector<std::string> {
+                      return {TextField(organisation, "id"), TextField(organisation, "name"),
+                              fmt::format("{}", NumberField(organisation, "weight")),
+                              organisation.value("suspended", false) ? "suspended" : "in use"};
+                    });
+}
+
+Status CreateOrganisation(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  Json body = {{"name", o.name}};
+  if (o.weight) body["weight"] = *o.weight;
+  TP_ASSIGN(const Json made, api->Post("/api/v1/organisations", body));
+  return Print(session, made, TextField(made, "id"));
+}
+
+Status SuspendOrganisation(Session& session, const AccountsOptions& o, bool suspended) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json made, api->Patch(Path("organisations", o.id), {{"suspended", suspended}}));
+  return Print(session, made, fmt::format("{} {}", suspended ? "suspended" : "resumed", o.id));
+}
+
+Status ListMembers(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  const std::string path = o.workspace.empty()
+                               ? "/api/v1/members"
+                               : "/api/v1/members?workspace=" + ApiClient::Segment(o.workspace);
+  TP_ASSIGN(const Json reply, AllPages(*api, path));
+  return PrintTable(session, reply, {{"ID"}, {"MAIL"}, {"NAME"}, {"ROLE"}, {"WORKSPACE"}},
+                    [](const Json& member) -> std::vector<std::string> {
+                      return {TextField(member, "id"), TextField(member, "email"), TextField(member, "name"),
+                              TextField(member, "role"), TextField(member, "workspace")};
+                    });
+}
+
+Status InviteMember(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  Json body = {{"email", o.email}, {"role", o.role.empty() ? "developer" : o.role}};
+  if (!o.workspace.empty()) body["workspace"] = o.workspace;
+  if (!o.organisation.empty()) body["organisation"] = o.organisation;
+  TP_ASSIGN(const Json link, api->Post("/api/v1/invitations", body));
+  return Print(session, link, fmt::format("{}{}\nonce, within a week", api->url(), TextField(link, "path")));
+}
+
+Status ChangeMember(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json member, api->Patch(Path("members", o.id), {{"role", o.role}}));
+  return Print(session, member, fmt::format("{} is {} now", TextField(member, "email"), o.role));
+}
+
+Status RemoveMember(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json reply, api->Delete(Path("members", o.id)));
+  return Print(session, reply, fmt::format("removed {}: the personal keys there have stopped", o.id));
+}
+
+Status ResetMember(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json link, api->Post(Path("members", o.id, "/reset"), Json::object()));
+  return Print(session, link, fmt::format("{}{}\nonce, within a day", api->url(), TextField(link, "path")));
+}
+
+Status ListAudit(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json reply, api->Get(fmt::format("/api/v1/audit?limit={}", o.limit)));
+  return PrintTable(session, reply,
+                    {{"ROW", Align::kRight}, {"WHEN"}, {"WHO"}, {"FROM"}, {"WHAT"}, {"OBJECT"}},
+                    [](const Json& row) -> std::vector<std::string> {
+                      const std::string member = TextField(row, "member");
+                      const int64_t now = static_cast<int64_t>(std::time(nullptr));
+                      return {TextField(row, "number"),
+                              AgeText(now - static_cast<int64_t>(NumberField(row, "time_ms") / 1000)),
+                              member.empty() ? TextField(row, "key") : member,
+                              TextField(row, "address"),
+                              TextField(row, "action"),
+                              TextField(row, "object")};
+                    });
+}
+
+Status VerifyAudit(Session& session, const AccountsOptions&) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json verdict, api->Get("/api/v1/audit/verify", 600));
+  if (session.json()) PrintJson(verdict);
+  if (!verdict.value("good", false)) {
+    return Fail(ErrorKind::kCorrupt, "audit_damaged",
+                fmt::format("the audit log was tampered with: {}", TextField(verdict, "problem")));
+  }
+  if (!session.json()) {
+    fmt::print("the audit log is whole: {} rows\n", TextField(verdict, "rows"));
+    if (NumberField(verdict, "newer_than_head") > 0)
+      fmt::print("{} of them are newer than audit.head, as after a crash\n",
+                 TextField(verdict, "newer_than_head"));
+  }
+  return {};
+}
+
+Status ListSecrets(Session& session, const AccountsOptions&) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json reply, api->Get("/api/v1/secrets"));
+  return PrintTable(session, reply, {{"NAME"}, {"SET"}}, [](const Json& secret) -> std::vector<std::string> {
+    return {TextField(secret, "name"), When(secret, "created_at")};
+  });
+}
+
+// The value comes on standard input: arguments are seen by everybody on the machine.
+Status SetSecret(Session& session, const AccountsOptions& o) {
+  std::string value;
+  if (::isatty(0) != 0) {
+    value = ::getpass(fmt::format("{}: ", o.name).c_str());
+  } else {
+    std::getline(std::cin, value);
+  }
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json reply, api->Post("/api/v1/secrets", {{"name", o.name}, {"value", value}}));
+  return Print(session, reply, fmt::format("{} is kept, encrypted", o.name));
+}
+
+Status RemoveSecret(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json reply, api->Delete(Path("secrets", o.name)));
+  return Print(session, reply, fmt::format("{} is forgotten", o.name));
+}
+
+Status BackupStore(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  Json body = {{"file", std::filesystem::absolute(o.file).string()}};
+  if (o.with_keys) {
+    TP_ASSIGN(body["passphrase"], ReadPassphrase(o.passphrase_file, "The passphrase of the backup"));
+  }
+  TP_ASSIGN(const Json done, api->Post("/api/v1/backup", body, 600));
+  return Print(
+      session, done,
+      fmt::format("{}: {}, {}", TextField(done, "file"), BytesText(NumberField(done, "bytes")),
+                  o.with_keys ? "with the key file, encrypted with the passphrase"
+                              : "without the key file: keep secrets.key beside it, or use --with-keys"));
+}
+
+Status RestoreStore(Session& session, const AccountsOptions& o) {
+  if (!session.hooks().restore) return Fail(ErrorKind::kInvalid, "usage", "this program cannot restore");
+  std::string passphrase;
+  if (o.with_keys) {
+    TP_ASSIGN(passphrase, ReadPassphrase(o.passphrase_file, "The passphrase of the backup"));
+  }
+  TP_ASSIGN(const std::string said,
+            session.hooks().restore(session.settings().home, std::filesystem::absolute(o.file).string(),
+                                    passphrase));
+  return Print(session, {{"restored", o.file}, {"message", said}}, said);
+}
+
+Status ResetPassword(Session& session, const AccountsOptions& o) {
+  if (!session.hooks().reset_password)
+    return Fail(ErrorKind::kInvalid, "usage", "this program resets no passwords");
+  TP_ASSIGN(const std::string path, session.hooks().reset_password(session.settings().home, o.email));
+  return Print(session, {{"url", session.settings().url + path}},
+               fmt::format("{}{}\nonce, within a day", session.settings().url, path));
+}
+
+}  // namespace tidepool::cli

@@ -1,0 +1,392 @@
+#include <fmt/format.h>
+
+#include "gateway/native/accounts_handlers.h"
+#include "gateway/native/call.h"
+
+namespace tidepool::gateway::native {
+namespace {
+
+using openai::Field;
+using openai::FieldType;
+using openai::Treatment;
+
+constexpr Field kOrganisationFields[] = {
+    {"name", FieldType::kString, Treatment::kRead, "1 to 200 bytes"},
+    {"weight", FieldType::kNumber, Treatment::kRead, "of its share of the pool against other organisations",
+     0.001, 1000}};
+constexpr Field kOrganisationChangeFields[] = {kOrganisationFields[0],
+                                               kOrganisationFields[1],
+                                               {"suspended", FieldType::kBoolean, Treatment::kRead,
+                                                "its keys and sessions are refused (the operator's to say)"}};
+constexpr Field kWorkspaceFields[] = {
+    {"name", FieldType::kString, Treatment::kRead, "1 to 200 bytes, once in an organisation"},
+    {"weight", FieldType::kNumber, Treatment::kRead, "of its share of what the organisation gets", 0.001,
+     1000},
+    {"organisation", FieldType::kString, Treatment::kRead, "the caller's if not given"}};
+constexpr Field kWorkspaceChangeFields[] = {kWorkspaceFields[0], kWorkspaceFields[1]};
+constexpr Field kMemberChangeFields[] = {{"role", FieldType::kString, Treatment::kRead,
+                                          "owner (of the organisation), admin, developer or viewer"}};
+constexpr Field kInvitationFields[] = {
+    {"email", FieldType::kString, Treatment::kRead, "who may use the link"},
+    {"role", FieldType::kString, Treatment::kRead, "owner (of the organisation), admin, developer or viewer"},
+    {"workspace", FieldType::kString, Treatment::kRead, "not given: a member of the whole organisation"},
+    {"organisation", FieldType::kString, Treatment::kRead, "the caller's if not given"}};
+constexpr Field kKeyFields[] = {
+    {"name", FieldType::kString, Treatment::kRead, "1 to 200 bytes"},
+    {"workspace", FieldType::kString, Treatment::kRead, "the caller's if not given"},
+    {"service", FieldType::kBoolean, Treatment::kRead,
+     "true: the workspace's own (needs workspace_admin); false: personal, dies with the membership. Not "
+     "given: "
+     "personal for people, service for service keys"},
+    {"role", FieldType::kString, Treatment::kRead, "viewer, developer (default), admin or operator"},
+    {"models", FieldType::kArray, Treatment::kRead, "ids, or prefixes that end in *; empty: all"},
+    {"endpoints", FieldType::kArray, Treatment::kRead,
+     "paths as in this document, or prefixes that end in *; empty: all"},
+    {"networks", FieldType::kArray, Treatment::kRead, "addresses or CIDR ranges; empty: all"},
+    {"weight", FieldType::kNumber, Treatment::kRead, "of its share of what the workspace gets", 0.001, 1000},
+    {"expires_at", FieldType::kInteger, Treatment::kRead, "seconds since 1970; not given: never"}};
+constexpr Field kKeyChangeFields[] = {kKeyFields[0], kKeyFields[4], kKeyFields[5],
+                                      kKeyFields[6], kKeyFields[7], kKeyFields[8]};
+constexpr Field kRotationFields[] = {
+    {"overlap_s", FieldType::kNumber, Treatment::kRead, "how long the old key works on", 0, 7776000}};
+
+Json OrganisationJson(const platform::Organisation& organisation) {
+  return {{"id", organisation.id},
+          {"name", organisation.name},
+          {"weight", organisation.weight},
+          {"suspended", organisation.suspended},
+          {"created_at", organisation.created_ms / 1000}};
+}
+
+Json WorkspaceJson(const platform::Workspace& workspace) {
+  return {{"id", workspace.id},
+          {"organisation", workspace.organisation},
+          {"name", workspace.name},
+          {"weight", workspace.weight},
+          {"created_at", workspace.created_ms / 1000},
+          {"archived_at", TimeJson(workspace.archived_ms)}};
+}
+
+Json MemberJson(const platform::Member& member) {
+  return {{"id", member.id},
+          {"organisation", member.organisation},
+          {"workspace", member.workspace ? Json(*member.workspace) : Json(nullptr)},
+          {"user", member.user},
+          {"email", member.email},
+          {"name", member.name},
+          {"role", member.role},
+          {"created_at", member.created_ms / 1000}};
+}
+
+Json KeyJson(const platform::ApiKey& key) {
+  return {{"id", key.id},
+          {"prefix", key.prefix},
+          {"name", key.name},
+          {"organisation", key.organisation},
+          {"workspace", key.workspace},
+          {"service", key.user.empty()},
+          {"user", key.user.empty() ? Json(nullptr) : Json(key.user)},
+          {"role", key.role},
+          {"models", key.models},
+          {"endpoints", key.endpoints},
+          {"networks", key.networks},
+          {"weight", key.weight},
+          {"created_at", key.created_ms / 1000},
+          {"created_by", key.created_by},
+          {"expires_at", TimeJson(key.expires_ms)},
+          {"revoked_at", TimeJson(key.revoked_ms)},
+          {"last_used_at", TimeJson(key.last_used_ms)},
+          {"replaced_by", key.replaced_by ? Json(*key.replaced_by) : Json(nullptr)}};
+}
+
+Json CreatedKeyJson(const platform::CreatedKey& made) {
+  Json out = KeyJson(made.key);
+  out["key"] = made.secret;
+  return out;
+}
+
+Json LinkJson(const platform::Link& link) {
+  return {{"id", link.id},
+          {"kind", link.kind},
+          {"organisation", link.organisation},
+          {"workspace", link.workspace ? Json(*link.workspace) : Json(nullptr)},
+          {"email", link.email},
+          {"role", link.role},
+          {"created_at", link.created_ms / 1000},
+          {"created_by", link.created_by},
+          {"expires_at", link.expires_ms / 1000},
+          {"used_at", TimeJson(link.used_ms)}};
+}
+
+Json CreatedLinkJson(const platform::CreatedLink& made) {
+  Json out = LinkJson(made.link);
+  out["token"] = made.token;
+  out["path"] = "/setup#" + made.token;
+  return out;
+}
+
+// An object's schema from an example of its JSON: the encoders above are the only description.
+Json SchemaLike(const Json& example, std::initializer_list<std::string_view> nullable) {
+  Json schema;
+  schema["type"] = "object";
+  for (const auto& [name, value] : example.items()) {
+    Json& property = schema["properties"][name];
+    const char* type = value.is_boolean()          ? "boolean"
+                       : value.is_number_integer() ? "integer"
+                       : value.is_number()         ? "number"
+                       : value.is_array()          ? "array"
+                                                   : "string";
+    const bool maybe = std::find(nullable.begin(), nullable.end(), name) != nullable.end();
+    if (name.ends_with("_at")) type = "integer";
+    property["type"] = maybe ? Json::array({type, "null"}) : Json(type);
+    if (value.is_array()) property["items"]["type"] = "string";
+    if (name.ends_with("_at")) property["description"] = "seconds since 1970";
+  }
+  return schema;
+}
+
+void DescribeLists(Json& schema, std::initializer_list<const char*> names) {
+  for (const char* name : names) schema["properties"][name]["items"]["type"] = "string";
+}
+
+}  // namespace
+
+void ListOrganisations(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    TP_ASSIGN(const platform::Page page, call.Page());
+    TP_ASSIGN(const auto listed, call.accounts().ListOrganisations(call.caller, page));
+    return ListJson(listed, OrganisationJson);
+  });
+}
+
+void CreateOrganisation(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 201, [](Call& call) -> Result<Json> {
+    TP_TRY(call.ReadBody(kOrganisationFields));
+    TP_ASSIGN(const std::string name, call.Required("name"));
+    return call.accounts()
+        .CreateOrganisation(call.caller, name, call.Number("weight").value_or(1))
+        .map(OrganisationJson);
+  });
+}
+
+void GetOrganisation(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    return call.accounts().FindOrganisation(call.caller, call.Id()).map(OrganisationJson);
+  });
+}
+
+void ChangeOrganisation(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    TP_TRY(call.ReadBody(kOrganisationChangeFields));
+    return call.accounts()
+        .ChangeOrganisation(call.caller, call.Id(), call.String("name"), call.Number("weight"),
+                            call.Boolean("suspended"))
+        .map(OrganisationJson);
+  });
+}
+
+void ListWorkspaces(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    TP_ASSIGN(const platform::Page page, call.Page());
+    TP_ASSIGN(const auto listed,
+              call.accounts().ListWorkspaces(call.caller, call.Query("organisation"), page));
+    return ListJson(listed, WorkspaceJson);
+  });
+}
+
+void CreateWorkspace(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 201, [](Call& call) -> Result<Json> {
+    TP_TRY(call.ReadBody(kWorkspaceFields));
+    TP_ASSIGN(const std::string name, call.Required("name"));
+    return call.accounts()
+        .CreateWorkspace(call.caller, call.String("organisation").value_or(""), name,
+                         call.Number("weight").value_or(1))
+        .map(WorkspaceJson);
+  });
+}
+
+void GetWorkspace(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    return call.accounts().FindWorkspace(call.caller, call.Id()).map(WorkspaceJson);
+  });
+}
+
+void ChangeWorkspace(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    TP_TRY(call.ReadBody(kWorkspaceChangeFields));
+    return call.accounts()
+        .ChangeWorkspace(call.caller, call.Id(), call.String("name"), call.Number("weight"))
+        .map(WorkspaceJson);
+  });
+}
+
+void ArchiveWorkspace(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    return call.accounts().ArchiveWorkspace(call.caller, call.Id()).map(WorkspaceJson);
+  });
+}
+
+void ListMembers(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    TP_ASSIGN(const platform::Page page, call.Page());
+    TP_ASSIGN(const auto listed, call.accounts().ListMembers(call.caller, call.Query("workspace"), page));
+    return ListJson(listed, MemberJson);
+  });
+}
+
+void GetMember(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    return call.accounts().FindMember(call.caller, call.Id()).map(MemberJson);
+  });
+}
+
+void ChangeMember(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    TP_TRY(call.ReadBody(kMemberChangeFields));
+    TP_ASSIGN(const std::string role, call.Required("role"));
+    return call.accounts().ChangeMember(call.caller, call.Id(), role).map(MemberJson);
+  });
+}
+
+void RemoveMember(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    TP_TRY(call.accounts().RemoveMember(call.caller, call.Id()));
+    return Json{{"id", call.Id()}, {"deleted", true}};
+  });
+}
+
+void MakeResetLink(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 201, [](Call& call) -> Result<Json> {
+    return call.accounts().MakeResetLink(call.caller, call.Id()).map(CreatedLinkJson);
+  });
+}
+
+void ListInvitations(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    TP_ASSIGN(const platform::Page page, call.Page());
+    TP_ASSIGN(const auto listed, call.accounts().ListInvitations(call.caller, page));
+    return ListJson(listed, LinkJson);
+  });
+}
+
+void CreateInvitation(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 201, [](Call& call) -> Result<Json> {
+    TP_TRY(call.ReadBody(kInvitationFields));
+    TP_ASSIGN(const std::string email, call.Required("email"));
+    TP_ASSIGN(const std::string role, call.Required("role"));
+    return call.accounts()
+        .Invite(call.caller, email, role, call.String("workspace"), call.String("organisation").value_or(""))
+        .map(CreatedLinkJson);
+  });
+}
+
+void RemoveInvitation(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    TP_TRY(call.accounts().RemoveInvitation(call.caller, call.Id()));
+    return Json{{"id", call.Id()}, {"deleted", true}};
+  });
+}
+
+void ListKeys(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    TP_ASSIGN(const platform::Page page, call.Page());
+    TP_ASSIGN(const auto listed, call.accounts().ListKeys(call.caller, call.Query("workspace"), page));
+    return ListJson(listed, KeyJson);
+  });
+}
+
+void CreateKey(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 201, [](Call& call) -> Result<Json> {
+    TP_TRY(call.ReadBody(kKeyFields));
+    platform::KeySpec spec;
+    TP_ASSIGN(spec.name, call.Required("name"));
+    spec.workspace = call.String("workspace").value_or("");
+    spec.service = call.Boolean("service").value_or(call.caller.principal.member.empty());
+    spec.role = call.String("role").value_or("developer");
+    TP_ASSIGN(const auto models, call.Strings("models"));
+    TP_ASSIGN(const auto endpoints, call.Strings("endpoints"));
+    TP_ASSIGN(const auto networks, call.Strings("networks"));
+    spec.models = models.value_or(std::vector<std::string>());
+    spec.endpoints = endpoints.value_or(std::vector<std::string>());
+    spec.networks = networks.value_or(std::vector<std::string>());
+    spec.weight = call.Number("weight").value_or(1);
+    TP_ASSIGN(spec.expires_ms, call.Time("expires_at"));
+    return call.accounts().CreateKey(call.caller, spec).map(CreatedKeyJson);
+  });
+}
+
+void GetKey(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    return call.accounts().FindKey(call.caller, call.Id()).map(KeyJson);
+  });
+}
+
+void ChangeKey(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    TP_TRY(call.ReadBody(kKeyChangeFields));
+    platform::KeyChange change;
+    change.name = call.String("name");
+    change.weight = call.Number("weight");
+    TP_ASSIGN(change.models, call.Strings("models"));
+    TP_ASSIGN(change.endpoints, call.Strings("endpoints"));
+    TP_ASSIGN(change.networks, call.Strings("networks"));
+    // null takes the expiry away.
+    if (call.Has("expires_at")) {
+      TP_ASSIGN(change.expires_ms, call.Time("expires_at"));
+    }
+    return call.accounts().ChangeKey(call.caller, call.Id(), change).map(KeyJson);
+  });
+}
+
+void RotateKey(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 201, [](Call& call) -> Result<Json> {
+    TP_TRY(call.ReadBody(kRotationFields, true));
+    return call.accounts()
+        .RotateKey(call.caller, call.Id(), call.Number("overlap_s").value_or(86400))
+        .map(CreatedKeyJson);
+  });
+}
+
+void RevokeKey(Services& services, std::shared_ptr<Exchange> exchange) {
+  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
+    return call.accounts().RevokeKey(call.caller, call.Id()).map(KeyJson);
+  });
+}
+
+Json OrganisationSchema() { return SchemaLike(OrganisationJson({}), {}); }
+Json OrganisationListSchema() { return ListSchemaOf(OrganisationSchema()); }
+Json OrganisationRequestSchema() { return openai::SchemaOf(kOrganisationFields, {"name"}); }
+Json OrganisationChangeSchema() { return openai::SchemaOf(kOrganisationChangeFields, {}); }
+Json WorkspaceSchema() { return SchemaLike(WorkspaceJson({}), {"archived_at"}); }
+Json WorkspaceListSchema() { return ListSchemaOf(WorkspaceSchema()); }
+Json WorkspaceRequestSchema() { return openai::SchemaOf(kWorkspaceFields, {"name"}); }
+Json WorkspaceChangeSchema() { return openai::SchemaOf(kWorkspaceChangeFields, {}); }
+Json MemberSchema() { return SchemaLike(MemberJson({}), {"workspace"}); }
+Json MemberListSchema() { return ListSchemaOf(MemberSchema()); }
+Json MemberChangeSchema() { return openai::SchemaOf(kMemberChangeFields, {"role"}); }
+Json LinkSchema() { return SchemaLike(LinkJson({}), {"workspace", "used_at"}); }
+Json LinkListSchema() { return ListSchemaOf(LinkSchema()); }
+Json CreatedLinkSchema() { return SchemaLike(CreatedLinkJson({}), {"workspace", "used_at"}); }
+Json InvitationRequestSchema() { return openai::SchemaOf(kInvitationFields, {"email", "role"}); }
+Json KeySchema() {
+  return SchemaLike(KeyJson({}), {"user", "expires_at", "revoked_at", "last_used_at", "replaced_by"});
+}
+Json KeyListSchema() { return ListSchemaOf(KeySchema()); }
+Json CreatedKeySchema() {
+  Json schema = KeySchema();
+  schema["properties"]["key"] = {{"type", "string"}, {"description", "shown this once"}};
+  return schema;
+}
+Json KeyRequestSchema() {
+  Json schema = openai::SchemaOf(kKeyFields, {"name"});
+  DescribeLists(schema, {"models", "endpoints", "networks"});
+  return schema;
+}
+Json KeyChangeSchema() {
+  Json schema = openai::SchemaOf(kKeyChangeFields, {});
+  DescribeLists(schema, {"models", "endpoints", "networks"});
+  return schema;
+}
+Json KeyRotationSchema() { return openai::SchemaOf(kRotationFields, {}); }
+
+}  // namespace tidepool::gateway::native

@@ -1,0 +1,502 @@
+// Accounts through HTTP: the table of rights cell by cell, isolation over every endpoint, sessions, streams
+// that are cut, idempotent creation, a full store.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <map>
+#include <set>
+
+#include "gateway/router.h"
+#include "gateway/testing/raw_client.h"
+#include "gateway/testing/server_fixture.h"
+#include "platform/accounts/testing/accounts_fixture.h"
+
+namespace tidepool::gateway {
+namespace {
+
+using platform::Role;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr const char* kPassword = "a long enough password";
+
+// Who calls: headers that say so.
+struct Voice {
+  std::string headers;
+};
+
+class AccountsApiTest : public ServerTest {
+ protected:
+  void SetUp() override {
+    ServerTest::SetUp();
+    const Status opened = world_.Open();
+    ASSERT_TRUE(opened) << opened.error().message;
+    operator_ = KeyVoice(world_.created_key);
+  }
+  void TearDown() override { gateway_.reset(); }
+
+  void StartWithAccounts() {
+    ServerHooks hooks;
+    hooks.version = "0.1";
+    hooks.settings = [] { return Json{{"data", Json::array()}}; };
+    hooks.doctor = [] { return Json{{"cores", 2}}; };
+    hooks.status = [] { return Json{{"uptime_s", 1}}; };
+    hooks.accounts = world_.accounts.get();
+    hooks.audit = world_.audit.get();
+    hooks.on_rights_changed = [this](std::function<void()> changed) {
+      world_.accounts->OnChange(std::move(changed));
+    };
+    auto gateway =
+        Gateway::Start(options_, inference_, catalog_, *world_.accounts, clock_, metrics_, std::move(hooks));
+    ASSERT_TRUE(gateway) << gateway.error().message;
+    gateway_ = std::move(*gateway);
+    const std::string url = gateway_->url();
+    port_ = static_cast<uint16_t>(std::stoi(url.substr(url.rfind(':') + 1)));
+  }
+
+  static Voice KeyVoice(const std::string& key) { return {"Authorization: Bearer " + key + "\r\n"}; }
+  static Voice SessionVoice(const platform::SignedIn& in, const std::string& workspace = "") {
+    return {"Cookie: other=1; tidepool_session=" + in.token + "\r\nTidepool-CSRF: " + in.csrf + "\r\n" +
+            (workspace.empty() ? "" : "Tidepool-Workspace: " + workspace + "\r\n")};
+  }
+  static std::string Raw(const Voice& voice, std::string_view method, std::string_view target,
+                         std::string_view body = {}, std::string_view extra = {}) {
+    std::string out = std::string(method) + " " + std::string(target) + " HTTP/1.1\r\nHost: localhost\r\n" +
+                      voice.headers + std::string(extra);
+    if (!body.empty()) {
+      out += "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) + "\r\n";
+    }
+    return out + "\r\n" + std::string(body);
+  }
+  Json Tell(const Voice& voice, std::string_view method, std::string_view target, const Json& body,
+            int status, std::string_view extra = {}) {
+    return AskJson(Raw(voice, method, target, body.is_null() ? "" : body.dump(), extra), status);
+  }
+
+  std::string Key(const std::string& role, const std::string& workspace = "default") {
+    const Json made =
+        Tell(operator_, "POST", "/api/v1/keys",
+             {{"name", role}, {"service", true}, {"role", role}, {"workspace", workspace}}, 201);
+    return made.value("key", "");
+  }
+  platform::SignedIn Join(const std::string& email, const std::string& role, const Json& workspace = nullptr,
+                          const std::string& organisation = "default") {
+    const Json link = Tell(
+        operator_, "POST", "/api/v1/invitations",
+        {{"email", email}, {"role", role}, {"workspace", workspace}, {"organisation", organisation}}, 201);
+    auto in = world_.accounts->UseLink(link.value("token", ""), "", email, kPassword,
+                                       world_.FromAddress("127.0.0.1"));
+    EXPECT_TRUE(in) << in.error().message;
+    return in.value_or(platform::SignedIn{});
+  }
+
+  platform::AccountsWorld world_;
+  Voice operator_;
+};
+
+std::string Target(std::string_view pattern, const std::string& id) {
+  std::string target(pattern);
+  for (const std::string_view hole : {"{id...}", "{id}"}) {
+    if (const size_t at = target.find(hole); at != std::string::npos) target.replace(at, hole.size(), id);
+  }
+  return target;
+}
+
+TEST_F(AccountsApiTest, EveryCellOfTheTableOfRights) {
+  StartWithAccounts();
+  const std::vector<std::pair<Role, Voice>> voices = {
+      {Role::kNone, {""}},
+      {Role::kViewer, KeyVoice(Key("viewer"))},
+      {Role::kDeveloper, KeyVoice(Key("developer"))},
+      {Role::kWorkspaceAdmin, KeyVoice(Key("admin"))},
+      {Role::kAdmin, SessionVoice(Join("admin@x.y", "admin"))},
+      {Role::kOwner, SessionVoice(Join("owner@x.y", "owner"))},
+      {Role::kOperator, operator_},
+  };
+  std::set<std::string> methods;
+  for (const Route& route : Routes()) {
+    methods.insert(std::string(route.method));
+    for (const auto& [role, voice] : voices) {
+      const std::string where = std::string(route.method) + " " + std::string(route.pattern) + " as " +
+                                std::string(platform::RoleName(role));
+      const bool writes = route.method == "POST" || route.method == "PATCH" || route.method == "PUT";
+      RawClient client(port_);
+      client.Send(
+          Raw(voice, route.method, Target(route.pattern, "x"), writes ? "{\"surely_no_field\":1}" : ""));
+      const RawReply reply = client.ReadReply();
+      const Json body = Json::parse(reply.body, nullptr, false);
+      const std::string code = body.is_object() && body.contains("error") && body["error"]["code"].is_string()
+                                   ? body["error"]["code"].get<std::string>()
+                                   : "";
+      if (role >= route.access) {
+        EXPECT_NE(reply.status, 0) << where;
+        EXPECT_NE(code, "role_too_low") << where;
+        EXPECT_NE(code, "missing_api_key") << where;
+        EXPECT_NE(code, "csrf_token_missing") << where;
+      } else if (role == Role::kNone) {
+        EXPECT_EQ(reply.status, 401) << where;
+        EXPECT_EQ(code, "missing_api_key") << where;
+      } else {
+        EXPECT_EQ(reply.status, 403) << where;
+        EXPECT_EQ(code, "role_too_low") << where;
+      }
+    }
+  }
+  EXPECT_EQ(methods, (std::set<std::string>{"GET", "POST", "PUT", "PATCH", "DELETE"}));
+}
+
+TEST_F(AccountsApiTest, NoEndpointShowsOneOrganisationAnother) {
+  StartWithAccounts();
+  // What is theirs: each name holds the word.
+  const Json organisation = Tell(operator_, "POST", "/api/v1/organisations", {{"name", "SECRET org"}}, 201);
+  const std::string their_org = organisation["id"];
+  const Json workspace = Tell(operator_, "POST", "/api/v1/workspaces",
+                              {{"name", "SECRET ws"}, {"organisation", their_org}}, 201);
+  const std::string their_ws = workspace["id"];
+  const Json key = Tell(operator_, "POST", "/api/v1/keys",
+                        {{"name", "SECRET key"}, {"service", true}, {"workspace", their_ws}}, 201);
+  const platform::SignedIn them = Join("SECRET@x.y", "owner", nullptr, their_org);
+  const Json invitation =
+      Tell(operator_, "POST", "/api/v1/invitations",
+           {{"email", "SECRET2@x.y"}, {"role", "viewer"}, {"organisation", their_org}}, 201);
+  const Json members = Tell(SessionVoice(them), "GET", "/api/v1/members", nullptr, 200);
+  ASSERT_EQ(members["data"].size(), 1u) << members.dump();
+  const std::vector<std::string> ids = {their_org,        their_ws,    key["id"], members["data"][0]["id"],
+                                        invitation["id"], them.session};
+  std::vector<std::string> words = ids;
+  for (const char* word : {"SECRET", "secret@", "secret2@"}) words.push_back(word);
+  words.push_back(key["prefix"]);
+
+  const platform::SignedIn owner = Join("owner@x.y", "owner");
+  const std::vector<Voice> foreigners = {KeyVoice(Key("admin")), KeyVoice(Key("viewer")), SessionVoice(owner),
+                                         SessionVoice(owner, "default")};
+  for (const Route& route : Routes()) {
+    const bool has_id = route.pattern.find('{') != std::string_view::npos;
+    if (route.tag != "accounts" && has_id) continue;  // models and pulls belong to the installation
+    for (const Voice& voice : foreigners) {
+      for (const std::string& id : has_id ? ids : std::vector<std::string>{""}) {
+        std::vector<std::string> targets = {Target(route.pattern, id)};
+        for (const char* name : {"workspace", "organisation"}) {
+          if (route.query.find(name) != std::string_view::npos)
+            targets.push_back(targets[0] + "?" + name + "=" + (name[0] == 'w' ? their_ws : their_org));
+        }
+        for (const std::string& target : targets) {
+          const bool writes = route.method == "POST" || route.method == "PATCH" || route.method == "PUT";
+          // Bodies that would work on one's own.
+          const Json body = route.pattern == "/api/v1/keys"
+                                ? Json{{"name", "n"}, {"service", true}, {"workspace", their_ws}}
+                            : route.pattern == "/api/v1/invitations"
+                                ? Json{{"email", "n@x.y"}, {"role", "viewer"}, {"workspace", their_ws}}
+                            : route.pattern == "/api/v1/workspaces"
+                                ? Json{{"name", "n"}, {"organisation", their_org}}
+                            : route.pattern == "/api/v1/members/{id}"     ? Json{{"role", "viewer"}}
+                            : route.pattern == "/api/v1/keys/{id}/rotate" ? Json::object()
+                                                                          : Json{{"name", "n"}};
+          RawClient client(port_);
+          client.Send(Raw(voice, route.method, target, writes ? body.dump() : ""));
+          const RawReply reply = client.ReadReply();
+          const std::string where = std::string(route.method) + " " + target + ": " + reply.body;
+          // What was sent may come back in an error; nothing else of theirs may.
+          for (const std::string& word : words) {
+            const bool was_sent =
+                target.find(word) != std::string::npos || body.dump().find(word) != std::string::npos;
+            EXPECT_TRUE(was_sent || reply.body.find(word) == std::string::npos) << word << " in " << where;
+          }
+          if (has_id && route.access != Role::kNone) {
+            const bool refused = reply.status == 404 || reply.status == 403;
+            EXPECT_TRUE(refused || (writes && reply.status == 400)) << where;
+          }
+        }
+      }
+    }
+  }
+  // And nothing of theirs has changed.
+  EXPECT_EQ(Tell(operator_, "GET", "/api/v1/workspaces/" + their_ws, nullptr, 200), workspace);
+  EXPECT_EQ(
+      Tell(operator_, "GET", "/api/v1/keys/" + key["id"].get<std::string>(), nullptr, 200)["revoked_at"],
+      nullptr);
+  EXPECT_EQ(Tell(SessionVoice(them), "GET", "/api/v1/members", nullptr, 200), members);
+  EXPECT_EQ(Tell(SessionVoice(them), "GET", "/api/v1/invitations", nullptr, 200)["data"].size(), 2u);
+}
+
+TEST_F(AccountsApiTest, ARevokedKeysStreamsAreCutWithinASecond) {
+  StartWithAccounts();
+  const Json made = Tell(operator_, "POST", "/api/v1/keys", {{"name", "stream"}, {"service", true}}, 201);
+  inference_.SetScript([](FakeRun& run) {
+    run.Token("first");
+    run.WaitCancelled(20);
+    run.Done(Fail(ErrorKind::kCancelled, "cancelled", "cancelled"));
+  });
+  RawClient client(port_);
+  client.Send(Raw(KeyVoice(made["key"]), "POST", "/v1/chat/completions",
+                  R"({"model":"scripted","stream":true,"messages":[{"role":"user","content":"hi"}]})"));
+  ASSERT_TRUE(client.ReadUntil("first"));
+  EXPECT_EQ(inference_.last_chat().principal.key, made["id"]);
+  EXPECT_EQ(inference_.last_chat().principal.account, "default/default/" + made["id"].get<std::string>());
+  const auto start = std::chrono::steady_clock::now();
+  Tell(operator_, "DELETE", "/api/v1/keys/" + made["id"].get<std::string>(), nullptr, 200);
+  EXPECT_TRUE(client.ReadEnd(10));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
+  EXPECT_TRUE(WaitMetric("tidepool_http_cut_requests_total", 1));
+  for (int i = 0; i < 1000 && inference_.cancelled() == 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(inference_.cancelled(), 1);
+  EXPECT_EQ(Tell(KeyVoice(made["key"]), "GET", "/v1/models", nullptr, 401)["error"]["code"], "key_revoked");
+}
+
+TEST_F(AccountsApiTest, AnExpiredKeysStreamsAreCut) {
+  StartWithAccounts();
+  const int64_t soon = platform::kTestTime_ms / 1000 + 60;
+  const Json made = Tell(operator_, "POST", "/api/v1/keys",
+                         {{"name", "short"}, {"service", true}, {"expires_at", soon}}, 201);
+  inference_.SetScript([](FakeRun& run) {
+    run.Token("first");
+    run.WaitCancelled(20);
+    run.Done(Fail(ErrorKind::kCancelled, "cancelled", "cancelled"));
+  });
+  RawClient client(port_);
+  client.Send(Raw(KeyVoice(made["key"]), "POST", "/v1/chat/completions",
+                  R"({"model":"scripted","stream":true,"messages":[{"role":"user","content":"hi"}]})"));
+  ASSERT_TRUE(client.ReadUntil("first"));
+  world_.wall_clock.Advance(60'000);
+  EXPECT_TRUE(client.ReadEnd(10));
+  EXPECT_EQ(Tell(KeyVoice(made["key"]), "GET", "/v1/models", nullptr, 401)["error"]["code"], "key_expired");
+}
+
+TEST_F(AccountsApiTest, ScopesOfAKey) {
+  StartWithAccounts();
+  const Json made = Tell(operator_, "POST", "/api/v1/keys",
+                         {{"name", "scoped"},
+                          {"service", true},
+                          {"models", {"other:*"}},
+                          {"endpoints", {"/v1/chat/completions", "/v1/models*"}},
+                          {"networks", {"127.0.0.0/8"}}},
+                         201);
+  const Voice voice = KeyVoice(made["key"]);
+  const Json chat = {{"model", "scripted"}, {"messages", {{{"role", "user"}, {"content", "hi"}}}}};
+  EXPECT_EQ(Tell(voice, "POST", "/v1/chat/completions", chat, 403)["error"]["code"], "model_not_allowed");
+  EXPECT_EQ(Tell(voice, "GET", "/v1/models", nullptr, 200)["data"].size(), 0u);
+  EXPECT_EQ(Tell(voice, "GET", "/v1/models/scripted", nullptr, 403)["error"]["code"], "model_not_allowed");
+  EXPECT_EQ(
+      Tell(voice, "POST", "/v1/completions", {{"model", "scripted"}, {"prompt", "a"}}, 403)["error"]["code"],
+      "endpoint_not_allowed");
+  Tell(operator_, "PATCH", "/api/v1/keys/" + made["id"].get<std::string>(), {{"models", {"scripted"}}}, 200);
+  Tell(voice, "POST", "/v1/chat/completions", chat, 200);
+  Tell(operator_, "PATCH", "/api/v1/keys/" + made["id"].get<std::string>(), {{"networks", {"10.0.0.0/8"}}},
+       200);
+  EXPECT_EQ(Tell(voice, "POST", "/v1/chat/completions", chat, 403)["error"]["code"], "address_not_allowed");
+}
+
+TEST_F(AccountsApiTest, ForwardedAddressesCountFromTrustedProxiesOnly) {
+  const Json spec = {{"name", "n"}, {"service", true}, {"networks", {"203.0.113.0/24"}}};
+  constexpr std::string_view kForwarded = "X-Forwarded-For: 203.0.113.9\r\n";
+  StartWithAccounts();
+  const std::string key = Tell(operator_, "POST", "/api/v1/keys", spec, 201)["key"];
+  EXPECT_EQ(Tell(KeyVoice(key), "GET", "/v1/models", nullptr, 403, kForwarded)["error"]["code"],
+            "address_not_allowed");
+  gateway_.reset();
+  options_.trusted_proxy = "127.0.0.0/8,10.0.0.1";
+  StartWithAccounts();
+  Tell(KeyVoice(key), "GET", "/v1/models", nullptr, 200, kForwarded);
+  // What a client wrote itself stands before what the proxy appended.
+  EXPECT_EQ(Tell(KeyVoice(key), "GET", "/v1/models", nullptr, 403,
+                 "X-Forwarded-For: 203.0.113.9, 198.51.100.1\r\n")["error"]["code"],
+            "address_not_allowed");
+  Tell(KeyVoice(key), "GET", "/v1/models", nullptr, 200,
+       "X-Forwarded-For: 198.51.100.1, 203.0.113.9, 10.0.0.1\r\n");
+  EXPECT_EQ(Tell(KeyVoice(key), "GET", "/v1/models", nullptr, 403)["error"]["code"], "address_not_allowed");
+}
+
+TEST_F(AccountsApiTest, TheCookieIsSecureWhereTheClientSpeaksTls) {
+  options_.trusted_proxy = "127.0.0.0/8";
+  StartWithAccounts();
+  Join("p@x.y", "viewer");
+  const std::string body = Json{{"email", "p@x.y"}, {"password", kPassword}}.dump();
+  const auto cookie = [&](std::string_view header) {
+    const RawReply reply = Ask(Raw({""}, "POST", "/api/v1/sessions", body, header));
+    EXPECT_EQ(reply.status, 201) << reply.body;
+    return reply.headers.contains("set-cookie") ? reply.headers.at("set-cookie") : std::string();
+  };
+  EXPECT_THAT(cookie("X-Forwarded-Proto: https\r\n"), HasSubstr("; Secure"));
+  EXPECT_THAT(cookie("X-Forwarded-Proto: http\r\n"), Not(HasSubstr("Secure")));
+  gateway_.reset();
+  options_.trusted_proxy = "10.0.0.0/8";  // anybody may write the header
+  StartWithAccounts();
+  EXPECT_THAT(cookie("X-Forwarded-Proto: https\r\n"), Not(HasSubstr("Secure")));
+}
+
+TEST_F(AccountsApiTest, TheFirstOwnerThroughTheLink) {
+  StartWithAccounts();
+  const auto link = world_.accounts->MakeSetupLink();
+  ASSERT_TRUE(link && *link);
+  const Voice nobody{""};
+  const RawReply page = Ask(Raw(nobody, "GET", "/setup"));
+  EXPECT_EQ(page.status, 200);
+  EXPECT_THAT(page.headers.at("content-type"), HasSubstr("text/html"));
+  EXPECT_THAT(page.headers.at("content-security-policy"), HasSubstr("default-src 'none'"));
+  EXPECT_EQ(Tell(nobody, "POST", "/api/v1/links/find", {{"token", (*link)->token}}, 200)["kind"], "setup");
+  EXPECT_EQ(Tell(nobody, "POST", "/api/v1/links/find", {{"token", "tl-wrong"}}, 404)["error"]["code"],
+            "link_not_found");
+  const RawReply made = Ask(Raw(
+      nobody, "POST", "/api/v1/links/use",
+      Json{{"token", (*link)->token}, {"email", "o@x.y"}, {"name", "O"}, {"password", kPassword}}.dump()));
+  ASSERT_EQ(made.status, 201) << made.body;
+  const std::string cookie = made.headers.at("set-cookie");
+  EXPECT_THAT(cookie, HasSubstr("HttpOnly"));
+  EXPECT_THAT(cookie, HasSubstr("SameSite=Strict"));
+  EXPECT_THAT(cookie, Not(HasSubstr("Secure"))) << "plain HTTP";
+  EXPECT_EQ(made.headers.at("cache-control"), "no-store");
+  const std::string pair = cookie.substr(0, cookie.find(';'));
+  const std::string csrf = Json::parse(made.body)["csrf_token"];
+  const Voice reads{"Cookie: " + pair + "\r\n"};
+  const Json current = Tell(reads, "GET", "/api/v1/sessions/current", nullptr, 200);
+  EXPECT_EQ(current["role"], "operator");
+  EXPECT_EQ(current["csrf_token"], csrf);
+  EXPECT_EQ(current["user"]["email"], "o@x.y");
+  EXPECT_EQ(Tell(reads, "POST", "/api/v1/workspaces", {{"name", "w"}}, 403)["error"]["code"],
+            "csrf_token_missing");
+  const Voice writes{"Cookie: " + pair + "\r\nTidepool-CSRF: " + csrf + "\r\n"};
+  Tell(writes, "POST", "/api/v1/workspaces", {{"name", "w"}}, 201);
+  // What a session generates is metered under `console` of the workspace that it chose.
+  const Json w = Tell(writes, "POST", "/api/v1/workspaces", {{"name", "second"}}, 201);
+  const std::string chosen = "Tidepool-Workspace: " + w["id"].get<std::string>() + "\r\n";
+  Tell({writes.headers + chosen}, "POST", "/v1/chat/completions",
+       {{"model", "scripted"}, {"messages", {{{"role", "user"}, {"content", "hi"}}}}}, 200);
+  EXPECT_EQ(inference_.last_chat().principal.workspace, w["id"]) << "the scope of prefix reuse";
+  EXPECT_EQ(inference_.last_chat().principal.account, "default/" + w["id"].get<std::string>() + "/console");
+  // Another site's cookie beside ours: neither counts.
+  EXPECT_EQ(Tell({"Cookie: tidepool_session=evil; " + pair + "\r\n"}, "GET", "/v1/models", nullptr,
+                 401)["error"]["code"],
+            "missing_api_key");
+  const RawReply out = Ask(Raw(writes, "DELETE", "/api/v1/sessions/current"));
+  EXPECT_EQ(out.status, 200);
+  EXPECT_THAT(out.headers.at("set-cookie"), HasSubstr("Max-Age=0"));
+  EXPECT_EQ(Tell(reads, "GET", "/v1/models", nullptr, 401)["error"]["code"], "invalid_session");
+}
+
+TEST_F(AccountsApiTest, SignInsAreLimitedAndRecorded) {
+  StartWithAccounts();
+  Join("p@x.y", "viewer");
+  const Voice nobody{""};
+  for (int i = 0; i < world_.options_.sign_in_attempts - 1; ++i) {
+    EXPECT_EQ(Tell(nobody, "POST", "/api/v1/sessions", {{"email", "p@x.y"}, {"password", "wrong"}},
+                   401)["error"]["code"],
+              "wrong_password");
+  }
+  Tell(nobody, "POST", "/api/v1/sessions", {{"email", "p@x.y"}, {"password", kPassword}}, 201);
+  Tell(nobody, "POST", "/api/v1/sessions", {{"email", "p@x.y"}, {"password", "wrong"}}, 401);
+  const RawReply refused =
+      Ask(Raw(nobody, "POST", "/api/v1/sessions", Json{{"email", "p@x.y"}, {"password", kPassword}}.dump()));
+  EXPECT_EQ(refused.status, 429);
+  EXPECT_TRUE(refused.headers.contains("retry-after"));
+  const Json audit = Tell(operator_, "GET", "/api/v1/audit", nullptr, 200);
+  EXPECT_THAT(audit.dump(), HasSubstr("session.refused"));
+  EXPECT_THAT(audit.dump(), Not(HasSubstr(kPassword)));
+}
+
+TEST_F(AccountsApiTest, AnIdempotencyKeyMakesOneKey) {
+  StartWithAccounts();
+  const Json spec = {{"name", "once"}, {"service", true}};
+  constexpr std::string_view kHeader = "Idempotency-Key: abc-1\r\n";
+  const Json first = Tell(operator_, "POST", "/api/v1/keys", spec, 201, kHeader);
+  const RawReply again = Ask(Raw(operator_, "POST", "/api/v1/keys", spec.dump(), kHeader));
+  EXPECT_EQ(again.status, 201);
+  EXPECT_EQ(again.headers.at("idempotent-replayed"), "true");
+  EXPECT_EQ(Json::parse(again.body), first);
+  EXPECT_EQ(Tell(operator_, "POST", "/api/v1/keys", {{"name", "other"}, {"service", true}}, 409,
+                 kHeader)["error"]["code"],
+            "idempotency_key_reused");
+  EXPECT_EQ(Tell(operator_, "POST", "/api/v1/keys", spec, 400, "Idempotency-Key: \r\n")["error"]["code"],
+            "bad_idempotency_key");
+  // Another caller's keys are apart.
+  const Voice other = KeyVoice(Key("admin"));
+  EXPECT_NE(Tell(other, "POST", "/api/v1/keys", spec, 201, kHeader)["id"], first["id"]);
+  // A wrong request is repeated as the same refusal.
+  const Json wrong = {{"name", ""}};
+  Tell(operator_, "POST", "/api/v1/organisations", wrong, 400, "Idempotency-Key: w\r\n");
+  EXPECT_EQ(
+      Ask(Raw(operator_, "POST", "/api/v1/organisations", wrong.dump(), "Idempotency-Key: w\r\n")).status,
+      400);
+}
+
+TEST_F(AccountsApiTest, BadRequestsNameTheField) {
+  StartWithAccounts();
+  const auto refused = [&](std::string_view method, std::string_view target, const Json& body) {
+    const Json reply = Tell(operator_, method, target, body, 400);
+    return reply["error"]["code"].get<std::string>() + " " +
+           (reply["error"]["param"].is_string() ? reply["error"]["param"].get<std::string>() : "");
+  };
+  EXPECT_EQ(refused("POST", "/api/v1/keys", Json::object()), "missing_field name");
+  EXPECT_EQ(refused("POST", "/api/v1/keys", {{"name", 7}}), "invalid_type name");
+  EXPECT_EQ(refused("POST", "/api/v1/keys", {{"name", "x"}, {"colour", "red"}}), "unknown_field colour");
+  EXPECT_EQ(refused("POST", "/api/v1/keys", {{"name", "x"}, {"models", {1}}}), "invalid_value models");
+  EXPECT_EQ(refused("POST", "/api/v1/keys", {{"name", "x"}, {"service", true}, {"expires_at", -1}}),
+            "invalid_value expires_at");
+  EXPECT_EQ(refused("POST", "/api/v1/keys", {{"name", "x"}, {"service", true}, {"expires_at", 1e300}}),
+            "invalid_type expires_at");
+  EXPECT_EQ(refused("POST", "/api/v1/keys", {{"name", "x"}, {"service", false}}), "invalid_value service");
+  EXPECT_EQ(refused("POST", "/api/v1/workspaces", {{"name", "x"}, {"weight", -1}}), "invalid_value weight");
+  EXPECT_EQ(refused("GET", "/api/v1/keys?limit=0", nullptr), "invalid_value limit");
+  EXPECT_EQ(refused("GET", "/api/v1/keys?limit=1e3", nullptr), "invalid_value limit");
+  EXPECT_EQ(refused("GET", "/api/v1/keys?colour=red", nullptr), "unknown_parameter colour");
+  EXPECT_EQ(refused("GET", "/api/v1/keys?limit=1&limit=2", nullptr), "unknown_parameter limit");
+  EXPECT_EQ(refused("GET", "/api/v1/keys?after=%zz", nullptr), "bad_query ");
+  EXPECT_EQ(refused("GET", "/api/v1/audit?limit=5000", nullptr), "invalid_value limit");
+  EXPECT_EQ(refused("DELETE", "/api/v1/sessions/current", nullptr), "no_session ");
+}
+
+TEST_F(AccountsApiTest, AFullStoreIs503ThatSaysWhyAndGoesAway) {
+  StartWithAccounts();
+  const auto limit = [&](int64_t pages) {
+    ASSERT_TRUE(world_.database->Write([&](store::Session& s) {
+      return s.Query("PRAGMA max_page_count=" + std::to_string(pages)).map([](auto&&) {});
+    }));
+  };
+  limit(1);
+  const Json spec = {{"name", std::string(200, 'n')}};
+  RawReply reply;
+  for (int i = 0; i < 200 && (i == 0 || reply.status == 201); ++i)
+    reply = Ask(Raw(operator_, "POST", "/api/v1/organisations", spec.dump()));
+  EXPECT_EQ(reply.status, 503) << reply.body;
+  EXPECT_EQ(Json::parse(reply.body)["error"]["code"], "store_full");
+  EXPECT_THAT(reply.body, HasSubstr("no room left"));
+  EXPECT_TRUE(reply.headers.contains("retry-after"));
+  Tell(operator_, "GET", "/v1/models", nullptr, 200);
+  limit(1'000'000);
+  Tell(operator_, "POST", "/api/v1/organisations", spec, 201);
+}
+
+TEST_F(AccountsApiTest, WhatTheOperatorDoesIsRecorded) {
+  StartWithAccounts();
+  Tell(operator_, "POST", "/api/v1/pulls", {{"source", "smollm2:135m"}}, 202);
+  std::string rows;
+  for (int i = 0; i < 400 && rows.find("/api/v1/pulls") == std::string::npos; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    rows = Tell(operator_, "GET", "/api/v1/audit", nullptr, 200).dump();
+  }
+  EXPECT_THAT(rows, HasSubstr("POST /api/v1/pulls"));
+  EXPECT_THAT(rows, HasSubstr("smollm2:135m"));
+  EXPECT_EQ(Tell(operator_, "GET", "/api/v1/audit/verify", nullptr, 200)["good"], true);
+  // An organisation's admins see theirs only.
+  const Json other = Tell(operator_, "POST", "/api/v1/organisations", {{"name", "Elsewhere"}}, 201);
+  const platform::SignedIn admin = Join("a@x.y", "admin");
+  const std::string theirs = Tell(SessionVoice(admin), "GET", "/api/v1/audit", nullptr, 200).dump();
+  EXPECT_THAT(theirs, HasSubstr("member.created"));
+  EXPECT_THAT(theirs, Not(HasSubstr("Elsewhere")));
+  const Json page = Tell(operator_, "GET", "/api/v1/audit?limit=2", nullptr, 200);
+  EXPECT_EQ(page["data"].size(), 2u);
+  const Json next =
+      Tell(operator_, "GET", "/api/v1/audit?limit=2&after=" + page["next_cursor"].get<std::string>(), nullptr,
+           200);
+  EXPECT_EQ(next["data"][0]["number"].get<int64_t>(), page["data"][1]["number"].get<int64_t>() - 1);
+}
+
+TEST_F(AccountsApiTest, WithoutAccountsTheEndpointsSaySo) {
+  Start();
+  const RawReply reply = Ask(Get("/api/v1/keys"));
+  EXPECT_EQ(reply.status, 501);
+}
+
+}  // namespace
+}  // namespace tidepool::gateway

@@ -1,0 +1,496 @@
+// Conversations: /api/v1/conversations and the events of one.
+#include "gateway/native/conversations.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <mutex>
+#include <utility>
+
+#include "gateway/errors.h"
+#include "gateway/json_body.h"
+#include "gateway/openai/fields.h"
+#include "gateway/openai/sampling_fields.h"
+#include "gateway/sse.h"
+#include "platform/conversations/conversations.h"
+
+namespace tidepool::gateway::native {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using openai::BadField;
+using openai::Field;
+using openai::FieldReader;
+using openai::FieldType;
+using openai::Treatment;
+using platform::ConversationEvent;
+
+platform::Conversations* ConversationsOf(Services& services, const std::shared_ptr<Exchange>& exchange) {
+  if (services.hooks.conversations == nullptr)
+    exchange->Send(ErrorResponse(501, "not_available", "This server keeps no conversations."));
+  return services.hooks.conversations;
+}
+
+std::string ConversationId(const Exchange& exchange) {
+  return std::string(exchange.request().PathValue("id"));
+}
+const platform::Principal& Who(const Exchange& exchange) { return exchange.request().principal; }
+
+// "a=1&b=two%20words": the value of `name`, decoded ('+' is a space).
+Result<std::string> QueryText(const HttpRequest& request, std::string_view name) {
+  std::string_view rest = request.target;
+  const size_t mark = rest.find('?');
+  rest = mark == std::string_view::npos ? std::string_view() : rest.substr(mark + 1);
+  while (!rest.empty()) {
+    const size_t end = rest.find('&');
+    const std::string_view pair = rest.substr(0, end);
+    rest = end == std::string_view::npos ? std::string_view() : rest.substr(end + 1);
+    const size_t equals = pair.find('=');
+    if (pair.substr(0, equals) != name) continue;
+    std::string value(equals == std::string_view::npos ? std::string_view() : pair.substr(equals + 1));
+    for (char& c : value) {
+      if (c == '+') c = ' ';
+    }
+    auto decoded = PercentDecode(value);
+    if (!decoded) return Fail(BadField(name, fmt::format("{} is not percent-encoded rightly.", name)));
+    return decoded;
+  }
+  return std::string();
+}
+
+Result<int64_t> QueryInteger(const HttpRequest& request, std::string_view name, int64_t otherwise) {
+  TP_ASSIGN(const std::string text, QueryText(request, name));
+  if (text.empty()) return otherwise;
+  int64_t value = 0;
+  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (problem != std::errc() || end != text.data() + text.size() || value < 0)
+    return Fail(BadField(name, fmt::format("{} is \"{}\", not a whole number.", name, text.substr(0, 40))));
+  return value;
+}
+
+double Seconds(int64_t ms) { return static_cast<double>(ms) / 1e3; }
+Json OrNull(const std::string& text) { return text.empty() ? Json(nullptr) : Json(text); }
+
+Json SummaryJson(const platform::Conversation& c) {
+  return {{"id", c.id},
+          {"title", c.title},
+          {"model", c.model},
+          {"pinned", c.pinned},
+          {"running", c.running},
+          {"created", Seconds(c.created_ms)},
+          {"updated", Seconds(c.updated_ms)}};
+}
+
+Json ConversationJson(const platform::Conversation& c) {
+  Json out = SummaryJson(c);
+  out["system"] = c.system;
+  out["sampling"] = c.sampling;
+  out["leaf"] = OrNull(c.leaf);
+  return out;
+}
+
+Json TurnJson(const platform::Turn& turn) {
+  Json files = Json::array();
+  for (const auto& file : turn.files) files.push_back({{"name", file.name}, {"text", file.text}});
+  Json out{{"id", turn.id},
+           {"parent", OrNull(turn.parent)},
+           {"role", turn.user ? "user" : "assistant"},
+           {"content", turn.content},
+           {"reasoning", turn.reasoning},
+           {"files", std::move(files)},
+           {"model", turn.model},
+           {"state", platform::TurnStateName(turn.state)},
+           {"finish_reason", turn.finish_reason},
+           {"error", nullptr},
+           {"usage", nullptr}};
+  if (turn.state == platform::TurnState::kFailed)
+    out["error"] = {{"code", turn.error_code}, {"message", turn.error_message}};
+  if (turn.usage) {
+    out["usage"] = {{"prompt_tokens", turn.usage->prompt_tokens},
+                    {"completion_tokens", turn.usage->completion_tokens},
+                    {"total_tokens", turn.usage->prompt_tokens + turn.usage->completion_tokens},
+                    {"prompt_tokens_details", {{"cached_tokens", turn.usage->cached_tokens}}},
+                    {"completion_tokens_details", {{"reasoning_tokens", turn.usage->reasoning_tokens}}}};
+  }
+  Json timings = Json::object();
+  if (turn.timings.ttft_s > 0) timings["ttft_s"] = turn.timings.ttft_s;
+  if (turn.timings.queue_s > 0) timings["queue_s"] = turn.timings.queue_s;
+  if (turn.timings.reasoning_s > 0) timings["reasoning_s"] = turn.timings.reasoning_s;
+  if (turn.timings.decode_s > 0) timings["decode_s"] = turn.timings.decode_s;
+  out["timings"] = std::move(timings);
+  out["dropped_turns"] = turn.dropped_turns;
+  out["created"] = Seconds(turn.created_ms);
+  return out;
+}
+
+Json WholeJson(const platform::ConversationWithTurns& whole) {
+  Json out = ConversationJson(whole.conversation);
+  Json turns = Json::array();
+  for (const auto& turn : whole.turns) turns.push_back(TurnJson(turn));
+  out["turns"] = std::move(turns);
+  out["sequence"] = whole.sequence;
+  return out;
+}
+
+Status CheckOnlyKnown(FieldReader& reader) {
+  TP_TRY(reader.Check());
+  if (reader.ignored().empty()) return {};
+  const std::string name = reader.ignored().front().substr(0, 64);
+  return Fail(BadField(name, fmt::format("There is no field \"{}\" here.", name), "unknown_field"));
+}
+
+Result<platform::SamplingRequest> SamplingOf(const Json& sampling) {
+  FieldReader reader(sampling, openai::SamplingFields());
+  TP_TRY(CheckOnlyKnown(reader));
+  return openai::ReadSampling(reader);
+}
+
+std::span<const Field> ChangeFields() {
+  static const Field kFields[] = {
+      {"title", FieldType::kString, Treatment::kRead, ""},
+      {"model", FieldType::kString, Treatment::kRead, "who answers from now on"},
+      {"system", FieldType::kString, Treatment::kRead, "said to the model before the conversation"},
+      {"sampling", FieldType::kObject, Treatment::kRead,
+       "temperature, max_tokens, stop, ... as in a chat completion"},
+      {"pinned", FieldType::kBoolean, Treatment::kRead, "listed before the others"},
+      {"leaf", FieldType::kString, Treatment::kRead, "the turn at whose end the reader is; null: the newest"},
+  };
+  return kFields;
+}
+
+Result<platform::ConversationChange> ParseChange(const Json& body) {
+  FieldReader reader(body, ChangeFields());
+  TP_TRY(CheckOnlyKnown(reader));
+  platform::ConversationChange change;
+  change.title = reader.String("title");
+  change.model = reader.String("model");
+  change.system = reader.String("system");
+  change.pinned = reader.Boolean("pinned");
+  change.leaf = reader.String("leaf");
+  if (body.contains("leaf") && body["leaf"].is_null()) change.leaf = "";
+  if (const Json* sampling = reader.Find("sampling")) {
+    TP_TRY(SamplingOf(*sampling));
+    change.sampling = *sampling;
+  }
+  return change;
+}
+
+std::span<const Field> TurnFields() {
+  static const Field kFields[] = {
+      {"parent", FieldType::kString, Treatment::kRead,
+       "the turn it follows; null: the conversation's beginning"},
+      {"content", FieldType::kString, Treatment::kRead,
+       "what the person says; none: another answer to `parent`"},
+      {"files", FieldType::kArray, Treatment::kRead, "{name, text}, put before the content"},
+      {"model", FieldType::kString, Treatment::kRead, "who answers; the conversation's without it"},
+      {"continue", FieldType::kString, Treatment::kRead, "go on with this answer, which ended early"},
+  };
+  return kFields;
+}
+
+Result<platform::NewTurn> ParseTurn(const Json& body) {
+  FieldReader reader(body, TurnFields());
+  TP_TRY(CheckOnlyKnown(reader));
+  platform::NewTurn turn;
+  turn.parent = reader.String("parent").value_or("");
+  turn.content = reader.String("content");
+  turn.model = reader.String("model").value_or("");
+  turn.continue_turn = reader.String("continue").value_or("");
+  if (const Json* files = reader.Find("files")) {
+    for (const Json& file : *files) {
+      static const Field kFields[] = {{"name", FieldType::kString, Treatment::kRead, ""},
+                                      {"text", FieldType::kString, Treatment::kRead, ""}};
+      if (!file.is_object()) return Fail(BadField("files", "files must hold objects with name and text."));
+      FieldReader item(file, kFields);
+      TP_TRY(CheckOnlyKnown(item));
+      turn.files.push_back({item.String("name").value_or(""), item.String("text").value_or("")});
+    }
+  }
+  return turn;
+}
+
+std::string_view PhaseName(compute::ProgressEvent::Phase phase) {
+  return phase == compute::ProgressEvent::Phase::kQueued    ? "queued"
+         : phase == compute::ProgressEvent::Phase::kLoading ? "loading"
+                                                            : "prefill";
+}
+
+// "id: 7\nevent: delta\ndata: {...}\n\n"
+void AppendConversationEvent(std::string& out, const ConversationEvent& event) {
+  using Kind = ConversationEvent::Kind;
+  Json data = Json::object();
+  std::string_view name = "reload";
+  switch (event.kind) {
+    case Kind::kTurn:
+      name = "turn";
+      data["turn"] = TurnJson(*event.turn);
+      break;
+    case Kind::kDelta:
+      name = "delta";
+      data["turn"] = event.turn_id;
+      if (!event.content.empty()) data["content"] = event.content;
+      if (!event.reasoning.empty()) data["reasoning"] = event.reasoning;
+      break;
+    case Kind::kProgress:
+      name = "progress";
+      data["turn"] = event.turn_id;
+      data["phase"] = PhaseName(event.progress.phase);
+      if (event.progress.phase == compute::ProgressEvent::Phase::kQueued) {
+        data["queue_position"] = event.progress.queue_position;
+      } else {
+        data["share"] = event.progress.share;
+      }
+      break;
+    case Kind::kConversation:
+      name = "conversation";
+      data["conversation"] = ConversationJson(*event.conversation);
+      break;
+    case Kind::kReload: break;
+  }
+  fmt::format_to(std::back_inserter(out), "id: {}\n", event.sequence);
+  AppendNamedEvent(out, name, DumpJson(data));
+}
+
+// A page that follows a conversation: the conversation's listener and its connection's.
+class Follower final : public platform::ConversationListener,
+                       public ExchangeListener,
+                       public std::enable_shared_from_this<Follower> {
+ public:
+  Follower(platform::Conversations& conversations, std::string id, std::shared_ptr<Exchange> exchange)
+      : conversations_(conversations), id_(std::move(id)), exchange_(std::move(exchange)) {}
+
+  void OnEvent(const ConversationEvent& event) override {
+    std::string out;
+    AppendConversationEvent(out, event);
+    if (const auto exchange = Stream()) exchange->Write(out);
+  }
+  void OnEnd() override {
+    if (const auto exchange = Take()) exchange->End();
+  }
+  void OnClosed() override {
+    conversations_.Remove(id_, shared_from_this());
+    Take();
+  }
+  void OnQuiet() override {
+    std::string out;
+    AppendComment(out, "quiet");
+    if (const auto exchange = Stream()) exchange->Write(out);
+  }
+
+ private:
+  std::shared_ptr<Exchange> Stream() {
+    const std::lock_guard lock(mutex_);
+    return exchange_;
+  }
+  // The exchange holds this as its listener: let go of it when it is over.
+  std::shared_ptr<Exchange> Take() {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(exchange_, nullptr);
+  }
+
+  platform::Conversations& conversations_;
+  const std::string id_;
+  std::mutex mutex_;
+  std::shared_ptr<Exchange> exchange_;
+};
+
+}  // namespace
+
+void ListConversations(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto* conversations = ConversationsOf(services, exchange);
+  if (conversations == nullptr) return;
+  const auto list = [&]() -> Result<platform::ConversationPage> {
+    TP_ASSIGN(const std::string search, QueryText(exchange->request(), "query"));
+    TP_ASSIGN(const std::string after, QueryText(exchange->request(), "after"));
+    TP_ASSIGN(const int64_t limit, QueryInteger(exchange->request(), "limit", 50));
+    return conversations->List(Who(*exchange), search, after,
+                               static_cast<int32_t>(std::min<int64_t>(limit, 200)));
+  };
+  const auto page = list();
+  if (!page) return exchange->Send(ErrorResponse(page.error()));
+  Json data = Json::array();
+  for (const auto& one : page->conversations) data.push_back(SummaryJson(one));
+  exchange->Send(JsonResponse(Json{{"data", std::move(data)}, {"next", OrNull(page->next)}}));
+}
+
+void CreateConversation(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto* conversations = ConversationsOf(services, exchange);
+  if (conversations == nullptr) return;
+  const auto body = JsonBody(services, exchange->request(), true);
+  if (!body) return exchange->Send(ErrorResponse(body.error()));
+  const auto change = ParseChange(*body);
+  if (!change) return exchange->Send(ErrorResponse(change.error()));
+  const auto created = conversations->Create(Who(*exchange), *change);
+  if (!created) return exchange->Send(ErrorResponse(created.error()));
+  Json out = ConversationJson(*created);
+  out["turns"] = Json::array();
+  out["sequence"] = 0;
+  exchange->Send(JsonResponse(out, 201));
+}
+
+void GetConversation(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto* conversations = ConversationsOf(services, exchange);
+  if (conversations == nullptr) return;
+  const auto found = conversations->Find(Who(*exchange), ConversationId(*exchange));
+  if (!found) return exchange->Send(ErrorResponse(found.error()));
+  exchange->Send(JsonResponse(WholeJson(*found)));
+}
+
+void ChangeConversation(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto* conversations = ConversationsOf(services, exchange);
+  if (conversations == nullptr) return;
+  const auto body = JsonBody(services, exchange->request());
+  if (!body) return exchange->Send(ErrorResponse(body.error()));
+  const auto change = ParseChange(*body);
+  if (!change) return exchange->Send(ErrorResponse(change.error()));
+  const auto changed = conversations->Change(Who(*exchange), ConversationId(*exchange), *change);
+  if (!changed) return exchange->Send(ErrorResponse(changed.error()));
+  exchange->Send(JsonResponse(ConversationJson(*changed)));
+}
+
+void DeleteConversation(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto* conversations = ConversationsOf(services, exchange);
+  if (conversations == nullptr) return;
+  const std::string id = ConversationId(*exchange);
+  if (auto deleted = conversations->Delete(Who(*exchange), id); !deleted)
+    return exchange->Send(ErrorResponse(deleted.error()));
+  exchange->Send(JsonResponse(Json{{"id", id}, {"deleted", true}}));
+}
+
+void StartTurn(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto* conversations = ConversationsOf(services, exchange);
+  if (conversations == nullptr) return;
+  const auto body = JsonBody(services, exchange->request());
+  if (!body) return exchange->Send(ErrorResponse(body.error()));
+  const auto start = [&]() -> Result<std::vector<platform::Turn>> {
+    TP_ASSIGN(platform::NewTurn turn, ParseTurn(*body));
+    TP_ASSIGN(const platform::Conversation conversation,
+              conversations->Read(Who(*exchange), ConversationId(*exchange)));
+    TP_ASSIGN(turn.sampling, SamplingOf(conversation.sampling));
+    return conversations->StartTurn(Who(*exchange), ConversationId(*exchange), std::move(turn),
+                                    exchange->request().id);
+  };
+  const auto turns = start();
+  if (!turns) return exchange->Send(ErrorResponse(turns.error()));
+  Json data = Json::array();
+  for (const auto& turn : *turns) data.push_back(TurnJson(turn));
+  exchange->Send(JsonResponse(Json{{"turns", std::move(data)}}, 201));
+}
+
+void StopTurn(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto* conversations = ConversationsOf(services, exchange);
+  if (conversations == nullptr) return;
+  const std::string turn(exchange->request().PathValue("turn"));
+  if (auto stopped = conversations->StopTurn(Who(*exchange), ConversationId(*exchange), turn); !stopped)
+    return exchange->Send(ErrorResponse(stopped.error()));
+  exchange->Send(JsonResponse(Json{{"id", turn}, {"stopped", true}}));
+}
+
+void ConversationEvents(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto* conversations = ConversationsOf(services, exchange);
+  if (conversations == nullptr) return;
+  const auto after = QueryInteger(exchange->request(), "after", 0);
+  if (!after) return exchange->Send(ErrorResponse(after.error()));
+  const std::string id = ConversationId(*exchange);
+  // The status line goes first: events follow from other threads as soon as it listens.
+  if (auto mine = conversations->Read(Who(*exchange), id); !mine)
+    return exchange->Send(ErrorResponse(mine.error()));
+  if (services.draining)
+    return exchange->Send(ErrorResponse(503, "draining", "The server is stopping; try again later."));
+  exchange->Begin(200, kEventStream, {{"Cache-Control", "no-store"}, {"X-Accel-Buffering", "no"}});
+  const auto follower = std::make_shared<Follower>(*conversations, id, exchange);
+  if (auto listening = conversations->Listen(Who(*exchange), id, static_cast<uint64_t>(*after), follower);
+      !listening) {
+    std::string out;
+    AppendNamedEvent(out, "error", DumpJson(ErrorJson(listening.error())));
+    exchange->Write(out);
+    return exchange->End();
+  }
+  exchange->Listen(follower);
+}
+
+void ExportConversation(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto* conversations = ConversationsOf(services, exchange);
+  if (conversations == nullptr) return;
+  const auto format = QueryText(exchange->request(), "format");
+  if (!format) return exchange->Send(ErrorResponse(format.error()));
+  if (!format->empty() && *format != "markdown" && *format != "json") {
+    return exchange->Send(ErrorResponse(
+        BadField("format", fmt::format("format is \"{}\"; give markdown or json.", format->substr(0, 40)))));
+  }
+  const auto found = conversations->Find(Who(*exchange), ConversationId(*exchange));
+  if (!found) return exchange->Send(ErrorResponse(found.error()));
+  const bool json = *format == "json";
+  HttpResponse response;
+  if (json) {
+    Json whole = WholeJson(*found);
+    whole.erase("sequence");
+    response.body = DumpJson(whole);
+  } else {
+    response.content_type = "text/markdown; charset=utf-8";
+    response.body = platform::ExportMarkdown(*found);
+  }
+  response.headers.push_back(
+      {"Content-Disposition",
+       fmt::format("attachment; filename=\"{}.{}\"", found->conversation.id, json ? "json" : "md")});
+  exchange->Send(std::move(response));
+}
+
+// ---- schemas ------------------------------------------------------------------------------------------
+
+namespace {
+
+constexpr const char* kTurnSchema = R"json({
+  "type": "object",
+  "properties": {
+    "id": {"type": "string"}, "parent": {"type": ["string", "null"]}, "role": {"enum": ["user", "assistant"]},
+    "content": {"type": "string"}, "reasoning": {"type": "string"},
+    "files": {"type": "array", "items": {"type": "object", "properties": {"name": {"type": "string"}, "text": {"type": "string"}}}},
+    "model": {"type": "string"}, "state": {"enum": ["running", "done", "stopped", "interrupted", "failed"]},
+    "finish_reason": {"type": "string"}, "error": {"type": ["object", "null"]}, "usage": {"type": ["object", "null"]},
+    "timings": {"type": "object", "description": "queue_s, ttft_s, reasoning_s, decode_s, where they are known"},
+    "dropped_turns": {"type": "integer", "description": "the oldest turns, left out because the context was full"},
+    "created": {"type": "number", "description": "seconds since 1970"}}
+})json";
+
+Json SummarySchema() {
+  return Json::parse(R"json({
+    "type": "object",
+    "properties": {
+      "id": {"type": "string"}, "title": {"type": "string"}, "model": {"type": "string"}, "pinned": {"type": "boolean"},
+      "running": {"type": "boolean", "description": "an answer is being written"},
+      "created": {"type": "number"}, "updated": {"type": "number"}}
+  })json");
+}
+
+}  // namespace
+
+Json ConversationSchema() {
+  Json schema = SummarySchema();
+  schema["properties"]["system"] = {{"type", "string"}};
+  schema["properties"]["sampling"] = {{"type", "object"}};
+  schema["properties"]["leaf"] = {{"type", Json::array({"string", "null"})}};
+  schema["properties"]["turns"] = {{"type", "array"}, {"items", Json::parse(kTurnSchema)}};
+  schema["properties"]["sequence"] = {{"type", "integer"}, {"description", "for events?after="}};
+  return schema;
+}
+Json ConversationListSchema() {
+  Json schema = Json::parse(R"json({"type": "object", "properties": {
+    "data": {"type": "array"}, "next": {"type": ["string", "null"], "description": "for ?after=; also ?query= and ?limit="}}})json");
+  schema["properties"]["data"]["items"] = SummarySchema();
+  return schema;
+}
+Json ConversationChangeSchema() { return openai::SchemaOf(ChangeFields(), {}); }
+Json NewTurnSchema() {
+  Json schema = openai::SchemaOf(TurnFields(), {});
+  schema["properties"]["files"]["items"] = Json::parse(
+      R"json({"type": "object", "properties": {"name": {"type": "string"}, "text": {"type": "string"}}})json");
+  return schema;
+}
+Json TurnsSchema() {
+  Json schema = Json::parse(R"json({"type": "object", "properties": {"turns": {"type": "array"}}})json");
+  schema["properties"]["turns"]["items"] = Json::parse(kTurnSchema);
+  return schema;
+}
+
+}  // namespace tidepool::gateway::native

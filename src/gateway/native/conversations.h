@@ -1,0 +1,29 @@
+// JSON of conversations, and what is read from a request's query.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "gateway/http.h"
+#include "gateway/services.h"
+
+namespace tidepool::gateway::native {
+
+void ListConversations(Services& services, std::shared_ptr<Exchange> exchange);
+void CreateConversation(Services& services, std::shared_ptr<Exchange> exchange);
+void GetConversation(Services& services, std::shared_ptr<Exchange> exchange);
+void ChangeConversation(Services& services, std::shared_ptr<Exchange> exchange);
+void DeleteConversation(Services& services, std::shared_ptr<Exchange> exchange);
+void StartTurn(Services& services, std::shared_ptr<Exchange> exchange);
+void StopTurn(Services& services, std::shared_ptr<Exchange> exchange);
+void ConversationEvents(Services& services, std::shared_ptr<Exchange> exchange);
+void ExportConversation(Services& services, std::shared_ptr<Exchange> exchange);
+
+nlohmann::ordered_json ConversationSchema();
+nlohmann::ordered_json ConversationListSchema();
+nlohmann::ordered_json ConversationChangeSchema();
+nlohmann::ordered_json NewTurnSchema();
+nlohmann::ordered_json TurnsSchema();
+
+}  // namespace tidepool::gateway::native

@@ -1,0 +1,412 @@
+// What was used: sums, single requests, history, bills.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "gateway/errors.h"
+#include "gateway/native/ledger_call.h"
+#include "gateway/native/ledger_handlers.h"
+#include "gateway/router.h"
+
+namespace tidepool::gateway::native {
+
+using openai::Field;
+using openai::FieldType;
+using openai::Treatment;
+using platform::Role;
+
+void ServeLedger(Services& services, const std::shared_ptr<Exchange>& exchange, int status,
+                 const std::function<Result<Json>(Call&, platform::Accounting&)>& work) {
+  if (services.hooks.accounting == nullptr)
+    return exchange->Send(ErrorResponse(501, "not_available", "This server keeps no ledger."));
+  Serve(services, exchange, status, [&](Call& call) { return work(call, *services.hooks.accounting); });
+}
+
+bool IsOrganisationAdmin(const platform::Principal& principal) {
+  return principal.role == Role::kAdmin || principal.role == Role::kOwner ||
+         principal.role == Role::kOperator;
+}
+
+Result<std::string> OrganisationOf(const Call& call, const std::string& named) {
+  const platform::Principal& p = call.caller.principal;
+  if (named.empty() || named == p.organisation) return p.organisation;
+  if (p.is_operator) return named;
+  return Fail(ErrorKind::kNotFound, "organisation_not_found",
+              fmt::format("There is no organisation \"{}\".", named.substr(0, 100)), "organisation");
+}
+
+Result<platform::UsageFilter> FilterOf(const Call& call) {
+  const platform::Principal& p = call.caller.principal;
+  platform::UsageFilter filter;
+  filter.key = call.Query("key");
+  filter.member = call.Query("member");
+  filter.model = call.Query("model");
+  filter.status = call.Query("status");
+  filter.endpoint = call.Query("endpoint");
+  filter.workspace = call.Query("workspace");
+  if (const std::string organisation = call.Query("organisation"); !organisation.empty() || !p.is_operator) {
+    TP_ASSIGN(filter.organisation, OrganisationOf(call, organisation));
+  }
+  if (!IsOrganisationAdmin(p)) {
+    if (!filter.workspace.empty() && filter.workspace != p.workspace) {
+      return Fail(ErrorKind::kNotFound, "workspace_not_found",
+                  fmt::format("There is no workspace \"{}\".", filter.workspace.substr(0, 100)), "workspace");
+    }
+    filter.workspace = p.workspace;
+  }
+  if (const std::string from = call.Query("from"); !from.empty()) {
+    TP_ASSIGN(filter.from_ms, platform::ParseTimeMs(from, "from"));
+  }
+  if (const std::string to = call.Query("to"); !to.empty()) {
+    TP_ASSIGN(filter.to_ms, platform::ParseTimeMs(to, "to"));
+  }
+  if (filter.to_ms <= filter.from_ms) return Fail(openai::BadField("to", "to must be later than from."));
+  return filter;
+}
+
+Result<int64_t> LimitOfPage(const Call& call) {
+  TP_ASSIGN(const std::optional<int64_t> limit, call.QueryInteger("limit"));
+  if (limit && (*limit < 1 || *limit > 1000))
+    return Fail(openai::BadField("limit", fmt::format("limit is {}; it takes 1 to 1000.", *limit)));
+  return limit.value_or(100);
+}
+
+Json PageJson(Json data, const std::string& next) {
+  Json out;
+  out["data"] = std::move(data);
+  out["has_more"] = !next.empty();
+  out["next_cursor"] = next.empty() ? Json(nullptr) : Json(next);
+  return out;
+}
+
+Json SecondsJson(int64_t unix_ms) {
+  if (unix_ms % 1000 == 0) return unix_ms / 1000;
+  return static_cast<double>(unix_ms) / 1000;
+}
+
+Json SumsJson(const platform::UsageSums& sums) {
+  return {{"requests", sums.requests},
+          {"errors", sums.errors},
+          {"cancelled", sums.cancelled},
+          {"prompt_tokens", sums.tokens.prompt},
+          {"cached_tokens", sums.tokens.cached},
+          {"output_tokens", sums.tokens.output},
+          {"reasoning_tokens", sums.tokens.reasoning},
+          {"free_tokens", sums.free_tokens},
+          {"device_seconds", static_cast<double>(sums.device_us) / 1e6},
+          {"amount", sums.amount.ToString()}};
+}
+
+namespace {
+
+constexpr Field kAdjustmentFields[] = {
+    {"organisation", FieldType::kString, Treatment::kRead, "whose bill it goes on"},
+    {"month", FieldType::kString, Treatment::kRead, "of the bill: \"2026-11\"; this month if not given"},
+    {"amount", FieldType::kString, Treatment::kRead, "a decimal; below zero it is a credit"},
+    {"currency", FieldType::kString, Treatment::kRead, "of the price book in force if not given"},
+    {"reason", FieldType::kString, Treatment::kRead, "shown on the bill, 1 to 1000 bytes"},
+    {"workspace", FieldType::kString, Treatment::kRead, "for the reader; may be left out"},
+    {"key", FieldType::kString, Treatment::kRead, "for the reader; may be left out"},
+    {"model", FieldType::kString, Treatment::kRead, "for the reader; may be left out"}};
+
+Json RowJson(const platform::UsageRow& row) {
+  return {{"id", row.id},
+          {"request_id", row.request_id},
+          {"started_at", SecondsJson(row.started_ms)},
+          {"finished_at", SecondsJson(row.finished_ms)},
+          {"organisation", row.payer.organisation},
+          {"workspace", row.payer.workspace},
+          {"key", row.payer.key},
+          {"member", row.payer.member.empty() ? Json(nullptr) : Json(row.payer.member)},
+          {"model", row.model},
+          {"model_version", row.model_version},
+          {"endpoint", row.endpoint},
+          {"batch", row.batch},
+          {"prompt_tokens", row.tokens.prompt},
+          {"cached_tokens", row.tokens.cached},
+          {"output_tokens", row.tokens.output},
+          {"reasoning_tokens", row.tokens.reasoning},
+          {"queue_ms", row.queue_ms},
+          {"load_ms", row.load_ms},
+          {"prefill_ms", row.prefill_ms},
+          {"decode_ms", row.decode_ms},
+          {"stall_ms", row.stall_ms},
+          {"device_seconds", static_cast<double>(row.device_us) / 1e6},
+          {"status", platform::UsageStatusName(row.status)},
+          {"error_code", row.error_code.empty() ? Json(nullptr) : Json(row.error_code)},
+          {"price_version", row.price_version},
+          {"amount", platform::Money{row.amount_nanos}.ToString()},
+          {"free_tokens", row.free_tokens},
+          {"billing", platform::BillingName(row.billing)}};
+}
+
+Json AdjustmentJson(const platform::Adjustment& a) {
+  return {{"id", a.id},
+          {"created_at", a.created_ms / 1000},
+          {"month", platform::TimeText(a.month_ms).substr(0, 7)},
+          {"organisation", a.organisation},
+          {"workspace", a.workspace.empty() ? Json(nullptr) : Json(a.workspace)},
+          {"key", a.key.empty() ? Json(nullptr) : Json(a.key)},
+          {"model", a.model.empty() ? Json(nullptr) : Json(a.model)},
+          {"amount", a.amount.ToString()},
+          {"currency", a.currency},
+          {"reason", a.reason},
+          {"created_by", a.created_by}};
+}
+
+// "2026-11" (or any time within it); empty: now.
+Result<int64_t> MonthOf(const std::string& text, int64_t now_ms) {
+  if (text.empty()) return now_ms;
+  return platform::ParseTimeMs(text.size() == 7 ? text + "-01" : text, "month");
+}
+
+Json BillJson(const platform::Bill& bill) {
+  Json lines = Json::array();
+  for (const platform::BillLine& line : bill.lines) {
+    Json item{{"model", line.model},
+              {"key", line.key},
+              {"member", line.member.empty() ? Json(nullptr) : Json(line.member)},
+              {"workspace", line.workspace},
+              {"price_version", line.price_version},
+              {"currency", line.currency}};
+    item.update(SumsJson(line.sums));
+    lines.push_back(std::move(item));
+  }
+  Json out = PageJson(std::move(lines), bill.next);
+  out["organisation"] = bill.organisation;
+  out["from"] = platform::TimeText(bill.from_ms);
+  out["to"] = platform::TimeText(bill.to_ms);
+  out["adjustments"] = Json::array();
+  for (const platform::Adjustment& a : bill.adjustments) out["adjustments"].push_back(AdjustmentJson(a));
+  out["totals"] = Json::object();
+  for (const auto& [currency, total] : bill.totals) out["totals"][currency] = total.ToString();
+  Json sums = SumsJson(bill.sums);
+  sums.erase("amount");  // may be of several currencies: totals says it
+  out["usage"] = std::move(sums);
+  return out;
+}
+
+Json SchemaFromExample(const Json& example) {
+  Json schema{{"type", "object"}};
+  for (const auto& [name, value] : example.items()) {
+    Json& property = schema["properties"][name];
+    if (value.is_null()) {
+      property["type"] = Json::array({"string", "null"});
+    } else {
+      property["type"] = value.is_boolean()                                 ? "boolean"
+                         : value.is_number_float() || name.ends_with("_at") ? "number"
+                         : value.is_number()                                ? "integer"
+                         : value.is_array()                                 ? "array"
+                         : value.is_object()                                ? "object"
+                                                                            : "string";
+    }
+  }
+  return schema;
+}
+
+}  // namespace
+
+void Usage(Services& services, std::shared_ptr<Exchange> exchange) {
+  ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
+    TP_ASSIGN(const platform::UsageFilter filter, FilterOf(call));
+    TP_ASSIGN(const int64_t limit, LimitOfPage(call));
+    platform::GroupBy group_by = platform::GroupBy::kNone;
+    if (const std::string text = call.Query("group_by"); !text.empty()) {
+      TP_ASSIGN(group_by, platform::ParseGroupBy(text));
+    }
+    TP_ASSIGN(const auto page, accounting.reports().Usage(filter, group_by, call.Query("after"), limit));
+    Json data = Json::array();
+    for (const platform::UsageGroup& group : page.items) {
+      Json item = Json::object();
+      if (group_by != platform::GroupBy::kNone)
+        item[std::string(platform::GroupByName(group_by))] = group.group;
+      item.update(SumsJson(group.sums));
+      if (call.caller.principal.is_operator) {
+        // The installation's own cost is the operator's to know.
+        const platform::Money cost = accounting.cost().Of(group.sums.device_us);
+        item["cost"] = cost.ToString();
+        item["margin"] = (group.sums.amount - cost).ToString();
+        item["cost_currency"] = accounting.cost().currency;
+      }
+      data.push_back(std::move(item));
+    }
+    return PageJson(std::move(data), page.next);
+  });
+}
+
+void ListRequests(Services& services, std::shared_ptr<Exchange> exchange) {
+  ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
+    TP_ASSIGN(const platform::UsageFilter filter, FilterOf(call));
+    TP_ASSIGN(const int64_t limit, LimitOfPage(call));
+    TP_ASSIGN(const auto page, accounting.reports().Requests(filter, call.Query("after"), limit));
+    Json data = Json::array();
+    for (const platform::UsageRow& row : page.items) data.push_back(RowJson(row));
+    return PageJson(std::move(data), page.next);
+  });
+}
+
+void GetRequest(Services& services, std::shared_ptr<Exchange> exchange) {
+  ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
+    TP_ASSIGN(const platform::UsageFilter filter, FilterOf(call));
+    TP_ASSIGN(const platform::UsageRow row, accounting.reports().FindRequest(filter, call.Id()));
+    return RowJson(row);
+  });
+}
+
+void QueryRange(Services& services, std::shared_ptr<Exchange> exchange) {
+  ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
+    platform::RangeQuery query;
+    TP_ASSIGN(query.filter, FilterOf(call));
+    TP_ASSIGN(query.metric,
+              platform::ParseMetric(call.Query("metric").empty() ? "requests" : call.Query("metric")));
+    if (query.filter.to_ms == INT64_MAX) query.filter.to_ms = accounting.now_ms() + 1;
+    if (query.filter.from_ms == 0)
+      query.filter.from_ms = std::max<int64_t>(1, query.filter.to_ms - 3'600'000);
+    TP_ASSIGN(const std::optional<int64_t> step, call.QueryInteger("step"));
+    if (step && (*step < 1 || *step > 31 * 86'400))
+      return Fail(openai::BadField("step", "step must be 1 to 2678400 seconds."));
+    query.step_ms = step.value_or(60) * 1000;
+    if (const std::string text = call.Query("group_by"); !text.empty()) {
+      TP_ASSIGN(query.group_by, platform::ParseGroupBy(text));
+    }
+    TP_ASSIGN(const auto series, accounting.reports().Range(query));
+    Json data = Json::array();
+    for (const platform::RangeSeries& one : series) {
+      Json item = Json::object();
+      if (query.group_by != platform::GroupBy::kNone)
+        item[std::string(platform::GroupByName(query.group_by))] = one.group;
+      item["points"] = Json::array();
+      for (const auto& [at, value] : one.points) item["points"].push_back(Json::array({at / 1000, value}));
+      data.push_back(std::move(item));
+    }
+    Json out;
+    out["data"] = std::move(data);
+    out["from"] = SecondsJson(query.filter.from_ms);
+    out["to"] = SecondsJson(query.filter.to_ms);
+    out["step"] = query.step_ms / 1000;
+    return out;
+  });
+}
+
+void GetBill(Services& services, std::shared_ptr<Exchange> exchange) {
+  ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
+    TP_ASSIGN(const std::string organisation, OrganisationOf(call, call.Query("organisation")));
+    TP_ASSIGN(const int64_t month, MonthOf(call.Query("month"), accounting.now_ms()));
+    TP_ASSIGN(const int64_t limit, LimitOfPage(call));
+    TP_ASSIGN(const platform::Bill bill,
+              accounting.reports().MonthlyBill(organisation, month, call.Query("after"), limit));
+    return BillJson(bill);
+  });
+}
+
+// The whole bill as text: an export, so it is in the audit log.
+void GetBillCsv(Services& services, std::shared_ptr<Exchange> exchange) {
+  std::string csv;
+  // Serve answers with JSON; a handler that succeeds has its text sent instead.
+  class TextExchange final : public Exchange {
+   public:
+    TextExchange(std::shared_ptr<Exchange> inner, std::string& text)
+        : inner_(std::move(inner)), text_(text) {}
+    const HttpRequest& request() const override { return inner_->request(); }
+    void Send(HttpResponse response) override {
+      if (response.status == 200) {
+        response.body = std::move(text_);
+        response.content_type = "text/csv; charset=utf-8";
+      }
+      inner_->Send(std::move(response));
+    }
+    void Begin(int status, std::string_view type, std::vector<HttpHeader> headers) override {
+      inner_->Begin(status, type, std::move(headers));
+    }
+    void Write(std::string_view bytes) override { inner_->Write(bytes); }
+    void End() override { inner_->End(); }
+    void Listen(std::shared_ptr<ExchangeListener> listener) override { inner_->Listen(std::move(listener)); }
+    void Abort() override { inner_->Abort(); }
+
+   private:
+    const std::shared_ptr<Exchange> inner_;
+    std::string& text_;
+  };
+  const std::shared_ptr<Exchange> text_exchange = std::make_shared<TextExchange>(exchange, csv);
+  ServeLedger(services, text_exchange, 200,
+              [&](Call& call, platform::Accounting& accounting) -> Result<Json> {
+                TP_ASSIGN(const std::string organisation, OrganisationOf(call, call.Query("organisation")));
+                TP_ASSIGN(const int64_t month, MonthOf(call.Query("month"), accounting.now_ms()));
+                constexpr int64_t kMostLines = 100'000;
+                TP_ASSIGN(const platform::Bill bill,
+                          accounting.reports().MonthlyBill(organisation, month, "", kMostLines));
+                if (!bill.next.empty())
+                  return Fail(ErrorKind::kTooLarge, "bill_too_long",
+                              "The bill has more than 100000 lines; page it as JSON.");
+                TP_TRY(call.audit().Record(call.caller.actor, "bill.exported", organisation, nullptr,
+                                           Json{{"month", platform::TimeText(bill.from_ms).substr(0, 7)}}));
+                csv = platform::BillCsv(bill);
+                return Json::object();
+              });
+}
+
+void AdjustBill(Services& services, std::shared_ptr<Exchange> exchange) {
+  ServeLedger(services, exchange, 201, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
+    TP_TRY(call.ReadBody(kAdjustmentFields));
+    platform::Adjustment a;
+    TP_ASSIGN(const std::string organisation, call.Required("organisation"));
+    TP_ASSIGN(a.organisation, OwnerOfScope(call, {platform::ScopeKind::kOrganisation, organisation}));
+    TP_ASSIGN(a.month_ms, MonthOf(call.String("month").value_or(""), accounting.now_ms()));
+    TP_ASSIGN(const std::string amount, call.Required("amount"));
+    const auto money = platform::Money::Parse(amount);
+    if (!money) return Fail(openai::BadField("amount", money.error().message, money.error().code));
+    a.amount = *money;
+    TP_ASSIGN(a.reason, call.Required("reason"));
+    a.currency = call.String("currency").value_or(accounting.books().At(accounting.now_ms())->currency);
+    if (a.currency.size() != 3)
+      return Fail(openai::BadField("currency", "currency must have three letters."));
+    for (const auto& [name, field] :
+         {std::pair("workspace", &a.workspace), std::pair("key", &a.key), std::pair("model", &a.model)}) {
+      *field = call.String(name).value_or("");
+      if (field->size() > 512) return Fail(openai::BadField(name, "at most 512 bytes."));
+    }
+    a.created_by =
+        call.caller.principal.member.empty() ? call.caller.principal.key : call.caller.principal.member;
+    TP_ASSIGN(const platform::Adjustment made, accounting.Adjust(call.caller.actor, a));
+    return AdjustmentJson(made);
+  });
+}
+
+// ---- schemas -----------------------------------------------------------------------------------------
+
+Json UsageSchema() {
+  Json item = SchemaFromExample(SumsJson({}));
+  for (const char* name : {"model", "key", "member", "workspace", "organisation", "endpoint", "status", "day",
+                           "cost", "margin", "cost_currency"}) {
+    item["properties"][name]["type"] = "string";
+  }
+  return ListSchemaOf(std::move(item));
+}
+Json RequestSchema() { return SchemaFromExample(RowJson({})); }
+Json RequestListSchema() { return ListSchemaOf(RequestSchema()); }
+Json RangeSchema() {
+  return Json::parse(R"json({"type": "object", "properties": {
+    "data": {"type": "array", "items": {"type": "object", "properties": {"points": {"type": "array",
+      "items": {"type": "array", "description": "seconds since 1970, value; steps without requests are left out"}}}}},
+    "from": {"type": "number"}, "to": {"type": "number"}, "step": {"type": "integer"}}})json");
+}
+Json AdjustmentSchema() { return SchemaFromExample(AdjustmentJson({})); }
+Json AdjustmentRequestSchema() {
+  return openai::SchemaOf(kAdjustmentFields, {"organisation", "amount", "reason"});
+}
+Json BillSchema() {
+  Json line = SchemaFromExample(SumsJson({}));
+  for (const char* name : {"model", "key", "workspace", "currency"})
+    line["properties"][name]["type"] = "string";
+  line["properties"]["member"]["type"] = Json::array({"string", "null"});
+  line["properties"]["price_version"]["type"] = "integer";
+  Json schema = ListSchemaOf(std::move(line));
+  for (const char* name : {"organisation", "from", "to"}) schema["properties"][name]["type"] = "string";
+  schema["properties"]["adjustments"] = Json{{"type", "array"}, {"items", AdjustmentSchema()}};
+  schema["properties"]["totals"] =
+      Json{{"type", "object"}, {"description", "by currency: all lines and adjustments of the month"}};
+  schema["properties"]["usage"]["type"] = "object";
+  return schema;
+}
+
+}  // namespace tidepool::gateway::native

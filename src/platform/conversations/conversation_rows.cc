@@ -1,0 +1,288 @@
+#include "platform/conversations/conversation_rows.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+
+namespace tidepool::platform {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using store::Row;
+using store::Session;
+
+constexpr store::Migration kMigrations[] = {
+    {1, "conversations and their turns", R"sql(
+CREATE TABLE conversations (
+  id TEXT PRIMARY KEY, workspace TEXT NOT NULL, owner TEXT NOT NULL, title TEXT NOT NULL, model TEXT NOT NULL,
+  system TEXT NOT NULL, sampling TEXT NOT NULL, leaf TEXT NOT NULL, pinned BIGINT NOT NULL,
+  created_ms BIGINT NOT NULL, updated_ms BIGINT NOT NULL);
+CREATE INDEX conversations_of_owner ON conversations (workspace, owner, pinned, updated_ms, id);
+CREATE TABLE conversation_turns (
+  number BIGSERIAL PRIMARY KEY, id TEXT NOT NULL UNIQUE, conversation TEXT NOT NULL REFERENCES conversations (id),
+  parent TEXT NOT NULL, role TEXT NOT NULL, content TEXT NOT NULL, reasoning TEXT NOT NULL, files TEXT NOT NULL,
+  model TEXT NOT NULL, state TEXT NOT NULL, finish_reason TEXT NOT NULL, error_code TEXT NOT NULL,
+  error_message TEXT NOT NULL, usage TEXT NOT NULL, timings TEXT NOT NULL, dropped_turns BIGINT NOT NULL,
+  created_ms BIGINT NOT NULL);
+CREATE INDEX conversation_turns_in_order ON conversation_turns (conversation, number);
+CREATE INDEX conversation_turns_by_state ON conversation_turns (state);
+)sql"},
+};
+
+constexpr std::string_view kConversationColumns =
+    "id, title, model, system, sampling, leaf, pinned, created_ms, updated_ms, "
+    "(SELECT COUNT(*) FROM conversation_turns t WHERE t.conversation = conversations.id AND t.state = "
+    "'running')";
+
+Conversation ConversationOf(const Row& row) {
+  Conversation out;
+  out.id = row.Text(0);
+  out.title = row.Text(1);
+  out.model = row.Text(2);
+  out.system = row.Text(3);
+  out.sampling = Json::parse(row.Text(4), nullptr, false);
+  if (!out.sampling.is_object()) out.sampling = Json::object();
+  out.leaf = row.Text(5);
+  out.pinned = row.Flag(6);
+  out.created_ms = row.Integer(7);
+  out.updated_ms = row.Integer(8);
+  out.running = row.Integer(9) > 0;
+  return out;
+}
+
+TurnState StateOf(std::string_view name) {
+  for (const TurnState state :
+       {TurnState::kRunning, TurnState::kDone, TurnState::kStopped, TurnState::kInterrupted}) {
+    if (name == TurnStateName(state)) return state;
+  }
+  return TurnState::kFailed;
+}
+
+std::string FilesText(const std::vector<AttachedFile>& files) {
+  Json out = Json::array();
+  for (const AttachedFile& file : files) out.push_back({{"name", file.name}, {"text", file.text}});
+  return out.dump();
+}
+
+std::vector<AttachedFile> FilesOf(const std::string& text) {
+  std::vector<AttachedFile> out;
+  const Json files = Json::parse(text, nullptr, false);
+  if (!files.is_array()) return out;
+  for (const Json& file : files) {
+    if (file.is_object()) out.push_back({file.value("name", ""), file.value("text", "")});
+  }
+  return out;
+}
+
+std::string UsageText(const std::optional<compute::Usage>& usage) {
+  if (!usage) return "";
+  return Json{{"prompt", usage->prompt_tokens},
+              {"cached", usage->cached_tokens},
+              {"completion", usage->completion_tokens},
+              {"reasoning", usage->reasoning_tokens}}
+      .dump();
+}
+
+std::optional<compute::Usage> UsageOf(const std::string& text) {
+  const Json usage = Json::parse(text, nullptr, false);
+  if (!usage.is_object()) return std::nullopt;
+  return compute::Usage{usage.value("prompt", 0), usage.value("cached", 0), usage.value("completion", 0),
+                        usage.value("reasoning", 0)};
+}
+
+std::string TimingsText(const TurnTimings& timings) {
+  return Json{{"queue_s", timings.queue_s},
+              {"ttft_s", timings.ttft_s},
+              {"reasoning_s", timings.reasoning_s},
+              {"decode_s", timings.decode_s}}
+      .dump();
+}
+
+TurnTimings TimingsOf(const std::string& text) {
+  const Json timings = Json::parse(text, nullptr, false);
+  if (!timings.is_object()) return {};
+  return {timings.value("queue_s", 0.0), timings.value("ttft_s", 0.0), timings.value("reasoning_s", 0.0),
+          timings.value("decode_s", 0.0)};
+}
+
+// A store's text holds no NUL; a model may well say one.
+std::string Storable(const std::string& text) {
+  if (text.find('\0') == std::string::npos) return text;
+  std::string out;
+  for (const char c : text) {
+    if (c != '\0') out.push_back(c);
+  }
+  return out;
+}
+
+// For LIKE .. ESCAPE '\'.
+std::string Pattern(std::string_view search) {
+  std::string out = "%";
+  for (const char c : search) {
+    if (c == '%' || c == '_' || c == '\\') out.push_back('\\');
+    out.push_back(c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c);
+  }
+  return out + "%";
+}
+
+}  // namespace
+
+store::MigrationList Conversations::Migrations() { return {"conversations", kMigrations}; }
+
+ConversationOwner ConversationOwner::Of(const Principal& who) {
+  return {who.workspace, who.member.empty() ? "key:" + who.key : who.member};
+}
+
+Result<Conversation> ReadConversation(Session& session, const ConversationOwner& owner,
+                                      const std::string& id) {
+  TP_ASSIGN(const store::Rows rows,
+            session.Query(
+                fmt::format("SELECT {} FROM conversations WHERE id = $1 AND workspace = $2 AND owner = $3",
+                            kConversationColumns),
+                {id, owner.workspace, owner.owner}));
+  if (rows.empty()) {
+    return Fail(ErrorKind::kNotFound, "unknown_conversation",
+                fmt::format("There is no conversation \"{}\" of yours.", id.substr(0, 64)), "id");
+  }
+  return ConversationOf(rows.front());
+}
+
+// The cursor names the last one's place in the order: "PINNED.UPDATED_MS.ID".
+Result<ConversationPage> ReadConversations(Session& session, const ConversationOwner& owner,
+                                           std::string_view search, std::string_view after, int32_t limit) {
+  std::vector<store::Value> values = {owner.workspace, owner.owner};
+  std::string where = "workspace = $1 AND owner = $2";
+  if (!after.empty()) {
+    int64_t pinned = 0, updated_ms = 0;
+    const size_t first = after.find('.');
+    const size_t second = first == std::string_view::npos ? first : after.find('.', first + 1);
+    const bool good =
+        second != std::string_view::npos &&
+        std::from_chars(after.data(), after.data() + first, pinned).ptr == after.data() + first &&
+        std::from_chars(after.data() + first + 1, after.data() + second, updated_ms).ptr ==
+            after.data() + second;
+    if (!good) return Fail(ErrorKind::kInvalid, "bad_cursor", "after is no cursor of this list.", "after");
+    values.emplace_back(pinned);
+    values.emplace_back(updated_ms);
+    values.emplace_back(std::string(after.substr(second + 1)));
+    where += " AND (pinned < $3 OR (pinned = $3 AND (updated_ms < $4 OR (updated_ms = $4 AND id < $5))))";
+  }
+  if (!search.empty()) {
+    values.emplace_back(Pattern(search));
+    const size_t n = values.size();
+    where += fmt::format(
+        " AND (LOWER(title) LIKE ${0} ESCAPE '\\' OR EXISTS (SELECT 1 FROM conversation_turns t WHERE "
+        "t.conversation = conversations.id AND LOWER(t.content) LIKE ${0} ESCAPE '\\'))",
+        n);
+  }
+  values.emplace_back(limit + 1);
+  TP_ASSIGN(const store::Rows rows,
+            session.Query(
+                fmt::format("SELECT {} FROM conversations WHERE {} ORDER BY pinned DESC, updated_ms DESC, id "
+                            "DESC LIMIT ${}",
+                            kConversationColumns, where, values.size()),
+                values));
+  ConversationPage page;
+  for (const Row& row : rows) page.conversations.push_back(ConversationOf(row));
+  if (page.conversations.size() > static_cast<size_t>(limit)) {
+    page.conversations.resize(static_cast<size_t>(limit));
+    const Conversation& last = page.conversations.back();
+    page.next = fmt::format("{}.{}.{}", last.pinned ? 1 : 0, last.updated_ms, last.id);
+  }
+  return page;
+}
+
+Result<int64_t> CountConversations(Session& session, const ConversationOwner& owner) {
+  TP_ASSIGN(const store::Rows rows,
+            session.Query("SELECT COUNT(*) FROM conversations WHERE workspace = $1 AND owner = $2",
+                          {owner.workspace, owner.owner}));
+  return rows.front().Integer(0);
+}
+
+Status InsertConversation(Session& session, const ConversationOwner& owner, const Conversation& c) {
+  TP_TRY(session.Execute(
+      "INSERT INTO conversations (id, workspace, owner, title, model, system, sampling, leaf, pinned, "
+      "created_ms, updated_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+      {c.id, owner.workspace, owner.owner, c.title, c.model, c.system, c.sampling.dump(), c.leaf,
+       c.pinned ? 1 : 0, c.created_ms, c.updated_ms}));
+  return {};
+}
+
+Status UpdateConversation(Session& session, const Conversation& c) {
+  TP_TRY(session.Execute(
+      "UPDATE conversations SET title = $2, model = $3, system = $4, sampling = $5, leaf = $6, "
+      "pinned = $7, updated_ms = $8 WHERE id = $1",
+      {c.id, c.title, c.model, c.system, c.sampling.dump(), c.leaf, c.pinned ? 1 : 0, c.updated_ms}));
+  return {};
+}
+
+Status DeleteConversation(Session& session, const std::string& id) {
+  TP_TRY(session.Execute("DELETE FROM conversation_turns WHERE conversation = $1", {id}));
+  TP_TRY(session.Execute("DELETE FROM conversations WHERE id = $1", {id}));
+  return {};
+}
+
+Result<std::vector<Turn>> ReadTurns(Session& session, const std::string& conversation) {
+  TP_ASSIGN(
+      const store::Rows rows,
+      session.Query(
+          "SELECT id, parent, role, content, reasoning, files, model, state, finish_reason, error_code, "
+          "error_message, usage, timings, dropped_turns, created_ms FROM conversation_turns WHERE "
+          "conversation = $1 ORDER BY number",
+          {conversation}));
+  std::vector<Turn> out;
+  out.reserve(rows.size());
+  for (const Row& row : rows) {
+    Turn& turn = out.emplace_back();
+    turn.id = row.Text(0);
+    turn.parent = row.Text(1);
+    turn.user = row.Text(2) == "user";
+    turn.content = row.Text(3);
+    turn.reasoning = row.Text(4);
+    turn.files = FilesOf(row.Text(5));
+    turn.model = row.Text(6);
+    turn.state = StateOf(row.Text(7));
+    turn.finish_reason = row.Text(8);
+    turn.error_code = row.Text(9);
+    turn.error_message = row.Text(10);
+    turn.usage = UsageOf(row.Text(11));
+    turn.timings = TimingsOf(row.Text(12));
+    turn.dropped_turns = static_cast<int32_t>(row.Integer(13));
+    turn.created_ms = row.Integer(14);
+  }
+  return out;
+}
+
+Status InsertTurn(Session& session, const std::string& conversation, const Turn& turn) {
+  TP_TRY(session.Execute(
+      "INSERT INTO conversation_turns (id, conversation, parent, role, content, reasoning, files, model, "
+      "state, "
+      "finish_reason, error_code, error_message, usage, timings, dropped_turns, created_ms) VALUES ($1, $2, "
+      "$3, $4, $5, "
+      "$6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+      {turn.id, conversation, turn.parent, turn.user ? "user" : "assistant", Storable(turn.content),
+       Storable(turn.reasoning), Storable(FilesText(turn.files)), turn.model, TurnStateName(turn.state),
+       turn.finish_reason, turn.error_code, turn.error_message, UsageText(turn.usage),
+       TimingsText(turn.timings), turn.dropped_turns, turn.created_ms}));
+  return {};
+}
+
+Status UpdateTurn(Session& session, const Turn& turn) {
+  TP_TRY(session.Execute(
+      "UPDATE conversation_turns SET content = $2, reasoning = $3, model = $4, state = $5, finish_reason = "
+      "$6, "
+      "error_code = $7, error_message = $8, usage = $9, timings = $10, dropped_turns = $11 WHERE id = $1",
+      {turn.id, Storable(turn.content), Storable(turn.reasoning), turn.model, TurnStateName(turn.state),
+       turn.finish_reason, turn.error_code, turn.error_message, UsageText(turn.usage),
+       TimingsText(turn.timings), turn.dropped_turns}));
+  return {};
+}
+
+Status MarkInterrupted(Session& session) {
+  TP_TRY(session.Execute("UPDATE conversation_turns SET state = $1 WHERE state = $2",
+                         {TurnStateName(TurnState::kInterrupted), TurnStateName(TurnState::kRunning)}));
+  return {};
+}
+
+}  // namespace tidepool::platform

@@ -1,0 +1,252 @@
+#include "platform/ledger/accounting.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/ids.h"
+#include "base/log.h"
+
+namespace tidepool::platform {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json OrNull(const std::optional<int64_t>& value) { return value ? Json(*value) : Json(nullptr); }
+
+}  // namespace
+
+Json LimitJson(const Limit& limit) {
+  return {{"scope", ScopeText(limit.scope)},
+          {"organisation", limit.organisation},
+          {"model", limit.model},
+          {"requests_per_minute", OrNull(limit.requests_per_minute)},
+          {"tokens_per_minute", OrNull(limit.tokens_per_minute)},
+          {"tokens_per_day", OrNull(limit.tokens_per_day)},
+          {"concurrent_requests", OrNull(limit.concurrent_requests)},
+          {"context_length", OrNull(limit.context_length)},
+          {"max_output_tokens", OrNull(limit.max_output_tokens)},
+          {"burst_s", limit.burst_s}};
+}
+
+Json BudgetJson(const Budget& budget) {
+  return {{"id", budget.id},
+          {"scope", ScopeText(budget.scope)},
+          {"organisation", budget.organisation},
+          {"period", PeriodName(budget.period)},
+          {"amount", budget.amount.ToString()},
+          {"thresholds", budget.thresholds},
+          {"block", budget.block}};
+}
+
+Json QuotaJson(const FreeQuota& quota) {
+  return {{"organisation", quota.organisation},
+          {"model", quota.model},
+          {"model_version", quota.model_version},
+          {"total", quota.total},
+          {"used", quota.used},
+          {"remaining", std::max<int64_t>(0, quota.total - quota.used)},
+          {"granted_at", quota.granted_ms / 1000},
+          {"expires_at", quota.expires_ms / 1000},
+          {"stop_when_exhausted", quota.stop_when_exhausted}};
+}
+
+Money RealCost::Of(int64_t device_us) const {
+  constexpr Int128 kHourUs = Int128{3'600'000'000};
+  // nanos an hour of power = nanos a kWh * watts / 1000
+  const Int128 per_hour = device_per_hour.nanos + power_per_kwh.nanos * power_watts / 1000;
+  return Money{MulDivHalfEven(per_hour, std::max<int64_t>(0, device_us), kHourUs)};
+}
+
+Accounting::Accounting(store::Database& database, const WallClock& wall, AccountingOptions options)
+    : database_(database), wall_(wall), options_(std::move(options)), store_(database, wall) {}
+
+Accounting::~Accounting() {
+  webhooks_.reset();
+  ledger_.reset();
+}
+
+Result<std::unique_ptr<Accounting>> Accounting::Open(store::Database& database, const Clock& clock,
+                                                     const WallClock& wall, MetricsRegistry& metrics,
+                                                     AccountingOptions options,
+                                                     std::unique_ptr<JournalFiles> files) {
+  std::unique_ptr<Accounting> self(new Accounting(database, wall, std::move(options)));
+  const AccountingOptions& o = self->options_;
+  if (files == nullptr) {
+    TP_ASSIGN(files, OpenJournalFolder(o.folder));
+  }
+  self->limiter_ = std::make_unique<Limiter>(clock, wall, self->books_, o.quota);
+  JournalRemains remains;
+  TP_ASSIGN(std::unique_ptr<Journal> journal, Journal::Open(std::move(files), o.ledger.journal, remains));
+  if (remains.torn_segments > 0)
+    LogWarn("the journal of usage ended in the middle of a write, as after a crash",
+            {{"segments", remains.torn_segments}});
+  // Closed rows first: what is used of quotas and budgets is then read from the store, whole.
+  TP_TRY(self->store_.Post(remains.closed));
+  TP_TRY(self->store_.Load(*self->limiter_, self->books_));
+  TP_TRY(UsageLedger::Recover(remains, self->store_, *self->limiter_, self->books_, wall.unix_ms(),
+                              [&](const std::string& id) { return self->store_.HasRow(id); }));
+  journal->RemainsPosted();
+  self->reports_ = std::make_unique<Reports>(database, self->books_);
+  self->ledger_ = std::make_unique<UsageLedger>(UsageLedger::Parts{.journal = std::move(journal),
+                                                                   .sink = &self->store_,
+                                                                   .clock = &clock,
+                                                                   .wall = &wall,
+                                                                   .books = &self->books_,
+                                                                   .limiter = self->limiter_.get(),
+                                                                   .metrics = &metrics},
+                                                o.ledger);
+  WebhookSender::Unseal unseal = o.unseal;
+  if (!unseal) unseal = [](const std::string& secret) -> Result<std::string> { return secret; };
+  self->webhooks_ =
+      std::make_unique<WebhookSender>(self->store_, wall, metrics, std::move(unseal), o.webhooks);
+  return self;
+}
+
+Status Accounting::Write(const AuditActor& actor, std::string_view action, std::string_view object,
+                         const Json& before, const Json& after, const Change& change) {
+  return database_.Write([&](store::Session& session) -> Status {
+    TP_TRY(change(session));
+    return options_.audit ? options_.audit(session, actor, action, object, before, after) : Status();
+  });
+}
+
+Status Accounting::SetLimit(const AuditActor& actor, const Limit& limit) {
+  TP_TRY(CheckLimit(limit));
+  Json before;
+  for (const Limit& old : limiter_->limits()) {
+    if (old.scope == limit.scope && old.model == limit.model) before = LimitJson(old);
+  }
+  TP_TRY(Write(actor, "limit.changed", ScopeText(limit.scope) + " " + limit.model, before, LimitJson(limit),
+               [&](store::Session& session) { return LedgerStore::SaveLimit(session, limit); }));
+  (void)ledger_->Flush(2);
+  TP_ASSIGN(const int64_t used,
+            store_.TokensSince(limit.scope, limit.model, PeriodBounds(Period::kDay, wall_.unix_ms()).first));
+  limiter_->SetLimit(limit, used);
+  return {};
+}
+
+Status Accounting::RemoveLimit(const AuditActor& actor, const Scope& scope, const std::string& model) {
+  Json before;
+  for (const Limit& old : limiter_->limits()) {
+    if (old.scope == scope && old.model == model) before = LimitJson(old);
+  }
+  if (before.is_null()) {
+    return Fail(ErrorKind::kNotFound, "limit_not_found",
+                fmt::format("there is no limit of {} for model {}", ScopeText(scope), model));
+  }
+  TP_TRY(Write(actor, "limit.removed", ScopeText(scope) + " " + model, before, nullptr,
+               [&](store::Session& session) { return LedgerStore::DeleteLimit(session, scope, model); }));
+  limiter_->RemoveLimit(scope, model);
+  return {};
+}
+
+Result<Budget> Accounting::SetBudget(const AuditActor& actor, Budget budget) {
+  TP_TRY(CheckBudget(budget));
+  Json before;
+  if (budget.id.empty()) {
+    budget.id = RandomId("bud-", 16);
+  } else {
+    for (const auto& state : limiter_->budgets()) {
+      if (state.budget.id == budget.id) before = BudgetJson(state.budget);
+    }
+  }
+  TP_TRY(Write(actor, before.is_null() ? "budget.created" : "budget.changed", budget.id, before,
+               BudgetJson(budget),
+               [&](store::Session& session) { return LedgerStore::SaveBudget(session, budget); }));
+  (void)ledger_->Flush(2);
+  const auto [from, to] = PeriodBounds(budget.period, wall_.unix_ms());
+  TP_ASSIGN(const Money spent, store_.AmountSince(budget.scope, from, to));
+  limiter_->SetBudget(budget, spent);
+  return budget;
+}
+
+Status Accounting::RemoveBudget(const AuditActor& actor, const std::string& id) {
+  Json before;
+  for (const auto& state : limiter_->budgets()) {
+    if (state.budget.id == id) before = BudgetJson(state.budget);
+  }
+  if (before.is_null())
+    return Fail(ErrorKind::kNotFound, "budget_not_found",
+                fmt::format("there is no budget {}", id.substr(0, 100)));
+  TP_TRY(Write(actor, "budget.removed", id, before, nullptr,
+               [&](store::Session& session) { return LedgerStore::DeleteBudget(session, id); }));
+  limiter_->RemoveBudget(id);
+  return {};
+}
+
+Result<FreeQuota> Accounting::SetQuota(const AuditActor& actor, const FreeQuota& quota) {
+  if (quota.total < 0 || quota.total > 1'000'000'000'000'000)
+    return Fail(ErrorKind::kInvalid, "bad_quota",
+                fmt::format("total: {} is not within 0 and 10^15", quota.total), "total");
+  const auto old = limiter_->FindQuota(quota.organisation, quota.model_version);
+  TP_TRY(Write(actor, "quota.changed", quota.organisation + " " + quota.model,
+               old ? QuotaJson(*old) : Json(nullptr), QuotaJson(quota),
+               [&](store::Session& session) { return LedgerStore::SaveQuota(session, quota); }));
+  (void)ledger_->Flush(2);
+  TP_ASSIGN(const auto stored, store_.LoadQuotas(quota.organisation));
+  for (const FreeQuota& one : stored) {
+    if (one.model_version != quota.model_version) continue;
+    limiter_->SetQuota(one);
+    return one;
+  }
+  return Fail(ErrorKind::kInternal, "quota_lost", "the quota was not stored");
+}
+
+Result<PriceBook> Accounting::AddPrices(const AuditActor& actor, PriceBook book, const std::string& by) {
+  const int64_t now_ms = wall_.unix_ms();
+  const auto current = books_.At(now_ms);
+  TP_TRY(database_.Write([&](store::Session& session) -> Status {
+    TP_ASSIGN(book.version, LedgerStore::AddPriceBook(session, book, now_ms, by));
+    return options_.audit
+               ? options_.audit(session, actor, "price.changed", fmt::format("version {}", book.version),
+                                PriceBookJson(*current), PriceBookJson(book))
+               : Status();
+  }));
+  books_.Add(book);
+  return book;
+}
+
+Result<std::string> Accounting::SetWebhook(const AuditActor& actor, const std::string& organisation,
+                                           const std::string& url) {
+  TP_TRY(CheckWebhookUrl(url, options_.webhooks.allow_private_addresses));
+  const std::string secret = RandomId("whsec-", 40);
+  const Webhook webhook{organisation, url, options_.seal ? options_.seal(secret) : secret};
+  TP_TRY(Write(
+      actor, "webhook.changed", organisation, nullptr, Json{{"url", url}},
+      [&](store::Session& session) { return LedgerStore::SaveWebhook(session, webhook, wall_.unix_ms()); }));
+  return secret;
+}
+
+Status Accounting::RemoveWebhook(const AuditActor& actor, const std::string& organisation) {
+  return Write(actor, "webhook.removed", organisation, nullptr, nullptr,
+               [&](store::Session& session) { return LedgerStore::DeleteWebhook(session, organisation); });
+}
+
+Result<std::optional<Webhook>> Accounting::FindWebhook(const std::string& organisation) {
+  return store_.FindWebhook(organisation);
+}
+
+Result<Adjustment> Accounting::Adjust(const AuditActor& actor, Adjustment adjustment) {
+  const auto bad = [](const char* field, const char* why) {
+    return Fail(ErrorKind::kInvalid, "bad_adjustment", fmt::format("{}: {}", field, why), field);
+  };
+  if (!adjustment.amount.FitsRow() || adjustment.amount == Money{})
+    return bad("amount", "must be an amount, not 0");
+  if (adjustment.reason.empty() || adjustment.reason.size() > 1000)
+    return bad("reason", "must have 1 to 1000 bytes");
+  adjustment.id = RandomId("adj-", 16);
+  adjustment.created_ms = wall_.unix_ms();
+  adjustment.month_ms = PeriodBounds(Period::kMonth, adjustment.month_ms).first;
+  TP_TRY(Write(actor, "bill.adjusted", adjustment.organisation, nullptr,
+               Json{{"id", adjustment.id},
+                    {"month", TimeText(adjustment.month_ms).substr(0, 7)},
+                    {"amount", adjustment.amount.ToString()},
+                    {"currency", adjustment.currency},
+                    {"reason", adjustment.reason}},
+               [&](store::Session& session) { return LedgerStore::AddAdjustment(session, adjustment); }));
+  return adjustment;
+}
+
+}  // namespace tidepool::platform

@@ -1,0 +1,592 @@
+// The whole ledger over a real store: SQLite, and PostgreSQL where Debian's package is installed. Oracle:
+// sums worked out by hand or kept by the test.
+#include "platform/ledger/accounting.h"
+
+#include <arpa/inet.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <future>
+#include <random>
+#include <thread>
+
+#include "base/ids.h"
+#include "platform/ledger/testing/lossy_files.h"
+#include "platform/store/testing/postgresql_server.h"
+
+namespace tidepool::platform {
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr int64_t kNow = 1'795'824'000'000;  // 2026-11-28
+
+// One server for all tests of a run; none where the package is missing.
+store::PostgresqlServer* Postgresql() {
+  static const std::unique_ptr<store::PostgresqlServer> server = [] {
+    auto started = store::PostgresqlServer::Start();
+    return started ? std::move(*started) : nullptr;
+  }();
+  return server.get();
+}
+
+// Takes one POST after another on a port of this machine and keeps them.
+class WebhookReceiver {
+ public:
+  explicit WebhookReceiver(int failures) : failures_(failures) {
+    listener_ = ::socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(::bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    socklen_t size = sizeof address;
+    ::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
+    port_ = ntohs(address.sin_port);
+    EXPECT_EQ(::listen(listener_, 16), 0);
+    thread_ = std::thread([this] { Run(); });
+  }
+  ~WebhookReceiver() {
+    ::shutdown(listener_, SHUT_RDWR);
+    thread_.join();
+    ::close(listener_);
+  }
+  std::string url() const { return fmt::format("http://127.0.0.1:{}/hook", port_); }
+  std::vector<std::string> requests() {
+    std::lock_guard lock(mutex_);
+    return requests_;
+  }
+
+ private:
+  void Run() {
+    for (;;) {
+      const int client = ::accept(listener_, nullptr, nullptr);
+      if (client < 0) return;
+      std::string request;
+      char piece[4096];
+      size_t length = 0, body = std::string::npos;
+      while (body == std::string::npos || request.size() < body + length) {
+        const ssize_t got = ::recv(client, piece, sizeof piece, 0);
+        if (got <= 0) break;
+        request.append(piece, static_cast<size_t>(got));
+        if (body == std::string::npos && request.find("\r\n\r\n") != std::string::npos) {
+          body = request.find("\r\n\r\n") + 4;
+          const size_t at = request.find("Content-Length: ");
+          length = at == std::string::npos ? 0 : std::stoul(request.substr(at + 16));
+        }
+      }
+      const bool fail = failures_-- > 0;
+      const std::string reply = fmt::format("HTTP/1.1 {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                                            fail ? "500 No" : "204 Fine");
+      (void)::send(client, reply.data(), reply.size(), MSG_NOSIGNAL);
+      ::close(client);
+      std::lock_guard lock(mutex_);
+      requests_.push_back(request);
+    }
+  }
+  int listener_ = -1, port_ = 0, failures_ = 0;
+  std::mutex mutex_;
+  std::vector<std::string> requests_;
+  std::thread thread_;
+};
+
+class AccountingTest : public ::testing::TestWithParam<store::Backend> {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::temp_directory_path() / RandomId("accounting-test-");
+    std::filesystem::create_directories(folder_);
+    if (GetParam() == store::Backend::kPostgresql) {
+      if (Postgresql() == nullptr) GTEST_SKIP() << "PostgreSQL is not installed";
+      auto made = Postgresql()->MakeDatabase();
+      ASSERT_TRUE(made) << made.error().message;
+      database_options_.postgresql = *made;
+    } else {
+      database_options_.file = folder_ / "tidepool.db";
+    }
+    auto database = store::Database::Open(database_options_, metrics_);
+    ASSERT_TRUE(database) << database.error().message;
+    database_ = std::move(*database);
+    const store::MigrationList lists[] = {LedgerMigrations()};
+    const Status migrated = database_->Migrate(lists);
+    ASSERT_TRUE(migrated) << migrated.error().message;
+    options_.ledger.post_after_ms = 5;
+    options_.webhooks = {.allow_private_addresses = true, .timeout_s = 5, .poll_ms = 20};
+    options_.quota.tokens = 0;
+    options_.audit = [this](store::Session&, const AuditActor&, std::string_view action,
+                            std::string_view object, const Json&, const Json&) -> Status {
+      std::lock_guard lock(audit_mutex_);
+      audited_.push_back(fmt::format("{} {}", action, object));
+      return {};
+    };
+    Open();
+  }
+  void TearDown() override {
+    accounting_.reset();
+    database_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+  void Open() {
+    accounting_.reset();
+    auto opened = Accounting::Open(*database_, clock_, wall_, metrics_, options_, disk_.Mount());
+    ASSERT_TRUE(opened) << opened.error().message;
+    accounting_ = std::move(*opened);
+  }
+  void Prices(const std::string& input, const std::string& output) {
+    auto book = ParsePriceBook(Json{
+        {"currency", "EUR"},
+        {"models",
+         Json::array(
+             {Json{{"model", "*"}, {"tiers", Json::array({Json{{"input", input}, {"output", output}}})}}})}});
+    ASSERT_TRUE(book) << book.error().message;
+    ASSERT_TRUE(accounting_->AddPrices(Actor(), *book, "me"));
+  }
+  static AuditActor Actor() { return {}; }
+  static AdmissionRequest Request(const std::string& key = "k1", const std::string& model = "m1") {
+    AdmissionRequest request;
+    request.payer = {"o", key == "k3" ? "w2" : "w1", key, "u-" + key};
+    request.model = model;
+    request.model_version = "sha-" + model;
+    request.prompt_tokens = 100;
+    request.max_output_tokens = 100;
+    return request;
+  }
+  Status Run(const AdmissionRequest& request, int64_t prompt, int64_t output,
+             UsageStatus status = UsageStatus::kDone) {
+    TP_ASSIGN(auto meter, accounting_->ledger().Admit(request, RandomId("req-"), "chat.completions"));
+    meter->Count({.prompt = prompt, .cached = prompt / 2, .output = output, .reasoning = output / 4}, 1000);
+    std::promise<Status> durable;
+    meter->Close(status, "", {}, [&](const Status& s) { durable.set_value(s); });
+    return durable.get_future().get();
+  }
+  UsageSums Total(UsageFilter filter = {}) {
+    EXPECT_TRUE(accounting_->ledger().Flush(10));
+    const auto page = accounting_->reports().Usage(filter, GroupBy::kNone, "", 10);
+    EXPECT_TRUE(page) << (page ? "" : page.error().message);
+    return page && !page->items.empty() ? page->items[0].sums : UsageSums{};
+  }
+
+  SteadyClock clock_;
+  ManualWallClock wall_{kNow};
+  MetricsRegistry metrics_;
+  LossyDisk disk_;
+  std::filesystem::path folder_;
+  store::DatabaseOptions database_options_;
+  std::unique_ptr<store::Database> database_;
+  AccountingOptions options_;
+  std::unique_ptr<Accounting> accounting_;
+  std::mutex audit_mutex_;
+  std::vector<std::string> audited_;
+};
+
+TEST_P(AccountingTest, RowsAreVisibleWithinASecondAndSumUp) {
+  Prices("1", "3");
+  const auto started = std::chrono::steady_clock::now();
+  ASSERT_TRUE(Run(Request("k1", "m1"), 100, 40));
+  UsageSums seen;
+  while (seen.requests == 0 && std::chrono::steady_clock::now() - started < std::chrono::seconds(1)) {
+    const auto page = accounting_->reports().Usage({}, GroupBy::kNone, "", 10);
+    ASSERT_TRUE(page) << page.error().message;
+    seen = page->items.at(0).sums;
+  }
+  EXPECT_EQ(seen.requests, 1);
+  ASSERT_TRUE(Run(Request("k2", "m1"), 10, 0, UsageStatus::kCancelled));
+  ASSERT_TRUE(Run(Request("k3", "m2"), 20, 10, UsageStatus::kError));
+  const UsageSums all = Total();
+  EXPECT_EQ(all.requests, 3);
+  EXPECT_EQ(all.cancelled, 1);
+  EXPECT_EQ(all.errors, 1);
+  EXPECT_EQ(all.tokens, (BillableTokens{130, 65, 50, 12}));
+  EXPECT_EQ(all.amount.ToString(), "0.00023");  // (100 + 3*40)/1e6 + 10/1e6; the failure is waived
+  for (const auto& [group_by, groups] : std::vector<std::pair<GroupBy, std::vector<std::string>>>{
+           {GroupBy::kModel, {"m1", "m2"}},
+           {GroupBy::kKey, {"k1", "k2", "k3"}},
+           {GroupBy::kMember, {"u-k1", "u-k2", "u-k3"}},
+           {GroupBy::kWorkspace, {"w1", "w2"}},
+           {GroupBy::kOrganisation, {"o"}},
+           {GroupBy::kStatus, {"cancelled", "done", "error"}},
+           {GroupBy::kDay, {"2026-11-28"}}}) {
+    // One by one: the cursor leads through all of them.
+    std::vector<std::string> names;
+    UsageSums sum;
+    std::string cursor;
+    do {
+      const auto page = accounting_->reports().Usage({}, group_by, cursor, 1);
+      ASSERT_TRUE(page) << page.error().message;
+      for (const UsageGroup& group : page->items) {
+        names.push_back(group.group);
+        sum.Add(group.sums);
+      }
+      cursor = page->next;
+    } while (!cursor.empty());
+    EXPECT_EQ(names, groups);
+    EXPECT_EQ(sum.tokens, all.tokens);
+    EXPECT_EQ(sum.amount, all.amount);
+  }
+  UsageFilter filter;
+  filter.workspace = "w2";
+  EXPECT_EQ(Total(filter).requests, 1);
+  filter.workspace = "' OR '1'='1";
+  EXPECT_EQ(Total(filter).requests, 0);
+  EXPECT_FALSE(accounting_->reports().Usage({}, GroupBy::kModel, "zz", 10));
+}
+
+TEST_P(AccountingTest, RequestsComeNewestFirstInPages) {
+  for (int i = 0; i < 25; ++i) {
+    wall_.Advance(i % 3 == 0 ? 1000 : 0);
+    ASSERT_TRUE(Run(Request(), i, 1));
+  }
+  Total();
+  std::set<std::string> ids;
+  std::string cursor;
+  int64_t last = INT64_MAX;
+  do {
+    const auto page = accounting_->reports().Requests({}, cursor, 7);
+    ASSERT_TRUE(page) << page.error().message;
+    for (const UsageRow& row : page->items) {
+      EXPECT_TRUE(ids.insert(row.id).second);
+      EXPECT_LE(row.finished_ms, last);
+      last = row.finished_ms;
+      EXPECT_EQ(accounting_->reports().FindRequest({}, row.request_id)->id, row.id);
+    }
+    cursor = page->next;
+  } while (!cursor.empty());
+  EXPECT_EQ(ids.size(), 25u);
+  UsageFilter other;
+  other.organisation = "another";
+  EXPECT_EQ(accounting_->reports().FindRequest(other, *ids.begin()).error().kind, ErrorKind::kNotFound);
+}
+
+// The bill is the sum of the rows to the last token and the last billionth, whatever they are.
+TEST_P(AccountingTest, TheBillIsTheSumOfItsRows) {
+  std::mt19937 random(7);
+  Prices("0.37", "1.13");
+  UsageSums truth;
+  Money expected;
+  for (int i = 0; i < 300; ++i) {
+    if (i == 150) Prices("0.5", "2.000000001");  // never touches what was
+    const auto status = static_cast<UsageStatus>(random() % 3);
+    const auto prompt = static_cast<int64_t>(random() % 100), output = static_cast<int64_t>(random() % 100);
+    ASSERT_TRUE(Run(Request(fmt::format("k{}", 1 + random() % 3), fmt::format("m{}", random() % 4)), prompt,
+                    output, status));
+    truth.tokens.prompt += prompt;
+    truth.tokens.output += output;
+    if (status != UsageStatus::kError) {
+      const Int128 input = i < 150 ? 370'000'000 : 500'000'000, out = i < 150 ? 1'130'000'000 : 2'000'000'001;
+      expected += Money{MulDivHalfEven(input * prompt + out * output, 1, 1'000'000)};
+    }
+  }
+  Total();
+  auto bill = accounting_->reports().MonthlyBill("o", kNow, "", 1000);
+  ASSERT_TRUE(bill) << bill.error().message;
+  EXPECT_EQ(bill->totals.at("EUR"), expected);
+  EXPECT_EQ(bill->sums.tokens.prompt, truth.tokens.prompt);
+  EXPECT_EQ(bill->sums.tokens.output, truth.tokens.output);
+  UsageSums lines;
+  for (const BillLine& line : bill->lines) lines.Add(line.sums);
+  EXPECT_EQ(lines.amount, expected);
+  EXPECT_EQ(lines.requests, 300);
+  // Row by row.
+  Money rows;
+  std::string cursor;
+  do {
+    const auto page = accounting_->reports().Requests({}, cursor, 100);
+    ASSERT_TRUE(page);
+    for (const UsageRow& row : page->items) rows += Money{row.amount_nanos};
+    cursor = page->next;
+  } while (!cursor.empty());
+  EXPECT_EQ(rows, expected);
+
+  Adjustment credit{.id = "",
+                    .created_ms = 0,
+                    .month_ms = kNow,
+                    .organisation = "o",
+                    .workspace = "",
+                    .key = "",
+                    .model = "",
+                    .amount = *Money::Parse("-0.000001"),
+                    .currency = "EUR",
+                    .reason = "=HYPERLINK(\"http://x\")",
+                    .created_by = "op"};
+  ASSERT_TRUE(accounting_->Adjust(Actor(), credit));
+  bill = accounting_->reports().MonthlyBill("o", kNow, "", 1000);
+  ASSERT_EQ(bill->adjustments.size(), 1u);
+  EXPECT_EQ(bill->totals.at("EUR"), expected + *Money::Parse("-0.000001"));
+  const std::string csv = BillCsv(*bill);
+  EXPECT_NE(csv.find("\"'=HYPERLINK(\"\"http://x\"\")\""), std::string::npos) << csv;
+  EXPECT_NE(csv.find("total,o,,,,,,300"), std::string::npos);
+  EXPECT_TRUE(
+      accounting_->reports().MonthlyBill("o", kNow + int64_t{40} * 86'400'000, "", 10)->lines.empty());
+}
+
+TEST_P(AccountingTest, ADryRunPricesAMonthWithoutTouchingIt) {
+  Prices("1", "1");
+  ASSERT_TRUE(Run(Request("k1", "m1"), 100, 100));
+  ASSERT_TRUE(Run(Request("k1", "m2"), 100, 0));
+  const Money before = Total().amount;
+  auto book = *ParsePriceBook(
+      Json::parse(R"({"currency":"USD","models":[{"model":"m1","tiers":[{"input":"10","output":"20"}]}]})"));
+  const auto run = accounting_->reports().PriceMonthWith(book, kNow, "o");
+  ASSERT_TRUE(run) << run.error().message;
+  EXPECT_EQ(run->rows, 2);
+  EXPECT_EQ(run->was, before);
+  EXPECT_EQ(run->would_be.ToString(), "0.003");  // (10*100 + 20*100)/1e6; m2 would be unpriced
+  EXPECT_EQ(Total().amount, before);
+}
+
+TEST_P(AccountingTest, RulesAndCountersSurviveARestart) {
+  Prices("1000", "1000");
+  ASSERT_TRUE(accounting_->SetLimit(
+      Actor(), {.scope = {ScopeKind::kKey, "k1"}, .organisation = "o", .tokens_per_day = 1000}));
+  Budget budget{.id = "", .scope = {ScopeKind::kOrganisation, "o"}, .organisation = "o"};
+  budget.amount = *Money::Parse("1");
+  const auto made = accounting_->SetBudget(Actor(), budget);
+  ASSERT_TRUE(made) << made.error().message;
+  EXPECT_TRUE(made->id.starts_with("bud-"));
+  ASSERT_TRUE(Run(Request(), 100, 100));
+  Total();
+  Open();
+  const auto budgets = accounting_->limiter().budgets();
+  ASSERT_EQ(budgets.size(), 1u);
+  EXPECT_EQ(budgets[0].spent.ToString(), "0.20");
+  EXPECT_EQ(accounting_->books().At(kNow)->version, 1);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(Run(Request(), 100, 100)) << i;  // to 1000 tokens and 1.00
+  EXPECT_EQ(Run(Request(), 1, 1).error().code, "quota_exhausted");
+  EXPECT_EQ(Run(Request("k2"), 1, 1).error().code, "budget_exhausted");
+  ASSERT_TRUE(accounting_->RemoveBudget(Actor(), made->id));
+  EXPECT_TRUE(Run(Request("k2"), 1, 1));
+  ASSERT_TRUE(accounting_->RemoveLimit(Actor(), {ScopeKind::kKey, "k1"}, "*"));
+  EXPECT_TRUE(Run(Request(), 1, 1));
+  EXPECT_EQ(accounting_->RemoveLimit(Actor(), {ScopeKind::kKey, "k1"}, "*").error().kind,
+            ErrorKind::kNotFound);
+  std::lock_guard lock(audit_mutex_);
+  EXPECT_EQ(audited_.size(), 5u);
+  EXPECT_EQ(audited_[0], "price.changed version 1");
+}
+
+TEST_P(AccountingTest, FreeQuotasAreReadFromRowsAndCanBeTurned) {
+  options_.quota = {.tokens = 500, .validity_days = 90, .stop_when_exhausted = true};
+  Open();
+  ASSERT_TRUE(Run(Request(), 100, 100));
+  Total();
+  std::this_thread::sleep_for(std::chrono::milliseconds(700));  // the grant is stored
+  Open();
+  auto quota = accounting_->limiter().FindQuota("o", "sha-m1");
+  ASSERT_TRUE(quota);
+  EXPECT_EQ(quota->used, 200);
+  ASSERT_TRUE(Run(Request(), 100, 100));
+  EXPECT_EQ(Run(Request("k3"), 100, 100).error().code, "quota_exhausted");
+  quota = accounting_->limiter().FindQuota("o", "sha-m1");
+  quota->stop_when_exhausted = false;
+  ASSERT_TRUE(accounting_->SetQuota(Actor(), *quota));
+  EXPECT_TRUE(Run(Request("k3"), 100, 100));
+  quota->stop_when_exhausted = true;
+  ASSERT_TRUE(accounting_->SetQuota(Actor(), *quota));
+  EXPECT_EQ(Run(Request("k3"), 100, 100).error().code, "quota_exhausted");
+  EXPECT_EQ(accounting_->limiter().FindQuota("o", "sha-m1")->used, 500);
+}
+
+TEST_P(AccountingTest, ACrashClosesWhatWasOpenOnce) {
+  Prices("1", "1");
+  auto open = *accounting_->ledger().Admit(Request(), "was-open", "completions");
+  open->Count({.prompt = 100, .output = 32}, 10);
+  ASSERT_TRUE(Run(Request(), 10, 10));
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  disk_.SetBroken(true);
+  open.reset();
+  accounting_->ledger().Stop(0.01);
+  disk_.SetBroken(false);
+  for (int i = 0; i < 3; ++i) Open();  // however often it starts
+  EXPECT_EQ(Total().requests, 2);
+  const auto row = accounting_->reports().FindRequest({}, "was-open");
+  ASSERT_TRUE(row) << row.error().message;
+  EXPECT_EQ(row->status, UsageStatus::kInterrupted);
+  EXPECT_EQ(row->tokens.output, 32);
+  EXPECT_EQ(row->billing, Billing::kWaived);
+}
+
+TEST_P(AccountingTest, HistoryIsBoundedAndGrouped) {
+  for (int i = 0; i < 6; ++i) {
+    ASSERT_TRUE(Run(Request("k1", i % 2 == 0 ? "m1" : "m2"), 10, 5));
+    wall_.Advance(60'000);
+  }
+  Total();
+  RangeQuery query;
+  query.filter.from_ms = kNow;
+  query.filter.to_ms = kNow + 3'600'000;
+  query.step_ms = 120'000;
+  query.metric = Metric::kTotalTokens;
+  query.group_by = GroupBy::kModel;
+  const auto series = accounting_->reports().Range(query);
+  ASSERT_TRUE(series) << series.error().message;
+  ASSERT_EQ(series->size(), 2u);
+  EXPECT_EQ((*series)[0].group, "m1");
+  ASSERT_EQ((*series)[0].points.size(), 3u);
+  EXPECT_EQ((*series)[0].points[1], std::pair(kNow + 120'000, 15.0));
+  query.step_ms = 1000;
+  query.filter.to_ms = kNow + int64_t{20'000} * 1000;
+  EXPECT_EQ(accounting_->reports().Range(query).error().code, "bad_range");
+  EXPECT_FALSE(ParseMetric("tokens; DROP TABLE usage_rows"));
+  for (const char* metric :
+       {"requests", "errors", "amount", "queue_seconds", "ttft_seconds", "device_seconds"}) {
+    query.metric = *ParseMetric(metric);
+    query.step_ms = 60'000;
+    EXPECT_TRUE(accounting_->reports().Range(query)) << metric;
+  }
+}
+
+TEST_P(AccountingTest, RefusalsAreCountedByMinute) {
+  ASSERT_TRUE(accounting_->SetLimit(
+      Actor(), {.scope = {ScopeKind::kKey, "k1"}, .organisation = "o", .requests_per_minute = 0}));
+  for (int i = 0; i < 30; ++i) EXPECT_EQ(Run(Request(), 1, 1).error().code, "rate_limit_exceeded");
+  wall_.Advance(60'000);
+  RangeQuery query;
+  query.filter.from_ms = kNow - 60'000;
+  query.filter.to_ms = kNow + 60'000;
+  query.metric = Metric::kRefusals;
+  for (int i = 0; i < 200; ++i) {
+    const auto series = accounting_->reports().Range(query);
+    ASSERT_TRUE(series) << series.error().message;
+    if (!series->empty()) {
+      EXPECT_EQ((*series)[0].points, (std::vector<std::pair<int64_t, double>>{{kNow, 30.0}}));
+      EXPECT_EQ(Total().requests, 0);
+      return;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  FAIL() << "no refusals were stored";
+}
+
+TEST_P(AccountingTest, ThresholdsAreToldOnceBySignedWebhook) {
+  WebhookReceiver receiver(/*failures=*/1);
+  Prices("1000", "1000");
+  const auto secret = accounting_->SetWebhook(Actor(), "o", receiver.url());
+  ASSERT_TRUE(secret) << secret.error().message;
+  Budget budget{.id = "", .scope = {ScopeKind::kOrganisation, "o"}, .organisation = "o"};
+  budget.amount = *Money::Parse("1");
+  budget.thresholds = {50};
+  ASSERT_TRUE(accounting_->SetBudget(Actor(), budget));
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(Run(Request(), 100, 90));
+  for (int i = 0; i < 500 && receiver.requests().size() < 2; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    wall_.Advance(100);  // the second try comes 5 s after the first
+  }
+  auto requests = receiver.requests();
+  ASSERT_EQ(requests.size(), 2u);
+  const std::string& request = requests[1];
+  const size_t body_at = request.find("\r\n\r\n") + 4;
+  const std::string body = request.substr(body_at);
+  const Json json = Json::parse(body);
+  EXPECT_EQ(json["type"], "budget.threshold");
+  EXPECT_EQ(json["data"]["threshold_percent"], 50);
+  EXPECT_EQ(json["data"]["organisation"], "o");
+  const size_t at = request.find("Tidepool-Signature: t=");
+  ASSERT_NE(at, std::string::npos);
+  const std::string signature = request.substr(at + 20, request.find("\r\n", at) - at - 20);
+  const int64_t seconds = std::stoll(signature.substr(2));
+  EXPECT_EQ(signature, WebhookSignature(*secret, seconds, body));
+  // Told once, over a restart too.
+  Open();
+  ASSERT_TRUE(Run(Request(), 10, 10));
+  wall_.Advance(20'000);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  EXPECT_EQ(receiver.requests().size(), 2u);
+}
+
+TEST_P(AccountingTest, WebhooksNeverLeadToPrivateAddresses) {
+  options_.webhooks.allow_private_addresses = false;
+  Open();
+  for (const char* url : {"http://127.0.0.1/x", "http://localhost/x", "http://[::1]/", "http://10.0.0.1/",
+                          "http://169.254.169.254/latest/meta-data", "ftp://example.com/", "example.com", "",
+                          "https://user:secret@example.com/", "file:///etc/passwd"}) {
+    const auto set = accounting_->SetWebhook(Actor(), "o", url);
+    EXPECT_FALSE(set) << url;
+    if (!set) {
+      EXPECT_EQ(set.error().param, "url");
+    }
+  }
+  EXPECT_TRUE(accounting_->SetWebhook(Actor(), "o", "https://example.com/hook?x=1"));
+  // A name that leads there is found out when connecting.
+  WebhookReceiver receiver(0);
+  const Status sent = PostWebhook(receiver.url(), "t=1,v1=0", "{}", options_.webhooks);
+  ASSERT_FALSE(sent);
+  EXPECT_EQ(sent.error().code, "private_address");
+  EXPECT_TRUE(receiver.requests().empty());
+}
+
+// The database goes away under load: what runs ends, its rows wait on disk, then new work is refused; it
+// comes back: all rows are there, and nothing needed a restart.
+TEST_P(AccountingTest, ALostPostgresqlIsBufferedOnDiskThenRefusesWork) {
+  if (GetParam() != store::Backend::kPostgresql) GTEST_SKIP() << "SQLite is a file";
+  options_.ledger.max_unposted_rows = 20;
+  options_.ledger.journal_every_ms = 10;
+  Open();
+  ASSERT_TRUE(Run(Request(), 10, 1));
+  Total();
+  ASSERT_TRUE(Postgresql()->Stop());
+  int done = 1;
+  Status ran;
+  for (; done < 5000; ++done) {
+    ran = Run(Request(), 10, 1);
+    if (!ran) break;
+  }
+  ASSERT_FALSE(ran);
+  EXPECT_EQ(ran.error().kind, ErrorKind::kUnavailable);
+  EXPECT_EQ(ran.error().code, "usage_store_behind");
+  EXPECT_GE(done, 20);
+  ASSERT_TRUE(Postgresql()->StartAgain());
+  for (int i = 0; i < 1000 && !accounting_->ledger().Check(Request()); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_TRUE(accounting_->ledger().Check(Request()));
+  EXPECT_EQ(Total().requests, done);
+}
+
+TEST_P(AccountingTest, BadAmountsNeverReachTheStore) {
+  Budget budget{.id = "", .scope = {ScopeKind::kOrganisation, "o"}, .organisation = "o"};
+  budget.amount = Money{-1};
+  EXPECT_FALSE(accounting_->SetBudget(Actor(), budget));
+  EXPECT_FALSE(accounting_->SetLimit(
+      Actor(), {.scope = {ScopeKind::kKey, "k"}, .organisation = "o", .tokens_per_minute = -5}));
+  Adjustment zero{.id = "",
+                  .created_ms = 0,
+                  .month_ms = kNow,
+                  .organisation = "o",
+                  .workspace = "",
+                  .key = "",
+                  .model = "",
+                  .amount = {},
+                  .currency = "EUR",
+                  .reason = "x",
+                  .created_by = ""};
+  EXPECT_FALSE(accounting_->Adjust(Actor(), zero));
+  FreeQuota quota{.organisation = "o", .model_version = "v", .model = "m", .total = -1};
+  EXPECT_FALSE(accounting_->SetQuota(Actor(), quota));
+  // Names that are SQL are names.
+  const std::string nasty = "x'); DROP TABLE usage_rows; --";
+  ASSERT_TRUE(accounting_->SetLimit(
+      Actor(),
+      {.scope = {ScopeKind::kKey, nasty}, .organisation = nasty, .model = nasty, .tokens_per_day = 5}));
+  Open();
+  ASSERT_EQ(accounting_->limiter().limits().size(), 1u);
+  EXPECT_EQ(accounting_->limiter().limits()[0].model, nasty);
+  EXPECT_EQ(Total().requests, 0);
+}
+
+TEST(RealCost, IsAmortisationAndPower) {
+  RealCost cost;
+  cost.device_per_hour = *Money::Parse("0.36");
+  cost.power_per_kwh = *Money::Parse("0.30");
+  cost.power_watts = 400;
+  EXPECT_EQ(cost.Of(3'600'000'000).ToString(), "0.48");  // 0.36 + 0.4 * 0.30
+  EXPECT_EQ(cost.Of(1'000'000).ToString(), "0.000133333");
+}
+
+INSTANTIATE_TEST_SUITE_P(Stores, AccountingTest,
+                         ::testing::Values(store::Backend::kSqlite, store::Backend::kPostgresql),
+                         [](const auto& param) {
+                           return param.param == store::Backend::kSqlite ? "Sqlite" : "Postgresql";
+                         });
+
+}  // namespace
+}  // namespace tidepool::platform

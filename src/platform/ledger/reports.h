@@ -1,0 +1,139 @@
+// Questions about usage rows: sums by group, single requests, bills, history for charts, what another price
+// book would have made of a month. Read-only; every answer is bounded. Threads: any.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "platform/ledger/ledger_store.h"
+#include "platform/ledger/price_book.h"
+
+namespace tidepool::platform {
+
+// Whose rows may be seen; an empty text is no condition. The caller's rights decide what must be set.
+struct UsageFilter {
+  std::string organisation, workspace, key, member, model, status, endpoint;
+  int64_t from_ms = 0, to_ms = INT64_MAX;  // of finished_ms, [from, to)
+};
+
+enum class GroupBy : uint8_t {
+  kNone,
+  kModel,
+  kKey,
+  kMember,
+  kWorkspace,
+  kOrganisation,
+  kEndpoint,
+  kStatus,
+  kDay
+};
+Result<GroupBy> ParseGroupBy(std::string_view text);  // kInvalid lists what there is
+std::string_view GroupByName(GroupBy group_by);
+
+struct UsageSums {
+  int64_t requests = 0, errors = 0, cancelled = 0;
+  BillableTokens tokens;
+  int64_t free_tokens = 0;
+  int64_t device_us = 0;
+  Money amount;
+  void Add(const UsageSums& other);
+};
+struct UsageGroup {
+  std::string group;  // the id or name; a day as "2026-11-28"; "" for kNone
+  UsageSums sums;
+};
+
+// One page; `next` is the cursor of the page after it, empty at the end.
+template <typename T>
+struct UsagePage {
+  std::vector<T> items;
+  std::string next;
+};
+
+struct BillLine {
+  std::string model, key, member, workspace, currency;
+  int64_t price_version = 0;
+  UsageSums sums;
+};
+struct Bill {
+  std::string organisation;
+  int64_t from_ms = 0, to_ms = 0;
+  std::vector<BillLine> lines;
+  std::vector<Adjustment> adjustments;
+  std::map<std::string, Money> totals;  // by currency: lines and adjustments
+  UsageSums sums;
+  std::string next;  // more lines follow; totals are of the whole bill
+};
+
+enum class Metric : uint8_t {
+  kRequests,
+  kErrors,
+  kCancelled,
+  kPromptTokens,
+  kCachedTokens,
+  kOutputTokens,
+  kReasoningTokens,
+  kTotalTokens,
+  kDeviceSeconds,
+  kAmount,
+  kQueueSeconds,
+  kTtftSeconds,
+  kDecodeSeconds,
+  kRefusals
+};
+Result<Metric> ParseMetric(std::string_view text);
+
+struct RangeQuery {
+  UsageFilter filter;  // from and to set
+  Metric metric = Metric::kRequests;
+  int64_t step_ms = 60'000;
+  GroupBy group_by = GroupBy::kNone;
+};
+struct RangeSeries {
+  std::string group;
+  std::vector<std::pair<int64_t, double>> points;  // start of the step; steps without rows are left out
+};
+inline constexpr int64_t kMaxRangePoints = 11'000;  // of one series, as Prometheus has it
+inline constexpr size_t kMaxRangeSeries = 50;
+
+struct DryRunLine {
+  std::string model, currency;
+  int64_t requests = 0;
+  Money was, would_be;
+};
+struct DryRun {
+  int64_t from_ms = 0, to_ms = 0, rows = 0;
+  std::vector<DryRunLine> lines;
+  Money was, would_be;
+};
+
+class Reports {
+ public:
+  Reports(store::Database& database, const PriceBooks& books) : database_(database), books_(books) {}
+
+  Result<UsagePage<UsageGroup>> Usage(const UsageFilter& filter, GroupBy group_by, const std::string& cursor,
+                                      int64_t limit);
+  // Newest first.
+  Result<UsagePage<UsageRow>> Requests(const UsageFilter& filter, const std::string& cursor, int64_t limit);
+  Result<UsageRow> FindRequest(const UsageFilter& filter, const std::string& id);  // row or request id
+  Result<Bill> MonthlyBill(const std::string& organisation, int64_t month_ms, const std::string& cursor,
+                           int64_t limit);
+  Result<std::vector<RangeSeries>> Range(const RangeQuery& query);
+  // Prices every row of the month again with `book`; the free tokens of a row stay what they were.
+  Result<DryRun> PriceMonthWith(const PriceBook& book, int64_t month_ms, const std::string& organisation);
+
+ private:
+  store::Database& database_;
+  const PriceBooks& books_;
+};
+
+// RFC 4180, with a header line; amounts as exact decimals. Cells that a spreadsheet would take for a formula
+// are quoted with a leading apostrophe.
+std::string BillCsv(const Bill& bill);
+
+}  // namespace tidepool::platform

@@ -1,0 +1,72 @@
+// Tells organisations what they asked to be told: budgets at thresholds, free quotas at 20 % and at nothing.
+//
+// A notice is a row of the store until its organisation's URL has answered 2xx: it is sent again after 5 s,
+// 30 s, 2 min, 10 min, then every hour, at most kMaxAttempts times, over restarts. It may arrive twice; its
+// id says so.
+//
+//   POST url
+//   Tidepool-Signature: t=<unix seconds>,v1=<hex of HMAC-SHA-256(secret, "<t>.<body>")>
+//   {"id": "...", "type": "budget.threshold" | "quota.low" | "quota.exhausted", "created": ..., "data":
+//   {...}}
+//
+// Private, loopback and link-local addresses are refused at the moment of connecting unless the setting
+// allows them; redirects are not followed.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+
+#include "base/metrics.h"
+#include "base/result.h"
+#include "base/wall_clock.h"
+#include "platform/ledger/ledger_store.h"
+
+namespace tidepool::platform {
+
+inline constexpr int32_t kMaxAttempts = 24;
+
+// http or https with a host, no user, no fragment; at most 2000 bytes. kInvalid "bad_url".
+Status CheckWebhookUrl(std::string_view url, bool allow_private);
+
+std::string WebhookSignature(std::string_view secret, int64_t unix_s, std::string_view body);
+
+struct WebhookOptions {
+  bool allow_private_addresses = false;
+  int64_t timeout_s = 10;
+  int64_t poll_ms = 1000;
+};
+
+// POSTs once; kUnavailable with the reason otherwise.
+Status PostWebhook(const std::string& url, const std::string& signature, const std::string& body,
+                   const WebhookOptions& options);
+
+class WebhookSender {
+ public:
+  using Unseal = std::function<Result<std::string>(const std::string&)>;
+  // All outlive it. The thread starts at once.
+  WebhookSender(LedgerStore& store, const WallClock& wall, MetricsRegistry& metrics, Unseal unseal,
+                const WebhookOptions& options);
+  ~WebhookSender();
+  WebhookSender(const WebhookSender&) = delete;
+  WebhookSender& operator=(const WebhookSender&) = delete;
+
+ private:
+  void Run();
+  void Deliver(Delivery& delivery);
+
+  LedgerStore& store_;
+  const WallClock& wall_;
+  const Unseal unseal_;
+  const WebhookOptions options_;
+  Counter delivered_, failed_, given_up_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace tidepool::platform

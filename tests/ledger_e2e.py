@@ -1,0 +1,295 @@
+"""Meters, limits and money through the real binary: rows against the device's own count over kills and a soak, limits as a
+client meets them, bills, a full disk, the command line."""
+
+import concurrent.futures
+import csv
+import io
+import json
+import os
+import pathlib
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+import ledger_load
+from server_process import MODEL, Server
+
+BINARY = os.environ["TIDEPOOL_BINARY"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    home = tmp_path_factory.mktemp("ledger-home")
+    with Server("--simulated", home=home, settings=ledger_load.settings_for(home)) as running:
+        yield running
+
+
+def call(server, method, path, body=None, key=None, headers=None):
+    """(status, headers, JSON or text)"""
+    request = urllib.request.Request(server.url + path, None if body is None else json.dumps(body).encode(), method=method, headers={
+        "Authorization": f"Bearer {key or server.key}", "Content-Type": "application/json", **(headers or {})})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            status, replied, text = reply.status, reply.headers, reply.read().decode()
+    except urllib.error.HTTPError as problem:
+        status, replied, text = problem.code, problem.headers, problem.read().decode()
+    return status, replied, json.loads(text) if "json" in replied["Content-Type"] else text
+
+
+def chat(server, script="[[tokens:5]]", key=None, **fields):
+    return call(server, "POST", "/v1/chat/completions", {
+        "model": MODEL, "max_tokens": 20, "messages": [{"role": "user", "content": script}], **fields}, key=key)
+
+
+def new_key(server, name, **fields):
+    status, _, made = call(server, "POST", "/api/v1/keys", {"name": name, "service": True, **fields})
+    assert status == 201, made
+    return made
+
+
+def eventually(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value or time.monotonic() > end:
+            return value
+        time.sleep(0.05)
+
+
+def usage_of(server, key_id, **more):
+    query = "&".join(f"{k}={v}" for k, v in {"key": key_id, **more}.items())
+    return call(server, "GET", f"/api/v1/usage?{query}")[2]["data"]
+
+
+def cli(server, *arguments):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEPOOL_")}
+    return subprocess.run([BINARY, *arguments], env=environment | {"TIDEPOOL_HOME": str(server.home)}, capture_output=True, text=True,
+                          timeout=60)
+
+
+# ---- the truth of the rows ---------------------------------------------------------------------------
+
+
+def test_twenty_kills_lose_no_row_and_repeat_none(tmp_path):
+    problems, figures = ledger_load.kills(tmp_path, rounds=int(os.environ.get("LEDGER_KILLS", "20")))
+    assert not problems, "\n".join(problems[:20])
+    assert figures["finished"] > 20 and figures["interrupted"] > 5, figures
+    print(figures)
+
+
+def test_a_thousand_streams_over_fifty_keys_are_metered_exactly(tmp_path):
+    seconds = float(os.environ.get("LEDGER_SECONDS", "30"))
+    problems, figures = ledger_load.soak(tmp_path, seconds, streams=1000, key_count=50)
+    assert not problems, "\n".join(problems[:20])
+    assert figures["keys"] == 50 and figures["cancelled"] > 20, figures
+    print(figures)
+
+
+# ---- limits ------------------------------------------------------------------------------------------
+
+
+def test_a_limit_is_told_by_headers_and_refused_by_name(server):
+    key = new_key(server, "limited")
+    status, _, limit = call(server, "PUT", "/api/v1/limits", {"scope": f"key:{key['id']}", "requests_per_minute": 2, "tokens_per_minute": 100000})
+    assert status == 200 and limit["requests_per_minute"] == 2, limit
+    status, headers, _ = chat(server, key=key["key"])
+    assert status == 200
+    assert headers["x-ratelimit-limit-requests"] == "2" and headers["x-ratelimit-remaining-requests"] == "1"
+    assert headers["x-ratelimit-limit-tokens"] == "100000" and int(headers["x-ratelimit-remaining-tokens"]) < 100000
+    assert headers["x-ratelimit-reset-requests"].endswith("s")
+    chat(server, key=key["key"])
+    status, headers, body = chat(server, key=key["key"])
+    assert status == 429 and body["error"]["code"] == "rate_limit_exceeded", body
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert 1 <= int(headers["Retry-After"]) <= 60 and "ask an owner or admin" in body["error"]["message"]
+    status, _, _ = call(server, "DELETE", f"/api/v1/limits?scope=key:{key['id']}")
+    assert status == 200
+    assert chat(server, key=key["key"])[0] == 200
+    rows = eventually(lambda: [r for r in usage_of(server, key["id"]) if r["requests"] == 3])
+    assert rows, "three answers, three rows; the refusal is not one"
+
+
+def test_bad_limits_are_refused_by_field(server):
+    for body, field in [({"scope": "key:nobody", "requests_per_minute": 1}, None),
+                        ({"scope": "planet:earth", "requests_per_minute": 1}, "scope"),
+                        ({"scope": "organisation:default", "requests_per_minute": -1}, "requests_per_minute"),
+                        ({"scope": "organisation:default", "tokens_per_day": 10**30}, "tokens_per_day"),
+                        ({"scope": "organisation:default", "tokens_per_day": 1.5}, "tokens_per_day"),
+                        ({"scope": "organisation:default", "surprise": 1}, "surprise"),
+                        ({"scope": "organisation:default", "burst_s": 0}, "burst_s"),
+                        ({}, "scope")]:
+        status, _, reply = call(server, "PUT", "/api/v1/limits", body)
+        assert 400 <= status < 500, (body, reply)
+        if field:
+            assert reply["error"]["param"] == field, reply
+    assert call(server, "GET", "/api/v1/limits")[2]["data"] == []
+
+
+def test_two_hundred_at_once_against_a_quota_for_ten(server):
+    key = new_key(server, "ten")
+    first = chat(server, "[[tokens:9]]", key=key["key"], max_tokens=10)[2]
+    each = first["usage"]["prompt_tokens"] + 10
+    used = first["usage"]["total_tokens"]
+    call(server, "PUT", "/api/v1/limits", {"scope": f"key:{key['id']}", "tokens_per_day": used + 10 * each})
+    with concurrent.futures.ThreadPoolExecutor(40) as pool:
+        replies = list(pool.map(lambda _: chat(server, "[[tokens:9]]", key=key["key"], max_tokens=10), range(200)))
+    codes = [status for status, _, _ in replies]
+    assert codes.count(200) == 10 and codes.count(429) == 190, {c: codes.count(c) for c in codes}
+    assert {body["error"]["code"] for status, _, body in replies if status == 429} == {"quota_exhausted"}
+
+
+def test_a_noisy_key_does_not_slow_another(server):
+    noisy, quiet = new_key(server, "noisy"), new_key(server, "quiet")
+    call(server, "PUT", "/api/v1/limits", {"scope": f"key:{noisy['id']}", "requests_per_minute": 600, "burst_s": 1})
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        replies = [pool.submit(chat, server, "[[tokens:2]]", noisy["key"]) for _ in range(300)]
+        assert chat(server, key=quiet["key"])[0] == 200
+        codes = [r.result()[0] for r in replies]
+    assert codes.count(429) > 200 and set(codes) <= {200, 429}, {c: codes.count(c) for c in codes}
+    assert usage_of(server, quiet["id"])[0]["errors"] == 0
+
+
+# ---- free quotas, budgets, prices, bills -------------------------------------------------------------
+
+
+def test_the_free_quota_is_shown_and_its_switch_turns_both_ways(server):
+    chat(server)
+    quota = eventually(lambda: call(server, "GET", "/api/v1/quotas")[2]["data"])
+    assert quota and quota[0]["model"] == MODEL and quota[0]["total"] == 1_000_000 and 0 < quota[0]["used"] < 1_000_000
+    assert 89 < (quota[0]["expires_at"] - quota[0]["granted_at"]) / 86400 < 91
+    for switch in (True, False):
+        status, _, changed = call(server, "PUT", "/api/v1/quotas", {"model": MODEL, "stop_when_exhausted": switch})
+        assert status == 200 and changed["stop_when_exhausted"] is switch, changed
+    status, _, changed = call(server, "PUT", "/api/v1/quotas", {"model": MODEL, "total": 1, "stop_when_exhausted": True})
+    assert status == 200
+    status, _, body = chat(server)
+    assert status == 429 and body["error"]["code"] == "quota_exhausted" and "stop when exhausted" in body["error"]["message"]
+    call(server, "PUT", "/api/v1/quotas", {"model": MODEL, "total": 1_000_000, "stop_when_exhausted": False})
+    assert chat(server)[0] == 200
+
+
+def test_prices_budgets_and_the_bill(server):
+    assert call(server, "GET", "/api/v1/prices")[2]["priced"] is False
+    book = {"currency": "EUR", "models": [{"model": "*", "tiers": [{"input": "1000", "cached_input": "1000", "output": "2000"}]}]}
+    month = time.strftime("%Y-%m", time.gmtime())
+    status, _, dry = call(server, "POST", "/api/v1/prices/dry_run", {"book": book, "month": month})
+    assert status == 200 and dry["requests"] > 0 and dry["was"] == "0.00", dry
+    call(server, "PUT", "/api/v1/quotas", {"model": MODEL, "total": 0})
+    status, _, made = call(server, "POST", "/api/v1/prices", book, headers={"Idempotency-Key": "book-1"})
+    assert status == 201 and made["version"] == 1, made
+    again = call(server, "POST", "/api/v1/prices", book, headers={"Idempotency-Key": "book-1"})
+    assert again[2]["version"] == 1 and again[1]["Idempotent-Replayed"] == "true"
+    key = new_key(server, "paying")
+    usage = chat(server, "[[tokens:9]]", key=key["key"])[2]["usage"]
+    micros = usage["prompt_tokens"] * 1000 + usage["completion_tokens"] * 2000
+    row = eventually(lambda: [r for r in usage_of(server, key["id"], group_by="key") if r["requests"]])[0]
+    assert row["amount"] == f"{micros / 1e6:.6f}".rstrip("0").ljust(4, "0"), (row, micros)
+    status, _, budget = call(server, "POST", "/api/v1/budgets", {"scope": f"key:{key['id']}", "amount": row["amount"]})
+    assert status == 201 and budget["spent"] == row["amount"], budget
+    status, headers, body = chat(server, key=key["key"])
+    assert status == 429 and body["error"]["code"] == "budget_exhausted", body
+    for amount in ("-1", "1e9", "99999999999999999999", 5, "0.0000000001", ""):
+        assert call(server, "POST", "/api/v1/budgets", {"scope": f"key:{key['id']}", "amount": amount})[0] == 400, amount
+    assert call(server, "DELETE", f"/api/v1/budgets/{budget['id']}")[0] == 200
+    assert chat(server, key=key["key"])[0] == 200
+    status, _, adjusted = call(server, "POST", "/api/v1/bills/adjustments", {
+        "organisation": "default", "amount": "-0.01", "reason": "a gift"})
+    assert status == 201, adjusted
+    bill = eventually(lambda: (lambda b: b if b["usage"]["requests"] == sum(line["requests"] for line in b["data"]) else None)(
+        call(server, "GET", "/api/v1/bills?limit=1000")[2]))
+    from decimal import Decimal
+    total = sum((Decimal(line["amount"]) for line in bill["data"] + bill["adjustments"] if line["currency"] == "EUR"), Decimal(0))
+    assert Decimal(bill["totals"]["EUR"]) == total and bill["adjustments"][0]["reason"] == "a gift"
+    text = call(server, "GET", "/api/v1/bills/csv")[2]
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [r for r in rows if r["kind"] == "total" and r["currency"] == "EUR"][0]["amount"] == bill["totals"]["EUR"]
+    assert Decimal([r for r in rows if r["kind"] == "adjustment"][0]["amount"]) == Decimal("-0.01")
+
+
+def test_requests_and_history(server):
+    status, headers, _ = chat(server)
+    request_id = headers["X-Request-Id"]
+    row = eventually(lambda: (lambda s, _, b: b if s == 200 else None)(*call(server, "GET", f"/api/v1/requests/{request_id}")), 1.0)
+    assert row and row["status"] == "done" and row["model"] == MODEL and row["output_tokens"] > 0, "visible within one second"
+    page = call(server, "GET", "/api/v1/requests?limit=1")[2]
+    assert page["has_more"] and len(page["data"]) == 1
+    following = call(server, "GET", f"/api/v1/requests?limit=1&after={page['next_cursor']}")[2]
+    assert following["data"][0]["id"] != page["data"][0]["id"]
+    series = call(server, "GET", "/api/v1/query_range?metric=output_tokens&group_by=model&step=60")[2]["data"]
+    assert series[0]["model"] == MODEL and series[0]["points"][-1][1] > 0
+    refused = call(server, "GET", "/api/v1/query_range?metric=refusals&step=60")
+    assert refused[0] == 200
+    for path in ("/api/v1/usage?group_by=x", "/api/v1/usage?from=yesterday", "/api/v1/usage?limit=0", "/api/v1/usage?after=zz&group_by=key",
+                 "/api/v1/query_range?metric=passwords", "/api/v1/query_range?from=1&step=1", "/api/v1/requests?sql=1",
+                 "/api/v1/bills?month=2026-13"):
+        assert call(server, "GET", path)[0] == 400, path
+
+
+def test_a_foreign_key_sees_nothing(server):
+    other = call(server, "POST", "/api/v1/organisations", {"name": "others"})[2]
+    workspace = call(server, "POST", "/api/v1/workspaces", {"name": "theirs", "organisation": other["id"]})[2]
+    stranger = new_key(server, "stranger", workspace=workspace["id"], role="admin")
+    mine = new_key(server, "mine")
+    chat(server, key=mine["key"])
+    eventually(lambda: usage_of(server, mine["id"])[0]["requests"])
+    see = lambda path: call(server, "GET", path, key=stranger["key"])  # noqa: E731
+    assert see("/api/v1/usage")[2]["data"][0]["requests"] == 0
+    assert see("/api/v1/requests")[2]["data"] == []
+    for path in ("/api/v1/limits", "/api/v1/quotas", "/api/v1/budgets"):
+        assert see(path)[2]["data"] == [], path
+    for path in ("/api/v1/usage?organisation=default", "/api/v1/usage?workspace=default", "/api/v1/bills?organisation=default"):
+        assert see(path)[0] in (403, 404), path
+    assert call(server, "PUT", "/api/v1/limits", {"scope": f"key:{mine['id']}", "requests_per_minute": 1}, key=stranger["key"])[0] in (403, 404)
+    assert call(server, "POST", "/api/v1/prices", {"currency": "EUR", "models": []}, key=stranger["key"])[0] == 403
+
+
+def test_the_command_line_tells_the_same(server):
+    usage = json.loads(cli(server, "usage", "--by", "model", "--json").stdout)["data"]
+    assert usage[0]["model"] == MODEL and "margin" in usage[0]
+    assert MODEL in cli(server, "usage", "--by", "model").stdout
+    for command in ("usage", "bill", "prices", "quota", "budget", "limits"):
+        done = cli(server, command, "--json")
+        assert done.returncode == 0 and isinstance(json.loads(done.stdout), dict), (command, done.stderr)
+        assert cli(server, command).returncode == 0, command
+    key = new_key(server, "by-cli")
+    done = cli(server, "limits", f"key:{key['id']}", "--requests-per-minute", "5", "--json")
+    assert json.loads(done.stdout)["data"][0]["requests_per_minute"] == 5, done.stderr
+    assert cli(server, "limits", "--remove", key["id"]).returncode == 0
+    assert cli(server, "limits", "nonsense:x", "--requests-per-minute", "5").returncode == 1
+
+
+# ---- what goes wrong ---------------------------------------------------------------------------------
+
+
+def test_a_full_disk_refuses_new_work_and_recovers(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(disk)], capture_output=True)
+    if mount.returncode != 0:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        settings = ledger_load.settings_for(tmp_path, {"TIDEPOOL_LEDGER_JOURNAL_SEGMENT": "64KiB"})
+        with Server("--simulated", home=disk, settings=settings) as server:
+            assert chat(server)[0] == 200
+            ballast = disk / "ballast"
+            with open(ballast, "wb", buffering=0) as file:
+                with pytest.raises(OSError):
+                    while True:
+                        file.write(b"x" * 4096)
+            refused = None
+            for _ in range(2000):
+                status, _, body = chat(server)
+                if status != 200:
+                    refused = status, body["error"]
+                    break
+            assert refused and refused[0] == 503 and "space" in refused[1]["message"], refused
+            ballast.unlink()
+            assert eventually(lambda: chat(server)[0] == 200, 30), "recovery without a restart"
+            rows = eventually(lambda: ledger_load.sqlite3.connect(disk / "tidepool.db").execute(
+                "SELECT COUNT(*), COUNT(DISTINCT id) FROM usage_rows").fetchone())
+            assert rows[0] == rows[1]
+    finally:
+        subprocess.run(["umount", str(disk)])
