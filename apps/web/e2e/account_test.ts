@@ -141,7 +141,9 @@ test("usage and the bill are what the replies said", async () => {
   expect(await owner.page.getByTestId("requests").textContent()).toBe(new Intl.NumberFormat("en").format(bill.usage.requests));
   await owner.go("/requests");
   await owner.page.getByRole("button", { name: "scripted" }).first().click();
-  expect(await owner.page.getByRole("dialog").textContent()).toContain("/v1/chat/completions");
+  const newest = (await asOwner<{ data: { request_id: string; endpoint: string }[] }>("/api/v1/requests?limit=1")).data[0]!;
+  expect(await owner.page.getByRole("dialog").textContent()).toContain(newest.request_id);
+  expect(await owner.page.getByRole("dialog").textContent()).toContain(newest.endpoint);
 });
 
 test("a limit that is reached is explained in the chat", async () => {
