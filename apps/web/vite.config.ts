@@ -11,7 +11,8 @@ const onlyWoff2: Plugin = {
   transform: (code, id) => (/katex.*\.css/.test(id) ? code.replace(/,\s*url\([^)]*\.(?:woff|ttf)\)\s*format\([^)]*\)/g, "") : null),
 };
 
-const api = { "^/(v1|api|tokenize|detokenize|health|ready|version)": process.env.TIDEPOOL_URL ?? "http://127.0.0.1:8433" };
+// The Host stays the page\'s own: the server refuses an Origin that is not its Host.
+const api = { "^/(v1|api|tokenize|detokenize|health|ready|version)": { target: process.env.TIDEPOOL_URL ?? "http://127.0.0.1:8433", changeOrigin: false } };
 
 export default defineConfig({
   resolve: {

@@ -130,7 +130,9 @@ test("usage and the bill are what the replies said", async () => {
   const row = (await find())!;
   await owner.go("/usage");
   await owner.page.getByLabel("Group by").selectOption("key");
-  const cells = await owner.page.getByRole("row", { name: row.key! }).getByRole("cell").allTextContents();
+  const line = owner.page.getByRole("row", { name: row.key! });
+  await line.waitFor();
+  const cells = await line.getByRole("cell").allTextContents();
   expect(cells.slice(1, 3)).toEqual(["3", new Intl.NumberFormat("en").format(prompt)]);
   expect(cells).toContain(new Intl.NumberFormat("en").format(output));
   const bill = await asOwner<{ usage: Sums; data: Sums[] }>("/api/v1/bills");
@@ -139,7 +141,9 @@ test("usage and the bill are what the replies said", async () => {
   expect(await owner.page.getByTestId("requests").textContent()).toBe(new Intl.NumberFormat("en").format(bill.usage.requests));
   await owner.go("/requests");
   await owner.page.getByRole("button", { name: "scripted" }).first().click();
-  expect(await owner.page.getByRole("dialog").textContent()).toContain("/v1/chat/completions");
+  const newest = (await asOwner<{ data: { request_id: string; endpoint: string }[] }>("/api/v1/requests?limit=1")).data[0]!;
+  expect(await owner.page.getByRole("dialog").textContent()).toContain(newest.request_id);
+  expect(await owner.page.getByRole("dialog").textContent()).toContain(newest.endpoint);
 });
 
 test("a limit that is reached is explained in the chat", async () => {
@@ -157,6 +161,7 @@ test("a limit that is reached is explained in the chat", async () => {
   await owner.page.getByRole("button", { name: "Remove" }).click();
   await owner.page.getByRole("dialog").getByRole("button", { name: "Remove" }).click();
   await owner.page.getByText("No limits").waitFor();
+  expect(await owner.page.getByRole("alert").count()).toBe(0);
 });
 
 test("an invited viewer sees models, no keys and no console", async () => {
@@ -190,6 +195,7 @@ test("axe finds nothing serious on the pages of accounts", async () => {
     for (const where of ["/keys", "/people", "/workspaces", "/audit", "/usage", "/bills", "/limits", "/requests"]) {
       await owner.go(where);
       await owner.page.waitForTimeout(300);
+      problems.push(...(await owner.page.getByRole("main").getByRole("alert").allTextContents()).map((one) => `${where} says ${one}`));
       problems.push(...(await owner.checkAccessibility()).map((one) => `${scheme} ${where}: ${one}`));
     }
   }

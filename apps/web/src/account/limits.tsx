@@ -31,10 +31,10 @@ function ScopeSelect({ id }: { id: string }) {
 export function LimitsPage() {
   const { t } = useTranslation();
   const admin = useMay("workspace_admin");
-  const limits = useCursorList<Limit>("/api/v1/limits");
-  const quotas = useCursorList<Quota>("/api/v1/quotas");
-  const budgets = useCursorList<Budget>("/api/v1/budgets");
-  const prices = useCursorList<PriceBook>("/api/v1/prices");
+  const limits = useCursorList<Limit>("/api/v1/limits", {}, { limit: 0 });
+  const quotas = useCursorList<Quota>("/api/v1/quotas", {}, { limit: 0 });
+  const budgets = useCursorList<Budget>("/api/v1/budgets", {}, { limit: 0 });
+  const prices = useCursorList<PriceBook>("/api/v1/prices", {}, { limit: 0 });
   const write = useWrite(["/api/v1/limits", "/api/v1/quotas", "/api/v1/budgets"]);
   const [adding, setAdding] = useState<"limit" | "budget" | null>(null);
   const [removing, setRemoving] = useState<{ text: string; write: Write } | null>(null);

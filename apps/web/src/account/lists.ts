@@ -1,4 +1,4 @@
-// Lists with cursors: { data, has_more, next_cursor }.
+// Lists with cursors: { data, has_more, next_cursor }. limit 0: a list that always comes whole and takes no such parameter.
 import { useInfiniteQuery, useMutation, useQueryClient } from "@tanstack/react-query";
 import { deleteJson, getJson, patchJson, postJson, send } from "../api/client";
 
@@ -10,7 +10,7 @@ export function useCursorList<T>(path: string, query: Record<string, string> = {
     initialPageParam: "",
     enabled: options.enabled ?? true,
     queryFn: ({ pageParam, signal }) => {
-      const search = new URLSearchParams({ ...Object.fromEntries(Object.entries(query).filter(([, value]) => value !== "")), limit: String(options.limit ?? 100), ...(pageParam ? { after: pageParam } : {}) });
+      const search = new URLSearchParams({ ...Object.fromEntries(Object.entries(query).filter(([, value]) => value !== "")), ...(options.limit === 0 ? {} : { limit: String(options.limit ?? 100) }), ...(pageParam ? { after: pageParam } : {}) });
       return getJson<Cursored<T>>(`${path}?${search}`, { signal });
     },
     getNextPageParam: (page) => page.next_cursor ?? undefined,

@@ -69,7 +69,7 @@ export function RequestsPage() {
 function Phases({ row, tall = false }: { row: RequestRow; tall?: boolean }) {
   const { t } = useTranslation();
   const all = phases.reduce((sum, [, name]) => sum + row[name], 0);
-  const text = phases.filter(([, name]) => row[name] > 0).map(([phase, name]) => `${t(`requests.${phase}`)} ${formatSeconds(row[name] / 1e3)}`).join(", ");
+  const text = phases.filter(([, name]) => row[name] > 0).map(([phase, name]) => `${t(`requests.${phase}`)} ${formatSeconds(row[name] / 1e3)}`).join(", ") || "–";
   return (
     <div role="img" aria-label={text} title={text} className={cx("flex w-full overflow-hidden rounded-sm bg-sunken", tall ? "h-6" : "h-2.5")}>
       {phases.map(([phase, name, look]) => row[name] > 0 && <div key={phase} className={look} style={{ width: `${(row[name] / all) * 100}%` }} />)}
