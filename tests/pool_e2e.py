@@ -150,13 +150,13 @@ class Measured:
 
 @pytest.mark.parametrize("limit, runs", [(0.07, 4), (0.002, 6), (1.5, 8)])
 def test_the_search_brackets_the_highest_rate(monkeypatch, limit, runs):
-    def measure(side, scenario, words, arguments):
+    def measure(side, scenario, words, arguments, minutes=None):
         side.runs += 1
         share = 0.99 if scenario.rate <= side.limit else 0.4
         return {"server": side.name, "scenario": str(scenario), "rate_per_s": scenario.rate * 8, "tokens_on_time": share}
 
     monkeypatch.setattr(bench_pool, "measure", measure)
-    side, arguments = Measured("tidepool", limit), argparse.Namespace(search_runs=runs)
+    side, arguments = Measured("tidepool", limit), argparse.Namespace(search_runs=runs, search_minutes=1)
     start = bench_pool.Scenario("8:poisson:0.05")
     rows = [measure(Measured("another", 9.0), bench_pool.Scenario("8:poisson:3"), [], arguments)]  # of no concern
     rows.append(measure(side, start, [], arguments))

@@ -99,7 +99,9 @@ Json Operation(const Route& route) {
   success["content"][std::string(route.content_type)]["schema"] = std::move(schema);
   if (route.streams) {
     success["content"]["text/event-stream"]["schema"] = Json{
-        {"type", "string"},
+        {"type", "object"},
+        {"properties",
+         {{"data", {{"type", "string"}}}, {"event", {{"type", "string"}}}, {"id", {{"type", "string"}}}}},
         {"description",
          "With \"stream\": true: chunks as data lines, then [DONE]. With the header Tidepool-Progress: 1 "
          "also `progress` events (queue position, loading and prefill shares)."}};

@@ -163,6 +163,7 @@ class Bench {
     request.sampling.temperature = 0;
     request.sampling.max_tokens = generate_tokens;
     request.sampling.ignore_eos = true;
+    request.speculate = false;  // random tokens repeat themselves as no text does
     auto sink = std::make_shared<TimingSink>(clock_);
     request.sink = sink;
     TP_TRY(engine_.Submit(std::move(request)));

@@ -195,7 +195,8 @@ def test_structured_output(client):
     answer = client.chat.completions.parse(model=MODEL, messages=ask(f"[[say:{said}]]"), response_format=Tide)
     assert answer.choices[0].message.parsed == Tide(place="Bodø", metres=2.5, rising=True)
     # The model would say something else; it must not.
-    forced = client.chat.completions.create(model=MODEL, messages=ask("[[say:maybe]]"), extra_body={"choice": ["yes", "no"]})
+    forced = client.chat.completions.create(model=MODEL, messages=ask("[[say:maybe]]"), temperature=0,
+                                            extra_body={"choice": ["yes", "no"]})
     assert forced.choices[0].message.content in ("yes", "no")
     call = client.chat.completions.parse(model=MODEL, messages=ask("[[say:nothing]]"), tools=[openai.pydantic_function_tool(Tide)],
                                          tool_choice="required", parallel_tool_calls=False, max_tokens=600)

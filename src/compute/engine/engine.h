@@ -143,6 +143,7 @@ struct GenerateRequest {
   std::vector<double> account_weights = {};  // one a level of the path; missing: 1
   JobClass job_class = JobClass::kNormal;
   bool strip_leading_space = false;  // of the answer, where the tokenizer adds one (chat, not continuation)
+  bool speculate = true;             // where the engine does; false: one token a step (benches)
   std::shared_ptr<GenerateSink> sink;
 };
 

@@ -122,6 +122,7 @@ void EngineImpl::Draft(LoadedModel& model) {
   Sequence& sequence = *FindSequence(plan.sequences.front().job);
   if (sequence.generation == nullptr) return;
   Generation& generation = *sequence.generation;
+  if (!generation.request.speculate) return;
   // The scheduler plans so many steps of it, and its KV is reserved for them.
   const int32_t most = std::min({plan.steps - 1, Drafter::kMaxDraft, model.limits.max_logit_rows - 1,
                                  model.limits.max_tokens - 1,

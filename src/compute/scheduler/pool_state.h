@@ -140,6 +140,8 @@ struct Device {
   PoolPlan plan;
   Replica* running = nullptr;
   Turn turn;
+  PoolModelId turns_of = 0;  // the model that had the last turn, and since when it had them all
+  Nanoseconds turns_since = 0;
   int32_t asked = 0;  // answers still to come
   Replica* loading = nullptr;
   int32_t spilling = 0, restoring = 0;

@@ -20,6 +20,8 @@ constexpr double kNever = std::numeric_limits<double>::infinity();
 constexpr double kPinnedUrgency = -1e8;    // before all jobs; -kNever is for draining only
 constexpr double kLateGrace_s = 1;         // so late is still urgent
 constexpr double kTurnAlarm_s = 1;         // slack at which another model's turn is broken for weights
+constexpr double kTurnRun_s = 4;           // and how long it must have had its turns
+constexpr double kTurnRunLoads = 2;        // likewise, in the time of both loads
 constexpr double kTurnTokens = 4;          // hysteresis of turns between resident models, in tokens' time
 constexpr double kPromise = 0.85;          // demand up to which promises are made
 constexpr double kJoins = 2;               // of that, for one more of a model that is at work
@@ -567,6 +569,8 @@ bool TidepoolScheduler::BeginTurn(Device& device, Nanoseconds now) {
   const double tpot = static_cast<double>(best->model->model.tpot) * 1e-9;
   const double steps = second == kNever ? 1e9 : std::ceil(kTurnTokens + (second - first) / tpot);
   turn = {.replica = best, .steps_left = static_cast<int32_t>(std::clamp(steps, 1.0, 1e9)), .broken = false};
+  if (std::exchange(device.turns_of, best->model->model.model) != best->model->model.model)
+    device.turns_since = now;
   ++best->served;
   ++counters_.turns;
   device.dirty = true;
@@ -686,8 +690,8 @@ bool TidepoolScheduler::GrowJobs(Replica& replica, Nanoseconds now, std::vector<
     }
     const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
     const uint64_t bytes = KvBytes(*job.model, tokens) - job.device_bytes;
-    if (bytes > device.free() &&
-        !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, &replica, now, effects, &job)) {
+    if (bytes > device.free() && !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, &replica, now,
+                                           effects, device.stuck ? &job : nullptr)) {
       Refuse(job, device, now);
       continue;
     }
@@ -810,6 +814,14 @@ bool TidepoolScheduler::StartLoad(Device& device, Replica& replica, double urgen
   return true;
 }
 
+// Is another model of the device resident and at work? Then turns go round without switches.
+bool TidepoolScheduler::OthersCanRun(const Replica& replica) const {
+  const auto& all = replica.device->replicas;
+  return std::any_of(all.begin(), all.end(), [&](const Replica* other) {
+    return other != &replica && other->resident() && !other->active.empty();
+  });
+}
+
 bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s,
                                  const Replica* keep, Nanoseconds now, std::vector<Effect>& effects,
                                  const Job* grower) {
@@ -828,12 +840,13 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
     const bool drain = urgency == -kNever;
     if (model.pinned_here() && !drain) continue;
     later += replica->bytes;
-    // The model whose turn it is makes way when it is the last that can, and at once when all its jobs came
-    // beyond their share and it is in the way of some that did not.
+    // The model whose turn it is makes way when no other is there that its turn could end for, and at once
+    // when all its jobs came beyond their share and it is in the way of some that did not.
     const bool gives_way = keep != nullptr && keep->jobs(View::kWithinShare) > 0 && replica->beyond > 0 &&
                            replica->jobs(View::kWithinShare) <= 0;
     const bool has_turn = device.running == replica || device.turn.replica == replica;
-    if (has_turn && !gives_way && (replica->jobs() == 0 || drain || load_s == 0)) continue;
+    if (has_turn && !gives_way && (replica->jobs() == 0 || drain || load_s == 0 || OthersCanRun(*replica)))
+      continue;
     if (now - replica->landed_at < model.model.min_resident && !drain) continue;
     double rank = 0;
     if (replica->jobs() == 0) {
@@ -852,7 +865,11 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
       rank = theirs == kNever ? 1e8 : theirs;
       if (has_turn) {
         // Only for what would be late: a turn is worth more than a little less slack.
-        if (!gives_way && (urgency > kTurnAlarm_s || theirs - urgency < kTurnAlarm_s)) continue;
+        const double run_s = static_cast<double>(now - device.turns_since) * 1e-9;
+        if (!gives_way && (urgency > kTurnAlarm_s || theirs - urgency < kTurnAlarm_s ||
+                           run_s < std::max(kTurnRun_s, kTurnRunLoads * (load_s + back_s)))) {
+          continue;
+        }
         if (device.running == replica) {  // when its step has ended, if nobody else can give
           in_the_way |= load_s > 0;
           continue;

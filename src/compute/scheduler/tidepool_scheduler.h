@@ -81,6 +81,7 @@ class TidepoolScheduler final : public PoolState {
   bool StartLoad(Device& device, Replica& replica, double urgency, Reason reason, Nanoseconds now,
                  std::vector<Effect>& effects);
   void RestoreJobs(Device& device, Nanoseconds now, std::vector<Effect>& effects);
+  bool OthersCanRun(const Replica& replica) const;
   // Frees `bytes` for a job or model of this urgency; false: not (yet). `grower`: a job that cannot go on
   // without them, for which also others of its own model make way.
   bool MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s, const Replica* keep,
