@@ -314,6 +314,7 @@ Result<Principal> Accounts::PrincipalOfKey(const Directory& directory, const Key
   }
   Principal principal;
   principal.role = key.role;
+  principal.limited = !key.networks.empty() || key.expires_ms.has_value();
   if (!key.user.empty()) {
     principal.role = std::min(principal.role, directory.RoleOf(key.user, key.workspace));
     if (principal.role == Role::kNone)

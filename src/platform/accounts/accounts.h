@@ -275,6 +275,7 @@ class Accounts final : public Authenticator {
                                    const std::string& id) const;
   Result<Member> ReachMember(store::Session& session, const Caller& caller, const std::string& id) const;
   Result<ApiKey> ReachKey(store::Session& session, const Caller& caller, const std::string& id) const;
+  Result<ApiKey> ReachKeyToChange(store::Session& session, const Caller& caller, const std::string& id) const;
   Status CheckLimit(store::Session& session, std::string_view sql, const std::string& of, int64_t limit,
                     std::string_view what) const;
   Status KeepAnOwner(store::Session& session, const Member& member) const;

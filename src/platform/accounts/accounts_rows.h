@@ -89,6 +89,8 @@ Status CheckWeight(double weight);
 // Lower case; kInvalid if it is no address of the form a@b.
 Result<std::string> CheckEmail(const std::string& email);
 Status RoleTooLow(std::string_view needed, const Principal& principal);
+// A key that may only do some things must not make another, or a member, that may do more.
+Status CheckUnscoped(const Principal& who);
 tl::unexpected<Error> NotThere(std::string_view what, const std::string& id);
 
 // Pages are ordered by (created_ms, id): a cursor is "created_ms.id".

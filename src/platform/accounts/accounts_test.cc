@@ -218,6 +218,66 @@ TEST_P(AccountsTest, NobodyGrantsMoreThanTheyHave) {
   EXPECT_EQ(accounts().Invite(admin, "a@b.c", "owner", "default", "").error().param, "role");
 }
 
+// A new secret is the key itself: whoever gets it acts with that key's role, or as the person whose key it
+// is.
+TEST_P(AccountsTest, NobodyTakesAKeyOverThatMayDoMore) {
+  const Caller admin = world_->CallerOf(ServiceKey("admin").secret);
+  const std::string first = Operator().principal.key;
+  EXPECT_EQ(accounts().RotateKey(admin, first, 0).error().code, "role_too_low");
+  KeyChange named;
+  named.name = "mine";
+  EXPECT_EQ(accounts().ChangeKey(admin, first, named).error().code, "role_too_low");
+  EXPECT_EQ(accounts().RevokeKey(admin, ServiceKey("operator").key.id).error().code, "role_too_low");
+  EXPECT_TRUE(world_->Who(admin_)) << "nothing has changed";
+  EXPECT_TRUE(accounts().RotateKey(admin, ServiceKey("admin").key.id, 0)) << "what may do no more";
+}
+
+TEST_P(AccountsTest, ThePersonWhoseKeyItIsRotatesItAndNobodyElse) {
+  const SignedIn owner = Owner();
+  const Caller op = world_->SessionCaller(owner);
+  const SignedIn dev = Join(op, "dev@example.org", "developer", "default");
+  const Caller person = world_->SessionCaller(dev);
+  KeySpec spec;
+  spec.name = "own";
+  const auto own = accounts().CreateKey(person, spec);
+  ASSERT_TRUE(own) << own.error().message;
+  const Caller admin = world_->CallerOf(ServiceKey("admin").secret);
+  for (const Caller& other : {admin, op})
+    EXPECT_EQ(accounts().RotateKey(other, own->key.id, 0).error().code, "not_your_key");
+  EXPECT_TRUE(accounts().RotateKey(person, own->key.id, 0));
+  EXPECT_TRUE(accounts().RevokeKey(admin, own->key.id)) << "to stop one is an admin's duty";
+}
+
+TEST_P(AccountsTest, AKeyLimitedToNetworksOrATimeMakesNoneWithoutLimits) {
+  for (const bool by_time : {false, true}) {
+    KeySpec spec;
+    spec.name = "limited";
+    spec.service = true;
+    spec.role = "admin";
+    if (by_time) {
+      spec.expires_ms = world_->wall_clock.unix_ms() + 60'000;
+    } else {
+      spec.networks = {"127.0.0.0/8"};
+    }
+    const auto limited = accounts().CreateKey(Operator(), spec);
+    ASSERT_TRUE(limited) << limited.error().message;
+    const Caller caller = world_->CallerOf(limited->secret);
+    KeySpec free;
+    free.name = "free";
+    free.service = true;
+    EXPECT_EQ(accounts().CreateKey(caller, free).error().code, "scoped_key");
+    KeyChange widen;
+    widen.networks = std::vector<std::string>{};
+    widen.expires_ms = std::optional<int64_t>{};
+    EXPECT_EQ(accounts().ChangeKey(caller, limited->key.id, widen).error().code, "scoped_key");
+    EXPECT_EQ(accounts().Invite(caller, "a@b.c", "admin", "default", "").error().code, "scoped_key");
+    const auto fresh = accounts().RotateKey(caller, limited->key.id, 0);
+    ASSERT_TRUE(fresh) << "itself, with the same limits: " << fresh.error().message;
+    EXPECT_EQ(fresh->key.networks, spec.networks);
+    EXPECT_EQ(fresh->key.expires_ms, spec.expires_ms);
+  }
+}
+
 TEST_P(AccountsTest, TheSetupLinkMakesTheOwnerOnce) {
   auto link = accounts().MakeSetupLink();
   ASSERT_TRUE(link && *link);

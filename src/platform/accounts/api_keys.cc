@@ -50,15 +50,15 @@ Status CheckExpiry(const std::optional<int64_t>& expires_ms, int64_t now_ms) {
   return Fail(ErrorKind::kInvalid, "invalid_value", "expires_at is in the past.", "expires_at");
 }
 
-// A key that may only do some things must not make one that may do more.
+}  // namespace
+
 Status CheckUnscoped(const Principal& who) {
-  if (who.models.empty() && who.endpoints.empty()) return {};
+  if (who.models.empty() && who.endpoints.empty() && !who.limited) return {};
   return Fail(
       ErrorKind::kForbidden, "scoped_key",
-      "A key that is limited to models or endpoints makes and changes no keys; use another one, or sign in.");
+      "A key that is limited to models, endpoints, networks or a time makes and changes no keys and invites "
+      "nobody; use another one, or sign in.");
 }
-
-}  // namespace
 
 Result<Listed<ApiKey>> Accounts::ListKeys(const Caller& caller, const std::string& workspace,
                                           const Page& page) const {
@@ -93,6 +93,16 @@ Result<ApiKey> Accounts::ReachKey(store::Session& session, const Caller& caller,
   const bool mine =
       who.role >= Role::kWorkspaceAdmin || (!key.user.empty() && key.user == who.member) || key.id == who.key;
   if (!mine) return NotThere("key", id);
+  return key;
+}
+
+// A key that may do more than its caller is for others to change: its new secret, or its networks, would be
+// theirs.
+Result<ApiKey> Accounts::ReachKeyToChange(store::Session& session, const Caller& caller,
+                                          const std::string& id) const {
+  TP_ASSIGN(ApiKey key, ReachKey(session, caller, id));
+  const Role role = key.role == "operator" ? Role::kOperator : ParseRole(key.role, true);
+  if (role > caller.principal.role) TP_TRY(RoleTooLow(RoleName(role), caller.principal));
   return key;
 }
 
@@ -206,7 +216,7 @@ Result<ApiKey> Accounts::ChangeKey(const Caller& caller, const std::string& id, 
   if (change.weight && caller.principal.role < Role::kWorkspaceAdmin)
     return tl::unexpected<Error>(RoleTooLow("workspace_admin", caller.principal).error());
   return Change<ApiKey>([&](store::Session& session) -> Result<ApiKey> {
-    TP_ASSIGN(const ApiKey before, ReachKey(session, caller, id));
+    TP_ASSIGN(const ApiKey before, ReachKeyToChange(session, caller, id));
     // Nobody widens the key they use, unless they could make such a key.
     if (before.id == caller.principal.key && caller.principal.role < Role::kWorkspaceAdmin &&
         before.user.empty())
@@ -240,9 +250,15 @@ Result<CreatedKey> Accounts::RotateKey(const Caller& caller, const std::string& 
     return Fail(ErrorKind::kInvalid, "invalid_value",
                 fmt::format("overlap_s must be from 0 to {:.0f} (90 days).", kMaxOverlap_s), "overlap_s");
   }
-  TP_TRY(CheckUnscoped(caller.principal));
+  const Principal& who = caller.principal;
+  // A key's successor has its limits, so one that is limited to networks or a time may rotate itself.
+  if (id != who.key || !who.models.empty() || !who.endpoints.empty()) TP_TRY(CheckUnscoped(who));
   return Change<CreatedKey>([&](store::Session& session) -> Result<CreatedKey> {
-    TP_ASSIGN(const ApiKey old, ReachKey(session, caller, id));
+    TP_ASSIGN(const ApiKey old, ReachKeyToChange(session, caller, id));
+    if (!old.user.empty() && old.user != who.member) {
+      return Fail(ErrorKind::kForbidden, "not_your_key",
+                  "A personal key acts as the person whose it is: only they rotate it. You may revoke it.");
+    }
     const int64_t now = wall_clock_.unix_ms();
     if (old.revoked_ms || (old.expires_ms && *old.expires_ms <= now))
       return Fail(ErrorKind::kConflict, "key_revoked", "This key works no more; make a new one.");
@@ -274,7 +290,7 @@ Result<CreatedKey> Accounts::RotateKey(const Caller& caller, const std::string& 
 
 Result<ApiKey> Accounts::RevokeKey(const Caller& caller, const std::string& id) {
   return Change<ApiKey>([&](store::Session& session) -> Result<ApiKey> {
-    TP_ASSIGN(const ApiKey before, ReachKey(session, caller, id));
+    TP_ASSIGN(const ApiKey before, ReachKeyToChange(session, caller, id));
     if (before.revoked_ms) return before;
     TP_TRY(KeepAnOperator(session, before));
     ApiKey after = before;

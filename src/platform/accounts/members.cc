@@ -143,6 +143,7 @@ Result<CreatedLink> Accounts::Invite(const Caller& caller, const std::string& em
                                      const std::string& organisation) {
   TP_ASSIGN(const std::string address, CheckEmail(email));
   TP_ASSIGN(const Role wanted, CheckRole(role, workspace.has_value()));
+  TP_TRY(CheckUnscoped(caller.principal));
   if (!workspace && caller.principal.role < Role::kAdmin)
     return tl::unexpected<Error>(RoleTooLow("admin", caller.principal).error());
   if (caller.principal.role < wanted)
@@ -216,6 +217,7 @@ Status Accounts::RemoveInvitation(const Caller& caller, const std::string& id) {
 }
 
 Result<CreatedLink> Accounts::MakeResetLink(const Caller& caller, const std::string& member_id) {
+  TP_TRY(CheckUnscoped(caller.principal));
   return Change<CreatedLink>([&](store::Session& session) -> Result<CreatedLink> {
     TP_ASSIGN(const Member member, ReachMember(session, caller, member_id));
     const Principal& who = caller.principal;

@@ -39,7 +39,8 @@ struct Principal {
   Role role = Role::kNone;            // in this workspace
   bool is_operator = false;           // role == kOperator
 
-  // A key's scope; empty lists allow everything. Networks and expiry were checked already.
+  bool limited = false;  // by networks or an expiry, which were checked already
+  // A key's scope; empty lists allow everything.
   std::vector<std::string> models;     // ids, or prefixes that end in '*'
   std::vector<std::string> endpoints;  // patterns of the route table: "/v1/chat/completions", "/v1/*"
 
