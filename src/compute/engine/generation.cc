@@ -280,7 +280,7 @@ void EngineImpl::Emit(Sequence& sequence, int32_t token) {
 std::unique_ptr<Sequence> EngineImpl::Detach(Sequence& sequence) {
   if (sequence.model != nullptr) {
     sequence.model->pool->Release(sequence.kv);
-    scheduler_->Remove(sequence.job, clock_.now());
+    if (sequence.job != drafting_) scheduler_->Remove(sequence.job, clock_.now());
     --sequence.model->sequences;
     UpdateGauges(*sequence.model);
   }

@@ -217,8 +217,13 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
   if (!draft_.empty()) {
     Sequence& sequence = *FindSequence(plan.sequences.front().job);
     CountComputed(sequence, 1, plan.tokens, started_at, now);
+    // How many tokens it was is known only when they are taken; the job may have ended with one of them.
+    drafting_ = sequence.job;
     const int32_t said = TakeDrafted(model, sequence, output);
-    scheduler_->StepDone(0, said, clock_.now() - started_at, clock_.now());
+    const PoolJobId job = std::exchange(drafting_, 0);
+    const Nanoseconds done_at = clock_.now();
+    scheduler_->StepDone(0, said, done_at - started_at, done_at);
+    if (!Lives(job)) scheduler_->Remove(job, done_at);
     UpdateGauges(model);
     return;
   }

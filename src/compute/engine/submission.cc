@@ -186,7 +186,7 @@ Result<RequestHandle> EngineImpl::Submit(GenerateRequest request) {
   auto options = StreamOptions(request);
   sequence->generation = std::make_unique<Generation>(std::move(request), std::move(options));
   PrepareGeneration(*sequence->card, max_new, *sequence->generation);
-  if (options_.speculation) {
+  if (options_.speculation && sequence->generation->request.speculate) {
     sequence->generation->drafter.Reserve(static_cast<size_t>(sequence->reserve_tokens));
     sequence->generation->drafter.Add(sequence->tokens);
   }

@@ -430,8 +430,8 @@ void PoolState::StepDone(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nanos
         ++job->produced;
       }
     }
-    job->served_at = now;
-    const double took_s = was_prefill ? planned.count * job->prefill_token_s : steps * job->decode_token_s;
+    if (steps > 0) job->served_at = now;
+    const double took_s = steps * (was_prefill ? planned.count * job->prefill_token_s : job->decode_token_s);
     job->served_s += took_s;
     accounts_.Serve(*job->account, took_s);
     Count(*job, +1);
@@ -554,6 +554,7 @@ void PoolState::SpillDone(PoolJobId id, bool ok, Nanoseconds now) {
   Detach(job);
   if (!ok) {
     job.move_to = nullptr;
+    job.spill_refused_epoch = device.room_epoch;
     Attach(job, replica, Place::kActive);
     return;
   }

@@ -35,6 +35,7 @@ constexpr int32_t kGrowTokens = 128;       // KV reserved ahead where spilling i
 constexpr double kKvShare = 1.0 / 64;      // of the arena, left free for growth when weights are loaded
 constexpr double kRound_s = 5;             // a round of switches that keeps within usual promises (ttft / 2)
 constexpr double kComfort = 0.7;           // load up to which a device is as good as an empty one
+constexpr Nanoseconds kTurnPause = kSecond;  // without work, after which a model's turns begin anew
 constexpr Nanoseconds kBalanceInterval = kSecond / 2;
 constexpr Nanoseconds kRetry = kSecond / 4;
 constexpr Nanoseconds kMoveRest = 10 * kSecond;  // between two moves of one model
@@ -569,8 +570,11 @@ bool TidepoolScheduler::BeginTurn(Device& device, Nanoseconds now) {
   const double tpot = static_cast<double>(best->model->model.tpot) * 1e-9;
   const double steps = second == kNever ? 1e9 : std::ceil(kTurnTokens + (second - first) / tpot);
   turn = {.replica = best, .steps_left = static_cast<int32_t>(std::clamp(steps, 1.0, 1e9)), .broken = false};
-  if (std::exchange(device.turns_of, best->model->model.model) != best->model->model.model)
+  // Not its turns of before it was idle or away.
+  if (std::exchange(device.turns_of, best->model->model.model) != best->model->model.model ||
+      best->landed_at > device.turns_since || now - best->last_used > kTurnPause) {
     device.turns_since = now;
+  }
   ++best->served;
   ++counters_.turns;
   device.dirty = true;
@@ -818,7 +822,7 @@ bool TidepoolScheduler::StartLoad(Device& device, Replica& replica, double urgen
 bool TidepoolScheduler::OthersCanRun(const Replica& replica) const {
   const auto& all = replica.device->replicas;
   return std::any_of(all.begin(), all.end(), [&](const Replica* other) {
-    return other != &replica && other->resident() && !other->active.empty();
+    return other != &replica && other->resident() && other->runnable > 0;
   });
 }
 
@@ -923,6 +927,10 @@ bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency,
       if (replica == device.turn.replica && (grower == nullptr || grower->replica != replica)) continue;
       for (Job* job : replica->active) {
         if (job->asked || job->device_bytes == 0) continue;
+        if (job->spill_refused_epoch == device.room_epoch && !stands_still) {  // not again and again at once
+          device.retry_at = std::min(device.retry_at, now + kRetry);
+          continue;
+        }
         if (stands_still) {
           if (victim == nullptr || std::pair(job->open_ended(), job->arrival_order) >
                                        std::pair(victim->open_ended(), victim->arrival_order))
