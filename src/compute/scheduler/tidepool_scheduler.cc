@@ -289,14 +289,15 @@ double TidepoolScheduler::Overload(const Job& job, const Device& device, Nanosec
   double limit = kPromise * options_.admission_load;
   if (job.job.job_class == JobClass::kBatch) limit *= kBatchShare;
   const bool beyond = accounts_.shared() && Beyond(job, now);
+  // What came beyond a share counts for those within theirs only while somebody else is there to have it.
+  const View view = accounts_.shared() && !beyond ? View::kWithinShare : View::kAll;
   const Replica* there = FindReplica(*job.model, device);
   if (beyond) {
     limit *= kBeyondShare;
-  } else if (job.job.job_class != JobClass::kBatch && there != nullptr &&
-             there->jobs(View::kWithinShare) > 0) {
+  } else if (job.job.job_class != JobClass::kBatch && there != nullptr && there->jobs(view) > 0) {
     limit *= kJoins;
   }
-  const double over = DemandWith(device, job, beyond ? View::kAll : View::kWithinShare, nullptr, now) - limit;
+  const double over = DemandWith(device, job, view, nullptr, now) - limit;
   if (over <= 0 || !accounts_.shared()) return over;
   // What an account, or what it is part of, needs within its share is not refused for what others sent.
   for (const Account* node = job.account; node->parent != nullptr; node = node->parent) {
