@@ -682,26 +682,37 @@ bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector
   return asked;
 }
 
+bool TidepoolScheduler::GrowJob(Job& job, Device& device, bool first, Nanoseconds now,
+                                std::vector<Effect>& effects) {
+  if (job.paused || job.computed < job.reserved || job.refused_epoch == device.room_epoch) return false;
+  if (job.open_ended() && job.computed >= job.promised && job.promised < job.most_tokens() &&
+      !PromiseMore(job, job.computed + 1, effects)) {
+    Refuse(job, device, now);
+    return false;
+  }
+  const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
+  const uint64_t bytes = KvBytes(*job.model, tokens) - job.device_bytes;
+  if (bytes > device.free()) {
+    // When one has grown the device does not stand still any more.
+    const Job* const grower = device.stuck && first ? &job : nullptr;
+    const bool made = MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, job.replica, now, effects, grower);
+    if (job.place != Place::kActive) return false;  // it was the youngest itself
+    if (!made && bytes > device.free()) {  // room of a job that was dropped is there at once
+      Refuse(job, device, now);
+      return false;
+    }
+  }
+  EmitGrow(job, tokens, effects);
+  return true;
+}
+
 bool TidepoolScheduler::GrowJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects) {
   Device& device = *replica.device;
   bool asked = false;
-  for (size_t i = 0; i < replica.active.size(); ++i) {
-    Job& job = *replica.active[i];
-    if (job.paused || job.computed < job.reserved || job.refused_epoch == device.room_epoch) continue;
-    if (job.open_ended() && job.computed >= job.promised && job.promised < job.most_tokens() &&
-        !PromiseMore(job, job.computed + 1, effects)) {
-      Refuse(job, device, now);
-      continue;
-    }
-    const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
-    const uint64_t bytes = KvBytes(*job.model, tokens) - job.device_bytes;
-    if (bytes > device.free() && !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, &replica, now,
-                                           effects, device.stuck ? &job : nullptr)) {
-      Refuse(job, device, now);
-      continue;
-    }
-    EmitGrow(job, tokens, effects);
-    asked = true;
+  for (size_t i = 0; i < replica.active.size();) {
+    const size_t active = replica.active.size();
+    asked |= GrowJob(*replica.active[i], device, !asked, now, effects);
+    i = replica.active.size() == active ? i + 1 : 0;  // some made way: the list is another
   }
   return asked;
 }

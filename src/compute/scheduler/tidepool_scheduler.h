@@ -70,6 +70,7 @@ class TidepoolScheduler final : public PoolState {
   bool BeginTurn(Device& device, Nanoseconds now);
   bool AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
   bool GrowJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
+  bool GrowJob(Job& job, Device& device, bool first, Nanoseconds now, std::vector<Effect>& effects);
   int32_t FirstReservation(const Job& job) const;
   double CommitLimit(const Host& host) const;
   bool Committable(const Job& job) const;
