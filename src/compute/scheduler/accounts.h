@@ -79,10 +79,12 @@ class AccountTree {
   // For tests: empty, or what does not add up with the number of jobs of each leaf.
   std::string Check(const std::map<const Account*, int64_t>& jobs) const;
 
+  // Who has had no work for a while shares no more.
+  void Expire(Nanoseconds now);
+
  private:
   static void Activate(Account& account);
   static void Deactivate(Account& account);
-  void Expire(Nanoseconds now);
   void Forget(Account& account);
 
   Account root_;

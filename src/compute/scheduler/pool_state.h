@@ -55,6 +55,7 @@ struct Job {
   uint64_t arrival_order = 0;
   Nanoseconds arrival = 0, ttft = 0, tpot = 0;
   Nanoseconds served_at = 0;   // last step it was part of
+  Nanoseconds place_at = 0;          // batch work that waits for a device: when it is looked at again
   uint64_t refused_epoch = 0;        // no room since
   uint64_t spill_refused_epoch = 0;  // the host's arena had none for it since
   int32_t passed = 0;          // admissions to its device since it was first refused

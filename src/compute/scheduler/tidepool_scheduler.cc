@@ -331,6 +331,11 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
   std::vector<Job*> waiting;
   waiting.swap(unplaced_);
   for (Job* job : waiting) {
+    if (job->place_at > now) {
+      unplaced_.push_back(job);
+      wake_at_ = std::min(wake_at_, job->place_at);
+      continue;
+    }
     if (job->model->quarantined_until > now && job->model->load_failures > 0) {
       unplaced_.push_back(job);
       EmitReject(*job, Reason::kQuarantined, static_cast<double>(job->model->quarantined_until - now) * 1e-9,
@@ -352,7 +357,8 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
     if (const double over = Overload(*job, *fit.device, now); over > 0) {
       unplaced_.push_back(job);
       if (job->job.job_class == JobClass::kBatch) {
-        wake_at_ = std::min(wake_at_, now + kSecond);
+        job->place_at = now + kSecond;
+        wake_at_ = std::min(wake_at_, job->place_at);
         continue;
       }
       const double retry = std::clamp(10 * over, 1.0, 60.0);
@@ -394,6 +400,7 @@ void TidepoolScheduler::OnAssigned(Job& job, Nanoseconds now) {
 void TidepoolScheduler::Decide(Nanoseconds now, std::vector<Effect>& effects) {
   ++counters_.decisions;
   wake_at_ = INT64_MAX;
+  accounts_.Expire(now);
   PlaceAll(now, effects);
   if (devices_.size() > 1 && !jobs_.empty()) {
     if (now - balanced_at_ >= kBalanceInterval) {
