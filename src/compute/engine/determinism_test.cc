@@ -9,6 +9,7 @@
 #include <future>
 
 #include "compute/engine/engine_fixture.h"
+#include "compute/scheduler/trace.h"
 #include "models/formats/checkpoint.h"
 
 namespace tidepool::compute {
@@ -128,9 +129,12 @@ bool RepeatsThree(const std::vector<int32_t>& tokens, size_t from) {
 TEST_P(Determinism, SpeculationChangesNothingButTheSteps) {
   for (const std::string& instruction_set : chips::CpuInstructionSets()) {
     SCOPED_TRACE(instruction_set);
-    Rig plain(GetParam(), "model.gguf", instruction_set, {.speculation = false});
+    EngineOptions with, without;
+    with.trace_records = without.trace_records = 100'000;
+    without.speculation = false;
+    Rig plain(GetParam(), "model.gguf", instruction_set, without);
     if (!plain.info().generates) GTEST_SKIP() << "an encoder";
-    Rig drafting(GetParam(), "model.gguf", instruction_set, {.speculation = true});
+    Rig drafting(GetParam(), "model.gguf", instruction_set, with);
     constexpr int32_t kNew = 40;
     bool repeats = false;
     for (uint64_t seed = 0; seed < 6; ++seed) {
@@ -152,6 +156,13 @@ TEST_P(Determinism, SpeculationChangesNothingButTheSteps) {
     EXPECT_EQ(plain.Count("tidepool_steps_total") - drafting.Count("tidepool_steps_total"),
               drafting.Count("tidepool_accepted_tokens_total"))
         << "every accepted token is a step less";
+    for (Rig* rig : {&plain, &drafting}) {
+      std::istringstream record(rig->engine().DecisionTrace(/*requests=*/false));
+      const auto trace = ReadTrace(record);
+      ASSERT_TRUE(trace) << trace.error().message;
+      for (const TraceArrival& arrival : ArrivalsOf(*trace))
+        EXPECT_EQ(arrival.produced, kNew) << "the scheduler knows of every token, the last step's too";
+    }
   }
 }
 

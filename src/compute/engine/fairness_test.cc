@@ -1,6 +1,6 @@
-// A noisy account on the real engine, in virtual time: the clock moves by what each step would have taken, so
-// that a busy machine changes nothing. The bound: another account's p99 time to the first token moves by no
-// more than 20 % against a run in which the noisy one sends exactly its share.
+// A noisy account on the real engine: the clock moves by what each step would have taken (and a little while
+// nothing is seen to be computed). The bound on another account's p99 time to the first token, against a run
+// in which the noisy one sends exactly its share: 1.2 times and a few steps.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -175,10 +175,11 @@ TEST_F(LandingTest, ACancelDoesNotWaitForTheLoad) {
 
 TEST_F(LandingTest, ALoadThatFailsUnderAStepLosesNoRequest) {
   StartLanding(2 * kSegments * kSegment);
-  const auto control = NewControl();
+  const auto control = NewControl(/*permits=*/4 * 2);  // two segments
   control->fail_at = 2;
   control->failure = Fail(ErrorKind::kUnavailable, "disk_trouble", "the disk is away");
   const ModelHandle bad = AddStepped("bad", control);
+  const FakeModel* const bad_model = fake;
   const ModelHandle good = AddStepped("good", NewControl());
   auto to_bad = std::make_shared<RecordingSink>(), to_good = std::make_shared<RecordingSink>();
   std::atomic<int> failures{0};
@@ -186,8 +187,10 @@ TEST_F(LandingTest, ALoadThatFailsUnderAStepLosesNoRequest) {
     EXPECT_EQ(model, bad);
     ++failures;
   });
-  ASSERT_TRUE(engine->Submit(Request(good, Prompt(30, 3), 200, to_good)));
   ASSERT_TRUE(engine->Submit(Request(bad, Prompt(30, 4), 30, to_bad)));
+  AwaitLandingStep(bad_model);
+  control->Permit(INT64_MAX);
+  ASSERT_TRUE(engine->Submit(Request(good, Prompt(30, 3), 200, to_good)));
   for (int i = 0; i < 20'000 && failures == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   EXPECT_EQ(failures, 1);
   {

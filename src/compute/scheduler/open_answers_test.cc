@@ -115,5 +115,33 @@ TEST(LongAnswersTest, AModelWithWorkMakesWayWhenAnotherIsMoreUrgent) {
   }
 }
 
+// The host's arena has no room in one piece, whatever the account of bytes says: asked again when something
+// changed or after a while, not at once and for ever.
+TEST(RefusedSpillTest, IsNotAskedForAgainAtOnce) {
+  PoolWorld world(MakeTidepoolScheduler({.admission_load = 0}), 3);
+  world.keep_log = true;
+  world.faults.spill_refused = 1000;
+  world.AddHost({.kv_bytes = uint64_t{1} << 30});
+  world.AddDevice({.host = 0, .arena_bytes = 5 * kTestSegment + 100 * kBlock, .copy_bytes_per_s = 20e9});
+  world.AddModel(TestModel(1, 4, kBlock));
+  world.AddModel(TestModel(2, 5, kBlock));  // needs the room of the first one's KV too
+  world.Arrive({.job = 1, .model = 1, .account = "a", .prompt_tokens = 4800, .max_output_tokens = 2000},
+               2000);
+  world.RunUntil(4 * kSecond);
+  world.Pause(1, true);  // its reader is slow
+  world.Arrive({.job = 2, .model = 2, .account = "a", .prompt_tokens = 100, .max_output_tokens = 20}, 20);
+  world.RunUntil(14 * kSecond);
+  const int64_t refused = world.counts[static_cast<int>(EffectKind::kSpill)];
+  EXPECT_GT(refused, 0) << "this shows nothing";
+  EXPECT_LT(refused, 10 * 4 + 10) << "ten seconds, four times a second";
+  world.faults.spill_refused = 0;
+  world.RunUntil(16 * kSecond);
+  EXPECT_TRUE(world.ended.contains(2)) << "and then it works";
+  world.Pause(1, false);
+  world.Finish();
+  EXPECT_EQ(world.ended.size(), 2u);
+  EXPECT_FALSE(world.failed());
+}
+
 }  // namespace
 }  // namespace tidepool::compute::pool

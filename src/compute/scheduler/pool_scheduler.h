@@ -15,7 +15,7 @@
 //                     failed.
 //   kLoad             later: LoadDone or LoadFailed, one at a time and device; after kStopLoad: LoadStopped
 //                     (or LoadDone, when it was done already)
-//   kEvict, kDrop     done when carried out; they cannot fail. A dropped job waits again, its tokens kept:
+//   kEvict, kDrop,    done when carried out; they cannot fail. A dropped job waits again, its tokens kept:
 //   all kReject           of them are computed again. A rejected job is removed by the scheduler. kSpill,
 //   kRestore  later: SpillDone or RestoreDone (ok or not)
 // A job that ends, fails or is cancelled is removed by the driver with Remove, in any state, at any time but
@@ -112,6 +112,7 @@ struct PoolJob {
   // More than 0: nobody said how long the answer may be, and max_output_tokens is all that it can ever be.
   // Room for so many tokens is promised, and for as many more whenever it has used them. Where there is none,
   // a younger one of its kind makes way (its KV is computed again), else it waits, and nothing of it is lost.
+  // (Where a device stands still others may have to make way too: see PoolPolicyOptions::overcommit.)
   int32_t open_output_tokens = 0;
   bool wants_logits = true;        // of the last prompt token, then decodes
   bool prompt_logits = false;      // of every prompt token
@@ -163,7 +164,7 @@ enum class Reason : uint8_t {
   kExpired,      // evict: idle for its TTL
   kDrain,        // evict, spill: the device is cordoned or the pool shrinks
   kRoom,         // spill, drop: the KV of another is due
-  kMove,         // spill: goes to another device
+  kMove,         // spill, drop: goes to another device
   kOverloaded,   // reject: the promise cannot be kept
   kTooLarge,     // reject: it can never fit
   kQuarantined,  // reject: the model's loads failed
@@ -266,7 +267,8 @@ struct PoolPolicyOptions {
   // its jobs. 0: nothing is rejected for load.
   double admission_load = 1;
   // Reserved tokens (prompt + most output) may exceed what device and host can hold by this factor. More than
-  // 1: when memory runs out after all, KV is dropped and recomputed.
+  // 1: when memory runs out after all, KV is dropped and recomputed. At 1 that happens to open-ended jobs,
+  // and where a device stands still because no sequence fits whole into the room that is left.
   double overcommit = 1;
   int32_t max_turn_steps = 1 << 20;  // 1: every step is a decision of its own (tests)
   double age_bound_s = 30;  // under overload nothing waits unserved much longer while others are served

@@ -47,7 +47,8 @@ class RandomHistory {
                        .load_lacks_room = 20,
                        .spill_fails = 50,
                        .restore_fails = 50,
-                       .partial_run = 100};
+                       .partial_run = 100,
+                       .spill_refused = 50};
     }
     for (int32_t i = 0; i < rule_.events && !world_.failed(); ++i) Event();
     if (!world_.failed()) Heal();

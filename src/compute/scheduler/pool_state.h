@@ -33,7 +33,7 @@ struct Job {
   Replica* replica = nullptr;
   Place place = Place::kNowhere;
   bool paused = false;
-  bool beyond = false;   // it came beyond its account's share of the device
+  bool beyond = false;   // it came beyond its account's share of the pool
   bool relaxed = false;  // its promise has been compared with what the devices can do
   bool asked = false;    // a kAdmit or kGrow waits for its answer
   bool gone = false;     // removed while its KV was moving: kept until the move has ended
@@ -46,7 +46,7 @@ struct Job {
   Device* on = nullptr;                            // where device_bytes are
   Host* spilled_to = nullptr;                      // where host_bytes are
   AccountPledge pledge;                            // what its account was charged for it
-  double ahead_s = 0;                              // its account's clock of the device, when it came
+  double ahead_s = 0;                              // its account's clock, when it came
   double served_s = 0;                             // what it took, in the unit of the pledge
   double prefill_token_s = 0, decode_token_s = 0;  // of that unit
   int32_t promised = 0;                            // tokens whose KV is committed
@@ -54,13 +54,13 @@ struct Job {
   Host* committed_to = nullptr;
   uint64_t arrival_order = 0;
   Nanoseconds arrival = 0, ttft = 0, tpot = 0;
-  Nanoseconds served_at = 0;   // last step it was part of
+  Nanoseconds served_at = 0;         // last step it was part of
   Nanoseconds place_at = 0;          // batch work that waits for a device: when it is looked at again
   uint64_t refused_epoch = 0;        // no room since
   uint64_t spill_refused_epoch = 0;  // the host's arena had none for it since
-  int32_t passed = 0;          // admissions to its device since it was first refused
-  Device* move_to = nullptr;   // after the spill
-  size_t index = 0;            // in its replica's list
+  int32_t passed = 0;                // admissions to its device since it was first refused
+  Device* move_to = nullptr;         // after the spill
+  size_t index = 0;                  // in its replica's list
 
   bool prefilling() const { return computed < prompt; }
   Nanoseconds due() const { return arrival + ttft + tpot * produced; }

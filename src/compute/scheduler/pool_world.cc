@@ -286,6 +286,10 @@ void PoolWorld::Carry(const Effect& effect) {
       ASSERT_EQ(job->where, Where::kActive);
       ASSERT_EQ(job->device, effect.device);
       ASSERT_FALSE(InRun(effect.job)) << "spilled while it is computed";
+      if (Fault(faults.spill_refused)) {
+        scheduler_->SpillDone(effect.job, false, now_);
+        break;
+      }
       const PoolHostId host = At(effect.device).device.host;
       job->where = Where::kSpilling;
       job->host_bytes = Kv(*job, job->computed);

@@ -19,6 +19,7 @@ namespace tidepool::compute::pool {
 struct WorldFaults {
   int32_t no_room = 0, load_fails = 0, load_lacks_room = 0, spill_fails = 0, restore_fails = 0,
           partial_run = 0;
+  int32_t spill_refused = 0;  // at once: the arena has no room in one piece
 };
 
 class PoolWorld {

@@ -12,16 +12,18 @@
 //   Residency   The copy engine always works for the most urgent model that is not resident. Room is made by
 //               dropping last layers: of idle models, least wanted first; else of the models with the most
 //               slack, if they can be back in time (the gap between the two slacks is at least the time of
-//               both loads, as measured: the hysteresis that keeps a slow bus from thrashing).
+//               both loads, as measured: the hysteresis that keeps a slow bus from thrashing). The model that
+//               has the turn gives its weights when no other resident model has work, it has had its turns
+//               for some seconds, and the one that waits would be late; at once when all its jobs came beyond
+//               their share and those that wait did not. A load that only such jobs want stops for others.
 //   Placement   A request joins the device where it adds least: a model's batch that is there (a sequence
 //               more costs little), else the device with least load, dearer as the load nears 1 and as more
 //               bytes want to be resident than fit. Twice a second one model moves from the fullest to the
 //               emptiest device if that helps.
-//   Admission   A request is refused when, with it, more would be due within some time than can be computed,
-//   and
-//               copied, in that time (processor demand). One more of a model that is at work is refused last,
-//               what came beyond an account's share first; what an account needs within its share is never
-//               refused for what others sent. Batch work waits instead, and is in nobody's way.
+//   Admission   A request is refused when, with it, more would be due within some time than can be computed
+//               and copied in that time (processor demand). One more of a model that is at work is refused
+//               last, what came beyond an account's share first; what an account needs within its share is
+//               never refused for what others sent. Batch work waits instead, and is in nobody's way.
 #pragma once
 
 #include "compute/scheduler/pool_state.h"

@@ -1,0 +1,444 @@
+// What is in memory: KV reserved, moved and given up; weights loaded, evicted and kept.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include "base/check.h"
+#include "compute/scheduler/tidepool_policy.h"
+#include "compute/scheduler/tidepool_scheduler.h"
+
+namespace tidepool::compute::pool {
+
+// ---- KV ------------------------------------------------------------------------------------------------
+
+int32_t TidepoolScheduler::FirstReservation(const Job& job) const {
+  const int32_t all = std::max(job.reserve_limit(), job.prompt);
+  const Host& host = *hosts_[Index(job.replica->device->device.host)];
+  if (host.host.kv_bytes == 0 && options_.overcommit <= 1) return all;
+  return std::min(all, job.prompt + kGrowTokens);
+}
+
+void TidepoolScheduler::Refuse(Job& job, Device& device, Nanoseconds now) {
+  job.refused_epoch = device.room_epoch;
+  device.retry_at = std::min(device.retry_at, now + kRetry);
+}
+
+// Device and host together can hold what all admitted jobs may come to need: each device keeps room for the
+// weights of the largest model, without which nothing runs.
+double TidepoolScheduler::CommitLimit(const Host& host) const {
+  uint64_t largest = 0;
+  for (const auto& [id, model] : models_) largest = std::max(largest, model->weight_bytes);
+  uint64_t capacity = host.host.kv_bytes;
+  for (const Device* device : host.devices) capacity += device->arena > largest ? device->arena - largest : 0;
+  return static_cast<double>(capacity) * std::max(options_.overcommit, 1.0);
+}
+
+bool TidepoolScheduler::Committable(const Job& job) const {
+  if (job.committed > 0) return true;
+  Host& host = *hosts_[Index(job.replica->device->device.host)];
+  if (host.host.kv_bytes == 0 && options_.overcommit <= 1 && !job.open_ended())
+    return true;  // reserved whole on the device
+  const uint64_t more = KvBytes(*job.model, job.first_promise());
+  const bool fits = static_cast<double>(host.committed + more) <= CommitLimit(host) || host.committed == 0;
+  if (!fits) host.full = true;
+  return fits;
+}
+
+// An open-ended job has used what was promised to it. The oldest always gets more: younger ones make way, one
+// after the other, and alone it has all there is. So of those that wait for each other none waits for ever.
+bool TidepoolScheduler::PromiseMore(Job& job, int32_t tokens, std::vector<Effect>& effects) {
+  Host& host = *job.committed_to;
+  const int32_t promise = std::min(job.most_tokens(), tokens + job.job.open_output_tokens);
+  const uint64_t more = KvBytes(*job.model, promise) - job.committed;
+  const auto may_go = [&](const Job& other) {
+    return other.open_ended() && other.committed_to == &host && other.committed > 0 && !other.asked &&
+           !other.gone && other.arrival_order > job.arrival_order &&
+           (other.place == Place::kActive || other.place == Place::kSpilled) &&
+           !(other.replica->device->busy && other.replica->device->running == other.replica);
+  };
+  while (static_cast<double>(host.committed + more) > CommitLimit(host) && host.committed != job.committed) {
+    Job* youngest = nullptr;
+    for (const auto& [id, other] : jobs_) {
+      if (may_go(*other) && (youngest == nullptr || other->arrival_order > youngest->arrival_order))
+        youngest = other.get();
+    }
+    if (youngest == nullptr) {
+      host.full = true;
+      return false;
+    }
+    EmitDrop(*youngest, Reason::kRoom, effects);
+  }
+  host.committed += more;
+  job.committed += more;
+  job.promised = promise;
+  return true;
+}
+
+bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects) {
+  Device& device = *replica.device;
+  bool asked = false;
+  int32_t slots = replica.model->model.max_sequences - replica.runnable;
+  while (slots > 0 && !replica.waiting.empty()) {
+    Job* next = nullptr;
+    double least = kNever;
+    bool barrier = false;
+    for (Job* job : replica.waiting) {
+      if (job->paused || job->asked) continue;
+      const bool refused = job->refused_epoch == device.room_epoch;
+      if (job->passed >= kMaxPassed && refused) barrier = true;  // nobody passes it any more
+      if (refused) continue;
+      const double urgency = Urgency(*job, now) - (job->passed >= kMaxPassed ? 1e6 : 0);
+      if (next == nullptr || urgency < least) {
+        least = urgency;
+        next = job;
+      }
+    }
+    if (next == nullptr || barrier) break;
+    if (AheadSeconds(*next, device) > kBeyond_s && slots <= replica.model->model.max_sequences / 4) break;
+    const int32_t tokens = FirstReservation(*next);
+    const uint64_t bytes = KvBytes(*next->model, tokens);
+    if (!Committable(*next) || (bytes > device.free() &&
+                                !MakeRoom(device, bytes - device.free(), least, 0, &replica, now, effects))) {
+      Refuse(*next, device, now);
+      continue;
+    }
+    EmitAdmit(*next, tokens, effects);
+    asked = true;
+    --slots;
+  }
+  return asked;
+}
+
+bool TidepoolScheduler::GrowJob(Job& job, Device& device, bool first, Nanoseconds now,
+                                std::vector<Effect>& effects) {
+  if (job.paused || job.computed < job.reserved || job.refused_epoch == device.room_epoch) return false;
+  if (job.open_ended() && job.computed >= job.promised && job.promised < job.most_tokens() &&
+      !PromiseMore(job, job.computed + 1, effects)) {
+    Refuse(job, device, now);
+    return false;
+  }
+  const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
+  const uint64_t bytes = KvBytes(*job.model, tokens) - job.device_bytes;
+  if (bytes > device.free()) {
+    // When one has grown the device does not stand still any more.
+    const Job* const grower = device.stuck && first ? &job : nullptr;
+    const bool made =
+        MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, job.replica, now, effects, grower);
+    if (job.place != Place::kActive) return false;  // it was the youngest itself
+    if (!made && bytes > device.free()) {           // room of a job that was dropped is there at once
+      Refuse(job, device, now);
+      return false;
+    }
+  }
+  EmitGrow(job, tokens, effects);
+  return true;
+}
+
+bool TidepoolScheduler::GrowJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects) {
+  Device& device = *replica.device;
+  bool asked = false;
+  for (size_t i = 0; i < replica.active.size();) {
+    const size_t active = replica.active.size();
+    asked |= GrowJob(*replica.active[i], device, !asked, now, effects);
+    i = replica.active.size() == active ? i + 1 : 0;  // some made way: the list is another
+  }
+  return asked;
+}
+
+void TidepoolScheduler::RestoreJobs(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
+  if (device.cordoned || device.spilling > 0) return;
+  for (Replica* replica : device.replicas) {
+    if (replica->spilled.empty() || !(replica->resident() || replica->loading)) continue;
+    for (size_t i = 0; i < replica->spilled.size();) {
+      Job& job = *replica->spilled[i];
+      ++i;
+      if (job.place != Place::kSpilled || job.paused || job.refused_epoch == device.room_epoch) continue;
+      const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
+      const uint64_t bytes = KvBytes(*job.model, tokens);
+      if (bytes > device.free() &&
+          !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, replica, now, effects)) {
+        Refuse(job, device, now);
+        continue;
+      }
+      EmitRestore(job, tokens, effects);
+      i = 0;  // the list has changed
+    }
+  }
+}
+
+// ---- weights -------------------------------------------------------------------------------------------
+
+void TidepoolScheduler::ManageWeights(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
+  Replica* wanted = nullptr;
+  double least = kNever;
+  for (Replica* replica : device.replicas) {
+    if (replica->loading || replica->landed == replica->model->segments() || replica->jobs() == 0) continue;
+    if (replica->model->quarantined_until > now) {
+      device.wake_at = std::min(device.wake_at, replica->model->quarantined_until);
+      continue;
+    }
+    const double urgency = ReplicaUrgency(*replica, now) - LoadSeconds(*replica);
+    if (wanted == nullptr || urgency < least) {
+      least = urgency;
+      wanted = replica;
+    }
+  }
+  if (device.loading != nullptr) {
+    // What is loaded for jobs that are gone, or came beyond their account's share, makes way.
+    const bool for_none =
+        device.loading->jobs() == 0 ||
+        (device.loading->jobs(View::kWithinShare) <= 0 && wanted != nullptr &&
+         wanted->jobs(View::kWithinShare) > 0 && LoadLeft(*device.loading, now) > kStopLeft_s &&
+         ReplicaUrgency(*device.loading, now) - LoadSeconds(*device.loading) > least + 1);
+    if (wanted != nullptr && for_none && !device.loading->stopping && device.running != device.loading &&
+        !device.loading->model->model.pinned) {
+      EmitStopLoad(device, effects);
+    }
+    return;
+  }
+  if (wanted != nullptr) {
+    StartLoad(device, *wanted, least, Reason::kUrgent, now, effects);
+    return;
+  }
+  if (device.cordoned) return;
+  // Nothing waits: bring what will be wanted, as far as there is room that nobody uses.
+  Replica* expected = nullptr;
+  double soonest = kNever;
+  for (Replica* replica : device.replicas) {
+    const Model& model = *replica->model;
+    if (replica->landed == model.segments() || model.quarantined_until > now) continue;
+    if (model.model.pinned) {
+      StartLoad(device, *replica, kPinnedUrgency, Reason::kPinned, now, effects);
+      return;
+    }
+    if (model.prefetch) {
+      // Idle models may make way, models with work not.
+      if (StartLoad(device, *replica, kNever, Reason::kPrewarm, now, effects)) return;
+      continue;
+    }
+    if (model.arrival_gap_s <= 0) continue;
+    const double idle_s = static_cast<double>(now - model.last_arrival) * 1e-9;
+    if (idle_s > 8 * model.arrival_gap_s) continue;  // its users went away
+    const uint64_t missing = model.weight_bytes - replica->bytes;
+    const auto spare = static_cast<uint64_t>(static_cast<double>(device.arena) * kKvShare * 2);
+    if (device.free() < missing + spare) continue;
+    if (model.arrival_gap_s < soonest) {
+      soonest = model.arrival_gap_s;
+      expected = replica;
+    }
+  }
+  if (expected != nullptr) StartLoad(device, *expected, kNever, Reason::kPrewarm, now, effects);
+}
+
+bool TidepoolScheduler::StartLoad(Device& device, Replica& replica, double urgency, Reason reason,
+                                  Nanoseconds now, std::vector<Effect>& effects) {
+  const Model& model = *replica.model;
+  uint64_t wanted = model.weight_bytes - replica.bytes;
+  for (const Job* job : replica.waiting) {
+    wanted += KvBytes(model, job->prompt + kGrowTokens);
+    if (wanted > device.arena / 2 + model.weight_bytes) break;
+  }
+  wanted += static_cast<uint64_t>(static_cast<double>(device.arena) * kKvShare);
+  wanted = std::min(wanted, std::max(device.arena - std::min(device.arena, replica.bytes),
+                                     model.weight_bytes - replica.bytes));
+  if (wanted > device.free() &&
+      !MakeRoom(device, wanted - device.free(), urgency, LoadSeconds(replica), &replica, now, effects)) {
+    // Without the room for growth it may still go in.
+    const uint64_t least = model.weight_bytes - replica.bytes;
+    if (least > device.free() &&
+        !MakeRoom(device, least - device.free(), urgency, LoadSeconds(replica), &replica, now, effects)) {
+      const bool soon = replica.jobs(View::kWithinShare) > 0 && device.running != nullptr &&
+                        device.running->beyond > 0 && device.running->jobs(View::kWithinShare) <= 0;
+      if (soon) device.turn.broken = true;
+      device.wake_at = std::min(device.wake_at, now + (soon ? kSecond / 50 : kSecond / 4));
+      return false;
+    }
+  }
+  EmitLoad(replica, model.segments(), reason, now, effects);
+  return true;
+}
+
+// Is another model of the device resident and at work? Then turns go round without switches.
+bool TidepoolScheduler::OthersCanRun(const Replica& replica) const {
+  const auto& all = replica.device->replicas;
+  return std::any_of(all.begin(), all.end(), [&](const Replica* other) {
+    return other != &replica && other->resident() && other->runnable > 0;
+  });
+}
+
+bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s,
+                                 const Replica* keep, Nanoseconds now, std::vector<Effect>& effects,
+                                 const Job* grower) {
+  struct Victim {
+    Replica* replica;
+    double rank;  // the larger goes first
+    uint64_t spare;
+  };
+  std::vector<Victim> victims;
+  uint64_t possible = 0;  // could be freed now
+  uint64_t later = 0;     // could be freed when slacks have moved on
+  bool in_the_way = false;
+  for (Replica* replica : device.replicas) {
+    if (replica == keep || replica->loading || replica->landed == 0) continue;
+    const Model& model = *replica->model;
+    const bool drain = urgency == -kNever;
+    if (model.pinned_here() && !drain) continue;
+    later += replica->bytes;
+    // The model whose turn it is makes way when no other is there that its turn could end for, and at once
+    // when all its jobs came beyond their share and it is in the way of some that did not.
+    const bool gives_way = keep != nullptr && keep->jobs(View::kWithinShare) > 0 && replica->beyond > 0 &&
+                           replica->jobs(View::kWithinShare) <= 0;
+    const bool has_turn = device.running == replica || device.turn.replica == replica;
+    if (has_turn && !gives_way && (replica->jobs() == 0 || drain || load_s == 0 || OthersCanRun(*replica)))
+      continue;
+    if (now - replica->landed_at < model.model.min_resident && !drain) continue;
+    double rank = 0;
+    if (replica->jobs() == 0) {
+      // Idle: the one expected last goes first.
+      const double idle_s =
+          static_cast<double>(now - std::max(replica->last_used, replica->landed_at)) * 1e-9;
+      const double gap_s = model.arrival_gap_s > 0 ? std::max(model.arrival_gap_s, idle_s) : idle_s + 1e3;
+      rank = 1e9 + gap_s;
+    } else {
+      const bool any_price = drain || device.stuck;
+      const double theirs = ReplicaUrgency(*replica, now);
+      const double back_s = static_cast<double>(std::min(bytes, replica->bytes)) / device.copy_rate;
+      // What has not been served since it came, came for a reason.
+      const double hysteresis = replica->served == 0 && replica->resident() ? kUnserved : kSwitchHysteresis;
+      if (!any_price && theirs - urgency < hysteresis * (load_s + back_s)) continue;
+      rank = theirs == kNever ? 1e8 : theirs;
+      if (has_turn) {
+        // Only for what would be late: a turn is worth more than a little less slack.
+        const double run_s = static_cast<double>(now - device.turns_since) * 1e-9;
+        if (!gives_way && (urgency > kTurnAlarm_s || theirs - urgency < kTurnAlarm_s ||
+                           run_s < std::max(kTurnRun_s, kTurnRunLoads * (load_s + back_s)))) {
+          continue;
+        }
+        if (device.running == replica) {  // when its step has ended, if nobody else can give
+          in_the_way |= load_s > 0;
+          continue;
+        }
+        if (!gives_way) rank = std::min(rank, -1e8);
+      }
+    }
+    victims.push_back({replica, rank, replica->bytes});
+    possible += replica->bytes;
+  }
+  if (possible < bytes) {
+    // KV moves only when weights cannot make the room: for weights that have to wait, it is not in the way.
+    const uint64_t weights = load_s > 0 ? later : possible;
+    if (weights < bytes) SpillFor(device, bytes - weights, urgency, grower, now, effects);
+    if (in_the_way) Break(device);
+    return false;
+  }
+  std::sort(victims.begin(), victims.end(), [](const Victim& a, const Victim& b) {
+    const bool a_pinned = a.replica->model->pinned_here(), b_pinned = b.replica->model->pinned_here();
+    if (a_pinned != b_pinned) return b_pinned;  // only when draining: last
+    return a.rank != b.rank ? a.rank > b.rank : a.replica->model->model.model < b.replica->model->model.model;
+  });
+  uint64_t freed = 0;
+  for (const Victim& victim : victims) {
+    if (freed >= bytes) break;
+    Replica& replica = *victim.replica;
+    const auto& prefix = replica.model->prefix_bytes;
+    int32_t to = replica.landed;
+    while (to > 0 && prefix[Index(replica.landed)] - prefix[Index(to)] < bytes - freed) --to;
+    freed += prefix[Index(replica.landed)] - prefix[Index(to)];
+    const Reason reason = replica.jobs() == 0 ? Reason::kIdle : Reason::kMoreSlack;
+    EmitEvict(replica, to, urgency == -kNever ? Reason::kDrain : reason, effects);
+  }
+  device.stuck = false;  // once: what comes now is to be served before it may be pushed out again
+  return true;
+}
+
+// Weights are not enough: KV of the jobs that can wait longest goes to the host. Comes true later.
+bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency, const Job* grower,
+                                 Nanoseconds now, std::vector<Effect>& effects) {
+  Host& host = *hosts_[Index(device.device.host)];
+  uint64_t coming = device.spilling_bytes;
+  // Nothing goes on, and sequences move whole: room in pieces may be too small for each of them although
+  // there is enough in all. Then the youngest is computed again, an open-ended one first.
+  const bool stands_still = device.stuck && grower != nullptr && coming == 0;
+  while (coming < bytes) {
+    Job* victim = nullptr;
+    double most = urgency;
+    for (Replica* replica : device.replicas) {
+      if (replica == device.running) continue;
+      if (replica == device.turn.replica && (grower == nullptr || grower->replica != replica)) continue;
+      for (Job* job : replica->active) {
+        if (job->asked || job->device_bytes == 0) continue;
+        if (job->spill_refused_epoch == device.room_epoch && !stands_still) {  // not again and again at once
+          device.retry_at = std::min(device.retry_at, now + kRetry);
+          continue;
+        }
+        if (stands_still) {
+          if (victim == nullptr || std::pair(job->open_ended(), job->arrival_order) >
+                                       std::pair(victim->open_ended(), victim->arrival_order))
+            victim = job;
+          continue;
+        }
+        const double theirs = job->paused ? kNever : Urgency(*job, now) - 1e-3;
+        if (job != grower && theirs > most) {
+          most = theirs;
+          victim = job;
+        }
+      }
+    }
+    if (victim == nullptr) return false;
+    const uint64_t gives = victim->device_bytes;
+    if (victim->computed == 0) {  // nothing to keep: it waits again
+      EmitDrop(*victim, Reason::kRoom, effects);
+      bytes -= std::min(bytes, gives);
+      continue;
+    }
+    if (KvBytes(*victim->model, victim->computed) > host.free()) {
+      if (options_.overcommit <= 1 && !stands_still) return false;
+      EmitDrop(*victim, Reason::kRoom, effects);
+      if (stands_still) {
+        device.stuck = false;
+        return true;
+      }
+      bytes -= std::min(bytes, gives);
+      continue;
+    }
+    coming += gives;
+    EmitSpill(*victim, Reason::kRoom, effects);
+  }
+  return true;
+}
+
+void TidepoolScheduler::Shrink(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
+  if (device.used() <= device.arena && !device.cordoned) return;
+  if (device.cordoned) {
+    // Jobs that have not begun go elsewhere; those that run end here unless their KV can move.
+    for (Replica* replica : device.replicas) {
+      while (!replica->waiting.empty() && !replica->waiting.back()->asked) {
+        Job* job = replica->waiting.back();
+        Detach(*job);
+        unplaced_.push_back(job);
+        wake_at_ = std::min(wake_at_, now);
+      }
+    }
+  }
+  if (device.used() > device.arena) {
+    MakeRoom(device, device.used() - device.arena, -kNever, 0, nullptr, now, effects);
+  }
+}
+
+void TidepoolScheduler::ExpireIdle(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
+  for (Replica* replica : device.replicas) {
+    const Model& model = *replica->model;
+    if (model.model.idle_ttl < 0 || replica->jobs() > 0 || replica->landed == 0 || replica->loading) continue;
+    if (device.running == replica || model.pinned_here()) continue;
+    const Nanoseconds until = std::max(replica->last_used, replica->landed_at) +
+                              std::max(model.model.idle_ttl, model.model.min_resident);
+    if (until <= now) {
+      EmitEvict(*replica, 0, Reason::kExpired, effects);
+    } else {
+      device.wake_at = std::min(device.wake_at, until);
+    }
+  }
+}
+
+}  // namespace tidepool::compute::pool
