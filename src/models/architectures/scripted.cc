@@ -20,7 +20,7 @@ namespace {
 
 constexpr int32_t kHidden = 16;
 constexpr float kUnlikely =
-    -20;  // against 0: at temperature 1 another token has 260 e^-20 = 5e-7 of the mass
+    -40;  // against 0: at temperature 1 the other tokens have 260 e^-40 = 1e-15 of the mass
 
 class Scripted final : public Model {
  public:

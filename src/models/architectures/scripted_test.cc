@@ -178,7 +178,7 @@ TEST_F(ScriptedModel, LogitsLeaveLittleToChance) {
   const StepOutput out =
       model_->Forward({s.pending, positions, std::span(&slice, 1), std::span(&row, 1), std::span(&row, 1)},
                       limits_, workspace_.data());
-  for (int32_t id = 0; id < kScriptVocab; ++id) EXPECT_EQ(out.logits[id], id == 'x' ? 0.0f : -20.0f);
+  for (int32_t id = 0; id < kScriptVocab; ++id) EXPECT_EQ(out.logits[id], id == 'x' ? 0.0f : -40.0f);
   ASSERT_NE(out.hidden, nullptr);
   EXPECT_TRUE(std::any_of(out.hidden, out.hidden + info.hidden_size, [](float v) { return v != 0; }));
 }
