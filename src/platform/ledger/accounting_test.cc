@@ -494,6 +494,18 @@ TEST_P(AccountingTest, RefusalsAreCountedByMinute) {
     ASSERT_TRUE(series) << series.error().message;
     if (!series->empty()) {
       EXPECT_EQ((*series)[0].points, (std::vector<std::pair<int64_t, double>>{{kNow, 30.0}}));
+      // A refusal is kept by payer's key, model and code only.
+      for (std::string UsageFilter::* field :
+           {&UsageFilter::member, &UsageFilter::status, &UsageFilter::endpoint}) {
+        RangeQuery other = query;
+        other.filter.*field = "x";
+        const auto refused = accounting_->reports().Range(other);
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code, "bad_filter");
+        EXPECT_EQ(refused.error().kind, ErrorKind::kInvalid);
+      }
+      query.filter.key = "k1";
+      EXPECT_TRUE(accounting_->reports().Range(query));
       EXPECT_EQ(Total().requests, 0);
       return;
     }
