@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "gateway/router.h"
+
 namespace tidepool::gateway {
 namespace {
 
@@ -43,6 +45,18 @@ constexpr std::string_view kForwardingHeaders[] = {"forwarded",         "x-forwa
 bool WasForwarded(const HttpRequest& request) {
   return std::any_of(std::begin(kForwardingHeaders), std::end(kForwardingHeaders),
                      [&](std::string_view name) { return request.Header(name) != nullptr; });
+}
+
+// What the table of routes has, and OPTIONS.
+const std::string& AllowedMethods() {
+  static const std::string kMethods = [] {
+    std::string out;
+    for (const Route& route : Routes()) {
+      if (out.find(route.method) == std::string::npos) out += std::string(route.method) + ", ";
+    }
+    return out + "OPTIONS";
+  }();
+  return kMethods;
 }
 
 }  // namespace
@@ -233,7 +247,7 @@ HttpResponse Security::Preflight(const HttpRequest& request) {
   HttpResponse response;
   response.status = 204;
   response.content_type.clear();
-  response.headers.push_back({"Access-Control-Allow-Methods", "GET, POST, PATCH, DELETE, OPTIONS"});
+  response.headers.push_back({"Access-Control-Allow-Methods", AllowedMethods()});
   const std::string* wanted = request.Header("access-control-request-headers");
   // SDKs for browsers send a family of their own headers (x-stainless-*): allow what is asked, it carries no
   // right.

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <thread>
 
+#include "gateway/router.h"
 #include "gateway/testing/raw_client.h"
 #include "gateway/testing/server_fixture.h"
 
@@ -317,6 +318,8 @@ TEST_F(ServerTest, CorsByOption) {
   EXPECT_EQ(preflight.headers.at("access-control-allow-origin"), "https://chat.example.org");
   EXPECT_EQ(preflight.headers.at("access-control-allow-headers"), "authorization,x-stainless-lang");
   EXPECT_EQ(preflight.headers.count("content-type"), 0u);
+  for (const Route& route : Routes())
+    EXPECT_THAT(preflight.headers.at("access-control-allow-methods"), HasSubstr(std::string(route.method)));
   const RawReply reply = Ask(Get("/v1/models", "Origin: https://chat.example.org\r\n"));
   EXPECT_EQ(reply.status, 200);
   EXPECT_EQ(reply.headers.at("access-control-allow-origin"), "https://chat.example.org");

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <future>
 #include <map>
 #include <set>
 
@@ -11,6 +12,8 @@
 #include "gateway/testing/raw_client.h"
 #include "gateway/testing/server_fixture.h"
 #include "platform/accounts/testing/accounts_fixture.h"
+#include "platform/conversations/conversations.h"
+#include "platform/ledger/accounting.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -30,8 +33,25 @@ class AccountsApiTest : public ServerTest {
  protected:
   void SetUp() override {
     ServerTest::SetUp();
+    world_.other_floors = {platform::LedgerMigrations(), platform::Conversations::Migrations()};
     const Status opened = world_.Open();
     ASSERT_TRUE(opened) << opened.error().message;
+    platform::AccountingOptions options;
+    options.folder = world_.home() / "usage";
+    options.ledger.post_after_ms = 5;
+    options.audit = [this](store::Session& session, const platform::AuditActor& actor,
+                           std::string_view action, std::string_view object, const Json& before,
+                           const Json& after) {
+      return world_.audit->Append(session, actor, action, object, before, after);
+    };
+    auto accounting =
+        platform::Accounting::Open(*world_.database, clock_, world_.wall_clock, metrics_, std::move(options));
+    ASSERT_TRUE(accounting) << accounting.error().message;
+    accounting_ = std::move(*accounting);
+    auto conversations =
+        platform::Conversations::Open(*world_.database, inference_, clock_, world_.wall_clock, metrics_);
+    ASSERT_TRUE(conversations) << conversations.error().message;
+    conversations_ = std::move(*conversations);
     operator_ = KeyVoice(world_.created_key);
   }
   void TearDown() override { gateway_.reset(); }
@@ -44,6 +64,10 @@ class AccountsApiTest : public ServerTest {
     hooks.status = [] { return Json{{"uptime_s", 1}}; };
     hooks.accounts = world_.accounts.get();
     hooks.audit = world_.audit.get();
+    hooks.accounting = accounting_.get();
+    hooks.conversations = conversations_.get();
+    hooks.bench = [](const Json&) -> Result<Json> { return Json::object(); };
+    hooks.backup = [](const std::string&, const std::string&) -> Result<Json> { return Json::object(); };
     hooks.on_rights_changed = [this](std::function<void()> changed) {
       world_.accounts->OnChange(std::move(changed));
     };
@@ -91,7 +115,78 @@ class AccountsApiTest : public ServerTest {
     return in.value_or(platform::SignedIn{});
   }
 
+  // A whole answer in a conversation, so that it is in the store when the call returns.
+  Json Converse(const Voice& voice, const std::string& title) {
+    const Json made =
+        Tell(voice, "POST", "/api/v1/conversations", {{"title", title}, {"model", "scripted"}}, 201);
+    const std::string path = "/api/v1/conversations/" + made.value("id", "");
+    Tell(voice, "POST", path + "/turns", {{"content", title}}, 201);
+    Json whole;
+    for (int i = 0; i < 1000; ++i) {
+      whole = Tell(voice, "GET", path, nullptr, 200);
+      if (whole["turns"].size() == 2 && whole["turns"][1]["state"] == "done") break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    EXPECT_EQ(whole["turns"][1]["state"], "done") << whole.dump();
+    return whole;
+  }
+  // A request that the ledger has; gives its row's X-Request-Id.
+  std::string Meter(const std::string& organisation, const std::string& workspace, const std::string& key,
+                    const std::string& model) {
+    platform::AdmissionRequest request;
+    request.payer = {organisation, workspace, key, ""};
+    request.model = request.model_version = model;
+    request.prompt_tokens = 10;
+    request.max_output_tokens = 10;
+    const std::string id = RandomId("req-");
+    auto meter = accounting_->ledger().Admit(request, id, "chat.completions");
+    EXPECT_TRUE(meter) << meter.error().message;
+    if (!meter) return id;
+    (*meter)->Count({.prompt = 10, .output = 5}, 1000);
+    std::promise<Status> durable;
+    (*meter)->Close(platform::UsageStatus::kDone, "", {}, [&](const Status& s) { durable.set_value(s); });
+    EXPECT_TRUE(durable.get_future().get());
+    EXPECT_TRUE(accounting_->ledger().Flush(10));
+    return id;
+  }
+
+  // What somebody has, and others may neither see nor change. Each name holds the word SECRET.
+  struct Theirs {
+    std::string organisation, workspace, key, budget, conversation, turn, request;
+    std::vector<std::string> ids, words;
+  };
+  Theirs MakeTheirs(const std::string& organisation, const std::string& workspace,
+                    const platform::SignedIn& member, const std::string& model) {
+    Theirs out;
+    out.organisation = organisation;
+    out.workspace = workspace;
+    const Json key = Tell(operator_, "POST", "/api/v1/keys",
+                          {{"name", "SECRET key"}, {"service", true}, {"workspace", workspace}}, 201);
+    out.key = key.value("id", "");
+    const std::string scope = "workspace:" + workspace;
+    Tell(operator_, "PUT", "/api/v1/limits",
+         {{"scope", scope}, {"model", model}, {"requests_per_minute", 100}}, 200);
+    Tell(operator_, "PUT", "/api/v1/limits", {{"scope", "key:" + out.key}, {"requests_per_minute", 100}},
+         200);
+    out.budget = Tell(operator_, "POST", "/api/v1/budgets", {{"scope", scope}, {"amount", "77777"}}, 201)
+                     .value("id", "");
+    const Json conversation = Converse(SessionVoice(member, workspace), "SECRET chat");
+    out.conversation = conversation.value("id", "");
+    out.turn = conversation["turns"][1].value("id", "");
+    out.request = Meter(organisation, workspace, out.key, model);
+    out.ids = {workspace, out.key, out.budget, out.conversation, out.request, member.session};
+    out.words = out.ids;
+    for (const char* word : {"SECRET", "secret@", "77777"}) out.words.emplace_back(word);
+    out.words.push_back(out.turn);
+    out.words.push_back(key.value("prefix", ""));
+    return out;
+  }
+  // All endpoints, asked by each of those voices for each of those things.
+  void ExpectHidden(const Theirs& theirs, const std::vector<Voice>& voices, const std::string& own_scope);
+
   platform::AccountsWorld world_;
+  std::unique_ptr<platform::Accounting> accounting_;
+  std::unique_ptr<platform::Conversations> conversations_;
   Voice operator_;
 };
 
@@ -117,6 +212,7 @@ TEST_F(AccountsApiTest, EveryCellOfTheTableOfRights) {
   std::set<std::string> methods;
   for (const Route& route : Routes()) {
     methods.insert(std::string(route.method));
+    const bool pool = route.pattern.starts_with("/api/v1/pool");  // the scripted platform has none
     for (const auto& [role, voice] : voices) {
       const std::string where = std::string(route.method) + " " + std::string(route.pattern) + " as " +
                                 std::string(platform::RoleName(role));
@@ -129,6 +225,9 @@ TEST_F(AccountsApiTest, EveryCellOfTheTableOfRights) {
       const std::string code = body.is_object() && body.contains("error") && body["error"]["code"].is_string()
                                    ? body["error"]["code"].get<std::string>()
                                    : "";
+      if (!pool) {
+        EXPECT_NE(reply.status, 501) << where;
+      }
       if (role >= route.access) {
         EXPECT_NE(reply.status, 0) << where;
         EXPECT_NE(code, "role_too_low") << where;
@@ -146,61 +245,59 @@ TEST_F(AccountsApiTest, EveryCellOfTheTableOfRights) {
   EXPECT_EQ(methods, (std::set<std::string>{"GET", "POST", "PUT", "PATCH", "DELETE"}));
 }
 
-TEST_F(AccountsApiTest, NoEndpointShowsOneOrganisationAnother) {
-  StartWithAccounts();
-  // What is theirs: each name holds the word.
-  const Json organisation = Tell(operator_, "POST", "/api/v1/organisations", {{"name", "SECRET org"}}, 201);
-  const std::string their_org = organisation["id"];
-  const Json workspace = Tell(operator_, "POST", "/api/v1/workspaces",
-                              {{"name", "SECRET ws"}, {"organisation", their_org}}, 201);
-  const std::string their_ws = workspace["id"];
-  const Json key = Tell(operator_, "POST", "/api/v1/keys",
-                        {{"name", "SECRET key"}, {"service", true}, {"workspace", their_ws}}, 201);
-  const platform::SignedIn them = Join("SECRET@x.y", "owner", nullptr, their_org);
-  const Json invitation =
-      Tell(operator_, "POST", "/api/v1/invitations",
-           {{"email", "SECRET2@x.y"}, {"role", "viewer"}, {"organisation", their_org}}, 201);
-  const Json members = Tell(SessionVoice(them), "GET", "/api/v1/members", nullptr, 200);
-  ASSERT_EQ(members["data"].size(), 1u) << members.dump();
-  const std::vector<std::string> ids = {their_org,        their_ws,    key["id"], members["data"][0]["id"],
-                                        invitation["id"], them.session};
-  std::vector<std::string> words = ids;
-  for (const char* word : {"SECRET", "secret@", "secret2@"}) words.push_back(word);
-  words.push_back(key["prefix"]);
-
-  const platform::SignedIn owner = Join("owner@x.y", "owner");
-  const std::vector<Voice> foreigners = {KeyVoice(Key("admin")), KeyVoice(Key("viewer")), SessionVoice(owner),
-                                         SessionVoice(owner, "default")};
+void AccountsApiTest::ExpectHidden(const Theirs& theirs, const std::vector<Voice>& voices,
+                                   const std::string& own_scope) {
+  const std::string their_scope = "workspace:" + theirs.workspace;
+  // Bodies that would work on one's own: of the caller's scope where the path names what is theirs.
+  const std::map<std::string_view, Json> bodies = {
+      {"/api/v1/keys", {{"name", "n"}, {"service", true}, {"workspace", theirs.workspace}}},
+      {"/api/v1/invitations", {{"email", "n@x.y"}, {"role", "viewer"}, {"workspace", theirs.workspace}}},
+      {"/api/v1/workspaces", {{"name", "n"}, {"organisation", theirs.organisation}}},
+      {"/api/v1/members/{id}", {{"role", "viewer"}}},
+      {"/api/v1/keys/{id}/rotate", Json::object()},
+      {"/api/v1/limits", {{"scope", their_scope}, {"requests_per_minute", 1}}},
+      {"/api/v1/quotas",
+       {{"organisation", theirs.organisation}, {"model", "scripted"}, {"stop_when_exhausted", true}}},
+      {"/api/v1/budgets", {{"scope", their_scope}, {"amount", "1"}}},
+      {"/api/v1/budgets/{id}", {{"scope", own_scope}, {"amount", "1"}}},
+      {"/api/v1/webhook", {{"url", "https://example.org/hook"}}},
+      {"/api/v1/conversations", {{"title", "n"}}},
+      {"/api/v1/conversations/{id}", {{"title", "n"}}},
+      {"/api/v1/conversations/{id}/turns", {{"content", "n"}, {"model", "scripted"}}},
+      {"/api/v1/conversations/{id}/turns/{turn}/stop", Json::object()},
+  };
+  const std::map<std::string_view, std::string> named = {{"workspace", theirs.workspace},
+                                                         {"organisation", theirs.organisation},
+                                                         {"key", theirs.key},
+                                                         {"scope", their_scope}};
   for (const Route& route : Routes()) {
     const bool has_id = route.pattern.find('{') != std::string_view::npos;
-    if (route.tag != "accounts" && has_id) continue;  // models and pulls belong to the installation
-    for (const Voice& voice : foreigners) {
-      for (const std::string& id : has_id ? ids : std::vector<std::string>{""}) {
-        std::vector<std::string> targets = {Target(route.pattern, id)};
-        for (const char* name : {"workspace", "organisation"}) {
+    // Models, pulls and the pool belong to the installation.
+    if (has_id && (route.tag == "native" || route.tag == "openai")) continue;
+    for (const Voice& voice : voices) {
+      for (const std::string& id : has_id ? theirs.ids : std::vector<std::string>{""}) {
+        std::string path = Target(route.pattern, id);
+        if (const size_t at = path.find("{turn}"); at != std::string::npos) path.replace(at, 6, theirs.turn);
+        std::vector<std::string> targets = {path};
+        for (const auto& [name, value] : named) {
           if (route.query.find(name) != std::string_view::npos)
-            targets.push_back(targets[0] + "?" + name + "=" + (name[0] == 'w' ? their_ws : their_org));
+            targets.push_back(path + "?" + std::string(name) + "=" + value);
         }
         for (const std::string& target : targets) {
           const bool writes = route.method == "POST" || route.method == "PATCH" || route.method == "PUT";
-          // Bodies that would work on one's own.
-          const Json body = route.pattern == "/api/v1/keys"
-                                ? Json{{"name", "n"}, {"service", true}, {"workspace", their_ws}}
-                            : route.pattern == "/api/v1/invitations"
-                                ? Json{{"email", "n@x.y"}, {"role", "viewer"}, {"workspace", their_ws}}
-                            : route.pattern == "/api/v1/workspaces"
-                                ? Json{{"name", "n"}, {"organisation", their_org}}
-                            : route.pattern == "/api/v1/members/{id}"     ? Json{{"role", "viewer"}}
-                            : route.pattern == "/api/v1/keys/{id}/rotate" ? Json::object()
-                                                                          : Json{{"name", "n"}};
+          const auto wanted = bodies.find(route.pattern);
+          const Json body = wanted != bodies.end() ? wanted->second : Json{{"name", "n"}};
           RawClient client(port_);
           client.Send(Raw(voice, route.method, target, writes ? body.dump() : ""));
           const RawReply reply = client.ReadReply();
-          const std::string where = std::string(route.method) + " " + target + ": " + reply.body;
+          const std::string where = std::string(route.method) + " " + target + ": " +
+                                    std::to_string(reply.status) + " " + reply.body;
+          EXPECT_NE(reply.status, 0) << where;
+          EXPECT_NE(reply.status, 501) << where;
           // What was sent may come back in an error; nothing else of theirs may.
-          for (const std::string& word : words) {
-            const bool was_sent =
-                target.find(word) != std::string::npos || body.dump().find(word) != std::string::npos;
+          for (const std::string& word : theirs.words) {
+            const bool was_sent = target.find(word) != std::string::npos ||
+                                  (writes && body.dump().find(word) != std::string::npos);
             EXPECT_TRUE(was_sent || reply.body.find(word) == std::string::npos) << word << " in " << where;
           }
           if (has_id && route.access != Role::kNone) {
@@ -211,13 +308,98 @@ TEST_F(AccountsApiTest, NoEndpointShowsOneOrganisationAnother) {
       }
     }
   }
+}
+
+TEST_F(AccountsApiTest, NoEndpointShowsOneOrganisationAnother) {
+  StartWithAccounts();
+  const Json organisation = Tell(operator_, "POST", "/api/v1/organisations", {{"name", "SECRET org"}}, 201);
+  const std::string their_org = organisation["id"];
+  const Json workspace = Tell(operator_, "POST", "/api/v1/workspaces",
+                              {{"name", "SECRET ws"}, {"organisation", their_org}}, 201);
+  const std::string their_ws = workspace["id"];
+  const platform::SignedIn them = Join("SECRET@x.y", "owner", nullptr, their_org);
+  Theirs theirs = MakeTheirs(their_org, their_ws, them, "SECRET model");
+  const Json invitation =
+      Tell(operator_, "POST", "/api/v1/invitations",
+           {{"email", "SECRET2@x.y"}, {"role", "viewer"}, {"organisation", their_org}}, 201);
+  const Json members = Tell(SessionVoice(them), "GET", "/api/v1/members", nullptr, 200);
+  ASSERT_EQ(members["data"].size(), 1u) << members.dump();
+  const std::string org_budget =
+      Tell(operator_, "POST", "/api/v1/budgets",
+           {{"scope", "organisation:" + their_org}, {"amount", "88888"}}, 201)["id"];
+  Tell(operator_, "POST", "/api/v1/bills/adjustments",
+       {{"organisation", their_org}, {"amount", "1"}, {"reason", "SECRET reason"}}, 201);
+  Tell(SessionVoice(them), "PUT", "/api/v1/webhook", {{"url", "https://SECRET.example.org/hook"}}, 200);
+  Tell(SessionVoice(them), "GET", "/api/v1/bills/csv", nullptr, 200);
+  for (const std::string& id : {their_org, members["data"][0]["id"].get<std::string>(),
+                                invitation["id"].get<std::string>(), org_budget}) {
+    theirs.ids.push_back(id);
+    theirs.words.push_back(id);
+  }
+  for (const char* word : {"secret2@", "88888"}) theirs.words.emplace_back(word);
+
+  const platform::SignedIn owner = Join("owner@x.y", "owner");
+  const Json rules = Tell(SessionVoice(them), "GET", "/api/v1/budgets", nullptr, 200);
+  const Json limits = Tell(SessionVoice(them), "GET", "/api/v1/limits", nullptr, 200);
+  ASSERT_EQ(rules["data"].size(), 2u);
+  ASSERT_EQ(limits["data"].size(), 2u);
+  ExpectHidden(
+      theirs,
+      {KeyVoice(Key("admin")), KeyVoice(Key("viewer")), SessionVoice(owner), SessionVoice(owner, "default")},
+      "organisation:default");
   // And nothing of theirs has changed.
   EXPECT_EQ(Tell(operator_, "GET", "/api/v1/workspaces/" + their_ws, nullptr, 200), workspace);
-  EXPECT_EQ(
-      Tell(operator_, "GET", "/api/v1/keys/" + key["id"].get<std::string>(), nullptr, 200)["revoked_at"],
-      nullptr);
+  EXPECT_EQ(Tell(operator_, "GET", "/api/v1/keys/" + theirs.key, nullptr, 200)["revoked_at"], nullptr);
   EXPECT_EQ(Tell(SessionVoice(them), "GET", "/api/v1/members", nullptr, 200), members);
   EXPECT_EQ(Tell(SessionVoice(them), "GET", "/api/v1/invitations", nullptr, 200)["data"].size(), 2u);
+  EXPECT_EQ(Tell(SessionVoice(them), "GET", "/api/v1/budgets", nullptr, 200), rules);
+  EXPECT_EQ(Tell(SessionVoice(them), "GET", "/api/v1/limits", nullptr, 200), limits);
+  EXPECT_EQ(Tell(SessionVoice(them), "GET", "/api/v1/conversations", nullptr, 200)["data"][0]["title"],
+            "SECRET chat");
+  // They see their own.
+  Tell(SessionVoice(them), "GET", "/api/v1/requests/" + theirs.request, nullptr, 200);
+  EXPECT_THAT(Tell(SessionVoice(them), "GET", "/api/v1/audit", nullptr, 200).dump(),
+              ::testing::AllOf(HasSubstr("bill.exported"), HasSubstr("bill.adjusted"),
+                               HasSubstr("limit.changed"), HasSubstr("budget.created")));
+}
+
+TEST_F(AccountsApiTest, NoEndpointShowsOneWorkspaceAnother) {
+  StartWithAccounts();
+  const std::string their_ws =
+      Tell(operator_, "POST", "/api/v1/workspaces", {{"name", "SECRET ws"}}, 201)["id"];
+  const platform::SignedIn them = Join("SECRET@x.y", "developer", their_ws);
+  // (What is free of which model is the whole organisation's to know.)
+  const Theirs theirs = MakeTheirs("default", their_ws, them, "a model");
+  const std::string org_budget = Tell(operator_, "POST", "/api/v1/budgets",
+                                      {{"scope", "organisation:default"}, {"amount", "1000"}}, 201)["id"];
+  const Json before = Tell(operator_, "GET", "/api/v1/budgets", nullptr, 200);
+  const std::string own_key =
+      Tell(operator_, "POST", "/api/v1/keys", {{"name", "own"}, {"service", true}}, 201)["id"];
+  const platform::SignedIn admin = Join("wsadmin@x.y", "admin", "default");
+  ASSERT_EQ(Tell(SessionVoice(admin), "GET", "/api/v1/sessions/current", nullptr, 200)["role"],
+            "workspace_admin");
+  ExpectHidden(
+      theirs,
+      {KeyVoice(Key("admin")), KeyVoice(Key("developer")), KeyVoice(Key("viewer")), SessionVoice(admin)},
+      "key:" + own_key);
+  // A workspace's admin sees what binds it and rules its keys; what the organisation may spend is not theirs.
+  EXPECT_THAT(Tell(SessionVoice(admin), "GET", "/api/v1/budgets", nullptr, 200).dump(),
+              HasSubstr(org_budget));
+  const Json own = {{"scope", "key:" + own_key}, {"amount", "1"}};
+  EXPECT_EQ(Tell(SessionVoice(admin), "PUT", "/api/v1/budgets/" + org_budget, own, 403)["error"]["code"],
+            "role_too_low");
+  EXPECT_EQ(
+      Tell(SessionVoice(admin), "DELETE", "/api/v1/budgets/" + org_budget, nullptr, 403)["error"]["code"],
+      "role_too_low");
+  EXPECT_EQ(Tell(operator_, "GET", "/api/v1/budgets", nullptr, 200), before);
+  const std::string made = Tell(SessionVoice(admin), "POST", "/api/v1/budgets", own, 201)["id"];
+  Tell(SessionVoice(admin), "PUT", "/api/v1/budgets/" + made, own, 200);
+  Tell(SessionVoice(admin), "DELETE", "/api/v1/budgets/" + made, nullptr, 200);
+  // A conversation is the member's, whoever rules the workspace.
+  const platform::SignedIn over = Join("owner@x.y", "owner");
+  Tell(SessionVoice(over, their_ws), "GET", "/api/v1/conversations/" + theirs.conversation, nullptr, 404);
+  EXPECT_EQ(Tell(SessionVoice(over, their_ws), "GET", "/api/v1/conversations", nullptr, 200)["data"].size(),
+            0u);
 }
 
 TEST_F(AccountsApiTest, ARevokedKeysStreamsAreCutWithinASecond) {

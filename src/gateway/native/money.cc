@@ -126,15 +126,18 @@ Json BudgetStateJson(const platform::Limiter::BudgetState& state) {
   return out;
 }
 
+// Spending less than it may is an organisation's own business: its admins set budgets for all of it.
+Status CheckMayBudget(const Call& call, const platform::Scope& scope) {
+  if (scope.kind == ScopeKind::kOrganisation && IsOrganisationAdmin(call.caller.principal)) return {};
+  return CheckMayRule(call, scope);
+}
+
 Result<platform::Budget> ReadBudget(Call& call) {
   TP_TRY(call.ReadBody(kBudgetFields));
   platform::Budget budget;
   TP_ASSIGN(budget.scope, ScopeField(call));
   TP_ASSIGN(budget.organisation, OwnerOfScope(call, budget.scope));
-  // Spending less than it may is an organisation's own business: its admins set budgets for all of it.
-  const bool own =
-      budget.scope.kind == ScopeKind::kOrganisation && IsOrganisationAdmin(call.caller.principal);
-  if (!own) TP_TRY(CheckMayRule(call, budget.scope));
+  TP_TRY(CheckMayBudget(call, budget.scope));
   if (const auto period = call.String("period")) {
     TP_ASSIGN(budget.period, platform::ParsePeriod(*period));
   }
@@ -321,6 +324,7 @@ void CreateBudget(Services& services, std::shared_ptr<Exchange> exchange) {
 void PutBudget(Services& services, std::shared_ptr<Exchange> exchange) {
   ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
     TP_ASSIGN(const auto old, FindBudget(call, accounting, call.Id()));
+    TP_TRY(CheckMayBudget(call, old.budget.scope));  // as it is, not only as it is to be
     TP_ASSIGN(platform::Budget budget, ReadBudget(call));
     if (budget.organisation != old.budget.organisation)
       return Fail(openai::BadField("scope", "A budget stays within its organisation; make another one."));
@@ -334,9 +338,7 @@ void PutBudget(Services& services, std::shared_ptr<Exchange> exchange) {
 void DeleteBudget(Services& services, std::shared_ptr<Exchange> exchange) {
   ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
     TP_ASSIGN(const auto state, FindBudget(call, accounting, call.Id()));
-    const bool own =
-        state.budget.scope.kind == ScopeKind::kOrganisation && IsOrganisationAdmin(call.caller.principal);
-    if (!own) TP_TRY(CheckMayRule(call, state.budget.scope));
+    TP_TRY(CheckMayBudget(call, state.budget.scope));
     TP_TRY(accounting.RemoveBudget(call.caller.actor, state.budget.id));
     return Json{{"id", state.budget.id}, {"deleted", true}};
   });

@@ -338,7 +338,10 @@ void GetBillCsv(Services& services, std::shared_ptr<Exchange> exchange) {
                 if (!bill.next.empty())
                   return Fail(ErrorKind::kTooLarge, "bill_too_long",
                               "The bill has more than 100000 lines; page it as JSON.");
-                TP_TRY(call.audit().Record(call.caller.actor, "bill.exported", organisation, nullptr,
+                platform::AuditActor actor = call.caller.actor;
+                actor.organisation = organisation;  // whose bill it is; the operator may be of another
+                actor.workspace.clear();
+                TP_TRY(call.audit().Record(actor, "bill.exported", organisation, nullptr,
                                            Json{{"month", platform::TimeText(bill.from_ms).substr(0, 7)}}));
                 csv = platform::BillCsv(bill);
                 return Json::object();

@@ -15,6 +15,17 @@ using Json = nlohmann::ordered_json;
 
 Json OrNull(const std::optional<int64_t>& value) { return value ? Json(*value) : Json(nullptr); }
 
+// The log is shown to the admins of the organisation that a row names: that is the one it happened to.
+AuditActor Concerning(AuditActor actor, std::string organisation, std::string workspace = {}) {
+  actor.organisation = std::move(organisation);
+  actor.workspace = std::move(workspace);
+  return actor;
+}
+AuditActor Concerning(AuditActor actor, std::string organisation, const Scope& scope) {
+  return Concerning(std::move(actor), std::move(organisation),
+                    scope.kind == ScopeKind::kWorkspace ? scope.id : std::string());
+}
+
 }  // namespace
 
 Json LimitJson(const Limit& limit) {
@@ -118,7 +129,8 @@ Status Accounting::SetLimit(const AuditActor& actor, const Limit& limit) {
   for (const Limit& old : limiter_->limits()) {
     if (old.scope == limit.scope && old.model == limit.model) before = LimitJson(old);
   }
-  TP_TRY(Write(actor, "limit.changed", ScopeText(limit.scope) + " " + limit.model, before, LimitJson(limit),
+  TP_TRY(Write(Concerning(actor, limit.organisation, limit.scope), "limit.changed",
+               ScopeText(limit.scope) + " " + limit.model, before, LimitJson(limit),
                [&](store::Session& session) { return LedgerStore::SaveLimit(session, limit); }));
   (void)ledger_->Flush(2);
   TP_ASSIGN(const int64_t used,
@@ -129,14 +141,18 @@ Status Accounting::SetLimit(const AuditActor& actor, const Limit& limit) {
 
 Status Accounting::RemoveLimit(const AuditActor& actor, const Scope& scope, const std::string& model) {
   Json before;
+  std::string organisation;
   for (const Limit& old : limiter_->limits()) {
-    if (old.scope == scope && old.model == model) before = LimitJson(old);
+    if (old.scope != scope || old.model != model) continue;
+    before = LimitJson(old);
+    organisation = old.organisation;
   }
   if (before.is_null()) {
     return Fail(ErrorKind::kNotFound, "limit_not_found",
                 fmt::format("there is no limit of {} for model {}", ScopeText(scope), model));
   }
-  TP_TRY(Write(actor, "limit.removed", ScopeText(scope) + " " + model, before, nullptr,
+  TP_TRY(Write(Concerning(actor, organisation, scope), "limit.removed", ScopeText(scope) + " " + model,
+               before, nullptr,
                [&](store::Session& session) { return LedgerStore::DeleteLimit(session, scope, model); }));
   limiter_->RemoveLimit(scope, model);
   return {};
@@ -152,8 +168,8 @@ Result<Budget> Accounting::SetBudget(const AuditActor& actor, Budget budget) {
       if (state.budget.id == budget.id) before = BudgetJson(state.budget);
     }
   }
-  TP_TRY(Write(actor, before.is_null() ? "budget.created" : "budget.changed", budget.id, before,
-               BudgetJson(budget),
+  TP_TRY(Write(Concerning(actor, budget.organisation, budget.scope),
+               before.is_null() ? "budget.created" : "budget.changed", budget.id, before, BudgetJson(budget),
                [&](store::Session& session) { return LedgerStore::SaveBudget(session, budget); }));
   (void)ledger_->Flush(2);
   const auto [from, to] = PeriodBounds(budget.period, wall_.unix_ms());
@@ -164,13 +180,16 @@ Result<Budget> Accounting::SetBudget(const AuditActor& actor, Budget budget) {
 
 Status Accounting::RemoveBudget(const AuditActor& actor, const std::string& id) {
   Json before;
+  Budget old;
   for (const auto& state : limiter_->budgets()) {
-    if (state.budget.id == id) before = BudgetJson(state.budget);
+    if (state.budget.id != id) continue;
+    old = state.budget;
+    before = BudgetJson(old);
   }
   if (before.is_null())
     return Fail(ErrorKind::kNotFound, "budget_not_found",
                 fmt::format("there is no budget {}", id.substr(0, 100)));
-  TP_TRY(Write(actor, "budget.removed", id, before, nullptr,
+  TP_TRY(Write(Concerning(actor, old.organisation, old.scope), "budget.removed", id, before, nullptr,
                [&](store::Session& session) { return LedgerStore::DeleteBudget(session, id); }));
   limiter_->RemoveBudget(id);
   return {};
@@ -181,7 +200,7 @@ Result<FreeQuota> Accounting::SetQuota(const AuditActor& actor, const FreeQuota&
     return Fail(ErrorKind::kInvalid, "bad_quota",
                 fmt::format("total: {} is not within 0 and 10^15", quota.total), "total");
   const auto old = limiter_->FindQuota(quota.organisation, quota.model_version);
-  TP_TRY(Write(actor, "quota.changed", quota.organisation + " " + quota.model,
+  TP_TRY(Write(Concerning(actor, quota.organisation), "quota.changed", quota.organisation + " " + quota.model,
                old ? QuotaJson(*old) : Json(nullptr), QuotaJson(quota),
                [&](store::Session& session) { return LedgerStore::SaveQuota(session, quota); }));
   (void)ledger_->Flush(2);
@@ -199,10 +218,10 @@ Result<PriceBook> Accounting::AddPrices(const AuditActor& actor, PriceBook book,
   const auto current = books_.At(now_ms);
   TP_TRY(database_.Write([&](store::Session& session) -> Status {
     TP_ASSIGN(book.version, LedgerStore::AddPriceBook(session, book, now_ms, by));
-    return options_.audit
-               ? options_.audit(session, actor, "price.changed", fmt::format("version {}", book.version),
-                                PriceBookJson(*current), PriceBookJson(book))
-               : Status();
+    return options_.audit ? options_.audit(session, Concerning(actor, ""), "price.changed",
+                                           fmt::format("version {}", book.version), PriceBookJson(*current),
+                                           PriceBookJson(book))
+                          : Status();
   }));
   books_.Add(book);
   return book;
@@ -214,13 +233,13 @@ Result<std::string> Accounting::SetWebhook(const AuditActor& actor, const std::s
   const std::string secret = RandomId("whsec-", 40);
   const Webhook webhook{organisation, url, options_.seal ? options_.seal(secret) : secret};
   TP_TRY(Write(
-      actor, "webhook.changed", organisation, nullptr, Json{{"url", url}},
+      Concerning(actor, organisation), "webhook.changed", organisation, nullptr, Json{{"url", url}},
       [&](store::Session& session) { return LedgerStore::SaveWebhook(session, webhook, wall_.unix_ms()); }));
   return secret;
 }
 
 Status Accounting::RemoveWebhook(const AuditActor& actor, const std::string& organisation) {
-  return Write(actor, "webhook.removed", organisation, nullptr, nullptr,
+  return Write(Concerning(actor, organisation), "webhook.removed", organisation, nullptr, nullptr,
                [&](store::Session& session) { return LedgerStore::DeleteWebhook(session, organisation); });
 }
 
@@ -239,7 +258,8 @@ Result<Adjustment> Accounting::Adjust(const AuditActor& actor, Adjustment adjust
   adjustment.id = RandomId("adj-", 16);
   adjustment.created_ms = wall_.unix_ms();
   adjustment.month_ms = PeriodBounds(Period::kMonth, adjustment.month_ms).first;
-  TP_TRY(Write(actor, "bill.adjusted", adjustment.organisation, nullptr,
+  TP_TRY(Write(Concerning(actor, adjustment.organisation, adjustment.workspace), "bill.adjusted",
+               adjustment.organisation, nullptr,
                Json{{"id", adjustment.id},
                     {"month", TimeText(adjustment.month_ms).substr(0, 7)},
                     {"amount", adjustment.amount.ToString()},

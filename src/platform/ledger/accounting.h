@@ -70,7 +70,9 @@ class Accounting {
   int64_t now_ms() const { return wall_.unix_ms(); }
   bool webhook_private() const { return options_.webhooks.allow_private_addresses; }
 
-  // Each checks, writes, audits, then takes effect at once.
+  // Each checks, writes, audits, then takes effect at once. The row in the audit log is of the organisation
+  // (and the workspace, where it is one's) that the change concerns, whoever the actor is: prices are the
+  // installation's.
   Status SetLimit(const AuditActor& actor, const Limit& limit);
   Status RemoveLimit(const AuditActor& actor, const Scope& scope, const std::string& model);  // kNotFound
   Result<Budget> SetBudget(const AuditActor& actor, Budget budget);  // an empty id makes a new one
@@ -87,6 +89,7 @@ class Accounting {
  private:
   Accounting(store::Database& database, const WallClock& wall, AccountingOptions options);
   using Change = std::function<Status(store::Session&)>;
+  // `actor` as Concerning gives it.
   Status Write(const AuditActor& actor, std::string_view action, std::string_view object,
                const nlohmann::ordered_json& before, const nlohmann::ordered_json& after,
                const Change& change);

@@ -114,10 +114,12 @@ class AccountingTest : public ::testing::TestWithParam<store::Backend> {
     options_.ledger.post_after_ms = 5;
     options_.webhooks = {.allow_private_addresses = true, .timeout_s = 5, .poll_ms = 20};
     options_.quota.tokens = 0;
-    options_.audit = [this](store::Session&, const AuditActor&, std::string_view action,
+    options_.audit = [this](store::Session&, const AuditActor& actor, std::string_view action,
                             std::string_view object, const Json&, const Json&) -> Status {
       std::lock_guard lock(audit_mutex_);
       audited_.push_back(fmt::format("{} {}", action, object));
+      concerned_.push_back(
+          fmt::format("{} of {}/{} by {}", action, actor.organisation, actor.workspace, actor.member));
       return {};
     };
     Open();
@@ -177,7 +179,7 @@ class AccountingTest : public ::testing::TestWithParam<store::Backend> {
   AccountingOptions options_;
   std::unique_ptr<Accounting> accounting_;
   std::mutex audit_mutex_;
-  std::vector<std::string> audited_;
+  std::vector<std::string> audited_, concerned_;
 };
 
 TEST_P(AccountingTest, RowsAreVisibleWithinASecondAndSumUp) {
@@ -365,6 +367,48 @@ TEST_P(AccountingTest, RulesAndCountersSurviveARestart) {
   EXPECT_EQ(audited_[0], "price.changed version 1");
 }
 
+// An operator of the organisation `default` rules others: their admins read the row, his organisation's do
+// not.
+TEST_P(AccountingTest, ChangesAreAuditedUnderTheOrganisationTheyConcern) {
+  AuditActor actor;
+  actor.organisation = actor.workspace = "default";
+  actor.member = "usr-1";
+  auto book = ParsePriceBook(Json{{"currency", "EUR"}, {"models", Json::array()}});
+  ASSERT_TRUE(book) << book.error().message;
+  ASSERT_TRUE(accounting_->AddPrices(actor, *book, "me"));
+  const Scope workspace{ScopeKind::kWorkspace, "w1"};
+  ASSERT_TRUE(
+      accounting_->SetLimit(actor, {.scope = workspace, .organisation = "o", .requests_per_minute = 5}));
+  ASSERT_TRUE(accounting_->RemoveLimit(actor, workspace, "*"));
+  Budget budget{.id = "", .scope = {ScopeKind::kOrganisation, "o"}, .organisation = "o"};
+  budget.amount = *Money::Parse("1");
+  const auto made = accounting_->SetBudget(actor, budget);
+  ASSERT_TRUE(made) << made.error().message;
+  budget = *made;
+  budget.scope = {ScopeKind::kKey, "k1"};
+  ASSERT_TRUE(accounting_->SetBudget(actor, budget));
+  ASSERT_TRUE(accounting_->RemoveBudget(actor, made->id));
+  ASSERT_TRUE(accounting_->SetQuota(
+      actor, {.organisation = "o", .model_version = "v", .model = "m", .total = 1, .expires_ms = kNow + 1}));
+  ASSERT_TRUE(accounting_->SetWebhook(actor, "o", "http://127.0.0.1:1/hook"));
+  ASSERT_TRUE(accounting_->RemoveWebhook(actor, "o"));
+  Adjustment adjustment;
+  adjustment.month_ms = kNow;
+  adjustment.organisation = "o";
+  adjustment.workspace = "w1";
+  adjustment.amount = *Money::Parse("-1");
+  adjustment.currency = "EUR";
+  adjustment.reason = "goodwill";
+  ASSERT_TRUE(accounting_->Adjust(actor, adjustment));
+  std::lock_guard lock(audit_mutex_);
+  EXPECT_EQ(concerned_,
+            (std::vector<std::string>{"price.changed of / by usr-1", "limit.changed of o/w1 by usr-1",
+                                      "limit.removed of o/w1 by usr-1", "budget.created of o/ by usr-1",
+                                      "budget.changed of o/ by usr-1", "budget.removed of o/ by usr-1",
+                                      "quota.changed of o/ by usr-1", "webhook.changed of o/ by usr-1",
+                                      "webhook.removed of o/ by usr-1", "bill.adjusted of o/w1 by usr-1"}));
+}
+
 TEST_P(AccountingTest, FreeQuotasAreReadFromRowsAndCanBeTurned) {
   options_.quota = {.tokens = 500, .validity_days = 90, .stop_when_exhausted = true};
   Open();
@@ -450,6 +494,18 @@ TEST_P(AccountingTest, RefusalsAreCountedByMinute) {
     ASSERT_TRUE(series) << series.error().message;
     if (!series->empty()) {
       EXPECT_EQ((*series)[0].points, (std::vector<std::pair<int64_t, double>>{{kNow, 30.0}}));
+      // A refusal is kept by payer's key, model and code only.
+      for (std::string UsageFilter::* field :
+           {&UsageFilter::member, &UsageFilter::status, &UsageFilter::endpoint}) {
+        RangeQuery other = query;
+        other.filter.*field = "x";
+        const auto refused = accounting_->reports().Range(other);
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code, "bad_filter");
+        EXPECT_EQ(refused.error().kind, ErrorKind::kInvalid);
+      }
+      query.filter.key = "k1";
+      EXPECT_TRUE(accounting_->reports().Range(query));
       EXPECT_EQ(Total().requests, 0);
       return;
     }

@@ -372,6 +372,14 @@ Result<std::vector<RangeSeries>> Reports::Range(const RangeQuery& query) {
     return Fail(ErrorKind::kInvalid, "bad_group_by",
                 fmt::format("group_by: {} is not possible here", group.name), "group_by");
   }
+  for (const auto& [name, value] :
+       {std::pair("member", &f.member), std::pair("status", &f.status), std::pair("endpoint", &f.endpoint)}) {
+    if (!refusals || value->empty()) continue;
+    return Fail(
+        ErrorKind::kInvalid, "bad_filter",
+        fmt::format("{}: refusals are counted by key and model; this question needs another metric", name),
+        name);
+  }
   const std::string_view time = refusals ? "minute_ms" : "finished_ms";
   Conditions c = ConditionsOf(f, time);
   c.values.emplace_back(query.step_ms);

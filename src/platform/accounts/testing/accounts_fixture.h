@@ -8,6 +8,7 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "base/ids.h"
 #include "platform/accounts/home.h"
@@ -38,7 +39,8 @@ class AccountsWorld {
     options.file = home_ / "tidepool.db";
     options.postgresql = postgresql_;
     TP_ASSIGN(database, store::Database::Open(options, metrics));
-    const store::MigrationList lists[] = {AccountsMigrations()};
+    std::vector<store::MigrationList> lists = {AccountsMigrations()};
+    lists.insert(lists.end(), other_floors.begin(), other_floors.end());
     TP_TRY(database->Migrate(lists));
     TP_ASSIGN(AccountsHome opened, OpenAccountsHome(home_, *database));
     created_key = opened.created_key;
@@ -89,6 +91,7 @@ class AccountsWorld {
   const std::filesystem::path& home() const { return home_; }
 
   AccountsOptions options_;
+  std::vector<store::MigrationList> other_floors;  // whose tables the store has too
   ManualClock clock;
   ManualWallClock wall_clock{kTestTime_ms};
   MetricsRegistry metrics;
