@@ -72,7 +72,8 @@ class Writer final : public ChatSink {
   }
 
   void Stop() { stop_ = true; }
-  bool stopping() const { return stop_; }
+  void Cut() { cut_ = true; }  // ended, but not by the person
+  bool stopping() const { return stop_ || cut_; }
   bool finished() const { return done_; }
 
   void OnProgress(const compute::ProgressEvent& event) override {
@@ -108,7 +109,12 @@ class Writer final : public ChatSink {
       return Finish(stop_ ? TurnState::kStopped : TurnState::kInterrupted, Error{});
     }
     if (finish_ && finish_->reason == Reason::kError) return Finish(TurnState::kFailed, finish_->error);
-    if (!usage) return Finish(stop_ ? TurnState::kStopped : TurnState::kFailed, usage.error());
+    if (!usage) {
+      return Finish(stop_  ? TurnState::kStopped
+                    : cut_ ? TurnState::kInterrupted
+                           : TurnState::kFailed,
+                    usage.error());
+    }
     Finish(TurnState::kDone, Error{});
   }
 
@@ -175,7 +181,7 @@ class Writer final : public ChatSink {
   const std::string id_;
   const Nanoseconds started_;
   const Turn last_;
-  std::atomic<bool> stop_{false}, done_{false};
+  std::atomic<bool> stop_{false}, cut_{false}, done_{false};
   // Sink calls come one at a time.
   bool reasoned_ = false;
   Nanoseconds first_ = 0, answer_ = 0, saved_ = 0;
@@ -312,6 +318,24 @@ class StoredConversations final : public Conversations {
   Result<std::vector<Turn>> StartTurn(const Principal& who, const std::string& id, NewTurn wanted,
                                       const std::string& request_id) override;
 
+  int CutForbidden(const Authenticator& keys) override {
+    std::vector<std::shared_ptr<Generation>> cut;
+    {
+      const std::lock_guard lock(mutex_);
+      for (const auto& [turn, one] : running_) {
+        if (one.writer->finished() || one.writer->stopping() || keys.StillValid(one.who)) continue;
+        LogInfo("an answer in a conversation was cut: its key or session lost the right to it",
+                {{"turn", turn}, {"key", one.who.key_id}});
+        one.writer->Cut();  // one that has not begun yet is cancelled when it does
+        cut.push_back(one.generation);
+      }
+    }
+    for (const auto& generation : cut) {
+      if (generation) generation->Cancel();
+    }
+    return static_cast<int>(cut.size());
+  }
+
   Status StopTurn(const Principal& who, const std::string& id, const std::string& turn) override {
     TP_TRY(Read(who, id));
     std::shared_ptr<Generation> generation;
@@ -367,6 +391,7 @@ class StoredConversations final : public Conversations {
   };
   struct Running {
     std::string conversation;
+    Principal who;  // that began it, for whose right it runs
     std::shared_ptr<Writer> writer;
     std::shared_ptr<Generation> generation;
   };
@@ -631,7 +656,7 @@ Result<std::vector<Turn>> StoredConversations::StartTurn(const Principal& who, c
   Sweep();
   {
     const std::lock_guard lock(mutex_);
-    running_[answer.id] = {id, writer, nullptr};
+    running_[answer.id] = {id, who, writer, nullptr};
   }
   auto generation = inference_.Chat(std::move(request), writer);
   if (!generation) {

@@ -503,6 +503,33 @@ TEST_P(ConversationsTest, DeletingStopsAndForgets) {
   EXPECT_EQ(*left, 0);
 }
 
+TEST_P(ConversationsTest, AnAnswerEndsWithTheRightToIt) {
+  class Keys final : public Authenticator {
+   public:
+    Result<Principal> Authenticate(const Credentials&) const override { return Principal{}; }
+    bool StillValid(const Principal& who) const override { return who.key != revoked; }
+    std::string revoked;
+  } keys;
+  ann_.key = "key-1";
+  const Conversation made = Make();
+  const auto first = Ask(made.id, "", "one");
+  inference_->last().Say("so far");
+  const auto before = inference_->answers.back();
+  ann_.key = "key-2";
+  const auto second = Ask(made.id, "", "two");
+  EXPECT_EQ(conversations_->CutForbidden(keys), 0);
+  keys.revoked = "key-1";
+  EXPECT_EQ(conversations_->CutForbidden(keys), 1);
+  EXPECT_EQ(conversations_->CutForbidden(keys), 0) << "it is cut once";
+  EXPECT_TRUE(before->cancelled);
+  EXPECT_FALSE(inference_->last().cancelled);
+  const Turn cut = AwaitEnd(made.id, first[1].id);
+  EXPECT_EQ(cut.state, TurnState::kInterrupted);
+  EXPECT_EQ(cut.content, "so far");
+  inference_->last().End();
+  EXPECT_EQ(AwaitEnd(made.id, second[1].id).state, TurnState::kDone);
+}
+
 TEST_P(ConversationsTest, LimitsSayWhatTheyAre) {
   options_.max_conversations = 2;
   options_.max_running = 1;
