@@ -74,6 +74,7 @@ class FakeInference final : public platform::Inference {
   Status AddScripted(chips::SimulatedDevice&, std::string, int32_t) override { return {}; }
   Result<std::shared_ptr<platform::Generation>> Chat(platform::ChatRequest request,
                                                      std::shared_ptr<platform::ChatSink> sink) override;
+  Status CheckChat(const platform::ChatRequest&) override { return {}; }
   Result<std::shared_ptr<platform::Generation>> Complete(platform::CompletionRequest request,
                                                          std::shared_ptr<platform::ChatSink> sink) override;
   Result<std::shared_ptr<platform::Generation>> Embed(

@@ -73,6 +73,7 @@ struct Conversation {
   bool pinned = false;
   bool running = false;  // some turn is
   int64_t created_ms = 0, updated_ms = 0;
+  int64_t bytes = 0;  // of its texts and those of its turns
 };
 
 struct ConversationWithTurns {
@@ -126,13 +127,17 @@ class ConversationListener {
 };
 
 struct ConversationsOptions {
-  int32_t max_turns = 10'000;           // of one conversation
-  uint64_t max_turn_bytes = 8u << 20;   // of what a person says, with its files
-  int32_t max_conversations = 100'000;  // of one member
-  int32_t max_running = 8;              // turns at once in one conversation
-  int32_t max_listeners = 64;           // of one conversation
-  size_t max_recent_bytes = 1u << 20;   // of events kept for those that come back
-  int32_t max_idle_channels = 1024;     // conversations whose events are remembered without anybody listening
+  int64_t max_turns = 10'000;          // of one conversation
+  uint64_t max_turn_bytes = 8u << 20;  // of what a person says, with its files
+  // Nothing is begun beyond these; what runs then may still grow, by as much as its answer may have.
+  uint64_t max_bytes = 64u << 20;        // of one conversation
+  uint64_t max_member_bytes = 1u << 30;  // of all of one member's
+  int64_t max_conversations = 100'000;   // of one member
+  int64_t max_running = 8;               // turns at once in one conversation
+  int64_t max_member_running = 32;       // in all of one member's
+  int64_t max_listeners = 64;            // of one conversation
+  size_t max_recent_bytes = 1u << 20;    // of events kept for those that come back
+  int64_t max_idle_channels = 1024;     // conversations whose events are remembered without anybody listening
   Nanoseconds save_interval = kSecond;  // of a running turn's text
 };
 

@@ -194,13 +194,21 @@ std::vector<Limit> Limiter::limits() const {
   return all;
 }
 
+std::optional<Limit> Limiter::FindLimit(const Scope& scope, std::string_view model) const {
+  std::lock_guard lock(mutex_);
+  const auto it = limits_.find({scope, std::string(model)});
+  return it == limits_.end() ? std::nullopt : std::optional(it->second.limit);
+}
+
 void Limiter::SetBudget(const Budget& budget, Money spent) {
   std::lock_guard lock(mutex_);
   const auto [it, added] = budgets_.try_emplace(budget.id);
   BudgetEntry& entry = it->second;
   const bool same_count =
       !added && entry.budget.scope == budget.scope && entry.budget.period == budget.period;
+  if (!added) Unlist(entry);
   entry.budget = budget;
+  budgets_of_[budget.scope].push_back(&entry);
   if (same_count) {
     for (auto& [start, use] : entry.periods) use.told = 0;
   } else {
@@ -216,8 +224,27 @@ bool Limiter::RemoveBudget(std::string_view id) {
   std::lock_guard lock(mutex_);
   const auto it = budgets_.find(id);
   if (it == budgets_.end()) return false;
+  Unlist(it->second);
   budgets_.erase(it);
   return true;
+}
+
+void Limiter::Unlist(BudgetEntry& entry) {
+  const auto it = budgets_of_.find(entry.budget.scope);
+  CHECK(it != budgets_of_.end());
+  std::erase(it->second, &entry);
+  if (it->second.empty()) budgets_of_.erase(it);
+}
+
+std::optional<Budget> Limiter::FindBudget(std::string_view id) const {
+  std::lock_guard lock(mutex_);
+  const auto it = budgets_.find(id);
+  return it == budgets_.end() ? std::nullopt : std::optional(it->second.budget);
+}
+
+std::pair<size_t, size_t> Limiter::rules() const {
+  std::lock_guard lock(mutex_);
+  return {limits_.size(), budgets_.size()};
 }
 
 std::vector<Limiter::BudgetState> Limiter::budgets() const {
@@ -279,10 +306,10 @@ std::vector<Limiter::LimitState*> Limiter::LimitsFor(const AdmissionRequest& req
 
 std::vector<Limiter::BudgetEntry*> Limiter::BudgetsFor(const Payer& payer) {
   std::vector<BudgetEntry*> found;
-  if (budgets_.empty()) return found;
-  const auto scopes = ScopesOf(payer);
-  for (auto& [id, entry] : budgets_) {
-    if (std::find(scopes.begin(), scopes.end(), entry.budget.scope) != scopes.end()) found.push_back(&entry);
+  if (budgets_of_.empty()) return found;
+  for (const Scope& scope : ScopesOf(payer)) {
+    const auto of = budgets_of_.find(scope);
+    if (of != budgets_of_.end()) found.insert(found.end(), of->second.begin(), of->second.end());
   }
   return found;
 }

@@ -141,6 +141,7 @@ class Limiter {
   void SetLimit(const Limit& limit, int64_t used_today_tokens);
   bool RemoveLimit(const Scope& scope, std::string_view model);
   std::vector<Limit> limits() const;
+  std::optional<Limit> FindLimit(const Scope& scope, std::string_view model) const;
   void SetBudget(const Budget& budget, Money spent);
   bool RemoveBudget(std::string_view id);
   struct BudgetState {
@@ -149,7 +150,9 @@ class Limiter {
     int64_t from_ms = 0, to_ms = 0;
   };
   std::vector<BudgetState> budgets() const;
-  void SetQuota(const FreeQuota& quota);                               // `used` included
+  std::optional<Budget> FindBudget(std::string_view id) const;
+  std::pair<size_t, size_t> rules() const;  // how many limits and budgets there are
+  void SetQuota(const FreeQuota& quota);    // `used` included
   std::vector<FreeQuota> quotas(std::string_view organisation) const;  // "": all
   std::optional<FreeQuota> FindQuota(std::string_view organisation, std::string_view model_version) const;
 
@@ -214,6 +217,7 @@ class Limiter {
   using LimitKey = std::pair<Scope, std::string>;
   std::vector<LimitState*> LimitsFor(const AdmissionRequest& request);
   std::vector<BudgetEntry*> BudgetsFor(const Payer& payer);
+  void Unlist(BudgetEntry& entry);  // out of budgets_of_
   QuotaState* QuotaFor(const AdmissionRequest& request, int64_t now_ms);
   void Refill(LimitState& state);
   void FillRates(const std::vector<LimitState*>& limits, RateState& rates);
@@ -233,6 +237,7 @@ class Limiter {
   mutable std::mutex mutex_;
   std::map<LimitKey, LimitState> limits_;
   std::map<std::string, BudgetEntry, std::less<>> budgets_;
+  std::map<Scope, std::vector<BudgetEntry*>> budgets_of_;  // entries of budgets_
   std::map<std::pair<std::string, std::string>, QuotaState> quotas_;
   std::map<uint64_t, Held> held_;
   uint64_t next_id_ = 1;

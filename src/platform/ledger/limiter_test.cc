@@ -213,6 +213,23 @@ TEST_F(LimiterTest, TheFreeQuotaExpires) {
   EXPECT_EQ(limiter_->Settle(last_, UsageStatus::kDone, {.prompt = 10}).free_tokens, 0);
 }
 
+TEST_F(LimiterTest, ABudgetCountsForItsScopeOnlyWhereverItMoves) {
+  Prices();
+  Budget budget{.id = "b", .scope = {ScopeKind::kKey, "k2"}, .organisation = "o"};
+  budget.amount = {};
+  limiter_->SetBudget(budget, {});
+  EXPECT_TRUE(limiter_->Reserve(Request(10, 10))) << "another key's budget";
+  budget.scope = {ScopeKind::kWorkspace, "w"};
+  limiter_->SetBudget(budget, {});
+  EXPECT_EQ(limiter_->Reserve(Request(10, 10)).error().code, "budget_exhausted");
+  budget.scope = {ScopeKind::kKey, "k2"};
+  limiter_->SetBudget(budget, {});
+  EXPECT_TRUE(limiter_->Reserve(Request(10, 10)));
+  ASSERT_TRUE(limiter_->RemoveBudget("b"));
+  EXPECT_FALSE(limiter_->FindBudget("b"));
+  EXPECT_EQ(limiter_->rules().second, 0u);
+}
+
 TEST_F(LimiterTest, BudgetsReserveTellAndBlock) {
   Prices();
   Budget budget{.id = "b", .scope = {ScopeKind::kOrganisation, "o"}, .organisation = "o"};
