@@ -636,6 +636,35 @@ TEST_F(AccountsApiTest, AnIdempotencyKeyMakesOneKey) {
       400);
 }
 
+TEST_F(AccountsApiTest, ConversationsAreCalledAsTheRestIs) {
+  StartWithAccounts();
+  const Voice voice = KeyVoice(Key("developer"));
+  const Json made =
+      Tell(voice, "POST", "/api/v1/conversations", {{"title", "t"}, {"model", "scripted"}}, 201);
+  const std::string path = "/api/v1/conversations/" + made.value("id", "");
+  for (const std::string& target : {std::string("/api/v1/conversations?nonsense=1"), path + "?x=1",
+                                    path + "/events?x=1", path + "/export?x=1"}) {
+    EXPECT_EQ(Tell(voice, "GET", target, nullptr, 400)["error"]["code"], "unknown_parameter") << target;
+  }
+  EXPECT_EQ(Tell(voice, "GET", "/api/v1/conversations?limit=0", nullptr, 400)["error"]["param"], "limit");
+  EXPECT_EQ(Tell(voice, "GET", path + "/events?after=-1", nullptr, 400)["error"]["param"], "after");
+  for (const std::string& target : {std::string("/api/v1/conversations"), path, path + "/export?format=json"})
+    EXPECT_EQ(Ask(Raw(voice, "GET", target)).headers.at("cache-control"), "no-store") << target;
+  EXPECT_EQ(Ask(Raw(voice, "GET", path + "/export")).headers.at("content-type"),
+            "text/markdown; charset=utf-8");
+  // A page that sends again what it is not sure about says it once.
+  inference_.SetScript([](FakeRun& run) {
+    run.Token("so");
+    run.Finish(compute::FinishReason::kStop);
+    run.Done(compute::Usage{});
+  });
+  const Json said{{"content", "hi"}};
+  const Json first = Tell(voice, "POST", path + "/turns", said, 201, "Idempotency-Key: t-1\r\n");
+  ASSERT_EQ(first["turns"].size(), 2u);
+  EXPECT_EQ(Tell(voice, "POST", path + "/turns", said, 201, "Idempotency-Key: t-1\r\n"), first);
+  EXPECT_EQ(Tell(voice, "GET", path, nullptr, 200)["turns"].size(), 2u);
+}
+
 TEST_F(AccountsApiTest, BadRequestsNameTheField) {
   StartWithAccounts();
   const auto refused = [&](std::string_view method, std::string_view target, const Json& body) {

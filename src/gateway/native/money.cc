@@ -190,7 +190,7 @@ Json DryRunJson(const platform::DryRun& run) {
   return out;
 }
 
-Json AllOf(Json data) { return PageJson(std::move(data), ""); }
+Json AllOf(Json data) { return ListJson(std::move(data), ""); }
 
 }  // namespace
 
