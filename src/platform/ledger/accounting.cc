@@ -189,10 +189,10 @@ Result<Budget> Accounting::SetBudget(const AuditActor& actor, Budget budget) {
   if (budget.id.empty()) budget.id = RandomId("bud-", 16);
   const auto old = limiter_->FindBudget(budget.id);
   TP_TRY(Write(Concerning(actor, budget.organisation, budget.scope),
-               old ? "budget.changed" : "budget.created", budget.id, old ? BudgetJson(*old) : Json(),
+               old ? "budget.changed" : "budget.created", budget.id, old ? BudgetJson(old->budget) : Json(),
                BudgetJson(budget), [&](store::Session& session) -> Status {
                  Status room;
-                 if (!old || old->organisation != budget.organisation)
+                 if (!old || old->budget.organisation != budget.organisation)
                    room = CheckRoom(session, "budgets", "budgets", budget.organisation, options_.max_budgets);
                  return room ? LedgerStore::SaveBudget(session, budget) : room;
                }));
@@ -209,8 +209,9 @@ Status Accounting::RemoveBudget(const AuditActor& actor, const std::string& id) 
   if (!old)
     return Fail(ErrorKind::kNotFound, "budget_not_found",
                 fmt::format("there is no budget {}", id.substr(0, 100)));
-  TP_TRY(Write(Concerning(actor, old->organisation, old->scope), "budget.removed", id, BudgetJson(*old),
-               nullptr, [&](store::Session& session) { return LedgerStore::DeleteBudget(session, id); }));
+  TP_TRY(Write(Concerning(actor, old->budget.organisation, old->budget.scope), "budget.removed", id,
+               BudgetJson(old->budget), nullptr,
+               [&](store::Session& session) { return LedgerStore::DeleteBudget(session, id); }));
   limiter_->RemoveBudget(id);
   CountRules();
   return {};

@@ -676,7 +676,7 @@ TEST_P(AccountingTest, ABudgetThatMovesKeepsWhoseItIs) {
   budget->organisation = "other";
   ASSERT_TRUE(accounting_->SetBudget(Actor(), *budget));
   Open();
-  EXPECT_EQ(accounting_->limiter().FindBudget(budget->id)->organisation, "other");
+  EXPECT_EQ(accounting_->limiter().FindBudget(budget->id)->budget.organisation, "other");
 }
 
 // Oracle: a row written by the older version, and SQLite's own word on what it looks rows up by.
