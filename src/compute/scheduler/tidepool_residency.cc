@@ -95,7 +95,15 @@ bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector
       }
     }
     if (next == nullptr || barrier) break;
-    if (AheadSeconds(*next, device) > kBeyond_s && slots <= replica.model->model.max_sequences / 4) break;
+    if (now < device.weights_first_until && least > device.weights_urgency) {
+      device.wake_at = std::min(device.wake_at, device.weights_first_until);
+      break;
+    }
+    // A quarter of a batch is left to those that neither came beyond their share nor can wait.
+    if ((AheadSeconds(*next, device) > kBeyond_s || next->job.job_class == JobClass::kBatch) &&
+        slots <= replica.model->model.max_sequences / 4) {
+      break;
+    }
     const int32_t tokens = FirstReservation(*next);
     const uint64_t bytes = KvBytes(*next->model, tokens);
     if (!Committable(*next) || (bytes > device.free() &&
@@ -154,6 +162,10 @@ void TidepoolScheduler::RestoreJobs(Device& device, Nanoseconds now, std::vector
       Job& job = *replica->spilled[i];
       ++i;
       if (job.place != Place::kSpilled || job.paused || job.refused_epoch == device.room_epoch) continue;
+      if (now < device.weights_first_until && Urgency(job, now) > device.weights_urgency) {
+        device.wake_at = std::min(device.wake_at, device.weights_first_until);
+        continue;
+      }
       const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
       const uint64_t bytes = KvBytes(*job.model, tokens);
       if (bytes > device.free() &&
@@ -255,6 +267,7 @@ bool TidepoolScheduler::StartLoad(Device& device, Replica& replica, double urgen
       return false;
     }
   }
+  device.weights_first_until = 0;
   EmitLoad(replica, model.segments(), reason, now, effects);
   return true;
 }
@@ -276,6 +289,7 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
     uint64_t spare;
   };
   std::vector<Victim> victims;
+  const Replica* gives_turn = nullptr;
   uint64_t possible = 0;  // could be freed now
   uint64_t later = 0;     // could be freed when slacks have moved on
   bool in_the_way = false;
@@ -320,6 +334,7 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
           continue;
         }
         if (!gives_way) rank = std::min(rank, -1e8);
+        gives_turn = replica;
       }
     }
     victims.push_back({replica, rank, replica->bytes});
@@ -328,7 +343,16 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
   if (possible < bytes) {
     // KV moves only when weights cannot make the room: for weights that have to wait, it is not in the way.
     const uint64_t weights = load_s > 0 ? later : possible;
-    if (weights < bytes) SpillFor(device, bytes - weights, urgency, grower, now, effects);
+    if (weights < bytes) {
+      const int32_t spilling = device.spilling;
+      const uint64_t held = device.kv_bytes;
+      SpillFor(device, bytes - weights, urgency, gives_turn, grower, now, effects);
+      if (load_s > 0 && (device.spilling > spilling ||
+                         device.kv_bytes < held)) {  // what went for weights does not come back before them
+        device.weights_first_until = now + kWeightsFirst;
+        device.weights_urgency = urgency;
+      }
+    }
     if (in_the_way) Break(device);
     return false;
   }
@@ -353,8 +377,8 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
 }
 
 // Weights are not enough: KV of the jobs that can wait longest goes to the host. Comes true later.
-bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency, const Job* grower,
-                                 Nanoseconds now, std::vector<Effect>& effects) {
+bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency, const Replica* gives_turn,
+                                 const Job* grower, Nanoseconds now, std::vector<Effect>& effects) {
   Host& host = *hosts_[Index(device.device.host)];
   uint64_t coming = device.spilling_bytes;
   // Nothing goes on, and sequences move whole: room in pieces may be too small for each of them although
@@ -365,7 +389,10 @@ bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency,
     double most = urgency;
     for (Replica* replica : device.replicas) {
       if (replica == device.running) continue;
-      if (replica == device.turn.replica && (grower == nullptr || grower->replica != replica)) continue;
+      if (replica == device.turn.replica && replica != gives_turn &&
+          (grower == nullptr || grower->replica != replica)) {
+        continue;
+      }
       for (Job* job : replica->active) {
         if (job->asked || job->device_bytes == 0) continue;
         if (job->spill_refused_epoch == device.room_epoch && !stands_still) {  // not again and again at once

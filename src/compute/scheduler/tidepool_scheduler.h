@@ -89,8 +89,9 @@ class TidepoolScheduler final : public PoolState {
   // without them, for which also others of its own model make way.
   bool MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s, const Replica* keep,
                 Nanoseconds now, std::vector<Effect>& effects, const Job* grower = nullptr);
-  bool SpillFor(Device& device, uint64_t bytes, double urgency, const Job* grower, Nanoseconds now,
-                std::vector<Effect>& effects);
+  // `gives_turn`: the model that has the turn, when it makes way.
+  bool SpillFor(Device& device, uint64_t bytes, double urgency, const Replica* gives_turn, const Job* grower,
+                Nanoseconds now, std::vector<Effect>& effects);
   void Shrink(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void ExpireIdle(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void Rebalance(Nanoseconds now, std::vector<Effect>& effects);
