@@ -428,6 +428,22 @@ TEST_F(PolicyTest, WhatCannotBePromisedIsRefusedAtOnceWithAReason) {
   }
 }
 
+TEST_F(PolicyTest, AHotModelBeginsOnAnotherDeviceBeforeItsRequestsAreRefused) {
+  Start({8, 8, 8}, 1);
+  PoolModel model = Warm(1, 4);
+  model.max_sequences = model.max_logit_rows = 4;
+  world().AddModel(model);
+  Use(1);
+  // Four at a time on a device, 2.6 s each: 1.5 a second. Three a second come.
+  for (int32_t i = 0; i < 60; ++i) {
+    Ask(1, 300);
+    world().RunUntil(world().now() + kSecond / 3);
+  }
+  world().Finish();
+  EXPECT_EQ(world().rejected.size(), 0u);
+  EXPECT_GE((world().resident(0, 1) > 0) + (world().resident(1, 1) > 0) + (world().resident(2, 1) > 0), 2);
+}
+
 TEST_F(PolicyTest, BatchWorkWaitsAndIsInNobodysWay) {
   Start({8}, 1);
   world().AddModel(Warm(1, 4));

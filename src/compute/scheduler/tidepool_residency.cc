@@ -24,21 +24,28 @@ void TidepoolScheduler::Refuse(Job& job, Device& device, Nanoseconds now) {
   device.retry_at = std::min(device.retry_at, now + kRetry);
 }
 
-// Device and host together can hold what all admitted jobs may come to need: each device keeps room for the
-// weights of the largest model, without which nothing runs.
+// Device and host together can hold what all admitted jobs may come to need: each device keeps room for what
+// is pinned to it and for the weights of the largest model that has work, without which nothing runs.
 double TidepoolScheduler::CommitLimit(const Host& host) const {
-  uint64_t largest = 0;
-  for (const auto& [id, model] : models_) largest = std::max(largest, model->weight_bytes);
   uint64_t capacity = host.host.kv_bytes;
-  for (const Device* device : host.devices) capacity += device->arena > largest ? device->arena - largest : 0;
+  for (const Device* device : host.devices) {
+    uint64_t largest = 0, pinned = 0;
+    for (const Replica* replica : device->replicas) {
+      const Model& model = *replica->model;
+      if (model.model.pinned)
+        pinned += model.weight_bytes;
+      else if (replica->jobs() > 0)
+        largest = std::max(largest, model.weight_bytes);
+    }
+    const uint64_t weights = pinned + largest;
+    capacity += device->arena > weights ? device->arena - weights : 0;
+  }
   return static_cast<double>(capacity) * std::max(options_.overcommit, 1.0);
 }
 
 bool TidepoolScheduler::Committable(const Job& job) const {
   if (job.committed > 0) return true;
   Host& host = *hosts_[Index(job.replica->device->device.host)];
-  if (host.host.kv_bytes == 0 && options_.overcommit <= 1 && !job.open_ended())
-    return true;  // reserved whole on the device
   const uint64_t more = KvBytes(*job.model, job.first_promise());
   const bool fits = static_cast<double>(host.committed + more) <= CommitLimit(host) || host.committed == 0;
   if (!fits) host.full = true;
@@ -264,6 +271,10 @@ bool TidepoolScheduler::StartLoad(Device& device, Replica& replica, double urgen
                         device.running->beyond > 0 && device.running->jobs(View::kWithinShare) <= 0;
       if (soon) device.turn.broken = true;
       device.wake_at = std::min(device.wake_at, now + (soon ? kSecond / 50 : kSecond / 4));
+      // Parts of models may be all there is: none can run, and each has too little slack to give more of it.
+      const auto& all = device.replicas;
+      if (!device.busy && std::none_of(all.begin(), all.end(), [&](const Replica* r) { return Ready(*r); }))
+        device.retry_at = std::min(device.retry_at, now + kRetry);
       return false;
     }
   }
@@ -344,13 +355,14 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
     // KV moves only when weights cannot make the room: for weights that have to wait, it is not in the way.
     const uint64_t weights = load_s > 0 ? later : possible;
     if (weights < bytes) {
+      const bool stuck = device.stuck;
       const int32_t spilling = device.spilling;
       const uint64_t held = device.kv_bytes;
-      SpillFor(device, bytes - weights, urgency, gives_turn, grower, now, effects);
+      SpillFor(device, bytes - weights, urgency, load_s > 0, gives_turn, grower, now, effects);
       if (load_s > 0 && (device.spilling > spilling ||
                          device.kv_bytes < held)) {  // what went for weights does not come back before them
         device.weights_first_until = now + kWeightsFirst;
-        device.weights_urgency = urgency;
+        device.weights_urgency = stuck ? -kNever : urgency;
       }
     }
     if (in_the_way) Break(device);
@@ -377,13 +389,14 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
 }
 
 // Weights are not enough: KV of the jobs that can wait longest goes to the host. Comes true later.
-bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency, const Replica* gives_turn,
-                                 const Job* grower, Nanoseconds now, std::vector<Effect>& effects) {
+bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency, bool for_weights,
+                                 const Replica* gives_turn, const Job* grower, Nanoseconds now,
+                                 std::vector<Effect>& effects) {
   Host& host = *hosts_[Index(device.device.host)];
   uint64_t coming = device.spilling_bytes;
   // Nothing goes on, and sequences move whole: room in pieces may be too small for each of them although
   // there is enough in all. Then the youngest is computed again, an open-ended one first.
-  const bool stands_still = device.stuck && grower != nullptr && coming == 0;
+  const bool stands_still = device.stuck && (grower != nullptr || for_weights) && coming == 0;
   while (coming < bytes) {
     Job* victim = nullptr;
     double most = urgency;
@@ -395,7 +408,8 @@ bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency,
       }
       for (Job* job : replica->active) {
         if (job->asked || job->device_bytes == 0) continue;
-        if (job->spill_refused_epoch == device.room_epoch && !stands_still) {  // not again and again at once
+        // Not again and again at once.
+        if (job->spill_refused_epoch == device.room_epoch && !(stands_still && grower != nullptr)) {
           device.retry_at = std::min(device.retry_at, now + kRetry);
           continue;
         }
