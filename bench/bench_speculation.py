@@ -5,6 +5,7 @@ Edits (the answer repeats most of the prompt), structured output (a grammar forc
 Answers must be equal. Tokens/s are of the whole request, medians of the rounds."""
 
 import argparse
+import concurrent.futures
 import json
 import pathlib
 import statistics
@@ -39,6 +40,10 @@ SCHEMA = {"type": "object", "additionalProperties": False,
                          "weather_description": {"enum": ["sunny", "cloudy", "rainy", "snowy"]}, "wind_direction": {"enum": ["north", "south", "east", "west"]}},
           "required": ["temperature_celsius", "precipitation_probability", "weather_description", "wind_direction"]}
 
+SCHEMA_FORMAT = {"response_format": {"type": "json_schema", "json_schema": {"name": "weather", "schema": SCHEMA}}, "max_tokens": 120}
+TOWNS = ("Oslo", "Rome", "Lima", "Kyiv", "Bern", "Doha", "Riga", "Bonn")
+BATCH = f"schema, {len(TOWNS)} streams"
+
 
 def chat(text, **more):
     return "/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "temperature": 0, "seed": 1, **more}
@@ -47,7 +52,7 @@ def chat(text, **more):
 CASES = {
     "edit: code": ("/v1/completions", {"prompt": "```python\n" + CODE + "```\nThe same code with longer names:\n```python\n" + CODE[:70].replace("days", "number_of_days"), "max_tokens": 200, "temperature": 0}),
     "edit: text again": ("/v1/completions", {"prompt": TEXT + "\n\nOnce more, word for word:\n\n" + TEXT[:20], "max_tokens": 90, "temperature": 0}),
-    "schema": chat("What is the weather in Oslo?", response_format={"type": "json_schema", "json_schema": {"name": "weather", "schema": SCHEMA}}, max_tokens=120),
+    "schema": chat("What is the weather in Oslo?", **SCHEMA_FORMAT),
     "prose": chat("Write a story about a lighthouse keeper.", max_tokens=200, temperature=0.8),
     "question": chat("Why is the sky blue?", max_tokens=120),
 }
@@ -62,7 +67,7 @@ def main():
     servers = {name: Server(binary=options.binary, settings={"TIDEPOOL_POOL_SPECULATION": name}) for name in ("true", "false")}
     with servers["true"], servers["false"]:
         models = {name: server.store(options.model.resolve()) for name, server in servers.items()}
-        rates = {case: {name: [] for name in servers} for case in CASES}
+        rates = {case: {name: [] for name in servers} for case in (*CASES, BATCH)}
         for turn in range(options.rounds + 1):
             for case, (path, body) in CASES.items():
                 said = {}
@@ -76,6 +81,15 @@ def main():
                         rates[case][name].append(reply["usage"]["completion_tokens"] / seconds)
                 if said["true"] != said["false"]:
                     sys.exit(f"{case}: the answers differ:\n{json.dumps(said, indent=1)}")
+            for name, server in servers.items():  # a batch: only what a grammar forces is drafted
+                def ask(number, name=name, server=server):
+                    path, body = chat(f"What is the weather in {TOWNS[number]}?", **SCHEMA_FORMAT)
+                    return server.ask("POST", path, {"model": models[name], **body})["usage"]["completion_tokens"]
+                began = time.monotonic()
+                with concurrent.futures.ThreadPoolExecutor(len(TOWNS)) as pool:
+                    tokens = sum(pool.map(ask, range(len(TOWNS))))
+                if turn > 0:
+                    rates[BATCH][name].append(tokens / (time.monotonic() - began))
         print(f"{'':<20}{'with':>10}{'without':>10}{'ratio':>8}   tokens/s")
         for case, both in rates.items():
             with_, without = (statistics.median(both[name]) for name in servers)

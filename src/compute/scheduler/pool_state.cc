@@ -456,6 +456,18 @@ void PoolState::StepsTaken(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nan
   for (PlannedTokens& planned : device.plan.sequences) planned.begin += steps;
 }
 
+void PoolState::TokensTaken(PoolJobId id, int32_t tokens) {
+  Job* const job = FindJob(id);
+  if (job == nullptr || job->gone) return;  // it ended with them
+  CHECK(job->place == Place::kActive && !job->prefilling() && tokens >= 1 &&
+        job->computed + tokens <= job->reserved);
+  job->computed += tokens;
+  job->produced += tokens;
+  const double took_s = tokens * job->decode_token_s;
+  job->served_s += took_s;
+  accounts_.Serve(*job->account, took_s);
+}
+
 void PoolState::LearnStep(Device& device, int32_t steps, Nanoseconds busy) {
   if (steps == 0 || device.landing || busy <= 0) return;
   const PoolPlan& plan = device.plan;
