@@ -54,7 +54,7 @@ std::optional<HttpResponse> Application::Screen(HttpRequest& request) {
   const std::string* id = request.Header("x-request-id");
   request.id = id != nullptr && IsSaneRequestId(*id) ? *id : RandomId("req-");
   if (auto status = ScreenRouted(request); !status) {
-    HttpResponse response = ErrorResponse(status.error());
+    HttpResponse response = ErrorResponse(request, status.error());
     if (status.error().code == "method_not_allowed") {
       response.status = 405;
       response.headers.push_back({"Allow", status.error().param});
@@ -136,14 +136,15 @@ void Application::Handle(std::shared_ptr<Exchange> exchange) {
   in_flight_gauge_.Add(1);
   // Its rights may have gone while its body was read.
   if (route.access != platform::Role::kNone && !keys_.StillValid(exchange->request().principal)) {
-    return exchange->Send(
-        ErrorResponse(Error{ErrorKind::kUnauthenticated, "key_revoked",
-                            "The key or session was revoked while the request was sent.", "", 0}));
+    return exchange->Send(ErrorResponse(
+        exchange->request(), Error{ErrorKind::kUnauthenticated, "key_revoked",
+                                   "The key or session was revoked while the request was sent.", "", 0}));
   }
   if (route.lane == Lane::kInline) return Run(exchange);
   Workers& workers = route.lane == Lane::kWorker ? services_.workers : services_.slow;
   if (!workers.Submit([this, exchange] { Run(exchange); })) {
-    exchange->Send(ErrorResponse(Error{ErrorKind::kOverloaded, "server_busy",
+    exchange->Send(ErrorResponse(exchange->request(),
+                                 Error{ErrorKind::kOverloaded, "server_busy",
                                        "Too many requests wait for this already; try again.", "", 1}));
   }
 }
@@ -155,8 +156,9 @@ void Application::Run(const std::shared_ptr<Exchange>& exchange) {
     LogError("a handler failed", {{"request_id", exchange->request().id},
                                   {"route", exchange->request().route->pattern},
                                   {"reason", problem.what()}});
-    exchange->Send(
-        ErrorResponse(500, "internal_error", "The server failed to answer this request; see its log."));
+    exchange->Send(ErrorResponse(exchange->request(),
+                                 Error{ErrorKind::kInternal, "internal_error",
+                                       "The server failed to answer this request; see its log.", "", 0}));
   }
 }
 
@@ -238,8 +240,8 @@ void Application::RecordAction(const HttpRequest& request, const ExchangeSummary
   // What the operator does to models, the pool and pulls. Accounts and the ledger record their own changes,
   // with what was before.
   if (services_.hooks.audit == nullptr || route == nullptr || route->access != platform::Role::kOperator ||
-      route->tag != "native" || request.method == "GET" || request.method == "HEAD" || !summary.handled ||
-      summary.status >= 400) {
+      (route->tag != "native" && route->tag != "ollama") || request.method == "GET" ||
+      request.method == "HEAD" || !summary.handled || summary.status >= 400) {
     return;
   }
   std::string object;

@@ -9,6 +9,7 @@
 #include "gateway/application.h"
 #include "gateway/http_server.h"
 #include "gateway/native/pool_feed.h"
+#include "gateway/ollama/pull_feed.h"
 #include "gateway/services.h"
 #include "platform/conversations/conversations.h"
 
@@ -46,8 +47,9 @@ class RunningGateway final : public Gateway {
         workers_(std::max(2, options.threads), static_cast<size_t>(options.max_connections)),
         slow_(2, 64),
         pool_feed_(inference, draining_),
-        services_{options_, inference, catalog,   clock,          metrics,   hooks_,
-                  workers_, slow_,     draining_, bench_running_, pool_feed_},
+        pull_feed_(catalog, draining_),
+        services_{options_, inference, catalog,   clock,          metrics,    hooks_,
+                  workers_, slow_,     draining_, bench_running_, pool_feed_, pull_feed_},
         application_(services_, std::move(security), keys),
         bodies_(std::make_shared<BodyBudget>(
             options.max_total_body_bytes,
@@ -90,6 +92,7 @@ class RunningGateway final : public Gateway {
     draining_ = true;
     if (hooks_.conversations != nullptr) hooks_.conversations->EndListening();
     pool_feed_.Stop();
+    pull_feed_.Stop();
     application_.StopWatching();
     if (server_) server_->Stop();
     slow_.Stop();
@@ -105,6 +108,7 @@ class RunningGateway final : public Gateway {
   Workers workers_;
   Workers slow_;
   native::PoolFeed pool_feed_;
+  ollama::PullFeed pull_feed_;
   Services services_;
   Application application_;
   const std::shared_ptr<BodyBudget> bodies_;

@@ -55,8 +55,9 @@ struct RouteMatch {
   std::string allow;  // the path exists with other methods: "GET, POST"
 };
 
-// `target` is the request target (path and query). kInvalid for a path that cannot be decoded; route ==
-// nullptr with an empty `allow` if there is no such path. HEAD finds GET routes.
+// `target` is the request target (path and query). /compatible-mode/v1/... is /v1/...: one route, one right.
+// kInvalid for a path that cannot be decoded; route == nullptr with an empty `allow` if there is no such
+// path. HEAD finds GET routes.
 Result<RouteMatch> MatchRoute(std::span<const Route> routes, std::string_view method,
                               std::string_view target);
 

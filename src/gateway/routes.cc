@@ -1,9 +1,13 @@
 // Every route of the server and who may call it. A new endpoint is one line here; api/openapi.json follows
 // from it.
+#include "gateway/bailian/handlers.h"
+#include "gateway/bailian/requests.h"
 #include "gateway/native/accounts_handlers.h"
 #include "gateway/native/conversations.h"
 #include "gateway/native/handlers.h"
 #include "gateway/native/ledger_handlers.h"
+#include "gateway/ollama/handlers.h"
+#include "gateway/ollama/requests.h"
 #include "gateway/openai/handlers.h"
 #include "gateway/openai/requests.h"
 #include "gateway/router.h"
@@ -54,6 +58,41 @@ std::span<const Route> Routes() {
        "Text or a conversation to token ids", openai::TokenizeSchema, openai::TokenizeReplySchema},
       {"POST", "/detokenize", kDeveloper, kWorker, false, openai::Detokenize, "text", "Token ids to text",
        openai::DetokenizeSchema, openai::DetokenizeReplySchema},
+
+      {"POST", "/api/chat", kDeveloper, kWorker, true, ollama::Chat, "ollama", "Answers a conversation",
+       ollama::ChatSchema, ollama::ChatReplySchema, 200, true},
+      {"POST", "/api/generate", kDeveloper, kWorker, true, ollama::Generate, "ollama", "Answers a prompt",
+       ollama::GenerateSchema, ollama::GenerateReplySchema, 200, true},
+      {"POST", "/api/embed", kDeveloper, kWorker, true, ollama::Embed, "ollama", "Turns texts into vectors",
+       ollama::EmbedSchema, ollama::EmbedReplySchema},
+      {"POST", "/api/embeddings", kDeveloper, kWorker, true, ollama::Embeddings, "ollama",
+       "Turns a text into a vector (older)", ollama::EmbeddingsSchema, ollama::EmbeddingsReplySchema},
+      {"GET", "/api/tags", kViewer, kWorker, false, ollama::Tags, "ollama", "The models of the store",
+       nullptr, ollama::TagsSchema},
+      {"POST", "/api/show", kViewer, kWorker, false, ollama::Show, "ollama", "One model of the store",
+       ollama::NameSchema, ollama::ShowSchema},
+      {"GET", "/api/ps", kViewer, kWorker, false, ollama::Running, "ollama", "The models that are loaded",
+       nullptr, ollama::RunningSchema},
+      {"GET", "/api/version", kViewer, kInline, false, ollama::Version, "ollama",
+       "The version of Ollama that is spoken", nullptr, ollama::VersionSchema},
+      {"POST", "/api/pull", kOperator, kSlow, true, ollama::Pull, "ollama",
+       "Starts fetching a model and tells how it goes on", ollama::NameSchema, ollama::PullSchema, 200, true},
+      {"DELETE", "/api/delete", kOperator, kSlow, false, ollama::Delete, "ollama",
+       "Removes a model from the store", ollama::NameSchema, ollama::PullSchema},
+      {"POST", "/api/copy", kOperator, kInline, false, ollama::NotSupported, "ollama",
+       "Refused: a model has one name here"},
+      {"POST", "/api/create", kOperator, kInline, false, ollama::NotSupported, "ollama",
+       "Refused: models come by pulls"},
+      {"POST", "/api/push", kOperator, kInline, false, ollama::NotSupported, "ollama",
+       "Refused: models are not published from here"},
+
+      {"POST", "/api/v1/services/aigc/text-generation/generation", kDeveloper, kWorker, true,
+       bailian::Generation, "bailian",
+       "Answers a conversation; with the header X-DashScope-SSE: enable as events", bailian::GenerationSchema,
+       bailian::GenerationReplySchema, 200, true},
+      {"POST", "/api/v1/services/embeddings/text-embedding/text-embedding", kDeveloper, kWorker, true,
+       bailian::TextEmbedding, "bailian", "Turns texts into vectors", bailian::EmbeddingSchema,
+       bailian::EmbeddingReplySchema},
 
       {"GET", "/health", kNone, kInline, false, native::Health, "server", "Whether the process answers",
        nullptr, native::HealthSchema},

@@ -14,6 +14,9 @@ namespace tidepool::gateway {
 namespace native {
 class PoolFeed;
 }
+namespace ollama {
+class PullFeed;
+}
 
 struct Services {
   const GatewayOptions& options;
@@ -27,6 +30,7 @@ struct Services {
   std::atomic<bool>& draining;
   std::atomic<bool>& bench_running;
   native::PoolFeed& pool_feed;
+  ollama::PullFeed& pull_feed;
 
   JsonLimits json_limits() const { return JsonLimits{options.max_json_depth, 2'000'000, 4096}; }
 };

@@ -46,6 +46,21 @@ std::string DurationText(double seconds) {
   return fmt::format("{}m{}s", whole / 60, whole % 60);
 }
 
+// {"token","logprob","bytes","top_logprobs"}: the bytes let a client join tokens that hold half a character.
+void AppendToken(std::string& out, std::string_view bytes, float logprob) {
+  out.append(R"({"token":)");
+  AppendJsonString(out, bytes);
+  // OpenAI's stand-in for minus infinity, which JSON cannot say.
+  fmt::format_to(std::back_inserter(out), R"(,"logprob":{},"bytes":[)",
+                 std::isfinite(logprob) ? logprob : -9999.0f);
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    if (i > 0) out.push_back(',');
+    fmt::format_to(std::back_inserter(out), "{}",
+                   static_cast<unsigned>(static_cast<unsigned char>(bytes[i])));
+  }
+  out.push_back(']');
+}
+
 class ReplyListener final : public ExchangeListener {
  public:
   ReplyListener(std::weak_ptr<Reply> reply, std::shared_ptr<platform::Generation> generation)
@@ -89,14 +104,15 @@ Reply::Reply(std::shared_ptr<Exchange> exchange, const platform::Inference& infe
       options_(std::move(options)),
       id_(std::move(id)),
       created_(UnixTimeSeconds()),
-      progress_(options_.stream && WantsProgress(exchange_->request())),
+      progress_(options_.stream && options_.events && WantsProgress(exchange_->request())),
       model_(std::move(model)) {}
 
-Reply::~Reply() {
-  if (!done_) {
-    SendError(
-        Error{ErrorKind::kInternal, "answer_lost", "The server lost this answer before its end.", "", 0});
-  }
+Reply::~Reply() { EndLost(); }
+
+void Reply::EndLost() {
+  if (done_) return;
+  done_ = true;
+  SendError(Error{ErrorKind::kInternal, "answer_lost", "The server lost this answer before its end.", "", 0});
 }
 
 std::string Reply::Prefix(std::string_view object) const {
@@ -130,7 +146,7 @@ void Reply::EnsureBegun() {
   std::vector<HttpHeader> headers = Headers();
   headers.push_back({"Cache-Control", "no-cache"});
   headers.push_back({"X-Accel-Buffering", "no"});  // nginx would collect the events otherwise
-  exchange_->Begin(200, kEventStream, std::move(headers));
+  exchange_->Begin(200, StreamType(), std::move(headers));
 }
 
 Reply::Choice& Reply::At(int32_t choice) {
@@ -144,6 +160,20 @@ const std::string& Reply::TextOf(int32_t token) {
   if (token_texts_.size() >= kMaxTokenTexts) token_texts_.clear();
   if (!find_text_) find_text_ = inference_.FindTokenTexts(model_);
   return token_texts_.emplace(token, find_text_(token)).first->second;
+}
+
+void Reply::AppendLogprobs(std::span<const compute::TokenLogprob> tokens, std::string& out) {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (i > 0) out.push_back(',');
+    AppendToken(out, TextOf(tokens[i].token), tokens[i].logprob);
+    out.append(R"(,"top_logprobs":[)");
+    for (size_t j = 0; j < tokens[i].top.size(); ++j) {
+      if (j > 0) out.push_back(',');
+      AppendToken(out, TextOf(tokens[i].top[j].first), tokens[i].top[j].second);
+      out.push_back('}');
+    }
+    out.append("]}");
+  }
 }
 
 void Reply::OnStart(const std::string& model, int32_t choices) {
@@ -209,12 +239,11 @@ void Reply::OnToolCall(int32_t choice, const platform::ToolCallDelta& delta) {
     if (delta.kind == Kind::kBroken) state.calls.pop_back();
     return;
   }
-  if (delta.kind != Kind::kBegin && delta.kind != Kind::kArguments) return;
   EnsureBegun();
   scratch_.clear();
   Start(choice, true);
   AppendToolCall(choice, delta, scratch_);
-  exchange_->Write(scratch_);
+  if (!scratch_.empty()) exchange_->Write(scratch_);
 }
 
 void Reply::OnFinish(int32_t choice, const compute::FinishEvent& event) {
@@ -231,12 +260,13 @@ void Reply::OnFinish(int32_t choice, const compute::FinishEvent& event) {
   }
   Choice& state = At(choice);
   state.finish_reason = std::string(ReasonJson(event.reason, state.whole_calls > 0 && !state.broken_call));
+  state.finish = event;
   if (!options_.stream) return;
   EnsureBegun();
   scratch_.clear();
   Start(choice, false);
   AppendFinish(choice, scratch_);
-  exchange_->Write(scratch_);
+  if (!scratch_.empty()) exchange_->Write(scratch_);
 }
 
 void Reply::OnDone(const Result<compute::Usage>& usage) {
@@ -253,8 +283,7 @@ void Reply::OnDone(const Result<compute::Usage>& usage) {
   }
   EnsureBegun();
   scratch_.clear();
-  if (options_.include_usage) AppendUsage(*usage, scratch_);
-  AppendEvent(scratch_, "[DONE]");
+  AppendEnd(*usage, scratch_);
   exchange_->Write(scratch_);
   exchange_->End();
 }
@@ -266,11 +295,26 @@ void Reply::Fail(const Error& error) {
   SendError(error);
 }
 
+std::string_view Reply::StreamType() const { return kEventStream; }
+
+void Reply::AppendEnd(const compute::Usage& usage, std::string& out) {
+  if (options_.include_usage) AppendUsage(usage, out);
+  AppendEvent(out, "[DONE]");
+}
+
 // Inside a stream an error is an event with OpenAI's error object (its SDKs raise it); [DONE] does not
 // follow.
+void Reply::AppendError(const Error& error, std::string& out) {
+  AppendEvent(out, DumpJson(ErrorJson(error)));
+}
+
+void Reply::AppendQuiet(std::string& out) { AppendComment(out, "waiting"); }
+
+HttpResponse Reply::Refusal(const Error& error) const { return ErrorResponse(error); }
+
 void Reply::SendError(const Error& error) {
   if (!begun_) {
-    HttpResponse response = ErrorResponse(error);
+    HttpResponse response = Refusal(error);
     for (HttpHeader& header : Headers()) response.headers.push_back(std::move(header));
     return exchange_->Send(std::move(response));
   }
@@ -278,7 +322,7 @@ void Reply::SendError(const Error& error) {
   Log(error.code == "cancelled" ? LogLevel::kDebug : LogLevel::kWarn, "a stream ended with an error",
       {{"request_id", exchange_->request().id}, {"code", error.code}, {"reason", error.message}});
   std::string out;
-  AppendEvent(out, DumpJson(ErrorJson(error)));
+  AppendError(error, out);
   exchange_->Write(out);
   exchange_->End();
 }
@@ -288,7 +332,7 @@ void Reply::Quiet() {
   if (done_ || !options_.stream) return;
   EnsureBegun();
   std::string out;
-  AppendComment(out, "waiting");
+  AppendQuiet(out);
   exchange_->Write(out);
 }
 

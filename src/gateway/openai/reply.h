@@ -46,6 +46,7 @@ class Reply : public platform::ChatSink {
     std::string reasoning;
     std::string logprobs;       // JSON items, comma-separated, not sent yet (or all, for whole answers)
     std::string finish_reason;  // JSON: "\"stop\""
+    compute::FinishEvent finish;
     std::vector<platform::ToolCallDelta> calls;  // whole answers only; complete ones
     int32_t whole_calls = 0;
     bool broken_call = false;
@@ -60,6 +61,16 @@ class Reply : public platform::ChatSink {
   virtual void CollectDelta(Choice& choice, const compute::TokenEvent& event) = 0;
   virtual std::string Whole(const compute::Usage& usage) = 0;
 
+  // The frame of a stream: OpenAI's, unless a dialect has another. OnToolCall's kEnd and kBroken reach
+  // AppendToolCall too.
+  virtual std::string_view StreamType() const;
+  virtual void AppendEnd(const compute::Usage& usage, std::string& out);  // the last of a stream
+  virtual void AppendError(const Error& error, std::string& out);         // and of one that failed
+  virtual void AppendQuiet(std::string& out);                             // nothing came for a while
+  virtual HttpResponse Refusal(const Error& error) const;                 // before anything was said
+  // For destructors of dialects with frames of their own: ~Reply has OpenAI's only.
+  void EndLost();
+
   // {"id":...,"object":OBJECT,"created":...,"model":...,"choices":[
   std::string Prefix(std::string_view object) const;
   // "usage":null when the client asked for usage: OpenAI's chunks carry the key then.
@@ -68,6 +79,8 @@ class Reply : public platform::ChatSink {
   Choice& At(int32_t choice);
   // The text of a token, remembered: the same tokens come back in every list of likeliest ones.
   const std::string& TextOf(int32_t token);
+  // {"token","logprob","bytes","top_logprobs":[..]} of each, comma-separated.
+  void AppendLogprobs(std::span<const compute::TokenLogprob> tokens, std::string& out);
 
   const std::shared_ptr<Exchange> exchange_;
   const platform::Inference& inference_;

@@ -220,6 +220,14 @@ Result<std::string> FakeInference::Detokenize(const std::string& /*model*/, std:
   return text;
 }
 
+Result<platform::ModelDescription> FakeInference::Describe(const std::string& /*model*/) {
+  platform::ModelDescription out;
+  out.chat_template = "{{ messages }}";
+  out.tools = true;
+  out.sampling.temperature = 0.5;
+  return out;
+}
+
 FakeInference::TokenTexts FakeInference::FindTokenTexts(const std::string& /*model*/) const {
   ++token_text_lookups;
   return [](int32_t token) { return std::string(1, static_cast<char>(token)); };
@@ -265,6 +273,25 @@ Result<platform::PullStatus> FakeCatalog::FindPull(std::string_view id) const {
     if (pull.id == id) return pull;
   }
   return Fail(ErrorKind::kNotFound, "pull_not_found", "There is no such pull.");
+}
+
+void FakeCatalog::Report(std::string_view id, platform::PullState state, std::string phase, uint64_t done,
+                         uint64_t total) {
+  std::lock_guard lock(mutex_);
+  for (auto& pull : pulls_) {
+    if (pull.id != id) continue;
+    pull.state = state;
+    pull.phase = phase;
+    pull.bytes_done = done;
+    pull.bytes_total = total;
+    pull.error = Error{ErrorKind::kUnavailable, "disk_full", "The disk is full.", "", 0};
+  }
+}
+
+bool FakeCatalog::WaitPulls(size_t count, double seconds) const {
+  for (int i = 0; i < static_cast<int>(seconds * 200) && ListPulls().size() < count; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  return ListPulls().size() >= count;
 }
 
 Status FakeCatalog::Set(std::string_view id, platform::PullState state) {

@@ -28,6 +28,9 @@ class FakeRun {
              std::vector<compute::TokenLogprob> logprobs = {});
   void PromptLogprobs(int32_t choice, std::vector<compute::TokenLogprob> logprobs);
   void Progress(const compute::ProgressEvent& event) { sink_->OnProgress(event); }
+  void ToolCall(const platform::ToolCallDelta& delta, int32_t choice = 0) {
+    sink_->OnToolCall(choice, delta);
+  }
   void Finish(compute::FinishReason reason, int32_t choice = 0, Error error = {});
   void Done(Result<compute::Usage> usage) { sink_->OnDone(usage); }
   // All choices say `text` as one token each and stop; usage 7 prompt tokens, 3 cached.
@@ -86,6 +89,7 @@ class FakeInference final : public platform::Inference {
                                         bool parse_special) override;
   Result<std::vector<int32_t>> TokenizeChat(const platform::ChatRequest& request) override;
   Result<std::string> Detokenize(const std::string& model, std::span<const int32_t> tokens) override;
+  Result<platform::ModelDescription> Describe(const std::string& model) override;
   TokenTexts FindTokenTexts(const std::string& model) const override;
   platform::PoolControl* pool() override { return pool_control; }
   platform::PoolControl* pool_control = nullptr;
@@ -122,6 +126,11 @@ class FakeCatalog final : public platform::Catalog {
   Status PausePull(std::string_view id) override { return Set(id, platform::PullState::kPaused); }
   Status ResumePull(std::string_view id) override { return Set(id, platform::PullState::kRunning); }
   Status CancelPull(std::string_view id) override { return Set(id, platform::PullState::kCancelled); }
+
+  // What the pull's job has come to; a failed one says that the disk is full.
+  void Report(std::string_view id, platform::PullState state, std::string phase, uint64_t done,
+              uint64_t total);
+  bool WaitPulls(size_t count, double seconds) const;
 
   std::atomic<bool> last_caller_owned_machine{false};
 

@@ -277,6 +277,17 @@ PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& mo
   return plan;
 }
 
+// Keeps the beginning, and the token that the tokenizer puts at the end of every text (BERT's [SEP]).
+void Truncate(const ModelAssets& assets, int32_t context_length, std::vector<int32_t>& tokens) {
+  const auto room = static_cast<size_t>(std::max(context_length, 0));
+  if (room == 0 || tokens.size() <= room) return;
+  const std::vector<int32_t> frame =
+      assets.tokenizer->Encode("", {.add_special = true, .parse_special = false});
+  const bool ends = !frame.empty() && tokens.back() == frame.back() && room > 1;
+  tokens.resize(room);
+  if (ends) tokens.back() = frame.back();
+}
+
 Result<compute::EmbedRequest> PlanEmbedding(const EmbeddingRequest& request, const ReadyModel& model) {
   if (model.info.pooling == architectures::Pooling::kNone) {
     return Fail(
@@ -294,8 +305,10 @@ Result<compute::EmbedRequest> PlanEmbedding(const EmbeddingRequest& request, con
   out.account_weights = request.principal.account_weights;
   for (size_t i = 0; i < request.inputs.size(); ++i) {
     const std::string param = request.inputs.size() == 1 ? "input" : fmt::format("input[{}]", i);
-    TP_TRY(CheckTextFits(*model.assets, request.inputs[i].text.size(), model.context_length, param));
+    if (!request.truncate)
+      TP_TRY(CheckTextFits(*model.assets, request.inputs[i].text.size(), model.context_length, param));
     TP_ASSIGN(std::vector<int32_t> tokens, EncodePrompt(*model.assets, request.inputs[i], false, param));
+    if (request.truncate) Truncate(*model.assets, model.context_length, tokens);
     if (model.context_length > 0 && tokens.size() > static_cast<size_t>(model.context_length)) {
       return Fail(ErrorKind::kInvalid, "context_length_exceeded",
                   fmt::format("the input has {} tokens, the model reads {}; split it", tokens.size(),
@@ -392,6 +405,19 @@ class InferenceImpl final : public Inference {
     if (tokens.empty()) return std::string();
     TP_TRY(EncodePrompt(*assets, prompt, false, "tokens"));
     return assets->tokenizer->Decode(tokens, /*render_special=*/true);
+  }
+  Result<ModelDescription> Describe(const std::string& model) override {
+    TP_ASSIGN(const auto assets, FindAssets(model));
+    ModelDescription out;
+    if (assets->chat_template) out.chat_template = assets->chat_template->source();
+    out.tools = assets->capabilities.tools;
+    out.reasons = !assets->capabilities.reasoning_open.empty();
+    out.sampling.temperature = assets->sampling.temperature;
+    out.sampling.top_p = assets->sampling.top_p;
+    out.sampling.min_p = assets->sampling.min_p;
+    out.sampling.repetition_penalty = assets->sampling.repetition_penalty;
+    out.sampling.top_k = assets->sampling.top_k;
+    return out;
   }
   PoolControl* pool() override { return &pool_; }
   TokenTexts FindTokenTexts(const std::string& model) const override {

@@ -97,6 +97,7 @@ struct EmbeddingRequest {
   std::string request_id;
   std::string model;
   std::vector<Prompt> inputs;  // 1..2048
+  bool truncate = false;       // inputs that are too long are cut, their last special token kept
   Principal principal;
 };
 struct EmbeddingReply {
@@ -180,6 +181,14 @@ struct InferenceOptions {
   ElasticityOptions elasticity;             // pins, windows of the clock, how many stay registered
 };
 
+// What a model's files say besides its weights.
+struct ModelDescription {
+  std::string chat_template;      // its own, or the one that is used for it
+  bool tools = false;             // the template knows tools
+  bool reasons = false;           // and reasoning
+  SamplingRequest sampling = {};  // its makers' defaults; the rest is not set
+};
+
 class PoolControl;
 
 class Inference {
@@ -211,6 +220,8 @@ class Inference {
                                                 bool add_special, bool parse_special) = 0;
   virtual Result<std::vector<int32_t>> TokenizeChat(const ChatRequest& request) = 0;
   virtual Result<std::string> Detokenize(const std::string& model, std::span<const int32_t> tokens) = 0;
+  // Loads only the tokenizer and the template.
+  virtual Result<ModelDescription> Describe(const std::string& model) = 0;
   // The bytes of a model's tokens as text, control tokens included, for logprobs. Looked up once a request;
   // the function keeps what it needs, may be called from any thread, and gives "" if the model was not
   // loaded.
