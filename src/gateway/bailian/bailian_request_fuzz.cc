@@ -17,7 +17,7 @@ bool CheckError(const tidepool::Result<T>& result) {
   CHECK(reply.status == 400);
   const auto body = nlohmann::ordered_json::parse(reply.body);
   CHECK(body.at("code") == "InvalidParameter");
-  CHECK(!body.at("message").get_ref<const std::string&>().empty());
+  CHECK(body.at("message").is_string() && body.at("message") != "");
   return false;
 }
 

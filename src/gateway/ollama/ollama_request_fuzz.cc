@@ -19,7 +19,7 @@ bool CheckError(const tidepool::Result<T>& result) {
   const auto reply = tidepool::gateway::ollama::ErrorReply(result.error());
   CHECK(reply.status == 400);
   const auto body = nlohmann::ordered_json::parse(reply.body);
-  CHECK(body.at("error").is_string() && !body.at("error").get_ref<const std::string&>().empty());
+  CHECK(body.at("error").is_string() && body.at("error") != "");
   return false;
 }
 
