@@ -10,6 +10,8 @@
 #include "gateway/ollama/requests.h"
 #include "gateway/openai/handlers.h"
 #include "gateway/openai/requests.h"
+#include "gateway/rerank/handlers.h"
+#include "gateway/rerank/requests.h"
 #include "gateway/router.h"
 
 namespace tidepool::gateway {
@@ -58,6 +60,14 @@ std::span<const Route> Routes() {
        "Text or a conversation to token ids", openai::TokenizeSchema, openai::TokenizeReplySchema},
       {"POST", "/detokenize", kDeveloper, kWorker, false, openai::Detokenize, "text", "Token ids to text",
        openai::DetokenizeSchema, openai::DetokenizeReplySchema},
+      {"POST", "/v1/rerank", kDeveloper, kWorker, true, rerank::Rerank, "rerank",
+       "Orders documents by their relevance to a query", rerank::RerankSchema, rerank::RerankReplySchema},
+      {"POST", "/v2/rerank", kDeveloper, kWorker, true, rerank::Rerank, "rerank",
+       "The same, where Cohere's clients look", rerank::RerankSchema, rerank::RerankReplySchema},
+      {"POST", "/rerank", kDeveloper, kWorker, true, rerank::Rerank, "rerank",
+       "The same, where clients of vLLM look", rerank::RerankSchema, rerank::RerankReplySchema},
+      {"POST", "/compatible-api/v1/reranks", kDeveloper, kWorker, true, rerank::Rerank, "rerank",
+       "The same, where Bailian's clients look", rerank::RerankSchema, rerank::RerankReplySchema},
 
       {"POST", "/api/chat", kDeveloper, kWorker, true, ollama::Chat, "ollama", "Answers a conversation",
        ollama::ChatSchema, ollama::ChatReplySchema, 200, true},
@@ -93,6 +103,9 @@ std::span<const Route> Routes() {
       {"POST", "/api/v1/services/embeddings/text-embedding/text-embedding", kDeveloper, kWorker, true,
        bailian::TextEmbedding, "bailian", "Turns texts into vectors", bailian::EmbeddingSchema,
        bailian::EmbeddingReplySchema},
+      {"POST", "/api/v1/services/rerank/text-rerank/text-rerank", kDeveloper, kWorker, true,
+       bailian::TextRerank, "bailian", "Orders documents by their relevance to a query",
+       bailian::RerankSchema, bailian::RerankReplySchema},
 
       {"GET", "/health", kNone, kInline, false, native::Health, "server", "Whether the process answers",
        nullptr, native::HealthSchema},

@@ -9,6 +9,7 @@
 #include "gateway/errors.h"
 #include "gateway/inference_call.h"
 #include "gateway/openai/embedding_reply.h"
+#include "gateway/rerank/handlers.h"
 
 namespace tidepool::gateway::bailian {
 namespace {
@@ -99,6 +100,33 @@ void TextEmbedding(Services& services, std::shared_ptr<Exchange> exchange) {
   auto generation = services.inference.Embed(std::move(parsed->request), std::move(done));
   if (!generation) return refuse(generation.error());
   exchange->Listen(MakeCancelListener(std::move(*generation)));
+}
+
+void TextRerank(Services& services, std::shared_ptr<Exchange> exchange) {
+  const HttpRequest& http = exchange->request();
+  const auto refuse = [&](const Error& error) { exchange->Send(ErrorReply(error, http.id)); };
+  const auto body = JsonBody(services, http);
+  if (!body) return refuse(body.error());
+  auto parsed = ParseRerank(*body);
+  if (!parsed) return refuse(parsed.error());
+  rerank::Run(services, exchange, std::move(*parsed),
+              [id = http.id](const rerank::Ranking& ranking) -> HttpResponse {
+                if (!ranking.reply) return ErrorReply(ranking.reply.error(), id);
+                HttpResponse response;
+                response.body = R"({"output":{"results":)" + rerank::ResultsJson(ranking) +
+                                fmt::format(R"(}},"usage":{{"total_tokens":{}}},"request_id":"{}"}})",
+                                            ranking.reply->prompt_tokens, id);
+                return response;
+              });
+}
+
+nlohmann::ordered_json RerankReplySchema() {
+  return Json::parse(R"({"type": "object", "properties": {
+    "output": {"type": "object", "properties": {"results": {"type": "array", "items": {"type": "object",
+      "properties": {"index": {"type": "integer"}, "relevance_score": {"type": "number"},
+        "document": {"type": "object"}}}}}},
+    "usage": {"type": "object", "properties": {"total_tokens": {"type": "integer"}}},
+    "request_id": {"type": "string"}}})");
 }
 
 nlohmann::ordered_json GenerationReplySchema() {

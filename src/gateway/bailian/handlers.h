@@ -11,9 +11,11 @@ namespace tidepool::gateway::bailian {
 
 void Generation(Services& services, std::shared_ptr<Exchange> exchange);
 void TextEmbedding(Services& services, std::shared_ptr<Exchange> exchange);
+void TextRerank(Services& services, std::shared_ptr<Exchange> exchange);
 
 nlohmann::ordered_json GenerationReplySchema();
 nlohmann::ordered_json EmbeddingReplySchema();
+nlohmann::ordered_json RerankReplySchema();
 nlohmann::ordered_json ErrorSchema();
 
 }  // namespace tidepool::gateway::bailian

@@ -94,6 +94,24 @@ const std::vector<Field>& EmbeddingParameterFields() {
   return kFields;
 }
 
+const std::vector<Field>& RerankInputFields() {
+  static const std::vector<Field> kFields = {
+      {"query", kAny, kRead, "What is looked for"},
+      {"documents", kArray, kRead, "Texts to be scored, at most 2048"},
+  };
+  return kFields;
+}
+
+const std::vector<Field>& RerankParameterFields() {
+  static const std::vector<Field> kFields = {
+      {"top_n", kInteger, kRead, "Only so many of the best", 1, kMaxTokens},
+      {"return_documents", kBoolean, kRead, "Results hold their documents; default false"},
+      {"instruct", kString, kRead, "What relevant means, of models that read it"},
+      {"user_agent", kAny, kIgnored, ""},
+  };
+  return kFields;
+}
+
 struct Parts {
   std::string model;
   Json input, parameters;
@@ -266,6 +284,23 @@ Result<ParsedEmbedding> ParseEmbedding(const Json& body) {
   return out;
 }
 
+Result<rerank::ParsedRerank> ParseRerank(const Json& body) {
+  TP_ASSIGN(Parts parts, ReadParts(body, RerankInputFields(), RerankParameterFields()));
+  const FieldReader parameters(parts.parameters, RerankParameterFields());
+  Json request;  // the same fields as of /v1/rerank
+  request["model"] = parts.model;
+  for (const char* name : {"query", "documents"}) {
+    if (const auto found = parts.input.find(name); found != parts.input.end()) request[name] = *found;
+  }
+  for (const char* name : {"top_n", "return_documents", "instruct"}) {
+    if (const Json* value = parameters.Find(name)) request[name] = *value;
+  }
+  TP_ASSIGN(rerank::ParsedRerank parsed, rerank::ParseRerank(request));
+  parsed.ignored = std::move(parts.ignored);
+  return parsed;
+}
+
+Json RerankSchema() { return BodySchema(RerankInputFields(), RerankParameterFields()); }
 Json GenerationSchema() { return BodySchema(GenerationInputFields(), GenerationParameterFields()); }
 Json EmbeddingSchema() { return BodySchema(EmbeddingInputFields(), EmbeddingParameterFields()); }
 

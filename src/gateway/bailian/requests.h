@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "gateway/openai/requests.h"
+#include "gateway/rerank/requests.h"
 
 namespace tidepool::gateway::bailian {
 
@@ -26,8 +27,10 @@ struct ParsedEmbedding {
 
 Result<ParsedGeneration> ParseGeneration(const Json& body);
 Result<ParsedEmbedding> ParseEmbedding(const Json& body);
+Result<rerank::ParsedRerank> ParseRerank(const Json& body);
 
 Json GenerationSchema();
 Json EmbeddingSchema();
+Json RerankSchema();
 
 }  // namespace tidepool::gateway::bailian

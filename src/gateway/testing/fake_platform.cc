@@ -161,6 +161,29 @@ Result<std::shared_ptr<platform::Generation>> FakeInference::Embed(
   return std::make_shared<FakeGeneration>(*this, std::make_shared<FakeRun>(nullptr, 0));
 }
 
+// The longer a document, the better: length / 10.
+Result<std::shared_ptr<platform::Generation>> FakeInference::Rerank(
+    platform::RerankRequest request, std::function<void(Result<platform::RerankReply>)> done) {
+  std::lock_guard lock(mutex_);
+  last_rerank_ = request;
+  if (request.model != "scripted") {
+    return Fail(ErrorKind::kInvalid, "rerank_unsupported", "It does not rank.", "model");
+  }
+  platform::RerankReply reply;
+  reply.model = request.model;
+  for (const std::string& document : request.documents) {
+    reply.scores.push_back(static_cast<float>(document.size()) / 10);
+    reply.prompt_tokens += static_cast<int32_t>(request.query.size() + document.size());
+  }
+  done(std::move(reply));
+  return std::make_shared<FakeGeneration>(*this, std::make_shared<FakeRun>(nullptr, 0));
+}
+
+platform::RerankRequest FakeInference::last_rerank() {
+  std::lock_guard lock(mutex_);
+  return last_rerank_;
+}
+
 void FakeInference::Load(const std::string& model, std::function<void(Status)> done) {
   if (model == "broken") return done(Fail(ErrorKind::kUnavailable, "out_of_pool_memory", "It does not fit."));
   done({});

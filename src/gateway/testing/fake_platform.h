@@ -80,6 +80,9 @@ class FakeInference final : public platform::Inference {
   Result<std::shared_ptr<platform::Generation>> Embed(
       platform::EmbeddingRequest request,
       std::function<void(Result<platform::EmbeddingReply>)> done) override;
+  Result<std::shared_ptr<platform::Generation>> Rerank(
+      platform::RerankRequest request, std::function<void(Result<platform::RerankReply>)> done) override;
+  platform::RerankRequest last_rerank();
   void Load(const std::string& model, std::function<void(Status)> done) override;
   Status Unload(const std::string& model, bool force) override;
   std::vector<platform::DeploymentStatus> List() const override;
@@ -104,6 +107,7 @@ class FakeInference final : public platform::Inference {
   std::optional<Error> fail_next_;
   platform::ChatRequest last_chat_;
   platform::CompletionRequest last_completion_;
+  platform::RerankRequest last_rerank_;
   std::atomic<int> running_{0};
   std::atomic<int> cancelled_{0};
   std::list<std::thread> threads_;

@@ -38,6 +38,7 @@ struct ModelInfo {
   bool causal = true;         // false: encoders; a sequence must be run whole in one step
   Pooling pooling = Pooling::kNone;
   bool normalise_embedding = true;
+  bool ranks = false;  // its pooled state has a score instead: the logit of a text's relevance to a query
 };
 
 // Weights in the order a step touches them: 0 = the embedding and shared tables, then one a layer, last the
@@ -73,6 +74,8 @@ struct Step {
   std::span<const int32_t> logit_rows;              // rows (of n) whose logits are wanted, ascending
   std::span<const int32_t> hidden_rows;  // rows whose final hidden state (after the last norm) is wanted
   LayerGate* gate = nullptr;             // nullptr: all weights are there
+  // [n] token types of an encoder that ranks: 1 in the second text of a pair. Empty: all 0.
+  std::span<const int32_t> types = {};
 };
 
 struct StepOutput {
@@ -80,6 +83,7 @@ struct StepOutput {
   // [logit_rows, chips::PeaksOf(vocab_size)] of these logits; nullptr where a model does not make them.
   const float* peaks = nullptr;
   const float* hidden = nullptr;  // [hidden_rows, hidden_size], valid until the next Forward
+  const float* scores = nullptr;  // [hidden_rows] of models that rank, valid until the next Forward
   // [logit_rows] when the model could not compute some of them, else empty: a row that is not 0 has no logits
   // and its request ends with an error, the others go on. (Only the scripted model does this so far.)
   std::span<const uint8_t> failed_rows;

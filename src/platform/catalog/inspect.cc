@@ -48,6 +48,7 @@ int32_t ToContext(std::optional<int64_t> value) {
 bool Generates(const formats::Checkpoint& checkpoint) {
   const std::string architecture(checkpoint.architecture());
   if (architecture.find("bert") != std::string::npos) return false;
+  if (checkpoint.Find("score.weight") != nullptr) return false;  // a classifier instead of a head
   const auto pooling = checkpoint.metadata().Int(architecture + ".pooling_type");
   if (pooling && *pooling > 0) return false;
   return !checkpoint.ReadSideFile("1_Pooling/config.json") && !checkpoint.ReadSideFile("modules.json");
@@ -55,7 +56,12 @@ bool Generates(const formats::Checkpoint& checkpoint) {
 
 // bert counts positions in max_position_embeddings; sentence-transformers cuts earlier and says so.
 int32_t SafetensorsContext(const formats::Checkpoint& checkpoint) {
-  const int32_t positions = ToContext(checkpoint.metadata().Int("max_position_embeddings"));
+  int32_t positions = ToContext(checkpoint.metadata().Int("max_position_embeddings"));
+  // RoBERTa's positions begin after the padding token's.
+  if (checkpoint.architecture().find("roberta") != std::string_view::npos && positions > 2) {
+    const int64_t padding = checkpoint.metadata().Int("pad_token_id").value_or(1);
+    positions = std::max<int32_t>(1, positions - ToContext(padding) - 1);
+  }
   const auto text = checkpoint.ReadSideFile("sentence_bert_config.json");
   if (!text) return positions;
   const auto json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);

@@ -11,6 +11,7 @@
 #include "platform/inference/metering.h"
 #include "platform/inference/model_assets.h"
 #include "platform/inference/prompt.h"
+#include "platform/inference/rerank.h"
 #include "platform/inference/running_generation.h"
 #include "platform/inference/sampling.h"
 
@@ -138,11 +139,12 @@ class EmbeddingHandle final : public Generation {
 bool ModelWasUnloaded(const Error& error) { return error.kind == ErrorKind::kNotFound; }
 
 Error CannotGenerate(const std::string& id) {
-  return {
-      ErrorKind::kInvalid, "embeddings_only",
-      fmt::format(
-          "model \"{}\" makes embeddings and cannot generate text; use /v1/embeddings, or another model", id),
-      "model", 0};
+  return {ErrorKind::kInvalid, "embeddings_only",
+          fmt::format("model \"{}\" makes embeddings or scores and cannot generate text; use /v1/embeddings, "
+                      "/v1/rerank, or "
+                      "another model",
+                      id),
+          "model", 0};
 }
 
 size_t TextBytes(const nlohmann::ordered_json& messages) {
@@ -289,6 +291,12 @@ void Truncate(const ModelAssets& assets, int32_t context_length, std::vector<int
 }
 
 Result<compute::EmbedRequest> PlanEmbedding(const EmbeddingRequest& request, const ReadyModel& model) {
+  if (model.info.ranks) {
+    return Fail(
+        ErrorKind::kInvalid, "embeddings_unsupported",
+        fmt::format("model \"{}\" scores pairs of texts and makes no embeddings; use /v1/rerank", model.id),
+        "model");
+  }
   if (model.info.pooling == architectures::Pooling::kNone) {
     return Fail(
         ErrorKind::kInvalid, "embeddings_unsupported",
@@ -373,6 +381,8 @@ class InferenceImpl final : public Inference {
 
   Result<std::shared_ptr<Generation>> Embed(EmbeddingRequest request,
                                             std::function<void(Result<EmbeddingReply>)> done) override;
+  Result<std::shared_ptr<Generation>> Rerank(RerankRequest request,
+                                             std::function<void(Result<RerankReply>)> done) override;
 
   void Load(const std::string& model, std::function<void(Status)> done) override;
 
@@ -450,6 +460,11 @@ class InferenceImpl final : public Inference {
   }
   Result<std::shared_ptr<Generation>> Begin(const StoredModel& model, const MeteredCall& call,
                                             const Plan& plan, std::shared_ptr<ChatSink> sink);
+  // What embeddings and scores share: a request of inputs whose states are pooled.
+  Result<std::shared_ptr<Generation>> BeginPooled(
+      const StoredModel& model, const MeteredCall& call,
+      const std::function<Result<compute::EmbedRequest>(const ReadyModel&)>& plan_for,
+      std::function<void(Result<EmbeddingReply>)> done);
   LoadWaiter WaiterFor(const StoredModel& model, const std::shared_ptr<RunningGeneration>& running,
                        Planner planner, bool may_retry);
   Status PlanAndStart(const ReadyModel& ready, RunningGeneration& running, const Planner& planner);
@@ -535,12 +550,51 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Embed(EmbeddingRequest reques
         "input");
   }
   const MeteredCall call = CallOf(request, "embeddings", model, /*names_max_tokens=*/true);
+  const auto shared = std::make_shared<const EmbeddingRequest>(std::move(request));
+  return BeginPooled(
+      model, call, [shared](const ReadyModel& ready) { return PlanEmbedding(*shared, ready); },
+      std::move(done));
+}
+
+Result<std::shared_ptr<Generation>> InferenceImpl::Rerank(RerankRequest request,
+                                                          std::function<void(Result<RerankReply>)> done) {
+  TP_ASSIGN(const StoredModel model, deployments_.Resolve(request.model));
+  if (model.generates) {
+    return Fail(
+        ErrorKind::kInvalid, "rerank_unsupported",
+        fmt::format("model \"{}\" generates text and does not rank; use a reranker, such as bge-reranker or "
+                    "Qwen3-Reranker with its classifier",
+                    model.id),
+        "model");
+  }
+  if (request.documents.empty() || request.documents.size() > kMaxEmbeddingInputs) {
+    return Fail(ErrorKind::kInvalid, "out_of_range",
+                fmt::format("give 1 to {} documents in one request, not {}", kMaxEmbeddingInputs,
+                            request.documents.size()),
+                "documents");
+  }
+  const MeteredCall call = CallOf(request, "rerank", model, /*names_max_tokens=*/true);
+  const auto shared = std::make_shared<const RerankRequest>(std::move(request));
+  return BeginPooled(
+      model, call, [shared](const ReadyModel& ready) { return PlanRerank(*shared, ready); },
+      [done = std::move(done)](Result<EmbeddingReply> pooled) {
+        if (!pooled) return done(Fail(pooled.error()));
+        RerankReply reply{pooled->model, {}, pooled->prompt_tokens, pooled->rates};
+        for (const std::vector<float>& logit : pooled->vectors)
+          reply.scores.push_back(Relevance(logit.at(0)));
+        done(std::move(reply));
+      });
+}
+
+Result<std::shared_ptr<Generation>> InferenceImpl::BeginPooled(
+    const StoredModel& model, const MeteredCall& call,
+    const std::function<Result<compute::EmbedRequest>(const ReadyModel&)>& plan_for,
+    std::function<void(Result<EmbeddingReply>)> done) {
   TP_TRY(CheckAdmissible(call));
   deployments_.CountArrival(model.id);
-  const auto shared = std::make_shared<const EmbeddingRequest>(std::move(request));
   const auto running = std::make_shared<RunningEmbedding>(engine_, std::move(done));
-  const auto start = [this, call, shared, running](const ReadyModel& ready) -> Status {
-    TP_ASSIGN(compute::EmbedRequest plan, PlanEmbedding(*shared, ready));
+  const auto start = [this, call, plan_for, running](const ReadyModel& ready) -> Status {
+    TP_ASSIGN(compute::EmbedRequest plan, plan_for(ready));
     if (options_.ledger != nullptr) {
       AdmissionRequest admission = AdmissionOf(call);
       admission.embeds = true;

@@ -107,6 +107,22 @@ struct EmbeddingReply {
   RateState rates;
 };
 
+struct RerankRequest {
+  std::string request_id;
+  std::string model;
+  std::string query;
+  std::vector<std::string> documents;  // 1..2048
+  std::string instruction;             // of models that read one; empty: their makers'
+  int32_t max_document_tokens = 0;     // longer documents are cut; 0: to what the model reads
+  Principal principal;
+};
+struct RerankReply {
+  std::string model;
+  std::vector<float> scores;  // 0..1, in the order of the documents
+  int32_t prompt_tokens = 0;
+  RateState rates;
+};
+
 // A piece of a tool call, in order: kBegin (id and name), kArguments (the next piece of JSON) ..., then kEnd;
 // or kBroken: it is no call after all, and its text follows as content.
 struct ToolCallDelta {
@@ -206,6 +222,10 @@ class Inference {
                                                        std::shared_ptr<ChatSink> sink) = 0;
   virtual Result<std::shared_ptr<Generation>> Embed(EmbeddingRequest request,
                                                     std::function<void(Result<EmbeddingReply>)> done) = 0;
+
+  // Errors: "rerank_unsupported" for a model that has no score to give.
+  virtual Result<std::shared_ptr<Generation>> Rerank(RerankRequest request,
+                                                     std::function<void(Result<RerankReply>)> done) = 0;
 
   // Load on demand; `done` comes from the loader thread, when the state is kReady (or kFailed) already.
   // Tokenize loads only the tokenizer.
