@@ -1,5 +1,9 @@
 // Every route of the server and who may call it. A new endpoint is one line here; api/openapi.json follows
 // from it.
+#include "gateway/anthropic/errors.h"
+#include "gateway/anthropic/handlers.h"
+#include "gateway/anthropic/requests.h"
+#include "gateway/errors.h"
 #include "gateway/native/accounts_handlers.h"
 #include "gateway/native/conversations.h"
 #include "gateway/native/handlers.h"
@@ -32,6 +36,37 @@ Route Account(std::string_view method, std::string_view pattern, platform::Role 
           query};
 }
 
+// A route of Anthropic's dialect.
+Route Anthropic(std::string_view method, std::string_view pattern, platform::Role role, bool inference,
+                Handler handler, std::string_view summary, Schema request, Schema response,
+                bool streams = false) {
+  Route route{method,      pattern, role,    Lane::kWorker, inference, handler,
+              "anthropic", summary, request, response,      200,       streams};
+  route.errors = anthropic::ErrorReply;
+  return route;
+}
+
+// The list of models is at the same path in two dialects; the client's header tells which it speaks.
+void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
+  const bool anthropic = anthropic::IsAnthropic(exchange->request());
+  return anthropic ? anthropic::ListModels(services, std::move(exchange))
+                   : openai::ListModels(services, std::move(exchange));
+}
+void GetModel(Services& services, std::shared_ptr<Exchange> exchange) {
+  const bool anthropic = anthropic::IsAnthropic(exchange->request());
+  return anthropic ? anthropic::GetModel(services, std::move(exchange))
+                   : openai::GetModel(services, std::move(exchange));
+}
+HttpResponse ModelsError(const Error& error, const HttpRequest& request) {
+  return anthropic::IsAnthropic(request) ? anthropic::ErrorReply(error, request) : ErrorResponse(error);
+}
+Route ModelsRoute(std::string_view pattern, Handler handler, std::string_view summary, Schema response) {
+  Route route{"GET",   pattern, platform::Role::kViewer, Lane::kWorker, false, handler, "openai", summary,
+              nullptr, response};
+  route.errors = ModelsError;
+  return route;
+}
+
 }  // namespace
 
 std::span<const Route> Routes() {
@@ -46,14 +81,30 @@ std::span<const Route> Routes() {
        "Continues a text", openai::CompletionSchema, openai::CompletionReplySchema, 200, true},
       {"POST", "/v1/embeddings", kDeveloper, kWorker, true, openai::Embeddings, "openai",
        "Turns texts into vectors", openai::EmbeddingSchema, openai::EmbeddingReplySchema},
-      {"GET", "/v1/models", kViewer, kWorker, false, openai::ListModels, "openai",
-       "The models that can be used", nullptr, openai::ModelListSchema},
-      {"GET", "/v1/models/{id...}", kViewer, kWorker, false, openai::GetModel, "openai", "One model", nullptr,
-       openai::ModelSchema},
+      ModelsRoute("/v1/models", ListModels,
+                  "The models that can be used; in Anthropic's shape with the header anthropic-version",
+                  openai::ModelListSchema),
+      ModelsRoute("/v1/models/{id...}", GetModel,
+                  "One model; in Anthropic's shape with the header anthropic-version", openai::ModelSchema),
       {"POST", "/tokenize", kDeveloper, kWorker, false, openai::Tokenize, "text",
        "Text or a conversation to token ids", openai::TokenizeSchema, openai::TokenizeReplySchema},
       {"POST", "/detokenize", kDeveloper, kWorker, false, openai::Detokenize, "text", "Token ids to text",
        openai::DetokenizeSchema, openai::DetokenizeReplySchema},
+
+      Anthropic("POST", "/v1/messages", kDeveloper, true, anthropic::Messages, "Answers a conversation",
+                anthropic::MessagesSchema, anthropic::MessageReplySchema, true),
+      Anthropic("POST", "/v1/messages/count_tokens", kDeveloper, false, anthropic::CountTokens,
+                "The tokens of a conversation's prompt", anthropic::CountTokensSchema,
+                anthropic::CountReplySchema),
+      Anthropic("POST", "/anthropic/v1/messages", kDeveloper, true, anthropic::Messages,
+                "Answers a conversation", anthropic::MessagesSchema, anthropic::MessageReplySchema, true),
+      Anthropic("POST", "/anthropic/v1/messages/count_tokens", kDeveloper, false, anthropic::CountTokens,
+                "The tokens of a conversation's prompt", anthropic::CountTokensSchema,
+                anthropic::CountReplySchema),
+      Anthropic("GET", "/anthropic/v1/models", kViewer, false, anthropic::ListModels,
+                "The models that can be used", nullptr, anthropic::ModelListReplySchema),
+      Anthropic("GET", "/anthropic/v1/models/{id...}", kViewer, false, anthropic::GetModel, "One model",
+                nullptr, anthropic::ModelReplySchema),
 
       {"GET", "/health", kNone, kInline, false, native::Health, "server", "Whether the process answers",
        nullptr, native::HealthSchema},

@@ -38,17 +38,6 @@ Json ModelJson(const platform::DeploymentStatus& status) {
   return out;
 }
 
-// A key may be for some models only. They are meant by their stored ids, whatever alias the request uses.
-Status CheckModel(Services& services, const HttpRequest& http, const std::string& model) {
-  if (http.principal.models.empty()) return {};
-  const auto found = services.inference.Find(model);
-  if (http.principal.MayUseModel(found ? found->id : model)) return {};
-  return Fail(
-      ErrorKind::kForbidden, "model_not_allowed",
-      fmt::format("The key {}... is not for the model \"{}\".", http.principal.key_id, model.substr(0, 100)),
-      "model");
-}
-
 // The text of each prompt, as echo shows it.
 Result<std::vector<std::string>> EchoTexts(Services& services, const platform::CompletionRequest& request) {
   std::vector<std::string> texts;
@@ -62,12 +51,6 @@ Result<std::vector<std::string>> EchoTexts(Services& services, const platform::C
     texts.push_back(std::move(text));
   }
   return texts;
-}
-
-void Attach(const std::shared_ptr<Exchange>& exchange, const std::shared_ptr<Reply>& reply,
-            Result<std::shared_ptr<platform::Generation>> generation) {
-  if (!generation) return reply->Fail(generation.error());
-  exchange->Listen(MakeReplyListener(reply, std::move(*generation)));
 }
 
 // An embedding has no stream to watch: only a client that leaves ends it early.
@@ -181,7 +164,7 @@ void Detokenize(Services& services, std::shared_ptr<Exchange> exchange) {
   Json reply;
   reply["model"] = parsed->model;
   reply["text"] = std::move(*text);
-  exchange->Send(JsonResponse(reply));
+  exchange->Send(WithIgnored(JsonResponse(reply), parsed->ignored));
 }
 
 }  // namespace tidepool::gateway::openai
