@@ -18,6 +18,12 @@ constexpr std::string_view kMetricPrefix = "tidepool_http_";
 
 std::string MetricName(std::string_view what) { return std::string(kMetricPrefix).append(what); }
 
+// In the shape of the dialect that the path belongs to.
+HttpResponse RouteError(const HttpRequest& request, const Error& error) {
+  const ErrorShape shape = request.route != nullptr ? request.route->errors : ErrorShapeOf(request.target);
+  return shape != nullptr ? shape(error, request) : ErrorResponse(error);
+}
+
 }  // namespace
 
 Result<nlohmann::ordered_json> JsonBody(const Services& services, const HttpRequest& request, bool optional) {
@@ -27,6 +33,16 @@ Result<nlohmann::ordered_json> JsonBody(const Services& services, const HttpRequ
     return Fail(ErrorKind::kInvalid, "malformed_json", "The body must be a JSON object.");
   }
   return body;
+}
+
+Status CheckModel(const Services& services, const HttpRequest& request, const std::string& model) {
+  if (request.principal.models.empty()) return {};
+  const auto found = services.inference.Find(model);
+  if (request.principal.MayUseModel(found ? found->id : model)) return {};
+  return Fail(ErrorKind::kForbidden, "model_not_allowed",
+              fmt::format("The key {}... is not for the model \"{}\".", request.principal.key_id,
+                          model.substr(0, 100)),
+              "model");
 }
 
 Application::Application(Services& services, Security security, const platform::Authenticator& keys)
@@ -54,7 +70,7 @@ std::optional<HttpResponse> Application::Screen(HttpRequest& request) {
   const std::string* id = request.Header("x-request-id");
   request.id = id != nullptr && IsSaneRequestId(*id) ? *id : RandomId("req-");
   if (auto status = ScreenRouted(request); !status) {
-    HttpResponse response = ErrorResponse(request, status.error());
+    HttpResponse response = RouteError(request, status.error());
     if (status.error().code == "method_not_allowed") {
       response.status = 405;
       response.headers.push_back({"Allow", status.error().param});
@@ -136,16 +152,16 @@ void Application::Handle(std::shared_ptr<Exchange> exchange) {
   in_flight_gauge_.Add(1);
   // Its rights may have gone while its body was read.
   if (route.access != platform::Role::kNone && !keys_.StillValid(exchange->request().principal)) {
-    return exchange->Send(ErrorResponse(
+    return exchange->Send(RouteError(
         exchange->request(), Error{ErrorKind::kUnauthenticated, "key_revoked",
                                    "The key or session was revoked while the request was sent.", "", 0}));
   }
   if (route.lane == Lane::kInline) return Run(exchange);
   Workers& workers = route.lane == Lane::kWorker ? services_.workers : services_.slow;
   if (!workers.Submit([this, exchange] { Run(exchange); })) {
-    exchange->Send(ErrorResponse(exchange->request(),
-                                 Error{ErrorKind::kOverloaded, "server_busy",
-                                       "Too many requests wait for this already; try again.", "", 1}));
+    exchange->Send(
+        RouteError(exchange->request(), Error{ErrorKind::kOverloaded, "server_busy",
+                                              "Too many requests wait for this already; try again.", "", 1}));
   }
 }
 
@@ -156,14 +172,25 @@ void Application::Run(const std::shared_ptr<Exchange>& exchange) {
     LogError("a handler failed", {{"request_id", exchange->request().id},
                                   {"route", exchange->request().route->pattern},
                                   {"reason", problem.what()}});
-    exchange->Send(ErrorResponse(exchange->request(),
-                                 Error{ErrorKind::kInternal, "internal_error",
-                                       "The server failed to answer this request; see its log.", "", 0}));
+    exchange->Send(RouteError(exchange->request(),
+                              Error{ErrorKind::kInternal, "internal_error",
+                                    "The server failed to answer this request; see its log.", "", 0}));
   }
 }
 
-HttpResponse Application::Refuse(int status, std::string_view code, std::string_view message) {
-  return ErrorResponse(status, code, message);
+HttpResponse Application::Refuse(const HttpRequest& request, int status, std::string_view code,
+                                 std::string_view message) {
+  // What is refused for its header alone has not been routed.
+  const auto match = MatchRoute(Routes(), request.method, request.target);
+  const Route* route = match ? match->route : nullptr;
+  if (route == nullptr || route->errors == nullptr) return ErrorResponse(status, code, message);
+  const ErrorKind kind = status == 413   ? ErrorKind::kTooLarge
+                         : status == 408 ? ErrorKind::kTimeout
+                         : status >= 500 ? ErrorKind::kUnavailable
+                                         : ErrorKind::kInvalid;
+  HttpResponse response = route->errors(Error{kind, std::string(code), std::string(message), "", 0}, request);
+  response.status = status;
+  return response;
 }
 
 void Application::Decorate(const HttpRequest& request, std::vector<HttpHeader>& headers) {

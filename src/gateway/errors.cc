@@ -4,9 +4,7 @@
 
 #include <cmath>
 
-#include "gateway/bailian/reply.h"
 #include "gateway/json_body.h"
-#include "gateway/ollama/reply.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -34,21 +32,6 @@ nlohmann::ordered_json Body(int status, std::string_view code, std::string_view 
 }
 
 }  // namespace
-
-ErrorShape ErrorShapeOf(std::string_view path) {
-  if (path.starts_with("/api/v1/services/")) return ErrorShape::kBailian;
-  if (path.starts_with("/api/") && !path.starts_with("/api/v1")) return ErrorShape::kOllama;
-  return ErrorShape::kOpenAi;
-}
-
-HttpResponse ErrorResponse(const HttpRequest& request, const Error& error) {
-  switch (ErrorShapeOf(request.target)) {
-    case ErrorShape::kOllama: return ollama::ErrorReply(error);
-    case ErrorShape::kBailian: return bailian::ErrorReply(error, request.id);
-    case ErrorShape::kOpenAi: break;
-  }
-  return ErrorResponse(error);
-}
 
 int StatusOf(ErrorKind kind) {
   switch (kind) {

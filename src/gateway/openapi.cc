@@ -1,9 +1,10 @@
 #include <cctype>
 
 #include "gateway/bailian/handlers.h"
-#include "gateway/errors.h"
+#include "gateway/bailian/reply.h"
 #include "gateway/gateway.h"
 #include "gateway/ollama/handlers.h"
+#include "gateway/ollama/reply.h"
 #include "gateway/router.h"
 
 namespace tidepool::gateway {
@@ -72,10 +73,10 @@ Json Parameters(std::string_view pattern, std::string_view query) {
   return parameters;
 }
 
-Json ErrorReply(std::string_view pattern, std::string_view description) {
+Json ErrorReply(const Route& route, std::string_view description) {
   std::string_view schema = "Error";
-  if (ErrorShapeOf(pattern) == ErrorShape::kOllama) schema = "OllamaError";
-  if (ErrorShapeOf(pattern) == ErrorShape::kBailian) schema = "BailianError";
+  if (route.errors == static_cast<ErrorShape>(ollama::ErrorReply)) schema = "OllamaError";
+  if (route.errors == bailian::ErrorReply) schema = "BailianError";
   Json reply;
   reply["description"] = description;
   reply["content"]["application/json"]["schema"]["$ref"] = fmt::format("#/components/schemas/{}", schema);
@@ -116,12 +117,12 @@ Json Operation(const Route& route) {
          "also `progress` events (queue position, loading and prefill shares)."}};
   }
   if (route.request != nullptr)
-    operation["responses"]["400"] = ErrorReply(route.pattern, "The request is wrong; param names the field");
+    operation["responses"]["400"] = ErrorReply(route, "The request is wrong; param names the field");
   if (route.access != platform::Role::kNone)
-    operation["responses"]["401"] = ErrorReply(route.pattern, "No key, or a wrong one");
+    operation["responses"]["401"] = ErrorReply(route, "No key, or a wrong one");
   if (route.inference)
-    operation["responses"]["503"] = ErrorReply(route.pattern, "Stopping, loading failed, or no memory");
-  operation["responses"]["default"] = ErrorReply(route.pattern, "Any other error");
+    operation["responses"]["503"] = ErrorReply(route, "Stopping, loading failed, or no memory");
+  operation["responses"]["default"] = ErrorReply(route, "Any other error");
   return operation;
 }
 

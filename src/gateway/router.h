@@ -25,6 +25,7 @@ enum class Lane : uint8_t {
 
 using Handler = void (*)(Services& services, std::shared_ptr<Exchange> exchange);
 using Schema = nlohmann::ordered_json (*)();
+using ErrorShape = HttpResponse (*)(const Error& error, const HttpRequest& request);
 
 // Pattern: segments divided by '/'; "{name}" matches one segment, "{name...}" one or more (names of models
 // hold slashes, sent raw or as %2F). Values are percent-decoded.
@@ -45,9 +46,13 @@ struct Route {
   std::string_view content_type = "application/json";
   std::string_view query =
       {};  // "limit:integer after workspace": the parameters it takes; others are refused
+  ErrorShape errors = nullptr;  // of the dialect, also for what fails before its handler; nullptr: OpenAI's
 };
 
 std::span<const Route> Routes();
+// Of paths and methods that nobody serves: a dialect's clients read the error all the same. nullptr:
+// OpenAI's.
+ErrorShape ErrorShapeOf(std::string_view target);
 
 struct RouteMatch {
   const Route* route = nullptr;

@@ -39,4 +39,7 @@ struct Services {
 Result<nlohmann::ordered_json> JsonBody(const Services& services, const HttpRequest& request,
                                         bool optional = false);
 
+// A key may be for some models only. They are meant by their stored ids, whatever alias the request uses.
+Status CheckModel(const Services& services, const HttpRequest& request, const std::string& model);
+
 }  // namespace tidepool::gateway

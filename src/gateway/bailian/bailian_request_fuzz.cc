@@ -13,7 +13,7 @@ namespace {
 template <typename T>
 bool CheckError(const tidepool::Result<T>& result) {
   if (result) return true;
-  const auto reply = tidepool::gateway::bailian::ErrorReply(result.error(), "req-1");
+  const auto reply = tidepool::gateway::bailian::ErrorReply(result.error(), {});
   CHECK(reply.status == 400);
   const auto body = nlohmann::ordered_json::parse(reply.body);
   CHECK(body.at("code") == "InvalidParameter");

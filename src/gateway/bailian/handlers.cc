@@ -20,17 +20,16 @@ bool WantsEvents(const HttpRequest& http) {
 }
 
 HttpResponse EmbeddingResponse(const Result<platform::EmbeddingReply>& reply, int32_t dimensions,
-                               const std::string& request_id) {
-  if (!reply) return ErrorReply(reply.error(), request_id);
+                               const HttpRequest& http) {
+  if (!reply) return ErrorReply(reply.error(), http);
   std::string out = R"({"output":{"embeddings":[)";
   for (size_t i = 0; i < reply->vectors.size(); ++i) {
     const std::vector<float>& whole = reply->vectors[i];
     if (static_cast<size_t>(dimensions) > whole.size()) {
-      return ErrorReply(
-          openai::BadField("parameters.dimension",
-                           fmt::format("parameters.dimension is {}, but the vectors of {} have {}.",
-                                       dimensions, reply->model, whole.size())),
-          request_id);
+      return ErrorReply(BadField("parameters.dimension",
+                                 fmt::format("parameters.dimension is {}, but the vectors of {} have {}.",
+                                             dimensions, reply->model, whole.size())),
+                        http);
     }
     const std::vector<float> vector =
         dimensions == 0 ? whole : openai::Shortened(whole, static_cast<size_t>(dimensions));
@@ -42,10 +41,10 @@ HttpResponse EmbeddingResponse(const Result<platform::EmbeddingReply>& reply, in
     out.append("]}");
   }
   fmt::format_to(std::back_inserter(out), R"(]}},"usage":{{"total_tokens":{}}},"request_id":"{}"}})",
-                 reply->prompt_tokens, request_id);  // (ids are of letters, digits and .:_-)
+                 reply->prompt_tokens, http.id);  // (ids are of letters, digits and .:_-)
   HttpResponse response;
   response.body = std::move(out);
-  openai::AppendRateHeaders(reply->rates, response.headers);
+  AppendRateHeaders(reply->rates, response.headers);
   return response;
 }
 
@@ -53,7 +52,7 @@ HttpResponse EmbeddingResponse(const Result<platform::EmbeddingReply>& reply, in
 
 void Generation(Services& services, std::shared_ptr<Exchange> exchange) {
   const HttpRequest& http = exchange->request();
-  const auto refuse = [&](const Error& error) { exchange->Send(ErrorReply(error, http.id)); };
+  const auto refuse = [&](const Error& error) { exchange->Send(ErrorReply(error, http)); };
   const auto body = JsonBody(services, http);
   if (!body) return refuse(body.error());
   auto parsed = ParseGeneration(*body);
@@ -68,7 +67,7 @@ void Generation(Services& services, std::shared_ptr<Exchange> exchange) {
 
 void TextEmbedding(Services& services, std::shared_ptr<Exchange> exchange) {
   const HttpRequest& http = exchange->request();
-  const auto refuse = [&](const Error& error) { exchange->Send(ErrorReply(error, http.id)); };
+  const auto refuse = [&](const Error& error) { exchange->Send(ErrorReply(error, http)); };
   const auto body = JsonBody(services, http);
   if (!body) return refuse(body.error());
   auto parsed = ParseEmbedding(*body);
@@ -93,7 +92,7 @@ void TextEmbedding(Services& services, std::shared_ptr<Exchange> exchange) {
                ignored = parsed->ignored](Result<platform::EmbeddingReply> vectors) {
     auto send = [exchange, dimensions, ignored,
                  vectors = std::make_shared<Result<platform::EmbeddingReply>>(std::move(vectors))] {
-      exchange->Send(WithIgnored(EmbeddingResponse(*vectors, dimensions, exchange->request().id), ignored));
+      exchange->Send(WithIgnored(EmbeddingResponse(*vectors, dimensions, exchange->request()), ignored));
     };
     if (!workers.Submit(send)) send();
   };
@@ -104,18 +103,19 @@ void TextEmbedding(Services& services, std::shared_ptr<Exchange> exchange) {
 
 void TextRerank(Services& services, std::shared_ptr<Exchange> exchange) {
   const HttpRequest& http = exchange->request();
-  const auto refuse = [&](const Error& error) { exchange->Send(ErrorReply(error, http.id)); };
+  const auto refuse = [&](const Error& error) { exchange->Send(ErrorReply(error, http)); };
   const auto body = JsonBody(services, http);
   if (!body) return refuse(body.error());
   auto parsed = ParseRerank(*body);
   if (!parsed) return refuse(parsed.error());
   rerank::Run(services, exchange, std::move(*parsed),
-              [id = http.id](const rerank::Ranking& ranking) -> HttpResponse {
-                if (!ranking.reply) return ErrorReply(ranking.reply.error(), id);
+              [exchange](const rerank::Ranking& ranking) -> HttpResponse {
+                const HttpRequest& asked = exchange->request();
+                if (!ranking.reply) return ErrorReply(ranking.reply.error(), asked);
                 HttpResponse response;
                 response.body = R"({"output":{"results":)" + rerank::ResultsJson(ranking) +
                                 fmt::format(R"(}},"usage":{{"total_tokens":{}}},"request_id":"{}"}})",
-                                            ranking.reply->prompt_tokens, id);
+                                            ranking.reply->prompt_tokens, asked.id);
                 return response;
               });
 }

@@ -16,7 +16,7 @@ class GenerationReply final : public openai::Reply {
       : Reply(std::move(exchange), inference, parsed.chat.reply, parsed.chat.request.model, {}),
         message_format_(parsed.message_format),
         incremental_(parsed.incremental) {}
-  ~GenerationReply() override { EndLost(); }
+  ~GenerationReply() override { Lost(); }
 
  private:
   // What is told of a choice: what is new, or all so far.
@@ -26,8 +26,8 @@ class GenerationReply final : public openai::Reply {
     std::string calls_json;  // incremental: pieces of calls
   };
 
-  HttpResponse Refusal(const Error& error) const override {
-    return ErrorReply(error, exchange_->request().id);
+  HttpResponse ErrorReply(const Error& error) const override {
+    return bailian::ErrorReply(error, exchange_->request());
   }
 
   Shown& ShownOf(int32_t choice) {
@@ -160,7 +160,7 @@ class GenerationReply final : public openai::Reply {
       AppendShown(out, static_cast<int32_t>(i), ReasonOf(choices_[i]), &usage);
   }
   void AppendError(const Error& error, std::string& out) override {
-    const HttpResponse reply = ErrorReply(error, exchange_->request().id);
+    const HttpResponse reply = ErrorReply(error);
     // (The dashscope client compares "error" without trimming: no blank after the colon.)
     fmt::format_to(std::back_inserter(out), "id:{}\nevent:error\nstatus:{}\n:HTTP_STATUS/{}\ndata:{}\n\n",
                    ++events_, reply.status, reply.status, reply.body);
@@ -232,14 +232,14 @@ std::string_view CodeOf(const Error& error) {
   return "InternalError";
 }
 
-HttpResponse ErrorReply(const Error& error, std::string_view request_id) {
+HttpResponse ErrorReply(const Error& error, const HttpRequest& request) {
   HttpResponse response = ErrorResponse(error);  // its status and headers
   response.body = R"({"code":)";
   AppendJsonString(response.body, CodeOf(error));
   response.body.append(R"(,"message":)");
   AppendJsonString(response.body, error.message);
   response.body.append(R"(,"request_id":)");
-  AppendJsonString(response.body, request_id);
+  AppendJsonString(response.body, request.id);
   response.body.push_back('}');
   return response;
 }

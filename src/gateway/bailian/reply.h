@@ -15,7 +15,7 @@ std::shared_ptr<openai::Reply> MakeReply(std::shared_ptr<Exchange> exchange,
                                          const ParsedGeneration& parsed);
 
 // {"code", "message", "request_id"} with the error's status.
-HttpResponse ErrorReply(const Error& error, std::string_view request_id);
+HttpResponse ErrorReply(const Error& error, const HttpRequest& request);
 // "InvalidParameter", "Throttling.RateQuota": what Bailian's clients look at.
 std::string_view CodeOf(const Error& error);
 

@@ -202,6 +202,18 @@ Status MoveStop(Json& request) {
   return {};
 }
 
+const std::vector<std::string>& IgnoredOf(const ParsedGeneration& parsed) {
+  return parsed.chat.reply.ignored;
+}
+const std::vector<std::string>& IgnoredOf(const ParsedEmbedding& parsed) { return parsed.ignored; }
+const std::vector<std::string>& IgnoredOf(const rerank::ParsedRerank& parsed) { return parsed.ignored; }
+
+template <auto Parse>
+Result<std::vector<std::string>> Ignored(const Json& body) {
+  TP_ASSIGN(const auto parsed, Parse(body));
+  return IgnoredOf(parsed);
+}
+
 Json BodySchema(std::span<const Field> input, std::span<const Field> parameters) {
   Json schema = openai::SchemaOf(BodyFields(), {"model", "input"});
   const auto put = [&](const char* name, Json inner) {
@@ -298,6 +310,38 @@ Result<rerank::ParsedRerank> ParseRerank(const Json& body) {
   TP_ASSIGN(rerank::ParsedRerank parsed, rerank::ParseRerank(request));
   parsed.ignored = std::move(parts.ignored);
   return parsed;
+}
+
+DialectRequest GenerationDialect() {
+  constexpr std::string_view kExample = R"({"model":"m","input":{"prompt":"x"},"parameters":{}})";
+  return {"Bailian text generation",
+          "POST /api/v1/services/aigc/text-generation/generation",
+          kExample,
+          {{"", "", "", "", BodyFields()},
+           {"input", "", kExample, "/input", GenerationInputFields()},
+           {"parameters", "", kExample, "/parameters", GenerationParameterFields()}},
+          Ignored<ParseGeneration>};
+}
+DialectRequest EmbeddingDialect() {
+  constexpr std::string_view kExample = R"({"model":"m","input":{"texts":["x"]},"parameters":{}})";
+  return {"Bailian text embedding",
+          "POST /api/v1/services/embeddings/text-embedding/text-embedding",
+          kExample,
+          {{"", "", "", "", BodyFields()},
+           {"input", "", kExample, "/input", EmbeddingInputFields()},
+           {"parameters", "", kExample, "/parameters", EmbeddingParameterFields()}},
+          Ignored<ParseEmbedding>};
+}
+DialectRequest RerankDialect() {
+  constexpr std::string_view kExample =
+      R"({"model":"m","input":{"query":"x","documents":["y"]},"parameters":{}})";
+  return {"Bailian text rerank",
+          "POST /api/v1/services/rerank/text-rerank/text-rerank",
+          kExample,
+          {{"", "", "", "", BodyFields()},
+           {"input", "", kExample, "/input", RerankInputFields()},
+           {"parameters", "", kExample, "/parameters", RerankParameterFields()}},
+          Ignored<ParseRerank>};
 }
 
 Json RerankSchema() { return BodySchema(RerankInputFields(), RerankParameterFields()); }

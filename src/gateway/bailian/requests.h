@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "gateway/dialects.h"
 #include "gateway/openai/requests.h"
 #include "gateway/rerank/requests.h"
 
@@ -28,6 +29,10 @@ struct ParsedEmbedding {
 Result<ParsedGeneration> ParseGeneration(const Json& body);
 Result<ParsedEmbedding> ParseEmbedding(const Json& body);
 Result<rerank::ParsedRerank> ParseRerank(const Json& body);
+
+DialectRequest GenerationDialect();
+DialectRequest EmbeddingDialect();
+DialectRequest RerankDialect();
 
 Json GenerationSchema();
 Json EmbeddingSchema();

@@ -79,9 +79,8 @@ HttpResponse EmbedResponse(const Result<platform::EmbeddingReply>& reply, int32_
   std::string vectors;
   for (const std::vector<float>& whole : reply->vectors) {
     if (static_cast<size_t>(dimensions) > whole.size()) {
-      return ErrorReply(
-          openai::BadField("dimensions", fmt::format("dimensions is {}, but the vectors of {} have {}.",
-                                                     dimensions, reply->model, whole.size())));
+      return ErrorReply(BadField("dimensions", fmt::format("dimensions is {}, but the vectors of {} have {}.",
+                                                           dimensions, reply->model, whole.size())));
     }
     const std::vector<float> vector =
         dimensions == 0 ? whole : openai::Shortened(whole, static_cast<size_t>(dimensions));
@@ -93,7 +92,7 @@ HttpResponse EmbedResponse(const Result<platform::EmbeddingReply>& reply, int32_
     vectors.push_back(']');
   }
   HttpResponse response;
-  openai::AppendRateHeaders(reply->rates, response.headers);
+  AppendRateHeaders(reply->rates, response.headers);
   if (one) {
     response.body = R"({"embedding":)" + vectors + "}";
     return response;

@@ -59,11 +59,11 @@ class LineReply final : public openai::Reply {
       : Reply(std::move(exchange), inference, std::move(options), std::move(model), {}),
         chat_(endpoint == Endpoint::kChat),
         begun_at_(Steady::now()) {}
-  ~LineReply() override { EndLost(); }
+  ~LineReply() override { Lost(); }
 
  private:
   std::string_view StreamType() const override { return kLines; }
-  HttpResponse Refusal(const Error& error) const override { return ErrorReply(error); }
+  HttpResponse ErrorReply(const Error& error) const override { return ollama::ErrorReply(error); }
 
   // {...,"message":{"role":"assistant","content":..,"thinking":..,"tool_calls":[..]} or "response" and
   // "thinking" at the top; open, for what goes on.
@@ -121,7 +121,7 @@ class LineReply final : public openai::Reply {
     out.append(Record({}, {}, {}, {})).append(End(usage)).append("\n");
   }
   void AppendError(const Error& error, std::string& out) override {
-    out.append(ErrorReply(error).body).append("\n");
+    out.append(ollama::ErrorReply(error).body).append("\n");
   }
   // NDJSON has no comments: a line without text.
   void AppendQuiet(std::string& out) override { AppendLine(out, {}, {}); }
@@ -166,6 +166,8 @@ HttpResponse ErrorReply(const Error& error) {
   response.body.push_back('}');
   return response;
 }
+
+HttpResponse ErrorReply(const Error& error, const HttpRequest& /*request*/) { return ErrorReply(error); }
 
 std::string LoadReply(Endpoint endpoint, std::string_view model, std::string_view reason) {
   std::string out = Opened(model);

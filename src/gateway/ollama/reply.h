@@ -19,6 +19,7 @@ std::shared_ptr<openai::Reply> MakeReply(std::shared_ptr<Exchange> exchange,
 
 // {"error": "what is wrong"} with the error's status.
 HttpResponse ErrorReply(const Error& error);
+HttpResponse ErrorReply(const Error& error, const HttpRequest& request);
 // The answer to a request that only loads ("load") or unloads ("unload") its model.
 std::string LoadReply(Endpoint endpoint, std::string_view model, std::string_view reason);
 

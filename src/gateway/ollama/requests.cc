@@ -361,6 +361,17 @@ bool EndsWithAnswerBegun(const Json& messages) {
          last["content"] != "";
 }
 
+const std::vector<std::string>& IgnoredOf(const ParsedChat& parsed) { return parsed.reply.ignored; }
+const std::vector<std::string>& IgnoredOf(const ParsedGenerate& parsed) { return parsed.reply.ignored; }
+const std::vector<std::string>& IgnoredOf(const ParsedEmbed& parsed) { return parsed.ignored; }
+const std::vector<std::string>& IgnoredOf(const ParsedName& parsed) { return parsed.ignored; }
+
+template <auto Parse>
+Result<std::vector<std::string>> Ignored(const Json& body) {
+  TP_ASSIGN(const auto parsed, Parse(body));
+  return IgnoredOf(parsed);
+}
+
 Json ObjectSchema(const std::vector<Field>& fields, std::initializer_list<std::string_view> required) {
   Json schema = openai::SchemaOf(fields, required);
   if (schema["properties"].contains("keep_alive")) {
@@ -520,6 +531,45 @@ Result<ParsedName> ParseName(const Json& body) {
   }
   TP_ASSIGN(parsed.model, ReadModel(reader));
   return parsed;
+}
+
+DialectRequest ChatDialect() {
+  return {"Ollama chat",
+          "POST /api/chat",
+          R"({"model":"m","messages":[{"role":"user","content":"x"}]})",
+          {{"", "", "", "", ChatFields()},
+           {"options", "", R"({"model":"m","messages":[{"role":"user","content":"x"}],"options":{"seed":1}})",
+            "/options", OptionFields()}},
+          Ignored<ParseChat>};
+}
+DialectRequest GenerateDialect() {
+  return {"Ollama generate",
+          "POST /api/generate",
+          R"({"model":"m","prompt":"x"})",
+          {{"", "", "", "", GenerateFields()},
+           {"options", "", R"({"model":"m","prompt":"x","options":{"seed":1}})", "/options", OptionFields()}},
+          Ignored<ParseGenerate>};
+}
+DialectRequest EmbedDialect() {
+  return {"Ollama embed",
+          "POST /api/embed",
+          R"({"model":"m","input":"x"})",
+          {{"", "", "", "", EmbedFields()}},
+          Ignored<ParseEmbed>};
+}
+DialectRequest EmbeddingsDialect() {
+  return {"Ollama embeddings (older)",
+          "POST /api/embeddings",
+          R"({"model":"m","prompt":"x"})",
+          {{"", "", "", "", EmbeddingsFields()}},
+          Ignored<ParseEmbeddings>};
+}
+DialectRequest NameDialect() {
+  return {"Ollama show, pull and delete",
+          "POST /api/show, POST /api/pull, DELETE /api/delete",
+          R"({"model":"m"})",
+          {{"", "", "", "", NameFields()}},
+          Ignored<ParseName>};
 }
 
 Json ChatSchema() { return ObjectSchema(ChatFields(), {"model"}); }

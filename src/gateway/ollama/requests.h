@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "gateway/dialects.h"
 #include "gateway/openai/requests.h"
 #include "platform/inference/inference.h"
 
@@ -52,6 +53,12 @@ Result<ParsedName> ParseName(const Json& body);
 
 // "5m", "1h30m", "300ms", 300 (seconds), -1: as Go's time.ParseDuration.
 Result<double> ParseDuration(const Json& value, std::string_view name);
+
+DialectRequest ChatDialect();
+DialectRequest GenerateDialect();
+DialectRequest EmbedDialect();
+DialectRequest EmbeddingsDialect();
+DialectRequest NameDialect();
 
 Json ChatSchema();
 Json GenerateSchema();

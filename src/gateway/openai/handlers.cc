@@ -143,7 +143,7 @@ void Detokenize(Services& services, std::shared_ptr<Exchange> exchange) {
   Json reply;
   reply["model"] = parsed->model;
   reply["text"] = std::move(*text);
-  exchange->Send(JsonResponse(reply));
+  exchange->Send(WithIgnored(JsonResponse(reply), parsed->ignored));
 }
 
 }  // namespace tidepool::gateway::openai

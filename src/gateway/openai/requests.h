@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "gateway/dialects.h"
 #include "gateway/openai/fields.h"
 #include "platform/inference/inference.h"
 
@@ -46,6 +47,7 @@ struct ParsedTokenize {
 struct ParsedDetokenize {
   std::string model;
   std::vector<int32_t> tokens;
+  std::vector<std::string> ignored;
 };
 
 Result<ParsedChat> ParseChat(const Json& body);
@@ -53,6 +55,12 @@ Result<ParsedCompletion> ParseCompletion(const Json& body);
 Result<ParsedEmbedding> ParseEmbedding(const Json& body);
 Result<ParsedTokenize> ParseTokenize(const Json& body);
 Result<ParsedDetokenize> ParseDetokenize(const Json& body);
+
+DialectRequest ChatDialect();
+DialectRequest CompletionDialect();
+DialectRequest EmbeddingDialect();
+DialectRequest TokenizeDialect();
+DialectRequest DetokenizeDialect();
 
 Json ChatSchema();
 Json CompletionSchema();

@@ -65,7 +65,7 @@ void Run(Services& services, const std::shared_ptr<Exchange>& exchange, ParsedRe
     const auto ranking = std::make_shared<Ranking>(Ranking{std::move(reply), std::move(documents), top});
     auto send = [exchange, encode, ranking, ignored] {
       HttpResponse response = encode(*ranking);
-      if (ranking->reply) openai::AppendRateHeaders(ranking->reply->rates, response.headers);
+      if (ranking->reply) AppendRateHeaders(ranking->reply->rates, response.headers);
       exchange->Send(WithIgnored(std::move(response), ignored));
     };
     if (!workers.Submit(send)) send();

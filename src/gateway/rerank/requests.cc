@@ -85,6 +85,17 @@ Result<ParsedRerank> ParseRerank(const Json& body) {
   return parsed;
 }
 
+DialectRequest RerankDialect() {
+  return {"Rerank (Jina, Cohere, vLLM)",
+          "POST /v1/rerank, POST /v2/rerank, POST /rerank, POST /compatible-api/v1/reranks",
+          R"({"model":"m","query":"x","documents":["y"]})",
+          {{"", "", "", "", RerankFields()}},
+          [](const Json& body) -> Result<std::vector<std::string>> {
+            TP_ASSIGN(const ParsedRerank parsed, ParseRerank(body));
+            return parsed.ignored;
+          }};
+}
+
 Json RerankSchema() { return openai::SchemaOf(RerankFields(), {"model", "query", "documents"}); }
 
 }  // namespace tidepool::gateway::rerank

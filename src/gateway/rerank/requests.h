@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "gateway/dialects.h"
 #include "gateway/openai/fields.h"
 #include "platform/inference/inference.h"
 
@@ -21,6 +22,7 @@ struct ParsedRerank {
 };
 
 Result<ParsedRerank> ParseRerank(const Json& body);
+DialectRequest RerankDialect();
 Json RerankSchema();
 
 }  // namespace tidepool::gateway::rerank

@@ -119,6 +119,7 @@ Result<std::shared_ptr<platform::Generation>> FakeInference::Start(const std::st
   ++running_;
   threads_.emplace_back([this, run, script = script_] {
     run->sink_->OnStart("scripted", run->choices);
+    run->sink_->OnPrompt(7);
     script(*run);
     run->sink_.reset();
     --running_;

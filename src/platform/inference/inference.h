@@ -141,6 +141,8 @@ class ChatSink {
   // What its limits have left, once it was admitted or refused; nothing comes before it.
   virtual void OnRates(const RateState&) {}
   virtual void OnStart(const std::string& /*model*/, int32_t /*choices*/) {}
+  // After OnStart: the tokens of all prompts together, those of the cache included.
+  virtual void OnPrompt(int32_t /*tokens*/) {}
   virtual void OnProgress(const compute::ProgressEvent&) {}
   virtual void OnPromptLogprobs(int32_t /*choice*/, std::span<const compute::TokenLogprob>) {}
   // With tools, text comes without its calls, and one token's text and calls may come in several pieces, of
