@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""Is every token metered once? Streams over many keys with cancels and disconnects against the simulated model, whose device
-keeps a count of its own (simulated.tally); then every usage row is compared with that count, to the token.
+"""Is every token metered once? Streams over many keys with cancels, disconnects and errors against the simulated model, whose
+device keeps a count of its own (simulated.tally); then every usage row is compared with that count, to the token, alone and
+summed by key and model, and the bill with the rows, to the token and the last digit of its amounts.
 
     bench/ledger_load.py --seconds 600 --streams 1000 --keys 50      # the soak
     bench/ledger_load.py --kills 200                                 # kill -9 at random moments under load
 
-Only the standard library. Exit status 1 if a row is missing, there twice, or wrong. Rows are read from the store's file with
+Only the standard library. Exit status 1 if a row is missing, there twice, or wrong, or the bill is another sum. Rows are read from the store's file with
 sqlite3, not through the server.
 """
 
 import argparse
 import asyncio
+import decimal
 import json
 import pathlib
 import random
@@ -19,12 +21,15 @@ import struct
 import sys
 import tempfile
 import time
+import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 from server_process import MODEL, Server  # noqa: E402
 
 INTERVAL_TOKENS = 64  # what a crash may lose of an open request (ledger.journal_tokens)
+MAX_TAG = 1_000_000   # of the device's count
+PRICES = {"currency": "EUR", "models": [{"model": "*", "tiers": [{"input": "0.9", "cached_input": "0.1", "output": "2.3"}]}]}
 
 
 class Sent:
@@ -35,6 +40,7 @@ class Sent:
         self.sent_at = time.monotonic()
         self.done = False       # [DONE] came
         self.left = False       # the client went away
+        self.fails = False      # the model fails in the middle of it
         self.status = None
         self.usage = None
         self.first_s = None
@@ -46,8 +52,9 @@ class Sent:
 
 async def ask(host, port, secret, sent, tokens, leave_after=None):
     """Streams one answer of `tokens` tokens; goes away after `leave_after` of its chunks."""
+    script = f"[[count:{sent.tag}]][[tokens:{tokens}]]" + (f"[[fail_after:{tokens // 2}]]" if sent.fails else "")
     body = json.dumps({"model": MODEL, "stream": True, "stream_options": {"include_usage": True}, "max_tokens": tokens + 8,
-                       "messages": [{"role": "user", "content": f"[[count:{sent.tag}]][[tokens:{tokens}]]"}]}).encode()
+                       "messages": [{"role": "user", "content": script}]}).encode()
     payload = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {secret}\r\n"
                f"X-Request-Id: {sent.request_id}\r\nContent-Type: application/json\r\nConnection: close\r\n"
                f"Content-Length: {len(body)}\r\n\r\n").encode() + body
@@ -63,7 +70,7 @@ async def ask(host, port, secret, sent, tokens, leave_after=None):
             if sent.first_s is None:
                 sent.first_s = time.monotonic() - sent.sent_at
             if line.startswith(b"data: [DONE]"):
-                sent.done = True
+                sent.done = not sent.fails
                 return
             if b'"usage":{' in line:
                 sent.usage = json.loads(line[6:])["usage"]
@@ -79,7 +86,8 @@ async def ask(host, port, secret, sent, tokens, leave_after=None):
 
 
 async def drive(url, keys, sents, streams, seconds, seed, next_tag, longest=400):
-    """Keeps `streams` requests open for so long; a fifth of the clients leave early. Returns the next free tag."""
+    """Keeps `streams` requests open for so long; a fifth of the clients leave early, and one answer of fifty fails. Returns
+    the next free tag."""
     host, port = url.split("//")[1].split(":")
     rng = random.Random(seed)
     end = time.monotonic() + seconds
@@ -87,11 +95,12 @@ async def drive(url, keys, sents, streams, seconds, seed, next_tag, longest=400)
 
     async def one():
         nonlocal tag
-        while time.monotonic() < end:
+        while time.monotonic() < end and tag < MAX_TAG:
             name, secret = rng.choice(keys)
             tokens = rng.randint(1, longest)
             sent = Sent(tag, name)
             tag += 1
+            sent.fails = rng.random() < 0.02
             sents.append(sent)
             await ask(host, int(port), secret, sent, tokens, rng.randint(1, tokens) if rng.random() < 0.2 else None)
             if sent.status is None:
@@ -122,7 +131,8 @@ def compare(home, tally_path, sents):
     """Every request against the device's own count. Returns (problems, figures)."""
     rows, tally = rows_of(home), Tally(tally_path)
     problems = []
-    figures = {"requests": len(sents), "finished": 0, "cancelled": 0, "interrupted": 0, "tokens": 0, "most_lost": 0}
+    figures = {"requests": len(sents), "finished": 0, "cancelled": 0, "failed": 0, "interrupted": 0, "prompt_tokens": 0, "tokens": 0,
+               "most_lost": 0}
     by_key = {}
     for sent in sents:
         positions, sampled = tally[sent.tag]
@@ -140,10 +150,9 @@ def compare(home, tally_path, sents):
                 figures["most_lost"] = max(figures["most_lost"], sampled)
             continue
         row = found[0]
+        figures["prompt_tokens"] += row["prompt_tokens"]
         figures["tokens"] += row["output_tokens"]
         counts = by_key.setdefault((row["key_id"], row["model"]), [0, 0])
-        counts[0] += row["output_tokens"]
-        counts[1] += sampled
         if row["status"] == "interrupted":
             figures["interrupted"] += 1
             lost = sampled - row["output_tokens"]
@@ -153,11 +162,13 @@ def compare(home, tally_path, sents):
             if not 0 <= lost <= INTERVAL_TOKENS:
                 problems.append(f"{name}: the device sampled {sampled}, its row has {row['output_tokens']}")
             continue
-        figures["cancelled" if row["status"] == "cancelled" else "finished"] += 1
+        figures[{"done": "finished", "error": "failed"}.get(row["status"], row["status"])] += 1
+        counts[0] += row["output_tokens"]
+        counts[1] += sampled
         if row["output_tokens"] != sampled:
             problems.append(f"{name} ({row['status']}): the device sampled {sampled}, its row has {row['output_tokens']}")
-        # The last token of an answer is not computed on.
-        if sampled and positions != row["prompt_tokens"] + sampled - 1:
+        # The last token of an answer is not computed on; the step that failed gave none.
+        if sampled and row["status"] != "error" and positions != row["prompt_tokens"] + sampled - 1:
             problems.append(f"{name}: {positions} positions computed, its row has {row['prompt_tokens']} prompt tokens")
         if sent.done and sent.usage and (sent.usage["prompt_tokens"], sent.usage["completion_tokens"]) != (
                 row["prompt_tokens"], row["output_tokens"]):
@@ -165,8 +176,50 @@ def compare(home, tally_path, sents):
     extra = set(rows) - {sent.request_id for sent in sents}
     if extra:
         problems.append(f"rows of nobody: {sorted(extra)[:5]}")
+    for (key, model), (metered, counted) in by_key.items():
+        if metered != counted:
+            problems.append(f"key {key}, model {model}: {metered} output tokens in the rows, {counted} counted by the device")
     figures["keys"] = len(by_key)
     return problems, figures
+
+
+def compare_bill(server, home):
+    """The bills of the months of all rows against the rows' own sums. Returns (problems, figures)."""
+    database = sqlite3.connect(f"file:{home}/tidepool.db?mode=ro", uri=True, timeout=30)
+    deadline = time.monotonic() + 30
+    while True:  # what ended last is stored within a second
+        rows = database.execute("SELECT COUNT(*) FROM usage_rows").fetchone()[0]
+        time.sleep(1.5)
+        if rows == database.execute("SELECT COUNT(*) FROM usage_rows").fetchone()[0] or time.monotonic() > deadline:
+            break
+    columns = ("requests", "prompt_tokens", "cached_tokens", "output_tokens", "amount")
+    wanted = {}
+    for key, model, *sums in database.execute("SELECT key_id, model, prompt_tokens, cached_tokens, output_tokens, amount_nanos FROM "
+                                              "usage_rows"):
+        of = wanted.setdefault((key, model), [0] * len(columns))
+        for i, value in enumerate([1, *sums]):
+            of[i] += value
+    months = [m for (m,) in database.execute("SELECT DISTINCT strftime('%Y-%m', finished_ms / 1000, 'unixepoch') FROM usage_rows")]
+    database.close()
+    billed, total, lines = {}, decimal.Decimal(0), 0
+    nanos = lambda amount: int(decimal.Decimal(amount).scaleb(9))  # noqa: E731
+    for month in months:
+        after = ""
+        while after is not None:
+            page = server.ask("GET", f"/api/v1/bills?month={month}&limit=1000" + (f"&after={urllib.parse.quote(after)}" if after else ""))
+            for line in page["data"]:
+                lines += 1
+                of = billed.setdefault((line["key"], line["model"]), [0] * len(columns))
+                for i, name in enumerate(columns):
+                    of[i] += nanos(line[name]) if name == "amount" else line[name]
+            after = page["next_cursor"]
+        total += sum(decimal.Decimal(amount) for amount in page["totals"].values())
+    problems = [f"bill of {key}: {billed.get(key)}, its rows {wanted.get(key)}" for key in sorted(set(wanted) | set(billed))
+                if wanted.get(key) != billed.get(key)]
+    of_rows = sum(sums[-1] for sums in wanted.values())
+    if nanos(total) != of_rows:
+        problems.append(f"the bill's total is {total}, its rows are {of_rows} billionths")
+    return problems, {"bill_lines": lines, "billed": str(total)}
 
 
 def settings_for(home, more=None):
@@ -188,17 +241,29 @@ def soak(home, seconds, streams, key_count, seed=1):
     sents = []
     with Server("--simulated", home=home, settings=settings_for(home)) as server:
         keys = make_keys(server, key_count)
-        asyncio.run(drive(server.url, keys, sents, streams, seconds, seed, 1))
-    return compare(home, pathlib.Path(home) / "tally", sents)
+        server.ask("POST", "/api/v1/prices", PRICES)
+        begin = time.monotonic()
+        # An hour of short answers would be more than the device has places to count in.
+        asyncio.run(drive(server.url, keys, sents, streams, seconds, seed, 1, longest=400 if seconds <= 900 else 1600))
+        took = time.monotonic() - begin
+        bill_problems, bill_figures = compare_bill(server, home)
+    problems, figures = compare(home, pathlib.Path(home) / "tally", sents)
+    figures |= {"seconds": round(took), "streams": streams, "rows_per_s": round(figures["requests"] / took, 1), **bill_figures}
+    if took < seconds:
+        problems.append(f"no places were left to count in after {took:.0f} s")
+    return problems + bill_problems, figures
 
 
 def kills(home, rounds, streams=32, seed=1):
     rng = random.Random(seed)
     sents, tag = [], 1
     # 3 ms a step: half of the interval is then 100 ms, which a slow disk may take for one write.
-    settings = settings_for(home, {"TIDEPOOL_SIMULATED_STEP_MS": "3"})
+    # Few free tokens, so that some rows are free, one is both, and the rest are paid.
+    settings = settings_for(home, {"TIDEPOOL_SIMULATED_STEP_MS": "3", "TIDEPOOL_LEDGER_FREE_TOKENS": "5000"})
     for turn in range(rounds):
         with Server("--simulated", home=home, settings=settings) as server:
+            if turn == 0:
+                server.ask("POST", "/api/v1/prices", PRICES)
             delay = rng.uniform(0.15, 0.8)
 
             async def run():
@@ -210,9 +275,10 @@ def kills(home, rounds, streams=32, seed=1):
                 await asyncio.gather(work, return_exceptions=True)
             asyncio.run(run())
             tag = max((sent.tag for sent in sents), default=0) + 1
-    with Server("--simulated", home=home, settings=settings):
-        pass  # closes what the last kill left open
-    return compare(home, pathlib.Path(home) / "tally", sents)
+    with Server("--simulated", home=home, settings=settings) as server:  # closes what the last kill left open
+        bill_problems, bill_figures = compare_bill(server, home)
+    problems, figures = compare(home, pathlib.Path(home) / "tally", sents)
+    return problems + bill_problems, {"kills": rounds, **figures, **bill_figures}
 
 
 def main():

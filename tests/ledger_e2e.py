@@ -1,6 +1,7 @@
 """Meters, limits and money through the real binary: rows against the device's own count over kills and a soak, limits as a
 client meets them, bills, a full disk, the command line."""
 
+import argparse
 import concurrent.futures
 import csv
 import io
@@ -14,6 +15,7 @@ import urllib.request
 
 import pytest
 
+import ledger_http
 import ledger_load
 from server_process import MODEL, Server
 
@@ -76,7 +78,7 @@ def cli(server, *arguments):
 def test_twenty_kills_lose_no_row_and_repeat_none(tmp_path):
     problems, figures = ledger_load.kills(tmp_path, rounds=int(os.environ.get("LEDGER_KILLS", "20")))
     assert not problems, "\n".join(problems[:20])
-    assert figures["finished"] > 20 and figures["interrupted"] > 5, figures
+    assert figures["finished"] > 20 and figures["interrupted"] > 5 and float(figures["billed"]) > 0, figures
     print(figures)
 
 
@@ -84,7 +86,8 @@ def test_a_thousand_streams_over_fifty_keys_are_metered_exactly(tmp_path):
     seconds = float(os.environ.get("LEDGER_SECONDS", "30"))
     problems, figures = ledger_load.soak(tmp_path, seconds, streams=1000, key_count=50)
     assert not problems, "\n".join(problems[:20])
-    assert figures["keys"] == 50 and figures["cancelled"] > 20, figures
+    assert figures["keys"] == 50 and figures["cancelled"] > 20 and figures["failed"] > 5, figures
+    assert figures["bill_lines"] >= 50 and float(figures["billed"]) > 0, figures
     print(figures)
 
 
@@ -150,6 +153,15 @@ def test_a_noisy_key_does_not_slow_another(server):
         codes = [r.result()[0] for r in replies]
     assert codes.count(429) > 200 and set(codes) <= {200, 429}, {c: codes.count(c) for c in codes}
     assert usage_of(server, quiet["id"])[0]["errors"] == 0
+
+
+def test_the_bench_of_noise_measures_what_it_says(tmp_path):
+    arguments = argparse.Namespace(rate=20, quiet_rate=20, seconds=1, rounds=1, tokens=2, step_ms=1)
+    figures, _ = ledger_http.noise(arguments, tmp_path)  # raises where the quiet key is refused
+    exact, noisy = figures["noisy_at_1x"], figures["noisy_at_20x"]
+    assert exact["requests"] == noisy["requests"] == 20 and 0 < exact["first_p50_ms"] <= exact["first_p99_ms"] <= exact["end_p99_ms"]
+    # Two seconds at 400/s against 20/s, with a burst of one second's worth and a little for a slow machine.
+    assert exact["noisy_refused"] <= 4 and noisy["noisy_refused"] >= 800 - 20 * 5, figures
 
 
 # ---- free quotas, budgets, prices, bills -------------------------------------------------------------

@@ -448,8 +448,7 @@ void AddAccounts(CLI::App& root, AccountsOptions& o, std::vector<Entry>& entries
   CLI::App* secret = root.add_subcommand("secret", "Secrets kept encrypted: list, set, rm");
   secret->require_subcommand(1);
   AddAction(secret, "list", "Their names", entries, ListSecrets);
-  AddAction(secret, "set", "Keep hub.token or webhook.NAME; the value is read from standard input", entries,
-            SetSecret)
+  AddAction(secret, "set", "Keep hub.token; the value is read from standard input", entries, SetSecret)
       ->add_option("NAME", o.name)
       ->required();
   AddAction(secret, "rm", "Forget one", entries, RemoveSecret)->add_option("NAME", o.name)->required();

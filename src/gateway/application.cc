@@ -10,6 +10,7 @@
 #include "gateway/errors.h"
 #include "gateway/web_app.h"
 #include "platform/accounts/audit.h"
+#include "platform/conversations/conversations.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -157,7 +158,7 @@ void Application::Handle(std::shared_ptr<Exchange> exchange) {
                                    "The key or session was revoked while the request was sent.", "", 0}));
   }
   if (route.lane == Lane::kInline) return Run(exchange);
-  Workers& workers = route.lane == Lane::kWorker ? services_.workers : services_.slow;
+  Workers& workers = route.lane == Lane::kWorker ? *services_.workers : services_.slow;
   if (!workers.Submit([this, exchange] { Run(exchange); })) {
     exchange->Send(
         RouteError(exchange->request(), Error{ErrorKind::kOverloaded, "server_busy",
@@ -294,6 +295,8 @@ void Application::WatchRights() {
 }
 
 void Application::CutForbidden() {
+  if (services_.hooks.conversations != nullptr)
+    cut_.Increment(services_.hooks.conversations->CutForbidden(keys_));
   std::vector<std::shared_ptr<Exchange>> running;
   {
     std::lock_guard lock(mutex_);

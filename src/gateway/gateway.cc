@@ -44,7 +44,8 @@ class RunningGateway final : public Gateway {
         hooks_(std::move(hooks)),
         clock_(clock),
         // Two: a body that takes long to parse does not hold up the others.
-        workers_(std::max(2, options.threads), static_cast<size_t>(options.max_connections)),
+        workers_(std::make_shared<Workers>(std::max(2, options.threads),
+                                           static_cast<size_t>(options.max_connections))),
         slow_(2, 64),
         pool_feed_(inference, draining_),
         pull_feed_(catalog, draining_),
@@ -96,7 +97,7 @@ class RunningGateway final : public Gateway {
     application_.StopWatching();
     if (server_) server_->Stop();
     slow_.Stop();
-    workers_.Stop();
+    workers_->Stop();
   }
 
  private:
@@ -105,7 +106,7 @@ class RunningGateway final : public Gateway {
   const Clock& clock_;
   std::atomic<bool> draining_{false};
   std::atomic<bool> bench_running_{false};
-  Workers workers_;
+  const std::shared_ptr<Workers> workers_;
   Workers slow_;
   native::PoolFeed pool_feed_;
   ollama::PullFeed pull_feed_;

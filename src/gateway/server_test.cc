@@ -307,6 +307,19 @@ TEST_F(ServerTest, SecurityIsCheckedBeforeTheBody) {
   EXPECT_EQ(Ask(Get("/v1/nothing")).status, 404);
 }
 
+// (Sanitizers see what is wrong otherwise.)
+TEST_F(ServerTest, WhatEndsAfterTheGatewayTouchesNothingOfIt) {
+  Start();
+  inference_.holds = true;
+  RawClient embeds(port_), loads(port_);
+  embeds.Send(Post("/v1/embeddings", R"({"model":"scripted","input":"abc"})"));
+  loads.Send(Post("/api/v1/models/scripted/load", R"({"wait":true})"));
+  ASSERT_TRUE(WaitMetric("tidepool_http_requests_in_flight", 2));
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));  // from the count to the handlers' calls
+  gateway_.reset();
+  EXPECT_EQ(inference_.CallHeld(), 2);
+}
+
 TEST_F(ServerTest, CorsByOption) {
   options_.cors_origins = {"https://chat.example.org"};
   Start();

@@ -1,4 +1,6 @@
-// What the handlers work with. Everything outlives the handlers and may be used from any thread.
+// What the handlers work with. Everything outlives the handlers and may be used from any thread. What is
+// called later, by the engine or the loader, may come when the gateway is gone: it holds `workers` and
+// touches the rest only within what they run.
 #pragma once
 
 #include <atomic>
@@ -25,8 +27,8 @@ struct Services {
   const Clock& clock;
   MetricsRegistry& metrics;
   const ServerHooks& hooks;
-  Workers& workers;  // milliseconds: parsing, rendering, tokenizing
-  Workers& slow;     // seconds: loading, deleting, measuring
+  std::shared_ptr<Workers> workers;  // milliseconds: parsing, rendering, tokenizing; refuse once it stopped
+  Workers& slow;                     // seconds: loading, deleting, measuring
   std::atomic<bool>& draining;
   std::atomic<bool>& bench_running;
   native::PoolFeed& pool_feed;

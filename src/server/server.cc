@@ -272,6 +272,8 @@ Result<platform::AccountingOptions> MakeAccountingOptions(const Settings& s) {
   o.quota = {.tokens = s.ledger.free_tokens,
              .validity_days = s.ledger.free_days,
              .stop_when_exhausted = s.ledger.free_stop};
+  o.max_limits = s.ledger.max_limits;
+  o.max_budgets = s.ledger.max_budgets;
   o.webhooks.allow_private_addresses = s.ledger.webhook_private;
   o.cost.currency = s.ledger.cost_currency;
   o.cost.power_watts = s.ledger.power_watts;
@@ -283,6 +285,21 @@ Result<platform::AccountingOptions> MakeAccountingOptions(const Settings& s) {
   };
   TP_ASSIGN(o.cost.device_per_hour, money("ledger.device_per_hour", s.ledger.device_per_hour));
   TP_ASSIGN(o.cost.power_per_kwh, money("ledger.power_per_kwh", s.ledger.power_per_kwh));
+  return o;
+}
+
+platform::ConversationsOptions MakeConversationsOptions(const Settings& s) {
+  platform::ConversationsOptions o;
+  o.max_conversations = s.conversations.max_conversations;
+  o.max_turns = s.conversations.max_turns;
+  o.max_turn_bytes = s.conversations.max_turn;
+  o.max_bytes = s.conversations.max_size;
+  o.max_member_bytes = s.conversations.max_member_size;
+  o.max_running = s.conversations.max_running;
+  o.max_member_running = s.conversations.max_member_running;
+  o.max_listeners = s.conversations.max_listeners;
+  o.max_recent_bytes = s.conversations.max_recent;
+  o.max_idle_channels = s.conversations.max_idle_channels;
   return o;
 }
 
@@ -335,7 +352,8 @@ Status BuildPool(const Settings& settings, Pool& pool) {
       compute::KvReserveOptions{.ready_bytes = settings.pool.kv_ready, .metrics = &pool.metrics});
   platform::CatalogOptions catalog_options = MakeCatalogOptions(settings);
   if (catalog_options.hub_token.empty()) {
-    TP_ASSIGN(const std::optional<std::string> token, pool.store.accounts->GetSecret("hub.token"));
+    TP_ASSIGN(const std::optional<std::string> token,
+              pool.store.accounts->GetSecret(std::string(platform::kHubTokenSecret)));
     catalog_options.hub_token = token.value_or("");
   }
   TP_ASSIGN(pool.catalog, platform::Catalog::Open(catalog_options));
@@ -365,8 +383,9 @@ Status BuildPool(const Settings& settings, Pool& pool) {
     TP_TRY(pool.inference->AddScripted(*pool.simulated, "scripted",
                                        static_cast<int32_t>(settings.simulated.context_length)));
   }
-  TP_ASSIGN(pool.conversations, platform::Conversations::Open(*pool.store.database, *pool.inference,
-                                                              pool.clock, pool.wall_clock, pool.metrics));
+  TP_ASSIGN(pool.conversations,
+            platform::Conversations::Open(*pool.store.database, *pool.inference, pool.clock, pool.wall_clock,
+                                          pool.metrics, MakeConversationsOptions(settings)));
   return {};
 }
 

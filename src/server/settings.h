@@ -74,8 +74,14 @@ struct Settings {
     int64_t free_tokens = 0, free_days = 0;
     bool free_stop = false, webhook_private = false;
     std::string cost_currency, device_per_hour, power_per_kwh;
-    int64_t power_watts = 0;
+    int64_t power_watts = 0, max_limits = 0, max_budgets = 0;
   } ledger;
+
+  struct {
+    int64_t max_conversations = 0, max_turns = 0, max_running = 0, max_member_running = 0, max_listeners = 0;
+    int64_t max_idle_channels = 0;
+    uint64_t max_turn = 0, max_size = 0, max_member_size = 0, max_recent = 0;
+  } conversations;
 
   struct {
     std::string postgresql;

@@ -129,6 +129,8 @@ TEST_F(EnginePoolTest, KvMovesToTheHostAndBack) {
     ExpectRight(*s.sink, s.prompt, s.max_tokens);
   }
   EXPECT_EQ(engine->pool()->counters.drops, 0u);
+  EXPECT_GT(engine->pool()->counters.spills, 0u) << "this shows nothing";
+  EXPECT_EQ(engine->pool()->counters.restores, engine->pool()->counters.spills);
   ExpectDrained();
 }
 

@@ -48,7 +48,7 @@ void PoolState::EmitEvict(Replica& replica, int32_t keep, Reason reason, std::ve
   device.weight_bytes -= replica.bytes;
   replica.bytes = replica.model->prefix_bytes[Index(keep)];
   device.weight_bytes += replica.bytes;
-  ++device.room_epoch;
+  NewRoom(device);
   if (device.turn.replica == &replica) device.turn = {};
   effects.push_back({.kind = EffectKind::kEvict,
                      .reason = reason,

@@ -10,9 +10,9 @@
 //   kAdmit, kGrow     answered at once: Admitted or NoRoom; Grown or NoRoom
 //   kRun              later: StepDone. One run at a time and device. Its plan is plan(device), valid until
 //                     StepDone. A driver may take the plan's `steps` one by one or all at once: it ends early
-//                     when a sequence ends or when kYield comes, and says how many steps were taken.
-//                     A plan with `landing` begins before LoadDone; StepDone says 0 steps when the load
-//                     failed.
+//                     when a sequence ends or when kYield comes, and says how many steps were taken
+//                     (StepsTaken meanwhile). A plan with `landing` begins before LoadDone; StepDone says 0
+//                     steps when the load failed.
 //   kLoad             later: LoadDone or LoadFailed, one at a time and device; after kStopLoad: LoadStopped
 //                     (or LoadDone, when it was done already)
 //   kEvict, kDrop,    done when carried out; they cannot fail. A dropped job waits again, its tokens kept:
@@ -233,6 +233,9 @@ class PoolScheduler {
   virtual void RoomReturned(PoolDeviceId device) = 0;  // what the driver took for itself is free again
   // `steps` of plan(device) have been computed in `busy` of device time.
   virtual void StepDone(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) = 0;
+  // The first `steps` of the run have been computed, the last of them at `now`, and it goes on: for drivers
+  // that take many at once, before they tell of anything else. plan(device) and StepDone speak of the rest.
+  virtual void StepsTaken(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) = 0;
   virtual void LoadDone(PoolDeviceId device, PoolModelId model, Nanoseconds now) = 0;
   // `segments` stay resident. `missing_bytes` > 0: there was no room, which is no fault of the model.
   virtual void LoadFailed(PoolDeviceId device, PoolModelId model, int32_t segments, uint64_t missing_bytes,

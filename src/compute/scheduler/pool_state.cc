@@ -74,6 +74,7 @@ PoolDeviceId PoolState::AddDevice(const PoolDevice& device) {
   state->id = static_cast<PoolDeviceId>(devices_.size());
   state->arena = device.arena_bytes;
   state->copy_rate = device.copy_bytes_per_s;
+  NewRoom(*state);
   hosts_[Index(device.host)]->devices.push_back(state.get());
   devices_.push_back(std::move(state));
   accounts_.set_devices(devices_.size());
@@ -135,7 +136,7 @@ void PoolState::RemoveModel(PoolModelId id) {
     device.weight_bytes -= replica->bytes;
     std::erase(device.replicas, replica);
     if (device.turn.replica == replica) device.turn = {};
-    ++device.room_epoch;
+    NewRoom(device);
     Touch(device);
     std::erase_if(replicas_, [&](const auto& r) { return r.get() == replica; });
   }
@@ -254,7 +255,7 @@ void PoolState::ChargeDevice(Job& job, uint64_t bytes) {
   job.device_bytes = bytes;
   if (bytes == 0) {
     job.on = nullptr;
-    ++device.room_epoch;
+    NewRoom(device);
     Touch(device);
   }
 }
@@ -275,7 +276,7 @@ void PoolState::Assign(Job& job, Device& device, Nanoseconds now) {
 void PoolState::ReturnHostRoom(Host& host) {
   host.full = false;
   for (Device* device : host.devices) {
-    ++device->room_epoch;
+    NewRoom(*device);
     Break(*device);
   }
 }
@@ -360,7 +361,7 @@ void PoolState::Remove(PoolJobId id, Nanoseconds now) {
   }
   if (job->on != nullptr) ChargeDevice(*job, 0);
   if (job->spilled_to != nullptr) ChargeHost(*job, 0);
-  ++device.room_epoch;
+  NewRoom(device);
   Free(*job, now);
 }
 
@@ -408,12 +409,11 @@ void PoolState::NoRoom(PoolJobId id) {
 }
 
 void PoolState::RoomReturned(PoolDeviceId device) {
-  ++devices_[Index(device)]->room_epoch;
+  NewRoom(*devices_[Index(device)]);
   Touch(*devices_[Index(device)]);
 }
 
-void PoolState::StepDone(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nanoseconds now) {
-  Device& device = *devices_[Index(id)];
+void PoolState::TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nanoseconds now) {
   CHECK(device.busy && steps >= 0 && steps <= device.plan.steps);
   LearnStep(device, steps, busy);
   for (const PlannedTokens& planned : device.plan.sequences) {
@@ -437,10 +437,23 @@ void PoolState::StepDone(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nanos
     Count(*job, +1);
   }
   device.running->last_used = now;
-  device.busy = device.yielding = device.landing = false;
   if (device.turn.replica == device.running) device.turn.steps_left -= steps;
+}
+
+void PoolState::StepDone(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nanoseconds now) {
+  Device& device = *devices_[Index(id)];
+  TakeSteps(device, steps, busy, now);
+  device.busy = device.yielding = device.landing = false;
   device.running = nullptr;
   device.step_ended = true;
+}
+
+void PoolState::StepsTaken(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nanoseconds now) {
+  Device& device = *devices_[Index(id)];
+  CHECK(steps >= 1 && steps < device.plan.steps);  // of decodes only, then
+  TakeSteps(device, steps, busy, now);
+  device.plan.steps -= steps;
+  for (PlannedTokens& planned : device.plan.sequences) planned.begin += steps;
 }
 
 void PoolState::LearnStep(Device& device, int32_t steps, Nanoseconds busy) {
@@ -491,8 +504,19 @@ void PoolState::LoadDone(PoolDeviceId id, PoolModelId model_id, Nanoseconds now)
   device.lands = false;
   ++counters_.loads;
   counters_.bytes_loaded += bytes;
+  if (device.blocked_since >= 0)
+    ChargeSwitch(replica, now - std::max(device.blocked_since, replica.load_began));
   CheckRates(device, now, false, true);
   Break(device);
+}
+
+// A device that stood still for a load worked for those who wanted it: what their accounts have had.
+void PoolState::ChargeSwitch(const Replica& replica, Nanoseconds stood) {
+  if (stood <= 0 || replica.jobs() == 0) return;
+  const double each_s = static_cast<double>(stood) * 1e-9 / replica.jobs();
+  for (const auto* list : {&replica.waiting, &replica.active, &replica.spilled}) {
+    for (const Job* job : *list) accounts_.Serve(*job->account, each_s);
+  }
 }
 
 void PoolState::LoadStopped(PoolDeviceId id, PoolModelId model_id, int32_t segments, Nanoseconds now) {
@@ -508,7 +532,7 @@ void PoolState::LoadStopped(PoolDeviceId id, PoolModelId model_id, int32_t segme
   device.loading = nullptr;
   device.land_at = INT64_MAX;
   device.lands = false;
-  ++device.room_epoch;
+  NewRoom(device);
   Touch(device);
 }
 
@@ -604,7 +628,7 @@ void PoolState::Prefetch(PoolModelId id, Nanoseconds /*now*/) {
 
 void PoolState::SetArena(PoolDeviceId id, uint64_t bytes, Nanoseconds /*now*/) {
   Device& device = *devices_[Index(id)];
-  if (bytes > device.arena) ++device.room_epoch;
+  if (bytes > device.arena) NewRoom(device);
   device.arena = bytes;
   Touch(device);
 }

@@ -149,7 +149,9 @@ struct Device {
   int32_t spilling = 0, restoring = 0;
   uint64_t spilling_bytes = 0;
   std::vector<Replica*> replicas;  // that exist here, in the order they were made
-  uint64_t room_epoch = 1;
+  // Changes whenever room may have come; a number of its own, for jobs that were refused move between
+  // devices.
+  uint64_t room_epoch = 0;
   bool dirty = true;       // something changed that weights, KV and moves depend on
   bool step_ended = true;  // a turn may go on or begin
   Nanoseconds wake_at = INT64_MAX;
@@ -160,6 +162,9 @@ struct Device {
   bool late = false;                // one of its jobs is
   Nanoseconds land_at = INT64_MAX;  // when a step of the model that is loading may begin
   bool lands = false;               // it may
+  // KV went to the host so that weights can come: until then what is less urgent does not come back.
+  Nanoseconds weights_first_until = 0;
+  double weights_urgency = 0;
   // For people.
   double wait_share = 0, switch_rate = 0;
   Nanoseconds rates_at = 0, blocked_since = -1;
@@ -195,6 +200,7 @@ class PoolState : public PoolScheduler {
   void NoRoom(PoolJobId job) override;
   void RoomReturned(PoolDeviceId device) override;
   void StepDone(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) override;
+  void StepsTaken(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) override;
   void LoadDone(PoolDeviceId device, PoolModelId model, Nanoseconds now) override;
   void LoadFailed(PoolDeviceId device, PoolModelId model, int32_t segments, uint64_t missing_bytes,
                   Nanoseconds now) override;
@@ -243,6 +249,7 @@ class PoolState : public PoolScheduler {
     device.dirty = true;
     device.load_known = false;
   }
+  void NewRoom(Device& device) { device.room_epoch = ++room_epochs_; }
   void Break(Device& device) {  // the turn is to be thought over
     device.turn.broken = true;
     Touch(device);
@@ -305,6 +312,7 @@ class PoolState : public PoolScheduler {
   PoolCounters counters_;
   Nanoseconds wake_at_ = INT64_MAX;
   uint64_t arrivals_ = 0;
+  uint64_t room_epochs_ = 0;
   mutable std::vector<Job*> order_;
 
  private:
@@ -312,7 +320,9 @@ class PoolState : public PoolScheduler {
   void Free(Job& job, Nanoseconds now);  // from the table; it is in no list
   void ReturnHostRoom(Host& host);
   void EraseFrom(std::vector<Job*>& list, Job& job);
+  void TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nanoseconds now);
   void LearnStep(Device& device, int32_t steps, Nanoseconds busy);
+  void ChargeSwitch(const Replica& replica, Nanoseconds stood);
   std::string CheckReplica(const Replica& replica) const;
 };
 

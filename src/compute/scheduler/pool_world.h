@@ -61,7 +61,7 @@ class PoolWorld {
   // The next thing that ends, or the wake-up. False: nothing will ever happen again.
   bool Advance();
   void RunUntil(Nanoseconds at);
-  // Until no job is left; fails when some wait for ever.
+  // Until no job is left and no KV moves; fails when some wait for ever.
   void Finish(Nanoseconds within = 100'000 * kSecond);
 
   Nanoseconds now() const { return now_; }
@@ -89,7 +89,7 @@ class PoolWorld {
   struct Run {
     PoolPlan plan;
     Nanoseconds began = 0, ends = 0;
-    int32_t steps = 1;
+    int32_t steps = 1, told = 0;  // told: StepsTaken
     Nanoseconds step = 1;
   };
   struct Load {
@@ -125,6 +125,7 @@ class PoolWorld {
   void Carry(const Effect& effect);
   void StartRun(const Effect& effect);
   void CheckPlan(const PoolPlan& plan, PoolDeviceId device);
+  void TellSteps();  // of some of the runs under way
   void EndRun(PoolDeviceId device);
   void StartLoad(const Effect& effect);
   void EndLoad(PoolDeviceId device);

@@ -78,7 +78,12 @@ TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds no
     const double first_s = (backlog_s + own_s) / std::clamp(1 - before, 0.25, 1.0) + load_s;
     cost += std::max(0.0, first_s / (static_cast<double>(job.ttft) * 1e-9) - 0.25);
     if (best.device == nullptr || cost < best.cost) {
-      best = {.device = &device, .cost = cost};
+      best.device = &device;
+      best.cost = cost;
+    }
+    if (!joins && (best.apart == nullptr || cost < best.apart_cost)) {
+      best.apart = &device;
+      best.apart_cost = cost;
     }
   }
   return best;
@@ -256,7 +261,7 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
       continue;
     }
     Relax(*job);
-    const Fit fit = BestFit(*job, now);
+    Fit fit = BestFit(*job, now);
     if (fit.device == nullptr) {
       bool any = false, fits = false;
       for (const auto& device : devices_) {
@@ -267,7 +272,16 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
       EmitReject(*job, any && !fits ? Reason::kTooLarge : Reason::kNoDevice, 0, 0, now, effects);
       continue;
     }
-    if (const double over = Overload(*job, *fit.device, now); over > 0) {
+    double over = Overload(*job, *fit.device, now);
+    if (over > 0 && fit.apart != nullptr && fit.apart != fit.device &&
+        WeightPressure(*fit.apart, job->model->weight_bytes) <= 0) {
+      // Where its model is at work there is too much to do: then another device begins with it that has
+      // memory for it. One that has not would copy more for all of its models.
+      const double apart = Overload(*job, *fit.apart, now);
+      if (apart <= 0) fit.device = fit.apart;
+      over = std::min(over, apart);
+    }
+    if (over > 0) {
       unplaced_.push_back(job);
       if (job->job.job_class == JobClass::kBatch) {
         job->place_at = now + kSecond;

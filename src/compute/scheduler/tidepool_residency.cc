@@ -24,21 +24,28 @@ void TidepoolScheduler::Refuse(Job& job, Device& device, Nanoseconds now) {
   device.retry_at = std::min(device.retry_at, now + kRetry);
 }
 
-// Device and host together can hold what all admitted jobs may come to need: each device keeps room for the
-// weights of the largest model, without which nothing runs.
+// Device and host together can hold what all admitted jobs may come to need: each device keeps room for what
+// is pinned to it and for the weights of the largest model that has work, without which nothing runs.
 double TidepoolScheduler::CommitLimit(const Host& host) const {
-  uint64_t largest = 0;
-  for (const auto& [id, model] : models_) largest = std::max(largest, model->weight_bytes);
   uint64_t capacity = host.host.kv_bytes;
-  for (const Device* device : host.devices) capacity += device->arena > largest ? device->arena - largest : 0;
+  for (const Device* device : host.devices) {
+    uint64_t largest = 0, pinned = 0;
+    for (const Replica* replica : device->replicas) {
+      const Model& model = *replica->model;
+      if (model.model.pinned)
+        pinned += model.weight_bytes;
+      else if (replica->jobs() > 0)
+        largest = std::max(largest, model.weight_bytes);
+    }
+    const uint64_t weights = pinned + largest;
+    capacity += device->arena > weights ? device->arena - weights : 0;
+  }
   return static_cast<double>(capacity) * std::max(options_.overcommit, 1.0);
 }
 
 bool TidepoolScheduler::Committable(const Job& job) const {
   if (job.committed > 0) return true;
   Host& host = *hosts_[Index(job.replica->device->device.host)];
-  if (host.host.kv_bytes == 0 && options_.overcommit <= 1 && !job.open_ended())
-    return true;  // reserved whole on the device
   const uint64_t more = KvBytes(*job.model, job.first_promise());
   const bool fits = static_cast<double>(host.committed + more) <= CommitLimit(host) || host.committed == 0;
   if (!fits) host.full = true;
@@ -95,7 +102,15 @@ bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector
       }
     }
     if (next == nullptr || barrier) break;
-    if (AheadSeconds(*next, device) > kBeyond_s && slots <= replica.model->model.max_sequences / 4) break;
+    if (now < device.weights_first_until && least > device.weights_urgency) {
+      device.wake_at = std::min(device.wake_at, device.weights_first_until);
+      break;
+    }
+    // A quarter of a batch is left to those that neither came beyond their share nor can wait.
+    if ((AheadSeconds(*next, device) > kBeyond_s || next->job.job_class == JobClass::kBatch) &&
+        slots <= replica.model->model.max_sequences / 4) {
+      break;
+    }
     const int32_t tokens = FirstReservation(*next);
     const uint64_t bytes = KvBytes(*next->model, tokens);
     if (!Committable(*next) || (bytes > device.free() &&
@@ -154,6 +169,10 @@ void TidepoolScheduler::RestoreJobs(Device& device, Nanoseconds now, std::vector
       Job& job = *replica->spilled[i];
       ++i;
       if (job.place != Place::kSpilled || job.paused || job.refused_epoch == device.room_epoch) continue;
+      if (now < device.weights_first_until && Urgency(job, now) > device.weights_urgency) {
+        device.wake_at = std::min(device.wake_at, device.weights_first_until);
+        continue;
+      }
       const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
       const uint64_t bytes = KvBytes(*job.model, tokens);
       if (bytes > device.free() &&
@@ -252,9 +271,14 @@ bool TidepoolScheduler::StartLoad(Device& device, Replica& replica, double urgen
                         device.running->beyond > 0 && device.running->jobs(View::kWithinShare) <= 0;
       if (soon) device.turn.broken = true;
       device.wake_at = std::min(device.wake_at, now + (soon ? kSecond / 50 : kSecond / 4));
+      // Parts of models may be all there is: none can run, and each has too little slack to give more of it.
+      const auto& all = device.replicas;
+      if (!device.busy && std::none_of(all.begin(), all.end(), [&](const Replica* r) { return Ready(*r); }))
+        device.retry_at = std::min(device.retry_at, now + kRetry);
       return false;
     }
   }
+  device.weights_first_until = 0;
   EmitLoad(replica, model.segments(), reason, now, effects);
   return true;
 }
@@ -276,6 +300,7 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
     uint64_t spare;
   };
   std::vector<Victim> victims;
+  const Replica* gives_turn = nullptr;
   uint64_t possible = 0;  // could be freed now
   uint64_t later = 0;     // could be freed when slacks have moved on
   bool in_the_way = false;
@@ -320,6 +345,7 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
           continue;
         }
         if (!gives_way) rank = std::min(rank, -1e8);
+        gives_turn = replica;
       }
     }
     victims.push_back({replica, rank, replica->bytes});
@@ -328,7 +354,17 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
   if (possible < bytes) {
     // KV moves only when weights cannot make the room: for weights that have to wait, it is not in the way.
     const uint64_t weights = load_s > 0 ? later : possible;
-    if (weights < bytes) SpillFor(device, bytes - weights, urgency, grower, now, effects);
+    if (weights < bytes) {
+      const bool stuck = device.stuck;
+      const int32_t spilling = device.spilling;
+      const uint64_t held = device.kv_bytes;
+      SpillFor(device, bytes - weights, urgency, load_s > 0, gives_turn, grower, now, effects);
+      if (load_s > 0 && (device.spilling > spilling ||
+                         device.kv_bytes < held)) {  // what went for weights does not come back before them
+        device.weights_first_until = now + kWeightsFirst;
+        device.weights_urgency = stuck ? -kNever : urgency;
+      }
+    }
     if (in_the_way) Break(device);
     return false;
   }
@@ -353,22 +389,27 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
 }
 
 // Weights are not enough: KV of the jobs that can wait longest goes to the host. Comes true later.
-bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency, const Job* grower,
-                                 Nanoseconds now, std::vector<Effect>& effects) {
+bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency, bool for_weights,
+                                 const Replica* gives_turn, const Job* grower, Nanoseconds now,
+                                 std::vector<Effect>& effects) {
   Host& host = *hosts_[Index(device.device.host)];
   uint64_t coming = device.spilling_bytes;
   // Nothing goes on, and sequences move whole: room in pieces may be too small for each of them although
   // there is enough in all. Then the youngest is computed again, an open-ended one first.
-  const bool stands_still = device.stuck && grower != nullptr && coming == 0;
+  const bool stands_still = device.stuck && (grower != nullptr || for_weights) && coming == 0;
   while (coming < bytes) {
     Job* victim = nullptr;
     double most = urgency;
     for (Replica* replica : device.replicas) {
       if (replica == device.running) continue;
-      if (replica == device.turn.replica && (grower == nullptr || grower->replica != replica)) continue;
+      if (replica == device.turn.replica && replica != gives_turn &&
+          (grower == nullptr || grower->replica != replica)) {
+        continue;
+      }
       for (Job* job : replica->active) {
         if (job->asked || job->device_bytes == 0) continue;
-        if (job->spill_refused_epoch == device.room_epoch && !stands_still) {  // not again and again at once
+        // Not again and again at once.
+        if (job->spill_refused_epoch == device.room_epoch && !(stands_still && grower != nullptr)) {
           device.retry_at = std::min(device.retry_at, now + kRetry);
           continue;
         }

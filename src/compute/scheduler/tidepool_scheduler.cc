@@ -83,7 +83,7 @@ void TidepoolScheduler::Decide(Nanoseconds now, std::vector<Effect>& effects) {
       device->retry_at = INT64_MAX;
       device->stuck = !device->busy && device->loading == nullptr && device->asked == 0 &&
                       device->spilling + device->restoring == 0;
-      ++device->room_epoch;
+      NewRoom(*device);
       Break(*device);
     }
     if (device->dirty || device->step_ended || std::min(device->wake_at, device->land_at) <= now) {
@@ -148,11 +148,13 @@ void TidepoolScheduler::PlanLanding(Device& device, Nanoseconds now) {
   const int64_t prefill = std::min<int64_t>(replica->backlog, model.model.batch_tokens);
   const double step_s = PrefillSeconds(model, device, prefill) +
                         (replica->runnable > replica->prefilling ? DecodeSeconds(*replica, 0, 0) : 0);
-  const double left_s = LoadLeft(*replica, now);
-  if (left_s < -kOverdue * LoadSeconds(*replica)) return;  // nobody knows when it will end
+  if (LoadLeft(*replica, now) < -kOverdue * LoadSeconds(*replica)) return;  // nobody knows when it will end
   const double early_s = step_s * (1 - 1.0 / model.segments());
-  if (left_s > early_s) {
-    device.land_at = now + static_cast<Nanoseconds>((left_s - early_s) * 1e9) + 1;
+  // From when it began, not from now: the same time whenever it is asked for.
+  const Nanoseconds at =
+      replica->load_began + static_cast<Nanoseconds>((LoadSeconds(*replica) - early_s) * 1e9);
+  if (at > now) {
+    device.land_at = at;
     return;
   }
   device.lands = true;

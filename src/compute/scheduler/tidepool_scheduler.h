@@ -43,8 +43,10 @@ class TidepoolScheduler final : public PoolState {
 
  private:
   struct Fit {
-    Device* device = nullptr;
+    Device* device = nullptr;  // the cheapest
     double cost = 0;
+    Device* apart = nullptr;  // the cheapest where the job's model is not at work
+    double apart_cost = 0;
   };
   void Relax(Job& job) const;
   void PlaceAll(Nanoseconds now, std::vector<Effect>& effects);
@@ -89,8 +91,9 @@ class TidepoolScheduler final : public PoolState {
   // without them, for which also others of its own model make way.
   bool MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s, const Replica* keep,
                 Nanoseconds now, std::vector<Effect>& effects, const Job* grower = nullptr);
-  bool SpillFor(Device& device, uint64_t bytes, double urgency, const Job* grower, Nanoseconds now,
-                std::vector<Effect>& effects);
+  // `gives_turn`: the model that has the turn, when it makes way.
+  bool SpillFor(Device& device, uint64_t bytes, double urgency, bool for_weights, const Replica* gives_turn,
+                const Job* grower, Nanoseconds now, std::vector<Effect>& effects);
   void Shrink(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void ExpireIdle(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void Rebalance(Nanoseconds now, std::vector<Effect>& effects);

@@ -22,6 +22,7 @@ std::string_view TraceKindName(TraceKind kind) {
     case TraceKind::kNoRoom: return "no_room";
     case TraceKind::kRoomReturned: return "room_returned";
     case TraceKind::kStepDone: return "step_done";
+    case TraceKind::kStepsTaken: return "steps_taken";
     case TraceKind::kLoadDone: return "load_done";
     case TraceKind::kLoadFailed: return "load_failed";
     case TraceKind::kLoadStopped: return "load_stopped";
@@ -126,8 +127,7 @@ void TraceRecorder::RoomReturned(PoolDeviceId device) {
   Keep({.kind = TraceKind::kRoomReturned, .device = device});
   inner_->RoomReturned(device);
 }
-void TraceRecorder::StepDone(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) {
-  Keep({.kind = TraceKind::kStepDone, .at = now, .device = device, .value = steps, .more = busy});
+void TraceRecorder::CountProduced(PoolDeviceId device, int32_t steps) {
   const PoolPlan& plan = inner_->plan(device);
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const auto entry = produced_.find(plan.sequences[i].job);
@@ -135,7 +135,16 @@ void TraceRecorder::StepDone(PoolDeviceId device, int32_t steps, Nanoseconds bus
     const bool decode = static_cast<int32_t>(i) < plan.decodes;
     entry->second += decode ? steps : (steps > 0 && plan.sequences[i].logit_rows == 1 ? 1 : 0);
   }
+}
+void TraceRecorder::StepDone(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) {
+  Keep({.kind = TraceKind::kStepDone, .at = now, .device = device, .value = steps, .more = busy});
+  CountProduced(device, steps);
   inner_->StepDone(device, steps, busy, now);
+}
+void TraceRecorder::StepsTaken(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) {
+  Keep({.kind = TraceKind::kStepsTaken, .at = now, .device = device, .value = steps, .more = busy});
+  CountProduced(device, steps);
+  inner_->StepsTaken(device, steps, busy, now);
 }
 void TraceRecorder::LoadDone(PoolDeviceId device, PoolModelId model, Nanoseconds now) {
   Keep({.kind = TraceKind::kLoadDone, .at = now, .device = device, .model = model});
@@ -229,6 +238,7 @@ void Tell(const TraceRecord& r, PoolScheduler& s) {
     case TraceKind::kNoRoom: s.NoRoom(r.job); break;
     case TraceKind::kRoomReturned: s.RoomReturned(r.device); break;
     case TraceKind::kStepDone: s.StepDone(r.device, value, r.more, r.at); break;
+    case TraceKind::kStepsTaken: s.StepsTaken(r.device, value, r.more, r.at); break;
     case TraceKind::kLoadDone: s.LoadDone(r.device, r.model, r.at); break;
     case TraceKind::kLoadFailed:
       s.LoadFailed(r.device, r.model, value, static_cast<uint64_t>(r.more), r.at);

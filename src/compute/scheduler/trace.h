@@ -34,6 +34,7 @@ enum class TraceKind : uint8_t {
   kNoRoom,
   kRoomReturned,
   kStepDone,
+  kStepsTaken,
   kLoadDone,
   kLoadFailed,
   kLoadStopped,
@@ -91,6 +92,7 @@ class TraceRecorder final : public PoolScheduler {
   void NoRoom(PoolJobId job) override;
   void RoomReturned(PoolDeviceId device) override;
   void StepDone(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) override;
+  void StepsTaken(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) override;
   void LoadDone(PoolDeviceId device, PoolModelId model, Nanoseconds now) override;
   void LoadFailed(PoolDeviceId device, PoolModelId model, int32_t segments, uint64_t missing_bytes,
                   Nanoseconds now) override;
@@ -117,6 +119,7 @@ class TraceRecorder final : public PoolScheduler {
 
  private:
   void Keep(TraceRecord record);
+  void CountProduced(PoolDeviceId device, int32_t steps);
 
   std::unique_ptr<PoolScheduler> inner_;
   const size_t most_records_;

@@ -34,6 +34,7 @@ struct Running {
   bool on = false;
   Nanoseconds began = 0;
   int32_t steps = 0;
+  int32_t told = 0;  // of these, to the scheduler
   uint64_t version = 0;
   // On landing weights: its seconds, and when its last layer may be computed; < 0: not known yet.
   bool landing = false;
@@ -90,6 +91,7 @@ class Simulation {
   void DecideAll();
   void Carry(const Effect& effect);
   void StartRun(const Effect& effect);
+  void TellSteps();
   void EndRun(int32_t device, int32_t steps);
   void Landed(int32_t device, int32_t model);
   void Yield(int32_t device);
@@ -189,6 +191,7 @@ SimResult Simulation::Run() {
     if (event.at > horizon || (next == requests_.size() && live_ == 0)) break;
     events_.pop();
     now_ = std::max(now_, event.at);
+    TellSteps();
     switch (event.kind) {
       case EventKind::kStep: {
         Running& run = running_[static_cast<size_t>(event.index)];
@@ -306,6 +309,7 @@ void Simulation::StartRun(const Effect& effect) {
   run.on = true;
   run.began = now_;
   run.ends.clear();
+  run.told = 0;
   ++run.version;
   double prefill = 0, prefill2 = 0, context = 0;
   int32_t steps = plan.steps;
@@ -370,6 +374,22 @@ void Simulation::Yield(int32_t device) {
   Schedule(*end, EventKind::kStep, device, run.version);
 }
 
+// What is decided now rests on the steps that runs under way have taken, as if each had been reported alone.
+void Simulation::TellSteps() {
+  for (size_t device = 0; device < running_.size(); ++device) {
+    Running& run = running_[device];
+    if (!run.on || run.landing) continue;
+    const auto taken = static_cast<int32_t>(std::min<ptrdiff_t>(
+        std::upper_bound(run.ends.begin() + run.told, run.ends.end(), now_) - run.ends.begin(),
+        run.steps - 1));
+    if (taken <= run.told) continue;
+    const Nanoseconds from = run.told == 0 ? run.began : run.ends[static_cast<size_t>(run.told) - 1];
+    const Nanoseconds to = run.ends[static_cast<size_t>(taken) - 1];
+    scheduler_->StepsTaken(static_cast<PoolDeviceId>(device), taken - run.told, to - from, to);
+    run.told = taken;
+  }
+}
+
 void Simulation::EndRun(int32_t device, int32_t steps) {
   Running& run = running_[static_cast<size_t>(device)];
   const PoolPlan& plan = scheduler_->plan(device);
@@ -409,7 +429,8 @@ void Simulation::EndRun(int32_t device, int32_t steps) {
     }
     if (job.produced >= request.output) ended.push_back(planned.job);
   }
-  scheduler_->StepDone(device, steps, busy, now_);
+  const Nanoseconds told = run.told == 0 ? 0 : run.ends[static_cast<size_t>(run.told) - 1] - run.began;
+  scheduler_->StepDone(device, steps - run.told, busy - told, now_);
   for (const PoolJobId job : ended) EndJob(job);
 }
 

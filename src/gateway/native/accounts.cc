@@ -125,26 +125,6 @@ Json CreatedLinkJson(const platform::CreatedLink& made) {
   return out;
 }
 
-// An object's schema from an example of its JSON: the encoders above are the only description.
-Json SchemaLike(const Json& example, std::initializer_list<std::string_view> nullable) {
-  Json schema;
-  schema["type"] = "object";
-  for (const auto& [name, value] : example.items()) {
-    Json& property = schema["properties"][name];
-    const char* type = value.is_boolean()          ? "boolean"
-                       : value.is_number_integer() ? "integer"
-                       : value.is_number()         ? "number"
-                       : value.is_array()          ? "array"
-                                                   : "string";
-    const bool maybe = std::find(nullable.begin(), nullable.end(), name) != nullable.end();
-    if (name.ends_with("_at")) type = "integer";
-    property["type"] = maybe ? Json::array({type, "null"}) : Json(type);
-    if (value.is_array()) property["items"]["type"] = "string";
-    if (name.ends_with("_at")) property["description"] = "seconds since 1970";
-  }
-  return schema;
-}
-
 void DescribeLists(Json& schema, std::initializer_list<const char*> names) {
   for (const char* name : names) schema["properties"][name]["items"]["type"] = "string";
 }
@@ -353,24 +333,22 @@ void RevokeKey(Services& services, std::shared_ptr<Exchange> exchange) {
   });
 }
 
-Json OrganisationSchema() { return SchemaLike(OrganisationJson({}), {}); }
+Json OrganisationSchema() { return SchemaLike(OrganisationJson({})); }
 Json OrganisationListSchema() { return ListSchemaOf(OrganisationSchema()); }
 Json OrganisationRequestSchema() { return openai::SchemaOf(kOrganisationFields, {"name"}); }
 Json OrganisationChangeSchema() { return openai::SchemaOf(kOrganisationChangeFields, {}); }
-Json WorkspaceSchema() { return SchemaLike(WorkspaceJson({}), {"archived_at"}); }
+Json WorkspaceSchema() { return SchemaLike(WorkspaceJson({})); }
 Json WorkspaceListSchema() { return ListSchemaOf(WorkspaceSchema()); }
 Json WorkspaceRequestSchema() { return openai::SchemaOf(kWorkspaceFields, {"name"}); }
 Json WorkspaceChangeSchema() { return openai::SchemaOf(kWorkspaceChangeFields, {}); }
-Json MemberSchema() { return SchemaLike(MemberJson({}), {"workspace"}); }
+Json MemberSchema() { return SchemaLike(MemberJson({})); }
 Json MemberListSchema() { return ListSchemaOf(MemberSchema()); }
 Json MemberChangeSchema() { return openai::SchemaOf(kMemberChangeFields, {"role"}); }
-Json LinkSchema() { return SchemaLike(LinkJson({}), {"workspace", "used_at"}); }
+Json LinkSchema() { return SchemaLike(LinkJson({})); }
 Json LinkListSchema() { return ListSchemaOf(LinkSchema()); }
-Json CreatedLinkSchema() { return SchemaLike(CreatedLinkJson({}), {"workspace", "used_at"}); }
+Json CreatedLinkSchema() { return SchemaLike(CreatedLinkJson({})); }
 Json InvitationRequestSchema() { return openai::SchemaOf(kInvitationFields, {"email", "role"}); }
-Json KeySchema() {
-  return SchemaLike(KeyJson({}), {"user", "expires_at", "revoked_at", "last_used_at", "replaced_by"});
-}
+Json KeySchema() { return SchemaLike(KeyJson({})); }
 Json KeyListSchema() { return ListSchemaOf(KeySchema()); }
 Json CreatedKeySchema() {
   Json schema = KeySchema();

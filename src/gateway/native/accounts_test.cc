@@ -440,6 +440,40 @@ TEST_F(AccountsApiTest, ARevokedKeysStreamsAreCutWithinASecond) {
   EXPECT_EQ(Tell(KeyVoice(made["key"]), "GET", "/v1/models", nullptr, 401)["error"]["code"], "key_revoked");
 }
 
+TEST_F(AccountsApiTest, ARevokedKeysConversationsStopBeingWritten) {
+  StartWithAccounts();
+  const Json made = Tell(operator_, "POST", "/api/v1/keys", {{"name", "chat"}, {"service", true}}, 201);
+  const Voice voice = KeyVoice(made["key"]);
+  inference_.SetScript([](FakeRun& run) {
+    run.Token("first");
+    run.WaitCancelled(20);
+    run.Finish(compute::FinishReason::kCancelled);
+    run.Done(compute::Usage{});
+  });
+  const std::string id =
+      Tell(voice, "POST", "/api/v1/conversations", {{"title", "t"}, {"model", "scripted"}}, 201)["id"];
+  const std::string turn = Tell(voice, "POST", "/api/v1/conversations/" + id + "/turns", {{"content", "hi"}},
+                                201)["turns"][1]["id"];
+  const auto who = world_.Who(made["key"]);
+  ASSERT_TRUE(who);
+  ASSERT_TRUE(inference_.WaitRunning(1, 10));
+  Tell(operator_, "DELETE", "/api/v1/keys/" + made["id"].get<std::string>(), nullptr, 200);
+  EXPECT_TRUE(inference_.WaitRunning(0, 10));
+  EXPECT_EQ(inference_.cancelled(), 1);
+  EXPECT_TRUE(WaitMetric("tidepool_http_cut_requests_total", 1));
+  // What had arrived is kept.
+  platform::Turn last;
+  for (int i = 0; i < 1000 && last.state != platform::TurnState::kInterrupted; ++i) {
+    const auto found = conversations_->Find(*who, id);
+    ASSERT_TRUE(found);
+    last = found->turns.back();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_EQ(last.state, platform::TurnState::kInterrupted);
+  EXPECT_EQ(last.id, turn);
+  EXPECT_EQ(last.content, "first");
+}
+
 TEST_F(AccountsApiTest, AnExpiredKeysStreamsAreCut) {
   StartWithAccounts();
   const int64_t soon = platform::kTestTime_ms / 1000 + 60;
@@ -613,6 +647,35 @@ TEST_F(AccountsApiTest, AnIdempotencyKeyMakesOneKey) {
   EXPECT_EQ(
       Ask(Raw(operator_, "POST", "/api/v1/organisations", wrong.dump(), "Idempotency-Key: w\r\n")).status,
       400);
+}
+
+TEST_F(AccountsApiTest, ConversationsAreCalledAsTheRestIs) {
+  StartWithAccounts();
+  const Voice voice = KeyVoice(Key("developer"));
+  const Json made =
+      Tell(voice, "POST", "/api/v1/conversations", {{"title", "t"}, {"model", "scripted"}}, 201);
+  const std::string path = "/api/v1/conversations/" + made.value("id", "");
+  for (const std::string& target : {std::string("/api/v1/conversations?nonsense=1"), path + "?x=1",
+                                    path + "/events?x=1", path + "/export?x=1"}) {
+    EXPECT_EQ(Tell(voice, "GET", target, nullptr, 400)["error"]["code"], "unknown_parameter") << target;
+  }
+  EXPECT_EQ(Tell(voice, "GET", "/api/v1/conversations?limit=0", nullptr, 400)["error"]["param"], "limit");
+  EXPECT_EQ(Tell(voice, "GET", path + "/events?after=-1", nullptr, 400)["error"]["param"], "after");
+  for (const std::string& target : {std::string("/api/v1/conversations"), path, path + "/export?format=json"})
+    EXPECT_EQ(Ask(Raw(voice, "GET", target)).headers.at("cache-control"), "no-store") << target;
+  EXPECT_EQ(Ask(Raw(voice, "GET", path + "/export")).headers.at("content-type"),
+            "text/markdown; charset=utf-8");
+  // A page that sends again what it is not sure about says it once.
+  inference_.SetScript([](FakeRun& run) {
+    run.Token("so");
+    run.Finish(compute::FinishReason::kStop);
+    run.Done(compute::Usage{});
+  });
+  const Json said{{"content", "hi"}};
+  const Json first = Tell(voice, "POST", path + "/turns", said, 201, "Idempotency-Key: t-1\r\n");
+  ASSERT_EQ(first["turns"].size(), 2u);
+  EXPECT_EQ(Tell(voice, "POST", path + "/turns", said, 201, "Idempotency-Key: t-1\r\n"), first);
+  EXPECT_EQ(Tell(voice, "GET", path, nullptr, 200)["turns"].size(), 2u);
 }
 
 TEST_F(AccountsApiTest, BadRequestsNameTheField) {

@@ -15,7 +15,7 @@ constexpr openai::Field kBackupFields[] = {
      "file"}};
 
 constexpr openai::Field kSecretFields[] = {
-    {"name", openai::FieldType::kString, openai::Treatment::kRead, "hub.token, or webhook.NAME"},
+    {"name", openai::FieldType::kString, openai::Treatment::kRead, "hub.token"},
     {"value", openai::FieldType::kString, openai::Treatment::kRead, "never shown again"}};
 
 Json AuditRowJson(const platform::AuditRow& row) {
@@ -39,19 +39,14 @@ void ListAudit(Services& services, std::shared_ptr<Exchange> exchange) {
   Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
     TP_ASSIGN(const platform::Page page, call.Page());
     TP_ASSIGN(const std::optional<int64_t> before, call.QueryInteger("after"));
-    if (page.limit < 1 || page.limit > 1000)
-      return Fail(openai::BadField("limit", fmt::format("limit must be 1 to 1000, not {}.", page.limit)));
     const platform::Principal& who = call.caller.principal;
     const std::string organisation = who.is_operator ? call.Query("organisation") : who.organisation;
     TP_ASSIGN(auto rows, call.audit().List(organisation, before.value_or(0), page.limit + 1));
     const bool more = static_cast<int64_t>(rows.size()) > page.limit;
     if (more) rows.pop_back();
-    Json out;
-    out["data"] = Json::array();
-    for (const platform::AuditRow& row : rows) out["data"].push_back(AuditRowJson(row));
-    out["has_more"] = more;
-    out["next_cursor"] = more ? Json(fmt::to_string(rows.back().number)) : Json(nullptr);
-    return out;
+    Json data = Json::array();
+    for (const platform::AuditRow& row : rows) data.push_back(AuditRowJson(row));
+    return ListJson(std::move(data), more ? fmt::to_string(rows.back().number) : std::string());
   });
 }
 

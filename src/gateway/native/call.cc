@@ -13,8 +13,16 @@ namespace {
 
 constexpr size_t kMaxIdempotencyKey = 255;
 
-HttpResponse ResponseOf(const Result<Json>& result, int status) {
-  return result ? JsonResponse(*result, status) : ErrorResponse(result.error());
+HttpResponse ResponseOf(Result<HttpResponse> result) {
+  return result ? std::move(*result) : ErrorResponse(result.error());
+}
+
+std::string_view TypeName(std::string_view name, const Json& value) {
+  if (value.is_boolean()) return "boolean";
+  if (value.is_number_float()) return "number";
+  if (value.is_number() || (value.is_null() && name.ends_with("_at"))) return "integer";
+  if (value.is_array()) return "array";
+  return value.is_object() ? "object" : "string";
 }
 
 }  // namespace
@@ -83,6 +91,11 @@ Result<std::optional<int64_t>> Call::Time(std::string_view name) const {
   return std::optional<int64_t>(*seconds * 1000);
 }
 
+Status Call::ReadQuery() {
+  TP_ASSIGN(query_, ParseQuery(request.target, request.route->query));
+  return {};
+}
+
 std::string Call::Query(std::string_view name) const {
   for (const auto& [key, value] : query_) {
     if (key == name) return value;
@@ -102,24 +115,29 @@ Result<std::optional<int64_t>> Call::QueryInteger(std::string_view name) const {
   return std::optional<int64_t>(number);
 }
 
-Result<platform::Page> Call::Page() const {
-  platform::Page page;
-  TP_ASSIGN(const std::optional<int64_t> limit, QueryInteger("limit"));
-  page.limit = limit.value_or(100);
-  page.after = Query("after");
-  return page;
+Result<platform::Page> Call::Page(int64_t limit) const {
+  TP_ASSIGN(const std::optional<int64_t> given, QueryInteger("limit"));
+  if (given && (*given < 1 || *given > 1000))
+    return Fail(openai::BadField("limit", fmt::format("limit must be 1 to 1000, not {}.", *given)));
+  return platform::Page{.limit = given.value_or(limit), .after = Query("after")};
 }
 
 void Serve(Services& services, const std::shared_ptr<Exchange>& exchange, int status,
            const std::function<Result<Json>(Call&)>& work) {
+  ServeReply(services, exchange, [&](Call& call) -> Result<HttpResponse> {
+    TP_ASSIGN(const Json json, work(call));
+    return JsonResponse(json, status);
+  });
+}
+
+void ServeReply(Services& services, const std::shared_ptr<Exchange>& exchange,
+                const std::function<Result<HttpResponse>(Call&)>& work) {
   if (services.hooks.accounts == nullptr || services.hooks.audit == nullptr) {
     return exchange->Send(ErrorResponse(501, "not_available", "This server has no accounts."));
   }
   Call call(services, exchange);
   const HttpRequest& request = call.request;
-  auto query = ParseQuery(request.target, request.route->query);
-  if (!query) return exchange->Send(ErrorResponse(query.error()));
-  call.query_ = std::move(*query);
+  if (Status read = call.ReadQuery(); !read) return exchange->Send(ErrorResponse(read.error()));
   const auto send = [&](HttpResponse response) {
     for (HttpHeader& header : call.headers) response.headers.push_back(std::move(header));
     response.headers.push_back({"Cache-Control", "no-store"});
@@ -128,7 +146,7 @@ void Serve(Services& services, const std::shared_ptr<Exchange>& exchange, int st
   const std::string* key = request.Header("idempotency-key");
   // Without a caller there is nobody to keep answers apart by.
   if (key == nullptr || request.method != "POST" || request.route->access == platform::Role::kNone)
-    return send(ResponseOf(work(call), status));
+    return send(ResponseOf(work(call)));
   const bool sane = !key->empty() && key->size() <= kMaxIdempotencyKey &&
                     std::all_of(key->begin(), key->end(), [](char c) { return c >= 0x20 && c < 0x7f; });
   if (!sane) {
@@ -147,13 +165,33 @@ void Serve(Services& services, const std::shared_ptr<Exchange>& exchange, int st
     response.headers.push_back({"Idempotent-Replayed", "true"});
     return send(std::move(response));
   }
-  HttpResponse response = ResponseOf(work(call), status);
+  HttpResponse response = ResponseOf(work(call));
   // What may go better the next time is not kept.
   const bool final = response.status < 500 && response.status != 429 && response.status != 409;
   call.accounts().EndIdempotent(
       id,
       final ? std::optional(platform::Accounts::KeptReply{response.status, response.body}) : std::nullopt);
   send(std::move(response));
+}
+
+Json ListJson(Json data, const std::string& next) {
+  Json out;
+  out["data"] = std::move(data);
+  out["has_more"] = !next.empty();
+  out["next_cursor"] = next.empty() ? Json(nullptr) : Json(next);
+  return out;
+}
+
+Json SchemaLike(const Json& example) {
+  Json schema{{"type", "object"}};
+  for (const auto& [name, value] : example.items()) {
+    Json& property = schema["properties"][name];
+    const std::string_view type = TypeName(name, value);
+    property["type"] = value.is_null() ? Json::array({type, "null"}) : Json(type);
+    if (value.is_array()) property["items"]["type"] = "string";
+    if (name.ends_with("_at")) property["description"] = "seconds since 1970";
+  }
+  return schema;
 }
 
 Json ListSchemaOf(Json item) {

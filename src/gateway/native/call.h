@@ -52,15 +52,15 @@ class Call {
   // A time in whole seconds since 1970 as milliseconds; nullopt for absent and for null.
   Result<std::optional<int64_t>> Time(std::string_view name) const;
 
+  // The query against the route's parameters: unknown ones are errors. Serve has done it.
+  Status ReadQuery();
   // "" if it was not given.
   std::string Query(std::string_view name) const;
   Result<std::optional<int64_t>> QueryInteger(std::string_view name) const;
-  Result<platform::Page> Page() const;
+  Result<platform::Page> Page(int64_t limit = 100) const;  // `limit` if none is given; 1..1000
   std::string Id(std::string_view name = "id") const { return std::string(request.PathValue(name)); }
 
  private:
-  friend void Serve(Services&, const std::shared_ptr<Exchange>&, int,
-                    const std::function<Result<Json>(Call&)>&);
   Json body_ = Json::object();
   std::vector<std::pair<std::string, std::string>> query_;
 };
@@ -70,18 +70,22 @@ class Call {
 // another request under the same key is refused.
 void Serve(Services& services, const std::shared_ptr<Exchange>& exchange, int status,
            const std::function<Result<Json>(Call&)>& work);
+// The same for answers that are not JSON.
+void ServeReply(Services& services, const std::shared_ptr<Exchange>& exchange,
+                const std::function<Result<HttpResponse>(Call&)>& work);
 
-// {"data": [..], "has_more": .., "next_cursor": ..}
+// {"data": [..], "has_more": .., "next_cursor": ..}; an empty `next`: no more.
+Json ListJson(Json data, const std::string& next);
 template <typename T>
 Json ListJson(const platform::Listed<T>& listed, Json (*encode)(const T&)) {
-  Json out;
-  out["data"] = Json::array();
-  for (const T& item : listed.items) out["data"].push_back(encode(item));
-  out["has_more"] = !listed.next.empty();
-  out["next_cursor"] = listed.next.empty() ? Json(nullptr) : Json(listed.next);
-  return out;
+  Json data = Json::array();
+  for (const T& item : listed.items) data.push_back(encode(item));
+  return ListJson(std::move(data), listed.next);
 }
 Json ListSchemaOf(Json item);
+// An object's schema from an example of its JSON: the encoders are the only description. What is null in the
+// example may be null; else it is text, or, with a name in "_at", a time.
+Json SchemaLike(const Json& example);
 // Seconds since 1970, or null.
 Json TimeJson(const std::optional<int64_t>& unix_ms);
 

@@ -3,12 +3,12 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <mutex>
 #include <utility>
 
 #include "gateway/errors.h"
 #include "gateway/json_body.h"
+#include "gateway/native/call.h"
 #include "gateway/openai/fields.h"
 #include "gateway/openai/sampling_fields.h"
 #include "gateway/router.h"
@@ -18,7 +18,6 @@
 namespace tidepool::gateway::native {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using openai::BadField;
 using openai::Field;
 using openai::FieldReader;
@@ -26,47 +25,15 @@ using openai::FieldType;
 using openai::Treatment;
 using platform::ConversationEvent;
 
-platform::Conversations* ConversationsOf(Services& services, const std::shared_ptr<Exchange>& exchange) {
-  if (services.hooks.conversations == nullptr)
-    exchange->Send(ErrorResponse(501, "not_available", "This server keeps no conversations."));
-  return services.hooks.conversations;
+void SendNoConversations(const std::shared_ptr<Exchange>& exchange) {
+  exchange->Send(ErrorResponse(501, "not_available", "This server keeps no conversations."));
 }
 
-std::string ConversationId(const Exchange& exchange) {
-  return std::string(exchange.request().PathValue("id"));
-}
-const platform::Principal& Who(const Exchange& exchange) { return exchange.request().principal; }
-
-// "a=1&b=two%20words": the value of `name`, decoded ('+' is a space).
-Result<std::string> QueryText(const HttpRequest& request, std::string_view name) {
-  std::string_view rest = request.target;
-  const size_t mark = rest.find('?');
-  rest = mark == std::string_view::npos ? std::string_view() : rest.substr(mark + 1);
-  while (!rest.empty()) {
-    const size_t end = rest.find('&');
-    const std::string_view pair = rest.substr(0, end);
-    rest = end == std::string_view::npos ? std::string_view() : rest.substr(end + 1);
-    const size_t equals = pair.find('=');
-    if (pair.substr(0, equals) != name) continue;
-    std::string value(equals == std::string_view::npos ? std::string_view() : pair.substr(equals + 1));
-    for (char& c : value) {
-      if (c == '+') c = ' ';
-    }
-    auto decoded = PercentDecode(value);
-    if (!decoded) return Fail(BadField(name, fmt::format("{} is not percent-encoded rightly.", name)));
-    return decoded;
-  }
-  return std::string();
-}
-
-Result<int64_t> QueryInteger(const HttpRequest& request, std::string_view name, int64_t otherwise) {
-  TP_ASSIGN(const std::string text, QueryText(request, name));
-  if (text.empty()) return otherwise;
-  int64_t value = 0;
-  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (problem != std::errc() || end != text.data() + text.size() || value < 0)
-    return Fail(BadField(name, fmt::format("{} is \"{}\", not a whole number.", name, text.substr(0, 40))));
-  return value;
+// Serve, for servers that keep conversations.
+void ServeConversations(Services& services, const std::shared_ptr<Exchange>& exchange, int status,
+                        const std::function<Result<Json>(Call&, platform::Conversations&)>& work) {
+  if (services.hooks.conversations == nullptr) return SendNoConversations(exchange);
+  Serve(services, exchange, status, [&](Call& call) { return work(call, *services.hooks.conversations); });
 }
 
 double Seconds(int64_t ms) { return static_cast<double>(ms) / 1e3; }
@@ -159,17 +126,17 @@ std::span<const Field> ChangeFields() {
   return kFields;
 }
 
-Result<platform::ConversationChange> ParseChange(const Json& body) {
-  FieldReader reader(body, ChangeFields());
-  TP_TRY(CheckOnlyKnown(reader));
+Result<platform::ConversationChange> ReadChange(Call& call, bool optional) {
+  TP_TRY(call.ReadBody(ChangeFields(), optional));
   platform::ConversationChange change;
-  change.title = reader.String("title");
-  change.model = reader.String("model");
-  change.system = reader.String("system");
-  change.pinned = reader.Boolean("pinned");
-  change.leaf = reader.String("leaf");
-  if (body.contains("leaf") && body["leaf"].is_null()) change.leaf = "";
-  if (const Json* sampling = reader.Find("sampling")) {
+  change.title = call.String("title");
+  change.model = call.String("model");
+  change.system = call.String("system");
+  change.pinned = call.Boolean("pinned");
+  change.leaf = call.String("leaf");
+  if (call.Has("leaf") && !change.leaf) change.leaf = "";  // null
+  if (const auto sampling = call.body().find("sampling");
+      sampling != call.body().end() && !sampling->is_null()) {
     TP_TRY(SamplingOf(*sampling));
     change.sampling = *sampling;
   }
@@ -189,15 +156,14 @@ std::span<const Field> TurnFields() {
   return kFields;
 }
 
-Result<platform::NewTurn> ParseTurn(const Json& body) {
-  FieldReader reader(body, TurnFields());
-  TP_TRY(CheckOnlyKnown(reader));
+Result<platform::NewTurn> ReadTurn(Call& call) {
+  TP_TRY(call.ReadBody(TurnFields()));
   platform::NewTurn turn;
-  turn.parent = reader.String("parent").value_or("");
-  turn.content = reader.String("content");
-  turn.model = reader.String("model").value_or("");
-  turn.continue_turn = reader.String("continue").value_or("");
-  if (const Json* files = reader.Find("files")) {
+  turn.parent = call.String("parent").value_or("");
+  turn.content = call.String("content");
+  turn.model = call.String("model").value_or("");
+  turn.continue_turn = call.String("continue").value_or("");
+  if (const auto files = call.body().find("files"); files != call.body().end() && !files->is_null()) {
     for (const Json& file : *files) {
       static const Field kFields[] = {{"name", FieldType::kString, Treatment::kRead, ""},
                                       {"text", FieldType::kString, Treatment::kRead, ""}};
@@ -298,109 +264,97 @@ class Follower final : public platform::ConversationListener,
 }  // namespace
 
 void ListConversations(Services& services, std::shared_ptr<Exchange> exchange) {
-  auto* conversations = ConversationsOf(services, exchange);
-  if (conversations == nullptr) return;
-  const auto list = [&]() -> Result<platform::ConversationPage> {
-    TP_ASSIGN(const std::string search, QueryText(exchange->request(), "query"));
-    TP_ASSIGN(const std::string after, QueryText(exchange->request(), "after"));
-    TP_ASSIGN(const int64_t limit, QueryInteger(exchange->request(), "limit", 50));
-    return conversations->List(Who(*exchange), search, after,
-                               static_cast<int32_t>(std::min<int64_t>(limit, 200)));
-  };
-  const auto page = list();
-  if (!page) return exchange->Send(ErrorResponse(page.error()));
-  Json data = Json::array();
-  for (const auto& one : page->conversations) data.push_back(SummaryJson(one));
-  exchange->Send(JsonResponse(Json{{"data", std::move(data)}, {"next", OrNull(page->next)}}));
+  ServeConversations(services, exchange, 200,
+                     [](Call& call, platform::Conversations& conversations) -> Result<Json> {
+                       TP_ASSIGN(const platform::Page page, call.Page(50));
+                       TP_ASSIGN(const platform::ConversationPage listed,
+                                 conversations.List(call.caller.principal, call.Query("query"), page.after,
+                                                    static_cast<int32_t>(page.limit)));
+                       Json data = Json::array();
+                       for (const auto& one : listed.conversations) data.push_back(SummaryJson(one));
+                       return Json{{"data", std::move(data)}, {"next", OrNull(listed.next)}};
+                     });
 }
 
 void CreateConversation(Services& services, std::shared_ptr<Exchange> exchange) {
-  auto* conversations = ConversationsOf(services, exchange);
-  if (conversations == nullptr) return;
-  const auto body = JsonBody(services, exchange->request(), true);
-  if (!body) return exchange->Send(ErrorResponse(body.error()));
-  const auto change = ParseChange(*body);
-  if (!change) return exchange->Send(ErrorResponse(change.error()));
-  const auto created = conversations->Create(Who(*exchange), *change);
-  if (!created) return exchange->Send(ErrorResponse(created.error()));
-  Json out = ConversationJson(*created);
-  out["turns"] = Json::array();
-  out["sequence"] = 0;
-  exchange->Send(JsonResponse(out, 201));
+  ServeConversations(
+      services, exchange, 201, [](Call& call, platform::Conversations& conversations) -> Result<Json> {
+        TP_ASSIGN(const platform::ConversationChange change, ReadChange(call, /*optional=*/true));
+        TP_ASSIGN(const platform::Conversation created, conversations.Create(call.caller.principal, change));
+        Json out = ConversationJson(created);
+        out["turns"] = Json::array();
+        out["sequence"] = 0;
+        return out;
+      });
 }
 
 void GetConversation(Services& services, std::shared_ptr<Exchange> exchange) {
-  auto* conversations = ConversationsOf(services, exchange);
-  if (conversations == nullptr) return;
-  const auto found = conversations->Find(Who(*exchange), ConversationId(*exchange));
-  if (!found) return exchange->Send(ErrorResponse(found.error()));
-  exchange->Send(JsonResponse(WholeJson(*found)));
+  ServeConversations(services, exchange, 200,
+                     [](Call& call, platform::Conversations& conversations) -> Result<Json> {
+                       return conversations.Find(call.caller.principal, call.Id()).map(WholeJson);
+                     });
 }
 
 void ChangeConversation(Services& services, std::shared_ptr<Exchange> exchange) {
-  auto* conversations = ConversationsOf(services, exchange);
-  if (conversations == nullptr) return;
-  const auto body = JsonBody(services, exchange->request());
-  if (!body) return exchange->Send(ErrorResponse(body.error()));
-  const auto change = ParseChange(*body);
-  if (!change) return exchange->Send(ErrorResponse(change.error()));
-  const auto changed = conversations->Change(Who(*exchange), ConversationId(*exchange), *change);
-  if (!changed) return exchange->Send(ErrorResponse(changed.error()));
-  exchange->Send(JsonResponse(ConversationJson(*changed)));
+  ServeConversations(
+      services, exchange, 200, [](Call& call, platform::Conversations& conversations) -> Result<Json> {
+        TP_ASSIGN(const platform::ConversationChange change, ReadChange(call, /*optional=*/false));
+        return conversations.Change(call.caller.principal, call.Id(), change).map(ConversationJson);
+      });
 }
 
 void DeleteConversation(Services& services, std::shared_ptr<Exchange> exchange) {
-  auto* conversations = ConversationsOf(services, exchange);
-  if (conversations == nullptr) return;
-  const std::string id = ConversationId(*exchange);
-  if (auto deleted = conversations->Delete(Who(*exchange), id); !deleted)
-    return exchange->Send(ErrorResponse(deleted.error()));
-  exchange->Send(JsonResponse(Json{{"id", id}, {"deleted", true}}));
+  ServeConversations(services, exchange, 200,
+                     [](Call& call, platform::Conversations& conversations) -> Result<Json> {
+                       TP_TRY(conversations.Delete(call.caller.principal, call.Id()));
+                       return Json{{"id", call.Id()}, {"deleted", true}};
+                     });
 }
 
 void StartTurn(Services& services, std::shared_ptr<Exchange> exchange) {
-  auto* conversations = ConversationsOf(services, exchange);
-  if (conversations == nullptr) return;
-  const auto body = JsonBody(services, exchange->request());
-  if (!body) return exchange->Send(ErrorResponse(body.error()));
-  const auto start = [&]() -> Result<std::vector<platform::Turn>> {
-    TP_ASSIGN(platform::NewTurn turn, ParseTurn(*body));
-    TP_ASSIGN(const platform::Conversation conversation,
-              conversations->Read(Who(*exchange), ConversationId(*exchange)));
-    TP_ASSIGN(turn.sampling, SamplingOf(conversation.sampling));
-    return conversations->StartTurn(Who(*exchange), ConversationId(*exchange), std::move(turn),
-                                    exchange->request().id);
-  };
-  const auto turns = start();
-  if (!turns) return exchange->Send(ErrorResponse(turns.error()));
-  Json data = Json::array();
-  for (const auto& turn : *turns) data.push_back(TurnJson(turn));
-  exchange->Send(JsonResponse(Json{{"turns", std::move(data)}}, 201));
+  ServeConversations(
+      services, exchange, 201, [](Call& call, platform::Conversations& conversations) -> Result<Json> {
+        TP_ASSIGN(platform::NewTurn turn, ReadTurn(call));
+        TP_ASSIGN(const platform::Conversation conversation,
+                  conversations.Read(call.caller.principal, call.Id()));
+        TP_ASSIGN(turn.sampling, SamplingOf(conversation.sampling));
+        TP_ASSIGN(
+            const std::vector<platform::Turn> made,
+            conversations.StartTurn(call.caller.principal, call.Id(), std::move(turn), call.request.id));
+        Json turns = Json::array();
+        for (const auto& one : made) turns.push_back(TurnJson(one));
+        return Json{{"turns", std::move(turns)}};
+      });
 }
 
 void StopTurn(Services& services, std::shared_ptr<Exchange> exchange) {
-  auto* conversations = ConversationsOf(services, exchange);
-  if (conversations == nullptr) return;
-  const std::string turn(exchange->request().PathValue("turn"));
-  if (auto stopped = conversations->StopTurn(Who(*exchange), ConversationId(*exchange), turn); !stopped)
-    return exchange->Send(ErrorResponse(stopped.error()));
-  exchange->Send(JsonResponse(Json{{"id", turn}, {"stopped", true}}));
+  ServeConversations(services, exchange, 200,
+                     [](Call& call, platform::Conversations& conversations) -> Result<Json> {
+                       TP_TRY(conversations.StopTurn(call.caller.principal, call.Id(), call.Id("turn")));
+                       return Json{{"id", call.Id("turn")}, {"stopped", true}};
+                     });
 }
 
 void ConversationEvents(Services& services, std::shared_ptr<Exchange> exchange) {
-  auto* conversations = ConversationsOf(services, exchange);
-  if (conversations == nullptr) return;
-  const auto after = QueryInteger(exchange->request(), "after", 0);
+  auto* conversations = services.hooks.conversations;
+  if (conversations == nullptr) return SendNoConversations(exchange);
+  Call call(services, exchange);
+  const auto begin = [&]() -> Result<int64_t> {
+    TP_TRY(call.ReadQuery());
+    TP_ASSIGN(const std::optional<int64_t> after, call.QueryInteger("after"));
+    if (after && *after < 0) return Fail(BadField("after", "after is below 0."));
+    // The status line goes first: events follow from other threads as soon as it listens.
+    TP_TRY(conversations->Read(call.caller.principal, call.Id()));
+    if (services.draining)
+      return Fail(ErrorKind::kUnavailable, "draining", "The server is stopping; try again later.");
+    return after.value_or(0);
+  };
+  const auto after = begin();
   if (!after) return exchange->Send(ErrorResponse(after.error()));
-  const std::string id = ConversationId(*exchange);
-  // The status line goes first: events follow from other threads as soon as it listens.
-  if (auto mine = conversations->Read(Who(*exchange), id); !mine)
-    return exchange->Send(ErrorResponse(mine.error()));
-  if (services.draining)
-    return exchange->Send(ErrorResponse(503, "draining", "The server is stopping; try again later."));
   exchange->Begin(200, kEventStream, {{"Cache-Control", "no-store"}, {"X-Accel-Buffering", "no"}});
-  const auto follower = std::make_shared<Follower>(*conversations, id, exchange);
-  if (auto listening = conversations->Listen(Who(*exchange), id, static_cast<uint64_t>(*after), follower);
+  const auto follower = std::make_shared<Follower>(*conversations, call.Id(), exchange);
+  if (auto listening =
+          conversations->Listen(call.caller.principal, call.Id(), static_cast<uint64_t>(*after), follower);
       !listening) {
     std::string out;
     AppendNamedEvent(out, "error", DumpJson(ErrorJson(listening.error())));
@@ -411,30 +365,29 @@ void ConversationEvents(Services& services, std::shared_ptr<Exchange> exchange) 
 }
 
 void ExportConversation(Services& services, std::shared_ptr<Exchange> exchange) {
-  auto* conversations = ConversationsOf(services, exchange);
-  if (conversations == nullptr) return;
-  const auto format = QueryText(exchange->request(), "format");
-  if (!format) return exchange->Send(ErrorResponse(format.error()));
-  if (!format->empty() && *format != "markdown" && *format != "json") {
-    return exchange->Send(ErrorResponse(
-        BadField("format", fmt::format("format is \"{}\"; give markdown or json.", format->substr(0, 40)))));
-  }
-  const auto found = conversations->Find(Who(*exchange), ConversationId(*exchange));
-  if (!found) return exchange->Send(ErrorResponse(found.error()));
-  const bool json = *format == "json";
-  HttpResponse response;
-  if (json) {
-    Json whole = WholeJson(*found);
-    whole.erase("sequence");
-    response.body = DumpJson(whole);
-  } else {
-    response.content_type = "text/markdown; charset=utf-8";
-    response.body = platform::ExportMarkdown(*found);
-  }
-  response.headers.push_back(
-      {"Content-Disposition",
-       fmt::format("attachment; filename=\"{}.{}\"", found->conversation.id, json ? "json" : "md")});
-  exchange->Send(std::move(response));
+  if (services.hooks.conversations == nullptr) return SendNoConversations(exchange);
+  ServeReply(services, exchange, [&](Call& call) -> Result<HttpResponse> {
+    const std::string format = call.Query("format");
+    if (!format.empty() && format != "markdown" && format != "json") {
+      return Fail(
+          BadField("format", fmt::format("format is \"{}\"; give markdown or json.", format.substr(0, 40))));
+    }
+    TP_ASSIGN(const auto found, services.hooks.conversations->Find(call.caller.principal, call.Id()));
+    const bool json = format == "json";
+    HttpResponse response;
+    if (json) {
+      Json whole = WholeJson(found);
+      whole.erase("sequence");
+      response.body = DumpJson(whole);
+    } else {
+      response.content_type = "text/markdown; charset=utf-8";
+      response.body = platform::ExportMarkdown(found);
+    }
+    response.headers.push_back(
+        {"Content-Disposition",
+         fmt::format("attachment; filename=\"{}.{}\"", found.conversation.id, json ? "json" : "md")});
+    return response;
+  });
 }
 
 // ---- schemas ------------------------------------------------------------------------------------------

@@ -25,9 +25,6 @@ Status CheckMayRule(const Call& call, const platform::Scope& scope);
 
 bool IsOrganisationAdmin(const platform::Principal& principal);  // or operator
 
-Result<int64_t> LimitOfPage(const Call& call);  // 1..1000, default 100
-// {"data", "has_more", "next_cursor"}
-Json PageJson(Json data, const std::string& next);
 Json SecondsJson(int64_t unix_ms);  // with milliseconds
 Json SumsJson(const platform::UsageSums& sums);
 

@@ -94,10 +94,10 @@ void LoadModel(Services& services, std::shared_ptr<Exchange> exchange) {
     services.inference.Load(id, [](Status) {});
     return SendModel(services, exchange, 202);
   }
-  services.inference.Load(id, [&services, exchange](Status loaded) {
+  services.inference.Load(id, [&services, workers = services.workers, exchange](Status loaded) {
     if (!loaded) return exchange->Send(ErrorResponse(loaded.error()));
     // Not on the loader's thread: it may hold the lock that Find takes.
-    if (!services.workers.Submit([&services, exchange] { SendModel(services, exchange, 200); })) {
+    if (!workers->Submit([&services, exchange] { SendModel(services, exchange, 200); })) {
       exchange->Send(
           ErrorResponse(503, "server_busy", "The model is loaded; the server is too busy to show it."));
     }

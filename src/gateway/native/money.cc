@@ -157,11 +157,15 @@ Result<platform::Budget> ReadBudget(Call& call) {
   return budget;
 }
 
+// Whose rules a caller may see any of: "" is everybody's.
+std::string Whose(const Call& call) {
+  return call.caller.principal.is_operator ? std::string() : call.caller.principal.organisation;
+}
+
 Result<platform::Limiter::BudgetState> FindBudget(const Call& call, platform::Accounting& accounting,
                                                   const std::string& id) {
-  for (auto& state : accounting.limiter().budgets()) {
-    if (state.budget.id == id && Sees(call, state.budget.scope, state.budget.organisation)) return state;
-  }
+  auto state = accounting.limiter().FindBudget(id);
+  if (state && Sees(call, state->budget.scope, state->budget.organisation)) return std::move(*state);
   return Fail(ErrorKind::kNotFound, "budget_not_found",
               fmt::format("There is no budget \"{}\".", id.substr(0, 100)));
 }
@@ -190,7 +194,7 @@ Json DryRunJson(const platform::DryRun& run) {
   return out;
 }
 
-Json AllOf(Json data) { return PageJson(std::move(data), ""); }
+Json AllOf(Json data) { return ListJson(std::move(data), ""); }
 
 }  // namespace
 
@@ -204,7 +208,7 @@ void ListLimits(Services& services, std::shared_ptr<Exchange> exchange) {
     }
     const std::string model = call.Query("model");
     Json data = Json::array();
-    for (const platform::Limit& limit : accounting.limiter().limits()) {
+    for (const platform::Limit& limit : accounting.limiter().limits(Whose(call))) {
       if (!Sees(call, limit.scope, limit.organisation) || (scope && limit.scope != *scope) ||
           (!model.empty() && limit.model != model))
         continue;
@@ -305,7 +309,7 @@ void PutQuota(Services& services, std::shared_ptr<Exchange> exchange) {
 void ListBudgets(Services& services, std::shared_ptr<Exchange> exchange) {
   ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
     Json data = Json::array();
-    for (const auto& state : accounting.limiter().budgets()) {
+    for (const auto& state : accounting.limiter().budgets(Whose(call))) {
       if (Sees(call, state.budget.scope, state.budget.organisation)) data.push_back(BudgetStateJson(state));
     }
     return AllOf(std::move(data));

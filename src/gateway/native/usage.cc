@@ -15,10 +15,17 @@ using openai::FieldType;
 using openai::Treatment;
 using platform::Role;
 
+namespace {
+
+void SendNoLedger(const std::shared_ptr<Exchange>& exchange) {
+  exchange->Send(ErrorResponse(501, "not_available", "This server keeps no ledger."));
+}
+
+}  // namespace
+
 void ServeLedger(Services& services, const std::shared_ptr<Exchange>& exchange, int status,
                  const std::function<Result<Json>(Call&, platform::Accounting&)>& work) {
-  if (services.hooks.accounting == nullptr)
-    return exchange->Send(ErrorResponse(501, "not_available", "This server keeps no ledger."));
+  if (services.hooks.accounting == nullptr) return SendNoLedger(exchange);
   Serve(services, exchange, status, [&](Call& call) { return work(call, *services.hooks.accounting); });
 }
 
@@ -62,21 +69,6 @@ Result<platform::UsageFilter> FilterOf(const Call& call) {
   }
   if (filter.to_ms <= filter.from_ms) return Fail(openai::BadField("to", "to must be later than from."));
   return filter;
-}
-
-Result<int64_t> LimitOfPage(const Call& call) {
-  TP_ASSIGN(const std::optional<int64_t> limit, call.QueryInteger("limit"));
-  if (limit && (*limit < 1 || *limit > 1000))
-    return Fail(openai::BadField("limit", fmt::format("limit is {}; it takes 1 to 1000.", *limit)));
-  return limit.value_or(100);
-}
-
-Json PageJson(Json data, const std::string& next) {
-  Json out;
-  out["data"] = std::move(data);
-  out["has_more"] = !next.empty();
-  out["next_cursor"] = next.empty() ? Json(nullptr) : Json(next);
-  return out;
 }
 
 Json SecondsJson(int64_t unix_ms) {
@@ -172,7 +164,7 @@ Json BillJson(const platform::Bill& bill) {
     item.update(SumsJson(line.sums));
     lines.push_back(std::move(item));
   }
-  Json out = PageJson(std::move(lines), bill.next);
+  Json out = ListJson(std::move(lines), bill.next);
   out["organisation"] = bill.organisation;
   out["from"] = platform::TimeText(bill.from_ms);
   out["to"] = platform::TimeText(bill.to_ms);
@@ -186,37 +178,19 @@ Json BillJson(const platform::Bill& bill) {
   return out;
 }
 
-Json SchemaFromExample(const Json& example) {
-  Json schema{{"type", "object"}};
-  for (const auto& [name, value] : example.items()) {
-    Json& property = schema["properties"][name];
-    if (value.is_null()) {
-      property["type"] = Json::array({"string", "null"});
-    } else {
-      property["type"] = value.is_boolean()                                 ? "boolean"
-                         : value.is_number_float() || name.ends_with("_at") ? "number"
-                         : value.is_number()                                ? "integer"
-                         : value.is_array()                                 ? "array"
-                         : value.is_object()                                ? "object"
-                                                                            : "string";
-    }
-  }
-  return schema;
-}
-
 }  // namespace
 
 void Usage(Services& services, std::shared_ptr<Exchange> exchange) {
   ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
     TP_ASSIGN(const platform::UsageFilter filter, FilterOf(call));
-    TP_ASSIGN(const int64_t limit, LimitOfPage(call));
+    TP_ASSIGN(const platform::Page page, call.Page());
     platform::GroupBy group_by = platform::GroupBy::kNone;
     if (const std::string text = call.Query("group_by"); !text.empty()) {
       TP_ASSIGN(group_by, platform::ParseGroupBy(text));
     }
-    TP_ASSIGN(const auto page, accounting.reports().Usage(filter, group_by, call.Query("after"), limit));
+    TP_ASSIGN(const auto sums, accounting.reports().Usage(filter, group_by, page.after, page.limit));
     Json data = Json::array();
-    for (const platform::UsageGroup& group : page.items) {
+    for (const platform::UsageGroup& group : sums.items) {
       Json item = Json::object();
       if (group_by != platform::GroupBy::kNone)
         item[std::string(platform::GroupByName(group_by))] = group.group;
@@ -230,18 +204,18 @@ void Usage(Services& services, std::shared_ptr<Exchange> exchange) {
       }
       data.push_back(std::move(item));
     }
-    return PageJson(std::move(data), page.next);
+    return ListJson(std::move(data), sums.next);
   });
 }
 
 void ListRequests(Services& services, std::shared_ptr<Exchange> exchange) {
   ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
     TP_ASSIGN(const platform::UsageFilter filter, FilterOf(call));
-    TP_ASSIGN(const int64_t limit, LimitOfPage(call));
-    TP_ASSIGN(const auto page, accounting.reports().Requests(filter, call.Query("after"), limit));
+    TP_ASSIGN(const platform::Page page, call.Page());
+    TP_ASSIGN(const auto rows, accounting.reports().Requests(filter, page.after, page.limit));
     Json data = Json::array();
-    for (const platform::UsageRow& row : page.items) data.push_back(RowJson(row));
-    return PageJson(std::move(data), page.next);
+    for (const platform::UsageRow& row : rows.items) data.push_back(RowJson(row));
+    return ListJson(std::move(data), rows.next);
   });
 }
 
@@ -292,60 +266,36 @@ void GetBill(Services& services, std::shared_ptr<Exchange> exchange) {
   ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
     TP_ASSIGN(const std::string organisation, OrganisationOf(call, call.Query("organisation")));
     TP_ASSIGN(const int64_t month, MonthOf(call.Query("month"), accounting.now_ms()));
-    TP_ASSIGN(const int64_t limit, LimitOfPage(call));
+    TP_ASSIGN(const platform::Page page, call.Page());
     TP_ASSIGN(const platform::Bill bill,
-              accounting.reports().MonthlyBill(organisation, month, call.Query("after"), limit));
+              accounting.reports().MonthlyBill(organisation, month, page.after, page.limit));
     return BillJson(bill);
   });
 }
 
 // The whole bill as text: an export, so it is in the audit log.
 void GetBillCsv(Services& services, std::shared_ptr<Exchange> exchange) {
-  std::string csv;
-  // Serve answers with JSON; a handler that succeeds has its text sent instead.
-  class TextExchange final : public Exchange {
-   public:
-    TextExchange(std::shared_ptr<Exchange> inner, std::string& text)
-        : inner_(std::move(inner)), text_(text) {}
-    const HttpRequest& request() const override { return inner_->request(); }
-    void Send(HttpResponse response) override {
-      if (response.status == 200) {
-        response.body = std::move(text_);
-        response.content_type = "text/csv; charset=utf-8";
-      }
-      inner_->Send(std::move(response));
-    }
-    void Begin(int status, std::string_view type, std::vector<HttpHeader> headers) override {
-      inner_->Begin(status, type, std::move(headers));
-    }
-    void Write(std::string_view bytes) override { inner_->Write(bytes); }
-    void End() override { inner_->End(); }
-    void Listen(std::shared_ptr<ExchangeListener> listener) override { inner_->Listen(std::move(listener)); }
-    void Abort() override { inner_->Abort(); }
-
-   private:
-    const std::shared_ptr<Exchange> inner_;
-    std::string& text_;
-  };
-  const std::shared_ptr<Exchange> text_exchange = std::make_shared<TextExchange>(exchange, csv);
-  ServeLedger(services, text_exchange, 200,
-              [&](Call& call, platform::Accounting& accounting) -> Result<Json> {
-                TP_ASSIGN(const std::string organisation, OrganisationOf(call, call.Query("organisation")));
-                TP_ASSIGN(const int64_t month, MonthOf(call.Query("month"), accounting.now_ms()));
-                constexpr int64_t kMostLines = 100'000;
-                TP_ASSIGN(const platform::Bill bill,
-                          accounting.reports().MonthlyBill(organisation, month, "", kMostLines));
-                if (!bill.next.empty())
-                  return Fail(ErrorKind::kTooLarge, "bill_too_long",
-                              "The bill has more than 100000 lines; page it as JSON.");
-                platform::AuditActor actor = call.caller.actor;
-                actor.organisation = organisation;  // whose bill it is; the operator may be of another
-                actor.workspace.clear();
-                TP_TRY(call.audit().Record(actor, "bill.exported", organisation, nullptr,
-                                           Json{{"month", platform::TimeText(bill.from_ms).substr(0, 7)}}));
-                csv = platform::BillCsv(bill);
-                return Json::object();
-              });
+  if (services.hooks.accounting == nullptr) return SendNoLedger(exchange);
+  ServeReply(services, exchange, [&](Call& call) -> Result<HttpResponse> {
+    platform::Accounting& accounting = *services.hooks.accounting;
+    TP_ASSIGN(const std::string organisation, OrganisationOf(call, call.Query("organisation")));
+    TP_ASSIGN(const int64_t month, MonthOf(call.Query("month"), accounting.now_ms()));
+    constexpr int64_t kMostLines = 100'000;
+    TP_ASSIGN(const platform::Bill bill,
+              accounting.reports().MonthlyBill(organisation, month, "", kMostLines));
+    if (!bill.next.empty())
+      return Fail(ErrorKind::kTooLarge, "bill_too_long",
+                  "The bill has more than 100000 lines; page it as JSON.");
+    platform::AuditActor actor = call.caller.actor;
+    actor.organisation = organisation;  // whose bill it is; the operator may be of another
+    actor.workspace.clear();
+    TP_TRY(call.audit().Record(actor, "bill.exported", organisation, nullptr,
+                               Json{{"month", platform::TimeText(bill.from_ms).substr(0, 7)}}));
+    HttpResponse response;
+    response.content_type = "text/csv; charset=utf-8";
+    response.body = platform::BillCsv(bill);
+    return response;
+  });
 }
 
 void AdjustBill(Services& services, std::shared_ptr<Exchange> exchange) {
@@ -378,14 +328,18 @@ void AdjustBill(Services& services, std::shared_ptr<Exchange> exchange) {
 // ---- schemas -----------------------------------------------------------------------------------------
 
 Json UsageSchema() {
-  Json item = SchemaFromExample(SumsJson({}));
+  Json item = SchemaLike(SumsJson({}));
   for (const char* name : {"model", "key", "member", "workspace", "organisation", "endpoint", "status", "day",
                            "cost", "margin", "cost_currency"}) {
     item["properties"][name]["type"] = "string";
   }
   return ListSchemaOf(std::move(item));
 }
-Json RequestSchema() { return SchemaFromExample(RowJson({})); }
+Json RequestSchema() {
+  Json schema = SchemaLike(RowJson({}));
+  for (const char* name : {"started_at", "finished_at"}) schema["properties"][name]["type"] = "number";
+  return schema;
+}
 Json RequestListSchema() { return ListSchemaOf(RequestSchema()); }
 Json RangeSchema() {
   return Json::parse(R"json({"type": "object", "properties": {
@@ -393,12 +347,12 @@ Json RangeSchema() {
       "items": {"type": "array", "description": "seconds since 1970, value; steps without requests are left out"}}}}},
     "from": {"type": "number"}, "to": {"type": "number"}, "step": {"type": "integer"}}})json");
 }
-Json AdjustmentSchema() { return SchemaFromExample(AdjustmentJson({})); }
+Json AdjustmentSchema() { return SchemaLike(AdjustmentJson({})); }
 Json AdjustmentRequestSchema() {
   return openai::SchemaOf(kAdjustmentFields, {"organisation", "amount", "reason"});
 }
 Json BillSchema() {
-  Json line = SchemaFromExample(SumsJson({}));
+  Json line = SchemaLike(SumsJson({}));
   for (const char* name : {"model", "key", "workspace", "currency"})
     line["properties"][name]["type"] = "string";
   line["properties"]["member"]["type"] = Json::array({"string", "null"});

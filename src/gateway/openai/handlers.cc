@@ -81,13 +81,13 @@ void Embeddings(Services& services, std::shared_ptr<Exchange> exchange) {
     return exchange->Send(ErrorResponse(allowed.error()));
   const EmbeddingFormat format{parsed->base64, parsed->dimensions};
   // Spelling out a thousand vectors takes milliseconds: not on the engine's thread.
-  auto done = [&services, exchange, format,
+  auto done = [workers = services.workers, exchange, format,
                ignored = parsed->ignored](Result<platform::EmbeddingReply> vectors) {
     auto send = [exchange, format, ignored,
                  vectors = std::make_shared<Result<platform::EmbeddingReply>>(std::move(vectors))] {
       exchange->Send(WithIgnored(EmbeddingResponse(*vectors, format), ignored));
     };
-    if (!services.workers.Submit(send)) send();
+    if (!workers->Submit(send)) send();
   };
   auto generation = services.inference.Embed(std::move(parsed->request), std::move(done));
   if (!generation) return exchange->Send(ErrorResponse(generation.error()));

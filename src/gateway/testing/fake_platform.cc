@@ -91,6 +91,16 @@ platform::CompletionRequest FakeInference::last_completion() {
   return last_completion_;
 }
 
+int FakeInference::CallHeld() {
+  std::vector<std::function<void()>> held;
+  {
+    std::lock_guard lock(mutex_);
+    held.swap(held_);
+  }
+  for (const auto& call : held) call();
+  return static_cast<int>(held.size());
+}
+
 bool FakeInference::WaitRunning(int count, double seconds) const {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
   while (std::chrono::steady_clock::now() < deadline) {
@@ -158,7 +168,11 @@ Result<std::shared_ptr<platform::Generation>> FakeInference::Embed(
     reply.vectors.push_back({static_cast<float>(length), 2.0f, -2.0f});
     reply.prompt_tokens += static_cast<int32_t>(length);
   }
-  done(std::move(reply));
+  if (holds) {
+    held_.push_back([done = std::move(done), reply = std::move(reply)] { done(reply); });
+  } else {
+    done(std::move(reply));
+  }
   return std::make_shared<FakeGeneration>(*this, std::make_shared<FakeRun>(nullptr, 0));
 }
 
@@ -186,6 +200,11 @@ platform::RerankRequest FakeInference::last_rerank() {
 }
 
 void FakeInference::Load(const std::string& model, std::function<void(Status)> done) {
+  if (holds) {
+    std::lock_guard lock(mutex_);
+    held_.push_back([done = std::move(done)] { done({}); });
+    return;
+  }
   if (model == "broken") return done(Fail(ErrorKind::kUnavailable, "out_of_pool_memory", "It does not fit."));
   done({});
 }

@@ -70,11 +70,14 @@ class FakeInference final : public platform::Inference {
 
   // The next Chat/Complete/Embed fails with this.
   void FailNext(Error error);
-  std::atomic<bool> load_waits{false};
+  // While set, what Embed and Load would call is kept for CallHeld: a platform that ends things late.
+  std::atomic<bool> holds{false};
+  int CallHeld();
 
   Status AddScripted(chips::SimulatedDevice&, std::string, int32_t) override { return {}; }
   Result<std::shared_ptr<platform::Generation>> Chat(platform::ChatRequest request,
                                                      std::shared_ptr<platform::ChatSink> sink) override;
+  Status CheckChat(const platform::ChatRequest&) override { return {}; }
   Result<std::shared_ptr<platform::Generation>> Complete(platform::CompletionRequest request,
                                                          std::shared_ptr<platform::ChatSink> sink) override;
   Result<std::shared_ptr<platform::Generation>> Embed(
@@ -111,6 +114,7 @@ class FakeInference final : public platform::Inference {
   std::atomic<int> running_{0};
   std::atomic<int> cancelled_{0};
   std::list<std::thread> threads_;
+  std::vector<std::function<void()>> held_;
 };
 
 class FakeCatalog final : public platform::Catalog {

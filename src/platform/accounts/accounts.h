@@ -226,10 +226,8 @@ class Accounts final : public Authenticator {
   std::string CsrfOf(std::string_view session_token) const;
   int64_t SessionSeconds() const { return static_cast<int64_t>(options_.session_hours * 3600); }
 
-  // secrets.cc: webhook keys, hub tokens.
-  Status PutSecret(const std::string& name, std::string_view secret);
-  // The operator's, through the API: with a row in the audit log, never the value. kInvalid for a name that
-  // nothing reads.
+  // secrets.cc. The operator's, through the API: with a row in the audit log, never the value. kInvalid for a
+  // name that nothing reads.
   Status SetSecret(const Caller& caller, const std::string& name, std::string_view secret);
   Status RemoveSecret(const Caller& caller, const std::string& name);
   struct SecretName {
@@ -317,8 +315,8 @@ class Accounts final : public Authenticator {
   Gauge known_keys_, known_sessions_;
 };
 
-// The secrets that something reads: "hub.token" (in place of the setting), and "webhook." + a name.
-bool IsSecretName(std::string_view name);
+// The one secret that something reads, in place of the setting hub.token.
+inline constexpr std::string_view kHubTokenSecret = "hub.token";
 
 // "admin" in a workspace is kWorkspaceAdmin, elsewhere kAdmin; kNone for what is no role.
 Role ParseRole(std::string_view role, bool in_workspace);

@@ -633,8 +633,10 @@ TEST_P(AccountsTest, TheLastOperatorKeyStaysUntilAPersonIsOne) {
 }
 
 TEST_P(AccountsTest, SecretsAreSealedInTheStore) {
-  ASSERT_TRUE(accounts().PutSecret("hub.token", "hf_secret"));
-  ASSERT_TRUE(accounts().PutSecret("hub.token", "hf_newer"));
+  ASSERT_TRUE(accounts().SetSecret(Operator(), "hub.token", "hf_secret"));
+  ASSERT_TRUE(accounts().SetSecret(Operator(), "hub.token", "hf_newer"));
+  EXPECT_EQ(accounts().SetSecret(Operator(), "webhook.x", "s").error().code, "invalid_value")
+      << "nobody reads it";
   EXPECT_EQ(**accounts().GetSecret("hub.token"), "hf_newer");
   EXPECT_FALSE(*accounts().GetSecret("other"));
   const auto rows = world_->database->Get<store::Rows>(

@@ -11,30 +11,12 @@ constexpr int64_t kIdempotentHoldMs = 120'000;
 
 }  // namespace
 
-Status Accounts::PutSecret(const std::string& name, std::string_view secret) {
-  TP_TRY(CheckName(name, "name"));
-  const std::string box = keys_.Seal(secret);
-  return database_.Write([&](store::Session& session) {
-    return session
-        .Execute(
-            "INSERT INTO secrets (name, box, created_ms) VALUES ($1, $2, $3) ON CONFLICT (name) DO UPDATE "
-            "SET box = "
-            "excluded.box, created_ms = excluded.created_ms",
-            {name, store::Blob{box}, wall_clock_.unix_ms()})
-        .map([](int64_t) {});
-  });
-}
-
-bool IsSecretName(std::string_view name) {
-  return name == "hub.token" || (name.starts_with("webhook.") && name.size() > 8 && name.size() <= 100);
-}
-
 Status Accounts::SetSecret(const Caller& caller, const std::string& name, std::string_view secret) {
-  if (!IsSecretName(name)) {
-    return Fail(ErrorKind::kInvalid, "invalid_value",
-                fmt::format("Nothing reads a secret \"{}\"; there are hub.token and webhook.NAME.",
-                            name.substr(0, 60)),
-                "name");
+  if (name != kHubTokenSecret) {
+    return Fail(
+        ErrorKind::kInvalid, "invalid_value",
+        fmt::format("Nothing reads a secret \"{}\"; there is {}.", name.substr(0, 60), kHubTokenSecret),
+        "name");
   }
   if (secret.empty() || secret.size() > 4096)
     return Fail(ErrorKind::kInvalid, "invalid_value", "value must have 1 to 4096 bytes.", "value");

@@ -37,13 +37,17 @@ void ConversationChannel::Publish(ConversationEvent event) {
   }
 }
 
-void ConversationChannel::Begin(const Turn& turn) {
-  const std::lock_guard lock(mutex_);
-  running_[turn.id] = turn;
+void ConversationChannel::PublishTurn(const Turn& turn) {
   ConversationEvent event;
   event.kind = ConversationEvent::Kind::kTurn;
   event.turn = turn;
   Publish(std::move(event));
+}
+
+void ConversationChannel::Begin(const Turn& turn) {
+  const std::lock_guard lock(mutex_);
+  running_[turn.id] = turn;
+  PublishTurn(turn);
 }
 
 void ConversationChannel::Grow(const std::string& turn, std::string_view content,
@@ -72,11 +76,6 @@ void ConversationChannel::Progress(const std::string& turn, const compute::Progr
   Publish(std::move(event));
 }
 
-void ConversationChannel::Edit(const std::string& turn, const std::function<void(Turn&)>& edit) {
-  const std::lock_guard lock(mutex_);
-  if (const auto found = running_.find(turn); found != running_.end()) edit(found->second);
-}
-
 std::optional<Turn> ConversationChannel::Running(const std::string& turn) const {
   const std::lock_guard lock(mutex_);
   const auto found = running_.find(turn);
@@ -86,18 +85,12 @@ std::optional<Turn> ConversationChannel::Running(const std::string& turn) const 
 void ConversationChannel::End(const Turn& turn) {
   const std::lock_guard lock(mutex_);
   running_.erase(turn.id);
-  ConversationEvent event;
-  event.kind = ConversationEvent::Kind::kTurn;
-  event.turn = turn;
-  Publish(std::move(event));
+  PublishTurn(turn);
 }
 
 void ConversationChannel::Show(const Turn& turn) {
   const std::lock_guard lock(mutex_);
-  ConversationEvent event;
-  event.kind = ConversationEvent::Kind::kTurn;
-  event.turn = turn;
-  Publish(std::move(event));
+  PublishTurn(turn);
 }
 
 void ConversationChannel::Changed(const Conversation& conversation) {

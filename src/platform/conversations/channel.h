@@ -21,7 +21,7 @@ class ConversationChannel {
  public:
   // Numbers go on from `first`: above every number of an earlier channel of this conversation, so that
   // whoever comes back with one of those is told to read it again.
-  ConversationChannel(uint64_t first, size_t max_recent_bytes, int32_t max_listeners)
+  ConversationChannel(uint64_t first, size_t max_recent_bytes, int64_t max_listeners)
       : sequence_(first),
         oldest_(first),
         max_recent_bytes_(max_recent_bytes),
@@ -33,8 +33,6 @@ class ConversationChannel {
   void Begin(const Turn& turn);  // kTurn; the turn runs from now on
   void Grow(const std::string& turn, std::string_view content, std::string_view reasoning);
   void Progress(const std::string& turn, const compute::ProgressEvent& progress);
-  // Edits a running turn; nobody is told.
-  void Edit(const std::string& turn, const std::function<void(Turn&)>& edit);
   std::optional<Turn> Running(const std::string& turn) const;
   void End(const Turn& turn);   // kTurn; it runs no more
   void Show(const Turn& turn);  // kTurn of one that does not run
@@ -48,13 +46,15 @@ class ConversationChannel {
   size_t running() const;
 
  private:
-  void Publish(ConversationEvent event);  // under mutex_
+  // Under mutex_.
+  void Publish(ConversationEvent event);
+  void PublishTurn(const Turn& turn);
 
   mutable std::mutex mutex_;
   uint64_t sequence_;  // of the last event
   uint64_t oldest_;    // events after this number are in recent_
   const size_t max_recent_bytes_;
-  const int32_t max_listeners_;
+  const int64_t max_listeners_;
   size_t recent_bytes_ = 0;
   std::deque<ConversationEvent> recent_;
   std::map<std::string, Turn> running_;

@@ -28,12 +28,23 @@ CREATE TABLE conversation_turns (
 CREATE INDEX conversation_turns_in_order ON conversation_turns (conversation, number);
 CREATE INDEX conversation_turns_by_state ON conversation_turns (state);
 )sql"},
+    // What is there already is counted in characters, which is less where they are not ASCII.
+    {2, "how many bytes there are", R"sql(
+ALTER TABLE conversations ADD COLUMN bytes BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE conversation_turns ADD COLUMN bytes BIGINT NOT NULL DEFAULT 0;
+UPDATE conversation_turns SET bytes = LENGTH(content) + LENGTH(reasoning) + LENGTH(files);
+UPDATE conversations SET bytes = LENGTH(title) + LENGTH(system) + LENGTH(sampling) + COALESCE(
+  (SELECT SUM(t.bytes) FROM conversation_turns t WHERE t.conversation = conversations.id), 0);
+CREATE INDEX conversations_by_size ON conversations (workspace, owner, bytes);
+DROP INDEX conversation_turns_by_state;
+CREATE INDEX conversation_turns_by_state ON conversation_turns (state, conversation);
+)sql"},
 };
 
 constexpr std::string_view kConversationColumns =
     "id, title, model, system, sampling, leaf, pinned, created_ms, updated_ms, "
     "(SELECT COUNT(*) FROM conversation_turns t WHERE t.conversation = conversations.id AND t.state = "
-    "'running')";
+    "'running'), bytes";
 
 Conversation ConversationOf(const Row& row) {
   Conversation out;
@@ -48,6 +59,7 @@ Conversation ConversationOf(const Row& row) {
   out.created_ms = row.Integer(7);
   out.updated_ms = row.Integer(8);
   out.running = row.Integer(9) > 0;
+  out.bytes = row.Integer(10);
   return out;
 }
 
@@ -104,6 +116,30 @@ TurnTimings TimingsOf(const std::string& text) {
   if (!timings.is_object()) return {};
   return {timings.value("queue_s", 0.0), timings.value("ttft_s", 0.0), timings.value("reasoning_s", 0.0),
           timings.value("decode_s", 0.0)};
+}
+
+constexpr std::string_view kTurnColumns =
+    "id, parent, role, content, reasoning, files, model, state, finish_reason, error_code, error_message, "
+    "usage, timings, dropped_turns, created_ms";
+
+Turn TurnOf(const Row& row) {
+  Turn turn;
+  turn.id = row.Text(0);
+  turn.parent = row.Text(1);
+  turn.user = row.Text(2) == "user";
+  turn.content = row.Text(3);
+  turn.reasoning = row.Text(4);
+  turn.files = FilesOf(row.Text(5));
+  turn.model = row.Text(6);
+  turn.state = StateOf(row.Text(7));
+  turn.finish_reason = row.Text(8);
+  turn.error_code = row.Text(9);
+  turn.error_message = row.Text(10);
+  turn.usage = UsageOf(row.Text(11));
+  turn.timings = TimingsOf(row.Text(12));
+  turn.dropped_turns = static_cast<int32_t>(row.Integer(13));
+  turn.created_ms = row.Integer(14);
+  return turn;
 }
 
 // A store's text holds no NUL; a model may well say one.
@@ -193,27 +229,51 @@ Result<ConversationPage> ReadConversations(Session& session, const ConversationO
   return page;
 }
 
-Result<int64_t> CountConversations(Session& session, const ConversationOwner& owner) {
-  TP_ASSIGN(const store::Rows rows,
-            session.Query("SELECT COUNT(*) FROM conversations WHERE workspace = $1 AND owner = $2",
-                          {owner.workspace, owner.owner}));
+int64_t BytesOf(const Conversation& c) {
+  return static_cast<int64_t>(c.title.size() + c.system.size() + c.sampling.dump().size());
+}
+
+Result<OwnerUse> ReadOwnerUse(Session& session, const ConversationOwner& owner) {
+  TP_ASSIGN(const store::Rows rows, session.Query("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM "
+                                                  "conversations WHERE workspace = $1 AND owner = $2",
+                                                  {owner.workspace, owner.owner}));
+  return OwnerUse{rows.front().Integer(0), rows.front().Integer(1)};
+}
+
+Result<int64_t> CountTurns(Session& session, const std::string& conversation) {
+  TP_ASSIGN(const store::Rows rows, session.Query("SELECT COUNT(*) FROM conversation_turns WHERE "
+                                                  "conversation = $1",
+                                                  {conversation}));
   return rows.front().Integer(0);
+}
+
+Result<RunningTurns> CountRunning(Session& session, const ConversationOwner& owner,
+                                  const std::string& conversation) {
+  // From the running ones, of which there are few, not from the owner's conversations.
+  TP_ASSIGN(
+      const store::Rows rows,
+      session.Query("SELECT COUNT(*), COALESCE(SUM(CASE WHEN t.conversation = $3 THEN 1 ELSE 0 END), 0) "
+                    "FROM conversation_turns t WHERE t.state = 'running' AND EXISTS (SELECT 1 FROM "
+                    "conversations c WHERE c.id = t.conversation AND c.workspace = $1 AND c.owner = $2)",
+                    {owner.workspace, owner.owner, conversation}));
+  return RunningTurns{rows.front().Integer(0), rows.front().Integer(1)};
 }
 
 Status InsertConversation(Session& session, const ConversationOwner& owner, const Conversation& c) {
   TP_TRY(session.Execute(
       "INSERT INTO conversations (id, workspace, owner, title, model, system, sampling, leaf, pinned, "
-      "created_ms, updated_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+      "created_ms, updated_ms, bytes) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
       {c.id, owner.workspace, owner.owner, c.title, c.model, c.system, c.sampling.dump(), c.leaf,
-       c.pinned ? 1 : 0, c.created_ms, c.updated_ms}));
+       c.pinned ? 1 : 0, c.created_ms, c.updated_ms, BytesOf(c)}));
   return {};
 }
 
-Status UpdateConversation(Session& session, const Conversation& c) {
+Status UpdateConversation(Session& session, const Conversation& c, const Conversation& was) {
   TP_TRY(session.Execute(
       "UPDATE conversations SET title = $2, model = $3, system = $4, sampling = $5, leaf = $6, "
-      "pinned = $7, updated_ms = $8 WHERE id = $1",
-      {c.id, c.title, c.model, c.system, c.sampling.dump(), c.leaf, c.pinned ? 1 : 0, c.updated_ms}));
+      "pinned = $7, updated_ms = $8, bytes = bytes + $9 WHERE id = $1",
+      {c.id, c.title, c.model, c.system, c.sampling.dump(), c.leaf, c.pinned ? 1 : 0, c.updated_ms,
+       BytesOf(c) - BytesOf(was)}));
   return {};
 }
 
@@ -226,56 +286,54 @@ Status DeleteConversation(Session& session, const std::string& id) {
 Result<std::vector<Turn>> ReadTurns(Session& session, const std::string& conversation) {
   TP_ASSIGN(
       const store::Rows rows,
-      session.Query(
-          "SELECT id, parent, role, content, reasoning, files, model, state, finish_reason, error_code, "
-          "error_message, usage, timings, dropped_turns, created_ms FROM conversation_turns WHERE "
-          "conversation = $1 ORDER BY number",
-          {conversation}));
+      session.Query(fmt::format("SELECT {} FROM conversation_turns WHERE conversation = $1 ORDER BY number",
+                                kTurnColumns),
+                    {conversation}));
   std::vector<Turn> out;
   out.reserve(rows.size());
-  for (const Row& row : rows) {
-    Turn& turn = out.emplace_back();
-    turn.id = row.Text(0);
-    turn.parent = row.Text(1);
-    turn.user = row.Text(2) == "user";
-    turn.content = row.Text(3);
-    turn.reasoning = row.Text(4);
-    turn.files = FilesOf(row.Text(5));
-    turn.model = row.Text(6);
-    turn.state = StateOf(row.Text(7));
-    turn.finish_reason = row.Text(8);
-    turn.error_code = row.Text(9);
-    turn.error_message = row.Text(10);
-    turn.usage = UsageOf(row.Text(11));
-    turn.timings = TimingsOf(row.Text(12));
-    turn.dropped_turns = static_cast<int32_t>(row.Integer(13));
-    turn.created_ms = row.Integer(14);
-  }
+  for (const Row& row : rows) out.push_back(TurnOf(row));
   return out;
+}
+
+Result<std::optional<Turn>> ReadTurn(Session& session, const std::string& conversation,
+                                     const std::string& id) {
+  TP_ASSIGN(const store::Rows rows,
+            session.Query(fmt::format("SELECT {} FROM conversation_turns WHERE id = $1 AND conversation = $2",
+                                      kTurnColumns),
+                          {id, conversation}));
+  return rows.empty() ? std::nullopt : std::optional(TurnOf(rows.front()));
+}
+
+int64_t BytesOf(const Turn& turn) {
+  return static_cast<int64_t>(turn.content.size() + turn.reasoning.size() + FilesText(turn.files).size());
 }
 
 Status InsertTurn(Session& session, const std::string& conversation, const Turn& turn) {
   TP_TRY(session.Execute(
       "INSERT INTO conversation_turns (id, conversation, parent, role, content, reasoning, files, model, "
-      "state, "
-      "finish_reason, error_code, error_message, usage, timings, dropped_turns, created_ms) VALUES ($1, $2, "
-      "$3, $4, $5, "
-      "$6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+      "state, finish_reason, error_code, error_message, usage, timings, dropped_turns, created_ms, bytes) "
+      "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
       {turn.id, conversation, turn.parent, turn.user ? "user" : "assistant", Storable(turn.content),
        Storable(turn.reasoning), Storable(FilesText(turn.files)), turn.model, TurnStateName(turn.state),
        turn.finish_reason, turn.error_code, turn.error_message, UsageText(turn.usage),
-       TimingsText(turn.timings), turn.dropped_turns, turn.created_ms}));
+       TimingsText(turn.timings), turn.dropped_turns, turn.created_ms, BytesOf(turn)}));
+  TP_TRY(session.Execute("UPDATE conversations SET bytes = bytes + $2 WHERE id = $1",
+                         {conversation, BytesOf(turn)}));
   return {};
 }
 
 Status UpdateTurn(Session& session, const Turn& turn) {
   TP_TRY(session.Execute(
+      "UPDATE conversations SET bytes = bytes + $2 - (SELECT bytes FROM conversation_turns WHERE id = $1) "
+      "WHERE id = (SELECT conversation FROM conversation_turns WHERE id = $1)",
+      {turn.id, BytesOf(turn)}));
+  TP_TRY(session.Execute(
       "UPDATE conversation_turns SET content = $2, reasoning = $3, model = $4, state = $5, finish_reason = "
-      "$6, "
-      "error_code = $7, error_message = $8, usage = $9, timings = $10, dropped_turns = $11 WHERE id = $1",
+      "$6, error_code = $7, error_message = $8, usage = $9, timings = $10, dropped_turns = $11, bytes = $12 "
+      "WHERE id = $1",
       {turn.id, Storable(turn.content), Storable(turn.reasoning), turn.model, TurnStateName(turn.state),
        turn.finish_reason, turn.error_code, turn.error_message, UsageText(turn.usage),
-       TimingsText(turn.timings), turn.dropped_turns}));
+       TimingsText(turn.timings), turn.dropped_turns, BytesOf(turn)}));
   return {};
 }
 

@@ -19,13 +19,28 @@ Result<Conversation> ReadConversation(store::Session& session, const Conversatio
                                       const std::string& id);
 Result<ConversationPage> ReadConversations(store::Session& session, const ConversationOwner& owner,
                                            std::string_view search, std::string_view after, int32_t limit);
-Result<int64_t> CountConversations(store::Session& session, const ConversationOwner& owner);
+struct OwnerUse {
+  int64_t conversations = 0, bytes = 0;
+};
+Result<OwnerUse> ReadOwnerUse(store::Session& session, const ConversationOwner& owner);
 Status InsertConversation(store::Session& session, const ConversationOwner& owner,
                           const Conversation& conversation);
-Status UpdateConversation(store::Session& session, const Conversation& conversation);
+// `was`: as it was read, within the same write.
+Status UpdateConversation(store::Session& session, const Conversation& conversation, const Conversation& was);
 Status DeleteConversation(store::Session& session, const std::string& id);
 
 Result<std::vector<Turn>> ReadTurns(store::Session& session, const std::string& conversation);
+Result<std::optional<Turn>> ReadTurn(store::Session& session, const std::string& conversation,
+                                     const std::string& id);
+Result<int64_t> CountTurns(store::Session& session, const std::string& conversation);
+struct RunningTurns {
+  int64_t of_owner = 0, of_conversation = 0;
+};
+Result<RunningTurns> CountRunning(store::Session& session, const ConversationOwner& owner,
+                                  const std::string& conversation);
+// As the store counts them; a conversation's own, without its turns.
+int64_t BytesOf(const Turn& turn);
+int64_t BytesOf(const Conversation& conversation);
 Status InsertTurn(store::Session& session, const std::string& conversation, const Turn& turn);
 // Everything but id, parent, role, files and time.
 Status UpdateTurn(store::Session& session, const Turn& turn);

@@ -51,6 +51,12 @@ struct Counts {
   Counter done, stopped, interrupted, failed;
 };
 
+// Codes of what a limit refuses: labels of the metric.
+constexpr const char* kLimitCodes[] = {
+    "too_long",          "too_many_files",         "too_many_conversations",
+    "conversation_full", "conversation_too_large", "member_storage_full",
+    "too_many_running",  "too_many_listeners"};
+
 // One answer being written: takes the engine's events to the channel, and its text to the store at intervals.
 class Writer final : public ChatSink {
  public:
@@ -72,7 +78,8 @@ class Writer final : public ChatSink {
   }
 
   void Stop() { stop_ = true; }
-  bool stopping() const { return stop_; }
+  void Cut() { cut_ = true; }  // ended, but not by the person
+  bool stopping() const { return stop_ || cut_; }
   bool finished() const { return done_; }
 
   void OnProgress(const compute::ProgressEvent& event) override {
@@ -108,7 +115,12 @@ class Writer final : public ChatSink {
       return Finish(stop_ ? TurnState::kStopped : TurnState::kInterrupted, Error{});
     }
     if (finish_ && finish_->reason == Reason::kError) return Finish(TurnState::kFailed, finish_->error);
-    if (!usage) return Finish(stop_ ? TurnState::kStopped : TurnState::kFailed, usage.error());
+    if (!usage) {
+      return Finish(stop_  ? TurnState::kStopped
+                    : cut_ ? TurnState::kInterrupted
+                           : TurnState::kFailed,
+                    usage.error());
+    }
     Finish(TurnState::kDone, Error{});
   }
 
@@ -175,7 +187,7 @@ class Writer final : public ChatSink {
   const std::string id_;
   const Nanoseconds started_;
   const Turn last_;
-  std::atomic<bool> stop_{false}, done_{false};
+  std::atomic<bool> stop_{false}, cut_{false}, done_{false};
   // Sink calls come one at a time.
   bool reasoned_ = false;
   Nanoseconds first_ = 0, answer_ = 0, saved_ = 0;
@@ -203,6 +215,10 @@ class StoredConversations final : public Conversations {
     counts_.stopped = ended("stopped");
     counts_.interrupted = ended("interrupted");
     counts_.failed = ended("failed");
+    for (const char* code : kLimitCodes) {
+      refused_.emplace(code, metrics.counter("tidepool_conversation_refusals_total",
+                                             "What limits of conversations refused", {{"code", code}}));
+    }
   }
 
   ~StoredConversations() override {
@@ -252,6 +268,9 @@ class StoredConversations final : public Conversations {
   }
 
   Result<Conversation> Create(const Principal& who, const ConversationChange& change) override {
+    return Counted(CreateOne(who, change));
+  }
+  Result<Conversation> CreateOne(const Principal& who, const ConversationChange& change) {
     TP_TRY(CheckChange(change));
     const auto owner = ConversationOwner::Of(who);
     Conversation conversation;
@@ -260,11 +279,12 @@ class StoredConversations final : public Conversations {
     Apply(change, conversation);
     conversation.leaf.clear();
     const Status written = database_.Write([&](store::Session& session) -> Status {
-      TP_ASSIGN(const int64_t count, CountConversations(session, owner));
-      if (count >= options_.max_conversations) {
+      TP_ASSIGN(const OwnerUse use, ReadOwnerUse(session, owner));
+      if (use.conversations >= options_.max_conversations) {
         return Fail(ErrorKind::kTooLarge, "too_many_conversations",
-                    fmt::format("You have {} conversations already; delete some.", count));
+                    fmt::format("You have {} conversations already; delete some.", use.conversations));
       }
+      TP_TRY(CheckMemberRoom(use, BytesOf(conversation)));
       return InsertConversation(session, owner, conversation);
     });
     TP_TRY(written);
@@ -273,14 +293,19 @@ class StoredConversations final : public Conversations {
 
   Result<Conversation> Change(const Principal& who, const std::string& id,
                               const ConversationChange& change) override {
-    TP_TRY(CheckChange(change));
+    TP_TRY(Counted(CheckChange(change)));
     const auto owner = ConversationOwner::Of(who);
-    auto changed = database_.Put<Conversation>([&](store::Session& session) -> Result<Conversation> {
-      TP_ASSIGN(Conversation conversation, ReadConversation(session, owner, id));
+    auto changed = Counted(database_.Put<Conversation>([&](store::Session& session) -> Result<Conversation> {
+      TP_ASSIGN(const Conversation was, ReadConversation(session, owner, id));
+      Conversation conversation = was;
       Apply(change, conversation);
-      TP_TRY(UpdateConversation(session, conversation));
+      if (const int64_t more = BytesOf(conversation) - BytesOf(was); more > 0) {
+        TP_ASSIGN(const OwnerUse use, ReadOwnerUse(session, owner));
+        TP_TRY(CheckMemberRoom(use, more));
+      }
+      TP_TRY(UpdateConversation(session, conversation, was));
       return conversation;
-    });
+    }));
     if (changed) Channel(id)->Changed(*changed);
     return changed;
   }
@@ -310,7 +335,27 @@ class StoredConversations final : public Conversations {
   }
 
   Result<std::vector<Turn>> StartTurn(const Principal& who, const std::string& id, NewTurn wanted,
-                                      const std::string& request_id) override;
+                                      const std::string& request_id) override {
+    return Counted(StartOne(who, id, std::move(wanted), request_id));
+  }
+
+  int CutForbidden(const Authenticator& keys) override {
+    std::vector<std::shared_ptr<Generation>> cut;
+    {
+      const std::lock_guard lock(mutex_);
+      for (const auto& [turn, one] : running_) {
+        if (one.writer->finished() || one.writer->stopping() || keys.StillValid(one.who)) continue;
+        LogInfo("an answer in a conversation was cut: its key or session lost the right to it",
+                {{"turn", turn}, {"key", one.who.key_id}});
+        one.writer->Cut();  // one that has not begun yet is cancelled when it does
+        cut.push_back(one.generation);
+      }
+    }
+    for (const auto& generation : cut) {
+      if (generation) generation->Cancel();
+    }
+    return static_cast<int>(cut.size());
+  }
 
   Status StopTurn(const Principal& who, const std::string& id, const std::string& turn) override {
     TP_TRY(Read(who, id));
@@ -333,7 +378,7 @@ class StoredConversations final : public Conversations {
     TP_TRY(Read(who, id));
     if (ended_) return Fail(ErrorKind::kUnavailable, "draining", "The server is stopping; try again later.");
     const auto channel = Channel(id);
-    TP_TRY(channel->Listen(sequence, std::move(listener)));
+    TP_TRY(Counted(channel->Listen(sequence, std::move(listener))));
     // It may have ended between the look and the listening.
     if (ended_) channel->EndAll();
     return {};
@@ -367,6 +412,7 @@ class StoredConversations final : public Conversations {
   };
   struct Running {
     std::string conversation;
+    Principal who;  // that began it, for whose right it runs
     std::shared_ptr<Writer> writer;
     std::shared_ptr<Generation> generation;
   };
@@ -414,12 +460,28 @@ class StoredConversations final : public Conversations {
     std::vector<Turn> made;  // the person's, if any, and the model's
     ChatRequest request;
     std::vector<Turn> all;
-    std::string leaf;  // the last turn of the history
+    std::string leaf;            // the last turn of the history
+    std::optional<Turn> before;  // the turn it follows or goes on with, as it was read
     bool goes_on = false;
   };
+  Result<std::vector<Turn>> StartOne(const Principal& who, const std::string& id, NewTurn wanted,
+                                     const std::string& request_id);
   Result<Prepared> Prepare(const Principal& who, const Conversation& conversation, std::vector<Turn> turns,
                            NewTurn& wanted);
+  Status CheckUnchanged(store::Session& session, const std::string& id, const Prepared& prepared);
+  Status CheckRoom(store::Session& session, const ConversationOwner& owner, const Conversation& conversation,
+                   const Prepared& prepared);
+  Status CheckMemberRoom(const OwnerUse& use, int64_t more) const;
   int32_t FitContext(Prepared& prepared, const Conversation& conversation);
+  // Counts what a limit refused.
+  template <typename R>
+  R Counted(R result) {
+    if (!result) {
+      if (const auto found = refused_.find(result.error().code); found != refused_.end())
+        found->second.Increment();
+    }
+    return result;
+  }
 
   store::Database& database_;
   Inference& inference_;
@@ -427,6 +489,7 @@ class StoredConversations final : public Conversations {
   const WallClock& wall_clock_;
   const ConversationsOptions options_;
   Counts counts_;
+  std::map<std::string, Counter, std::less<>> refused_;  // by code; never changes
   std::atomic<bool> ended_{false};
 
   std::mutex mutex_;
@@ -449,10 +512,6 @@ Result<StoredConversations::Prepared> StoredConversations::Prepare(const Princip
     return found == turns.end() ? nullptr : &*found;
   };
   Prepared out;
-  if (static_cast<int64_t>(turns.size()) + 2 > options_.max_turns) {
-    return Fail(ErrorKind::kTooLarge, "conversation_full",
-                fmt::format("This conversation has {} turns already; begin another one.", turns.size()));
-  }
   const std::string model = wanted.model.empty() ? conversation.model : wanted.model;
   if (model.empty()) return Fail(ErrorKind::kInvalid, "missing_field", "model is missing.", "model");
   if (!who.models.empty()) {  // a key for some models only
@@ -478,6 +537,7 @@ Result<StoredConversations::Prepared> StoredConversations::Prepare(const Princip
     again.error_message.clear();
     again.model = model;
     out.leaf = turn->id;
+    out.before = *turn;
     out.goes_on = true;
     out.made.push_back(std::move(again));
     out.all = std::move(turns);
@@ -489,6 +549,7 @@ Result<StoredConversations::Prepared> StoredConversations::Prepare(const Princip
     return Fail(ErrorKind::kConflict, "still_running",
                 "The answer before it is still being written; stop it first.", "parent");
   }
+  if (parent != nullptr) out.before = *parent;
   std::string answers_to = wanted.parent;
   if (wanted.content || !wanted.files.empty()) {
     if (parent != nullptr && parent->user) {
@@ -522,6 +583,55 @@ Result<StoredConversations::Prepared> StoredConversations::Prepare(const Princip
   turns.insert(turns.end(), out.made.begin(), out.made.end() - 1);
   out.all = std::move(turns);
   return out;
+}
+
+// The tree was read before the write began: what it goes on from must be as it was.
+Status StoredConversations::CheckUnchanged(store::Session& session, const std::string& id,
+                                           const Prepared& prepared) {
+  if (!prepared.before) return {};
+  const Turn& before = *prepared.before;
+  const char* field = prepared.goes_on ? "continue" : "parent";
+  TP_ASSIGN(const std::optional<Turn> now, ReadTurn(session, id, before.id));
+  if (!now) return Fail(UnknownTurn(before.id, field));
+  if (now->state == before.state && now->content == before.content) return {};
+  return Fail(ErrorKind::kConflict, "turn_changed",
+              "The turn before it was changed in the meantime; read the conversation again.", field);
+}
+
+Status StoredConversations::CheckMemberRoom(const OwnerUse& use, int64_t more) const {
+  if (static_cast<uint64_t>(std::max<int64_t>(0, use.bytes + more)) <= options_.max_member_bytes) return {};
+  return Fail(ErrorKind::kTooLarge, "member_storage_full",
+              fmt::format("Your conversations hold {} bytes of the {} you may keep; delete some.", use.bytes,
+                          options_.max_member_bytes));
+}
+
+Status StoredConversations::CheckRoom(store::Session& session, const ConversationOwner& owner,
+                                      const Conversation& conversation, const Prepared& prepared) {
+  TP_ASSIGN(const RunningTurns running, CountRunning(session, owner, conversation.id));
+  const bool here = running.of_conversation >= options_.max_running;
+  if (here || running.of_owner >= options_.max_member_running) {
+    return Fail(Error{ErrorKind::kOverloaded, "too_many_running",
+                      fmt::format("{} answers are being written in {}; wait or stop one.",
+                                  here ? running.of_conversation : running.of_owner,
+                                  here ? "this conversation" : "your conversations"),
+                      "", 2});
+  }
+  int64_t more = 0;
+  if (!prepared.goes_on) {
+    TP_ASSIGN(const int64_t turns, CountTurns(session, conversation.id));
+    if (turns + static_cast<int64_t>(prepared.made.size()) > options_.max_turns) {
+      return Fail(ErrorKind::kTooLarge, "conversation_full",
+                  fmt::format("This conversation has {} turns already; begin another one.", turns));
+    }
+    for (const Turn& turn : prepared.made) more += BytesOf(turn);
+  }
+  if (static_cast<uint64_t>(std::max<int64_t>(0, conversation.bytes + more)) > options_.max_bytes) {
+    return Fail(ErrorKind::kTooLarge, "conversation_too_large",
+                fmt::format("This conversation holds {} bytes of at most {}; begin another one.",
+                            conversation.bytes, options_.max_bytes));
+  }
+  TP_ASSIGN(const OwnerUse use, ReadOwnerUse(session, owner));
+  return CheckMemberRoom(use, more);
 }
 
 // Fills in the messages; the turns left out.
@@ -559,8 +669,8 @@ int32_t StoredConversations::FitContext(Prepared& prepared, const Conversation& 
   return *dropped;
 }
 
-Result<std::vector<Turn>> StoredConversations::StartTurn(const Principal& who, const std::string& id,
-                                                         NewTurn wanted, const std::string& request_id) {
+Result<std::vector<Turn>> StoredConversations::StartOne(const Principal& who, const std::string& id,
+                                                        NewTurn wanted, const std::string& request_id) {
   uint64_t bytes = wanted.content ? wanted.content->size() : 0;
   if (wanted.files.size() > kMaxFiles)
     return Fail(ErrorKind::kTooLarge, "too_many_files", fmt::format("At most {} files.", kMaxFiles), "files");
@@ -575,22 +685,21 @@ Result<std::vector<Turn>> StoredConversations::StartTurn(const Principal& who, c
         "content");
   }
   const auto owner = ConversationOwner::Of(who);
-  const auto channel = [&] { return Channel(id); };
+  // The whole tree is read here, not by the store's one writer, which looks again at what may have changed.
   Conversation conversation;
-  Prepared prepared;
-  SamplingRequest sampling = wanted.sampling;
-  const Status written = database_.Write([&](store::Session& session) -> Status {
+  std::vector<Turn> turns;
+  TP_TRY(database_.Read([&](store::Session& session) -> Status {
     TP_ASSIGN(conversation, ReadConversation(session, owner, id));
-    TP_ASSIGN(std::vector<Turn> turns, ReadTurns(session, id));
-    const auto running = std::count_if(turns.begin(), turns.end(),
-                                       [](const Turn& turn) { return turn.state == TurnState::kRunning; });
-    if (running >= options_.max_running) {
-      return Fail(
-          Error{ErrorKind::kOverloaded, "too_many_running",
-                fmt::format("{} answers are being written in this conversation; wait or stop one.", running),
-                "", 2});
-    }
-    TP_ASSIGN(prepared, Prepare(who, conversation, std::move(turns), wanted));
+    TP_ASSIGN(turns, ReadTurns(session, id));
+    return {};
+  }));
+  SamplingRequest sampling = std::move(wanted.sampling);
+  TP_ASSIGN(Prepared prepared, Prepare(who, conversation, std::move(turns), wanted));
+  const Status written = database_.Write([&](store::Session& session) -> Status {
+    TP_ASSIGN(const Conversation was, ReadConversation(session, owner, id));
+    conversation = was;
+    TP_TRY(CheckRoom(session, owner, conversation, prepared));
+    TP_TRY(CheckUnchanged(session, id, prepared));
     if (prepared.goes_on) {
       TP_TRY(UpdateTurn(session, prepared.made.front()));
     } else {
@@ -605,10 +714,10 @@ Result<std::vector<Turn>> StoredConversations::StartTurn(const Principal& who, c
     conversation.leaf = prepared.made.back().id;
     conversation.model = prepared.made.back().model;
     conversation.updated_ms = wall_clock_.unix_ms();
-    return UpdateConversation(session, conversation);
+    return UpdateConversation(session, conversation, was);
   });
   TP_TRY(written);
-  const auto events = channel();
+  const auto events = Channel(id);
   for (const Turn& turn : prepared.made) {
     if (turn.user) events->Show(turn);
   }
@@ -623,7 +732,9 @@ Result<std::vector<Turn>> StoredConversations::StartTurn(const Principal& who, c
     request.template_variables["add_generation_prompt"] = false;
     request.template_variables["continue_final_message"] = true;
   }
-  answer.dropped_turns = FitContext(prepared, conversation);
+  // A long history is tokenized to fit it in: not for a caller who may not go on anyhow.
+  const Status allowed = inference_.CheckChat(request);
+  if (allowed) answer.dropped_turns = FitContext(prepared, conversation);
   events->Begin(answer);
   events->Changed(conversation);
   const auto writer =
@@ -631,9 +742,10 @@ Result<std::vector<Turn>> StoredConversations::StartTurn(const Principal& who, c
   Sweep();
   {
     const std::lock_guard lock(mutex_);
-    running_[answer.id] = {id, writer, nullptr};
+    running_[answer.id] = {id, who, writer, nullptr};
   }
-  auto generation = inference_.Chat(std::move(request), writer);
+  Result<std::shared_ptr<Generation>> generation =
+      allowed ? inference_.Chat(std::move(request), writer) : Fail(allowed.error());
   if (!generation) {
     writer->Refuse(generation.error());
   } else {

@@ -1,9 +1,9 @@
 // Conversations of people with models: kept in the server's store, private to the member, a tree of turns.
 //
 // A turn of a model runs on the server: it goes on when its page is closed, and what arrived is written down
-// at least once a second. Only Stop ends it early. A server that stops leaves what arrived, marked
-// interrupted; `continue_turn` goes on there. History beyond the model's context drops the oldest turns and
-// says how many.
+// at least once a second. Only Stop ends it early, or its caller's loss of the right to it (CutForbidden). A
+// server that stops leaves what arrived, marked interrupted; `continue_turn` goes on there. History beyond
+// the model's context drops the oldest turns and says how many.
 //
 // Threads: any; calls wait for the store (milliseconds), and StartTurn for the tokenizer when the history is
 // long. Events come from the engine's, the loader's and the store's threads; listeners must not block and
@@ -23,7 +23,7 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "base/wall_clock.h"
-#include "platform/accounts/principal.h"
+#include "platform/accounts/authenticator.h"
 #include "platform/inference/inference.h"
 #include "platform/store/database.h"
 
@@ -38,7 +38,7 @@ enum class TurnState : uint8_t {
   kRunning,
   kDone,
   kStopped,      // by the person
-  kInterrupted,  // by the server's end
+  kInterrupted,  // by the server's end, or because its caller lost the right to it
   kFailed,       // error says why
 };
 std::string_view TurnStateName(TurnState state);
@@ -73,6 +73,7 @@ struct Conversation {
   bool pinned = false;
   bool running = false;  // some turn is
   int64_t created_ms = 0, updated_ms = 0;
+  int64_t bytes = 0;  // of its texts and those of its turns
 };
 
 struct ConversationWithTurns {
@@ -126,13 +127,17 @@ class ConversationListener {
 };
 
 struct ConversationsOptions {
-  int32_t max_turns = 10'000;           // of one conversation
-  uint64_t max_turn_bytes = 8u << 20;   // of what a person says, with its files
-  int32_t max_conversations = 100'000;  // of one member
-  int32_t max_running = 8;              // turns at once in one conversation
-  int32_t max_listeners = 64;           // of one conversation
-  size_t max_recent_bytes = 1u << 20;   // of events kept for those that come back
-  int32_t max_idle_channels = 1024;     // conversations whose events are remembered without anybody listening
+  int64_t max_turns = 10'000;          // of one conversation
+  uint64_t max_turn_bytes = 8u << 20;  // of what a person says, with its files
+  // Nothing is begun beyond these; what runs then may still grow, by as much as its answer may have.
+  uint64_t max_bytes = 64u << 20;        // of one conversation
+  uint64_t max_member_bytes = 1u << 30;  // of all of one member's
+  int64_t max_conversations = 100'000;   // of one member
+  int64_t max_running = 8;               // turns at once in one conversation
+  int64_t max_member_running = 32;       // in all of one member's
+  int64_t max_listeners = 64;            // of one conversation
+  size_t max_recent_bytes = 1u << 20;    // of events kept for those that come back
+  int64_t max_idle_channels = 1024;     // conversations whose events are remembered without anybody listening
   Nanoseconds save_interval = kSecond;  // of a running turn's text
 };
 
@@ -161,6 +166,9 @@ class Conversations {
   // refuses (unknown model, no memory) is in its turn, so that what the person said is kept.
   virtual Result<std::vector<Turn>> StartTurn(const Principal& who, const std::string& id, NewTurn turn,
                                               const std::string& request_id) = 0;
+  // Cancels the answers whose callers may not go on (their key was revoked, their session or membership
+  // ended); what arrived is kept as interrupted. Gives how many those were. Never blocks.
+  virtual int CutForbidden(const Authenticator& keys) = 0;
   virtual Status StopTurn(const Principal& who, const std::string& id, const std::string& turn) = 0;
 
   // Events after `sequence`, then those to come. The listener is held until it is removed or OnEnd came.

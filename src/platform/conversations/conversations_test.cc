@@ -70,7 +70,9 @@ class TestInference final : public Inference {
     answers.push_back(answer);
     return std::make_shared<Running>(answer);
   }
+  Status CheckChat(const ChatRequest&) override { return refuse ? Status(Fail(*refuse)) : Status(); }
   Result<DeploymentStatus> Find(std::string_view model) const override {
+    if (on_find) std::exchange(on_find, nullptr)();
     DeploymentStatus status;
     status.id = model;
     status.model.context_length = context_length;
@@ -78,6 +80,7 @@ class TestInference final : public Inference {
   }
   // One token a byte and ten a message.
   Result<std::vector<int32_t>> TokenizeChat(const ChatRequest& request) override {
+    ++tokenized;
     size_t tokens = 0;
     for (const auto& message : request.messages) tokens += 10 + message["content"].get<std::string>().size();
     return std::vector<int32_t>(tokens);
@@ -107,7 +110,10 @@ class TestInference final : public Inference {
   Answer& last() { return *answers.back(); }
 
   std::vector<std::shared_ptr<Answer>> answers;
-  std::optional<Error> fail_next;
+  std::optional<Error> fail_next;         // by Chat
+  std::optional<Error> refuse;            // by CheckChat
+  mutable std::function<void()> on_find;  // once, in the next Find
+  int tokenized = 0;
   int32_t context_length = 100'000;
 };
 
@@ -173,18 +179,24 @@ class ConversationsTest : public ::testing::TestWithParam<Backend> {
   void SetUp() override {
     folder_ = std::filesystem::temp_directory_path() / RandomId("tidepool-conversations-", 8);
     std::filesystem::create_directories(folder_);
-    if (GetParam() == Backend::kSqlite) {
-      database_options_.file = folder_ / "store.db";
-    } else {
-      static auto server = store::PostgresqlServer::Start();
-      ASSERT_TRUE(server) << server.error().message;
-      const auto made = (*server)->MakeDatabase();
-      ASSERT_TRUE(made) << made.error().message;
-      database_options_.postgresql = *made;
-    }
+    ASSERT_NO_FATAL_FAILURE(FreshStore("store.db"));
     ann_.member = "usr-ann";
     bob_.member = "usr-bob";
     Open();
+  }
+  // An empty one, for the next Open.
+  void FreshStore(const std::string& name) {
+    conversations_.reset();
+    database_.reset();
+    if (GetParam() == Backend::kSqlite) {
+      database_options_.file = folder_ / name;
+      return;
+    }
+    static auto server = store::PostgresqlServer::Start();
+    ASSERT_TRUE(server) << server.error().message;
+    const auto made = (*server)->MakeDatabase();
+    ASSERT_TRUE(made) << made.error().message;
+    database_options_.postgresql = *made;
   }
   void TearDown() override {
     conversations_.reset();
@@ -221,6 +233,29 @@ class ConversationsTest : public ::testing::TestWithParam<Backend> {
     auto made = conversations_->StartTurn(ann_, id, turn, "req-1");
     EXPECT_TRUE(made) << made.error().message;
     return made ? *made : std::vector<Turn>(2);
+  }
+  // What the store counts, as the sum it should be.
+  void ExpectBytes(const std::string& id, size_t texts) {
+    const auto bytes = database_->Get<int64_t>([&](store::Session& session) -> Result<int64_t> {
+      TP_ASSIGN(
+          const store::Rows rows,
+          session.Query("SELECT bytes, (SELECT SUM(bytes) FROM conversation_turns WHERE conversation = $1) "
+                        "FROM conversations WHERE id = $1",
+                        {id}));
+      const Conversation c = Find(id).conversation;
+      EXPECT_EQ(rows.at(0).Integer(0) - rows.at(0).Integer(1),
+                static_cast<int64_t>(c.title.size() + c.system.size() + c.sampling.dump().size()));
+      return rows.at(0).Integer(1);
+    });
+    ASSERT_TRUE(bytes);
+    const auto turns = static_cast<int64_t>(Find(id).turns.size());
+    EXPECT_EQ(*bytes, static_cast<int64_t>(texts) + 2 * turns) << "texts, and [] for the files of each";
+  }
+  double Refused(const std::string& code) {
+    const std::string line = "tidepool_conversation_refusals_total{code=\"" + code + "\"} ";
+    const std::string text = metrics_.Serialize();
+    const size_t at = text.find(line);
+    return at == std::string::npos ? -1 : std::stod(text.substr(at + line.size()));
   }
   ConversationWithTurns Find(const std::string& id) {
     auto found = conversations_->Find(ann_, id);
@@ -503,6 +538,33 @@ TEST_P(ConversationsTest, DeletingStopsAndForgets) {
   EXPECT_EQ(*left, 0);
 }
 
+TEST_P(ConversationsTest, AnAnswerEndsWithTheRightToIt) {
+  class Keys final : public Authenticator {
+   public:
+    Result<Principal> Authenticate(const Credentials&) const override { return Principal{}; }
+    bool StillValid(const Principal& who) const override { return who.key != revoked; }
+    std::string revoked;
+  } keys;
+  ann_.key = "key-1";
+  const Conversation made = Make();
+  const auto first = Ask(made.id, "", "one");
+  inference_->last().Say("so far");
+  const auto before = inference_->answers.back();
+  ann_.key = "key-2";
+  const auto second = Ask(made.id, "", "two");
+  EXPECT_EQ(conversations_->CutForbidden(keys), 0);
+  keys.revoked = "key-1";
+  EXPECT_EQ(conversations_->CutForbidden(keys), 1);
+  EXPECT_EQ(conversations_->CutForbidden(keys), 0) << "it is cut once";
+  EXPECT_TRUE(before->cancelled);
+  EXPECT_FALSE(inference_->last().cancelled);
+  const Turn cut = AwaitEnd(made.id, first[1].id);
+  EXPECT_EQ(cut.state, TurnState::kInterrupted);
+  EXPECT_EQ(cut.content, "so far");
+  inference_->last().End();
+  EXPECT_EQ(AwaitEnd(made.id, second[1].id).state, TurnState::kDone);
+}
+
 TEST_P(ConversationsTest, LimitsSayWhatTheyAre) {
   options_.max_conversations = 2;
   options_.max_running = 1;
@@ -536,6 +598,143 @@ TEST_P(ConversationsTest, LimitsSayWhatTheyAre) {
             "too_many_listeners");
   change.title = std::string(401, 'x');
   EXPECT_EQ(conversations_->Change(ann_, made.id, change).error().code, "too_long");
+}
+
+TEST_P(ConversationsTest, BytesAreCountedAndBounded) {
+  options_.max_bytes = 1000;
+  options_.max_member_bytes = 2000;
+  options_.max_turn_bytes = 900;
+  Open();
+  const Conversation made = Make();
+  const auto turns = Ask(made.id, "", std::string(300, 'a'));
+  ExpectBytes(made.id, 300);
+  inference_->last().Say(std::string(400, 'b'), "why");
+  inference_->last().End();
+  AwaitEnd(made.id, turns[1].id);
+  ExpectBytes(made.id, 703);
+  NewTurn more = Following(turns[1].id, std::string(300, 'c'));
+  EXPECT_EQ(conversations_->StartTurn(ann_, made.id, more, "").error().code, "conversation_too_large");
+  EXPECT_EQ(Refused("conversation_too_large"), 1);
+  NewTurn again;
+  again.continue_turn = turns[1].id;
+  ASSERT_TRUE(conversations_->StartTurn(ann_, made.id, again, "")) << "what is there may go on";
+  inference_->last().Say(std::string(500, 'd'));
+  inference_->last().End();
+  AwaitEnd(made.id, turns[1].id);
+  ExpectBytes(made.id, 1203);
+  EXPECT_EQ(conversations_->StartTurn(ann_, made.id, again, "").error().code, "conversation_too_large");
+
+  const Conversation second = Make();
+  more = Following("", std::string(790, 'e'));
+  EXPECT_EQ(conversations_->StartTurn(ann_, second.id, more, "").error().code, "member_storage_full");
+  EXPECT_EQ(Refused("member_storage_full"), 1);
+  ConversationChange change;
+  change.system = std::string(790, 's');
+  EXPECT_EQ(conversations_->Change(ann_, second.id, change).error().code, "member_storage_full");
+  EXPECT_EQ(conversations_->Create(ann_, change).error().code, "member_storage_full");
+  EXPECT_TRUE(conversations_->Create(bob_, change)) << "another member's are counted apart";
+  ASSERT_TRUE(conversations_->Delete(ann_, made.id));
+  EXPECT_TRUE(conversations_->StartTurn(ann_, second.id, more, ""));
+  inference_->last().End();
+}
+
+TEST_P(ConversationsTest, AMemberHasSoManyAnswersAtOnce) {
+  options_.max_member_running = 2;
+  Open();
+  const std::string ids[] = {Make().id, Make().id, Make().id};
+  Ask(ids[0], "", "one");
+  Ask(ids[1], "", "two");
+  EXPECT_EQ(conversations_->StartTurn(ann_, ids[2], Following("", "three"), "").error().code,
+            "too_many_running");
+  EXPECT_EQ(Refused("too_many_running"), 1);
+  ConversationChange models;
+  models.model = "m";
+  const auto theirs = conversations_->Create(bob_, models);
+  ASSERT_TRUE(theirs);
+  EXPECT_TRUE(conversations_->StartTurn(bob_, theirs->id, Following("", "mine"), ""));
+  const auto first = inference_->answers[0];
+  first->End();
+  AwaitEnd(ids[0], Find(ids[0]).turns[1].id);
+  Ask(ids[2], "", "three");
+  for (const auto& answer : inference_->answers) {
+    if (answer->sink) answer->End();
+  }
+}
+
+TEST_P(ConversationsTest, WhoMayNotAskIsNotTokenized) {
+  inference_->context_length = 200;
+  const Conversation made = Make();
+  const auto turns = Ask(made.id, "", std::string(150, 'a'));
+  EXPECT_GT(inference_->tokenized, 0) << "a history as long as this has to be fitted";
+  inference_->last().Say("b");
+  inference_->last().End();
+  AwaitEnd(made.id, turns[1].id);
+  inference_->tokenized = 0;
+  inference_->refuse = Error{ErrorKind::kOverloaded, "rate_limit_exceeded", "used up", "", 5};
+  const auto refused = Ask(made.id, turns[1].id, "more");
+  const Turn last = AwaitEnd(made.id, refused[1].id);
+  EXPECT_EQ(last.state, TurnState::kFailed);
+  EXPECT_EQ(last.error_code, "rate_limit_exceeded");
+  EXPECT_EQ(inference_->tokenized, 0);
+  EXPECT_EQ(FindTurn(made.id, refused[0].id).content, "more") << "what was said is kept";
+}
+
+// The tree is read before the write: what somebody else changes in between is not written over.
+TEST_P(ConversationsTest, ATurnThatChangesMeanwhileIsAConflict) {
+  const Conversation made = Make();
+  const auto turns = Ask(made.id, "", "hi");
+  inference_->last().Say("half");
+  inference_->last().End(compute::FinishReason::kCancelled);
+  AwaitEnd(made.id, turns[1].id);
+  ann_.models = {"m"};  // so that the model is looked up in between
+  NewTurn again;
+  again.continue_turn = turns[1].id;
+  for (const NewTurn& late : {again, Following(turns[1].id, "next")}) {
+    inference_->on_find = [&] {
+      ASSERT_TRUE(conversations_->StartTurn(ann_, made.id, again, ""));
+      inference_->last().Say(", more");
+      inference_->last().End(compute::FinishReason::kCancelled);
+      AwaitEnd(made.id, turns[1].id);
+    };
+    EXPECT_EQ(conversations_->StartTurn(ann_, made.id, late, "").error().code, "turn_changed");
+  }
+  EXPECT_EQ(FindTurn(made.id, turns[1].id).content, "half, more, more");
+  inference_->on_find = [&] { ASSERT_TRUE(conversations_->Delete(ann_, made.id)); };
+  EXPECT_EQ(conversations_->StartTurn(ann_, made.id, again, "").error().code, "unknown_conversation");
+}
+
+// Oracle: rows written by the older version's own statements.
+TEST_P(ConversationsTest, UpgradesFromEveryEarlierVersion) {
+  const store::MigrationList all = Conversations::Migrations();
+  for (size_t from = 1; from <= all.migrations.size(); ++from) {
+    ASSERT_NO_FATAL_FAILURE(FreshStore("from-" + std::to_string(from) + ".db"));
+    {
+      auto old = store::Database::Open(database_options_, metrics_);
+      ASSERT_TRUE(old);
+      const store::MigrationList part[] = {{all.floor, all.migrations.first(from)}};
+      ASSERT_TRUE((*old)->Migrate(part));
+      ASSERT_TRUE((*old)->Write([&](store::Session& s) -> Status {
+        TP_TRY(s.Execute(
+            "INSERT INTO conversations (id, workspace, owner, title, model, system, sampling, leaf, "
+            "pinned, created_ms, updated_ms) VALUES ('conv-1', 'default', 'usr-ann', 'old', 'm', 'be', "
+            "'{}', '', 0, 1, 1)"));
+        TP_TRY(
+            s.Execute("INSERT INTO conversation_turns (id, conversation, parent, role, content, reasoning, "
+                      "files, model, state, finish_reason, error_code, error_message, usage, timings, "
+                      "dropped_turns, created_ms) VALUES ('turn-1', 'conv-1', '', 'user', 'hello', '', '[]', "
+                      "'', 'done', '', '', '', '', '', 0, 1)"));
+        return {};
+      }));
+    }
+    Open();
+    EXPECT_EQ(FindTurn("conv-1", "turn-1").content, "hello");
+    if (from < 2) ExpectBytes("conv-1", 5);
+    ann_.models.clear();
+    NewTurn answer;
+    answer.parent = "turn-1";
+    ASSERT_TRUE(conversations_->StartTurn(ann_, "conv-1", answer, ""));
+    inference_->last().End();
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, ConversationsTest,

@@ -355,6 +355,12 @@ class InferenceImpl final : public Inference {
         std::move(sink));
   }
 
+  Status CheckChat(const ChatRequest& request) override {
+    TP_ASSIGN(const StoredModel model, deployments_.Resolve(request.model));
+    if (!model.generates) return Fail(CannotGenerate(model.id));
+    return CheckAdmissible(CallOf(request, "chat.completions", model, /*names_max_tokens=*/true));
+  }
+
   Result<std::shared_ptr<Generation>> Complete(CompletionRequest request,
                                                std::shared_ptr<ChatSink> sink) override {
     TP_ASSIGN(const StoredModel model, deployments_.Resolve(request.model));

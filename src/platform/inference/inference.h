@@ -220,6 +220,9 @@ class Inference {
   virtual Status AddScripted(chips::SimulatedDevice& device, std::string name, int32_t context_length) = 0;
 
   virtual Result<std::shared_ptr<Generation>> Chat(ChatRequest request, std::shared_ptr<ChatSink> sink) = 0;
+  // What Chat refuses before it looks at the messages: a model that there is not, a caller's limits that are
+  // used up. For work that is only worth doing if it may go on; reserves nothing.
+  virtual Status CheckChat(const ChatRequest& request) = 0;
   virtual Result<std::shared_ptr<Generation>> Complete(CompletionRequest request,
                                                        std::shared_ptr<ChatSink> sink) = 0;
   virtual Result<std::shared_ptr<Generation>> Embed(EmbeddingRequest request,

@@ -185,6 +185,25 @@ TEST_F(MeteringTest, ARepeatedPromptIsMarkedAsCached) {
   EXPECT_EQ(Row("t1").tokens.prompt, row.tokens.prompt);
 }
 
+// Time would tell what another workspace has asked: there must be no hit to time. The device takes 50 us for
+// each token that it computes, so a prompt that takes as long as its tokens was computed whole.
+TEST_F(MeteringTest, AnotherWorkspacesPromptIsComputedAgain) {
+  Start({.device = {.memory_bytes = 1 << 30, .step_base_s = 0, .step_per_token_s = 50e-6, .tally_file = ""}});
+  const auto ask = [&](const std::string& workspace, const std::string& id) {
+    ChatRequest request = Ask(1, "[[tokens:2]]" + std::string(600, 'x'));
+    request.principal.workspace = workspace;
+    request.request_id = id;
+    Run(request);
+    return Row(id);
+  };
+  const UsageRow first = ask("ws", "first");
+  const UsageRow foreign = ask("another", "foreign");
+  EXPECT_EQ(foreign.tokens.cached, 0);
+  EXPECT_EQ(foreign.tokens.prompt, first.tokens.prompt);
+  EXPECT_GE(foreign.device_us, first.tokens.prompt * 50);
+  EXPECT_GT(ask("ws", "again").tokens.cached, 500) << "one's own is found";
+}
+
 TEST_F(MeteringTest, EmbeddingsAreBilledByTheirPrompts) {
   Start();
   EmbeddingRequest request;

@@ -26,6 +26,19 @@ AuditActor Concerning(AuditActor actor, std::string organisation, const Scope& s
                     scope.kind == ScopeKind::kWorkspace ? scope.id : std::string());
 }
 
+// Room for one more rule of an organisation.
+Status CheckRoom(store::Session& session, const char* table, std::string_view what,
+                 const std::string& organisation, int64_t most) {
+  TP_ASSIGN(
+      const store::Rows rows,
+      session.Query(fmt::format("SELECT COUNT(*) FROM {} WHERE organisation = $1", table), {organisation}));
+  if (rows.at(0).Integer(0) < most) return {};
+  return Fail(ErrorKind::kConflict, fmt::format("too_many_{}", what),
+              fmt::format("The organisation {} has {} {} already, as many as ledger.max_{} allows; remove "
+                          "some that are not needed.",
+                          organisation, rows.at(0).Integer(0), what, what));
+}
+
 }  // namespace
 
 Json LimitJson(const Limit& limit) {
@@ -70,8 +83,20 @@ Money RealCost::Of(int64_t device_us) const {
   return Money{MulDivHalfEven(per_hour, std::max<int64_t>(0, device_us), kHourUs)};
 }
 
-Accounting::Accounting(store::Database& database, const WallClock& wall, AccountingOptions options)
-    : database_(database), wall_(wall), options_(std::move(options)), store_(database, wall) {}
+Accounting::Accounting(store::Database& database, const WallClock& wall, MetricsRegistry& metrics,
+                       AccountingOptions options)
+    : database_(database),
+      wall_(wall),
+      options_(std::move(options)),
+      limits_gauge_(metrics.gauge("tidepool_ledger_limits", "Usage limits set, of all organisations")),
+      budgets_gauge_(metrics.gauge("tidepool_ledger_budgets", "Budgets set, of all organisations")),
+      store_(database, wall) {}
+
+void Accounting::CountRules() {
+  const auto [limits, budgets] = limiter_->rules();
+  limits_gauge_.Set(static_cast<double>(limits));
+  budgets_gauge_.Set(static_cast<double>(budgets));
+}
 
 Accounting::~Accounting() {
   webhooks_.reset();
@@ -82,7 +107,7 @@ Result<std::unique_ptr<Accounting>> Accounting::Open(store::Database& database, 
                                                      const WallClock& wall, MetricsRegistry& metrics,
                                                      AccountingOptions options,
                                                      std::unique_ptr<JournalFiles> files) {
-  std::unique_ptr<Accounting> self(new Accounting(database, wall, std::move(options)));
+  std::unique_ptr<Accounting> self(new Accounting(database, wall, metrics, std::move(options)));
   const AccountingOptions& o = self->options_;
   if (files == nullptr) {
     TP_ASSIGN(files, OpenJournalFolder(o.folder));
@@ -99,6 +124,7 @@ Result<std::unique_ptr<Accounting>> Accounting::Open(store::Database& database, 
   TP_TRY(UsageLedger::Recover(remains, self->store_, *self->limiter_, self->books_, wall.unix_ms(),
                               [&](const std::string& id) { return self->store_.HasRow(id); }));
   journal->RemainsPosted();
+  self->CountRules();
   self->reports_ = std::make_unique<Reports>(database, self->books_);
   self->ledger_ = std::make_unique<UsageLedger>(UsageLedger::Parts{.journal = std::move(journal),
                                                                    .sink = &self->store_,
@@ -125,73 +151,69 @@ Status Accounting::Write(const AuditActor& actor, std::string_view action, std::
 
 Status Accounting::SetLimit(const AuditActor& actor, const Limit& limit) {
   TP_TRY(CheckLimit(limit));
-  Json before;
-  for (const Limit& old : limiter_->limits()) {
-    if (old.scope == limit.scope && old.model == limit.model) before = LimitJson(old);
-  }
+  const auto old = limiter_->FindLimit(limit.scope, limit.model);
   TP_TRY(Write(Concerning(actor, limit.organisation, limit.scope), "limit.changed",
-               ScopeText(limit.scope) + " " + limit.model, before, LimitJson(limit),
-               [&](store::Session& session) { return LedgerStore::SaveLimit(session, limit); }));
+               ScopeText(limit.scope) + " " + limit.model, old ? LimitJson(*old) : Json(), LimitJson(limit),
+               [&](store::Session& session) -> Status {
+                 Status room;
+                 if (!old) {
+                   room =
+                       CheckRoom(session, "usage_limits", "limits", limit.organisation, options_.max_limits);
+                 }
+                 return room ? LedgerStore::SaveLimit(session, limit) : room;
+               }));
   (void)ledger_->Flush(2);
   TP_ASSIGN(const int64_t used,
             store_.TokensSince(limit.scope, limit.model, PeriodBounds(Period::kDay, wall_.unix_ms()).first));
   limiter_->SetLimit(limit, used);
+  CountRules();
   return {};
 }
 
 Status Accounting::RemoveLimit(const AuditActor& actor, const Scope& scope, const std::string& model) {
-  Json before;
-  std::string organisation;
-  for (const Limit& old : limiter_->limits()) {
-    if (old.scope != scope || old.model != model) continue;
-    before = LimitJson(old);
-    organisation = old.organisation;
-  }
-  if (before.is_null()) {
+  const auto old = limiter_->FindLimit(scope, model);
+  if (!old) {
     return Fail(ErrorKind::kNotFound, "limit_not_found",
                 fmt::format("there is no limit of {} for model {}", ScopeText(scope), model));
   }
-  TP_TRY(Write(Concerning(actor, organisation, scope), "limit.removed", ScopeText(scope) + " " + model,
-               before, nullptr,
+  TP_TRY(Write(Concerning(actor, old->organisation, scope), "limit.removed", ScopeText(scope) + " " + model,
+               LimitJson(*old), nullptr,
                [&](store::Session& session) { return LedgerStore::DeleteLimit(session, scope, model); }));
   limiter_->RemoveLimit(scope, model);
+  CountRules();
   return {};
 }
 
 Result<Budget> Accounting::SetBudget(const AuditActor& actor, Budget budget) {
   TP_TRY(CheckBudget(budget));
-  Json before;
-  if (budget.id.empty()) {
-    budget.id = RandomId("bud-", 16);
-  } else {
-    for (const auto& state : limiter_->budgets()) {
-      if (state.budget.id == budget.id) before = BudgetJson(state.budget);
-    }
-  }
+  if (budget.id.empty()) budget.id = RandomId("bud-", 16);
+  const auto old = limiter_->FindBudget(budget.id);
   TP_TRY(Write(Concerning(actor, budget.organisation, budget.scope),
-               before.is_null() ? "budget.created" : "budget.changed", budget.id, before, BudgetJson(budget),
-               [&](store::Session& session) { return LedgerStore::SaveBudget(session, budget); }));
+               old ? "budget.changed" : "budget.created", budget.id, old ? BudgetJson(old->budget) : Json(),
+               BudgetJson(budget), [&](store::Session& session) -> Status {
+                 Status room;
+                 if (!old || old->budget.organisation != budget.organisation)
+                   room = CheckRoom(session, "budgets", "budgets", budget.organisation, options_.max_budgets);
+                 return room ? LedgerStore::SaveBudget(session, budget) : room;
+               }));
   (void)ledger_->Flush(2);
   const auto [from, to] = PeriodBounds(budget.period, wall_.unix_ms());
   TP_ASSIGN(const Money spent, store_.AmountSince(budget.scope, from, to));
   limiter_->SetBudget(budget, spent);
+  CountRules();
   return budget;
 }
 
 Status Accounting::RemoveBudget(const AuditActor& actor, const std::string& id) {
-  Json before;
-  Budget old;
-  for (const auto& state : limiter_->budgets()) {
-    if (state.budget.id != id) continue;
-    old = state.budget;
-    before = BudgetJson(old);
-  }
-  if (before.is_null())
+  const auto old = limiter_->FindBudget(id);
+  if (!old)
     return Fail(ErrorKind::kNotFound, "budget_not_found",
                 fmt::format("there is no budget {}", id.substr(0, 100)));
-  TP_TRY(Write(Concerning(actor, old.organisation, old.scope), "budget.removed", id, before, nullptr,
+  TP_TRY(Write(Concerning(actor, old->budget.organisation, old->budget.scope), "budget.removed", id,
+               BudgetJson(old->budget), nullptr,
                [&](store::Session& session) { return LedgerStore::DeleteBudget(session, id); }));
   limiter_->RemoveBudget(id);
+  CountRules();
   return {};
 }
 

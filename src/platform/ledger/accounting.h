@@ -38,6 +38,7 @@ struct AccountingOptions {
   std::filesystem::path folder;  // of the journal
   UsageLedgerOptions ledger;
   QuotaDefaults quota;
+  int64_t max_limits = 10'000, max_budgets = 1'000;  // of one organisation, with its workspaces and keys
   WebhookOptions webhooks;
   RealCost cost;
   // Appends to the audit log within the change's transaction. Empty: nothing is audited.
@@ -68,11 +69,11 @@ class Accounting {
   const RealCost& cost() const { return options_.cost; }
   const QuotaDefaults& quota_defaults() const { return options_.quota; }
   int64_t now_ms() const { return wall_.unix_ms(); }
-  bool webhook_private() const { return options_.webhooks.allow_private_addresses; }
 
   // Each checks, writes, audits, then takes effect at once. The row in the audit log is of the organisation
   // (and the workspace, where it is one's) that the change concerns, whoever the actor is: prices are the
-  // installation's.
+  // installation's. kConflict "too_many_limits", "too_many_budgets" for one more than an organisation may
+  // have.
   Status SetLimit(const AuditActor& actor, const Limit& limit);
   Status RemoveLimit(const AuditActor& actor, const Scope& scope, const std::string& model);  // kNotFound
   Result<Budget> SetBudget(const AuditActor& actor, Budget budget);  // an empty id makes a new one
@@ -87,7 +88,9 @@ class Accounting {
   Result<Adjustment> Adjust(const AuditActor& actor, Adjustment adjustment);
 
  private:
-  Accounting(store::Database& database, const WallClock& wall, AccountingOptions options);
+  Accounting(store::Database& database, const WallClock& wall, MetricsRegistry& metrics,
+             AccountingOptions options);
+  void CountRules();
   using Change = std::function<Status(store::Session&)>;
   // `actor` as Concerning gives it.
   Status Write(const AuditActor& actor, std::string_view action, std::string_view object,
@@ -97,6 +100,7 @@ class Accounting {
   store::Database& database_;
   const WallClock& wall_;
   const AccountingOptions options_;
+  Gauge limits_gauge_, budgets_gauge_;
   PriceBooks books_;
   LedgerStore store_;
   std::unique_ptr<Limiter> limiter_;

@@ -629,6 +629,100 @@ TEST_P(AccountingTest, BadAmountsNeverReachTheStore) {
   EXPECT_EQ(Total().requests, 0);
 }
 
+TEST_P(AccountingTest, AnOrganisationHasSoManyRules) {
+  options_.max_limits = 2;
+  options_.max_budgets = 1;
+  Open();
+  const auto limit = [](const char* organisation, const char* key, int64_t rate) {
+    return Limit{.scope = {ScopeKind::kKey, key}, .organisation = organisation, .requests_per_minute = rate};
+  };
+  ASSERT_TRUE(accounting_->SetLimit(Actor(), limit("o", "k1", 1)));
+  ASSERT_TRUE(accounting_->SetLimit(Actor(), limit("o", "k2", 1)));
+  const Status third = accounting_->SetLimit(Actor(), limit("o", "k3", 1));
+  EXPECT_EQ(third.error().code, "too_many_limits");
+  EXPECT_NE(third.error().message.find("ledger.max_limits"), std::string::npos);
+  EXPECT_TRUE(accounting_->SetLimit(Actor(), limit("o", "k2", 2))) << "one that is there may change";
+  EXPECT_TRUE(accounting_->SetLimit(Actor(), limit("other", "k3", 1)));
+  ASSERT_TRUE(accounting_->RemoveLimit(Actor(), {ScopeKind::kKey, "k1"}, "*"));
+  EXPECT_TRUE(accounting_->SetLimit(Actor(), limit("o", "k4", 1)));
+
+  const auto budget = [](const char* organisation) {
+    return Budget{.id = "",
+                  .scope = {ScopeKind::kOrganisation, organisation},
+                  .organisation = organisation,
+                  .amount = *Money::Parse("1")};
+  };
+  auto first = accounting_->SetBudget(Actor(), budget("o"));
+  ASSERT_TRUE(first);
+  EXPECT_EQ(accounting_->SetBudget(Actor(), budget("o")).error().code, "too_many_budgets");
+  auto others = accounting_->SetBudget(Actor(), budget("other"));
+  ASSERT_TRUE(others);
+  Budget moved = budget("o");
+  moved.id = others->id;
+  EXPECT_EQ(accounting_->SetBudget(Actor(), moved).error().code, "too_many_budgets");
+  first->amount = *Money::Parse("2");
+  EXPECT_TRUE(accounting_->SetBudget(Actor(), *first));
+  EXPECT_NE(metrics_.Serialize().find("tidepool_ledger_limits 3\n"), std::string::npos);
+  EXPECT_NE(metrics_.Serialize().find("tidepool_ledger_budgets 2\n"), std::string::npos);
+}
+
+TEST_P(AccountingTest, ABudgetThatMovesKeepsWhoseItIs) {
+  auto budget = accounting_->SetBudget(Actor(), {.id = "",
+                                                 .scope = {ScopeKind::kOrganisation, "o"},
+                                                 .organisation = "o",
+                                                 .amount = *Money::Parse("1")});
+  ASSERT_TRUE(budget);
+  budget->scope = {ScopeKind::kOrganisation, "other"};
+  budget->organisation = "other";
+  ASSERT_TRUE(accounting_->SetBudget(Actor(), *budget));
+  Open();
+  EXPECT_EQ(accounting_->limiter().FindBudget(budget->id)->budget.organisation, "other");
+}
+
+// Oracle: a row written by the older version, and SQLite's own word on what it looks rows up by.
+TEST_P(AccountingTest, UpgradesFromEveryEarlierVersion) {
+  const store::MigrationList all = LedgerMigrations();
+  for (size_t from = 1; from <= all.migrations.size(); ++from) {
+    accounting_.reset();
+    database_.reset();
+    if (GetParam() == store::Backend::kPostgresql) {
+      database_options_.postgresql = *Postgresql()->MakeDatabase();
+    } else {
+      database_options_.file = folder_ / fmt::format("from-{}.db", from);
+    }
+    database_ = *store::Database::Open(database_options_, metrics_);
+    const store::MigrationList part[] = {{all.floor, all.migrations.first(from)}};
+    ASSERT_TRUE(database_->Migrate(part));
+    ASSERT_TRUE(database_->Write([](store::Session& s) {
+      return s
+          .Execute(
+              "INSERT INTO usage_rows VALUES ('row-1', 1, 2, 'req-1', 'o', 'w1', 'k1', '', 'm', 'sha', "
+              "'completions', 0, 10, 0, 5, 0, 0, 0, 0, 0, 0, 7, 'done', '', 1, 3, 0, 'paid')")
+          .map([](int64_t) {});
+    }));
+    database_ = *store::Database::Open(database_options_, metrics_);
+    const store::MigrationList lists[] = {all};
+    ASSERT_TRUE(database_->Migrate(lists));
+    Open();
+    const auto row = accounting_->reports().FindRequest({}, "req-1");
+    ASSERT_TRUE(row) << row.error().message;
+    EXPECT_EQ(row->tokens.output, 5);
+    if (GetParam() != store::Backend::kSqlite) continue;
+    for (const auto& [index, where] :
+         {std::pair("usage_rows_by_version",
+                    "organisation = 'o' AND model_version = 'sha' AND finished_ms > 1"),
+          std::pair("usage_rows_by_workspace", "workspace = 'w1' AND finished_ms > 1"),
+          std::pair("usage_rows_by_request", "request_id = 'req-1'")}) {
+      const auto plan = database_->Get<store::Rows>([&](store::Session& s) {
+        return s.Query(
+            fmt::format("EXPLAIN QUERY PLAN SELECT output_tokens FROM usage_rows WHERE {}", where));
+      });
+      ASSERT_TRUE(plan);
+      EXPECT_NE(plan->at(0).Text(3).find(index), std::string::npos) << plan->at(0).Text(3);
+    }
+  }
+}
+
 TEST(RealCost, IsAmortisationAndPower) {
   RealCost cost;
   cost.device_per_hour = *Money::Parse("0.36");

@@ -58,6 +58,13 @@ CREATE TABLE refusals (
   model TEXT NOT NULL, code TEXT NOT NULL, count BIGINT NOT NULL,
   PRIMARY KEY (minute_ms, organisation, workspace, key_id, model, code))
 )sql"},
+    {2, "what quotas, workspaces, single requests and the number of rules are looked up by", R"sql(
+CREATE INDEX usage_rows_by_version ON usage_rows (organisation, model_version, finished_ms);
+CREATE INDEX usage_rows_by_workspace ON usage_rows (workspace, finished_ms);
+CREATE INDEX usage_rows_by_request ON usage_rows (request_id);
+CREATE INDEX usage_limits_by_organisation ON usage_limits (organisation);
+CREATE INDEX budgets_by_organisation ON budgets (organisation)
+)sql"},
 };
 
 constexpr std::string_view kColumns =
@@ -389,7 +396,8 @@ Status LedgerStore::SaveBudget(Session& session, const Budget& budget) {
       "INSERT INTO budgets (id, scope, period, amount_nanos, thresholds, block, organisation) "
       "VALUES ($1, $2, $3, $4, $5, $6, $7) "
       "ON CONFLICT (id) DO UPDATE SET scope = excluded.scope, period = excluded.period, "
-      "amount_nanos = excluded.amount_nanos, thresholds = excluded.thresholds, block = excluded.block",
+      "amount_nanos = excluded.amount_nanos, thresholds = excluded.thresholds, block = excluded.block, "
+      "organisation = excluded.organisation",
       {budget.id, ScopeText(budget.scope), PeriodName(budget.period),
        static_cast<int64_t>(budget.amount.nanos), nlohmann::json(budget.thresholds).dump(),
        budget.block ? 1 : 0, budget.organisation}));

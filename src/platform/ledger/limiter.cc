@@ -44,6 +44,14 @@ double Capacity(int64_t per_minute, int64_t burst_s) {
                   static_cast<double>(per_minute) * static_cast<double>(burst_s) / 60);
 }
 
+template <typename Sets, typename Item>
+void EraseFrom(Sets& sets, const std::string& name, const Item& item) {
+  const auto it = sets.find(name);
+  CHECK(it != sets.end());
+  it->second.erase(item);
+  if (it->second.empty()) sets.erase(it);
+}
+
 template <typename Map>
 auto& PeriodEntry(Map& periods, int64_t start) {
   auto& entry = periods[start];
@@ -155,6 +163,8 @@ void Limiter::SetLimit(const Limit& limit, int64_t used_today_tokens) {
   LimitState& state = it->second;
   Refill(state);
   const Limit old = std::exchange(state.limit, limit);
+  if (!added) EraseFrom(limits_in_, old.organisation, it->first);
+  limits_in_[limit.organisation].insert(it->first);
   const Nanoseconds now = clock_.now();
   // A bucket keeps its level; one that begins, or grows, starts with what is new.
   const auto adopt = [&](Bucket& bucket, std::optional<int64_t> before, int64_t before_burst,
@@ -184,14 +194,28 @@ void Limiter::SetLimit(const Limit& limit, int64_t used_today_tokens) {
 
 bool Limiter::RemoveLimit(const Scope& scope, std::string_view model) {
   std::lock_guard lock(mutex_);
-  return limits_.erase({scope, std::string(model)}) > 0;
+  const auto it = limits_.find({scope, std::string(model)});
+  if (it == limits_.end()) return false;
+  EraseFrom(limits_in_, it->second.limit.organisation, it->first);
+  limits_.erase(it);
+  return true;
 }
 
-std::vector<Limit> Limiter::limits() const {
+std::vector<Limit> Limiter::limits(std::string_view organisation) const {
   std::lock_guard lock(mutex_);
   std::vector<Limit> all;
-  for (const auto& [key, state] : limits_) all.push_back(state.limit);
+  if (organisation.empty()) {
+    for (const auto& [key, state] : limits_) all.push_back(state.limit);
+  } else if (const auto of = limits_in_.find(organisation); of != limits_in_.end()) {
+    for (const LimitKey& key : of->second) all.push_back(limits_.at(key).limit);
+  }
   return all;
+}
+
+std::optional<Limit> Limiter::FindLimit(const Scope& scope, std::string_view model) const {
+  std::lock_guard lock(mutex_);
+  const auto it = limits_.find({scope, std::string(model)});
+  return it == limits_.end() ? std::nullopt : std::optional(it->second.limit);
 }
 
 void Limiter::SetBudget(const Budget& budget, Money spent) {
@@ -200,7 +224,10 @@ void Limiter::SetBudget(const Budget& budget, Money spent) {
   BudgetEntry& entry = it->second;
   const bool same_count =
       !added && entry.budget.scope == budget.scope && entry.budget.period == budget.period;
+  if (!added) Unlist(entry);
   entry.budget = budget;
+  budgets_of_[budget.scope].push_back(&entry);
+  budgets_in_[budget.organisation].insert(budget.id);
   if (same_count) {
     for (auto& [start, use] : entry.periods) use.told = 0;
   } else {
@@ -216,22 +243,48 @@ bool Limiter::RemoveBudget(std::string_view id) {
   std::lock_guard lock(mutex_);
   const auto it = budgets_.find(id);
   if (it == budgets_.end()) return false;
+  Unlist(it->second);
   budgets_.erase(it);
   return true;
 }
 
-std::vector<Limiter::BudgetState> Limiter::budgets() const {
+void Limiter::Unlist(BudgetEntry& entry) {
+  const auto it = budgets_of_.find(entry.budget.scope);
+  CHECK(it != budgets_of_.end());
+  std::erase(it->second, &entry);
+  if (it->second.empty()) budgets_of_.erase(it);
+  EraseFrom(budgets_in_, entry.budget.organisation, entry.budget.id);
+}
+
+std::optional<Limiter::BudgetState> Limiter::FindBudget(std::string_view id) const {
+  std::lock_guard lock(mutex_);
+  const auto it = budgets_.find(id);
+  return it == budgets_.end() ? std::nullopt : std::optional(StateOf(it->second));
+}
+
+std::pair<size_t, size_t> Limiter::rules() const {
+  std::lock_guard lock(mutex_);
+  return {limits_.size(), budgets_.size()};
+}
+
+Limiter::BudgetState Limiter::StateOf(const BudgetEntry& entry) const {
+  BudgetState state;
+  state.budget = entry.budget;
+  std::tie(state.from_ms, state.to_ms) = PeriodBounds(entry.budget.period, wall_.unix_ms());
+  if (const auto use = entry.periods.find(state.from_ms); use != entry.periods.end()) {
+    state.spent = use->second.spent;
+    state.reserved = use->second.reserved;
+  }
+  return state;
+}
+
+std::vector<Limiter::BudgetState> Limiter::budgets(std::string_view organisation) const {
   std::lock_guard lock(mutex_);
   std::vector<BudgetState> all;
-  for (const auto& [id, entry] : budgets_) {
-    BudgetState state;
-    state.budget = entry.budget;
-    std::tie(state.from_ms, state.to_ms) = PeriodBounds(entry.budget.period, wall_.unix_ms());
-    if (const auto use = entry.periods.find(state.from_ms); use != entry.periods.end()) {
-      state.spent = use->second.spent;
-      state.reserved = use->second.reserved;
-    }
-    all.push_back(std::move(state));
+  if (organisation.empty()) {
+    for (const auto& [id, entry] : budgets_) all.push_back(StateOf(entry));
+  } else if (const auto of = budgets_in_.find(organisation); of != budgets_in_.end()) {
+    for (const std::string& id : of->second) all.push_back(StateOf(budgets_.at(id)));
   }
   return all;
 }
@@ -247,8 +300,9 @@ void Limiter::SetQuota(const FreeQuota& quota) {
 std::vector<FreeQuota> Limiter::quotas(std::string_view organisation) const {
   std::lock_guard lock(mutex_);
   std::vector<FreeQuota> all;
-  for (const auto& [key, state] : quotas_) {
-    if (organisation.empty() || key.first == organisation) all.push_back(state.quota);
+  for (auto it = quotas_.lower_bound({std::string(organisation), ""}); it != quotas_.end(); ++it) {
+    if (!organisation.empty() && it->first.first != organisation) break;
+    all.push_back(it->second.quota);
   }
   return all;
 }
@@ -279,10 +333,10 @@ std::vector<Limiter::LimitState*> Limiter::LimitsFor(const AdmissionRequest& req
 
 std::vector<Limiter::BudgetEntry*> Limiter::BudgetsFor(const Payer& payer) {
   std::vector<BudgetEntry*> found;
-  if (budgets_.empty()) return found;
-  const auto scopes = ScopesOf(payer);
-  for (auto& [id, entry] : budgets_) {
-    if (std::find(scopes.begin(), scopes.end(), entry.budget.scope) != scopes.end()) found.push_back(&entry);
+  if (budgets_of_.empty()) return found;
+  for (const Scope& scope : ScopesOf(payer)) {
+    const auto of = budgets_of_.find(scope);
+    if (of != budgets_of_.end()) found.insert(found.end(), of->second.begin(), of->second.end());
   }
   return found;
 }

@@ -19,6 +19,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -140,7 +141,8 @@ class Limiter {
   // the running period say, for rules that are new.
   void SetLimit(const Limit& limit, int64_t used_today_tokens);
   bool RemoveLimit(const Scope& scope, std::string_view model);
-  std::vector<Limit> limits() const;
+  std::vector<Limit> limits(std::string_view organisation = {}) const;  // "": all
+  std::optional<Limit> FindLimit(const Scope& scope, std::string_view model) const;
   void SetBudget(const Budget& budget, Money spent);
   bool RemoveBudget(std::string_view id);
   struct BudgetState {
@@ -148,8 +150,10 @@ class Limiter {
     Money spent, reserved;
     int64_t from_ms = 0, to_ms = 0;
   };
-  std::vector<BudgetState> budgets() const;
-  void SetQuota(const FreeQuota& quota);                               // `used` included
+  std::vector<BudgetState> budgets(std::string_view organisation = {}) const;  // "": all
+  std::optional<BudgetState> FindBudget(std::string_view id) const;
+  std::pair<size_t, size_t> rules() const;  // how many limits and budgets there are
+  void SetQuota(const FreeQuota& quota);    // `used` included
   std::vector<FreeQuota> quotas(std::string_view organisation) const;  // "": all
   std::optional<FreeQuota> FindQuota(std::string_view organisation, std::string_view model_version) const;
 
@@ -214,6 +218,8 @@ class Limiter {
   using LimitKey = std::pair<Scope, std::string>;
   std::vector<LimitState*> LimitsFor(const AdmissionRequest& request);
   std::vector<BudgetEntry*> BudgetsFor(const Payer& payer);
+  void Unlist(BudgetEntry& entry);  // out of budgets_of_ and budgets_in_
+  BudgetState StateOf(const BudgetEntry& entry) const;
   QuotaState* QuotaFor(const AdmissionRequest& request, int64_t now_ms);
   void Refill(LimitState& state);
   void FillRates(const std::vector<LimitState*>& limits, RateState& rates);
@@ -233,6 +239,10 @@ class Limiter {
   mutable std::mutex mutex_;
   std::map<LimitKey, LimitState> limits_;
   std::map<std::string, BudgetEntry, std::less<>> budgets_;
+  std::map<Scope, std::vector<BudgetEntry*>> budgets_of_;  // entries of budgets_
+  // By organisation: what is listed for one must not be looked for among all others'.
+  std::map<std::string, std::set<LimitKey>, std::less<>> limits_in_;
+  std::map<std::string, std::set<std::string>, std::less<>> budgets_in_;
   std::map<std::pair<std::string, std::string>, QuotaState> quotas_;
   std::map<uint64_t, Held> held_;
   uint64_t next_id_ = 1;

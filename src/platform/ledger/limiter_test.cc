@@ -213,6 +213,47 @@ TEST_F(LimiterTest, TheFreeQuotaExpires) {
   EXPECT_EQ(limiter_->Settle(last_, UsageStatus::kDone, {.prompt = 10}).free_tokens, 0);
 }
 
+TEST_F(LimiterTest, ABudgetCountsForItsScopeOnlyWhereverItMoves) {
+  Prices();
+  Budget budget{.id = "b", .scope = {ScopeKind::kKey, "k2"}, .organisation = "o"};
+  budget.amount = {};
+  limiter_->SetBudget(budget, {});
+  EXPECT_TRUE(limiter_->Reserve(Request(10, 10))) << "another key's budget";
+  budget.scope = {ScopeKind::kWorkspace, "w"};
+  limiter_->SetBudget(budget, {});
+  EXPECT_EQ(limiter_->Reserve(Request(10, 10)).error().code, "budget_exhausted");
+  budget.scope = {ScopeKind::kKey, "k2"};
+  limiter_->SetBudget(budget, {});
+  EXPECT_TRUE(limiter_->Reserve(Request(10, 10)));
+  EXPECT_EQ(limiter_->budgets("o").size(), 1u);
+  budget.organisation = "another";
+  limiter_->SetBudget(budget, {});
+  EXPECT_EQ(limiter_->budgets("o").size(), 0u);
+  EXPECT_EQ(limiter_->budgets("another").size(), 1u);
+  ASSERT_TRUE(limiter_->RemoveBudget("b"));
+  EXPECT_FALSE(limiter_->FindBudget("b"));
+  EXPECT_EQ(limiter_->rules().second, 0u);
+  EXPECT_EQ(limiter_->budgets("another").size(), 0u);
+}
+
+TEST_F(LimiterTest, RulesAreListedByOrganisation) {
+  for (const char* organisation : {"o", "another"}) {
+    for (const char* model : {"*", "m"})
+      limiter_->SetLimit({.scope = Key(organisation), .organisation = organisation, .model = model}, 0);
+    limiter_->SetQuota({.organisation = organisation, .model_version = "sha", .model = "m"});
+  }
+  EXPECT_EQ(limiter_->limits().size(), 4u);
+  ASSERT_TRUE(limiter_->RemoveLimit(Key("o"), "m"));
+  ASSERT_EQ(limiter_->limits("o").size(), 1u);
+  EXPECT_EQ(limiter_->limits("o")[0].model, "*");
+  EXPECT_EQ(limiter_->limits("another").size(), 2u);
+  EXPECT_EQ(limiter_->limits("nobody").size(), 0u);
+  EXPECT_EQ(limiter_->quotas("o").size(), 1u);
+  EXPECT_EQ(limiter_->quotas("p").size(), 0u);
+  EXPECT_EQ(limiter_->quotas("").size(), 2u);
+  EXPECT_FALSE(limiter_->RemoveLimit(Key("o"), "m"));
+}
+
 TEST_F(LimiterTest, BudgetsReserveTellAndBlock) {
   Prices();
   Budget budget{.id = "b", .scope = {ScopeKind::kOrganisation, "o"}, .organisation = "o"};
