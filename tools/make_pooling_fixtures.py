@@ -325,6 +325,7 @@ def main():
     scores = np.exp(logits[:, 0]) / np.exp(logits).sum(axis=1)
     expect(folder, error, queries=QUERIES, documents=DOCUMENTS, tokens=asked,
            scores=scores.reshape(len(QUERIES), len(DOCUMENTS)).tolist())
+    save(folder, model, plain, drop=("lm_head.weight",))
     tensors = {k: v.float() for k, v in model.state_dict().items() if k != "lm_head.weight"}
     tensors["cls.output.weight"] = model.lm_head.weight.detach()[[yes, no]].float()
     qwen_gguf(folder / "model.gguf", config, tensors, plain, gguf.PoolingType.RANK, ends=False)

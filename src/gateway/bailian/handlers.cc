@@ -88,13 +88,13 @@ void TextEmbedding(Services& services, std::shared_ptr<Exchange> exchange) {
     }
   }
   // Spelling out a thousand vectors takes milliseconds: not on the engine's thread.
-  auto done = [&workers = services.workers, exchange, dimensions = parsed->dimensions,
+  auto done = [workers = services.workers, exchange, dimensions = parsed->dimensions,
                ignored = parsed->ignored](Result<platform::EmbeddingReply> vectors) {
     auto send = [exchange, dimensions, ignored,
                  vectors = std::make_shared<Result<platform::EmbeddingReply>>(std::move(vectors))] {
       exchange->Send(WithIgnored(EmbeddingResponse(*vectors, dimensions, exchange->request()), ignored));
     };
-    if (!workers.Submit(send)) send();
+    if (!workers->Submit(send)) send();
   };
   auto generation = services.inference.Embed(std::move(parsed->request), std::move(done));
   if (!generation) return refuse(generation.error());

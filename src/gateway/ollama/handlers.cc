@@ -130,14 +130,14 @@ void RunEmbed(Services& services, const std::shared_ptr<Exchange>& exchange, Res
     return ApplyKeepAlive(services, http, model, parsed->keep_alive);
   }
   // Spelling out a thousand vectors takes milliseconds: not on the engine's thread.
-  auto done = [&workers = services.workers, exchange, one, dimensions = parsed->dimensions,
+  auto done = [workers = services.workers, exchange, one, dimensions = parsed->dimensions,
                begun = std::chrono::steady_clock::now(),
                ignored = parsed->ignored](Result<platform::EmbeddingReply> vectors) {
     auto send = [exchange, one, dimensions, begun, ignored,
                  vectors = std::make_shared<Result<platform::EmbeddingReply>>(std::move(vectors))] {
       exchange->Send(WithIgnored(EmbedResponse(*vectors, dimensions, one, begun), ignored));
     };
-    if (!workers.Submit(send)) send();
+    if (!workers->Submit(send)) send();
   };
   auto generation = services.inference.Embed(std::move(request), std::move(done));
   if (!generation) return exchange->Send(ErrorReply(generation.error()));

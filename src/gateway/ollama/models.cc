@@ -133,7 +133,7 @@ void Show(Services& services, std::shared_ptr<Exchange> exchange) {
     info[model.architecture + ".block_count"] = found->engine->info.layers;
   }
   out["model_info"] = std::move(info);
-  Json capabilities = Json::array({generates ? "completion" : "embedding"});
+  Json capabilities = Json::array({model.ranks ? "rerank" : generates ? "completion" : "embedding"});
   if (generates && described->tools) capabilities.push_back("tools");
   if (generates && described->reasons) capabilities.push_back("thinking");
   out["capabilities"] = std::move(capabilities);

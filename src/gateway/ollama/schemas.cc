@@ -74,7 +74,7 @@ Json ShowSchema() {
   Json schema = SchemaText(R"({"type": "object", "properties": {
     "license": {"type": "string"}, "modelfile": {"type": "string"}, "parameters": {"type": "string"},
     "template": {"type": "string"}, "model_info": {"type": "object"},
-    "capabilities": {"type": "array", "items": {"enum": ["completion", "embedding", "tools", "thinking"]}},
+    "capabilities": {"type": "array", "items": {"enum": ["completion", "embedding", "rerank", "tools", "thinking"]}},
     "modified_at": {"type": "string"}}})");
   schema["properties"]["details"] = SchemaText(kDetails);
   return schema;

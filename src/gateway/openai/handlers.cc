@@ -24,7 +24,7 @@ Json ModelJson(const platform::DeploymentStatus& status) {
   out["context_length"] = context;
   out["max_model_len"] = context;  // the name vLLM's clients read
   const bool generates = status.engine ? status.engine->info.generates : status.model.generates;
-  out["capabilities"] = Json::array({generates ? "chat" : "embeddings"});
+  out["capabilities"] = Json::array({status.model.ranks ? "rerank" : generates ? "chat" : "embeddings"});
   return out;
 }
 

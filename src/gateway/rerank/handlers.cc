@@ -60,7 +60,7 @@ void Run(Services& services, const std::shared_ptr<Exchange>& exchange, ParsedRe
   std::vector<std::string> documents;
   if (parsed.return_documents) documents = parsed.request.documents;
   // Spelling out a thousand documents takes milliseconds: not on the engine's thread.
-  auto done = [&workers = services.workers, exchange, encode, documents = std::move(documents),
+  auto done = [workers = services.workers, exchange, encode, documents = std::move(documents),
                top = parsed.top, ignored = parsed.ignored](Result<platform::RerankReply> reply) mutable {
     const auto ranking = std::make_shared<Ranking>(Ranking{std::move(reply), std::move(documents), top});
     auto send = [exchange, encode, ranking, ignored] {
@@ -68,7 +68,7 @@ void Run(Services& services, const std::shared_ptr<Exchange>& exchange, ParsedRe
       if (ranking->reply) AppendRateHeaders(ranking->reply->rates, response.headers);
       exchange->Send(WithIgnored(std::move(response), ignored));
     };
-    if (!workers.Submit(send)) send();
+    if (!workers->Submit(send)) send();
   };
   auto generation = services.inference.Rerank(std::move(parsed.request), std::move(done));
   if (!generation) return refuse(generation.error());

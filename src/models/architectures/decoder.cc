@@ -196,7 +196,7 @@ void GatedFeedForward::Run(const DecoderPass& p, chips::Activation activation) c
 
 Decoder::Decoder(std::string family, const DecoderConfig& config, const LoadOptions& options,
                  PoolingChoice pooling)
-    : config_(config) {
+    : config_(config), yes_no_(options.yes_no) {
   info_.family = std::move(family);
   info_.vocab_size = config.vocab;
   info_.hidden_size = config.hidden;
@@ -230,9 +230,19 @@ Status Decoder::DeclareWeights(WeightPlan& plan) {
 }
 
 // One row, whose product with the pooled state is the score's logit: the classifier's only row, or yes - no
-// of Qwen3-Reranker's two (softmax of two logits is the sigmoid of their difference).
+// of Qwen3-Reranker's two, which are rows of its head where there is no classifier (softmax of two logits is
+// the sigmoid of their difference).
 Status Decoder::DeclareRankHead(WeightPlan& plan) {
   constexpr TensorName kClassifier{"cls.output.weight", "/score.weight"};
+  if (yes_no_ && !plan.Has(kClassifier)) {
+    TP_ASSIGN(const bool tied, Fields(plan.checkpoint()).BoolOr(kTied, !plan.Has(kHead)));
+    const TensorName head = tied ? kEmbedding : kHead;
+    TP_ASSIGN(std::vector<float> yes, plan.Row(head, config_.vocab, config_.hidden, yes_no_->first));
+    TP_ASSIGN(const std::vector<float> no, plan.Row(head, config_.vocab, config_.hidden, yes_no_->second));
+    for (size_t i = 0; i < yes.size(); ++i) yes[i] -= no[i];
+    const uint64_t parameters = tied ? 0 : 2 * yes.size();
+    return plan.ComputedMatrix(std::move(yes), 1, config_.hidden, parameters, &rank_head_);
+  }
   TP_ASSIGN(const auto shape, plan.MatrixShape(kClassifier));
   const int64_t labels = shape.first;
   if (labels != 1 && labels != 2) {

@@ -109,6 +109,7 @@ class Decoder : public FamilyModel {
   Workspace Carve(const StepLimits& limits, std::byte* base) const;
   Status DeclareRankHead(WeightPlan& plan);
 
+  const std::optional<std::pair<int32_t, int32_t>> yes_no_;
   bool tied_ = true;
   chips::PackedWeight embedding_;
   chips::PackedWeight head_;

@@ -12,9 +12,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -95,6 +97,9 @@ struct StepOutput {
 struct LoadOptions {
   chips::WeightPrecision precision = chips::WeightPrecision::kNative;
   chips::DataType kv_type = chips::DataType::kI16;  // see chips::KvLayout::Supports
+  // Of a causal model that answers "yes" or "no" to rank (Qwen3-Reranker as published): the ids of these two.
+  // It is loaded to rank, by the difference of their logits, and generates nothing.
+  std::optional<std::pair<int32_t, int32_t>> yes_no = {};
   // Called with (bytes done, bytes in all) from the loading thread; return false to cancel (kCancelled).
   std::function<bool(uint64_t, uint64_t)> progress = {};
 };

@@ -31,14 +31,12 @@ bool Flag(const nlohmann::json& config, const char* key) {
 Result<PoolingChoice> ReadPooling(const Fields& fields, Pooling ranked) {
   if (fields.is_gguf()) return FromGguf(fields, ranked);
   PoolingChoice choice;
-  for (const std::string_view classifier :
-       {"score.weight", "classifier.weight", "classifier.out_proj.weight"}) {
-    if (fields.checkpoint().Find(classifier) == nullptr) continue;
+  if (const formats::Tensor* classifier = formats::FindClassifier(fields.checkpoint())) {
     if (ranked == Pooling::kNone) {
       return Fail(ErrorKind::kInvalid, "unsupported_classifier",
                   fmt::format("{}: the classifier '{}' is not supported for this architecture", fields.file(),
-                              classifier),
-                  std::string(classifier));
+                              classifier->name),
+                  classifier->name);
     }
     return PoolingChoice{ranked, /*normalise=*/false, /*ranks=*/true};
   }

@@ -75,7 +75,8 @@ FamilyResult MakeQwen3(const Fields& fields, const LoadOptions& options) {
   }
   TP_ASSIGN(Rope rope, ReadRope(fields, config.head_dim, config.context));
   config.context = ExtendedContext(config.context, rope);
-  TP_ASSIGN(const PoolingChoice pooling, ReadPooling(fields, Pooling::kLast));
+  TP_ASSIGN(PoolingChoice pooling, ReadPooling(fields, Pooling::kLast));
+  if (options.yes_no && !pooling.ranks) pooling = {Pooling::kLast, /*normalise=*/false, /*ranks=*/true};
   return std::make_unique<Qwen3>(config, std::move(rope), options, pooling);
 }
 

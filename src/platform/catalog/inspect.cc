@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "models/formats/checkpoint.h"
+#include "platform/catalog/names.h"
 
 namespace tidepool::platform {
 namespace {
@@ -44,11 +45,22 @@ int32_t ToContext(std::optional<int64_t> value) {
   return static_cast<int32_t>(std::min<int64_t>(*value, std::numeric_limits<int32_t>::max()));
 }
 
+// Models with a classifier; and Qwen3-Reranker as published, whose files are those of any Qwen3: its name
+// tells.
+bool Ranks(const formats::Checkpoint& checkpoint, const StoredModel& model) {
+  if (formats::FindClassifier(checkpoint) != nullptr) return true;
+  if (checkpoint.architecture() != "qwen3") return false;
+  for (const std::string& name :
+       {model.id, model.source, checkpoint.metadata().String("general.name").value_or("")}) {
+    if (ToLowerAscii(name).find("reranker") != std::string::npos) return true;
+  }
+  return false;
+}
+
 // Encoders, and decoders whose file says how to pool, are for embeddings.
 bool Generates(const formats::Checkpoint& checkpoint) {
   const std::string architecture(checkpoint.architecture());
   if (architecture.find("bert") != std::string::npos) return false;
-  if (checkpoint.Find("score.weight") != nullptr) return false;  // a classifier instead of a head
   const auto pooling = checkpoint.metadata().Int(architecture + ".pooling_type");
   if (pooling && *pooling > 0) return false;
   return !checkpoint.ReadSideFile("1_Pooling/config.json") && !checkpoint.ReadSideFile("modules.json");
@@ -82,7 +94,8 @@ Status InspectModel(const std::filesystem::path& path, StoredModel& model) {
   for (const formats::Tensor& tensor : checkpoint->tensors()) {
     model.parameters += static_cast<uint64_t>(tensor.elements());
   }
-  model.generates = Generates(*checkpoint);
+  model.ranks = Ranks(*checkpoint, model);
+  model.generates = !model.ranks && Generates(*checkpoint);
   if (checkpoint->format() == formats::Format::kGguf) {
     model.format = "gguf";
     model.context_length = ToContext(metadata.Int(model.architecture + ".context_length"));

@@ -147,6 +147,16 @@ Error CannotGenerate(const std::string& id) {
           "model", 0};
 }
 
+Error CannotRank(const std::string& id) {
+  return {
+      ErrorKind::kInvalid, "rerank_unsupported",
+      fmt::format(
+          "model \"{}\" does not rank: it scores no pairs of texts; use a reranker, such as bge-reranker or "
+          "Qwen3-Reranker",
+          id),
+      "model", 0};
+}
+
 size_t TextBytes(const nlohmann::ordered_json& messages) {
   std::vector<std::string_view> strings;
   CollectStrings(messages, strings);
@@ -565,14 +575,7 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Embed(EmbeddingRequest reques
 Result<std::shared_ptr<Generation>> InferenceImpl::Rerank(RerankRequest request,
                                                           std::function<void(Result<RerankReply>)> done) {
   TP_ASSIGN(const StoredModel model, deployments_.Resolve(request.model));
-  if (model.generates) {
-    return Fail(
-        ErrorKind::kInvalid, "rerank_unsupported",
-        fmt::format("model \"{}\" generates text and does not rank; use a reranker, such as bge-reranker or "
-                    "Qwen3-Reranker with its classifier",
-                    model.id),
-        "model");
-  }
+  if (!model.ranks) return Fail(CannotRank(model.id));
   if (request.documents.empty() || request.documents.size() > kMaxEmbeddingInputs) {
     return Fail(ErrorKind::kInvalid, "out_of_range",
                 fmt::format("give 1 to {} documents in one request, not {}", kMaxEmbeddingInputs,

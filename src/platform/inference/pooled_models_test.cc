@@ -169,6 +169,8 @@ TEST_F(PooledModels, Qwen3RerankerScoresItsPrompt) {
 }
 
 TEST_F(PooledModels, Qwen3RerankersYesAndNoAreOneScore) {
+  // As published: a causal model whose name says what it is for.
+  ExpectScores("qwen3_reranker_rows", Store("qwen3_reranker_rows"));
   ExpectScores("qwen3_reranker_rows", Store("qwen3_reranker_rows", "model.gguf"));
 }
 
@@ -218,6 +220,7 @@ TEST_F(PooledModels, EachModelDoesWhatItIsFor) {
     const auto stored = catalog_->Find(model);
     ASSERT_TRUE(stored);
     EXPECT_FALSE(stored->generates) << model;
+    EXPECT_EQ(stored->ranks, model == ranker) << model;
   }
 }
 
