@@ -4,6 +4,7 @@
 
 #include "gateway/anthropic/requests.h"
 #include "gateway/openai/requests.h"
+#include "gateway/responses/requests.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -42,9 +43,9 @@ std::string_view TreatmentName(Treatment treatment) {
 
 std::span<const DialectRequest> DialectRequests() {
   static const std::vector<DialectRequest> kRequests = {
-      openai::ChatDialect(),           openai::CompletionDialect(), openai::EmbeddingDialect(),
-      openai::TokenizeDialect(),       openai::DetokenizeDialect(), anthropic::MessagesDialect(),
-      anthropic::CountTokensDialect(),
+      openai::ChatDialect(),           openai::CompletionDialect(),  openai::EmbeddingDialect(),
+      openai::TokenizeDialect(),       openai::DetokenizeDialect(),  anthropic::MessagesDialect(),
+      anthropic::CountTokensDialect(), responses::ResponseDialect(),
   };
   return kRequests;
 }

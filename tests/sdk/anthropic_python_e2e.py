@@ -215,7 +215,7 @@ def test_tool_use_and_its_result(client):
     assert none.stop_reason == "end_turn" and "<tool_call>" in none.content[0].text
     forced = client.messages.create(model=MODEL, max_tokens=300, messages=ask("[[say:nothing]]"), tools=[WEATHER, {
         "name": "ping", "input_schema": {"type": "object", "properties": {}, "additionalProperties": False}}],
-        tool_choice={"type": "tool", "name": "ping", "disable_parallel_tool_use": True})
+        tool_choice={"type": "tool", "name": "ping", "disable_parallel_tool_use": True}, extra_body={"temperature": 0})
     assert forced.stop_reason == "tool_use"
     assert [(block.name, block.input) for block in forced.content if block.type == "tool_use"] == [("ping", {})]
 
