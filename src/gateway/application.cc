@@ -10,6 +10,7 @@
 #include "gateway/errors.h"
 #include "gateway/web_app.h"
 #include "platform/accounts/audit.h"
+#include "platform/responses/responses.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -295,6 +296,10 @@ void Application::WatchRights() {
 }
 
 void Application::CutForbidden() {
+  if (services_.hooks.responses != nullptr) {
+    services_.hooks.responses->StopForbidden(
+        [&](const platform::Principal& principal) { return keys_.StillValid(principal); });
+  }
   std::vector<std::shared_ptr<Exchange>> running;
   {
     std::lock_guard lock(mutex_);

@@ -82,6 +82,8 @@ std::span<const Route> Routes() {
       {"POST", "/v1/responses", kDeveloper, kWorker, true, responses::Create, "responses",
        "Answers a conversation, and keeps the answer", responses::ResponseSchema,
        responses::ResponseReplySchema, 200, true},
+      {"POST", "/v1/responses/input_tokens", kDeveloper, kWorker, false, responses::InputTokens, "responses",
+       "The tokens of a response's prompt", responses::ResponseSchema, responses::InputTokensReplySchema},
       {"GET", "/v1/responses/{id}", kDeveloper, kWorker, false, responses::Get, "responses",
        "A stored response; with stream=true the events of a background response after starting_after",
        nullptr, responses::ResponseReplySchema, 200, true, "application/json", responses::kGetQuery},

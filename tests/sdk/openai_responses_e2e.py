@@ -290,6 +290,21 @@ def test_background(client):
         client.responses.create(model="nothing:here", input="x", background=True)
 
 
+def test_a_revoked_key_ends_what_it_began(server, client):
+    made = server.ask("POST", "/api/v1/keys", {"name": "short-lived"})
+    theirs = openai.OpenAI(base_url=server.url + "/v1", api_key=made["key"], max_retries=0)
+    response = theirs.responses.create(model=MODEL, input="[[stall_ms:20]][[tokens:100000]]", background=True, max_output_tokens=5000)
+    server.ask("DELETE", f"/api/v1/keys/{made['id']}")
+    assert wait_for(client, client.responses.retrieve(response.id), "failed").error.code == "server_error"
+
+
+def test_input_tokens(client):
+    first = client.responses.create(model=MODEL, input="[[say:one]]")
+    asked = {"model": MODEL, "input": "[[say:two]]", "previous_response_id": first.id}
+    counted = client.responses.input_tokens.count(**asked).input_tokens
+    assert counted == client.responses.create(**asked).usage.input_tokens > first.usage.input_tokens
+
+
 def test_background_streams_can_be_taken_up(server, client):
     text, seen, response_id = "", -1, None
     with client.responses.create(model=MODEL, input="[[stall_ms:10]][[say:" + "slow " * 30 + "]]", background=True, stream=True) as stream:

@@ -365,8 +365,13 @@ Json MessagesSchema() { return SchemaOf(MessageRequestFields(), {"model", "max_t
 Json CountTokensSchema() { return SchemaOf(kPromptFields, {"model", "messages"}); }
 
 DialectRequest MessagesDialect() {
-  return {"Anthropic Messages", "POST /v1/messages, POST /anthropic/v1/messages", kExample,
-          Tables(MessageRequestFields()), Decode<ParseMessages>};
+  return {"Anthropic Messages",
+          "POST /v1/messages, POST /anthropic/v1/messages",
+          kExample,
+          Tables(MessageRequestFields()),
+          Decode<ParseMessages>,
+          "Headers: the key is sent as `x-api-key` or `Authorization: Bearer`; `anthropic-version` and "
+          "`anthropic-beta` are accepted, whatever they say."};
 }
 DialectRequest CountTokensDialect() {
   return {"Anthropic token counting",

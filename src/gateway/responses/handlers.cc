@@ -414,30 +414,42 @@ Result<Json> PageOf(const Json& items, const Query& query) {
   return page;
 }
 
+// The request of a body, with the messages of all that came before.
+Result<ParsedResponse> ReadRequest(Services& services, const HttpRequest& http) {
+  TP_ASSIGN(const Json body, JsonBody(services, http));
+  TP_ASSIGN(ParsedResponse parsed, ParseResponse(body));
+  if ((parsed.store || !parsed.previous.empty()) && services.hooks.responses == nullptr)
+    return Fail(ErrorKind::kUnavailable, "not_available",
+                "This server stores no responses; send store: false.");
+  parsed.request.request_id = http.id;
+  parsed.request.principal = http.principal;
+  TP_TRY(CheckModel(services, http, parsed.request.model));
+  TP_ASSIGN(const Json before, ItemsBefore(services, http, parsed.previous));
+  TP_TRY(CompleteRequest(parsed, before));
+  if (parsed.truncate) TP_TRY(FitContext(services, parsed.request));
+  return parsed;
+}
+
 }  // namespace
 
 void Create(Services& services, std::shared_ptr<Exchange> exchange) {
-  const HttpRequest& http = exchange->request();
-  auto body = JsonBody(services, http);
-  if (!body) return SendError(exchange, body.error());
-  auto parsed = ParseResponse(*body);
+  auto parsed = ReadRequest(services, exchange->request());
   if (!parsed) return SendError(exchange, parsed.error());
-  const bool stores = parsed->store || !parsed->previous.empty();
-  if (stores && !HasStore(services, exchange)) return;
-  parsed->request.request_id = http.id;
-  parsed->request.principal = http.principal;
-  if (auto allowed = CheckModel(services, http, parsed->request.model); !allowed)
-    return SendError(exchange, allowed.error());
-  auto before = ItemsBefore(services, http, parsed->previous);
-  if (!before) return SendError(exchange, before.error());
-  if (auto completed = CompleteRequest(*parsed, *before); !completed)
-    return SendError(exchange, completed.error());
-  if (parsed->truncate) {
-    if (auto fits = FitContext(services, parsed->request); !fits) return SendError(exchange, fits.error());
-  }
   if (parsed->background) return StartBackground(services, exchange, std::move(*parsed));
   const auto reply = std::make_shared<ResponseReply>(exchange, services, *parsed);
   Attach(exchange, reply, services.inference.Chat(std::move(parsed->request), reply));
+}
+
+void InputTokens(Services& services, std::shared_ptr<Exchange> exchange) {
+  const auto parsed = ReadRequest(services, exchange->request());
+  if (!parsed) return SendError(exchange, parsed.error());
+  const auto tokens = services.inference.TokenizeChat(parsed->request);
+  if (!tokens) return SendError(exchange, tokens.error());
+  HttpResponse response =
+      JsonResponse(Json{{"object", "response.input_tokens"}, {"input_tokens", tokens->size()}});
+  if (!parsed->ignored.empty())
+    response.headers.push_back({"Tidepool-Ignored", IgnoredHeader(parsed->ignored)});
+  exchange->Send(std::move(response));
 }
 
 void Get(Services& services, std::shared_ptr<Exchange> exchange) {
@@ -521,6 +533,11 @@ Json InputItemsReplySchema() {
   return Json::parse(R"({"type": "object", "properties": {
     "object": {"const": "list"}, "data": {"type": "array"}, "has_more": {"type": "boolean"},
     "first_id": {"type": ["string", "null"]}, "last_id": {"type": ["string", "null"]}}})");
+}
+
+Json InputTokensReplySchema() {
+  return Json::parse(
+      R"({"type": "object", "properties": {"object": {"const": "response.input_tokens"}, "input_tokens": {"type": "integer"}}})");
 }
 
 }  // namespace tidepool::gateway::responses

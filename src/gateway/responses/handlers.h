@@ -13,6 +13,7 @@ void Create(Services& services, std::shared_ptr<Exchange> exchange);
 void Get(Services& services, std::shared_ptr<Exchange> exchange);
 void Delete(Services& services, std::shared_ptr<Exchange> exchange);
 void Cancel(Services& services, std::shared_ptr<Exchange> exchange);
+void InputTokens(Services& services, std::shared_ptr<Exchange> exchange);
 void InputItems(Services& services, std::shared_ptr<Exchange> exchange);
 
 inline constexpr std::string_view kGetQuery =
@@ -21,5 +22,6 @@ inline constexpr std::string_view kInputItemsQuery = "limit:integer order after 
 
 Json ResponseReplySchema();
 Json InputItemsReplySchema();
+Json InputTokensReplySchema();
 
 }  // namespace tidepool::gateway::responses

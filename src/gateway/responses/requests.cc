@@ -412,7 +412,8 @@ DialectRequest ResponseDialect() {
       {"tools", "", kObjectsExample, "/tools/0", kToolFields},
   };
   for (const FieldTable& table : ItemTables()) tables.push_back(table);
-  return {"OpenAI Responses", "POST /v1/responses", kExample, std::move(tables), Decode};
+  return {"OpenAI Responses", "POST /v1/responses, POST /v1/responses/input_tokens", kExample,
+          std::move(tables), Decode};
 }
 
 }  // namespace tidepool::gateway::responses

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "platform/accounts/principal.h"
 #include "platform/inference/inference.h"
 
 namespace tidepool::platform {
@@ -28,14 +29,15 @@ class ResponseListener {
 class BackgroundRun {
  public:
   // `max_event_bytes`: of events kept for those that come late; the oldest go first.
-  BackgroundRun(std::string id, std::string workspace, size_t max_event_bytes, int32_t max_listeners)
+  BackgroundRun(std::string id, Principal owner, size_t max_event_bytes, int32_t max_listeners)
       : id_(std::move(id)),
-        workspace_(std::move(workspace)),
+        owner_(std::move(owner)),
         max_event_bytes_(max_event_bytes),
         max_listeners_(max_listeners) {}
 
   const std::string& id() const { return id_; }
-  const std::string& workspace() const { return workspace_; }
+  const Principal& owner() const { return owner_; }
+  const std::string& workspace() const { return owner_.workspace; }
 
   // What runs; cancelled at once if Cancel came first.
   void SetGeneration(std::shared_ptr<Generation> generation);
@@ -63,7 +65,8 @@ class BackgroundRun {
   void Halt();
   Status CheckListening(int64_t after) const;  // under mutex_
 
-  const std::string id_, workspace_;
+  const std::string id_;
+  const Principal owner_;  // who began it
   const size_t max_event_bytes_;
   const int32_t max_listeners_;
   std::atomic<bool> cancelled_{false}, halted_{false};

@@ -107,7 +107,7 @@ class StoredResponses final : public Responses {
 
   Result<std::shared_ptr<BackgroundRun>> Begin(const Principal& who, StoredResponse response) override {
     Stamp(response);
-    auto run = std::make_shared<BackgroundRun>(response.id, who.workspace, options_.max_run_event_bytes,
+    auto run = std::make_shared<BackgroundRun>(response.id, who, options_.max_run_event_bytes,
                                                options_.max_listeners);
     {
       const std::lock_guard lock(mutex_);
@@ -165,6 +165,15 @@ class StoredResponses final : public Responses {
       if (run->id() == id && run->workspace() == who.workspace) return run;
     }
     return nullptr;
+  }
+
+  void StopForbidden(const std::function<bool(const Principal&)>& may) override {
+    for (const auto& run : Runs()) {
+      if (run->ended() || may(run->owner())) continue;
+      LogInfo("a background response was stopped: its key or session lost the right to it",
+              {{"response", run->id()}, {"key", run->owner().key_id}});
+      run->Stop();
+    }
   }
 
   void EndListening() override {

@@ -247,6 +247,21 @@ TEST_P(ResponsesTest, OnlySoManyRunAtOnceInAWorkspace) {
   EXPECT_TRUE(responses_->Begin(a_, Running("r4")));
 }
 
+TEST_P(ResponsesTest, WhoLostTheRightHasItStopped) {
+  Principal revoked = a_, good = a_;
+  revoked.key = "revoked";
+  const auto lost = responses_->Begin(revoked, Running("r1")), stays = responses_->Begin(good, Running("r2"));
+  ASSERT_TRUE(lost);
+  ASSERT_TRUE(stays);
+  const auto first = std::make_shared<CountingGeneration>(), second = std::make_shared<CountingGeneration>();
+  (*lost)->SetGeneration(first);
+  (*stays)->SetGeneration(second);
+  responses_->StopForbidden([](const Principal& who) { return who.key != "revoked"; });
+  EXPECT_EQ(first->cancels, 1);
+  EXPECT_EQ(second->cancels, 0);
+  EXPECT_FALSE((*lost)->cancelled()) << "nobody asked for it: it fails";
+}
+
 TEST_P(ResponsesTest, ARestartMarksWhatRanAsFailed) {
   ASSERT_TRUE(responses_->Begin(a_, Running("r1")));
   ASSERT_TRUE(Save(a_, Made("r2")));
