@@ -202,7 +202,7 @@ void Application::Decorate(const HttpRequest& request, std::vector<HttpHeader>& 
     headers.push_back({"Access-Control-Allow-Origin", request.allowed_origin});
     headers.push_back(
         {"Access-Control-Expose-Headers",
-         "X-Request-Id, Tidepool-Ignored, Retry-After, x-ratelimit-limit-requests, "
+         "X-Request-Id, request-id, Tidepool-Ignored, Retry-After, x-ratelimit-limit-requests, "
          "x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens, "
          "x-ratelimit-reset-requests, x-ratelimit-reset-tokens"});
     headers.push_back({"Vary", "Origin"});

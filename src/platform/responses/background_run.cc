@@ -45,13 +45,18 @@ void BackgroundRun::Publish(std::string_view type, std::string data) {
 }
 
 void BackgroundRun::End() {
-  EndListening();
   const std::lock_guard lock(mutex_);
+  EndAll();
   ended_ = true;
 }
 
 void BackgroundRun::EndListening() {
   const std::lock_guard lock(mutex_);
+  EndAll();
+  closed_ = true;
+}
+
+void BackgroundRun::EndAll() {
   for (const auto& listener : listeners_) listener->OnEnd();
   listeners_.clear();
 }
@@ -73,6 +78,10 @@ Status BackgroundRun::CheckListening(int64_t after) const {
                             "stream, or start after {}.",
                             first_ - 1, first_ - 1),
                 "starting_after");
+  }
+  if (closed_) {
+    return Fail(
+        Error{ErrorKind::kUnavailable, "draining", "The server is stopping; try again later.", "", 5});
   }
   if (listeners_.size() >= static_cast<size_t>(max_listeners_)) {
     return Fail(Error{ErrorKind::kOverloaded, "too_many_listeners",

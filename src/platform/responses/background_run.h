@@ -56,13 +56,14 @@ class BackgroundRun {
   Status Listen(int64_t after, std::shared_ptr<ResponseListener> listener);
   void Remove(const std::shared_ptr<ResponseListener>& listener);
   void Release();       // lets go of what ran
-  void EndListening();  // OnEnd to all; the run goes on
+  void EndListening();  // OnEnd to all, and none from now on; the run goes on
 
  private:
   struct Event {
     std::string type, data;
   };
   void Halt();
+  void EndAll();                               // under mutex_
   Status CheckListening(int64_t after) const;  // under mutex_
 
   const std::string id_;
@@ -76,7 +77,7 @@ class BackgroundRun {
   std::deque<Event> events_;
   int64_t first_ = 0;  // the number of events_.front()
   size_t bytes_ = 0;
-  bool ended_ = false;
+  bool ended_ = false, closed_ = false;
   std::vector<std::shared_ptr<ResponseListener>> listeners_;
 };
 

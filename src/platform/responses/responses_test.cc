@@ -189,6 +189,19 @@ TEST_P(ResponsesTest, EventsAreHeardOnceByThoseThatComeAndComeBack) {
   EXPECT_EQ(responses_->FindRun(b_, "r1"), nullptr);
 }
 
+TEST_P(ResponsesTest, NobodyFollowsAServerThatStops) {
+  const auto run = responses_->Begin(a_, Running("r1"));
+  ASSERT_TRUE(run);
+  const auto follower = std::make_shared<Recorder>();
+  ASSERT_TRUE((*run)->Listen(-1, follower));
+  responses_->EndListening();
+  EXPECT_EQ(follower->ends, 1);
+  EXPECT_FALSE((*run)->ended());
+  const auto refused = (*run)->Listen(-1, std::make_shared<Recorder>());
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, "draining");
+}
+
 TEST_P(ResponsesTest, EventsThatAreGoneAreRefused) {
   options_.max_run_event_bytes = 10;
   Open();
