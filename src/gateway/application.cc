@@ -11,6 +11,7 @@
 #include "gateway/web_app.h"
 #include "platform/accounts/audit.h"
 #include "platform/conversations/conversations.h"
+#include "platform/responses/responses.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -201,7 +202,7 @@ void Application::Decorate(const HttpRequest& request, std::vector<HttpHeader>& 
     headers.push_back({"Access-Control-Allow-Origin", request.allowed_origin});
     headers.push_back(
         {"Access-Control-Expose-Headers",
-         "X-Request-Id, Tidepool-Ignored, Retry-After, x-ratelimit-limit-requests, "
+         "X-Request-Id, request-id, Tidepool-Ignored, Retry-After, x-ratelimit-limit-requests, "
          "x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens, "
          "x-ratelimit-reset-requests, x-ratelimit-reset-tokens"});
     headers.push_back({"Vary", "Origin"});
@@ -297,6 +298,10 @@ void Application::WatchRights() {
 void Application::CutForbidden() {
   if (services_.hooks.conversations != nullptr)
     cut_.Increment(services_.hooks.conversations->CutForbidden(keys_));
+  if (services_.hooks.responses != nullptr) {
+    services_.hooks.responses->StopForbidden(
+        [&](const platform::Principal& principal) { return keys_.StillValid(principal); });
+  }
   std::vector<std::shared_ptr<Exchange>> running;
   {
     std::lock_guard lock(mutex_);

@@ -7,6 +7,7 @@
 #include "gateway/ollama/requests.h"
 #include "gateway/openai/requests.h"
 #include "gateway/rerank/requests.h"
+#include "gateway/responses/requests.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -47,10 +48,10 @@ std::span<const DialectRequest> DialectRequests() {
   static const std::vector<DialectRequest> kRequests = {
       openai::ChatDialect(),           openai::CompletionDialect(),  openai::EmbeddingDialect(),
       openai::TokenizeDialect(),       openai::DetokenizeDialect(),  anthropic::MessagesDialect(),
-      anthropic::CountTokensDialect(), rerank::RerankDialect(),      ollama::ChatDialect(),
-      ollama::GenerateDialect(),       ollama::EmbedDialect(),       ollama::EmbeddingsDialect(),
-      ollama::NameDialect(),           bailian::GenerationDialect(), bailian::EmbeddingDialect(),
-      bailian::RerankDialect(),
+      anthropic::CountTokensDialect(), responses::ResponseDialect(), rerank::RerankDialect(),
+      ollama::ChatDialect(),           ollama::GenerateDialect(),    ollama::EmbedDialect(),
+      ollama::EmbeddingsDialect(),     ollama::NameDialect(),        bailian::GenerationDialect(),
+      bailian::EmbeddingDialect(),     bailian::RerankDialect(),
   };
   return kRequests;
 }
@@ -59,6 +60,7 @@ std::string DialectsDocument() {
   std::string out(kIntroduction);
   for (const DialectRequest& request : DialectRequests()) {
     out += fmt::format("\n## {}\n\n`{}`\n", request.dialect, request.paths);
+    if (!request.headers.empty()) out += fmt::format("\n{}\n", request.headers);
     for (const FieldTable& table : request.tables) {
       if (!table.place.empty()) {
         out += fmt::format("\n### `{}`{}\n", table.place,

@@ -12,6 +12,7 @@
 #include "gateway/ollama/pull_feed.h"
 #include "gateway/services.h"
 #include "platform/conversations/conversations.h"
+#include "platform/responses/responses.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -86,12 +87,14 @@ class RunningGateway final : public Gateway {
   bool Drain() override {
     draining_ = true;
     if (hooks_.conversations != nullptr) hooks_.conversations->EndListening();
+    if (hooks_.responses != nullptr) hooks_.responses->EndListening();
     return application_.WaitIdle(options_.drain_timeout_s);
   }
 
   void Stop() override {
     draining_ = true;
     if (hooks_.conversations != nullptr) hooks_.conversations->EndListening();
+    if (hooks_.responses != nullptr) hooks_.responses->EndListening();
     pool_feed_.Stop();
     pull_feed_.Stop();
     application_.StopWatching();

@@ -26,7 +26,8 @@ class ReplySink : public platform::ChatSink {
   void Lost();
 
   void OnRates(const platform::RateState& rates) final;
-  void OnDone(const Result<compute::Usage>& usage) final;
+  // The answer's end. Overridden by what must be done before it; that ends with this.
+  void OnDone(const Result<compute::Usage>& usage) override;
 
   // The request could not be started.
   void Fail(const Error& error);

@@ -18,6 +18,8 @@
 #include "gateway/openai/requests.h"
 #include "gateway/rerank/handlers.h"
 #include "gateway/rerank/requests.h"
+#include "gateway/responses/handlers.h"
+#include "gateway/responses/requests.h"
 #include "gateway/router.h"
 
 namespace tidepool::gateway {
@@ -103,6 +105,21 @@ std::span<const Route> Routes() {
       // type
       {"POST", "/v1/chat/completions", kDeveloper, kWorker, true, openai::ChatCompletions, "openai",
        "Answers a conversation", openai::ChatSchema, openai::ChatReplySchema, 200, true},
+      {"POST", "/v1/responses", kDeveloper, kWorker, true, responses::Create, "responses",
+       "Answers a conversation, and keeps the answer", responses::ResponseSchema,
+       responses::ResponseReplySchema, 200, true},
+      {"POST", "/v1/responses/input_tokens", kDeveloper, kWorker, false, responses::InputTokens, "responses",
+       "The tokens of a response's prompt", responses::ResponseSchema, responses::InputTokensReplySchema},
+      {"GET", "/v1/responses/{id}", kDeveloper, kWorker, false, responses::Get, "responses",
+       "A stored response; with stream=true the events of a background response after starting_after",
+       nullptr, responses::ResponseReplySchema, 200, true, "application/json", responses::kGetQuery},
+      {"DELETE", "/v1/responses/{id}", kDeveloper, kWorker, false, responses::Delete, "responses",
+       "Deletes a stored response; one that runs is ended"},
+      {"POST", "/v1/responses/{id}/cancel", kDeveloper, kWorker, false, responses::Cancel, "responses",
+       "Ends a background response", nullptr, responses::ResponseReplySchema},
+      {"GET", "/v1/responses/{id}/input_items", kDeveloper, kWorker, false, responses::InputItems,
+       "responses", "The input items of a stored response", nullptr, responses::InputItemsReplySchema, 200,
+       false, "application/json", responses::kInputItemsQuery},
       {"POST", "/v1/completions", kDeveloper, kWorker, true, openai::Completions, "openai",
        "Continues a text", openai::CompletionSchema, openai::CompletionReplySchema, 200, true},
       {"POST", "/v1/embeddings", kDeveloper, kWorker, true, openai::Embeddings, "openai",

@@ -215,7 +215,7 @@ def test_tool_use_and_its_result(client):
     assert none.stop_reason == "end_turn" and "<tool_call>" in none.content[0].text
     forced = client.messages.create(model=MODEL, max_tokens=300, messages=ask("[[say:nothing]]"), tools=[WEATHER, {
         "name": "ping", "input_schema": {"type": "object", "properties": {}, "additionalProperties": False}}],
-        tool_choice={"type": "tool", "name": "ping", "disable_parallel_tool_use": True})
+        tool_choice={"type": "tool", "name": "ping", "disable_parallel_tool_use": True}, extra_body={"temperature": 0})
     assert forced.stop_reason == "tool_use"
     assert [(block.name, block.input) for block in forced.content if block.type == "tool_use"] == [("ping", {})]
 
@@ -244,6 +244,12 @@ def test_structured_output(client):
 
     answer = client.messages.parse(model=MODEL, max_tokens=200, messages=ask('[[say:{"place":"Bodø","metres":2.5}]]'), output_format=Tide)
     assert answer.parsed_output == Tide(place="Bodø", metres=2.5)
+
+
+def test_beta_namespace(client):
+    answer = client.beta.messages.create(model=MODEL, max_tokens=20, messages=ask("[[say:beta]]"), betas=["some-beta-2026-01-01"])
+    assert answer.content[0].text == "beta"
+    assert client.beta.messages.count_tokens(model=MODEL, messages=ask("x")).input_tokens > 0
 
 
 def test_models(client):
@@ -280,7 +286,7 @@ WRONG = [
     ({"messages": ask("x"), "tools": [WEATHER, WEATHER]}, "tools[1].name"),
     ({"messages": ask("x"), "tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
     ({"messages": ask("x"), "thinking": {"type": "enabled", "budget_tokens": -1}}, "thinking.budget_tokens"),
-    ({"messages": ask("x"), "thinking": {"type": "enabled", "budget_tokens": 100}}, "thinking.budget_tokens"),
+    ({"messages": ask("x"), "thinking": {"type": "enabled", "budget_tokens": 101}}, "thinking.budget_tokens"),
     ({"messages": ask("x"), "thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
     ({"messages": ask("x"), "max_tokens": 0}, "max_tokens"),
     ({"messages": ask("x"), "mcp_servers": [{"url": "x"}]}, "mcp_servers"),

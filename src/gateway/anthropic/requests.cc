@@ -71,7 +71,7 @@ constexpr Field kChoiceFields[] = {
 };
 constexpr Field kThinkingConfigFields[] = {
     {"type", kString, kRead, "enabled, adaptive or disabled"},
-    {"budget_tokens", kInteger, kRead, "With type enabled: tokens of thinking, less than max_tokens", 1,
+    {"budget_tokens", kInteger, kRead, "With type enabled: tokens of thinking, at most max_tokens", 1,
      kMaxTokens},
     {"display", kString, kRead, "summarized: thinking is returned (whole); omitted: it is not"},
 };
@@ -119,9 +119,9 @@ class RequestReader {
     platform::SamplingRequest& sampling = request_.sampling;
     sampling.max_tokens = reader_.Integer("max_tokens");
     if (!sampling.max_tokens) return Fail(BadField("max_tokens", "max_tokens is missing.", "missing_field"));
-    if (sampling.reasoning_budget && *sampling.reasoning_budget >= *sampling.max_tokens) {
+    if (sampling.reasoning_budget && *sampling.reasoning_budget > *sampling.max_tokens) {
       return Fail(BadField("thinking.budget_tokens",
-                           fmt::format("thinking.budget_tokens ({}) must be less than max_tokens ({}).",
+                           fmt::format("thinking.budget_tokens ({}) must be at most max_tokens ({}).",
                                        *sampling.reasoning_budget, *sampling.max_tokens)));
     }
     sampling.temperature = reader_.Number("temperature");
@@ -365,8 +365,13 @@ Json MessagesSchema() { return SchemaOf(MessageRequestFields(), {"model", "max_t
 Json CountTokensSchema() { return SchemaOf(kPromptFields, {"model", "messages"}); }
 
 DialectRequest MessagesDialect() {
-  return {"Anthropic Messages", "POST /v1/messages, POST /anthropic/v1/messages", kExample,
-          Tables(MessageRequestFields()), Decode<ParseMessages>};
+  return {"Anthropic Messages",
+          "POST /v1/messages, POST /anthropic/v1/messages",
+          kExample,
+          Tables(MessageRequestFields()),
+          Decode<ParseMessages>,
+          "Headers: the key is sent as `x-api-key` or `Authorization: Bearer`; `anthropic-version` and "
+          "`anthropic-beta` are accepted, whatever they say."};
 }
 DialectRequest CountTokensDialect() {
   return {"Anthropic token counting",

@@ -51,7 +51,7 @@ bool Ranks(const formats::Checkpoint& checkpoint, const StoredModel& model) {
   if (formats::FindClassifier(checkpoint) != nullptr) return true;
   if (checkpoint.architecture() != "qwen3") return false;
   for (const std::string& name :
-       {model.id, model.source, checkpoint.metadata().String("general.name").value_or("")}) {
+       {model.id, model.source, std::string(checkpoint.metadata().String("general.name").value_or(""))}) {
     if (ToLowerAscii(name).find("reranker") != std::string::npos) return true;
   }
   return false;
