@@ -278,7 +278,7 @@ void EngineImpl::RefreshArena() {
   const uint64_t limit = ledger_.limit();
   uint64_t besides =
       ledger_.used_by(ChargeKind::kScratch) + ledger_.used_by(ChargeKind::kState) + fixed_weight_bytes_;
-  if (arena_stale_) {
+  if (arena_stale_ || slab_overhead_ > 0) {  // and until it is gone, for what waits may wait for that
     // Charged for KV, in use by part: what no eviction of weights and no trimming would give back.
     slab_overhead_ = 0;
     for (const auto& [handle, model] : models_) {
