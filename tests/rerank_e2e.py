@@ -33,9 +33,11 @@ def store(server, name, tmp_path):
     return server.store(folder)
 
 
-@pytest.mark.parametrize("name", ["cross_encoder", "bge_reranker", "qwen3_reranker"])
+@pytest.mark.parametrize("name", ["cross_encoder", "bge_reranker", "qwen3_reranker", "qwen3_reranker_rows"])
 def test_ranks_as_transformers(server, name, tmp_path):
+    """The last is a causal model as published, which ranks by its "yes" and "no"."""
     model, wanted = store(server, name, tmp_path), expected(name)
+    assert server.ask("GET", f"/v1/models/{model}")["capabilities"] == ["rerank"]
     for query, scores in zip(wanted["queries"], wanted["scores"]):
         reply = server.ask("POST", "/v1/rerank", {"model": model, "query": query, "documents": wanted["documents"]})
         found = {item["index"]: item["relevance_score"] for item in reply["results"]}

@@ -3,8 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <mutex>
+
 #include "gateway/testing/raw_client.h"
 #include "gateway/testing/server_fixture.h"
+#include "platform/inference/pool_control.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -157,6 +160,69 @@ TEST_F(OllamaTest, EmptyPromptsLoadAndUnload) {
           std::to_string(body.size()) + "\r\n\r\n" + body,
       403);
   AskJson(Post("/api/generate", R"({"model":"none"})"), 404);
+}
+
+// What the operator was heard to say.
+class KeepAlivePool final : public platform::PoolControl {
+ public:
+  platform::PoolState State() const override {
+    platform::PoolState state;
+    platform::PoolModelState model;
+    model.id = "scripted";
+    model.policy.idle_ttl_s = 300;
+    state.models.push_back(model);
+    return state;
+  }
+  Status Resize(const platform::PoolResize&) override { return {}; }
+  Result<platform::PoolModelState> SetPolicy(const std::string& model,
+                                             const platform::PolicyChange& change) override {
+    const std::lock_guard lock(mutex_);
+    said_ += model + (change.pinned.value_or(false) ? " pinned " : " ") +
+             (change.idle_ttl_s ? std::to_string(static_cast<int>(*change.idle_ttl_s)) : "") + ";";
+    return platform::PoolModelState{};
+  }
+  void SetCordoned(bool) override {}
+  platform::PoolEventList Events(uint64_t, size_t) const override { return {}; }
+  Result<std::string> Trace(bool) const override { return std::string(); }
+  void UpdateMetrics() override {}
+  // It is said after the request was handed over.
+  bool WaitSaid(const std::string& wanted) {
+    for (int i = 0; i < 2000; ++i) {
+      {
+        const std::lock_guard lock(mutex_);
+        if (said_ == wanted) return true;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return false;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::string said_;
+};
+
+TEST_F(OllamaTest, KeepAliveIsTheOperatorsWord) {
+  KeepAlivePool pool;
+  inference_.pool_control = &pool;
+  Start();
+  inference_.SetScript([](FakeRun& run) { run.Say("x"); });
+  const std::string body = R"({"model":"scripted","prompt":"hi","stream":false,"keep_alive":"5m"})";
+  const RawReply operators = Ask(Post("/api/generate", body));
+  EXPECT_EQ(operators.headers.count("tidepool-ignored"), 0u);
+  EXPECT_TRUE(pool.WaitSaid("scripted 300;"));
+  const RawReply users =
+      Ask("POST /api/generate HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer tp-user-key\r\n"
+          "Content-Type: application/json\r\nContent-Length: " +
+          std::to_string(body.size()) + "\r\n\r\n" + body);
+  EXPECT_EQ(users.status, 200);
+  EXPECT_EQ(users.headers.at("tidepool-ignored"), "keep_alive");
+  Ask(Post("/api/embed", R"({"model":"scripted","input":"a","keep_alive":-1})"));
+  EXPECT_TRUE(pool.WaitSaid("scripted 300;scripted pinned ;"));
+  const Json running = AskJson(Get("/api/ps"));
+  EXPECT_LT(running["models"][0]["expires_at"].get<std::string>(), "9999");
+  inference_.pool_control = nullptr;
+  EXPECT_EQ(AskJson(Get("/api/ps"))["models"][0]["expires_at"], "9999-12-31T23:59:59Z");
 }
 
 TEST_F(OllamaTest, ModelsAsItsClientsReadThem) {
