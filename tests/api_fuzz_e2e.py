@@ -14,7 +14,7 @@ from server_process import Server
 
 # bench, simulate, plan, doctor, load: minutes. pulls: the network. backup: files. pool: another size of it.
 # events: endless streams.
-LEFT_OUT = r"/(bench|simulate|plan|doctor|backup|pulls)|/pool/|/events$|/load$"
+LEFT_OUT = r"/(bench|simulate|plan|doctor|backup|pulls)|/pool/|/events$|/load$|/api/pull$"
 # It finds ids in replies, that of its own key too: these come last.
 ENDS_ITS_KEY = ["post_api_v1_keys_id_rotate", "patch_api_v1_keys_id", "delete_api_v1_keys_id"]
 CHECKS = "not_a_server_error,content_type_conformance,response_schema_conformance"

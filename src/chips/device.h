@@ -263,7 +263,7 @@ struct AttentionArgs {
   std::span<const SequenceSlice> sequences;
 };
 
-enum class Activation : uint8_t { kSilu, kGeluTanh, kGeluExact };
+enum class Activation : uint8_t { kSilu, kGeluTanh, kGeluExact, kTanh };
 
 class Ops {
  public:

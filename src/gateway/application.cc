@@ -11,6 +11,7 @@
 #include "gateway/web_app.h"
 #include "platform/accounts/audit.h"
 #include "platform/conversations/conversations.h"
+#include "platform/responses/responses.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -18,6 +19,12 @@ namespace {
 constexpr std::string_view kMetricPrefix = "tidepool_http_";
 
 std::string MetricName(std::string_view what) { return std::string(kMetricPrefix).append(what); }
+
+// In the shape of the dialect that the path belongs to.
+HttpResponse RouteError(const HttpRequest& request, const Error& error) {
+  const ErrorShape shape = request.route != nullptr ? request.route->errors : ErrorShapeOf(request.target);
+  return shape != nullptr ? shape(error, request) : ErrorResponse(error);
+}
 
 }  // namespace
 
@@ -28,6 +35,16 @@ Result<nlohmann::ordered_json> JsonBody(const Services& services, const HttpRequ
     return Fail(ErrorKind::kInvalid, "malformed_json", "The body must be a JSON object.");
   }
   return body;
+}
+
+Status CheckModel(const Services& services, const HttpRequest& request, const std::string& model) {
+  if (request.principal.models.empty()) return {};
+  const auto found = services.inference.Find(model);
+  if (request.principal.MayUseModel(found ? found->id : model)) return {};
+  return Fail(ErrorKind::kForbidden, "model_not_allowed",
+              fmt::format("The key {}... is not for the model \"{}\".", request.principal.key_id,
+                          model.substr(0, 100)),
+              "model");
 }
 
 Application::Application(Services& services, Security security, const platform::Authenticator& keys)
@@ -55,7 +72,7 @@ std::optional<HttpResponse> Application::Screen(HttpRequest& request) {
   const std::string* id = request.Header("x-request-id");
   request.id = id != nullptr && IsSaneRequestId(*id) ? *id : RandomId("req-");
   if (auto status = ScreenRouted(request); !status) {
-    HttpResponse response = ErrorResponse(status.error());
+    HttpResponse response = RouteError(request, status.error());
     if (status.error().code == "method_not_allowed") {
       response.status = 405;
       response.headers.push_back({"Allow", status.error().param});
@@ -137,15 +154,16 @@ void Application::Handle(std::shared_ptr<Exchange> exchange) {
   in_flight_gauge_.Add(1);
   // Its rights may have gone while its body was read.
   if (route.access != platform::Role::kNone && !keys_.StillValid(exchange->request().principal)) {
-    return exchange->Send(
-        ErrorResponse(Error{ErrorKind::kUnauthenticated, "key_revoked",
-                            "The key or session was revoked while the request was sent.", "", 0}));
+    return exchange->Send(RouteError(
+        exchange->request(), Error{ErrorKind::kUnauthenticated, "key_revoked",
+                                   "The key or session was revoked while the request was sent.", "", 0}));
   }
   if (route.lane == Lane::kInline) return Run(exchange);
   Workers& workers = route.lane == Lane::kWorker ? *services_.workers : services_.slow;
   if (!workers.Submit([this, exchange] { Run(exchange); })) {
-    exchange->Send(ErrorResponse(Error{ErrorKind::kOverloaded, "server_busy",
-                                       "Too many requests wait for this already; try again.", "", 1}));
+    exchange->Send(
+        RouteError(exchange->request(), Error{ErrorKind::kOverloaded, "server_busy",
+                                              "Too many requests wait for this already; try again.", "", 1}));
   }
 }
 
@@ -156,13 +174,25 @@ void Application::Run(const std::shared_ptr<Exchange>& exchange) {
     LogError("a handler failed", {{"request_id", exchange->request().id},
                                   {"route", exchange->request().route->pattern},
                                   {"reason", problem.what()}});
-    exchange->Send(
-        ErrorResponse(500, "internal_error", "The server failed to answer this request; see its log."));
+    exchange->Send(RouteError(exchange->request(),
+                              Error{ErrorKind::kInternal, "internal_error",
+                                    "The server failed to answer this request; see its log.", "", 0}));
   }
 }
 
-HttpResponse Application::Refuse(int status, std::string_view code, std::string_view message) {
-  return ErrorResponse(status, code, message);
+HttpResponse Application::Refuse(const HttpRequest& request, int status, std::string_view code,
+                                 std::string_view message) {
+  // What is refused for its header alone has not been routed.
+  const auto match = MatchRoute(Routes(), request.method, request.target);
+  const Route* route = match ? match->route : nullptr;
+  if (route == nullptr || route->errors == nullptr) return ErrorResponse(status, code, message);
+  const ErrorKind kind = status == 413   ? ErrorKind::kTooLarge
+                         : status == 408 ? ErrorKind::kTimeout
+                         : status >= 500 ? ErrorKind::kUnavailable
+                                         : ErrorKind::kInvalid;
+  HttpResponse response = route->errors(Error{kind, std::string(code), std::string(message), "", 0}, request);
+  response.status = status;
+  return response;
 }
 
 void Application::Decorate(const HttpRequest& request, std::vector<HttpHeader>& headers) {
@@ -172,7 +202,7 @@ void Application::Decorate(const HttpRequest& request, std::vector<HttpHeader>& 
     headers.push_back({"Access-Control-Allow-Origin", request.allowed_origin});
     headers.push_back(
         {"Access-Control-Expose-Headers",
-         "X-Request-Id, Tidepool-Ignored, Retry-After, x-ratelimit-limit-requests, "
+         "X-Request-Id, request-id, Tidepool-Ignored, Retry-After, x-ratelimit-limit-requests, "
          "x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens, "
          "x-ratelimit-reset-requests, x-ratelimit-reset-tokens"});
     headers.push_back({"Vary", "Origin"});
@@ -239,8 +269,8 @@ void Application::RecordAction(const HttpRequest& request, const ExchangeSummary
   // What the operator does to models, the pool and pulls. Accounts and the ledger record their own changes,
   // with what was before.
   if (services_.hooks.audit == nullptr || route == nullptr || route->access != platform::Role::kOperator ||
-      route->tag != "native" || request.method == "GET" || request.method == "HEAD" || !summary.handled ||
-      summary.status >= 400) {
+      (route->tag != "native" && route->tag != "ollama") || request.method == "GET" ||
+      request.method == "HEAD" || !summary.handled || summary.status >= 400) {
     return;
   }
   std::string object;
@@ -268,6 +298,10 @@ void Application::WatchRights() {
 void Application::CutForbidden() {
   if (services_.hooks.conversations != nullptr)
     cut_.Increment(services_.hooks.conversations->CutForbidden(keys_));
+  if (services_.hooks.responses != nullptr) {
+    services_.hooks.responses->StopForbidden(
+        [&](const platform::Principal& principal) { return keys_.StillValid(principal); });
+  }
   std::vector<std::shared_ptr<Exchange>> running;
   {
     std::lock_guard lock(mutex_);

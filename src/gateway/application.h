@@ -23,7 +23,8 @@ class Application final : public HttpApplication {
 
   std::optional<HttpResponse> Screen(HttpRequest& request) override;
   void Handle(std::shared_ptr<Exchange> exchange) override;
-  HttpResponse Refuse(int status, std::string_view code, std::string_view message) override;
+  HttpResponse Refuse(const HttpRequest& request, int status, std::string_view code,
+                      std::string_view message) override;
   void Decorate(const HttpRequest& request, std::vector<HttpHeader>& headers) override;
   void Finished(const HttpRequest& request, const ExchangeSummary& summary) override;
 

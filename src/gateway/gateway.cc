@@ -9,8 +9,10 @@
 #include "gateway/application.h"
 #include "gateway/http_server.h"
 #include "gateway/native/pool_feed.h"
+#include "gateway/ollama/pull_feed.h"
 #include "gateway/services.h"
 #include "platform/conversations/conversations.h"
+#include "platform/responses/responses.h"
 
 namespace tidepool::gateway {
 namespace {
@@ -47,8 +49,9 @@ class RunningGateway final : public Gateway {
                                            static_cast<size_t>(options.max_connections))),
         slow_(2, 64),
         pool_feed_(inference, draining_),
-        services_{options_, inference, catalog,   clock,          metrics,   hooks_,
-                  workers_, slow_,     draining_, bench_running_, pool_feed_},
+        pull_feed_(catalog, draining_),
+        services_{options_, inference, catalog,   clock,          metrics,    hooks_,
+                  workers_, slow_,     draining_, bench_running_, pool_feed_, pull_feed_},
         application_(services_, std::move(security), keys),
         bodies_(std::make_shared<BodyBudget>(
             options.max_total_body_bytes,
@@ -84,13 +87,16 @@ class RunningGateway final : public Gateway {
   bool Drain() override {
     draining_ = true;
     if (hooks_.conversations != nullptr) hooks_.conversations->EndListening();
+    if (hooks_.responses != nullptr) hooks_.responses->EndListening();
     return application_.WaitIdle(options_.drain_timeout_s);
   }
 
   void Stop() override {
     draining_ = true;
     if (hooks_.conversations != nullptr) hooks_.conversations->EndListening();
+    if (hooks_.responses != nullptr) hooks_.responses->EndListening();
     pool_feed_.Stop();
+    pull_feed_.Stop();
     application_.StopWatching();
     if (server_) server_->Stop();
     slow_.Stop();
@@ -106,6 +112,7 @@ class RunningGateway final : public Gateway {
   const std::shared_ptr<Workers> workers_;
   Workers slow_;
   native::PoolFeed pool_feed_;
+  ollama::PullFeed pull_feed_;
   Services services_;
   Application application_;
   const std::shared_ptr<BodyBudget> bodies_;

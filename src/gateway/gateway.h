@@ -23,6 +23,7 @@ class Accounting;
 class Accounts;
 class Audit;
 class Conversations;
+class Responses;
 }  // namespace tidepool::platform
 
 namespace tidepool::gateway {
@@ -67,6 +68,7 @@ struct ServerHooks {
   // Limits, quotas, budgets, prices, usage, bills. Not set: 501.
   platform::Accounting* accounting = nullptr;
   platform::Conversations* conversations = nullptr;  // outlives the gateway. Not set: 501
+  platform::Responses* responses = nullptr;          // outlives the engine. Not set: 501
   // Organisations, members, keys, sessions and what happened. Not set: 501.
   platform::Accounts* accounts = nullptr;
   platform::Audit* audit = nullptr;

@@ -108,8 +108,9 @@ class HttpApplication {
   // The header is read, the body is not. A response refuses the request without reading the body.
   virtual std::optional<HttpResponse> Screen(HttpRequest& request) = 0;
   virtual void Handle(std::shared_ptr<Exchange> exchange) = 0;
-  // The answer for what is not a request: `status` 400, 408, 413, 431, 501, 503, 505.
-  virtual HttpResponse Refuse(int status, std::string_view code, std::string_view message) = 0;
+  // The answer for what is not a request, as far as it was read: `status` 400, 408, 413, 431, 501, 503, 505.
+  virtual HttpResponse Refuse(const HttpRequest& request, int status, std::string_view code,
+                              std::string_view message) = 0;
   // Headers that every reply carries (request id, CORS).
   virtual void Decorate(const HttpRequest& request, std::vector<HttpHeader>& headers) = 0;
   // After the last byte was handed to the kernel, or the client was lost.

@@ -285,7 +285,7 @@ void HttpConnection::StartExchange() {
 
 void HttpConnection::Refuse(int status, std::string_view code, std::string_view message) {
   parser_->request().peer = peer_;
-  AnswerAndClose(application_.Refuse(status, code, message));
+  AnswerAndClose(application_.Refuse(parser_->request(), status, code, message));
 }
 
 void HttpConnection::AnswerAndClose(HttpResponse response) {
@@ -298,7 +298,7 @@ void HttpConnection::AnswerAndClose(HttpResponse response) {
 bool HttpConnection::ChargeBody(uint64_t bytes) {
   if (body_charge_.GrowTo(bytes)) return true;
   HttpResponse response = application_.Refuse(
-      503, "too_many_body_bytes",
+      parser_->request(), 503, "too_many_body_bytes",
       fmt::format(
           "The requests being answered hold as many bytes of bodies as this server allows in all ({}, "
           "setting http.max_total_body); try again.",

@@ -151,6 +151,9 @@ HttpParser::State HttpParser::Feed(std::string& input) {
                   fmt::format("The request's header is longer than {} bytes.", limits_.max_header_bytes));
   }
   if (problem == http::error::body_limit) {
+    // Of a declared length: found before CheckHeader. Whose error it is depends on the path.
+    impl_->request.method = std::string(impl_->parser.get().method_string());
+    impl_->request.target = std::string(impl_->parser.get().target());
     return Refuse(413, "body_too_large",
                   fmt::format("The request's body is longer than {} bytes (setting http.max_body).",
                               limits_.max_body_bytes));

@@ -322,7 +322,7 @@ class Server final : public HttpServer {
 
   std::string FullReply() const {
     const HttpResponse reply =
-        application_.Refuse(503, "too_many_connections", "Too many connections; try again.");
+        application_.Refuse(HttpRequest{}, 503, "too_many_connections", "Too many connections; try again.");
     std::vector<HttpHeader> headers = {{"Content-Type", reply.content_type},
                                        {"Content-Length", fmt::to_string(reply.body.size())},
                                        {"Retry-After", "1"},

@@ -1,6 +1,10 @@
 #include <cctype>
 
+#include "gateway/bailian/handlers.h"
+#include "gateway/bailian/reply.h"
 #include "gateway/gateway.h"
+#include "gateway/ollama/handlers.h"
+#include "gateway/ollama/reply.h"
 #include "gateway/router.h"
 
 namespace tidepool::gateway {
@@ -69,10 +73,13 @@ Json Parameters(std::string_view pattern, std::string_view query) {
   return parameters;
 }
 
-Json ErrorReply(std::string_view description) {
+Json ErrorReply(const Route& route, std::string_view description) {
+  std::string_view schema = "Error";
+  if (route.errors == static_cast<ErrorShape>(ollama::ErrorReply)) schema = "OllamaError";
+  if (route.errors == bailian::ErrorReply) schema = "BailianError";
   Json reply;
   reply["description"] = description;
-  reply["content"]["application/json"]["schema"]["$ref"] = "#/components/schemas/Error";
+  reply["content"]["application/json"]["schema"]["$ref"] = fmt::format("#/components/schemas/{}", schema);
   return reply;
 }
 
@@ -97,7 +104,10 @@ Json Operation(const Route& route) {
   Json schema = route.response != nullptr ? route.response() : Json{{"type", "object"}};
   if (route.content_type != "application/json") schema = Json{{"type", "string"}};
   success["content"][std::string(route.content_type)]["schema"] = std::move(schema);
-  if (route.streams) {
+  if (route.streams && route.tag == "ollama") {
+    success["content"]["application/x-ndjson"]["schema"] =
+        Json{{"type", "string"}, {"description", "Lines of such objects, unless \"stream\" is false"}};
+  } else if (route.streams) {
     success["content"]["text/event-stream"]["schema"] = Json{
         {"type", "object"},
         {"properties",
@@ -107,11 +117,12 @@ Json Operation(const Route& route) {
          "also `progress` events (queue position, loading and prefill shares)."}};
   }
   if (route.request != nullptr)
-    operation["responses"]["400"] = ErrorReply("The request is wrong; param names the field");
+    operation["responses"]["400"] = ErrorReply(route, "The request is wrong; param names the field");
   if (route.access != platform::Role::kNone)
-    operation["responses"]["401"] = ErrorReply("No key, or a wrong one");
-  if (route.inference) operation["responses"]["503"] = ErrorReply("Stopping, loading failed, or no memory");
-  operation["responses"]["default"] = ErrorReply("Any other error");
+    operation["responses"]["401"] = ErrorReply(route, "No key, or a wrong one");
+  if (route.inference)
+    operation["responses"]["503"] = ErrorReply(route, "Stopping, loading failed, or no memory");
+  operation["responses"]["default"] = ErrorReply(route, "Any other error");
   return operation;
 }
 
@@ -125,7 +136,7 @@ Json OpenApiDocument() {
   document["info"]["description"] =
       "An open AI cloud in one server. Every reply has the header X-Request-Id; fields of a request that "
       "have no effect "
-      "are named in the header Tidepool-Ignored.";
+      "are named in the header Tidepool-Ignored. What is under /v1 is under /compatible-mode/v1 too.";
   document["info"]["license"]["name"] = "Apache-2.0";
   document["security"] = Json::array({Json{{"key", Json::array()}}, Json{{"session", Json::array()}}});
   document["components"]["securitySchemes"]["key"]["type"] = "http";
@@ -134,6 +145,8 @@ Json OpenApiDocument() {
   document["components"]["securitySchemes"]["session"]["in"] = "cookie";
   document["components"]["securitySchemes"]["session"]["name"] = "tidepool_session";
   document["components"]["schemas"]["Error"] = Json::parse(kErrorSchema);
+  document["components"]["schemas"]["OllamaError"] = ollama::ErrorSchema();
+  document["components"]["schemas"]["BailianError"] = bailian::ErrorSchema();
   for (const Route& route : Routes()) {
     std::string method(route.method);
     for (char& c : method) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));

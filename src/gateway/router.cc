@@ -141,7 +141,11 @@ Result<RouteMatch> MatchRoute(std::span<const Route> routes, std::string_view me
   }
   const std::string_view path = target.substr(0, target.find('?'));
   if (!path.starts_with('/')) return match;
-  const auto segments = Split(path);
+  auto segments = Split(path);
+  // Bailian's address of the same interface: what can be called under /v1, its clients call under this.
+  if (segments.size() > 2 && segments[0] == "compatible-mode" && segments[1] == "v1") {
+    segments.erase(segments.begin());
+  }
   if (segments.size() > kMaxSegments)
     return Fail(ErrorKind::kInvalid, "bad_path", "The path has too many parts.");
   const std::string_view wanted = method == "HEAD" ? std::string_view("GET") : method;

@@ -25,6 +25,7 @@ enum class Lane : uint8_t {
 
 using Handler = void (*)(Services& services, std::shared_ptr<Exchange> exchange);
 using Schema = nlohmann::ordered_json (*)();
+using ErrorShape = HttpResponse (*)(const Error& error, const HttpRequest& request);
 
 // Pattern: segments divided by '/'; "{name}" matches one segment, "{name...}" one or more (names of models
 // hold slashes, sent raw or as %2F). Values are percent-decoded.
@@ -45,9 +46,13 @@ struct Route {
   std::string_view content_type = "application/json";
   std::string_view query =
       {};  // "limit:integer after workspace": the parameters it takes; others are refused
+  ErrorShape errors = nullptr;  // of the dialect, also for what fails before its handler; nullptr: OpenAI's
 };
 
 std::span<const Route> Routes();
+// Of paths and methods that nobody serves: a dialect's clients read the error all the same. nullptr:
+// OpenAI's.
+ErrorShape ErrorShapeOf(std::string_view target);
 
 struct RouteMatch {
   const Route* route = nullptr;
@@ -55,8 +60,9 @@ struct RouteMatch {
   std::string allow;  // the path exists with other methods: "GET, POST"
 };
 
-// `target` is the request target (path and query). kInvalid for a path that cannot be decoded; route ==
-// nullptr with an empty `allow` if there is no such path. HEAD finds GET routes.
+// `target` is the request target (path and query). /compatible-mode/v1/... is /v1/...: one route, one right.
+// kInvalid for a path that cannot be decoded; route == nullptr with an empty `allow` if there is no such
+// path. HEAD finds GET routes.
 Result<RouteMatch> MatchRoute(std::span<const Route> routes, std::string_view method,
                               std::string_view target);
 

@@ -1,11 +1,25 @@
 // Every route of the server and who may call it. A new endpoint is one line here; api/openapi.json follows
 // from it.
+#include "gateway/anthropic/errors.h"
+#include "gateway/anthropic/handlers.h"
+#include "gateway/anthropic/requests.h"
+#include "gateway/bailian/handlers.h"
+#include "gateway/bailian/reply.h"
+#include "gateway/bailian/requests.h"
+#include "gateway/errors.h"
 #include "gateway/native/accounts_handlers.h"
 #include "gateway/native/conversations.h"
 #include "gateway/native/handlers.h"
 #include "gateway/native/ledger_handlers.h"
+#include "gateway/ollama/handlers.h"
+#include "gateway/ollama/reply.h"
+#include "gateway/ollama/requests.h"
 #include "gateway/openai/handlers.h"
 #include "gateway/openai/requests.h"
+#include "gateway/rerank/handlers.h"
+#include "gateway/rerank/requests.h"
+#include "gateway/responses/handlers.h"
+#include "gateway/responses/requests.h"
 #include "gateway/router.h"
 
 namespace tidepool::gateway {
@@ -32,6 +46,55 @@ Route Account(std::string_view method, std::string_view pattern, platform::Role 
           query};
 }
 
+// A route of Anthropic's dialect.
+Route Anthropic(std::string_view method, std::string_view pattern, platform::Role role, bool inference,
+                Handler handler, std::string_view summary, Schema request, Schema response,
+                bool streams = false) {
+  Route route{method,      pattern, role,    Lane::kWorker, inference, handler,
+              "anthropic", summary, request, response,      200,       streams};
+  route.errors = anthropic::ErrorReply;
+  return route;
+}
+
+// A route of Ollama's dialect, with what is not said of most.
+Route Ollama(Route route) {
+  route.tag = "ollama";
+  route.errors = ollama::ErrorReply;
+  return route;
+}
+
+// A route of Bailian's native interface.
+Route Bailian(std::string_view pattern, Handler handler, std::string_view summary, Schema request,
+              Schema response, bool streams = false) {
+  Route route{"POST",        pattern, platform::Role::kDeveloper,
+              Lane::kWorker, true,    handler,
+              "bailian",     summary, request,
+              response,      200,     streams};
+  route.errors = bailian::ErrorReply;
+  return route;
+}
+
+// The list of models is at the same path in two dialects; the client's header tells which it speaks.
+void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
+  const bool anthropic = anthropic::IsAnthropic(exchange->request());
+  return anthropic ? anthropic::ListModels(services, std::move(exchange))
+                   : openai::ListModels(services, std::move(exchange));
+}
+void GetModel(Services& services, std::shared_ptr<Exchange> exchange) {
+  const bool anthropic = anthropic::IsAnthropic(exchange->request());
+  return anthropic ? anthropic::GetModel(services, std::move(exchange))
+                   : openai::GetModel(services, std::move(exchange));
+}
+HttpResponse ModelsError(const Error& error, const HttpRequest& request) {
+  return anthropic::IsAnthropic(request) ? anthropic::ErrorReply(error, request) : ErrorResponse(error);
+}
+Route ModelsRoute(std::string_view pattern, Handler handler, std::string_view summary, Schema response) {
+  Route route{"GET",   pattern, platform::Role::kViewer, Lane::kWorker, false, handler, "openai", summary,
+              nullptr, response};
+  route.errors = ModelsError;
+  return route;
+}
+
 }  // namespace
 
 std::span<const Route> Routes() {
@@ -42,18 +105,94 @@ std::span<const Route> Routes() {
       // type
       {"POST", "/v1/chat/completions", kDeveloper, kWorker, true, openai::ChatCompletions, "openai",
        "Answers a conversation", openai::ChatSchema, openai::ChatReplySchema, 200, true},
+      {"POST", "/v1/responses", kDeveloper, kWorker, true, responses::Create, "responses",
+       "Answers a conversation, and keeps the answer", responses::ResponseSchema,
+       responses::ResponseReplySchema, 200, true},
+      {"POST", "/v1/responses/input_tokens", kDeveloper, kWorker, false, responses::InputTokens, "responses",
+       "The tokens of a response's prompt", responses::ResponseSchema, responses::InputTokensReplySchema},
+      {"GET", "/v1/responses/{id}", kDeveloper, kWorker, false, responses::Get, "responses",
+       "A stored response; with stream=true the events of a background response after starting_after",
+       nullptr, responses::ResponseReplySchema, 200, true, "application/json", responses::kGetQuery},
+      {"DELETE", "/v1/responses/{id}", kDeveloper, kWorker, false, responses::Delete, "responses",
+       "Deletes a stored response; one that runs is ended"},
+      {"POST", "/v1/responses/{id}/cancel", kDeveloper, kWorker, false, responses::Cancel, "responses",
+       "Ends a background response", nullptr, responses::ResponseReplySchema},
+      {"GET", "/v1/responses/{id}/input_items", kDeveloper, kWorker, false, responses::InputItems,
+       "responses", "The input items of a stored response", nullptr, responses::InputItemsReplySchema, 200,
+       false, "application/json", responses::kInputItemsQuery},
       {"POST", "/v1/completions", kDeveloper, kWorker, true, openai::Completions, "openai",
        "Continues a text", openai::CompletionSchema, openai::CompletionReplySchema, 200, true},
       {"POST", "/v1/embeddings", kDeveloper, kWorker, true, openai::Embeddings, "openai",
        "Turns texts into vectors", openai::EmbeddingSchema, openai::EmbeddingReplySchema},
-      {"GET", "/v1/models", kViewer, kWorker, false, openai::ListModels, "openai",
-       "The models that can be used", nullptr, openai::ModelListSchema},
-      {"GET", "/v1/models/{id...}", kViewer, kWorker, false, openai::GetModel, "openai", "One model", nullptr,
-       openai::ModelSchema},
+      ModelsRoute("/v1/models", ListModels,
+                  "The models that can be used; in Anthropic's shape with the header anthropic-version",
+                  openai::ModelListSchema),
+      ModelsRoute("/v1/models/{id...}", GetModel,
+                  "One model; in Anthropic's shape with the header anthropic-version", openai::ModelSchema),
       {"POST", "/tokenize", kDeveloper, kWorker, false, openai::Tokenize, "text",
        "Text or a conversation to token ids", openai::TokenizeSchema, openai::TokenizeReplySchema},
       {"POST", "/detokenize", kDeveloper, kWorker, false, openai::Detokenize, "text", "Token ids to text",
        openai::DetokenizeSchema, openai::DetokenizeReplySchema},
+      {"POST", "/v1/rerank", kDeveloper, kWorker, true, rerank::Rerank, "rerank",
+       "Orders documents by their relevance to a query", rerank::RerankSchema, rerank::RerankReplySchema},
+      {"POST", "/v2/rerank", kDeveloper, kWorker, true, rerank::Rerank, "rerank",
+       "The same, where Cohere's clients look", rerank::RerankSchema, rerank::RerankReplySchema},
+      {"POST", "/rerank", kDeveloper, kWorker, true, rerank::Rerank, "rerank",
+       "The same, where clients of vLLM look", rerank::RerankSchema, rerank::RerankReplySchema},
+      {"POST", "/compatible-api/v1/reranks", kDeveloper, kWorker, true, rerank::Rerank, "rerank",
+       "The same, where Bailian's clients look", rerank::RerankSchema, rerank::RerankReplySchema},
+
+      Ollama({"POST", "/api/chat", kDeveloper, kWorker, true, ollama::Chat, "ollama",
+              "Answers a conversation", ollama::ChatSchema, ollama::ChatReplySchema, 200, true}),
+      Ollama({"POST", "/api/generate", kDeveloper, kWorker, true, ollama::Generate, "ollama",
+              "Answers a prompt", ollama::GenerateSchema, ollama::GenerateReplySchema, 200, true}),
+      Ollama({"POST", "/api/embed", kDeveloper, kWorker, true, ollama::Embed, "ollama",
+              "Turns texts into vectors", ollama::EmbedSchema, ollama::EmbedReplySchema}),
+      Ollama({"POST", "/api/embeddings", kDeveloper, kWorker, true, ollama::Embeddings, "ollama",
+              "Turns a text into a vector (older)", ollama::EmbeddingsSchema, ollama::EmbeddingsReplySchema}),
+      Ollama({"GET", "/api/tags", kViewer, kWorker, false, ollama::Tags, "ollama", "The models of the store",
+              nullptr, ollama::TagsSchema}),
+      Ollama({"POST", "/api/show", kViewer, kWorker, false, ollama::Show, "ollama", "One model of the store",
+              ollama::NameSchema, ollama::ShowSchema}),
+      Ollama({"GET", "/api/ps", kViewer, kWorker, false, ollama::Running, "ollama",
+              "The models that are loaded", nullptr, ollama::RunningSchema}),
+      Ollama({"GET", "/api/version", kViewer, kInline, false, ollama::Version, "ollama",
+              "The version of Ollama that is spoken", nullptr, ollama::VersionSchema}),
+      Ollama({"POST", "/api/pull", kOperator, kSlow, true, ollama::Pull, "ollama",
+              "Starts fetching a model and tells how it goes on", ollama::NameSchema, ollama::PullSchema, 200,
+              true}),
+      Ollama({"DELETE", "/api/delete", kOperator, kSlow, false, ollama::Delete, "ollama",
+              "Removes a model from the store", ollama::NameSchema, ollama::PullSchema}),
+      Ollama({"POST", "/api/copy", kOperator, kInline, false, ollama::NotSupported, "ollama",
+              "Refused: a model has one name here"}),
+      Ollama({"POST", "/api/create", kOperator, kInline, false, ollama::NotSupported, "ollama",
+              "Refused: models come by pulls"}),
+      Ollama({"POST", "/api/push", kOperator, kInline, false, ollama::NotSupported, "ollama",
+              "Refused: models are not published from here"}),
+
+      Bailian("/api/v1/services/aigc/text-generation/generation", bailian::Generation,
+              "Answers a conversation; with the header X-DashScope-SSE: enable as events",
+              bailian::GenerationSchema, bailian::GenerationReplySchema, true),
+      Bailian("/api/v1/services/embeddings/text-embedding/text-embedding", bailian::TextEmbedding,
+              "Turns texts into vectors", bailian::EmbeddingSchema, bailian::EmbeddingReplySchema),
+      Bailian("/api/v1/services/rerank/text-rerank/text-rerank", bailian::TextRerank,
+              "Orders documents by their relevance to a query", bailian::RerankSchema,
+              bailian::RerankReplySchema),
+
+      Anthropic("POST", "/v1/messages", kDeveloper, true, anthropic::Messages, "Answers a conversation",
+                anthropic::MessagesSchema, anthropic::MessageReplySchema, true),
+      Anthropic("POST", "/v1/messages/count_tokens", kDeveloper, false, anthropic::CountTokens,
+                "The tokens of a conversation's prompt", anthropic::CountTokensSchema,
+                anthropic::CountReplySchema),
+      Anthropic("POST", "/anthropic/v1/messages", kDeveloper, true, anthropic::Messages,
+                "Answers a conversation", anthropic::MessagesSchema, anthropic::MessageReplySchema, true),
+      Anthropic("POST", "/anthropic/v1/messages/count_tokens", kDeveloper, false, anthropic::CountTokens,
+                "The tokens of a conversation's prompt", anthropic::CountTokensSchema,
+                anthropic::CountReplySchema),
+      Anthropic("GET", "/anthropic/v1/models", kViewer, false, anthropic::ListModels,
+                "The models that can be used", nullptr, anthropic::ModelListReplySchema),
+      Anthropic("GET", "/anthropic/v1/models/{id...}", kViewer, false, anthropic::GetModel, "One model",
+                nullptr, anthropic::ModelReplySchema),
 
       {"GET", "/health", kNone, kInline, false, native::Health, "server", "Whether the process answers",
        nullptr, native::HealthSchema},
@@ -298,6 +437,20 @@ std::span<const Route> Routes() {
       {"DELETE", "/api/v1/webhook", kAdmin, kWorker, false, native::DeleteWebhook, "money", "Removes it"},
   };
   return kRoutes;
+}
+
+ErrorShape ErrorShapeOf(std::string_view target) {
+  // The first that fits.
+  static constexpr std::pair<std::string_view, ErrorShape> kPrefixes[] = {
+      {"/api/v1/services/", bailian::ErrorReply},
+      {"/api/v1", nullptr},
+      {"/api/", ollama::ErrorReply},
+      {"/anthropic/", anthropic::ErrorReply},
+  };
+  for (const auto& [prefix, shape] : kPrefixes) {
+    if (target.starts_with(prefix)) return shape;
+  }
+  return nullptr;
 }
 
 }  // namespace tidepool::gateway

@@ -199,6 +199,7 @@ Status Security::CheckCaller(HttpRequest& request, const platform::Authenticator
   platform::Credentials credentials;
   const std::string_view bearer = text("authorization");
   if (bearer.size() > 7 && Lower(bearer.substr(0, 7)) == "bearer ") credentials.key = Trim(bearer.substr(7));
+  if (credentials.key.empty()) credentials.key = text("x-api-key");  // Anthropic's clients
   credentials.session = CookieValue(text("cookie"), kSessionCookie);
   credentials.csrf = text("tidepool-csrf");
   credentials.workspace = text("tidepool-workspace");
@@ -222,10 +223,10 @@ Status Security::CheckCaller(HttpRequest& request, const platform::Authenticator
     request.principal.key_id = "open";
     return {};
   }
-  return Fail(
-      ErrorKind::kUnauthenticated, "missing_api_key",
-      "No API key. Send it as \"Authorization: Bearer tp-...\", or sign in. The operator's key was shown at "
-      "the first start and is in admin.key of the server's home folder.");
+  return Fail(ErrorKind::kUnauthenticated, "missing_api_key",
+              "No API key. Send it as \"Authorization: Bearer tp-...\" or \"x-api-key: tp-...\", or sign in. "
+              "The operator's key was shown at "
+              "the first start and is in admin.key of the server's home folder.");
 }
 
 std::string_view CookieValue(std::string_view header, std::string_view name) {

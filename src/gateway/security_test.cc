@@ -135,6 +135,14 @@ TEST(Security, KeysAndOwnership) {
   ASSERT_TRUE(closed.CheckCaller(request, keys));
   EXPECT_TRUE(request.principal.is_operator);
   EXPECT_TRUE(request.owns_machine);
+  HttpRequest anthropic = Request("localhost");
+  anthropic.headers.push_back({"x-api-key", "wrong"});
+  EXPECT_EQ(closed.CheckCaller(anthropic, keys).error().code, "invalid_api_key");
+  anthropic.headers.back().value = "tp-test-key";
+  ASSERT_TRUE(closed.CheckCaller(anthropic, keys));
+  EXPECT_TRUE(anthropic.principal.is_operator);
+  anthropic.headers.push_back({"authorization", "Bearer wrong"});  // goes first
+  EXPECT_EQ(closed.CheckCaller(anthropic, keys).error().code, "invalid_api_key");
 
   // A proxy on this machine speaks for somebody else.
   request.headers.push_back({"x-forwarded-for", "8.8.8.8"});

@@ -16,6 +16,9 @@ namespace tidepool::gateway {
 namespace native {
 class PoolFeed;
 }
+namespace ollama {
+class PullFeed;
+}
 
 struct Services {
   const GatewayOptions& options;
@@ -29,6 +32,7 @@ struct Services {
   std::atomic<bool>& draining;
   std::atomic<bool>& bench_running;
   native::PoolFeed& pool_feed;
+  ollama::PullFeed& pull_feed;
 
   JsonLimits json_limits() const { return JsonLimits{options.max_json_depth, 2'000'000, 4096}; }
 };
@@ -36,5 +40,8 @@ struct Services {
 // The body of the request as JSON; an empty body is an empty object if `optional`.
 Result<nlohmann::ordered_json> JsonBody(const Services& services, const HttpRequest& request,
                                         bool optional = false);
+
+// A key may be for some models only. They are meant by their stored ids, whatever alias the request uses.
+Status CheckModel(const Services& services, const HttpRequest& request, const std::string& model);
 
 }  // namespace tidepool::gateway

@@ -43,7 +43,8 @@ bool IsUnder(std::string_view path, std::string_view folder) {
 
 // What programs ask for gets an answer for programs.
 bool BelongsToApi(std::string_view path) {
-  return IsUnder(path, "/v1") || IsUnder(path, "/api") || IsUnder(path, "/assets");
+  return IsUnder(path, "/v1") || IsUnder(path, "/api") || IsUnder(path, "/assets") ||
+         IsUnder(path, "/compatible-mode");
 }
 
 // Accept-Encoding names `coding` without refusing it ("br;q=0").
@@ -99,6 +100,14 @@ void ServeWebApp(Services& /*services*/, std::shared_ptr<Exchange> exchange) {
   exchange->Send(WebReply(exchange->request(), WebAssets()));
 }
 
+// GET or HEAD / by a program: how clients of Ollama ask whether a server is there.
+void AnswerPing(Services& /*services*/, std::shared_ptr<Exchange> exchange) {
+  HttpResponse response;
+  response.content_type = "text/plain; charset=utf-8";
+  response.body = "Ollama is running";
+  exchange->Send(std::move(response));
+}
+
 }  // namespace
 
 const Route* WebRoute(const HttpRequest& request) {
@@ -109,6 +118,9 @@ const Route* WebRoute(const HttpRequest& request) {
   if (FindAsset(WebAssets(), path) != nullptr) return &kRoute;
   const std::string* accept = request.Header("accept");
   const bool browser = accept != nullptr && accept->find("text/html") != std::string::npos;
+  static const Route kPing{"GET",      "/",   platform::Role::kNone,        Lane::kInline, false,
+                           AnswerPing, "web", "Whether the server is there"};
+  if (path == "/" && !browser) return &kPing;
   return browser && !BelongsToApi(path) ? &kRoute : nullptr;
 }
 

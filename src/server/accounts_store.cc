@@ -11,6 +11,7 @@
 #include "platform/accounts/schema.h"
 #include "platform/conversations/conversations.h"
 #include "platform/ledger/ledger_store.h"
+#include "platform/responses/responses.h"
 
 namespace tidepool::server {
 namespace {
@@ -24,7 +25,8 @@ constexpr int64_t kBackupVersion = 1;
 // Every floor's migrations: the store belongs to all of them.
 Status MigrateAll(store::Database& database) {
   const store::MigrationList lists[] = {platform::AccountsMigrations(), platform::LedgerMigrations(),
-                                        platform::Conversations::Migrations()};
+                                        platform::Conversations::Migrations(),
+                                        platform::Responses::Migrations()};
   return database.Migrate(lists);
 }
 

@@ -24,6 +24,7 @@
 #include "platform/conversations/conversations.h"
 #include "platform/inference/inference.h"
 #include "platform/ledger/accounting.h"
+#include "platform/responses/responses.h"
 #include "server/accounts_store.h"
 #include "server/bench.h"
 #include "server/doctor.h"
@@ -147,6 +148,18 @@ platform::InferenceOptions MakeInferenceOptions(const Settings& s) {
   return o;
 }
 
+platform::ResponsesOptions MakeResponsesOptions(const Settings& s) {
+  platform::ResponsesOptions o;
+  o.ttl_ms = static_cast<int64_t>(s.responses.ttl_hours * 3'600'000);
+  o.max_stored = s.responses.max_stored;
+  o.max_background = static_cast<int32_t>(s.responses.max_background);
+  o.max_chain = static_cast<int32_t>(s.responses.max_chain);
+  o.max_chain_bytes = s.responses.max_chain_size;
+  o.max_event_bytes = s.responses.max_event_memory;
+  o.max_run_event_bytes = s.responses.max_event_memory / 8;
+  return o;
+}
+
 compute::EngineOptions MakeEngineOptions(const Settings& s) {
   compute::EngineOptions o;
   o.max_batch_tokens = static_cast<int32_t>(s.pool.max_batch_tokens);
@@ -217,6 +230,7 @@ struct Pool {
   AccountsStore store;
   std::unique_ptr<platform::Catalog> catalog;
   std::unique_ptr<platform::Accounting> accounting;  // before the engine: it ends requests until it is gone
+  std::unique_ptr<platform::Responses> responses;    // so, too
   std::unique_ptr<compute::Engine> engine;
   std::unique_ptr<platform::Inference> inference;
   std::unique_ptr<platform::Conversations> conversations;
@@ -358,6 +372,8 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   }
   TP_ASSIGN(pool.catalog, platform::Catalog::Open(catalog_options));
   TP_TRY(BuildAccounting(settings, pool));
+  TP_ASSIGN(pool.responses, platform::Responses::Open(*pool.store.database, pool.wall_clock, pool.metrics,
+                                                      MakeResponsesOptions(settings)));
   compute::EngineOptions engine_options = MakeEngineOptions(settings);
   engine_options.host_kv = pool.host_kv.get();
   engine_options.kv_reserve = pool.kv_reserve.get();
@@ -428,6 +444,7 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
                             .catalog = pool.catalog.get()});
   };
   hooks.conversations = pool.conversations.get();
+  hooks.responses = pool.responses.get();
   hooks.status = [&pool, started] { return DescribeStatus(pool, started); };
   hooks.memory_bytes = [&pool](std::string_view text) {
     return MemoryBytes(text, pool.device->info().memory_bytes);
@@ -554,6 +571,7 @@ int Serve(const Settings& settings) {
     pool.residency->LeaveInMemory();  // a server that is started again finds its weights
   }
   (*gateway)->Stop();
+  pool.responses->Stop();
   LogInfo("stopped");
   return 0;
 }

@@ -57,6 +57,12 @@ struct Settings {
   } models;
 
   struct {
+    double ttl_hours = 0;
+    int64_t max_stored = 0, max_background = 0, max_chain = 0;
+    uint64_t max_chain_size = 0, max_event_memory = 0;
+  } responses;
+
+  struct {
     std::string endpoint, token;
   } hub;
 

@@ -198,10 +198,13 @@ def test_structured_output(client):
     forced = client.chat.completions.create(model=MODEL, messages=ask("[[say:maybe]]"), temperature=0,
                                             extra_body={"choice": ["yes", "no"]})
     assert forced.choices[0].message.content in ("yes", "no")
-    call = client.chat.completions.parse(model=MODEL, messages=ask("[[say:nothing]]"), tools=[openai.pydantic_function_tool(Tide)],
-                                         tool_choice="required", parallel_tool_calls=False, max_tokens=600)
-    if call.choices[0].finish_reason == "tool_calls":  # (the simulated model may not find the end of a string)
-        assert isinstance(call.choices[0].message.tool_calls[0].function.parsed_arguments, Tide)
+    try:
+        call = client.chat.completions.parse(model=MODEL, messages=ask("[[say:nothing]]"), tools=[openai.pydantic_function_tool(Tide)],
+                                             tool_choice="required", parallel_tool_calls=False, max_tokens=600)
+        if call.choices[0].finish_reason == "tool_calls":  # (it may also end while it reasons)
+            assert isinstance(call.choices[0].message.tool_calls[0].function.parsed_arguments, Tide)
+    except openai.LengthFinishReasonError:
+        pass  # the simulated model may not find the end of a string
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model=MODEL, messages=ask("x"), response_format={
             "type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array", "uniqueItems": True}}})

@@ -265,7 +265,13 @@ struct PeaksTask {
   int64_t row_begin, row_end, begin, end;
 };
 
-enum ActivationKernel : uint8_t { kSiluKernel, kGeluTanhKernel, kGeluExactKernel, kActivationKernels };
+enum ActivationKernel : uint8_t {
+  kSiluKernel,
+  kGeluTanhKernel,
+  kGeluExactKernel,
+  kTanhKernel,
+  kActivationKernels
+};
 
 // BF16 panels times x rounded to bf16.
 struct BfloatKernels {

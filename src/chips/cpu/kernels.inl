@@ -36,7 +36,7 @@ constexpr KernelTable MakeTable(const char* name) {
       RopeRows,
       AddRows,
       PeakRows,
-      {ActivateRows<kSiluKernel>, ActivateRows<kGeluTanhKernel>, ActivateRows<kGeluExactKernel>},
+      {ActivateRows<kSiluKernel>, ActivateRows<kGeluTanhKernel>, ActivateRows<kGeluExactKernel>, ActivateRows<kTanhKernel>},
       ConvertToHalf,
       ConvertToBfloat,
       ConvertToQ8,

@@ -65,7 +65,8 @@ TEST(LinearFused, GatedPairsAreTheSameAsTheirParts) {
           PackOn(*device, {first, kOutputs, kColumns}, RandomWeights(first, kOutputs, kColumns, random));
       const OwnedWeight up =
           PackOn(*device, {second, kOutputs, kColumns}, RandomWeights(second, kOutputs, kColumns, random));
-      for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh, Activation::kGeluExact}) {
+      for (const Activation activation :
+           {Activation::kSilu, Activation::kGeluTanh, Activation::kGeluExact, Activation::kTanh}) {
         for (const int64_t rows : {1, 7, 40}) {
           const Rows x(rows, kColumns, random);
           Rows g(rows, kOutputs, random), u(rows, kOutputs, random), out(rows, kOutputs, random);

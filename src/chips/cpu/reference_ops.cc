@@ -23,6 +23,7 @@ double Apply(Activation activation, double x) {
       constexpr double kSqrt2OverPi = 0.79788456080286535588;
       return 0.5 * x * (1.0 + std::tanh(kSqrt2OverPi * (x + 0.044715 * x * x * x)));
     }
+    case Activation::kTanh: return std::tanh(x);
     case Activation::kGeluExact: return 0.5 * x * (1.0 + std::erf(x * 0.70710678118654752440));
   }
   CHECK(false);

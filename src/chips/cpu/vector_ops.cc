@@ -32,6 +32,7 @@ ActivationKernel KernelOf(Activation activation) {
     case Activation::kSilu: return kSiluKernel;
     case Activation::kGeluTanh: return kGeluTanhKernel;
     case Activation::kGeluExact: return kGeluExactKernel;
+    case Activation::kTanh: return kTanhKernel;
   }
   CHECK(false);
 }

@@ -25,11 +25,11 @@ void Normalise(std::vector<float>& vector) {
 
 }  // namespace
 
-// `rows`: the hidden rows this step computed for the sequence. A step holds the whole input of an encoder; of
-// a causal model it may hold a chunk.
+// `rows`: the hidden rows (or scores) this step computed for the sequence. A step holds the whole input of an
+// encoder; of a causal model it may hold a chunk.
 void EngineImpl::TakeHidden(Sequence& sequence, const PlannedTokens& planned, const float* rows) {
   const architectures::ModelInfo& info = sequence.card->info;
-  const auto width = static_cast<size_t>(info.hidden_size);
+  const auto width = info.ranks ? size_t{1} : static_cast<size_t>(info.hidden_size);
   std::vector<float>& vector = sequence.embed->vectors[sequence.embed_index];
   if (info.pooling == architectures::Pooling::kMean) {
     sequence.pooled.resize(width, 0.0);

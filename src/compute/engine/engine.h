@@ -147,13 +147,15 @@ struct GenerateRequest {
   std::shared_ptr<GenerateSink> sink;
 };
 
-// Pooled, and normalised if the model says so.
+// Pooled, and normalised if the model says so. Of models that rank: one number, the logit of relevance.
 struct EmbedRequest {
   std::string request_id;
   ModelHandle model = 0;
   std::vector<std::vector<int32_t>> inputs;  // each at least one token, at most the context
   std::string workspace, account;
   std::vector<double> account_weights = {};
+  // Of encoders that rank: where in each input the second text of its pair begins. Empty: no pairs.
+  std::vector<int32_t> second_from = {};
   std::function<void(Result<std::vector<std::vector<float>>>)> done;  // engine thread
   // For meters, engine thread: as GenerateSink::OnComputed, of all inputs together; and the times, just
   // before `done` (of the input that took longest). Either may be empty.

@@ -228,7 +228,7 @@ class EngineImpl final : public Engine {
   bool draft_forced_ = false;          // it is what grammars want, not a guess
   // While a drafted step's rows are taken: its job stays the scheduler's until the step is reported.
   PoolJobId drafting_ = 0;
-  std::vector<int32_t> step_tokens_, step_positions_, logit_rows_, hidden_rows_;
+  std::vector<int32_t> step_tokens_, step_positions_, step_types_, logit_rows_, hidden_rows_;
   std::vector<chips::SequenceSlice> slices_;
 
   std::thread thread_;  // last: starts when everything else is there

@@ -238,6 +238,7 @@ Status EngineImpl::Register(std::unique_ptr<LoadedModel> model) {
   const auto rows = static_cast<size_t>(model->limits.max_tokens);
   step_tokens_.reserve(rows);
   step_positions_.reserve(rows);
+  step_types_.reserve(rows);
   hidden_rows_.reserve(rows);
   logit_rows_.reserve(static_cast<size_t>(model->limits.max_logit_rows));
   draft_.reserve(static_cast<size_t>(Drafter::kMaxDraft * options_.max_sequences));

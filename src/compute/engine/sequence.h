@@ -130,7 +130,8 @@ struct Sequence {
   std::unique_ptr<Generation> generation;  // or
   std::shared_ptr<EmbedTask> embed;
   size_t embed_index = 0;
-  std::vector<double> pooled;  // mean pooling: the sum so far
+  int32_t second_from = INT32_MAX;  // position of the second text of a pair
+  std::vector<double> pooled;       // mean pooling: the sum so far
   Nanoseconds submitted_at = 0, admitted_at = 0, progress_at = 0;
   Nanoseconds load_at_arrival = 0, load_waited = 0;  // of LoadedModel::LoadTime, until its first step
   Nanoseconds in_steps = 0;                          // wall time of the steps it was in

@@ -57,7 +57,8 @@ void EngineImpl::ExecuteStep() {
                                  .sequences = slices_,
                                  .logit_rows = logit_rows_,
                                  .hidden_rows = hidden_rows_,
-                                 .gate = plan.landing ? &gate : nullptr};
+                                 .gate = plan.landing ? &gate : nullptr,
+                                 .types = step_types_};
   const architectures::StepOutput output = model.model->Forward(step, model.limits, workspace_.data());
   if (plan.landing) model.metrics->landing_steps.Increment();
   if (output.aborted) {  // the weights did not come (yet): nothing was computed
@@ -180,6 +181,8 @@ int32_t EngineImpl::TakeDrafted(LoadedModel& model, Sequence& sequence,
 void EngineImpl::BuildStep(LoadedModel& model) {
   step_tokens_.clear();
   step_positions_.clear();
+  step_types_.clear();
+  const bool typed = model.card->info.ranks && !model.card->info.causal;
   slices_.clear();
   logit_rows_.clear();
   hidden_rows_.clear();
@@ -197,6 +200,7 @@ void EngineImpl::BuildStep(LoadedModel& model) {
       const int32_t position = planned.begin + i;
       step_tokens_.push_back(sequence.tokens[static_cast<size_t>(position)]);
       step_positions_.push_back(position);
+      if (typed) step_types_.push_back(position >= sequence.second_from ? 1 : 0);
       if (i >= planned.count - planned.logit_rows) logit_rows_.push_back(first_row + i);
       if (sequence.embed != nullptr &&
           WantsHidden(model.card->info.pooling, position, sequence.prompt_tokens)) {
@@ -245,8 +249,10 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
     Sequence& sequence = *FindSequence(planned.job);
     sequence.computed += planned.count;
     if (sequence.embed != nullptr) {
-      const float* rows =
-          output.hidden + static_cast<size_t>(hidden_row) * static_cast<size_t>(model.card->info.hidden_size);
+      const architectures::ModelInfo& info = model.card->info;
+      const float* rows = info.ranks ? output.scores + hidden_row
+                                     : output.hidden + static_cast<size_t>(hidden_row) *
+                                                           static_cast<size_t>(info.hidden_size);
       const int32_t first = slices_[i].token_begin;
       hidden_row += static_cast<int32_t>(
           std::count_if(hidden_rows_.begin() + hidden_row, hidden_rows_.end(),

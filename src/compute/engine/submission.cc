@@ -210,6 +210,7 @@ Result<RequestHandle> EngineImpl::Embed(EmbedRequest request) {
         fmt::format("input has {} entries; 1 to {} are allowed", request.inputs.size(), kMaxEmbedInputs),
         "input");
   }
+  CHECK(request.second_from.empty() || request.second_from.size() == request.inputs.size());
   for (const auto& input : request.inputs) {
     TP_TRY(CheckTokens(input, card->info.vocab_size, "input"));
     if (input.size() > static_cast<size_t>(card->context_length)) {
@@ -240,6 +241,7 @@ Result<RequestHandle> EngineImpl::Embed(EmbedRequest request) {
     sequence->card = card;
     sequence->embed = task;
     sequence->embed_index = i;
+    if (!task->request.second_from.empty()) sequence->second_from = task->request.second_from[i];
     sequence->tokens = std::move(task->request.inputs[i]);
     sequence->prompt_tokens = sequence->prefill_tokens = sequence->reserve_tokens =
         static_cast<int32_t>(sequence->tokens.size());

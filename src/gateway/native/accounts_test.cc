@@ -14,9 +14,25 @@
 #include "platform/accounts/testing/accounts_fixture.h"
 #include "platform/conversations/conversations.h"
 #include "platform/ledger/accounting.h"
+#include "platform/responses/responses.h"
 
 namespace tidepool::gateway {
 namespace {
+
+// The error's code; in shapes of dialects that have none of ours, what the message tells of it.
+std::string CodeIn(const Json& body) {
+  if (!body.is_object()) return "";
+  const Json error = body.value("error", Json());
+  if (error.is_object())
+    return error.value("code", Json()).is_string() ? error["code"].get<std::string>() : "";
+  const Json message = error.is_string() ? error : body.value("message", Json());
+  if (!message.is_string()) return "";
+  const auto begins = [&](const char* text) {
+    return message.get_ref<const std::string&>().starts_with(text);
+  };
+  if (begins("This needs the role")) return "role_too_low";
+  return begins("No API key") ? "missing_api_key" : "";
+}
 
 using platform::Role;
 using ::testing::HasSubstr;
@@ -33,7 +49,8 @@ class AccountsApiTest : public ServerTest {
  protected:
   void SetUp() override {
     ServerTest::SetUp();
-    world_.other_floors = {platform::LedgerMigrations(), platform::Conversations::Migrations()};
+    world_.other_floors = {platform::LedgerMigrations(), platform::Conversations::Migrations(),
+                           platform::Responses::Migrations()};
     const Status opened = world_.Open();
     ASSERT_TRUE(opened) << opened.error().message;
     platform::AccountingOptions options;
@@ -52,6 +69,9 @@ class AccountsApiTest : public ServerTest {
         platform::Conversations::Open(*world_.database, inference_, clock_, world_.wall_clock, metrics_);
     ASSERT_TRUE(conversations) << conversations.error().message;
     conversations_ = std::move(*conversations);
+    auto responses = platform::Responses::Open(*world_.database, world_.wall_clock, metrics_);
+    ASSERT_TRUE(responses) << responses.error().message;
+    responses_ = std::move(*responses);
     operator_ = KeyVoice(world_.created_key);
   }
   void TearDown() override { gateway_.reset(); }
@@ -66,6 +86,7 @@ class AccountsApiTest : public ServerTest {
     hooks.audit = world_.audit.get();
     hooks.accounting = accounting_.get();
     hooks.conversations = conversations_.get();
+    hooks.responses = responses_.get();
     hooks.bench = [](const Json&) -> Result<Json> { return Json::object(); };
     hooks.backup = [](const std::string&, const std::string&) -> Result<Json> { return Json::object(); };
     hooks.on_rights_changed = [this](std::function<void()> changed) {
@@ -152,7 +173,7 @@ class AccountsApiTest : public ServerTest {
 
   // What somebody has, and others may neither see nor change. Each name holds the word SECRET.
   struct Theirs {
-    std::string organisation, workspace, key, budget, conversation, turn, request;
+    std::string organisation, workspace, key, budget, conversation, turn, request, response;
     std::vector<std::string> ids, words;
   };
   Theirs MakeTheirs(const std::string& organisation, const std::string& workspace,
@@ -174,7 +195,10 @@ class AccountsApiTest : public ServerTest {
     out.conversation = conversation.value("id", "");
     out.turn = conversation["turns"][1].value("id", "");
     out.request = Meter(organisation, workspace, out.key, model);
-    out.ids = {workspace, out.key, out.budget, out.conversation, out.request, member.session};
+    out.response = Tell(SessionVoice(member, workspace), "POST", "/v1/responses",
+                        {{"model", "scripted"}, {"input", "SECRET question"}}, 200)
+                       .value("id", "");
+    out.ids = {workspace, out.key, out.budget, out.conversation, out.request, out.response, member.session};
     out.words = out.ids;
     for (const char* word : {"SECRET", "secret@", "77777"}) out.words.emplace_back(word);
     out.words.push_back(out.turn);
@@ -187,6 +211,7 @@ class AccountsApiTest : public ServerTest {
   platform::AccountsWorld world_;
   std::unique_ptr<platform::Accounting> accounting_;
   std::unique_ptr<platform::Conversations> conversations_;
+  std::unique_ptr<platform::Responses> responses_;
   Voice operator_;
 };
 
@@ -222,9 +247,7 @@ TEST_F(AccountsApiTest, EveryCellOfTheTableOfRights) {
           Raw(voice, route.method, Target(route.pattern, "x"), writes ? "{\"surely_no_field\":1}" : ""));
       const RawReply reply = client.ReadReply();
       const Json body = Json::parse(reply.body, nullptr, false);
-      const std::string code = body.is_object() && body.contains("error") && body["error"]["code"].is_string()
-                                   ? body["error"]["code"].get<std::string>()
-                                   : "";
+      const std::string code = CodeIn(body);
       if (!pool) {
         EXPECT_NE(reply.status, 501) << where;
       }
@@ -265,6 +288,8 @@ void AccountsApiTest::ExpectHidden(const Theirs& theirs, const std::vector<Voice
       {"/api/v1/conversations/{id}", {{"title", "n"}}},
       {"/api/v1/conversations/{id}/turns", {{"content", "n"}, {"model", "scripted"}}},
       {"/api/v1/conversations/{id}/turns/{turn}/stop", Json::object()},
+      {"/v1/responses", {{"model", "scripted"}, {"input", "n"}, {"previous_response_id", theirs.response}}},
+      {"/v1/responses/{id}/cancel", Json::object()},
   };
   const std::map<std::string_view, std::string> named = {{"workspace", theirs.workspace},
                                                          {"organisation", theirs.organisation},
@@ -358,6 +383,7 @@ TEST_F(AccountsApiTest, NoEndpointShowsOneOrganisationAnother) {
             "SECRET chat");
   // They see their own.
   Tell(SessionVoice(them), "GET", "/api/v1/requests/" + theirs.request, nullptr, 200);
+  Tell(SessionVoice(them), "GET", "/v1/responses/" + theirs.response, nullptr, 200);
   EXPECT_THAT(Tell(SessionVoice(them), "GET", "/api/v1/audit", nullptr, 200).dump(),
               ::testing::AllOf(HasSubstr("bill.exported"), HasSubstr("bill.adjusted"),
                                HasSubstr("limit.changed"), HasSubstr("budget.created")));

@@ -11,6 +11,7 @@
 #include "gateway/native/call.h"
 #include "gateway/openai/fields.h"
 #include "gateway/openai/sampling_fields.h"
+#include "gateway/router.h"
 #include "gateway/sse.h"
 #include "platform/conversations/conversations.h"
 

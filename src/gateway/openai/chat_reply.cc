@@ -1,7 +1,5 @@
 #include <fmt/format.h>
 
-#include <cmath>
-
 #include "base/ids.h"
 #include "gateway/json_body.h"
 #include "gateway/openai/reply.h"
@@ -9,21 +7,6 @@
 
 namespace tidepool::gateway::openai {
 namespace {
-
-// {"token","logprob","bytes","top_logprobs"}: the bytes let a client join tokens that hold half a character.
-void AppendToken(std::string& out, std::string_view bytes, float logprob) {
-  out.append(R"({"token":)");
-  AppendJsonString(out, bytes);
-  // OpenAI's stand-in for minus infinity, which JSON cannot say.
-  fmt::format_to(std::back_inserter(out), R"(,"logprob":{},"bytes":[)",
-                 std::isfinite(logprob) ? logprob : -9999.0f);
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    if (i > 0) out.push_back(',');
-    fmt::format_to(std::back_inserter(out), "{}",
-                   static_cast<unsigned>(static_cast<unsigned char>(bytes[i])));
-  }
-  out.push_back(']');
-}
 
 class ChatReply final : public Reply {
  public:
@@ -55,6 +38,8 @@ class ChatReply final : public Reply {
   }
 
   void AppendToolCall(int32_t choice, const platform::ToolCallDelta& delta, std::string& out) override {
+    using Kind = platform::ToolCallDelta::Kind;
+    if (delta.kind != Kind::kBegin && delta.kind != Kind::kArguments) return;
     delta_.assign(R"({"tool_calls":[{)");
     fmt::format_to(std::back_inserter(delta_), R"("index":{},)", delta.index);
     if (delta.kind == platform::ToolCallDelta::Kind::kBegin) {
@@ -148,20 +133,6 @@ class ChatReply final : public Reply {
       out.append("}}");
     }
     out.push_back(']');
-  }
-
-  void AppendLogprobs(std::span<const compute::TokenLogprob> tokens, std::string& out) {
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      if (i > 0) out.push_back(',');
-      AppendToken(out, TextOf(tokens[i].token), tokens[i].logprob);
-      out.append(R"(,"top_logprobs":[)");
-      for (size_t j = 0; j < tokens[i].top.size(); ++j) {
-        if (j > 0) out.push_back(',');
-        AppendToken(out, TextOf(tokens[i].top[j].first), tokens[i].top[j].second);
-        out.push_back('}');
-      }
-      out.append("]}");
-    }
   }
 
   std::string prefix_;  // of every chunk; the model's name is known when the first is written

@@ -3,23 +3,13 @@
 #include <fmt/format.h>
 
 #include "gateway/errors.h"
+#include "gateway/inference_call.h"
 #include "gateway/openai/embedding_reply.h"
 #include "gateway/openai/reply.h"
 #include "gateway/openai/requests.h"
 
 namespace tidepool::gateway::openai {
 namespace {
-
-HttpResponse WithIgnored(HttpResponse response, const std::vector<std::string>& ignored) {
-  if (!ignored.empty()) response.headers.push_back({"Tidepool-Ignored", IgnoredHeader(ignored)});
-  return response;
-}
-
-template <typename Request>
-void Fill(Request& request, const HttpRequest& http) {
-  request.request_id = http.id;
-  request.principal = http.principal;
-}
 
 Json ModelJson(const platform::DeploymentStatus& status) {
   Json out;
@@ -34,19 +24,8 @@ Json ModelJson(const platform::DeploymentStatus& status) {
   out["context_length"] = context;
   out["max_model_len"] = context;  // the name vLLM's clients read
   const bool generates = status.engine ? status.engine->info.generates : status.model.generates;
-  out["capabilities"] = Json::array({generates ? "chat" : "embeddings"});
+  out["capabilities"] = Json::array({status.model.ranks ? "rerank" : generates ? "chat" : "embeddings"});
   return out;
-}
-
-// A key may be for some models only. They are meant by their stored ids, whatever alias the request uses.
-Status CheckModel(Services& services, const HttpRequest& http, const std::string& model) {
-  if (http.principal.models.empty()) return {};
-  const auto found = services.inference.Find(model);
-  if (http.principal.MayUseModel(found ? found->id : model)) return {};
-  return Fail(
-      ErrorKind::kForbidden, "model_not_allowed",
-      fmt::format("The key {}... is not for the model \"{}\".", http.principal.key_id, model.substr(0, 100)),
-      "model");
 }
 
 // The text of each prompt, as echo shows it.
@@ -64,23 +43,6 @@ Result<std::vector<std::string>> EchoTexts(Services& services, const platform::C
   return texts;
 }
 
-void Attach(const std::shared_ptr<Exchange>& exchange, const std::shared_ptr<Reply>& reply,
-            Result<std::shared_ptr<platform::Generation>> generation) {
-  if (!generation) return reply->Fail(generation.error());
-  exchange->Listen(MakeReplyListener(reply, std::move(*generation)));
-}
-
-// An embedding has no stream to watch: only a client that leaves ends it early.
-class CancelListener final : public ExchangeListener {
- public:
-  explicit CancelListener(std::shared_ptr<platform::Generation> generation)
-      : generation_(std::move(generation)) {}
-  void OnClosed() override { generation_->Cancel(); }
-
- private:
-  const std::shared_ptr<platform::Generation> generation_;
-};
-
 }  // namespace
 
 void ChatCompletions(Services& services, std::shared_ptr<Exchange> exchange) {
@@ -88,7 +50,7 @@ void ChatCompletions(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!body) return exchange->Send(ErrorResponse(body.error()));
   auto parsed = ParseChat(*body);
   if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
-  Fill(parsed->request, exchange->request());
+  FillCaller(parsed->request, exchange->request());
   if (auto allowed = CheckModel(services, exchange->request(), parsed->request.model); !allowed)
     return exchange->Send(ErrorResponse(allowed.error()));
   auto reply = MakeChatReply(exchange, services.inference, *parsed);
@@ -100,7 +62,7 @@ void Completions(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!body) return exchange->Send(ErrorResponse(body.error()));
   auto parsed = ParseCompletion(*body);
   if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
-  Fill(parsed->request, exchange->request());
+  FillCaller(parsed->request, exchange->request());
   if (auto allowed = CheckModel(services, exchange->request(), parsed->request.model); !allowed)
     return exchange->Send(ErrorResponse(allowed.error()));
   auto echo = EchoTexts(services, parsed->request);
@@ -114,7 +76,7 @@ void Embeddings(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!body) return exchange->Send(ErrorResponse(body.error()));
   auto parsed = ParseEmbedding(*body);
   if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
-  Fill(parsed->request, exchange->request());
+  FillCaller(parsed->request, exchange->request());
   if (auto allowed = CheckModel(services, exchange->request(), parsed->request.model); !allowed)
     return exchange->Send(ErrorResponse(allowed.error()));
   const EmbeddingFormat format{parsed->base64, parsed->dimensions};
@@ -129,7 +91,7 @@ void Embeddings(Services& services, std::shared_ptr<Exchange> exchange) {
   };
   auto generation = services.inference.Embed(std::move(parsed->request), std::move(done));
   if (!generation) return exchange->Send(ErrorResponse(generation.error()));
-  exchange->Listen(std::make_shared<CancelListener>(std::move(*generation)));
+  exchange->Listen(MakeCancelListener(std::move(*generation)));
 }
 
 void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
@@ -155,7 +117,7 @@ void Tokenize(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!body) return exchange->Send(ErrorResponse(body.error()));
   auto parsed = ParseTokenize(*body);
   if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
-  Fill(parsed->request, exchange->request());
+  FillCaller(parsed->request, exchange->request());
   if (auto allowed = CheckModel(services, exchange->request(), parsed->request.model); !allowed)
     return exchange->Send(ErrorResponse(allowed.error()));
   auto tokens = parsed->chat ? services.inference.TokenizeChat(parsed->request)
@@ -181,7 +143,7 @@ void Detokenize(Services& services, std::shared_ptr<Exchange> exchange) {
   Json reply;
   reply["model"] = parsed->model;
   reply["text"] = std::move(*text);
-  exchange->Send(JsonResponse(reply));
+  exchange->Send(WithIgnored(JsonResponse(reply), parsed->ignored));
 }
 
 }  // namespace tidepool::gateway::openai

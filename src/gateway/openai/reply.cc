@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "gateway/errors.h"
 #include "gateway/json_body.h"
 #include "gateway/sse.h"
@@ -37,42 +36,22 @@ std::string_view ReasonJson(compute::FinishReason reason, bool calls) {
   return calls ? R"("tool_calls")" : R"("stop")";
 }
 
-// As OpenAI writes it: "6m0s", "1s", "20ms".
-std::string DurationText(double seconds) {
-  const auto ms = static_cast<int64_t>(std::ceil(std::max(0.0, seconds) * 1000));
-  if (ms < 1000) return fmt::format("{}ms", ms);
-  const int64_t whole = (ms + 999) / 1000;
-  if (whole < 60) return fmt::format("{}s", whole);
-  return fmt::format("{}m{}s", whole / 60, whole % 60);
-}
-
-class ReplyListener final : public ExchangeListener {
- public:
-  ReplyListener(std::weak_ptr<Reply> reply, std::shared_ptr<platform::Generation> generation)
-      : reply_(std::move(reply)), generation_(std::move(generation)) {}
-  void OnClosed() override { generation_->Cancel(); }
-  void OnPressure(bool high) override { generation_->SetPaused(high); }
-  void OnQuiet() override {
-    if (const auto reply = reply_.lock()) reply->Quiet();
+// {"token","logprob","bytes","top_logprobs"}: the bytes let a client join tokens that hold half a character.
+void AppendToken(std::string& out, std::string_view bytes, float logprob) {
+  out.append(R"({"token":)");
+  AppendJsonString(out, bytes);
+  // OpenAI's stand-in for minus infinity, which JSON cannot say.
+  fmt::format_to(std::back_inserter(out), R"(,"logprob":{},"bytes":[)",
+                 std::isfinite(logprob) ? logprob : -9999.0f);
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    if (i > 0) out.push_back(',');
+    fmt::format_to(std::back_inserter(out), "{}",
+                   static_cast<unsigned>(static_cast<unsigned char>(bytes[i])));
   }
-
- private:
-  const std::weak_ptr<Reply> reply_;
-  const std::shared_ptr<platform::Generation> generation_;
-};
+  out.push_back(']');
+}
 
 }  // namespace
-
-void AppendRateHeaders(const platform::RateState& rates, std::vector<HttpHeader>& headers) {
-  const auto append = [&](const std::optional<platform::RateState::Window>& window, std::string_view of) {
-    if (!window) return;
-    headers.push_back({fmt::format("x-ratelimit-limit-{}", of), fmt::to_string(window->limit)});
-    headers.push_back({fmt::format("x-ratelimit-remaining-{}", of), fmt::to_string(window->remaining)});
-    headers.push_back({fmt::format("x-ratelimit-reset-{}", of), DurationText(window->reset_s)});
-  };
-  append(rates.requests, "requests");
-  append(rates.tokens, "tokens");
-}
 
 std::string UsageJson(const compute::Usage& usage) {
   return fmt::format(
@@ -84,20 +63,13 @@ std::string UsageJson(const compute::Usage& usage) {
 
 Reply::Reply(std::shared_ptr<Exchange> exchange, const platform::Inference& inference, ReplyOptions options,
              std::string model, std::string id)
-    : exchange_(std::move(exchange)),
+    : ReplySink(std::move(exchange), options.stream, std::move(options.ignored)),
       inference_(inference),
       options_(std::move(options)),
       id_(std::move(id)),
       created_(UnixTimeSeconds()),
-      progress_(options_.stream && WantsProgress(exchange_->request())),
+      progress_(options_.stream && options_.events && WantsProgress(exchange_->request())),
       model_(std::move(model)) {}
-
-Reply::~Reply() {
-  if (!done_) {
-    SendError(
-        Error{ErrorKind::kInternal, "answer_lost", "The server lost this answer before its end.", "", 0});
-  }
-}
 
 std::string Reply::Prefix(std::string_view object) const {
   std::string out = R"({"id":")";
@@ -110,29 +82,6 @@ std::string Reply::Prefix(std::string_view object) const {
 
 std::string_view Reply::ChunkEnd() const { return options_.include_usage ? R"(],"usage":null})" : "]}"; }
 
-std::vector<HttpHeader> Reply::Headers() const {
-  std::vector<HttpHeader> headers;
-  if (!options_.ignored.empty()) headers.push_back({"Tidepool-Ignored", IgnoredHeader(options_.ignored)});
-  AppendRateHeaders(rates_, headers);
-  return headers;
-}
-
-void Reply::OnRates(const platform::RateState& rates) {
-  std::lock_guard lock(mutex_);
-  rates_ = rates;
-}
-
-// The status line is held back until there is something to say, so that a request that fails before its first
-// token gets its proper status.
-void Reply::EnsureBegun() {
-  if (begun_) return;
-  begun_ = true;
-  std::vector<HttpHeader> headers = Headers();
-  headers.push_back({"Cache-Control", "no-cache"});
-  headers.push_back({"X-Accel-Buffering", "no"});  // nginx would collect the events otherwise
-  exchange_->Begin(200, kEventStream, std::move(headers));
-}
-
 Reply::Choice& Reply::At(int32_t choice) {
   if (static_cast<size_t>(choice) >= choices_.size()) choices_.resize(static_cast<size_t>(choice) + 1);
   return choices_[static_cast<size_t>(choice)];
@@ -144,6 +93,20 @@ const std::string& Reply::TextOf(int32_t token) {
   if (token_texts_.size() >= kMaxTokenTexts) token_texts_.clear();
   if (!find_text_) find_text_ = inference_.FindTokenTexts(model_);
   return token_texts_.emplace(token, find_text_(token)).first->second;
+}
+
+void Reply::AppendLogprobs(std::span<const compute::TokenLogprob> tokens, std::string& out) {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (i > 0) out.push_back(',');
+    AppendToken(out, TextOf(tokens[i].token), tokens[i].logprob);
+    out.append(R"(,"top_logprobs":[)");
+    for (size_t j = 0; j < tokens[i].top.size(); ++j) {
+      if (j > 0) out.push_back(',');
+      AppendToken(out, TextOf(tokens[i].top[j].first), tokens[i].top[j].second);
+      out.push_back('}');
+    }
+    out.append("]}");
+  }
 }
 
 void Reply::OnStart(const std::string& model, int32_t choices) {
@@ -162,7 +125,6 @@ void Reply::OnProgress(const compute::ProgressEvent& event) {
   if (same) return;
   any_progress_ = true;
   last_progress_ = event;
-  EnsureBegun();
   std::string data = fmt::format(R"({{"phase":"{}")", PhaseName(event.phase));
   if (event.phase == compute::ProgressEvent::Phase::kQueued) {
     fmt::format_to(std::back_inserter(data), R"(,"queue_position":{}}})", event.queue_position);
@@ -171,7 +133,7 @@ void Reply::OnProgress(const compute::ProgressEvent& event) {
   }
   std::string out;
   AppendNamedEvent(out, "progress", data);
-  exchange_->Write(out);
+  Write(out);
 }
 
 void Reply::OnPromptLogprobs(int32_t /*choice*/, std::span<const compute::TokenLogprob> /*logprobs*/) {}
@@ -183,11 +145,10 @@ void Reply::OnToken(int32_t choice, const compute::TokenEvent& event) {
   if (!options_.stream) return CollectDelta(state, event);
   // What may become a call is held back, and then the first chunk says that there is no content.
   if (options_.tools && event.content.empty() && event.reasoning.empty() && !options_.logprobs) return;
-  EnsureBegun();
   scratch_.clear();
   Start(choice, false);
   AppendDelta(choice, event, scratch_);
-  if (!scratch_.empty()) exchange_->Write(scratch_);
+  if (!scratch_.empty()) Write(scratch_);
 }
 
 void Reply::Start(int32_t choice, bool call) {
@@ -209,92 +170,37 @@ void Reply::OnToolCall(int32_t choice, const platform::ToolCallDelta& delta) {
     if (delta.kind == Kind::kBroken) state.calls.pop_back();
     return;
   }
-  if (delta.kind != Kind::kBegin && delta.kind != Kind::kArguments) return;
-  EnsureBegun();
   scratch_.clear();
   Start(choice, true);
   AppendToolCall(choice, delta, scratch_);
-  exchange_->Write(scratch_);
+  Write(scratch_);
 }
 
 void Reply::OnFinish(int32_t choice, const compute::FinishEvent& event) {
   std::lock_guard lock(mutex_);
   if (done_) return;
-  if (event.reason == compute::FinishReason::kError || event.reason == compute::FinishReason::kCancelled) {
-    if (!error_) {
-      error_ = event.reason == compute::FinishReason::kError
-                   ? event.error
-                   : Error{ErrorKind::kUnavailable, "cancelled",
-                           "The server ended this request before its answer.", "", 1};
-    }
-    return;
-  }
+  if (KeepError(event)) return;
   Choice& state = At(choice);
   state.finish_reason = std::string(ReasonJson(event.reason, state.whole_calls > 0 && !state.broken_call));
+  state.finish = event;
   if (!options_.stream) return;
-  EnsureBegun();
   scratch_.clear();
   Start(choice, false);
   AppendFinish(choice, scratch_);
-  exchange_->Write(scratch_);
+  Write(scratch_);
 }
 
-void Reply::OnDone(const Result<compute::Usage>& usage) {
-  std::lock_guard lock(mutex_);
-  if (done_) return;
-  done_ = true;
-  if (!usage) return SendError(error_.value_or(usage.error()));
-  if (error_) return SendError(*error_);
-  if (!options_.stream) {
-    HttpResponse response;
-    response.headers = Headers();
-    response.body = Whole(*usage);
-    return exchange_->Send(std::move(response));
-  }
-  EnsureBegun();
-  scratch_.clear();
-  if (options_.include_usage) AppendUsage(*usage, scratch_);
-  AppendEvent(scratch_, "[DONE]");
-  exchange_->Write(scratch_);
-  exchange_->End();
+void Reply::AppendEnd(const compute::Usage& usage, std::string& out) {
+  if (options_.include_usage) AppendUsage(usage, out);
+  AppendEvent(out, "[DONE]");
 }
 
-void Reply::Fail(const Error& error) {
-  std::lock_guard lock(mutex_);
-  if (done_) return;
-  done_ = true;
-  SendError(error);
-}
+HttpResponse Reply::ErrorReply(const Error& error) const { return ErrorResponse(error); }
 
 // Inside a stream an error is an event with OpenAI's error object (its SDKs raise it); [DONE] does not
 // follow.
-void Reply::SendError(const Error& error) {
-  if (!begun_) {
-    HttpResponse response = ErrorResponse(error);
-    for (HttpHeader& header : Headers()) response.headers.push_back(std::move(header));
-    return exchange_->Send(std::move(response));
-  }
-  // (A cancelled one is mostly a client that went away, which the request's own line tells.)
-  Log(error.code == "cancelled" ? LogLevel::kDebug : LogLevel::kWarn, "a stream ended with an error",
-      {{"request_id", exchange_->request().id}, {"code", error.code}, {"reason", error.message}});
-  std::string out;
+void Reply::AppendError(const Error& error, std::string& out) {
   AppendEvent(out, DumpJson(ErrorJson(error)));
-  exchange_->Write(out);
-  exchange_->End();
-}
-
-void Reply::Quiet() {
-  std::lock_guard lock(mutex_);
-  if (done_ || !options_.stream) return;
-  EnsureBegun();
-  std::string out;
-  AppendComment(out, "waiting");
-  exchange_->Write(out);
-}
-
-std::shared_ptr<ExchangeListener> MakeReplyListener(std::weak_ptr<Reply> reply,
-                                                    std::shared_ptr<platform::Generation> generation) {
-  return std::make_shared<ReplyListener>(std::move(reply), std::move(generation));
 }
 
 }  // namespace tidepool::gateway::openai

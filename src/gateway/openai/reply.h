@@ -12,32 +12,24 @@
 #include <unordered_map>
 #include <vector>
 
-#include "gateway/http.h"
 #include "gateway/openai/requests.h"
+#include "gateway/reply_sink.h"
 #include "platform/inference/inference.h"
 
 namespace tidepool::gateway::openai {
 
-class Reply : public platform::ChatSink {
+class Reply : public ReplySink {
  public:
   Reply(std::shared_ptr<Exchange> exchange, const platform::Inference& inference, ReplyOptions options,
         std::string model, std::string id);
-  // A sink that was dropped without OnDone is a defect below: the client gets an error instead of silence.
-  ~Reply() override;
+  ~Reply() override { Lost(); }
 
-  void OnRates(const platform::RateState& rates) final;
   void OnStart(const std::string& model, int32_t choices) final;
   void OnProgress(const compute::ProgressEvent& event) final;
   void OnPromptLogprobs(int32_t choice, std::span<const compute::TokenLogprob> logprobs) override;
   void OnToken(int32_t choice, const compute::TokenEvent& event) final;
   void OnToolCall(int32_t choice, const platform::ToolCallDelta& delta) final;
   void OnFinish(int32_t choice, const compute::FinishEvent& event) final;
-  void OnDone(const Result<compute::Usage>& usage) final;
-
-  // The request could not be started.
-  void Fail(const Error& error);
-  // Nothing was sent for a while.
-  void Quiet();
 
  protected:
   struct Choice {
@@ -46,49 +38,45 @@ class Reply : public platform::ChatSink {
     std::string reasoning;
     std::string logprobs;       // JSON items, comma-separated, not sent yet (or all, for whole answers)
     std::string finish_reason;  // JSON: "\"stop\""
+    compute::FinishEvent finish;
     std::vector<platform::ToolCallDelta> calls;  // whole answers only; complete ones
     int32_t whole_calls = 0;
     bool broken_call = false;
   };
 
-  // Under mutex_. Append complete events to `out`.
+  // Under mutex_. Append complete events to `out`. AppendToolCall hears kEnd and kBroken too.
   virtual void AppendStart(int32_t choice, bool call, std::string& out) = 0;
   virtual void AppendToolCall(int32_t, const platform::ToolCallDelta&, std::string&) {}
   virtual void AppendDelta(int32_t choice, const compute::TokenEvent& event, std::string& out) = 0;
   virtual void AppendFinish(int32_t choice, std::string& out) = 0;
   virtual void AppendUsage(const compute::Usage& usage, std::string& out) = 0;
   virtual void CollectDelta(Choice& choice, const compute::TokenEvent& event) = 0;
-  virtual std::string Whole(const compute::Usage& usage) = 0;
 
   // {"id":...,"object":OBJECT,"created":...,"model":...,"choices":[
   std::string Prefix(std::string_view object) const;
   // "usage":null when the client asked for usage: OpenAI's chunks carry the key then.
   std::string_view ChunkEnd() const;
-  void EnsureBegun();
   Choice& At(int32_t choice);
   // The text of a token, remembered: the same tokens come back in every list of likeliest ones.
   const std::string& TextOf(int32_t token);
+  // {"token","logprob","bytes","top_logprobs":[..]} of each, comma-separated.
+  void AppendLogprobs(std::span<const compute::TokenLogprob> tokens, std::string& out);
 
-  const std::shared_ptr<Exchange> exchange_;
   const platform::Inference& inference_;
   const ReplyOptions options_;
   const std::string id_;
   const int64_t created_;
   const bool progress_;  // the client asked for progress events
 
-  std::mutex mutex_;
   std::string model_;
   std::vector<Choice> choices_;
 
  private:
   void Start(int32_t choice, bool call);
-  void SendError(const Error& error);
-  std::vector<HttpHeader> Headers() const;
+  HttpResponse ErrorReply(const Error& error) const override;
+  void AppendError(const Error& error, std::string& out) override;
+  void AppendEnd(const compute::Usage& usage, std::string& out) override;
 
-  bool begun_ = false;
-  bool done_ = false;
-  platform::RateState rates_;
-  std::optional<Error> error_;                            // of the first choice that failed
   std::string scratch_;                                   // reused for every chunk
   platform::Inference::TokenTexts find_text_;             // looked up with the first token that is asked for
   std::unordered_map<int32_t, std::string> token_texts_;  // TextOf
@@ -96,8 +84,6 @@ class Reply : public platform::ChatSink {
   bool any_progress_ = false;
 };
 
-// x-ratelimit-limit-requests and so on, of the limits there are.
-void AppendRateHeaders(const platform::RateState& rates, std::vector<HttpHeader>& headers);
 // OpenAI's usage object.
 std::string UsageJson(const compute::Usage& usage);
 
@@ -107,10 +93,5 @@ std::shared_ptr<Reply> MakeChatReply(std::shared_ptr<Exchange> exchange, const p
 std::shared_ptr<Reply> MakeCompletionReply(std::shared_ptr<Exchange> exchange,
                                            const platform::Inference& inference,
                                            const ParsedCompletion& parsed, std::vector<std::string> echo);
-
-// Ties a running generation to its connection: cancels it when the client goes away, pauses it while the
-// client reads too slowly, keeps the connection alive while nothing comes.
-std::shared_ptr<ExchangeListener> MakeReplyListener(std::weak_ptr<Reply> reply,
-                                                    std::shared_ptr<platform::Generation> generation);
 
 }  // namespace tidepool::gateway::openai

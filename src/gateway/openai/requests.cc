@@ -261,6 +261,18 @@ Result<std::vector<platform::Prompt>> ReadPrompts(const FieldReader& reader, std
   return prompts;
 }
 
+const std::vector<std::string>& IgnoredOf(const ParsedChat& parsed) { return parsed.reply.ignored; }
+const std::vector<std::string>& IgnoredOf(const ParsedCompletion& parsed) { return parsed.reply.ignored; }
+const std::vector<std::string>& IgnoredOf(const ParsedEmbedding& parsed) { return parsed.ignored; }
+const std::vector<std::string>& IgnoredOf(const ParsedTokenize& parsed) { return parsed.ignored; }
+const std::vector<std::string>& IgnoredOf(const ParsedDetokenize& parsed) { return parsed.ignored; }
+
+template <auto Parse>
+Result<std::vector<std::string>> Decode(const Json& body) {
+  TP_ASSIGN(const auto parsed, Parse(body));
+  return IgnoredOf(parsed);
+}
+
 }  // namespace
 
 Result<ParsedChat> ParseChat(const Json& body) {
@@ -374,11 +386,48 @@ Result<ParsedDetokenize> ParseDetokenize(const Json& body) {
   FieldReader reader(body, DetokenizeFields());
   TP_TRY(reader.Check());
   ParsedDetokenize parsed;
+  parsed.ignored = reader.ignored();
   TP_ASSIGN(parsed.model, ReadModel(reader));
   const Json* tokens = reader.Find("tokens");
   if (tokens == nullptr) return Fail(BadField("tokens", "tokens is missing.", "missing_field"));
   TP_ASSIGN(parsed.tokens, ReadTokens(*tokens, "tokens", kMaxPromptTokens));
   return parsed;
+}
+
+DialectRequest ChatDialect() {
+  return {"OpenAI chat completions",
+          "POST /v1/chat/completions",
+          R"({"model":"m","messages":[{"role":"user","content":"x"}]})",
+          {{"", "", "", "", ChatFields()}},
+          Decode<ParseChat>};
+}
+DialectRequest CompletionDialect() {
+  return {"OpenAI completions",
+          "POST /v1/completions",
+          R"({"model":"m","prompt":"x"})",
+          {{"", "", "", "", CompletionFields()}},
+          Decode<ParseCompletion>};
+}
+DialectRequest EmbeddingDialect() {
+  return {"OpenAI embeddings",
+          "POST /v1/embeddings",
+          R"({"model":"m","input":"x"})",
+          {{"", "", "", "", EmbeddingFields()}},
+          Decode<ParseEmbedding>};
+}
+DialectRequest TokenizeDialect() {
+  return {"Token ids of a text",
+          "POST /tokenize",
+          R"({"model":"m","text":"x"})",
+          {{"", "", "", "", TokenizeFields()}},
+          Decode<ParseTokenize>};
+}
+DialectRequest DetokenizeDialect() {
+  return {"Text of token ids",
+          "POST /detokenize",
+          R"({"model":"m","tokens":[1]})",
+          {{"", "", "", "", DetokenizeFields()}},
+          Decode<ParseDetokenize>};
 }
 
 Json ChatSchema() { return SchemaOf(ChatFields(), {"model", "messages"}); }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "gateway/dialects.h"
 #include "gateway/openai/fields.h"
 #include "platform/inference/inference.h"
 
@@ -18,6 +19,7 @@ struct ReplyOptions {
   bool include_usage = false;  // a last chunk with the usage
   bool logprobs = false;
   bool tools = false;                // tools were offered: an answer may begin with a call
+  bool events = true;                // the stream is server-sent events, so progress can go along
   std::vector<std::string> ignored;  // for the header Tidepool-Ignored
 };
 
@@ -45,6 +47,7 @@ struct ParsedTokenize {
 struct ParsedDetokenize {
   std::string model;
   std::vector<int32_t> tokens;
+  std::vector<std::string> ignored;
 };
 
 Result<ParsedChat> ParseChat(const Json& body);
@@ -52,6 +55,12 @@ Result<ParsedCompletion> ParseCompletion(const Json& body);
 Result<ParsedEmbedding> ParseEmbedding(const Json& body);
 Result<ParsedTokenize> ParseTokenize(const Json& body);
 Result<ParsedDetokenize> ParseDetokenize(const Json& body);
+
+DialectRequest ChatDialect();
+DialectRequest CompletionDialect();
+DialectRequest EmbeddingDialect();
+DialectRequest TokenizeDialect();
+DialectRequest DetokenizeDialect();
 
 Json ChatSchema();
 Json CompletionSchema();

@@ -16,6 +16,33 @@ constexpr size_t kMaxStopBytes = 1024;
 constexpr size_t kMaxBias = 1024;
 constexpr size_t kMaxStopTokens = 1024;
 
+Status ReadBias(const FieldReader& reader, std::vector<std::pair<int32_t, float>>& out) {
+  const Json* bias = reader.Find("logit_bias");
+  if (bias == nullptr) return {};
+  if (bias->size() > kMaxBias) {
+    return Fail(BadField("logit_bias", fmt::format("logit_bias holds {} entries; at most {} are possible.",
+                                                   bias->size(), kMaxBias)));
+  }
+  for (const auto& [key, value] : bias->items()) {
+    int32_t token = 0;
+    const auto [end, problem] = std::from_chars(key.data(), key.data() + key.size(), token);
+    if (problem != std::errc() || end != key.data() + key.size() || token < 0) {
+      return Fail(
+          BadField("logit_bias", fmt::format("logit_bias: \"{}\" is not a token id.", key.substr(0, 32))));
+    }
+    if (!value.is_number() || !(value.get<double>() >= -100 && value.get<double>() <= 100)) {
+      return Fail(
+          BadField("logit_bias", fmt::format("logit_bias: the value of {} must be a number from -100 to 100, "
+                                             "not {}.",
+                                             token, Shown(value))));
+    }
+    out.emplace_back(token, value.get<float>());
+  }
+  return {};
+}
+
+}  // namespace
+
 Status ReadStop(const FieldReader& reader, std::vector<std::string>& out) {
   const Json* stop = reader.Find("stop");
   if (stop == nullptr) return {};
@@ -43,33 +70,6 @@ Status ReadStop(const FieldReader& reader, std::vector<std::string>& out) {
   for (const Json& item : *stop) TP_TRY(add(item));
   return {};
 }
-
-Status ReadBias(const FieldReader& reader, std::vector<std::pair<int32_t, float>>& out) {
-  const Json* bias = reader.Find("logit_bias");
-  if (bias == nullptr) return {};
-  if (bias->size() > kMaxBias) {
-    return Fail(BadField("logit_bias", fmt::format("logit_bias holds {} entries; at most {} are possible.",
-                                                   bias->size(), kMaxBias)));
-  }
-  for (const auto& [key, value] : bias->items()) {
-    int32_t token = 0;
-    const auto [end, problem] = std::from_chars(key.data(), key.data() + key.size(), token);
-    if (problem != std::errc() || end != key.data() + key.size() || token < 0) {
-      return Fail(
-          BadField("logit_bias", fmt::format("logit_bias: \"{}\" is not a token id.", key.substr(0, 32))));
-    }
-    if (!value.is_number() || !(value.get<double>() >= -100 && value.get<double>() <= 100)) {
-      return Fail(
-          BadField("logit_bias", fmt::format("logit_bias: the value of {} must be a number from -100 to 100, "
-                                             "not {}.",
-                                             token, Shown(value))));
-    }
-    out.emplace_back(token, value.get<float>());
-  }
-  return {};
-}
-
-}  // namespace
 
 bool IsEmptyOrFalse(const Json& value) {
   if (value.is_boolean()) return !value.get<bool>();

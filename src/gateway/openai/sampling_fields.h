@@ -13,6 +13,9 @@ const std::vector<Field>& SamplingFields();
 // max.
 Result<platform::SamplingRequest> ReadSampling(const FieldReader& reader);
 
+// `stop`: a string or at most 16 strings.
+Status ReadStop(const FieldReader& reader, std::vector<std::string>& out);
+
 // Values of fields that ask for nothing.
 bool IsEmptyOrFalse(const Json& value);  // false, [], {}, ""
 

@@ -84,7 +84,7 @@ Json ModelSchema() {
       "owned_by": {"type": "string"},
       "state": {"enum": ["stored", "loading", "ready", "failed"]},
       "context_length": {"type": "integer"}, "max_model_len": {"type": "integer"},
-      "capabilities": {"type": "array", "items": {"enum": ["chat", "embeddings"]}}
+      "capabilities": {"type": "array", "items": {"enum": ["chat", "embeddings", "rerank"]}}
     }
   })");
 }

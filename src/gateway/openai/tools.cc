@@ -2,24 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <unordered_set>
+#include "gateway/tool_list.h"
 
 namespace tidepool::gateway::openai {
 namespace {
-
-constexpr size_t kMaxTools = 512;
-constexpr size_t kMaxToolName = 128;
-// All schemas together; each is rendered into the prompt and some are compiled.
-constexpr size_t kMaxToolsBytes = 1 << 20;
-
-// OpenAI allows letters, digits, _ and -; tools of MCP servers also have these. None of them can close a tag.
-bool IsToolName(const std::string& name) {
-  return !name.empty() && name.size() <= kMaxToolName && std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-           c == '-' || c == '.' || c == ':' || c == '/';
-  });
-}
 
 const Json* Member(const Json& object, std::string_view key) {
   const auto found = object.find(key);
@@ -42,28 +28,10 @@ Status CheckTool(const Json& tool, const std::string& place) {
     return Fail(
         BadField(place + ".function", fmt::format("{}.function must be an object.", place), "invalid_type"));
   }
-  const Json* name = Member(*function, "name");
-  if (name == nullptr || !name->is_string() || !IsToolName(name->get_ref<const std::string&>())) {
-    return Fail(BadField(place + ".function.name",
-                         fmt::format("{}.function.name must be 1 to {} letters, digits or any of _-.:/",
-                                     place, kMaxToolName)));
-  }
-  const Json* parameters = Member(*function, "parameters");
-  if (parameters != nullptr && !parameters->is_object()) {
-    return Fail(BadField(
-        place + ".function.parameters",
-        fmt::format("{}.function.parameters must be a JSON schema, not {}.", place, Shown(*parameters)),
-        "invalid_type"));
-  }
-  const Json* strict = Member(*function, "strict");
-  if (strict != nullptr && !strict->is_boolean()) {
-    return Fail(BadField(place + ".function.strict",
-                         fmt::format("{}.function.strict must be true or false.", place), "invalid_type"));
-  }
   return {};
 }
 
-Status ReadChoice(const Json& choice, platform::ChatRequest& request) {
+Status ReadChoice(const Json& choice, const ToolList& list, platform::ChatRequest& request) {
   using platform::ToolChoice;
   const bool any = !request.tools.empty();
   if (choice == "none") {
@@ -93,10 +61,7 @@ Status ReadChoice(const Json& choice, platform::ChatRequest& request) {
   }
   request.tool_choice = ToolChoice::kNamed;
   request.tool_name = name->get<std::string>();
-  const bool known = std::any_of(request.tools.begin(), request.tools.end(), [&](const Json& tool) {
-    return tool["function"]["name"] == request.tool_name;
-  });
-  if (known) return {};
+  if (list.Has(request.tool_name)) return {};
   return Fail(BadField("tool_choice.function.name",
                        fmt::format("tool_choice names \"{}\", which is none of the tools.",
                                    request.tool_name.substr(0, kMaxToolName))));
@@ -105,32 +70,16 @@ Status ReadChoice(const Json& choice, platform::ChatRequest& request) {
 }  // namespace
 
 Status ReadTools(const FieldReader& reader, platform::ChatRequest& request) {
+  ToolList list(request);
   if (const Json* tools = reader.Find("tools")) {
-    if (tools->size() > kMaxTools) {
-      return Fail(
-          BadField("tools", fmt::format("{} tools; at most {} are possible.", tools->size(), kMaxTools)));
-    }
-    std::unordered_set<std::string> names;
-    size_t bytes = 0;
     for (size_t i = 0; i < tools->size(); ++i) {
       const std::string place = fmt::format("tools[{}]", i);
-      const Json& tool = (*tools)[i];
-      TP_TRY(CheckTool(tool, place));
-      if (!names.insert(tool["function"]["name"].get<std::string>()).second) {
-        return Fail(
-            BadField(place + ".function.name", fmt::format("{}.function.name: two tools have the name {}.",
-                                                           place, Shown(tool["function"]["name"]))));
-      }
-      bytes += tool.dump(-1, ' ', false, Json::error_handler_t::replace).size();
-      if (bytes > kMaxToolsBytes) {
-        return Fail(BadField(
-            "tools", fmt::format("the tools are more than {} bytes of JSON; send fewer or shorter ones.",
-                                 kMaxToolsBytes)));
-      }
+      TP_TRY(CheckTool((*tools)[i], place));
+      const std::string function = place + ".function";
+      TP_TRY(list.Add((*tools)[i], {function + ".name", function + ".parameters", function + ".strict"}));
     }
-    request.tools = *tools;
   }
-  if (const Json* choice = reader.Find("tool_choice")) TP_TRY(ReadChoice(*choice, request));
+  if (const Json* choice = reader.Find("tool_choice")) TP_TRY(ReadChoice(*choice, list, request));
   request.parallel_tool_calls = reader.Boolean("parallel_tool_calls").value_or(true);
   request.tool_call_format = reader.String("tool_call_format").value_or("");
   return {};

@@ -129,6 +129,7 @@ Result<std::shared_ptr<platform::Generation>> FakeInference::Start(const std::st
   ++running_;
   threads_.emplace_back([this, run, script = script_] {
     run->sink_->OnStart("scripted", run->choices);
+    run->sink_->OnPrompt(7);
     script(*run);
     run->sink_.reset();
     --running_;
@@ -173,6 +174,29 @@ Result<std::shared_ptr<platform::Generation>> FakeInference::Embed(
     done(std::move(reply));
   }
   return std::make_shared<FakeGeneration>(*this, std::make_shared<FakeRun>(nullptr, 0));
+}
+
+// The longer a document, the better: length / 10.
+Result<std::shared_ptr<platform::Generation>> FakeInference::Rerank(
+    platform::RerankRequest request, std::function<void(Result<platform::RerankReply>)> done) {
+  std::lock_guard lock(mutex_);
+  last_rerank_ = request;
+  if (request.model != "scripted") {
+    return Fail(ErrorKind::kInvalid, "rerank_unsupported", "It does not rank.", "model");
+  }
+  platform::RerankReply reply;
+  reply.model = request.model;
+  for (const std::string& document : request.documents) {
+    reply.scores.push_back(static_cast<float>(document.size()) / 10);
+    reply.prompt_tokens += static_cast<int32_t>(request.query.size() + document.size());
+  }
+  done(std::move(reply));
+  return std::make_shared<FakeGeneration>(*this, std::make_shared<FakeRun>(nullptr, 0));
+}
+
+platform::RerankRequest FakeInference::last_rerank() {
+  std::lock_guard lock(mutex_);
+  return last_rerank_;
 }
 
 void FakeInference::Load(const std::string& model, std::function<void(Status)> done) {
@@ -239,6 +263,14 @@ Result<std::string> FakeInference::Detokenize(const std::string& /*model*/, std:
   return text;
 }
 
+Result<platform::ModelDescription> FakeInference::Describe(const std::string& /*model*/) {
+  platform::ModelDescription out;
+  out.chat_template = "{{ messages }}";
+  out.tools = true;
+  out.sampling.temperature = 0.5;
+  return out;
+}
+
 FakeInference::TokenTexts FakeInference::FindTokenTexts(const std::string& /*model*/) const {
   ++token_text_lookups;
   return [](int32_t token) { return std::string(1, static_cast<char>(token)); };
@@ -284,6 +316,25 @@ Result<platform::PullStatus> FakeCatalog::FindPull(std::string_view id) const {
     if (pull.id == id) return pull;
   }
   return Fail(ErrorKind::kNotFound, "pull_not_found", "There is no such pull.");
+}
+
+void FakeCatalog::Report(std::string_view id, platform::PullState state, std::string phase, uint64_t done,
+                         uint64_t total) {
+  std::lock_guard lock(mutex_);
+  for (auto& pull : pulls_) {
+    if (pull.id != id) continue;
+    pull.state = state;
+    pull.phase = phase;
+    pull.bytes_done = done;
+    pull.bytes_total = total;
+    pull.error = Error{ErrorKind::kUnavailable, "disk_full", "The disk is full.", "", 0};
+  }
+}
+
+bool FakeCatalog::WaitPulls(size_t count, double seconds) const {
+  for (int i = 0; i < static_cast<int>(seconds * 200) && ListPulls().size() < count; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  return ListPulls().size() >= count;
 }
 
 Status FakeCatalog::Set(std::string_view id, platform::PullState state) {

@@ -28,6 +28,9 @@ class FakeRun {
              std::vector<compute::TokenLogprob> logprobs = {});
   void PromptLogprobs(int32_t choice, std::vector<compute::TokenLogprob> logprobs);
   void Progress(const compute::ProgressEvent& event) { sink_->OnProgress(event); }
+  void ToolCall(const platform::ToolCallDelta& delta, int32_t choice = 0) {
+    sink_->OnToolCall(choice, delta);
+  }
   void Finish(compute::FinishReason reason, int32_t choice = 0, Error error = {});
   void Done(Result<compute::Usage> usage) { sink_->OnDone(usage); }
   // All choices say `text` as one token each and stop; usage 7 prompt tokens, 3 cached.
@@ -80,6 +83,9 @@ class FakeInference final : public platform::Inference {
   Result<std::shared_ptr<platform::Generation>> Embed(
       platform::EmbeddingRequest request,
       std::function<void(Result<platform::EmbeddingReply>)> done) override;
+  Result<std::shared_ptr<platform::Generation>> Rerank(
+      platform::RerankRequest request, std::function<void(Result<platform::RerankReply>)> done) override;
+  platform::RerankRequest last_rerank();
   void Load(const std::string& model, std::function<void(Status)> done) override;
   Status Unload(const std::string& model, bool force) override;
   std::vector<platform::DeploymentStatus> List() const override;
@@ -89,6 +95,7 @@ class FakeInference final : public platform::Inference {
                                         bool parse_special) override;
   Result<std::vector<int32_t>> TokenizeChat(const platform::ChatRequest& request) override;
   Result<std::string> Detokenize(const std::string& model, std::span<const int32_t> tokens) override;
+  Result<platform::ModelDescription> Describe(const std::string& model) override;
   TokenTexts FindTokenTexts(const std::string& model) const override;
   platform::PoolControl* pool() override { return pool_control; }
   platform::PoolControl* pool_control = nullptr;
@@ -103,6 +110,7 @@ class FakeInference final : public platform::Inference {
   std::optional<Error> fail_next_;
   platform::ChatRequest last_chat_;
   platform::CompletionRequest last_completion_;
+  platform::RerankRequest last_rerank_;
   std::atomic<int> running_{0};
   std::atomic<int> cancelled_{0};
   std::list<std::thread> threads_;
@@ -126,6 +134,11 @@ class FakeCatalog final : public platform::Catalog {
   Status PausePull(std::string_view id) override { return Set(id, platform::PullState::kPaused); }
   Status ResumePull(std::string_view id) override { return Set(id, platform::PullState::kRunning); }
   Status CancelPull(std::string_view id) override { return Set(id, platform::PullState::kCancelled); }
+
+  // What the pull's job has come to; a failed one says that the disk is full.
+  void Report(std::string_view id, platform::PullState state, std::string phase, uint64_t done,
+              uint64_t total);
+  bool WaitPulls(size_t count, double seconds) const;
 
   std::atomic<bool> last_caller_owned_machine{false};
 

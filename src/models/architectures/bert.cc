@@ -1,12 +1,16 @@
-// BERT encoders for embeddings (MiniLM, bge, e5, ...): learned positions, post-norm, exact gelu, no mask.
+// BERT encoders for embeddings (MiniLM, bge, e5, ...) and cross-encoders that rank (ms-marco, bge-reranker):
+// learned positions, post-norm, exact gelu, no mask.
 //
-//   x = layernorm(word[token] + position[p] + type[0])
+//   x = layernorm(word[token] + position[p] + type[t])
 //   x = layernorm(x + Wo attention(Wq x + bq, Wk x + bk, Wv x + bv) / sqrt(d) + bo)
 //   x = layernorm(x + Wd gelu(Wu x + bu) + bd)
 //
-// Every text is one segment (type 0), so that row is added to the position table on loading. A sequence runs
-// whole in one step; nothing is kept for later, so the KV layout has one layer, which every layer writes over
-// in turn.
+//   score = w_out tanh(W_cls x[0] + b_cls) + b_out      (of those that rank)
+//
+// Type 0 is added to the position table on loading; type 1, in the second text of a pair, adds the
+// difference. A sequence runs whole in one step; nothing is kept for later, so the KV layout has one layer,
+// which every layer writes over in turn. RoBERTa's positions begin after the padding token's: its first rows
+// are left out.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -23,6 +27,7 @@ constexpr FieldKey kHeads{"attention.head_count", "num_attention_heads"};
 
 struct BertConfig {
   int32_t vocab = 0, hidden = 0, layers = 0, heads = 0, feed_forward = 0, positions = 0, types = 0;
+  int32_t unused_positions = 0;  // rows of the file's table before the first that is used
   float norm_epsilon = 0;
   int32_t head_dim() const { return hidden / heads; }
 };
@@ -48,6 +53,7 @@ class Bert final : public FamilyModel {
     info_.causal = false;
     info_.pooling = pooling.pooling == Pooling::kNone ? Pooling::kMean : pooling.pooling;
     info_.normalise_embedding = pooling.normalise;
+    info_.ranks = pooling.ranks;
     kv_ = {.type = options.kv_type,
            .layers = 1,
            .kv_heads = config.heads,
@@ -56,7 +62,7 @@ class Bert final : public FamilyModel {
   }
 
   HfNaming naming() const override {
-    return {{"", "bert."}, "embeddings.word_embeddings.weight", "encoder.layer."};
+    return {{"", "bert.", "roberta."}, "embeddings.word_embeddings.weight", "encoder.layer."};
   }
 
   Status DeclareWeights(WeightPlan& plan) override {
@@ -68,7 +74,9 @@ class Bert final : public FamilyModel {
       plan.BeginSegment();
       TP_TRY(DeclareLayer(plan, n));
     }
-    return {};
+    if (!info_.ranks) return {};
+    plan.BeginSegment();
+    return DeclareClassifier(plan);
   }
 
   size_t WorkspaceBytes(const StepLimits& limits) const override { return Carve(limits, nullptr).bytes; }
@@ -81,13 +89,14 @@ class Bert final : public FamilyModel {
     Norm attention_norm, output_norm;
   };
   struct Workspace {
-    float *x, *y, *query, *key, *value, *wide, *hidden;
+    float *x, *y, *query, *key, *value, *wide, *hidden, *scores;
     size_t bytes;
   };
 
   Workspace Carve(const StepLimits& limits, std::byte* base) const;
   Status DeclarePositions(WeightPlan& plan);
   Status DeclareLayer(WeightPlan& plan, int32_t n);
+  Status DeclareClassifier(WeightPlan& plan);
   Status DeclareNorm(WeightPlan& plan, const std::string& gguf, const std::string& hf, int32_t n,
                      Norm* norm) {
     TP_TRY(plan.Vector({gguf + ".weight", hf + ".weight", n}, config_.hidden, &norm->gain));
@@ -101,6 +110,9 @@ class Bert final : public FamilyModel {
 
   BertConfig config_;
   chips::PackedWeight words_, positions_;
+  chips::PackedWeight types_;  // type t - type 0; where pairs are told apart
+  bool has_types_ = false, has_dense_ = false;
+  Affine classifier_dense_{}, classifier_{};  // of those that rank
   Norm embedding_norm_{};
   std::vector<Layer> layers_;
 };
@@ -109,12 +121,20 @@ Status Bert::DeclarePositions(WeightPlan& plan) {
   const auto hidden = static_cast<size_t>(config_.hidden);
   TP_ASSIGN(std::vector<float> table,
             plan.Floats({"position_embd.weight", "embeddings.position_embeddings.weight"},
-                        {config_.positions, config_.hidden}));
+                        {config_.positions + config_.unused_positions, config_.hidden}));
+  const uint64_t parameters = table.size() + static_cast<uint64_t>(config_.types) * hidden;
+  table.erase(table.begin(), table.begin() + static_cast<std::ptrdiff_t>(
+                                                 static_cast<size_t>(config_.unused_positions) * hidden));
   TP_ASSIGN(const std::vector<float> types,
             plan.Floats({"token_types.weight", "embeddings.token_type_embeddings.weight"},
                         {config_.types, config_.hidden}));
   for (size_t i = 0; i < table.size(); ++i) table[i] += types[i % hidden];
-  const uint64_t parameters = table.size() + types.size();
+  has_types_ = info_.ranks && config_.types > 1;
+  if (has_types_) {
+    std::vector<float> differences = types;
+    for (size_t i = 0; i < differences.size(); ++i) differences[i] -= types[i % hidden];
+    TP_TRY(plan.ComputedMatrix(std::move(differences), config_.types, config_.hidden, 0, &types_));
+  }
   return plan.ComputedMatrix(std::move(table), config_.positions, config_.hidden, parameters, &positions_);
 }
 
@@ -131,6 +151,25 @@ Status Bert::DeclareLayer(WeightPlan& plan, int32_t n) {
   return DeclareNorm(plan, "layer_output_norm", "output.LayerNorm", n, &w.output_norm);
 }
 
+// BERT's pooler and classifier, RoBERTa's head (of which GGUF has cls and cls.output), or a classifier alone.
+Status Bert::DeclareClassifier(WeightPlan& plan) {
+  const int32_t h = config_.hidden;
+  const bool roberta = plan.Has({"", "/classifier.out_proj.weight"});
+  const char* const dense = roberta ? "/classifier.dense" : "pooler.dense";
+  const char* const out = roberta ? "/classifier.out_proj" : "/classifier";
+  const TensorName name{"cls.output.weight", roberta ? "/classifier.out_proj.weight" : "/classifier.weight"};
+  TP_ASSIGN(const auto shape, plan.MatrixShape(name));
+  if (shape.first != 1) {
+    return Fail(ErrorKind::kInvalid, "unsupported_classifier",
+                fmt::format("{}: a classifier of {} labels does not rank; one that does has 1",
+                            plan.checkpoint().path().string(), shape.first),
+                std::string(name.hf));
+  }
+  has_dense_ = plan.Has({"cls.weight", roberta ? "/classifier.dense.weight" : "pooler.dense.weight"});
+  if (has_dense_) TP_TRY(DeclareAffine(plan, "cls", dense, -1, h, h, &classifier_dense_));
+  return DeclareAffine(plan, "cls.output", out, -1, 1, h, &classifier_);
+}
+
 Bert::Workspace Bert::Carve(const StepLimits& limits, std::byte* base) const {
   const size_t narrow = static_cast<size_t>(limits.max_tokens) * static_cast<size_t>(config_.hidden);
   const size_t wide = static_cast<size_t>(limits.max_tokens) * static_cast<size_t>(config_.feed_forward);
@@ -143,6 +182,7 @@ Bert::Workspace Bert::Carve(const StepLimits& limits, std::byte* base) const {
   w.value = carver.Take<float>(narrow);
   w.wide = carver.Take<float>(wide);
   w.hidden = carver.Take<float>(narrow);
+  w.scores = carver.Take<float>(info_.ranks ? static_cast<size_t>(limits.max_tokens) : 0);
   w.bytes = carver.bytes();
   return w;
 }
@@ -178,6 +218,10 @@ StepOutput Bert::Forward(const Step& step, const StepLimits& limits, std::byte* 
   if (!next_ready()) return output;
   op.Embed(words_, step.tokens, 1.0f, x);
   op.Embed(positions_, step.positions, 1.0f, y);
+  if (has_types_ && !step.types.empty()) {
+    op.Embed(types_, step.types, 1.0f, attended);
+    op.Add(y, attended, y);
+  }
   add_norm(embedding_norm_);
   for (const Layer& layer : layers_) {
     if (!next_ready()) return output;
@@ -204,9 +248,22 @@ StepOutput Bert::Forward(const Step& step, const StepLimits& limits, std::byte* 
     add_norm(layer.output_norm);
   }
 
+  if (info_.ranks && !next_ready()) return output;
   if (!step.hidden_rows.empty()) {
-    op.GatherRows(x, step.hidden_rows, {w.hidden, std::ssize(step.hidden_rows), h, h});
+    const int64_t wanted = std::ssize(step.hidden_rows);
+    const chips::Matrix states{w.hidden, wanted, h, h};
+    op.GatherRows(x, step.hidden_rows, states);
     output.hidden = w.hidden;
+    if (info_.ranks) {
+      chips::Matrix head = states;
+      if (has_dense_) {
+        head = {w.y, wanted, h, h};
+        linear(states, classifier_dense_, head);
+        op.Activate(chips::Activation::kTanh, head, head);
+      }
+      linear(head, classifier_, {w.scores, wanted, 1, 1});
+      output.scores = w.scores;
+    }
   }
   op.Synchronize();
   return output;
@@ -240,7 +297,9 @@ Result<BertConfig> ReadConfig(const Fields& fields) {
 Result<int32_t> TableRows(const Fields& fields, std::string_view gguf, std::string_view hf) {
   const formats::Checkpoint& file = fields.checkpoint();
   const formats::Tensor* table = file.Find(fields.is_gguf() ? gguf : hf);
-  if (table == nullptr && !fields.is_gguf()) table = file.Find("bert." + std::string(hf));
+  for (const char* prefix : {"bert.", "roberta."}) {
+    if (table == nullptr && !fields.is_gguf()) table = file.Find(prefix + std::string(hf));
+  }
   const std::string name(fields.is_gguf() ? gguf : hf);
   if (table == nullptr || table->shape.size() != 2 || table->shape[0] < 1 || table->shape[0] > (1 << 22)) {
     return Fail(
@@ -263,7 +322,13 @@ FamilyResult MakeBert(const Fields& fields, const LoadOptions& options) {
   if (stated != config.vocab) {
     return fields.Bad(kVocab, fmt::format("is {}, but the embedding has {} rows", stated, config.vocab));
   }
-  TP_ASSIGN(const PoolingChoice pooling, ReadPooling(fields));
+  if (!fields.is_gguf() && fields.checkpoint().architecture() != "bert") {  // RoBERTa
+    constexpr FieldKey kPadding{"", "pad_token_id"};
+    TP_ASSIGN(const int64_t padding, fields.IntOr(kPadding, 1, 0, config.positions - 2));
+    config.unused_positions = static_cast<int32_t>(padding) + 1;
+    config.positions -= config.unused_positions;
+  }
+  TP_ASSIGN(const PoolingChoice pooling, ReadPooling(fields, Pooling::kCls));
   return std::make_unique<Bert>(config, options, pooling);
 }
 

@@ -196,7 +196,7 @@ void GatedFeedForward::Run(const DecoderPass& p, chips::Activation activation) c
 
 Decoder::Decoder(std::string family, const DecoderConfig& config, const LoadOptions& options,
                  PoolingChoice pooling)
-    : config_(config) {
+    : config_(config), yes_no_(options.yes_no) {
   info_.family = std::move(family);
   info_.vocab_size = config.vocab;
   info_.hidden_size = config.hidden;
@@ -204,6 +204,8 @@ Decoder::Decoder(std::string family, const DecoderConfig& config, const LoadOpti
   info_.context_length = config.context;
   info_.pooling = pooling.pooling;
   info_.normalise_embedding = pooling.normalise;
+  info_.ranks = pooling.ranks;
+  info_.generates = !pooling.ranks;
   kv_ = {.type = options.kv_type,
          .layers = config.layers,
          .kv_heads = config.kv_heads,
@@ -220,14 +222,47 @@ Status Decoder::DeclareWeights(WeightPlan& plan) {
   }
   plan.BeginSegment();
   TP_TRY(plan.Vector({"output_norm.weight", "norm.weight"}, config_.hidden, &final_norm_, norm_rule_));
+  if (info_.ranks) return DeclareRankHead(plan);
   // A head of its own, unless the configuration or its absence says that the embedding is the head.
   TP_ASSIGN(const bool tied, Fields(plan.checkpoint()).BoolOr(kTied, !plan.Has(kHead)));
   tied_ = tied;
   return tied_ ? Status() : plan.Matrix(kHead, config_.vocab, config_.hidden, &head_);
 }
 
+// One row, whose product with the pooled state is the score's logit: the classifier's only row, or yes - no
+// of Qwen3-Reranker's two, which are rows of its head where there is no classifier (softmax of two logits is
+// the sigmoid of their difference).
+Status Decoder::DeclareRankHead(WeightPlan& plan) {
+  constexpr TensorName kClassifier{"cls.output.weight", "/score.weight"};
+  if (yes_no_ && !plan.Has(kClassifier)) {
+    TP_ASSIGN(const bool tied, Fields(plan.checkpoint()).BoolOr(kTied, !plan.Has(kHead)));
+    const TensorName head = tied ? kEmbedding : kHead;
+    TP_ASSIGN(std::vector<float> yes, plan.Row(head, config_.vocab, config_.hidden, yes_no_->first));
+    TP_ASSIGN(const std::vector<float> no, plan.Row(head, config_.vocab, config_.hidden, yes_no_->second));
+    for (size_t i = 0; i < yes.size(); ++i) yes[i] -= no[i];
+    const uint64_t parameters = tied ? 0 : 2 * yes.size();
+    return plan.ComputedMatrix(std::move(yes), 1, config_.hidden, parameters, &rank_head_);
+  }
+  TP_ASSIGN(const auto shape, plan.MatrixShape(kClassifier));
+  const int64_t labels = shape.first;
+  if (labels != 1 && labels != 2) {
+    return Fail(ErrorKind::kInvalid, "unsupported_classifier",
+                fmt::format("{}: a classifier of {} labels does not rank; one that does has 1, or yes and no",
+                            plan.checkpoint().path().string(), labels),
+                "cls.output.weight");
+  }
+  TP_ASSIGN(std::vector<float> row, plan.Floats(kClassifier, {labels, config_.hidden}));
+  const auto hidden = static_cast<size_t>(config_.hidden);
+  if (labels == 2) {
+    for (size_t i = 0; i < hidden; ++i) row[i] -= row[hidden + i];
+    row.resize(hidden);
+  }
+  const auto parameters = static_cast<uint64_t>(labels) * hidden;
+  return plan.ComputedMatrix(std::move(row), 1, config_.hidden, parameters, &rank_head_);
+}
+
 struct Decoder::Workspace {
-  float *x, *normed, *query, *attended, *key, *value, *gate, *up, *logits, *peaks, *hidden;
+  float *x, *normed, *query, *attended, *key, *value, *gate, *up, *logits, *peaks, *hidden, *scores;
   size_t bytes;
 };
 
@@ -248,6 +283,7 @@ Decoder::Workspace Decoder::Carve(const StepLimits& limits, std::byte* base) con
   w.logits = carver.Take<float>(logit_rows * columns(config_.vocab));
   w.peaks = carver.Take<float>(logit_rows * static_cast<size_t>(chips::PeaksOf(config_.vocab)));
   w.hidden = carver.Take<float>(tokens * columns(config_.hidden));
+  w.scores = carver.Take<float>(info_.ranks ? tokens : 0);
   w.bytes = carver.bytes();
   return w;
 }
@@ -305,6 +341,11 @@ StepOutput Decoder::Forward(const Step& step, const StepLimits& limits, std::byt
     pass.ops.GatherRows(pass.x, step.hidden_rows, states);
     pass.RmsNorm(states, final_norm_, states);
     output.hidden = states.data;
+    if (info_.ranks) {
+      const chips::LinearTarget target{.weight = &rank_head_, .out = matrix(w.scores, states.rows, 1)};
+      pass.ops.Linear(states, std::span(&target, 1));
+      output.scores = w.scores;
+    }
   }
   pass.ops.Synchronize();
   return output;

@@ -3,7 +3,7 @@
 //
 // Workspace, carved in this order, each part 64-byte aligned, T = max_tokens, R = min(max_logit_rows, T):
 //   x, normed [T, H] · query, attended [T, heads * d] · key, value [T, kv_heads * d] · gate, up [T, F]
-//   · logits [R, V] · peaks of logits [R, PeaksOf(V)] · hidden [T, H]
+//   · logits [R, V] · peaks of logits [R, PeaksOf(V)] · hidden [T, H] · scores [T]
 #pragma once
 
 #include <cstdint>
@@ -107,10 +107,13 @@ class Decoder : public FamilyModel {
  private:
   struct Workspace;
   Workspace Carve(const StepLimits& limits, std::byte* base) const;
+  Status DeclareRankHead(WeightPlan& plan);
 
+  const std::optional<std::pair<int32_t, int32_t>> yes_no_;
   bool tied_ = true;
   chips::PackedWeight embedding_;
   chips::PackedWeight head_;
+  chips::PackedWeight rank_head_;  // [1, H]; of models that rank, which have no other head
   const float* final_norm_ = nullptr;
 };
 

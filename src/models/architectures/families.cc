@@ -13,7 +13,7 @@ namespace {
 constexpr std::array kFamilies = {
     Family{"bert", MakeBert},   Family{"gemma3", MakeGemma3}, Family{"gemma3_text", MakeGemma3},
     Family{"llama", MakeLlama}, Family{"mistral", MakeLlama}, Family{"qwen2", MakeQwen2},
-    Family{"qwen3", MakeQwen3},
+    Family{"qwen3", MakeQwen3}, Family{"roberta", MakeBert},  Family{"xlm-roberta", MakeBert},
 };
 
 }  // namespace

@@ -69,7 +69,10 @@ std::span<const Family> Families();
 struct PoolingChoice {
   Pooling pooling = Pooling::kNone;
   bool normalise = true;
+  bool ranks = false;  // a classifier's score of the pooled state
 };
-Result<PoolingChoice> ReadPooling(const Fields& fields);
+// `ranked`: the pooling of a classifier's input, of families that have one (GGUF's pooling_type 4, or a
+// classifier among the tensors); kNone: the family has none.
+Result<PoolingChoice> ReadPooling(const Fields& fields, Pooling ranked = Pooling::kNone);
 
 }  // namespace tidepool::architectures

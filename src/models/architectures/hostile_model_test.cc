@@ -307,6 +307,14 @@ TEST_F(HostileFolder, PoolingComesFromTheFolder) {
   EXPECT_EQ(Must(Load(TestdataFolder() / "tiny/bert/model.gguf"))->info().pooling, Pooling::kMean);
 }
 
+TEST(Ranking, TokensThatAreNotThereAreRefused) {
+  LoadOptions options;
+  options.yes_no = {5, 131};  // of 131
+  const auto model = Load(TestdataFolder() / "tiny/qwen3", options);
+  ASSERT_FALSE(model.has_value());
+  EXPECT_EQ(model.error().code, "out_of_range") << model.error().message;
+}
+
 TEST(Loading, ReportsProgressAndCanBeCancelled) {
   const auto path = TestdataFolder() / "tiny/llama";
   uint64_t last = 0, all = 0;

@@ -12,9 +12,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -38,6 +40,7 @@ struct ModelInfo {
   bool causal = true;         // false: encoders; a sequence must be run whole in one step
   Pooling pooling = Pooling::kNone;
   bool normalise_embedding = true;
+  bool ranks = false;  // its pooled state has a score instead: the logit of a text's relevance to a query
 };
 
 // Weights in the order a step touches them: 0 = the embedding and shared tables, then one a layer, last the
@@ -73,6 +76,8 @@ struct Step {
   std::span<const int32_t> logit_rows;              // rows (of n) whose logits are wanted, ascending
   std::span<const int32_t> hidden_rows;  // rows whose final hidden state (after the last norm) is wanted
   LayerGate* gate = nullptr;             // nullptr: all weights are there
+  // [n] token types of an encoder that ranks: 1 in the second text of a pair. Empty: all 0.
+  std::span<const int32_t> types = {};
 };
 
 struct StepOutput {
@@ -80,6 +85,7 @@ struct StepOutput {
   // [logit_rows, chips::PeaksOf(vocab_size)] of these logits; nullptr where a model does not make them.
   const float* peaks = nullptr;
   const float* hidden = nullptr;  // [hidden_rows, hidden_size], valid until the next Forward
+  const float* scores = nullptr;  // [hidden_rows] of models that rank, valid until the next Forward
   // [logit_rows] when the model could not compute some of them, else empty: a row that is not 0 has no logits
   // and its request ends with an error, the others go on. (Only the scripted model does this so far.)
   std::span<const uint8_t> failed_rows;
@@ -91,6 +97,9 @@ struct StepOutput {
 struct LoadOptions {
   chips::WeightPrecision precision = chips::WeightPrecision::kNative;
   chips::DataType kv_type = chips::DataType::kI16;  // see chips::KvLayout::Supports
+  // Of a causal model that answers "yes" or "no" to rank (Qwen3-Reranker as published): the ids of these two.
+  // It is loaded to rank, by the difference of their logits, and generates nothing.
+  std::optional<std::pair<int32_t, int32_t>> yes_no = {};
   // Called with (bytes done, bytes in all) from the loading thread; return false to cancel (kCancelled).
   std::function<bool(uint64_t, uint64_t)> progress = {};
 };

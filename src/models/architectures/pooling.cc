@@ -1,4 +1,6 @@
 // Where a checkpoint says how to make one vector of a text.
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
 
 #include "models/architectures/families.h"
@@ -6,12 +8,16 @@
 namespace tidepool::architectures {
 namespace {
 
-Result<PoolingChoice> FromGguf(const Fields& fields) {
+Result<PoolingChoice> FromGguf(const Fields& fields, Pooling ranked) {
   constexpr FieldKey kPoolingType{"pooling_type", ""};
   // 0 none, 1 mean, 2 CLS, 3 last, 4 rank (a classifier's score, which is not an embedding).
   TP_ASSIGN(const int64_t type, fields.IntOr(kPoolingType, 0, 0, 4));
   constexpr Pooling kByType[] = {Pooling::kNone, Pooling::kMean, Pooling::kCls, Pooling::kLast};
-  if (type == 4) return fields.Bad(kPoolingType, "is 4 (rank); rerankers are not supported yet");
+  if (type == 4) {
+    if (ranked == Pooling::kNone)
+      return fields.Bad(kPoolingType, "is 4 (rank), which this architecture's code does not support");
+    return PoolingChoice{ranked, /*normalise=*/false, /*ranks=*/true};
+  }
   return PoolingChoice{kByType[type], true};
 }
 
@@ -22,9 +28,18 @@ bool Flag(const nlohmann::json& config, const char* key) {
 
 }  // namespace
 
-Result<PoolingChoice> ReadPooling(const Fields& fields) {
-  if (fields.is_gguf()) return FromGguf(fields);
+Result<PoolingChoice> ReadPooling(const Fields& fields, Pooling ranked) {
+  if (fields.is_gguf()) return FromGguf(fields, ranked);
   PoolingChoice choice;
+  if (const formats::Tensor* classifier = formats::FindClassifier(fields.checkpoint())) {
+    if (ranked == Pooling::kNone) {
+      return Fail(ErrorKind::kInvalid, "unsupported_classifier",
+                  fmt::format("{}: the classifier '{}' is not supported for this architecture", fields.file(),
+                              classifier->name),
+                  classifier->name);
+    }
+    return PoolingChoice{ranked, /*normalise=*/false, /*ranks=*/true};
+  }
   const auto modules = fields.checkpoint().ReadSideFile("modules.json");
   if (modules) {
     choice.normalise = modules->find("models.Normalize") != std::string::npos;

@@ -1,5 +1,5 @@
-// Qwen3 dense (and Qwen3-Embedding): no biases, a norm on each head of q and k before rope, head size of its
-// own.
+// Qwen3 dense (and Qwen3-Embedding, Qwen3-Reranker): no biases, a norm on each head of q and k before rope,
+// head size of its own.
 //
 //   n  = rms(x) g1          q = rms_head(Wq n) gq,  k = rms_head(Wk n) gk,  v = Wv n
 //   x += Wo attention(rope(q), rope(k), v) / sqrt(d)       heads * d may differ from the hidden size
@@ -75,7 +75,8 @@ FamilyResult MakeQwen3(const Fields& fields, const LoadOptions& options) {
   }
   TP_ASSIGN(Rope rope, ReadRope(fields, config.head_dim, config.context));
   config.context = ExtendedContext(config.context, rope);
-  TP_ASSIGN(const PoolingChoice pooling, ReadPooling(fields));
+  TP_ASSIGN(PoolingChoice pooling, ReadPooling(fields, Pooling::kLast));
+  if (options.yes_no && !pooling.ranks) pooling = {Pooling::kLast, /*normalise=*/false, /*ranks=*/true};
   return std::make_unique<Qwen3>(config, std::move(rope), options, pooling);
 }
 

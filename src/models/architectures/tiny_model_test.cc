@@ -277,5 +277,37 @@ TEST_P(TinyModel, HiddenRowsAreWhatTheHeadReads) {
   }
 }
 
+// Qwen3-Reranker as published: its score is the logit of "yes" less that of "no", here of any two tokens.
+TEST(RankingByYesAndNo, TheScoreIsTheDifferenceOfTwoLogits) {
+  const auto folder = TestdataFolder() / "tiny/qwen3";
+  constexpr int32_t kYes = 101, kNo = 7;
+  for (const auto& [file, answers] : {std::pair("", "expected.bin"), std::pair("model.gguf", "expected.bin"),
+                                      std::pair("quantised.gguf", "quantised.bin")}) {
+    SCOPED_TRACE(file);
+    const Expected expected = ReadExpected(folder / answers);
+    LoadOptions options = Precise();
+    options.yes_no = {kYes, kNo};
+    ModelRunner runner(CpuDevice("reference"), *file == '\0' ? folder : folder / file, options);
+    EXPECT_TRUE(runner.model().info().ranks);
+    EXPECT_FALSE(runner.model().info().generates);
+    EXPECT_EQ(runner.model().info().pooling, Pooling::kLast);
+    TestSequence sequence = runner.NewSequence(expected.tokens);
+    const auto tokens = static_cast<int32_t>(expected.tokens.size());
+    std::vector<int32_t> positions(expected.tokens.size());
+    for (int32_t i = 0; i < tokens; ++i) positions[static_cast<size_t>(i)] = i;
+    const chips::SequenceSlice slice{0, tokens, 0, sequence.blocks(), sequence.block_count()};
+    const Step step{expected.tokens, positions, std::span(&slice, 1), {}, expected.rows};
+    const StepOutput out = runner.model().Forward(step, runner.limits(), runner.workspace());
+    EXPECT_EQ(out.logits, nullptr);
+    ASSERT_NE(out.scores, nullptr);
+    for (size_t r = 0; r < expected.rows.size(); ++r) {
+      const double* logits = expected.values.data() + r * expected.columns;
+      // The error of two logits.
+      EXPECT_NEAR(out.scores[r], logits[kYes] - logits[kNo],
+                  2 * kTimesTheOraclesOwnError * expected.float32_error);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tidepool::architectures::testing

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <condition_variable>
 #include <map>
 #include <mutex>
@@ -194,6 +195,35 @@ Result<std::vector<float>> WeightPlan::Floats(const TensorName& name, std::vecto
   TP_ASSIGN(const formats::Tensor* tensor, Require(name, shape));
   TP_TRY(formats::ValidateTensorValues(checkpoint_, *tensor));
   return formats::TensorToFloat(checkpoint_, *tensor);
+}
+
+Result<std::vector<float>> WeightPlan::Row(const TensorName& name, int64_t rows, int64_t columns,
+                                           int64_t row) const {
+  TP_ASSIGN(const formats::Tensor* tensor, Require(name, {rows, columns}));
+  if (!chips::CanDequantise(tensor->type) || tensor->type == chips::DataType::kF8_E4M3) {
+    return Fail(ErrorKind::kInvalid, "unsupported_tensor_type",
+                fmt::format("{}: rows of '{}' cannot be read by themselves", checkpoint_.path().string(),
+                            tensor->name),
+                tensor->name);
+  }
+  if (row < 0 || row >= rows) {
+    return Fail(ErrorKind::kInvalid, "out_of_range",
+                fmt::format("{}: '{}' has {} rows; there is no row {}", checkpoint_.path().string(),
+                            tensor->name, rows, row),
+                tensor->name);
+  }
+  const size_t row_bytes = tensor->bytes.size() / static_cast<size_t>(rows);
+  std::vector<float> values(static_cast<size_t>(columns));
+  chips::DequantiseRow(tensor->type, tensor->bytes.data() + static_cast<size_t>(row) * row_bytes, columns,
+                       values.data());
+  for (const float value : values) {
+    if (std::isfinite(value)) continue;
+    return Fail(
+        ErrorKind::kCorrupt, "bad_tensor_values",
+        fmt::format("{}: '{}' holds a value that is not finite", checkpoint_.path().string(), tensor->name),
+        tensor->name);
+  }
+  return values;
 }
 
 std::string WeightPlan::Quantisation() const {

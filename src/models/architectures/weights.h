@@ -85,6 +85,9 @@ class WeightPlan {
   // The whole tensor as float32 after the shape check, for families that compute with it while loading.
   Result<std::vector<float>> Floats(const TensorName& name, std::vector<int64_t> shape) const;
 
+  // One row of a matrix as float32, without reading the others.
+  Result<std::vector<float>> Row(const TensorName& name, int64_t rows, int64_t columns, int64_t row) const;
+
   const formats::Checkpoint& checkpoint() const { return checkpoint_; }
   uint64_t bytes() const { return bytes_; }
   uint64_t parameters() const { return parameters_; }

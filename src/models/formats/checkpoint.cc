@@ -79,4 +79,12 @@ Result<std::unique_ptr<Checkpoint>> Checkpoint::Open(const fs::path& path, const
       kWhatToGive);
 }
 
+const Tensor* FindClassifier(const Checkpoint& checkpoint) {
+  for (const char* name :
+       {"cls.output.weight", "score.weight", "classifier.weight", "classifier.out_proj.weight"}) {
+    if (const Tensor* tensor = checkpoint.Find(name)) return tensor;
+  }
+  return nullptr;
+}
+
 }  // namespace tidepool::formats

@@ -105,4 +105,8 @@ Status ValidateTensorValues(const Checkpoint& checkpoint, const Tensor& tensor);
 // Kinds that cannot be decoded give kInvalid.
 Result<std::vector<float>> TensorToFloat(const Checkpoint& checkpoint, const Tensor& tensor);
 
+// The classifier of a model that ranks or classifies, under the names that Hugging Face and GGUF give it;
+// nullptr: none.
+const Tensor* FindClassifier(const Checkpoint& checkpoint);
+
 }  // namespace tidepool::formats

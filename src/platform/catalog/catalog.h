@@ -39,7 +39,8 @@ struct StoredModel {
   std::string quantisation;
   uint64_t parameters = 0;
   int32_t context_length = 0;
-  bool generates = true;  // false: embeddings only
+  bool generates = true;  // false: embeddings or scores only
+  bool ranks = false;     // scores how relevant a text is to a query, and nothing else
 };
 
 struct CatalogueEntry {

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "models/formats/checkpoint.h"
+#include "platform/catalog/names.h"
 
 namespace tidepool::platform {
 namespace {
@@ -44,6 +45,18 @@ int32_t ToContext(std::optional<int64_t> value) {
   return static_cast<int32_t>(std::min<int64_t>(*value, std::numeric_limits<int32_t>::max()));
 }
 
+// Models with a classifier; and Qwen3-Reranker as published, whose files are those of any Qwen3: its name
+// tells.
+bool Ranks(const formats::Checkpoint& checkpoint, const StoredModel& model) {
+  if (formats::FindClassifier(checkpoint) != nullptr) return true;
+  if (checkpoint.architecture() != "qwen3") return false;
+  for (const std::string& name :
+       {model.id, model.source, std::string(checkpoint.metadata().String("general.name").value_or(""))}) {
+    if (ToLowerAscii(name).find("reranker") != std::string::npos) return true;
+  }
+  return false;
+}
+
 // Encoders, and decoders whose file says how to pool, are for embeddings.
 bool Generates(const formats::Checkpoint& checkpoint) {
   const std::string architecture(checkpoint.architecture());
@@ -55,7 +68,12 @@ bool Generates(const formats::Checkpoint& checkpoint) {
 
 // bert counts positions in max_position_embeddings; sentence-transformers cuts earlier and says so.
 int32_t SafetensorsContext(const formats::Checkpoint& checkpoint) {
-  const int32_t positions = ToContext(checkpoint.metadata().Int("max_position_embeddings"));
+  int32_t positions = ToContext(checkpoint.metadata().Int("max_position_embeddings"));
+  // RoBERTa's positions begin after the padding token's.
+  if (checkpoint.architecture().find("roberta") != std::string_view::npos && positions > 2) {
+    const int64_t padding = checkpoint.metadata().Int("pad_token_id").value_or(1);
+    positions = std::max<int32_t>(1, positions - ToContext(padding) - 1);
+  }
   const auto text = checkpoint.ReadSideFile("sentence_bert_config.json");
   if (!text) return positions;
   const auto json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
@@ -76,7 +94,8 @@ Status InspectModel(const std::filesystem::path& path, StoredModel& model) {
   for (const formats::Tensor& tensor : checkpoint->tensors()) {
     model.parameters += static_cast<uint64_t>(tensor.elements());
   }
-  model.generates = Generates(*checkpoint);
+  model.ranks = Ranks(*checkpoint, model);
+  model.generates = !model.ranks && Generates(*checkpoint);
   if (checkpoint->format() == formats::Format::kGguf) {
     model.format = "gguf";
     model.context_length = ToContext(metadata.Int(model.architecture + ".context_length"));

@@ -8,8 +8,8 @@
 
 namespace tidepool::platform {
 
-// Fills format, architecture, quantisation, parameters, context_length, generates, and the licence if it is
-// empty and the file names one. An unreadable model is an error with the file's own reason.
+// Fills format, architecture, quantisation, parameters, context_length, generates, ranks, and the licence if
+// it is empty and the file names one. An unreadable model is an error with the file's own reason.
 Status InspectModel(const std::filesystem::path& path, StoredModel& model);
 
 }  // namespace tidepool::platform

@@ -81,6 +81,7 @@ std::string WriteManifest(const StoredModel& model) {
   json["parameters"] = model.parameters;
   json["context_length"] = model.context_length;
   json["generates"] = model.generates;
+  json["ranks"] = model.ranks;
   json["files"] = Json::array();
   for (const StoredFile& file : model.files) {
     json["files"].push_back({{"name", file.name}, {"sha256", file.sha256}, {"bytes", file.bytes}});
@@ -112,6 +113,7 @@ Result<StoredModel> ReadManifest(std::string_view text, const std::string& place
   model.context_length =
       static_cast<int32_t>(fields.Unsigned("context_length", std::numeric_limits<int32_t>::max()));
   model.generates = fields.Bool("generates");
+  if (json.contains("ranks")) model.ranks = fields.Bool("ranks");  // (older manifests have no such field)
   if (!fields.problem().empty()) return corrupt(fields.problem());
   const auto name = ParseModelName(model.id);
   if (!name || name->tag.empty()) return corrupt("field id is not name:tag");

@@ -253,6 +253,7 @@ TEST(ManifestTest, RoundTrip) {
   model.parameters = 135;
   model.context_length = 8192;
   model.generates = false;
+  model.ranks = true;
   const auto read = ReadManifest(WriteManifest(model), "test");
   ASSERT_TRUE(read) << read.error().message;
   EXPECT_EQ(WriteManifest(*read), WriteManifest(model));

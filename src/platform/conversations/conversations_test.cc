@@ -103,6 +103,13 @@ class TestInference final : public Inference {
   Result<std::string> Detokenize(const std::string&, std::span<const int32_t>) override {
     return std::string();
   }
+  Result<std::shared_ptr<Generation>> Rerank(RerankRequest,
+                                             std::function<void(Result<RerankReply>)>) override {
+    return Fail(ErrorKind::kInternal, "unused", "");
+  }
+  Result<ModelDescription> Describe(const std::string&) override {
+    return Fail(ErrorKind::kInternal, "unused", "");
+  }
   TokenTexts FindTokenTexts(const std::string&) const override {
     return [](int32_t) { return std::string(); };
   }

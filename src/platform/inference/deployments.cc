@@ -336,6 +336,16 @@ int32_t Deployments::CapContext(int32_t own) const {
   return own > 0 ? std::min(own, options_.context_length) : options_.context_length;
 }
 
+// The tokens whose logits Qwen3-Reranker ranks by.
+static Result<std::pair<int32_t, int32_t>> FindYesAndNo(const text::Tokenizer& tokenizer) {
+  const auto yes = tokenizer.Encode("yes"), no = tokenizer.Encode("no");
+  if (yes.size() == 1 && no.size() == 1) return std::pair(yes.front(), no.front());
+  return Fail(
+      ErrorKind::kInvalid, "rerank_unsupported",
+      "the model is named a reranker, but \"yes\" and \"no\" are no tokens of it, and it has no classifier",
+      "model");
+}
+
 Result<ReadyModel> Deployments::Load(const StoredModel& model) {
   TP_ASSIGN(const std::filesystem::path path, catalog_.Materialise(model));
   TP_ASSIGN(const std::unique_ptr<formats::Checkpoint> checkpoint, formats::Checkpoint::Open(path));
@@ -364,6 +374,11 @@ Result<ReadyModel> Deployments::Load(const StoredModel& model) {
     if (parse_failed()) return false;  // what is wrong with it is told below
     return KeepLoading(id, all == 0 ? 0 : static_cast<double>(done) / static_cast<double>(all));
   };
+  if (model.ranks && formats::FindClassifier(*checkpoint) == nullptr) {
+    const auto& assets = parsing.get();
+    if (!assets) return Fail(assets.error());
+    TP_ASSIGN(load.yes_no, FindYesAndNo(*(*assets)->tokenizer));
+  }
   ReadyModel ready;
   ready.id = model.id;
   if (options_.packed != nullptr && options_.residency != nullptr &&
@@ -390,7 +405,8 @@ Result<compute::ModelHandle> Deployments::AddPooled(
     const StoredModel& model, const formats::Checkpoint& checkpoint, const architectures::LoadOptions& load,
     const std::function<Result<std::shared_ptr<const ModelAssets>>()>& assets, ReadyModel& ready) {
   TP_ASSIGN(compute::PackedModel packed,
-            options_.packed->OpenOrBuild(checkpoint, device_, load, VersionOf(model)));
+            options_.packed->OpenOrBuild(checkpoint, device_, load,
+                                         VersionOf(model) + (load.yes_no ? " yes-no" : "")));
   if (packed.built) {
     LogInfo("weights packed",
             {{"model", model.id},

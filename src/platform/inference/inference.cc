@@ -11,6 +11,7 @@
 #include "platform/inference/metering.h"
 #include "platform/inference/model_assets.h"
 #include "platform/inference/prompt.h"
+#include "platform/inference/rerank.h"
 #include "platform/inference/running_generation.h"
 #include "platform/inference/sampling.h"
 
@@ -138,10 +139,21 @@ class EmbeddingHandle final : public Generation {
 bool ModelWasUnloaded(const Error& error) { return error.kind == ErrorKind::kNotFound; }
 
 Error CannotGenerate(const std::string& id) {
+  return {ErrorKind::kInvalid, "embeddings_only",
+          fmt::format("model \"{}\" makes embeddings or scores and cannot generate text; use /v1/embeddings, "
+                      "/v1/rerank, or "
+                      "another model",
+                      id),
+          "model", 0};
+}
+
+Error CannotRank(const std::string& id) {
   return {
-      ErrorKind::kInvalid, "embeddings_only",
+      ErrorKind::kInvalid, "rerank_unsupported",
       fmt::format(
-          "model \"{}\" makes embeddings and cannot generate text; use /v1/embeddings, or another model", id),
+          "model \"{}\" does not rank: it scores no pairs of texts; use a reranker, such as bge-reranker or "
+          "Qwen3-Reranker",
+          id),
       "model", 0};
 }
 
@@ -277,7 +289,24 @@ PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& mo
   return plan;
 }
 
+// Keeps the beginning, and the token that the tokenizer puts at the end of every text (BERT's [SEP]).
+void Truncate(const ModelAssets& assets, int32_t context_length, std::vector<int32_t>& tokens) {
+  const auto room = static_cast<size_t>(std::max(context_length, 0));
+  if (room == 0 || tokens.size() <= room) return;
+  const std::vector<int32_t> frame =
+      assets.tokenizer->Encode("", {.add_special = true, .parse_special = false});
+  const bool ends = !frame.empty() && tokens.back() == frame.back() && room > 1;
+  tokens.resize(room);
+  if (ends) tokens.back() = frame.back();
+}
+
 Result<compute::EmbedRequest> PlanEmbedding(const EmbeddingRequest& request, const ReadyModel& model) {
+  if (model.info.ranks) {
+    return Fail(
+        ErrorKind::kInvalid, "embeddings_unsupported",
+        fmt::format("model \"{}\" scores pairs of texts and makes no embeddings; use /v1/rerank", model.id),
+        "model");
+  }
   if (model.info.pooling == architectures::Pooling::kNone) {
     return Fail(
         ErrorKind::kInvalid, "embeddings_unsupported",
@@ -294,8 +323,10 @@ Result<compute::EmbedRequest> PlanEmbedding(const EmbeddingRequest& request, con
   out.account_weights = request.principal.account_weights;
   for (size_t i = 0; i < request.inputs.size(); ++i) {
     const std::string param = request.inputs.size() == 1 ? "input" : fmt::format("input[{}]", i);
-    TP_TRY(CheckTextFits(*model.assets, request.inputs[i].text.size(), model.context_length, param));
+    if (!request.truncate)
+      TP_TRY(CheckTextFits(*model.assets, request.inputs[i].text.size(), model.context_length, param));
     TP_ASSIGN(std::vector<int32_t> tokens, EncodePrompt(*model.assets, request.inputs[i], false, param));
+    if (request.truncate) Truncate(*model.assets, model.context_length, tokens);
     if (model.context_length > 0 && tokens.size() > static_cast<size_t>(model.context_length)) {
       return Fail(ErrorKind::kInvalid, "context_length_exceeded",
                   fmt::format("the input has {} tokens, the model reads {}; split it", tokens.size(),
@@ -366,6 +397,8 @@ class InferenceImpl final : public Inference {
 
   Result<std::shared_ptr<Generation>> Embed(EmbeddingRequest request,
                                             std::function<void(Result<EmbeddingReply>)> done) override;
+  Result<std::shared_ptr<Generation>> Rerank(RerankRequest request,
+                                             std::function<void(Result<RerankReply>)> done) override;
 
   void Load(const std::string& model, std::function<void(Status)> done) override;
 
@@ -399,6 +432,19 @@ class InferenceImpl final : public Inference {
     TP_TRY(EncodePrompt(*assets, prompt, false, "tokens"));
     return assets->tokenizer->Decode(tokens, /*render_special=*/true);
   }
+  Result<ModelDescription> Describe(const std::string& model) override {
+    TP_ASSIGN(const auto assets, FindAssets(model));
+    ModelDescription out;
+    if (assets->chat_template) out.chat_template = assets->chat_template->source();
+    out.tools = assets->capabilities.tools;
+    out.reasons = !assets->capabilities.reasoning_open.empty();
+    out.sampling.temperature = assets->sampling.temperature;
+    out.sampling.top_p = assets->sampling.top_p;
+    out.sampling.min_p = assets->sampling.min_p;
+    out.sampling.repetition_penalty = assets->sampling.repetition_penalty;
+    out.sampling.top_k = assets->sampling.top_k;
+    return out;
+  }
   PoolControl* pool() override { return &pool_; }
   TokenTexts FindTokenTexts(const std::string& model) const override {
     const Result<StoredModel> stored = deployments_.Resolve(model);
@@ -430,6 +476,11 @@ class InferenceImpl final : public Inference {
   }
   Result<std::shared_ptr<Generation>> Begin(const StoredModel& model, const MeteredCall& call,
                                             const Plan& plan, std::shared_ptr<ChatSink> sink);
+  // What embeddings and scores share: a request of inputs whose states are pooled.
+  Result<std::shared_ptr<Generation>> BeginPooled(
+      const StoredModel& model, const MeteredCall& call,
+      const std::function<Result<compute::EmbedRequest>(const ReadyModel&)>& plan_for,
+      std::function<void(Result<EmbeddingReply>)> done);
   LoadWaiter WaiterFor(const StoredModel& model, const std::shared_ptr<RunningGeneration>& running,
                        Planner planner, bool may_retry);
   Status PlanAndStart(const ReadyModel& ready, RunningGeneration& running, const Planner& planner);
@@ -515,12 +566,44 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Embed(EmbeddingRequest reques
         "input");
   }
   const MeteredCall call = CallOf(request, "embeddings", model, /*names_max_tokens=*/true);
+  const auto shared = std::make_shared<const EmbeddingRequest>(std::move(request));
+  return BeginPooled(
+      model, call, [shared](const ReadyModel& ready) { return PlanEmbedding(*shared, ready); },
+      std::move(done));
+}
+
+Result<std::shared_ptr<Generation>> InferenceImpl::Rerank(RerankRequest request,
+                                                          std::function<void(Result<RerankReply>)> done) {
+  TP_ASSIGN(const StoredModel model, deployments_.Resolve(request.model));
+  if (!model.ranks) return Fail(CannotRank(model.id));
+  if (request.documents.empty() || request.documents.size() > kMaxEmbeddingInputs) {
+    return Fail(ErrorKind::kInvalid, "out_of_range",
+                fmt::format("give 1 to {} documents in one request, not {}", kMaxEmbeddingInputs,
+                            request.documents.size()),
+                "documents");
+  }
+  const MeteredCall call = CallOf(request, "rerank", model, /*names_max_tokens=*/true);
+  const auto shared = std::make_shared<const RerankRequest>(std::move(request));
+  return BeginPooled(
+      model, call, [shared](const ReadyModel& ready) { return PlanRerank(*shared, ready); },
+      [done = std::move(done)](Result<EmbeddingReply> pooled) {
+        if (!pooled) return done(Fail(pooled.error()));
+        RerankReply reply{pooled->model, {}, pooled->prompt_tokens, pooled->rates};
+        for (const std::vector<float>& logit : pooled->vectors)
+          reply.scores.push_back(Relevance(logit.at(0)));
+        done(std::move(reply));
+      });
+}
+
+Result<std::shared_ptr<Generation>> InferenceImpl::BeginPooled(
+    const StoredModel& model, const MeteredCall& call,
+    const std::function<Result<compute::EmbedRequest>(const ReadyModel&)>& plan_for,
+    std::function<void(Result<EmbeddingReply>)> done) {
   TP_TRY(CheckAdmissible(call));
   deployments_.CountArrival(model.id);
-  const auto shared = std::make_shared<const EmbeddingRequest>(std::move(request));
   const auto running = std::make_shared<RunningEmbedding>(engine_, std::move(done));
-  const auto start = [this, call, shared, running](const ReadyModel& ready) -> Status {
-    TP_ASSIGN(compute::EmbedRequest plan, PlanEmbedding(*shared, ready));
+  const auto start = [this, call, plan_for, running](const ReadyModel& ready) -> Status {
+    TP_ASSIGN(compute::EmbedRequest plan, plan_for(ready));
     if (options_.ledger != nullptr) {
       AdmissionRequest admission = AdmissionOf(call);
       admission.embeds = true;

@@ -97,11 +97,28 @@ struct EmbeddingRequest {
   std::string request_id;
   std::string model;
   std::vector<Prompt> inputs;  // 1..2048
+  bool truncate = false;       // inputs that are too long are cut, their last special token kept
   Principal principal;
 };
 struct EmbeddingReply {
   std::string model;
   std::vector<std::vector<float>> vectors;
+  int32_t prompt_tokens = 0;
+  RateState rates;
+};
+
+struct RerankRequest {
+  std::string request_id;
+  std::string model;
+  std::string query;
+  std::vector<std::string> documents;  // 1..2048
+  std::string instruction;             // of models that read one; empty: their makers'
+  int32_t max_document_tokens = 0;     // longer documents are cut; 0: to what the model reads
+  Principal principal;
+};
+struct RerankReply {
+  std::string model;
+  std::vector<float> scores;  // 0..1, in the order of the documents
   int32_t prompt_tokens = 0;
   RateState rates;
 };
@@ -124,6 +141,8 @@ class ChatSink {
   // What its limits have left, once it was admitted or refused; nothing comes before it.
   virtual void OnRates(const RateState&) {}
   virtual void OnStart(const std::string& /*model*/, int32_t /*choices*/) {}
+  // After OnStart: the tokens of all prompts together, those of the cache included.
+  virtual void OnPrompt(int32_t /*tokens*/) {}
   virtual void OnProgress(const compute::ProgressEvent&) {}
   virtual void OnPromptLogprobs(int32_t /*choice*/, std::span<const compute::TokenLogprob>) {}
   // With tools, text comes without its calls, and one token's text and calls may come in several pieces, of
@@ -180,6 +199,14 @@ struct InferenceOptions {
   ElasticityOptions elasticity;             // pins, windows of the clock, how many stay registered
 };
 
+// What a model's files say besides its weights.
+struct ModelDescription {
+  std::string chat_template;      // its own, or the one that is used for it
+  bool tools = false;             // the template knows tools
+  bool reasons = false;           // and reasoning
+  SamplingRequest sampling = {};  // its makers' defaults; the rest is not set
+};
+
 class PoolControl;
 
 class Inference {
@@ -201,6 +228,10 @@ class Inference {
   virtual Result<std::shared_ptr<Generation>> Embed(EmbeddingRequest request,
                                                     std::function<void(Result<EmbeddingReply>)> done) = 0;
 
+  // Errors: "rerank_unsupported" for a model that has no score to give.
+  virtual Result<std::shared_ptr<Generation>> Rerank(RerankRequest request,
+                                                     std::function<void(Result<RerankReply>)> done) = 0;
+
   // Load on demand; `done` comes from the loader thread, when the state is kReady (or kFailed) already.
   // Tokenize loads only the tokenizer.
   virtual void Load(const std::string& model, std::function<void(Status)> done) = 0;
@@ -214,6 +245,8 @@ class Inference {
                                                 bool add_special, bool parse_special) = 0;
   virtual Result<std::vector<int32_t>> TokenizeChat(const ChatRequest& request) = 0;
   virtual Result<std::string> Detokenize(const std::string& model, std::span<const int32_t> tokens) = 0;
+  // Loads only the tokenizer and the template.
+  virtual Result<ModelDescription> Describe(const std::string& model) = 0;
   // The bytes of a model's tokens as text, control tokens included, for logprobs. Looked up once a request;
   // the function keeps what it needs, may be called from any thread, and gives "" if the model was not
   // loaded.

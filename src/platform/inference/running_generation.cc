@@ -118,7 +118,9 @@ Status RunningGeneration::Start(compute::ModelHandle model, const std::string& m
     handles_.clear();
     first_of_prompt_.clear();
     discard_.clear();
+    prompt_tokens_ = 0;
     for (const ChoicePlan& choice : plan) {
+      if (choice.first_of_prompt) prompt_tokens_ += static_cast<int32_t>(choice.request.prompt.size());
       first_of_prompt_.push_back(choice.first_of_prompt);
       discard_.push_back(choice.discard_output);
     }
@@ -158,6 +160,7 @@ void RunningGeneration::EnsureStarted() {
   if (started_) return;
   started_ = true;
   sink_->OnStart(model_name_, choices_);
+  sink_->OnPrompt(prompt_tokens_);
 }
 
 void RunningGeneration::ChoiceFinished(int32_t choice, const compute::FinishEvent& event) {

@@ -79,6 +79,7 @@ class RunningGeneration : public std::enable_shared_from_this<RunningGeneration>
 
   std::string model_name_;
   int32_t choices_ = 0;
+  int32_t prompt_tokens_ = 0;
   bool started_ = false;  // engine thread
 };
 

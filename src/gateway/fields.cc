@@ -1,4 +1,4 @@
-#include "gateway/openai/fields.h"
+#include "gateway/fields.h"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 
 #include "gateway/json_body.h"
 
-namespace tidepool::gateway::openai {
+namespace tidepool::gateway {
 namespace {
 
 std::string_view TypeName(FieldType type) {
@@ -70,6 +70,22 @@ std::string Shown(const Json& value) {
   return text;
 }
 
+std::string FieldReader::Place(std::string_view name) const {
+  return at_.empty() ? std::string(name) : fmt::format("{}.{}", at_, name);
+}
+
+void FieldReader::Ignore(std::string_view name) {
+  std::string place;
+  bool index = false;
+  for (const char c : at_) {
+    if (c == '[') index = true;
+    if (!index) place.push_back(c);
+    if (c == ']') index = false;
+  }
+  if (!place.empty()) place.push_back('.');
+  AddIgnored({place.append(name)}, ignored_);
+}
+
 const Json* FieldReader::Find(std::string_view name) const {
   const auto found = body_.find(name);
   return found == body_.end() || found->is_null() ? nullptr : &*found;
@@ -80,7 +96,7 @@ Status FieldReader::Check() {
     const auto field =
         std::find_if(table_.begin(), table_.end(), [&](const Field& f) { return f.name == key; });
     if (field == table_.end()) {
-      ignored_.push_back(key);
+      Ignore(key);
       continue;
     }
     if (!value.is_null()) TP_TRY(CheckOne(*field, value));
@@ -90,26 +106,25 @@ Status FieldReader::Check() {
 
 Status FieldReader::CheckOne(const Field& field, const Json& value) {
   if (field.treatment == Treatment::kIgnored) {
-    ignored_.push_back(std::string(field.name));
+    Ignore(field.name);
     return {};
   }
+  const std::string place = Place(field.name);
   if (field.treatment == Treatment::kRefused) {
     if (field.asks_nothing != nullptr && field.asks_nothing(value)) return {};
-    return Fail(BadField(field.name, fmt::format("{}: {} (got {}).", field.name, field.help, Shown(value)),
+    return Fail(BadField(place, fmt::format("{}: {} (got {}).", place, field.help, Shown(value)),
                          "unsupported_parameter"));
   }
   if (!HasType(value, field.type)) {
     return Fail(BadField(
-        field.name,
-        fmt::format("{} must be of type {}, not {}.", field.name, TypeName(field.type), Shown(value)),
+        place, fmt::format("{} must be of type {}, not {}.", place, TypeName(field.type), Shown(value)),
         "invalid_type"));
   }
   if (value.is_number() && field.low != field.high) {
     const double number = value.get<double>();
     const bool inside = number <= field.high && (field.low_open ? number > field.low : number >= field.low);
     if (!inside) {
-      return Fail(BadField(field.name,
-                           fmt::format("{} must be {}, not {}.", field.name, Bounds(field), Shown(value))));
+      return Fail(BadField(place, fmt::format("{} must be {}, not {}.", place, Bounds(field), Shown(value))));
     }
   }
   return {};
@@ -169,6 +184,12 @@ Json SchemaOf(std::span<const Field> table, std::initializer_list<std::string_vi
   return schema;
 }
 
+void AddIgnored(const std::vector<std::string>& names, std::vector<std::string>& to) {
+  for (const std::string& name : names) {
+    if (std::find(to.begin(), to.end(), name) == to.end()) to.push_back(name);
+  }
+}
+
 std::string IgnoredHeader(const std::vector<std::string>& names) {
   std::string out;
   size_t shown = 0;
@@ -188,4 +209,4 @@ std::string IgnoredHeader(const std::vector<std::string>& names) {
   return out;
 }
 
-}  // namespace tidepool::gateway::openai
+}  // namespace tidepool::gateway

@@ -1,0 +1,164 @@
+#include "gateway/anthropic/handlers.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "gateway/anthropic/errors.h"
+#include "gateway/anthropic/reply.h"
+#include "gateway/anthropic/requests.h"
+#include "gateway/anthropic/time_text.h"
+#include "gateway/router.h"
+
+namespace tidepool::gateway::anthropic {
+namespace {
+
+void SendError(const std::shared_ptr<Exchange>& exchange, const Error& error) {
+  exchange->Send(ErrorReply(error, exchange->request()));
+}
+
+HttpResponse Answer(const Exchange& exchange, const Json& body,
+                    const std::vector<std::string>& ignored = {}) {
+  HttpResponse response = JsonResponse(body);
+  response.headers.push_back({"request-id", exchange.request().id});
+  if (!ignored.empty()) response.headers.push_back({"Tidepool-Ignored", IgnoredHeader(ignored)});
+  return response;
+}
+
+// The body as a request that this caller may make.
+Result<ParsedMessages> ReadRequest(Services& services, const HttpRequest& http,
+                                   Result<ParsedMessages> (*parse)(const Json&)) {
+  TP_ASSIGN(const Json body, JsonBody(services, http));
+  TP_ASSIGN(ParsedMessages parsed, parse(body));
+  parsed.request.request_id = http.id;
+  parsed.request.principal = http.principal;
+  TP_TRY(CheckModel(services, http, parsed.request.model));
+  return parsed;
+}
+
+Json ModelOf(const platform::DeploymentStatus& status) {
+  const bool loaded = status.engine.has_value();
+  const int32_t context = loaded && status.engine->info.context_length > 0
+                              ? status.engine->info.context_length
+                              : status.model.context_length;
+  Json out;
+  out["type"] = "model";
+  out["id"] = status.id;
+  out["display_name"] = status.id;
+  out["created_at"] = TimeText(status.model.created);
+  out["lifecycle"] = "active";
+  out["max_input_tokens"] = context;
+  out["max_tokens"] = context;
+  return out;
+}
+
+}  // namespace
+
+void Messages(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto parsed = ReadRequest(services, exchange->request(), ParseMessages);
+  if (!parsed) return SendError(exchange, parsed.error());
+  const auto reply = MakeMessageReply(exchange, *parsed);
+  Attach(exchange, reply, services.inference.Chat(std::move(parsed->request), reply));
+}
+
+void CountTokens(Services& services, std::shared_ptr<Exchange> exchange) {
+  const auto parsed = ReadRequest(services, exchange->request(), ParseCountTokens);
+  if (!parsed) return SendError(exchange, parsed.error());
+  const auto tokens = services.inference.TokenizeChat(parsed->request);
+  if (!tokens) return SendError(exchange, tokens.error());
+  exchange->Send(Answer(*exchange, Json{{"input_tokens", tokens->size()}}, parsed->ignored));
+}
+
+bool IsAnthropic(const HttpRequest& request) {
+  return request.Header("anthropic-version") != nullptr || request.target.starts_with("/anthropic/");
+}
+
+void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
+  const HttpRequest& http = exchange->request();
+  const auto query = ParseQuery(http.target, "limit:integer after_id before_id beta");
+  if (!query) return SendError(exchange, query.error());
+  size_t limit = 20;
+  std::string after, before;
+  for (const auto& [name, value] : *query) {
+    if (name == "after_id") after = value;
+    if (name == "before_id") before = value;
+    if (name != "limit") continue;
+    const auto [end, problem] = std::from_chars(value.data(), value.data() + value.size(), limit);
+    if (problem != std::errc() || end != value.data() + value.size() || limit < 1 || limit > 1000)
+      return SendError(exchange, BadField("limit", "limit must be a whole number from 1 to 1000."));
+  }
+  if (!after.empty() && !before.empty())
+    return SendError(exchange, BadField("before_id", "Send one of after_id and before_id."));
+  std::vector<platform::DeploymentStatus> all = services.inference.List();
+  std::erase_if(all, [&](const auto& status) { return !http.principal.MayUseModel(status.id); });
+  const auto place = [&](const std::string& id) {
+    return std::find_if(all.begin(), all.end(), [&](const auto& status) { return status.id == id; });
+  };
+  auto first = all.begin(), last = all.end();
+  for (const std::string& cursor : {after, before}) {
+    if (!cursor.empty() && place(cursor) == all.end())
+      return SendError(exchange,
+                       BadField(after.empty() ? "before_id" : "after_id", "There is no such model."));
+  }
+  if (!after.empty()) first = place(after) + 1;
+  if (!before.empty()) last = place(before);
+  const bool more = static_cast<size_t>(last - first) > limit;
+  if (more && before.empty()) last = first + static_cast<std::ptrdiff_t>(limit);
+  if (more && !before.empty()) first = last - static_cast<std::ptrdiff_t>(limit);
+  Json body;
+  body["data"] = Json::array();
+  for (auto it = first; it != last; ++it) body["data"].push_back(ModelOf(*it));
+  body["has_more"] = more;
+  body["first_id"] = first == last ? Json(nullptr) : Json(first->id);
+  body["last_id"] = first == last ? Json(nullptr) : Json((last - 1)->id);
+  exchange->Send(Answer(*exchange, body));
+}
+
+void GetModel(Services& services, std::shared_ptr<Exchange> exchange) {
+  const HttpRequest& http = exchange->request();
+  const auto status = services.inference.Find(http.PathValue("id"));
+  if (!status) return SendError(exchange, status.error());
+  if (auto allowed = CheckModel(services, http, status->id); !allowed)
+    return SendError(exchange, allowed.error());
+  exchange->Send(Answer(*exchange, ModelOf(*status)));
+}
+
+Json MessageReplySchema() {
+  return Json::parse(R"({
+    "type": "object",
+    "properties": {
+      "id": {"type": "string"}, "type": {"const": "message"}, "role": {"const": "assistant"}, "model": {"type": "string"},
+      "content": {"type": "array", "items": {"type": "object", "properties": {
+        "type": {"enum": ["text", "thinking", "tool_use"]}, "text": {"type": "string"}, "thinking": {"type": "string"},
+        "signature": {"type": "string"}, "id": {"type": "string"}, "name": {"type": "string"}, "input": {"type": "object"}}}},
+      "stop_reason": {"enum": ["end_turn", "max_tokens", "stop_sequence", "tool_use"]},
+      "stop_sequence": {"type": ["string", "null"]},
+      "usage": {"type": "object", "properties": {
+        "input_tokens": {"type": "integer"}, "cache_creation_input_tokens": {"type": "integer"},
+        "cache_read_input_tokens": {"type": "integer"}, "output_tokens": {"type": "integer"}}}
+    }
+  })");
+}
+
+Json CountReplySchema() {
+  return Json::parse(R"({"type": "object", "properties": {"input_tokens": {"type": "integer"}}})");
+}
+
+Json ModelReplySchema() {
+  return Json::parse(R"({
+    "type": "object",
+    "properties": {
+      "type": {"const": "model"}, "id": {"type": "string"}, "display_name": {"type": "string"},
+      "created_at": {"type": "string"}, "lifecycle": {"const": "active"},
+      "max_input_tokens": {"type": "integer"}, "max_tokens": {"type": "integer"}}
+  })");
+}
+
+Json ModelListReplySchema() {
+  Json schema = Json::parse(R"({"type": "object", "properties": {
+    "data": {"type": "array"}, "has_more": {"type": "boolean"}, "first_id": {"type": ["string", "null"]},
+    "last_id": {"type": ["string", "null"]}}})");
+  schema["properties"]["data"]["items"] = ModelReplySchema();
+  return schema;
+}
+
+}  // namespace tidepool::gateway::anthropic

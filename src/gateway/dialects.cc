@@ -1,0 +1,79 @@
+#include "gateway/dialects.h"
+
+#include <fmt/format.h>
+
+#include "gateway/anthropic/requests.h"
+#include "gateway/bailian/requests.h"
+#include "gateway/ollama/requests.h"
+#include "gateway/openai/requests.h"
+#include "gateway/rerank/requests.h"
+#include "gateway/responses/requests.h"
+
+namespace tidepool::gateway {
+namespace {
+
+constexpr std::string_view kIntroduction = R"(# Fields of the dialects
+
+Generated from the tables that the decoders check requests with; `gateway_dialects_test` compares, and tries every field.
+
+- *read*: has its effect. A value of a wrong type or out of range is a 400 that names the field.
+- *refused*: would change the answer and is not supported: a 400 that names the field, unless its value asks for nothing.
+- *ignored*: has no effect, and the reply's header `Tidepool-Ignored` names it. So it is with fields that are not listed.
+
+The answers' shapes are in [api/openapi.json](../api/openapi.json).
+)";
+
+// Within a table's cell.
+std::string Cell(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '|') out += '\\';
+    out += c;
+  }
+  return out;
+}
+
+std::string_view TreatmentName(Treatment treatment) {
+  switch (treatment) {
+    case Treatment::kRead: return "read";
+    case Treatment::kIgnored: return "ignored";
+    case Treatment::kRefused: return "refused";
+  }
+  return "read";
+}
+
+}  // namespace
+
+std::span<const DialectRequest> DialectRequests() {
+  static const std::vector<DialectRequest> kRequests = {
+      openai::ChatDialect(),           openai::CompletionDialect(),  openai::EmbeddingDialect(),
+      openai::TokenizeDialect(),       openai::DetokenizeDialect(),  anthropic::MessagesDialect(),
+      anthropic::CountTokensDialect(), responses::ResponseDialect(), rerank::RerankDialect(),
+      ollama::ChatDialect(),           ollama::GenerateDialect(),    ollama::EmbedDialect(),
+      ollama::EmbeddingsDialect(),     ollama::NameDialect(),        bailian::GenerationDialect(),
+      bailian::EmbeddingDialect(),     bailian::RerankDialect(),
+  };
+  return kRequests;
+}
+
+std::string DialectsDocument() {
+  std::string out(kIntroduction);
+  for (const DialectRequest& request : DialectRequests()) {
+    out += fmt::format("\n## {}\n\n`{}`\n", request.dialect, request.paths);
+    if (!request.headers.empty()) out += fmt::format("\n{}\n", request.headers);
+    for (const FieldTable& table : request.tables) {
+      if (!table.place.empty()) {
+        out += fmt::format("\n### `{}`{}\n", table.place,
+                           table.kind.empty() ? std::string() : fmt::format(", {}", table.kind));
+      }
+      out += "\n| field | | |\n|---|---|---|\n";
+      for (const Field& field : table.fields) {
+        out +=
+            fmt::format("| `{}` | {} | {} |\n", field.name, TreatmentName(field.treatment), Cell(field.help));
+      }
+    }
+  }
+  return out;
+}
+
+}  // namespace tidepool::gateway

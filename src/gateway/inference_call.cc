@@ -1,0 +1,29 @@
+#include "gateway/inference_call.h"
+
+#include "gateway/fields.h"
+
+namespace tidepool::gateway {
+namespace {
+
+class CancelListener final : public ExchangeListener {
+ public:
+  explicit CancelListener(std::shared_ptr<platform::Generation> generation)
+      : generation_(std::move(generation)) {}
+  void OnClosed() override { generation_->Cancel(); }
+
+ private:
+  const std::shared_ptr<platform::Generation> generation_;
+};
+
+}  // namespace
+
+std::shared_ptr<ExchangeListener> MakeCancelListener(std::shared_ptr<platform::Generation> generation) {
+  return std::make_shared<CancelListener>(std::move(generation));
+}
+
+HttpResponse WithIgnored(HttpResponse response, const std::vector<std::string>& ignored) {
+  if (!ignored.empty()) response.headers.push_back({"Tidepool-Ignored", IgnoredHeader(ignored)});
+  return response;
+}
+
+}  // namespace tidepool::gateway

@@ -1,0 +1,101 @@
+#include "gateway/rerank/requests.h"
+
+#include <fmt/format.h>
+
+#include "gateway/openai/sampling_fields.h"
+
+namespace tidepool::gateway::rerank {
+namespace {
+
+using enum openai::FieldType;
+using enum openai::Treatment;
+using openai::BadField;
+using openai::Field;
+using openai::FieldReader;
+using openai::IsEmptyOrFalse;
+using openai::Shown;
+
+constexpr size_t kMaxDocuments = 2048;
+constexpr size_t kMaxModelName = 512;
+constexpr double kMaxInteger = 2147483647;
+
+const std::vector<Field>& RerankFields() {
+  static const std::vector<Field> kFields = {
+      {"model", kString, kRead, "The id of a model that ranks, as GET /v1/models lists it"},
+      {"query", kAny, kRead, "What is looked for: a string or {\"text\": ...}"},
+      {"documents", kArray, kRead, "Strings or {\"text\": ...}, at most 2048; what is too long is cut"},
+      {"top_n", kInteger, kRead, "Only so many of the best", 1, kMaxInteger},
+      {"return_documents", kBoolean, kRead, "Results hold their documents; default false"},
+      {"max_tokens_per_doc", kInteger, kRead, "Longer documents are cut", 1, kMaxInteger},
+      {"instruction", kString, kRead, "What relevant means, of models that read it (Qwen3-Reranker)"},
+      {"instruct", kString, kRead, "Bailian's name of instruction"},
+      {"rank_fields", kAny, kRefused, "documents have one text", 0, 0, false, IsEmptyOrFalse},
+      {"return_embeddings", kAny, kRefused, "use /v1/embeddings", 0, 0, false, IsEmptyOrFalse},
+      {"max_chunks_per_doc", kAny, kIgnored, "documents are cut, not chunked"},
+      {"truncation", kAny, kIgnored, "documents that are too long are always cut"},
+      {"priority", kAny, kIgnored, ""},
+      {"user", kAny, kIgnored, ""},
+  };
+  return kFields;
+}
+
+Result<std::string> ReadText(const Json& value, const std::string& place) {
+  const Json* text = &value;
+  if (value.is_object()) {
+    const auto found = value.find("text");
+    if (found != value.end()) text = &*found;
+  }
+  if (text->is_string()) return text->get<std::string>();
+  return Fail(BadField(
+      place, fmt::format("{} must be a string or {{\"text\": \"...\"}}, not {}.", place, Shown(value)),
+      "invalid_type"));
+}
+
+}  // namespace
+
+Result<ParsedRerank> ParseRerank(const Json& body) {
+  FieldReader reader(body, RerankFields());
+  TP_TRY(reader.Check());
+  ParsedRerank parsed;
+  parsed.ignored = reader.ignored();
+  parsed.request.model = reader.String("model").value_or("");
+  if (parsed.request.model.empty()) {
+    return Fail(
+        BadField("model", "model is missing; GET /v1/models lists the models there are.", "missing_field"));
+  }
+  if (parsed.request.model.size() > kMaxModelName) return Fail(BadField("model", "model is too long."));
+  const Json* query = reader.Find("query");
+  if (query == nullptr) return Fail(BadField("query", "query is missing.", "missing_field"));
+  TP_ASSIGN(parsed.request.query, ReadText(*query, "query"));
+  if (parsed.request.query.empty()) return Fail(BadField("query", "query is empty."));
+  const Json* documents = reader.Find("documents");
+  if (documents == nullptr) return Fail(BadField("documents", "documents is missing.", "missing_field"));
+  if (documents->empty() || documents->size() > kMaxDocuments) {
+    return Fail(BadField("documents", fmt::format("documents must hold 1 to {} texts, not {}.", kMaxDocuments,
+                                                  documents->size())));
+  }
+  for (size_t i = 0; i < documents->size(); ++i) {
+    TP_ASSIGN(std::string text, ReadText((*documents)[i], fmt::format("documents[{}]", i)));
+    parsed.request.documents.push_back(std::move(text));
+  }
+  parsed.top = static_cast<int32_t>(reader.Integer("top_n").value_or(0));
+  parsed.return_documents = reader.Boolean("return_documents").value_or(false);
+  parsed.request.max_document_tokens = static_cast<int32_t>(reader.Integer("max_tokens_per_doc").value_or(0));
+  parsed.request.instruction = reader.String("instruction").value_or(reader.String("instruct").value_or(""));
+  return parsed;
+}
+
+DialectRequest RerankDialect() {
+  return {"Rerank (Jina, Cohere, vLLM)",
+          "POST /v1/rerank, POST /v2/rerank, POST /rerank, POST /compatible-api/v1/reranks",
+          R"({"model":"m","query":"x","documents":["y"]})",
+          {{"", "", "", "", RerankFields()}},
+          [](const Json& body) -> Result<std::vector<std::string>> {
+            TP_ASSIGN(const ParsedRerank parsed, ParseRerank(body));
+            return parsed.ignored;
+          }};
+}
+
+Json RerankSchema() { return openai::SchemaOf(RerankFields(), {"model", "query", "documents"}); }
+
+}  // namespace tidepool::gateway::rerank

@@ -1,0 +1,316 @@
+// Stored and background responses over both backends of the store. Oracles: the header's promises, and for
+// events their numbers.
+#include "platform/responses/responses.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <future>
+#include <thread>
+
+#include "base/ids.h"
+#include "platform/store/testing/postgresql_server.h"
+
+namespace tidepool::platform {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using store::Backend;
+
+class Recorder final : public ResponseListener {
+ public:
+  void OnEvent(std::string_view type, std::string_view data) override {
+    events.push_back(std::string(type) + " " + std::string(data));
+  }
+  void OnEnd() override { ++ends; }
+  std::vector<std::string> events;
+  int ends = 0;
+};
+
+class CountingGeneration final : public Generation {
+ public:
+  void Cancel() override { ++cancels; }
+  void SetPaused(bool) override {}
+  int cancels = 0;
+};
+
+Principal Workspace(const char* name) {
+  Principal who;
+  who.workspace = name;
+  return who;
+}
+
+class ResponsesTest : public ::testing::TestWithParam<Backend> {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::temp_directory_path() / RandomId("tidepool-responses-");
+    std::filesystem::create_directories(folder_);
+    store::DatabaseOptions options;
+    if (GetParam() == Backend::kSqlite) {
+      options.file = folder_ / "test.db";
+    } else {
+      static auto server = store::PostgresqlServer::Start();
+      ASSERT_TRUE(server) << server.error().message;
+      const auto made = (*server)->MakeDatabase();
+      ASSERT_TRUE(made) << made.error().message;
+      options.postgresql = *made;
+    }
+    auto database = store::Database::Open(options, metrics_);
+    ASSERT_TRUE(database) << database.error().message;
+    database_ = std::move(*database);
+    const store::MigrationList lists[] = {Responses::Migrations()};
+    ASSERT_TRUE(database_->Migrate(lists));
+    Open();
+  }
+  void TearDown() override {
+    responses_.reset();
+    database_.reset();
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+  void Open() {
+    responses_.reset();
+    auto opened = Responses::Open(*database_, clock_, metrics_, options_);
+    ASSERT_TRUE(opened) << opened.error().message;
+    responses_ = std::move(*opened);
+  }
+
+  static StoredResponse Made(const std::string& id, const std::string& previous = "") {
+    StoredResponse out;
+    out.id = id;
+    out.previous = previous;
+    out.status = "completed";
+    out.body = Json{{"id", id}, {"status", "completed"}, {"output", Json::array({"said " + id})}};
+    out.input = Json::array({"asked " + id});
+    return out;
+  }
+  static StoredResponse Running(const std::string& id) {
+    StoredResponse out = Made(id);
+    out.background = true;
+    out.status = "in_progress";
+    out.body["status"] = "in_progress";
+    return out;
+  }
+  Status Save(const Principal& who, StoredResponse response) {
+    std::promise<Status> saved;
+    responses_->SaveLater(who, std::move(response), [&](const Status& status) { saved.set_value(status); });
+    return saved.get_future().get();
+  }
+  std::string Problem(const Result<StoredResponse>& found) { return found ? "" : found.error().code; }
+  void WaitEnd(const std::shared_ptr<BackgroundRun>& run) {
+    for (int i = 0; i < 5000 && !run->ended(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    ASSERT_TRUE(run->ended());
+  }
+
+  std::filesystem::path folder_;
+  MetricsRegistry metrics_;
+  ManualWallClock clock_{1'000'000};
+  ResponsesOptions options_;
+  std::unique_ptr<store::Database> database_;
+  std::unique_ptr<Responses> responses_;
+  const Principal a_ = Workspace("a"), b_ = Workspace("b");
+};
+
+TEST_P(ResponsesTest, AreSeenByTheirWorkspaceUntilTheyExpire) {
+  ASSERT_TRUE(Save(a_, Made("r1")));
+  const auto found = responses_->Find(a_, "r1");
+  ASSERT_TRUE(found) << found.error().message;
+  EXPECT_EQ(found->body["output"][0], "said r1");
+  EXPECT_EQ(found->input[0], "asked r1");
+  EXPECT_EQ(Problem(responses_->Find(b_, "r1")), "unknown_response");
+  EXPECT_FALSE(responses_->Chain(b_, "r1"));
+  const auto stolen = responses_->Delete(b_, "r1");
+  ASSERT_FALSE(stolen);
+  EXPECT_EQ(stolen.error().code, "unknown_response");
+  ASSERT_TRUE(responses_->Find(a_, "r1"));
+  clock_.Advance(options_.ttl_ms);
+  EXPECT_EQ(Problem(responses_->Find(a_, "r1")), "unknown_response");
+}
+
+TEST_P(ResponsesTest, ChainsAreReadFromTheirBeginningWithinTheirLimits) {
+  options_.max_chain = 3;
+  Open();
+  ASSERT_TRUE(Save(a_, Made("r1")));
+  ASSERT_TRUE(Save(a_, Made("r2", "r1")));
+  ASSERT_TRUE(Save(a_, Made("r3", "r2")));
+  ASSERT_TRUE(Save(a_, Made("r4", "r3")));
+  const auto chain = responses_->Chain(a_, "r3");
+  ASSERT_TRUE(chain);
+  ASSERT_EQ(chain->size(), 3u);
+  EXPECT_EQ(chain->front().id, "r1");
+  EXPECT_EQ(chain->back().id, "r3");
+  const auto longer = responses_->Chain(a_, "r4");
+  ASSERT_FALSE(longer);
+  EXPECT_EQ(longer.error().code, "chain_too_long");
+  ASSERT_TRUE(responses_->Delete(a_, "r1"));
+  const auto broken = responses_->Chain(a_, "r2");
+  ASSERT_FALSE(broken);
+  EXPECT_EQ(broken.error().code, "unknown_response");
+}
+
+TEST_P(ResponsesTest, TheOldestGoBeyondTheLimit) {
+  options_.max_stored = 5;
+  Open();
+  for (int i = 0; i < 64; ++i) {
+    clock_.Advance(1);
+    ASSERT_TRUE(Save(a_, Made("r" + std::to_string(i))));
+  }
+  ASSERT_TRUE(Save(b_, Made("other")));
+  EXPECT_TRUE(responses_->Find(a_, "r63"));
+  EXPECT_TRUE(responses_->Find(a_, "r59"));
+  EXPECT_FALSE(responses_->Find(a_, "r58"));
+  EXPECT_TRUE(responses_->Find(b_, "other"));
+}
+
+TEST_P(ResponsesTest, EventsAreHeardOnceByThoseThatComeAndComeBack) {
+  const auto run = responses_->Begin(a_, Running("r1"));
+  ASSERT_TRUE(run) << run.error().message;
+  EXPECT_EQ(responses_->Find(a_, "r1")->status, "in_progress");
+  const auto first = std::make_shared<Recorder>();
+  ASSERT_TRUE((*run)->Listen(-1, first));
+  (*run)->Publish("a", "0");
+  (*run)->Publish("b", "1");
+  (*run)->Remove(first);
+  (*run)->Publish("c", "2");
+  const auto later = std::make_shared<Recorder>();
+  ASSERT_TRUE((*run)->Listen(0, later));
+  responses_->End(*run, Made("r1"), "last", "3");
+  WaitEnd(*run);
+  EXPECT_EQ(first->events, (std::vector<std::string>{"a 0", "b 1"}));
+  EXPECT_EQ(first->ends, 0);
+  EXPECT_EQ(later->events, (std::vector<std::string>{"b 1", "c 2", "last 3"}));
+  EXPECT_EQ(later->ends, 1);
+  EXPECT_EQ(responses_->Find(a_, "r1")->status, "completed");
+  // Also when it has ended.
+  const auto after = std::make_shared<Recorder>();
+  ASSERT_TRUE(responses_->FindRun(a_, "r1")->Listen(2, after));
+  EXPECT_EQ(after->events, std::vector<std::string>{"last 3"});
+  EXPECT_EQ(after->ends, 1);
+  EXPECT_EQ(responses_->FindRun(b_, "r1"), nullptr);
+}
+
+TEST_P(ResponsesTest, NobodyFollowsAServerThatStops) {
+  const auto run = responses_->Begin(a_, Running("r1"));
+  ASSERT_TRUE(run);
+  const auto follower = std::make_shared<Recorder>();
+  ASSERT_TRUE((*run)->Listen(-1, follower));
+  responses_->EndListening();
+  EXPECT_EQ(follower->ends, 1);
+  EXPECT_FALSE((*run)->ended());
+  const auto refused = (*run)->Listen(-1, std::make_shared<Recorder>());
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, "draining");
+}
+
+TEST_P(ResponsesTest, EventsThatAreGoneAreRefused) {
+  options_.max_run_event_bytes = 10;
+  Open();
+  const auto run = responses_->Begin(a_, Running("r1"));
+  ASSERT_TRUE(run);
+  for (int i = 0; i < 20; ++i) (*run)->Publish("t", "12345");
+  const auto refused = (*run)->Listen(-1, std::make_shared<Recorder>());
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, "events_gone");
+  const auto late = std::make_shared<Recorder>();
+  ASSERT_TRUE((*run)->Listen(18, late));
+  EXPECT_EQ(late->events.size(), 1u);
+  responses_->End(*run, Made("r1"), "last", "x");
+  WaitEnd(*run);
+}
+
+TEST_P(ResponsesTest, CancelReachesWhatComesLater) {
+  const auto run = responses_->Begin(a_, Running("r1"));
+  ASSERT_TRUE(run);
+  (*run)->Cancel();
+  const auto generation = std::make_shared<CountingGeneration>();
+  (*run)->SetGeneration(generation);
+  EXPECT_EQ(generation->cancels, 1);
+  EXPECT_TRUE((*run)->cancelled());
+  StoredResponse ended = Made("r1");
+  ended.status = "cancelled";
+  responses_->End(*run, ended, "last", "x");
+  WaitEnd(*run);
+  EXPECT_EQ(responses_->Find(a_, "r1")->body["status"], "cancelled");
+}
+
+TEST_P(ResponsesTest, DeletingEndsItAndNothingBringsItBack) {
+  const auto run = responses_->Begin(a_, Running("r1"));
+  ASSERT_TRUE(run);
+  const auto generation = std::make_shared<CountingGeneration>();
+  (*run)->SetGeneration(generation);
+  ASSERT_TRUE(responses_->Delete(a_, "r1"));
+  EXPECT_EQ(generation->cancels, 1);
+  responses_->End(*run, Made("r1"), "last", "x");
+  WaitEnd(*run);
+  EXPECT_EQ(Problem(responses_->Find(a_, "r1")), "unknown_response");
+}
+
+TEST_P(ResponsesTest, OnlySoManyRunAtOnceInAWorkspace) {
+  options_.max_background = 1;
+  Open();
+  const auto run = responses_->Begin(a_, Running("r1"));
+  ASSERT_TRUE(run);
+  const auto refused = responses_->Begin(a_, Running("r2"));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, "too_many_background");
+  const auto other = responses_->Begin(b_, Running("r3"));
+  EXPECT_TRUE(other);
+  responses_->End(*run, Made("r1"), "last", "x");
+  WaitEnd(*run);
+  EXPECT_TRUE(responses_->Begin(a_, Running("r4")));
+}
+
+TEST_P(ResponsesTest, WhoLostTheRightHasItStopped) {
+  Principal revoked = a_, good = a_;
+  revoked.key = "revoked";
+  const auto lost = responses_->Begin(revoked, Running("r1")), stays = responses_->Begin(good, Running("r2"));
+  ASSERT_TRUE(lost);
+  ASSERT_TRUE(stays);
+  const auto first = std::make_shared<CountingGeneration>(), second = std::make_shared<CountingGeneration>();
+  (*lost)->SetGeneration(first);
+  (*stays)->SetGeneration(second);
+  responses_->StopForbidden([](const Principal& who) { return who.key != "revoked"; });
+  EXPECT_EQ(first->cancels, 1);
+  EXPECT_EQ(second->cancels, 0);
+  EXPECT_FALSE((*lost)->cancelled()) << "nobody asked for it: it fails";
+}
+
+TEST_P(ResponsesTest, ARestartMarksWhatRanAsFailed) {
+  ASSERT_TRUE(responses_->Begin(a_, Running("r1")));
+  ASSERT_TRUE(Save(a_, Made("r2")));
+  Open();
+  const auto found = responses_->Find(a_, "r1");
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->status, "failed");
+  EXPECT_EQ(found->body["status"], "failed");
+  EXPECT_EQ(found->body["error"]["code"], "server_error");
+  EXPECT_EQ(responses_->Find(a_, "r2")->status, "completed");
+}
+
+TEST_P(ResponsesTest, StopEndsWhatRunsAndTakesNoNew) {
+  const auto run = responses_->Begin(a_, Running("r1"));
+  ASSERT_TRUE(run);
+  const auto generation = std::make_shared<CountingGeneration>();
+  (*run)->SetGeneration(generation);
+  std::thread engine([&] {
+    while (generation->cancels == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    StoredResponse ended = Made("r1");
+    ended.status = "failed";
+    responses_->End(*run, ended, "last", "x");
+  });
+  responses_->Stop();
+  engine.join();
+  EXPECT_TRUE((*run)->ended());
+  EXPECT_FALSE((*run)->cancelled());
+  const auto refused = responses_->Begin(a_, Running("r2"));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, "draining");
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, ResponsesTest, ::testing::Values(Backend::kSqlite, Backend::kPostgresql),
+                         [](const auto& test) {
+                           return test.param == Backend::kSqlite ? "Sqlite" : "Postgresql";
+                         });
+
+}  // namespace
+}  // namespace tidepool::platform
