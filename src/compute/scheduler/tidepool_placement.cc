@@ -114,12 +114,12 @@ double TidepoolScheduler::ReadingSeconds(const Host& host) const {
 // times up to eight TTFTs, with `job` on the device: 1 is all that can be promised. A model's jobs take steps
 // together, so one more of a model that is at work costs little, the first of another one much; what is ahead
 // of its pace is a buffer, and what is late counts more.
-double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View view, const Account* below,
-                                     Nanoseconds now) const {
-  constexpr size_t kTimes = 6;
+TidepoolScheduler::Demand TidepoolScheduler::DemandWith(const Device& device, const Job& job, View view,
+                                                        const Account* below, Nanoseconds now) const {
+  constexpr size_t kTimes = 11;  // what is due between two of them counts at the later one: 1.4 times as late
   std::array<double, kTimes> time_s{}, compute_s{}, copy_s{};
   for (size_t i = 0; i < kTimes; ++i)
-    time_s[i] = std::ldexp(static_cast<double>(job.ttft) * 1e-9, static_cast<int>(i) - 2);
+    time_s[i] = static_cast<double>(job.ttft) * 1e-9 * std::exp2(0.5 * static_cast<double>(i) - 2);
   uint64_t wanted = device.kv_bytes;
   // What is read from the store shares the host's rate with all that is read there.
   double read_s = ReadingSeconds(*hosts_[Index(device.device.host)]), read_from_s = kNever;
@@ -192,11 +192,12 @@ double TidepoolScheduler::DemandWith(const Device& device, const Job& job, View 
   const double ttft_s = static_cast<double>(job.ttft) * 1e-9;
   const double round_s =
       wanted > device.arena ? static_cast<double>(wanted - device.arena) / device.copy_rate : 0;
-  double worst = kJoins * queue_s / ttft_s;  // that a model is at work does not help here
+  Demand worst{.compute = queue_s / ttft_s};
   for (size_t i = 0; i < kTimes; ++i) {
     const double copies_s = std::max(copy_s[i], round_s * time_s[i] / (kRoundOfTtft * ttft_s)) +
                             (time_s[i] < read_from_s ? 0 : read_s);
-    worst = std::max(worst, std::max(compute_s[i], copies_s) / time_s[i]);
+    worst.compute = std::max(worst.compute, compute_s[i] / time_s[i]);
+    worst.copies = std::max(worst.copies, copies_s / time_s[i]);
   }
   return worst;
 }
@@ -210,19 +211,24 @@ double TidepoolScheduler::Overload(const Job& job, const Device& device, Nanosec
   // What came beyond a share counts for those within theirs only while somebody else is there to have it.
   const View view = accounts_.shared() && !beyond ? View::kWithinShare : View::kAll;
   const Replica* there = FindReplica(*job.model, device);
+  double compute = limit, copies = limit;
   if (beyond) {
-    limit *= kBeyondShare;
+    compute *= kBeyondShare;
+    copies *= kBeyondShare;
   } else if (job.job.job_class != JobClass::kBatch && there != nullptr && there->jobs(view) > 0) {
-    limit *= kJoins;
+    copies *= kJoins;
   }
-  const double over = DemandWith(device, job, view, nullptr, now) - limit;
+  const auto beyond_limit = [&](const Demand& demand, double part) {
+    return std::max(demand.compute - part * compute, demand.copies - part * copies);
+  };
+  const double over = beyond_limit(DemandWith(device, job, view, nullptr, now), 1);
   if (over <= 0 || !accounts_.shared()) return over;
   // What an account, or what it is part of, needs within its share is not refused for what others sent.
   for (const Account* node = job.account; node->parent != nullptr; node = node->parent) {
     const double share = AccountTree::ShareOf(*node);
     // Requests do not come evenly.
     const double part = beyond ? share / kBeyondShare : share + kOwnBurst * (1 - share);
-    if (share < 1 && DemandWith(device, job, View::kAll, node, now) <= part * limit) return 0;
+    if (share < 1 && beyond_limit(DemandWith(device, job, View::kAll, node, now), part) <= 0) return 0;
   }
   return over;
 }

@@ -56,7 +56,11 @@ class TidepoolScheduler final : public PoolState {
   static bool Beyond(const Job& job, Nanoseconds now);
   double ExpectedOutput(const Job& job) const;
   double ReadingSeconds(const Host& host) const;
-  double DemandWith(const Device& device, const Job& job, View view, const Account* below,
+  // Shares of time: 1 is all there is.
+  struct Demand {
+    double compute = 0, copies = 0;
+  };
+  Demand DemandWith(const Device& device, const Job& job, View view, const Account* below,
                     Nanoseconds now) const;
   double Overload(const Job& job, const Device& device, Nanoseconds now) const;
   double AheadSeconds(const Job& job, const Device& device) const;
