@@ -76,7 +76,7 @@ class Rig {
     request.sampling.top_logprobs = 5;
     request.workspace = "w";
     request.account = grammar ? "one" : std::to_string(seed % 3);
-    request.grammar = std::move(grammar);
+    request.constraint.grammar = std::move(grammar);
     request.sink = sink;
     const auto handle = engine_->Submit(std::move(request));
     EXPECT_TRUE(handle) << (handle ? "" : handle.error().message);
