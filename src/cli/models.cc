@@ -114,7 +114,9 @@ Status Show(Session& session, const std::string& model) {
   if (NumberField(reply, "parameters") > 0)
     PrintField("parameters", CountText(NumberField(reply, "parameters")));
   PrintField("context", Context(NumberField(reply, "context_length")));
-  PrintField("makes", reply.value("generates", true) ? "text" : "embeddings");
+  PrintField("makes", reply.value("ranks", false)      ? "scores of pairs of texts"
+                      : reply.value("generates", true) ? "text"
+                                                       : "embeddings");
   PrintField("licence", TextField(reply, "licence"));
   PrintField("source", TextField(reply, "source"));
   PrintField("added", Age(reply));

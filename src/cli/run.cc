@@ -252,8 +252,9 @@ Result<std::string> EnsureModel(Session& session, ApiClient& api, const RunOptio
   }
   if (!model) return Fail(model.error());
   if (!model->value("generates", true)) {
-    return Fail(ErrorKind::kInvalid, "no_text",
-                fmt::format("{} makes embeddings, no text; use it with POST /v1/embeddings", id));
+    return Fail(
+        ErrorKind::kInvalid, "no_text",
+        fmt::format("{} makes no text; use it with POST /v1/embeddings or, if it ranks, /v1/rerank", id));
   }
   return TextField(*model, "id");
 }

@@ -26,6 +26,7 @@ Json ModelJson(const platform::DeploymentStatus& status, bool is_operator) {
   out["source"] = model.source;
   out["created"] = model.created;
   out["generates"] = model.generates;
+  out["ranks"] = model.ranks;
   const bool quarantined = status.state == platform::DeploymentState::kQuarantined;
   if (quarantined || status.state == platform::DeploymentState::kFailed)
     out["error"] = ErrorJson(status.error)["error"];

@@ -27,7 +27,8 @@ Json ModelSchema() {
       "quantisation": {"type": "string"}, "parameters": {"type": "integer"},
       "context_length": {"type": "integer"}, "licence": {"type": "string"}, "source": {"type": "string"},
       "created": {"type": "integer", "description": "seconds since 1970"},
-      "generates": {"type": "boolean", "description": "false: embeddings only"},
+      "generates": {"type": "boolean", "description": "false: embeddings or scores only"},
+      "ranks": {"type": "boolean", "description": "scores pairs of texts: for /v1/rerank"},
       "error": {"type": "object", "description": "state failed or quarantined: why"},
       "retry_in_s": {"type": "number", "description": "state quarantined: when it is tried again"},
       "engine": {"type": "object", "description": "state ready: what it holds and does", "properties": {
