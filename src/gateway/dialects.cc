@@ -60,7 +60,7 @@ std::string DialectsDocument() {
   std::string out(kIntroduction);
   for (const DialectRequest& request : DialectRequests()) {
     out += fmt::format("\n## {}\n\n`{}`\n", request.dialect, request.paths);
-    if (!request.headers.empty()) out += fmt::format("\n{}\n", request.headers);
+    if (!request.notes.empty()) out += fmt::format("\n{}\n", request.notes);
     for (const FieldTable& table : request.tables) {
       if (!table.place.empty()) {
         out += fmt::format("\n### `{}`{}\n", table.place,

@@ -30,7 +30,7 @@ struct DialectRequest {
   std::vector<FieldTable> tables;
   // The fields that are ignored, or the error.
   Result<std::vector<std::string>> (*decode)(const Json& body);
-  std::string_view headers = {};  // what is said of headers
+  std::string_view notes = {};  // what no table says
 };
 
 std::span<const DialectRequest> DialectRequests();

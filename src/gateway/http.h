@@ -71,6 +71,8 @@ class ExchangeListener {
   virtual void OnClosed() {}
   // true: more than half of the write buffer waits for the client; false: less than a quarter does.
   virtual void OnPressure(bool /*high*/) {}
+  // All of a stream that was written so far is with the kernel: whoever has much to write goes on.
+  virtual void OnRoom() {}
   // Nothing was written for the keep-alive interval.
   virtual void OnQuiet() {}
 };

@@ -8,6 +8,9 @@
 namespace tidepool::gateway {
 namespace {
 
+// Large pieces waiting for a client, in write buffers.
+constexpr uint64_t kMaxLargePieces = 32;
+
 std::string_view ReasonPhrase(int status) {
   switch (status) {
     case 200: return "OK";
@@ -92,10 +95,15 @@ class ConnectionExchange final : public Exchange, public std::enable_shared_from
   void Write(std::string_view bytes) override {
     std::lock_guard lock(mutex_);
     if (closed_ || !begun_ || answered_ || overflow_) return;
-    if (pending_.size() + bytes.size() > max_pending_) {
+    // A large piece (an event that repeats the answer) is taken beside what waits: the buffer's limit is for
+    // readers that do not keep up with many small ones.
+    const bool large =
+        bytes.size() > max_pending_ / 4 && large_pending_ + bytes.size() <= kMaxLargePieces * max_pending_;
+    if (!large && pending_.size() - large_pending_ + bytes.size() > max_pending_) {
       overflow_ = true;
     } else {
       pending_.append(bytes);
+      if (large) large_pending_ += bytes.size();
     }
     Wake();
   }
@@ -170,6 +178,7 @@ class ConnectionExchange final : public Exchange, public std::enable_shared_from
   std::vector<HttpHeader> stream_headers_;
   std::optional<HttpResponse> response_;
   std::string pending_;
+  uint64_t large_pending_ = 0;  // of it, in large pieces
   std::shared_ptr<ExchangeListener> listener_;
   bool head_taken_ = false;  // event loop only
 };
@@ -341,9 +350,11 @@ void HttpConnection::Pump() {
   output_.clear();
   output_offset_ = 0;
   bool overflow = false;
+  std::shared_ptr<ExchangeListener> listener;
   {
     std::lock_guard lock(exchange.mutex_);
     overflow = exchange.overflow_;
+    if (exchange.begun_ && !exchange.answered_) listener = exchange.listener_;
     if (exchange.response_ && !exchange.head_taken_) {
       HttpResponse& response = *exchange.response_;
       exchange.head_taken_ = true;
@@ -368,6 +379,7 @@ void HttpConnection::Pump() {
         output_ += exchange.pending_;
         if (chunked) output_ += "\r\n";
         exchange.pending_.clear();
+        exchange.large_pending_ = 0;
       }
       if (exchange.answered_ && !last_output_) {
         if (chunked) output_ += "0\r\n\r\n";
@@ -378,7 +390,8 @@ void HttpConnection::Pump() {
   // Text is missing from the answer: it must not look complete.
   if (overflow) return Lost(true);
   if (output_.empty()) {
-    if (last_output_) FinishExchange();
+    if (last_output_) return FinishExchange();
+    if (listener) listener->OnRoom();
     return;
   }
   last_write_progress_ = clock_.now();

@@ -4,7 +4,8 @@
 // Threads: everything on the connection's event loop, except the Exchange it hands out (any thread).
 // Bounds: a body is charged to the server's budget of bodies before it is read; input beyond the current
 // request is kept up to max_header_bytes, then the connection is closed; streamed output waiting for the
-// client is kept up to max_write_buffer_bytes, then the client is dropped.
+// client is kept up to max_write_buffer_bytes, then the client is dropped; single pieces of more than a
+// quarter of that are kept beside it, up to 32 times as much.
 #pragma once
 
 #include <array>

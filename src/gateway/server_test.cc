@@ -98,6 +98,17 @@ TEST_F(ServerTest, StreamsAChat) {
   EXPECT_TRUE(events.back()["choices"].empty());
 }
 
+TEST_F(ServerTest, OnePieceMayBeLargerThanTheBuffer) {
+  options_.max_write_buffer_bytes = 65536;
+  Start();
+  const std::string long_text(1 << 20, 'x');
+  inference_.SetScript([&](FakeRun& run) { run.Say(long_text); });
+  const RawReply reply = Ask(Post("/v1/chat/completions", kStream));
+  ASSERT_EQ(reply.status, 200);
+  EXPECT_TRUE(reply.body.ends_with("data: [DONE]\n\n"));
+  EXPECT_THAT(reply.body, HasSubstr(long_text));
+}
+
 TEST_F(ServerTest, LogprobsOfAChat) {
   Start();
   inference_.SetScript([](FakeRun& run) {

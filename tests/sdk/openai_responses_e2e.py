@@ -16,7 +16,7 @@ from server_process import MODEL, Server
 
 @pytest.fixture(scope="module")
 def server():
-    with Server("--simulated") as running:
+    with Server("--simulated", "--simulated-context-length=100000") as running:
         yield running
 
 
@@ -327,6 +327,18 @@ def test_background_streams_can_be_taken_up(server, client):
     with pytest.raises(openai.BadRequestError) as gone:
         list(client.responses.retrieve(other.id, stream=True))
     assert gone.value.code == "events_gone"
+
+
+def test_long_answers(server, client):
+    """Their events are more than a connection's buffer, and the last ones repeat the whole text."""
+    asked = {"input": "[[repeat:4000:long ]]", "max_output_tokens": 30000}
+    text = "long " * 4000
+    assert check_order(wire(server, asked))["output"][0]["content"][0]["text"].strip() == text.strip()
+    made = wait_for(client, client.responses.create(model=MODEL, background=True, **asked), "completed")
+    events = events_of(httpx.get(f"{server.url}/v1/responses/{made.id}?stream=true&starting_after=5",
+                                 headers={"authorization": f"Bearer {server.key}"}, timeout=60))
+    assert [event["sequence_number"] for event in events] == list(range(6, 6 + len(events)))
+    assert events[-1]["type"] == "response.completed" and len(events) > 15000
 
 
 def test_a_restart_fails_what_ran(tmp_path):

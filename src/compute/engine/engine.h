@@ -124,7 +124,8 @@ class GenerateSink {
   virtual void OnFinish(const FinishEvent& event) = 0;
 };
 
-// What the text of an answer must be. It begins where the reasoning, if there is any, ends.
+// What the text of an answer must be. It begins where the reasoning, if there is any, ends; no end token
+// comes before.
 struct Constraint {
   std::shared_ptr<grammar::CompiledGrammar> grammar;  // nullptr: anything
   bool may_reason = false;  // the answer may also begin with the reasoning's open tag

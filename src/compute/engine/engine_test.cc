@@ -7,6 +7,7 @@
 
 #include "compute/engine/engine_fixture.h"
 #include "compute/engine/sampler.h"
+#include "models/grammar/regex.h"
 
 namespace tidepool::compute {
 namespace {
@@ -315,6 +316,33 @@ TEST_F(EngineTest, ReasoningIsSetApartAndCounted) {
                                    {.open_tag = "<think>", .close_tag = "</think>", .starts_inside = true}))
           .reasoning);
   EXPECT_EQ(sink->finish.usage.reasoning_tokens, 40);
+}
+
+// Reasoning is no answer: what must be of a form would otherwise be nothing at all.
+TEST_F(EngineTest, AConstrainedAnswerDoesNotEndWhileItReasons) {
+  StartEngine();
+  const ModelHandle model = AddFake();
+  std::vector<int32_t> prompt;
+  for (int32_t salt = 0; prompt.empty(); ++salt) {
+    const auto answer = FakeModel::GreedyAnswer(Prompt(20, salt), 20);
+    if (answer.size() < 20 && answer.back() == FakeModel::kEnd) prompt = Prompt(20, salt);
+  }
+  grammar::Expressions expressions;
+  const auto root = grammar::ParseRegex("[0-9]{3}", grammar::RegexUse::kText, expressions);
+  ASSERT_TRUE(root) << root.error().message;
+  auto program = grammar::Compile(expressions, *root);
+  ASSERT_TRUE(program) << program.error().message;
+  auto compiled =
+      grammar::CompiledGrammar::Make(std::move(*program), grammar::TokenTrie::Build(*tokenizer, {}));
+  ASSERT_TRUE(compiled) << compiled.error().message;
+  GenerateRequest request = Request(model, prompt, 60, nullptr);
+  request.reasoning = {.open_tag = "<think>", .close_tag = "</think>", .starts_inside = true};
+  request.sampling.reasoning_budget = 30;
+  request.constraint.grammar = *compiled;
+  const auto sink = Generate(std::move(request));
+  EXPECT_EQ(sink->finish.reason, FinishReason::kStop);
+  ASSERT_EQ(sink->content.size(), 3u) << "reasoned: " << sink->reasoning;
+  for (const char c : sink->content) EXPECT_TRUE(c >= '0' && c <= '9') << sink->content;
 }
 
 TEST_F(EngineTest, ASpentReasoningBudgetClosesTheReasoning) {

@@ -182,7 +182,9 @@ int32_t EngineImpl::NextToken(Sequence& sequence, const Sampler::Row& row, Sampl
   Generation& generation = *sequence.generation;
   const SamplingParams& params = generation.request.sampling;
   const int32_t output_tokens = generation.usage.completion_tokens;
-  const bool too_early = output_tokens < params.min_tokens;
+  // Reasoning is no answer: what must be of a form does not end in it.
+  const bool unanswered = generation.matcher && generation.stream.in_reasoning();
+  const bool too_early = output_tokens < params.min_tokens || unanswered;
   std::span<const uint64_t> allowed;
   if (generation.matcher && !generation.stream.in_reasoning()) {
     const grammar::TokenMask* const mask = generation.matcher->Mask();

@@ -399,7 +399,10 @@ DialectRequest ChatDialect() {
           "POST /v1/chat/completions",
           R"({"model":"m","messages":[{"role":"user","content":"x"}]})",
           {{"", "", "", "", ChatFields()}},
-          Decode<ParseChat>};
+          Decode<ParseChat>,
+          "Messages and tools are checked, and shown to the model's chat template as they are: fields in "
+          "them that no template "
+          "reads are not named."};
 }
 DialectRequest CompletionDialect() {
   return {"OpenAI completions",

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <mutex>
+#include <utility>
 
 #include "gateway/errors.h"
 #include "gateway/json_body.h"
@@ -215,47 +217,77 @@ class BackgroundReply final : public platform::ChatSink {
   bool done_ = false;
 };
 
-// Follows a run for one connection.
-class RunFollower final : public platform::ResponseListener {
+// Follows a run for one connection: reads on as far as the client has taken what was written.
+class RunFollower final : public ExchangeListener,
+                          public platform::ResponseListener,
+                          public std::enable_shared_from_this<RunFollower> {
  public:
-  explicit RunFollower(std::shared_ptr<Exchange> exchange) : exchange_(std::move(exchange)) {}
-  void OnEvent(std::string_view type, std::string_view data) override {
-    std::string out;
-    AppendNamedEvent(out, type, data);
-    exchange_->Write(out);
+  // `room`: bytes that may wait for the client.
+  RunFollower(std::shared_ptr<Exchange> exchange, std::shared_ptr<platform::BackgroundRun> run, int64_t after,
+              uint64_t room)
+      : run_(std::move(run)),
+        room_(static_cast<int64_t>(room)),
+        exchange_(std::move(exchange)),
+        seen_(after) {}
+
+  void OnMore() override { Pump(); }
+  void OnRoom() override {
+    {
+      const std::lock_guard lock(mutex_);
+      left_ = room_;
+    }
+    Pump();
   }
-  void OnEnd() override { exchange_->End(); }
-  void Quiet() {
+  void OnQuiet() override {
+    const std::lock_guard lock(mutex_);
     std::string out;
     AppendComment(out, "waiting");
-    exchange_->Write(out);
+    if (exchange_) exchange_->Write(out);
+  }
+  void OnClosed() override {  // the response goes on
+    run_->Remove(shared_from_this());
+    const std::lock_guard lock(mutex_);
+    exchange_.reset();
   }
 
  private:
-  const std::shared_ptr<Exchange> exchange_;
-};
+  void Pump() {
+    const std::lock_guard lock(mutex_);
+    while (exchange_ && left_ > 0) {
+      const auto piece = run_->Read(seen_, static_cast<size_t>(std::min<int64_t>(left_, kPieceBytes)));
+      // It reads more slowly than the answer is made, and the rest is not kept: it must not look complete.
+      if (!piece) return std::exchange(exchange_, nullptr)->Abort();
+      std::string out;
+      for (const auto& event : piece->events) AppendNamedEvent(out, event.type, event.data);
+      seen_ += std::ssize(piece->events);
+      left_ -= std::ssize(out);
+      if (!out.empty()) exchange_->Write(out);
+      if (piece->over) return std::exchange(exchange_, nullptr)->End();
+      if (out.empty()) return;
+    }
+  }
 
-class FollowerListener final : public ExchangeListener {
- public:
-  FollowerListener(std::shared_ptr<platform::BackgroundRun> run, std::shared_ptr<RunFollower> follower)
-      : run_(std::move(run)), follower_(std::move(follower)) {}
-  void OnClosed() override { run_->Remove(follower_); }  // the response goes on
-  void OnQuiet() override { follower_->Quiet(); }
-
- private:
+  static constexpr int64_t kPieceBytes = 64 << 10;
   const std::shared_ptr<platform::BackgroundRun> run_;
-  const std::shared_ptr<RunFollower> follower_;
+  const int64_t room_;
+  std::mutex mutex_;
+  std::shared_ptr<Exchange> exchange_;  // until it ends: the exchange holds this as its listener
+  int64_t seen_;                        // the number of the last event that was written
+  int64_t left_ = 0;                    // of the room; there is none before the stream has begun
 };
 
-void Follow(const std::shared_ptr<Exchange>& exchange, const std::shared_ptr<platform::BackgroundRun>& run,
-            int64_t after, const std::vector<std::string>& ignored = {}) {
-  if (auto possible = run->CanListen(after); !possible) return SendError(exchange, possible.error());
+void Follow(Services& services, const std::shared_ptr<Exchange>& exchange,
+            const std::shared_ptr<platform::BackgroundRun>& run, int64_t after,
+            const std::vector<std::string>& ignored = {}) {
+  if (auto there = run->Read(after, 1); !there) return SendError(exchange, there.error());
+  const auto follower =
+      std::make_shared<RunFollower>(exchange, run, after, services.options.max_write_buffer_bytes / 2);
+  if (auto listening = run->Listen(follower); !listening) return SendError(exchange, listening.error());
   std::vector<HttpHeader> headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
   if (!ignored.empty()) headers.push_back({"Tidepool-Ignored", IgnoredHeader(ignored)});
   exchange->Begin(200, kEventStream, std::move(headers));
-  const auto follower = std::make_shared<RunFollower>(exchange);
-  if (auto listening = run->Listen(after, follower); !listening) return exchange->End();
-  exchange->Listen(std::make_shared<FollowerListener>(run, follower));
+  exchange->Listen(follower);
+  follower->OnRoom();
 }
 
 // The items of the responses before this one.
@@ -350,7 +382,7 @@ void StartBackground(Services& services, const std::shared_ptr<Exchange>& exchan
     return SendError(exchange, generation.error());
   }
   (*run)->SetGeneration(std::move(*generation));
-  if (parsed.stream) return Follow(exchange, *run, -1, parsed.ignored);
+  if (parsed.stream) return Follow(services, exchange, *run, -1, parsed.ignored);
   HttpResponse response = JsonResponse(body);
   if (!parsed.ignored.empty())
     response.headers.push_back({"Tidepool-Ignored", IgnoredHeader(parsed.ignored)});
@@ -471,7 +503,7 @@ void Get(Services& services, std::shared_ptr<Exchange> exchange) {
                               "responses have them, for a while. Get it without stream.",
                               "events_gone"));
   }
-  Follow(exchange, run, *after);
+  Follow(services, exchange, run, *after);
 }
 
 void Delete(Services& services, std::shared_ptr<Exchange> exchange) {

@@ -32,33 +32,40 @@ void BackgroundRun::Halt() {
 }
 
 void BackgroundRun::Publish(std::string_view type, std::string data) {
-  const std::lock_guard lock(mutex_);
-  if (ended_) return;
-  for (const auto& listener : listeners_) listener->OnEvent(type, data);
-  bytes_ += type.size() + data.size();
-  events_.push_back({std::string(type), std::move(data)});
-  while (bytes_ > max_event_bytes_ && events_.size() > 1) {
-    bytes_ -= events_.front().type.size() + events_.front().data.size();
-    events_.pop_front();
-    ++first_;
+  std::vector<std::shared_ptr<ResponseListener>> listeners;
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended_) return;
+    bytes_ += type.size() + data.size();
+    events_.push_back({std::string(type), std::move(data)});
+    while (bytes_ > max_event_bytes_ && events_.size() > 1) {
+      bytes_ -= events_.front().type.size() + events_.front().data.size();
+      events_.pop_front();
+      ++first_;
+    }
+    listeners = listeners_;
   }
+  for (const auto& listener : listeners) listener->OnMore();
 }
 
 void BackgroundRun::End() {
-  const std::lock_guard lock(mutex_);
-  EndAll();
-  ended_ = true;
+  std::vector<std::shared_ptr<ResponseListener>> listeners;
+  {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+    listeners.swap(listeners_);
+  }
+  for (const auto& listener : listeners) listener->OnMore();
 }
 
 void BackgroundRun::EndListening() {
-  const std::lock_guard lock(mutex_);
-  EndAll();
-  closed_ = true;
-}
-
-void BackgroundRun::EndAll() {
-  for (const auto& listener : listeners_) listener->OnEnd();
-  listeners_.clear();
+  std::vector<std::shared_ptr<ResponseListener>> listeners;
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    listeners.swap(listeners_);
+  }
+  for (const auto& listener : listeners) listener->OnMore();
 }
 
 bool BackgroundRun::ended() const {
@@ -71,7 +78,14 @@ size_t BackgroundRun::event_bytes() const {
   return bytes_;
 }
 
-Status BackgroundRun::CheckListening(int64_t after) const {
+void BackgroundRun::Release() {
+  std::shared_ptr<Generation> released;  // let go of outside the mutex
+  const std::lock_guard lock(mutex_);
+  released.swap(generation_);
+}
+
+Result<BackgroundRun::Piece> BackgroundRun::Read(int64_t after, size_t max_bytes) const {
+  const std::lock_guard lock(mutex_);
   if (after + 1 < first_) {
     return Fail(ErrorKind::kInvalid, "events_gone",
                 fmt::format("The events up to {} of this response are not kept any more; get it without "
@@ -79,6 +93,19 @@ Status BackgroundRun::CheckListening(int64_t after) const {
                             first_ - 1, first_ - 1),
                 "starting_after");
   }
+  Piece piece;
+  size_t bytes = 0;
+  auto i = static_cast<size_t>(after + 1 - first_);
+  for (; i < events_.size() && bytes < max_bytes; ++i) {
+    bytes += events_[i].type.size() + events_[i].data.size();
+    piece.events.push_back(events_[i]);
+  }
+  piece.over = closed_ || (ended_ && i >= events_.size());
+  return piece;
+}
+
+Status BackgroundRun::Listen(std::shared_ptr<ResponseListener> listener) {
+  const std::lock_guard lock(mutex_);
   if (closed_) {
     return Fail(
         Error{ErrorKind::kUnavailable, "draining", "The server is stopping; try again later.", "", 5});
@@ -87,31 +114,7 @@ Status BackgroundRun::CheckListening(int64_t after) const {
     return Fail(Error{ErrorKind::kOverloaded, "too_many_listeners",
                       fmt::format("{} clients follow this response already.", max_listeners_), "", 5});
   }
-  return {};
-}
-
-Status BackgroundRun::CanListen(int64_t after) const {
-  const std::lock_guard lock(mutex_);
-  return CheckListening(after);
-}
-
-void BackgroundRun::Release() {
-  std::shared_ptr<Generation> released;  // let go of outside the mutex
-  const std::lock_guard lock(mutex_);
-  released.swap(generation_);
-}
-
-Status BackgroundRun::Listen(int64_t after, std::shared_ptr<ResponseListener> listener) {
-  const std::lock_guard lock(mutex_);
-  TP_TRY(CheckListening(after));
-  // (A number beyond the last: nothing of what was.)
-  for (auto i = static_cast<size_t>(after + 1 - first_); i < events_.size(); ++i)
-    listener->OnEvent(events_[i].type, events_[i].data);
-  if (ended_) {
-    listener->OnEnd();
-  } else {
-    listeners_.push_back(std::move(listener));
-  }
+  if (!ended_) listeners_.push_back(std::move(listener));
   return {};
 }
 

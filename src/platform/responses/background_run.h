@@ -1,7 +1,7 @@
 // A response that runs without its client: its events, for those who listen and those who come back.
 //
-// Threads: any. Listeners are called under a mutex, in the order of the events; they must not block or call
-// back.
+// Threads: any. Listeners are called under no mutex, from the thread that publishes; they must not block.
+// They read at their own pace: a slow one holds up nobody, until what it has not read is not kept any more.
 #pragma once
 
 #include <atomic>
@@ -22,8 +22,7 @@ namespace tidepool::platform {
 class ResponseListener {
  public:
   virtual ~ResponseListener() = default;
-  virtual void OnEvent(std::string_view type, std::string_view data) = 0;
-  virtual void OnEnd() = 0;  // nothing follows
+  virtual void OnMore() = 0;  // there is something to read, if only the end
 };
 
 class BackgroundRun {
@@ -46,25 +45,28 @@ class BackgroundRun {
   bool cancelled() const { return cancelled_; }  // the client wanted it
 
   void Publish(std::string_view type, std::string data);
-  void End();  // after the last event: no listener hears more
+  void End();  // after the last event
   bool ended() const;
   size_t event_bytes() const;
 
-  // The events after number `after` (-1: all), then those to come. kInvalid "events_gone" if some of them are
-  // not kept any more; kOverloaded "too_many_listeners".
-  Status CanListen(int64_t after) const;
-  Status Listen(int64_t after, std::shared_ptr<ResponseListener> listener);
-  void Remove(const std::shared_ptr<ResponseListener>& listener);
-  void Release();       // lets go of what ran
-  void EndListening();  // OnEnd to all, and none from now on; the run goes on
-
- private:
   struct Event {
     std::string type, data;
   };
+  struct Piece {
+    std::vector<Event> events;
+    bool over = false;  // nothing follows
+  };
+  // The events after number `after` (-1: all): of those that are there the first, about `max_bytes` of them.
+  // kInvalid "events_gone" if some of them are not kept any more.
+  Result<Piece> Read(int64_t after, size_t max_bytes) const;
+  // OnMore from now on. kOverloaded "too_many_listeners"; kUnavailable "draining".
+  Status Listen(std::shared_ptr<ResponseListener> listener);
+  void Remove(const std::shared_ptr<ResponseListener>& listener);
+  void Release();       // lets go of what ran
+  void EndListening();  // who reads comes to an end, and nobody listens from now on; the run goes on
+
+ private:
   void Halt();
-  void EndAll();                               // under mutex_
-  Status CheckListening(int64_t after) const;  // under mutex_
 
   const std::string id_;
   const Principal owner_;  // who began it

@@ -73,7 +73,7 @@ class Responses {
   virtual std::shared_ptr<BackgroundRun> FindRun(const Principal& who, const std::string& id) = 0;
   // Ends (as failed) what was begun by those who may not any more.
   virtual void StopForbidden(const std::function<bool(const Principal&)>& may) = 0;
-  // OnEnd to all who follow a response, and none from now on: before the server drains.
+  // All who follow a response come to an end, and nobody follows from now on: before the server drains.
   virtual void EndListening() = 0;
   // Ends what runs in the background (as failed: the server stops), and takes no new. Waits for it, some
   // seconds at most. Before the engine goes.

@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <future>
+#include <mutex>
 #include <thread>
 
 #include "base/ids.h"
@@ -17,15 +18,45 @@ namespace {
 using Json = nlohmann::ordered_json;
 using store::Backend;
 
+// Reads what there is whenever it is told of it.
 class Recorder final : public ResponseListener {
  public:
-  void OnEvent(std::string_view type, std::string_view data) override {
-    events.push_back(std::string(type) + " " + std::string(data));
+  Recorder(std::shared_ptr<BackgroundRun> run, int64_t after) : run_(std::move(run)), seen_(after) {}
+  void OnMore() override {
+    const std::lock_guard lock(mutex_);
+    while (!over_) {
+      const auto piece = run_->Read(seen_, 1);
+      ASSERT_TRUE(piece) << piece.error().message;
+      for (const auto& event : piece->events) events_.push_back(event.type + " " + event.data);
+      seen_ += std::ssize(piece->events);
+      over_ = piece->over;
+      if (piece->events.empty()) return;
+    }
   }
-  void OnEnd() override { ++ends; }
-  std::vector<std::string> events;
-  int ends = 0;
+  std::vector<std::string> events() {
+    const std::lock_guard lock(mutex_);
+    return events_;
+  }
+  bool over() {
+    const std::lock_guard lock(mutex_);
+    return over_;
+  }
+
+ private:
+  const std::shared_ptr<BackgroundRun> run_;
+  std::mutex mutex_;
+  std::vector<std::string> events_;
+  bool over_ = false;
+  int64_t seen_;
 };
+
+// Follows from there on.
+std::shared_ptr<Recorder> Follow(const std::shared_ptr<BackgroundRun>& run, int64_t after) {
+  auto recorder = std::make_shared<Recorder>(run, after);
+  EXPECT_TRUE(run->Listen(recorder));
+  recorder->OnMore();
+  return recorder;
+}
 
 class CountingGeneration final : public Generation {
  public:
@@ -166,38 +197,35 @@ TEST_P(ResponsesTest, EventsAreHeardOnceByThoseThatComeAndComeBack) {
   const auto run = responses_->Begin(a_, Running("r1"));
   ASSERT_TRUE(run) << run.error().message;
   EXPECT_EQ(responses_->Find(a_, "r1")->status, "in_progress");
-  const auto first = std::make_shared<Recorder>();
-  ASSERT_TRUE((*run)->Listen(-1, first));
+  const auto first = Follow(*run, -1);
   (*run)->Publish("a", "0");
   (*run)->Publish("b", "1");
   (*run)->Remove(first);
   (*run)->Publish("c", "2");
-  const auto later = std::make_shared<Recorder>();
-  ASSERT_TRUE((*run)->Listen(0, later));
+  const auto later = Follow(*run, 0);
   responses_->End(*run, Made("r1"), "last", "3");
   WaitEnd(*run);
-  EXPECT_EQ(first->events, (std::vector<std::string>{"a 0", "b 1"}));
-  EXPECT_EQ(first->ends, 0);
-  EXPECT_EQ(later->events, (std::vector<std::string>{"b 1", "c 2", "last 3"}));
-  EXPECT_EQ(later->ends, 1);
+  for (int i = 0; i < 5000 && !later->over(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(first->events(), (std::vector<std::string>{"a 0", "b 1"}));
+  EXPECT_FALSE(first->over());
+  EXPECT_EQ(later->events(), (std::vector<std::string>{"b 1", "c 2", "last 3"}));
+  EXPECT_TRUE(later->over());
   EXPECT_EQ(responses_->Find(a_, "r1")->status, "completed");
   // Also when it has ended.
-  const auto after = std::make_shared<Recorder>();
-  ASSERT_TRUE(responses_->FindRun(a_, "r1")->Listen(2, after));
-  EXPECT_EQ(after->events, std::vector<std::string>{"last 3"});
-  EXPECT_EQ(after->ends, 1);
+  const auto after = Follow(responses_->FindRun(a_, "r1"), 2);
+  EXPECT_EQ(after->events(), std::vector<std::string>{"last 3"});
+  EXPECT_TRUE(after->over());
   EXPECT_EQ(responses_->FindRun(b_, "r1"), nullptr);
 }
 
 TEST_P(ResponsesTest, NobodyFollowsAServerThatStops) {
   const auto run = responses_->Begin(a_, Running("r1"));
   ASSERT_TRUE(run);
-  const auto follower = std::make_shared<Recorder>();
-  ASSERT_TRUE((*run)->Listen(-1, follower));
+  const auto follower = Follow(*run, -1);
   responses_->EndListening();
-  EXPECT_EQ(follower->ends, 1);
+  EXPECT_TRUE(follower->over());
   EXPECT_FALSE((*run)->ended());
-  const auto refused = (*run)->Listen(-1, std::make_shared<Recorder>());
+  const auto refused = (*run)->Listen(follower);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, "draining");
 }
@@ -208,12 +236,11 @@ TEST_P(ResponsesTest, EventsThatAreGoneAreRefused) {
   const auto run = responses_->Begin(a_, Running("r1"));
   ASSERT_TRUE(run);
   for (int i = 0; i < 20; ++i) (*run)->Publish("t", "12345");
-  const auto refused = (*run)->Listen(-1, std::make_shared<Recorder>());
+  const auto refused = (*run)->Read(-1, 100);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, "events_gone");
-  const auto late = std::make_shared<Recorder>();
-  ASSERT_TRUE((*run)->Listen(18, late));
-  EXPECT_EQ(late->events.size(), 1u);
+  const auto late = Follow(*run, 18);
+  EXPECT_EQ(late->events().size(), 1u);
   responses_->End(*run, Made("r1"), "last", "x");
   WaitEnd(*run);
 }
