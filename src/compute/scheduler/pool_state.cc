@@ -443,6 +443,7 @@ void PoolState::TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nanos
 void PoolState::StepDone(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nanoseconds now) {
   Device& device = *devices_[Index(id)];
   TakeSteps(device, steps, busy, now);
+  LearnPace(device, steps > 0 && !device.landing ? busy : 0, now);
   device.busy = device.yielding = device.landing = false;
   device.running = nullptr;
   device.step_ended = true;
@@ -452,8 +453,19 @@ void PoolState::StepsTaken(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nan
   Device& device = *devices_[Index(id)];
   CHECK(steps >= 1 && steps < device.plan.steps);  // of decodes only, then
   TakeSteps(device, steps, busy, now);
+  LearnPace(device, busy, now);
   device.plan.steps -= steps;
   for (PlannedTokens& planned : device.plan.sequences) planned.begin += steps;
+}
+
+void PoolState::LearnPace(Device& device, Nanoseconds busy, Nanoseconds now) {
+  constexpr double kPaceSmoothing = 0.01;  // hundreds of steps: one is nothing
+  constexpr double kSlowest = 2;           // more is not a pace
+  if (busy > 0 && device.step_ended_at >= 0 && now > device.step_ended_at) {
+    const double seen = static_cast<double>(now - device.step_ended_at) / static_cast<double>(busy);
+    device.pace += kPaceSmoothing * (std::clamp(seen, 1.0, kSlowest) - device.pace);
+  }
+  device.step_ended_at = busy > 0 ? now : -1;
 }
 
 void PoolState::TokensTaken(PoolJobId id, int32_t tokens) {
@@ -735,6 +747,7 @@ void PoolState::CheckRates(Device& device, Nanoseconds now, bool blocked, bool s
   const double dt = static_cast<double>(now - device.rates_at) * 1e-9;
   const double keep = std::exp(-dt / 60);
   device.rates_at = now;
+  if (blocked) device.step_ended_at = -1;  // it waits for weights, which promises count as copies
   const bool was_blocked = device.blocked_since >= 0;
   device.wait_share = device.wait_share * keep + (was_blocked ? 1 - keep : 0);
   device.switch_rate = device.switch_rate * keep + (switched ? 1.0 / 60 : 0);

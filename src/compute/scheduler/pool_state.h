@@ -159,7 +159,11 @@ struct Device {
   Nanoseconds retry_at = INT64_MAX;  // what found no room is tried again, for room comes with time too
   double load[2] = {};               // cached, by View; see LoadOf
   bool load_known = false;
-  bool late = false;                // one of its jobs is
+  bool late = false;  // one of its jobs is
+  // Time from the end of a step to the end of the next, with work at hand, over the time of the step: what a
+  // driver does between steps, and what others take from its processors, is not there for promises either.
+  double pace = 1;
+  Nanoseconds step_ended_at = -1;   // while steps follow each other
   Nanoseconds land_at = INT64_MAX;  // when a step of the model that is loading may begin
   bool lands = false;               // it may
   // KV went to the host so that weights can come: until then what is less urgent does not come back.
@@ -322,6 +326,7 @@ class PoolState : public PoolScheduler {
   void ReturnHostRoom(Host& host);
   void EraseFrom(std::vector<Job*>& list, Job& job);
   void TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nanoseconds now);
+  void LearnPace(Device& device, Nanoseconds busy, Nanoseconds now);
   void LearnStep(Device& device, int32_t steps, Nanoseconds busy);
   void ChargeSwitch(const Replica& replica, Nanoseconds stood);
   std::string CheckReplica(const Replica& replica) const;

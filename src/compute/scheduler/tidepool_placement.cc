@@ -196,7 +196,7 @@ TidepoolScheduler::Demand TidepoolScheduler::DemandWith(const Device& device, co
   for (size_t i = 0; i < kTimes; ++i) {
     const double copies_s = std::max(copy_s[i], round_s * time_s[i] / (kRoundOfTtft * ttft_s)) +
                             (time_s[i] < read_from_s ? 0 : read_s);
-    worst.compute = std::max(worst.compute, compute_s[i] / time_s[i]);
+    worst.compute = std::max(worst.compute, device.pace * compute_s[i] / time_s[i]);
     worst.copies = std::max(worst.copies, copies_s / time_s[i]);
   }
   return worst;

@@ -242,6 +242,7 @@ bool TidepoolScheduler::BeginTurn(Device& device, Nanoseconds now) {
     // The last turn's model may go now: a pool that was made smaller has waited for that.
     if (turn.replica != nullptr && device.used() > device.arena) device.dirty = true;
     turn = {};
+    device.step_ended_at = -1;  // nothing to do
     CheckRates(device, now, blocked, false);
     return false;
   }

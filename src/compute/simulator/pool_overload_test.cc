@@ -87,8 +87,7 @@ TEST(PoolOverloadTest, WhatIsAdmittedIsOnTimeWherePrefillIsHalfOfTheCost) {
     std::printf("%.1f requests/s     refused %.3f, admitted on time %.3f, offered on time %.3f\n", per_s,
                 refused, result->admitted_on_time, result->tokens_on_time);
     EXPECT_GE(result->admitted_on_time, 0.95) << per_s;
-    EXPECT_GE(result->tokens_on_time, 0.9 * 2.3 / per_s)
-        << "and no more is refused than has to be";
+    EXPECT_GE(result->tokens_on_time, 0.9 * 2.3 / per_s) << "and no more is refused than has to be";
   }
 }
 
