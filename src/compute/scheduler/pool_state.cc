@@ -350,6 +350,11 @@ void PoolState::Remove(PoolJobId id, Nanoseconds now) {
     return;
   }
   Device& device = *job->replica->device;
+  if (job->produced > 0 && !job->beyond && job->job.job_class != JobClass::kBatch) {
+    constexpr double kLateSmoothing = 1.0 / 32;
+    const bool late = job->served_at > job->due() - job->tpot;  // its last token
+    device.late_share += kLateSmoothing * ((late ? 1 : 0) - device.late_share);
+  }
   const Place place = job->place;
   Replica& replica = *job->replica;
   Detach(*job);

@@ -163,6 +163,7 @@ struct Device {
   // Time from the end of a step to the end of the next, with work at hand, over the time of the step: what a
   // driver does between steps, and what others take from its processors, is not there for promises either.
   double pace = 1;
+  double late_share = 0;  // of answers of late: whose last token was; not of batch work, or beyond a share
   Nanoseconds step_ended_at = -1;   // while steps follow each other
   Nanoseconds land_at = INT64_MAX;  // when a step of the model that is loading may begin
   bool lands = false;               // it may
@@ -327,6 +328,7 @@ class PoolState : public PoolScheduler {
   void EraseFrom(std::vector<Job*>& list, Job& job);
   void TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nanoseconds now);
   void LearnPace(Device& device, Nanoseconds busy, Nanoseconds now);
+  static void CountLate(Device& device, const Job& job, int32_t tokens, Nanoseconds busy, Nanoseconds now);
   void LearnStep(Device& device, int32_t steps, Nanoseconds busy);
   void ChargeSwitch(const Replica& replica, Nanoseconds stood);
   std::string CheckReplica(const Replica& replica) const;

@@ -205,9 +205,13 @@ TidepoolScheduler::Demand TidepoolScheduler::DemandWith(const Device& device, co
 // How far beyond what can be promised the best device would be; at most 0: it is not.
 double TidepoolScheduler::Overload(const Job& job, const Device& device, Nanoseconds now) const {
   if (options_.admission_load <= 0) return 0;
-  double limit = kPromise * options_.admission_load;
-  if (job.job.job_class == JobClass::kBatch) limit *= kBatchShare;
   const bool beyond = accounts_.shared() && Beyond(job, now);
+  // Promises that are not kept were too many: whatever the estimates say, fewer are made until they are. Not
+  // to an account that keeps within its share.
+  double limit = kPromise * options_.admission_load;
+  if (beyond || !accounts_.shared())
+    limit *= std::clamp(1 - kLateCuts * (device.late_share - kLateMeant), kLeastPromise, 1.0);
+  if (job.job.job_class == JobClass::kBatch) limit *= kBatchShare;
   // What came beyond a share counts for those within theirs only while somebody else is there to have it.
   const View view = accounts_.shared() && !beyond ? View::kWithinShare : View::kAll;
   const Replica* there = FindReplica(*job.model, device);
