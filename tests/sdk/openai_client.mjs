@@ -116,6 +116,37 @@ const checks = {
     assert.equal(value.n, 12);
     assert(value.s.length <= 9);
   },
+  async responses() {
+    const first = await client.responses.create({ model, input: "[[think:hm]][[say:hello there]]" });
+    assert.equal(first.output_text, "hello there");
+    assert.equal(first.status, "completed");
+    assert(first.usage.output_tokens_details.reasoning_tokens > 0);
+    const second = await client.responses.create({
+      model, previous_response_id: first.id, input: "[[say:and on]]",
+    });
+    assert.equal(second.output_text, "and on");
+    assert(second.usage.input_tokens > first.usage.input_tokens);
+    // Streamed through the client's own accumulator.
+    const kinds = [];
+    const stream = client.responses.stream({ model, input: "[[say:déjà 漢字 😀]]" }).on("event", (event) => kinds.push(event.type));
+    assert.equal((await stream.finalResponse()).output_text, "déjà 漢字 😀");
+    assert.equal(kinds[0], "response.created");
+    assert(kinds.includes("response.output_text.delta"));
+    assert.equal(kinds.at(-1), "response.completed");
+    const tools = [{ type: "function", name: "weather", strict: null, parameters: {
+      type: "object", properties: { city: { type: "string" } }, required: ["city"] } }];
+    const asked = await client.responses.create({ model, tools,
+      input: '[[say:<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>]]' });
+    const call = asked.output.find((item) => item.type === "function_call");
+    assert.deepEqual(JSON.parse(call.arguments), { city: "Oslo" });
+    const parsed = await client.responses.parse({ model, input: '[[say:{"n": 12}]]', text: { format: {
+      type: "json_schema", name: "x", strict: true, schema: {
+        type: "object", properties: { n: { type: "integer" } }, required: ["n"], additionalProperties: false } } } });
+    assert.deepEqual(parsed.output_parsed, { n: 12 });
+    assert.equal((await client.responses.retrieve(first.id)).id, first.id);
+    await client.responses.delete(first.id);
+    await assert.rejects(client.responses.retrieve(first.id), NotFoundError);
+  },
   async aborting() {
     const stream = await client.chat.completions.create({
       model, messages: ask("[[stall_ms:20]][[tokens:100000]]"), max_tokens: 2000, stream: true,

@@ -21,4 +21,4 @@ def test_javascript_client():
         result = subprocess.run([node, str(script), server.url, server.key, str(MODULES)], timeout=300,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert result.returncode == 0, result.stdout
-    assert result.stdout.count("ok ") == 11, result.stdout
+    assert result.stdout.count("ok ") == 12, result.stdout
