@@ -211,6 +211,12 @@ PoolModel EngineImpl::Describe(const LoadedModel& model) const {
   }
   pool.kv_block_bytes = model.card->kv_block_bytes;
   pool.profiles = {policy.profile};
+  // A first guess knows the weights that a step reads; what it reads of KV follows at the same rate.
+  StepProfile& guess = pool.profiles.front();
+  if (guess.decode_per_context_token_s == 0 && model.card->weight_bytes > 0) {
+    guess.decode_per_context_token_s = guess.decode_base_s * static_cast<double>(model.card->kv_block_bytes) /
+                                       chips::kKvBlockTokens / static_cast<double>(model.card->weight_bytes);
+  }
   pool.ttft = ns(policy.ttft_s);
   pool.tpot = ns(policy.tpot_s);
   pool.weight = policy.weight;

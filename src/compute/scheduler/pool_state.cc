@@ -1,6 +1,7 @@
 #include "compute/scheduler/pool_state.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <utility>
 
@@ -485,7 +486,12 @@ void PoolState::TokensTaken(PoolJobId id, int32_t tokens) {
   accounts_.Serve(*job->account, took_s);
 }
 
+// A step's time is the sum of its parts, each times its learned factor. Normalised least mean squares (Widrow
+// and Hoff, 1960): a step's error is shared out among the factors by the parts' squares, a tenth of it at a
+// time.
 void PoolState::LearnStep(Device& device, int32_t steps, Nanoseconds busy) {
+  constexpr double kMostOff = 4;  // times the prediction, that one step says anything about
+  constexpr double kLeastFactor = 0.05, kMostFactor = 1000;
   if (steps == 0 || device.landing || busy <= 0) return;
   const PoolPlan& plan = device.plan;
   double prefill = 0, prefill2 = 0, context = 0;
@@ -499,12 +505,41 @@ void PoolState::LearnStep(Device& device, int32_t steps, Nanoseconds busy) {
     }
   }
   Model& model = *device.running->model;
-  const double predicted =
-      ProfileOf(model, device).StepSeconds(prefill, prefill2, context, plan.decodes) * steps;
+  const StepProfile& given = GivenProfile(model, device);
+  LearnedPace& pace = model.pace;
+  struct Part {
+    double seconds;
+    double* factor;
+  };
+  std::array<Part, 5> parts{};
+  size_t count = 0;
+  const auto add = [&](double seconds, double& factor) {
+    if (seconds > 0) parts[count++] = {seconds, &factor};
+  };
+  const double bases[] = {prefill > 0 ? given.prefill_base_s * pace.prefill_base : 0,
+                          plan.decodes > 0 ? given.decode_base_s * pace.decode_base : 0};
+  if (bases[0] > bases[1]) {
+    add(given.prefill_base_s, pace.prefill_base);  // the larger counts once
+  } else {
+    add(given.decode_base_s, pace.decode_base);
+  }
+  add(given.prefill_per_token_s * prefill + given.prefill_per_token2_s * prefill2, pace.prefill_token);
+  add(given.decode_per_context_token_s * context, pace.decode_context);
+  add(given.decode_per_sequence_s * plan.decodes, pace.decode_sequence);
+  double predicted = 0, squares = 0;
+  for (size_t i = 0; i < count; ++i) {
+    predicted += parts[i].seconds * *parts[i].factor;
+    squares += parts[i].seconds * parts[i].seconds;
+  }
   if (predicted <= 0) return;
-  double& ratio = prefill > 0 ? model.prefill_ratio : model.decode_ratio;
-  const double seen = std::clamp(static_cast<double>(busy) * 1e-9 / predicted, 1e-3, 1e3);
-  ratio += kSmoothing * (seen - ratio);
+  const double seen =
+      std::clamp(static_cast<double>(busy) * 1e-9 / steps, predicted / kMostOff, predicted * kMostOff);
+  const double error = seen - predicted;
+  if (std::abs(error) < 1e-6 * predicted) return;  // rounding to nanoseconds
+  for (size_t i = 0; i < count; ++i) {
+    double& factor = *parts[i].factor;
+    factor = std::clamp(factor + kSmoothing * error * parts[i].seconds / squares, kLeastFactor, kMostFactor);
+  }
 }
 
 // ---- events: weights -----------------------------------------------------------------------------------
@@ -676,9 +711,21 @@ void PoolState::SetCordoned(PoolDeviceId id, bool cordoned, Nanoseconds /*now*/)
 
 // ---- estimates -----------------------------------------------------------------------------------------
 
-const StepProfile& PoolState::ProfileOf(const Model& model, const Device& device) const {
+const StepProfile& PoolState::GivenProfile(const Model& model, const Device& device) const {
   const auto& profiles = model.model.profiles;
   return profiles[std::min(Index(device.device.kind), profiles.size() - 1)];
+}
+
+StepProfile PoolState::ProfileOf(const Model& model, const Device& device) const {
+  StepProfile profile = GivenProfile(model, device);
+  const LearnedPace& pace = model.pace;
+  profile.prefill_base_s *= pace.prefill_base;
+  profile.prefill_per_token_s *= pace.prefill_token;
+  profile.prefill_per_token2_s *= pace.prefill_token;
+  profile.decode_base_s *= pace.decode_base;
+  profile.decode_per_context_token_s *= pace.decode_context;
+  profile.decode_per_sequence_s *= pace.decode_sequence;
+  return profile;
 }
 
 double PoolState::DecodeSeconds(const Replica& replica, int32_t more_sequences, int64_t more_context,
@@ -693,15 +740,13 @@ double PoolState::BatchSeconds(const Model& model, const Device& device, int32_t
                                double context) const {
   if (sequences <= 0) return 0;
   const double rounds = std::ceil(static_cast<double>(sequences) / model.model.max_sequences);
-  const StepProfile& profile = ProfileOf(model, device);
-  return model.decode_ratio *
-         (profile.decode_base_s * (rounds - 1) + profile.StepSeconds(0, 0, context, sequences));
+  const StepProfile profile = ProfileOf(model, device);
+  return profile.decode_base_s * (rounds - 1) + profile.StepSeconds(0, 0, context, sequences);
 }
 
 double PoolState::PrefillSeconds(const Model& model, const Device& device, int64_t tokens) const {
-  const StepProfile& profile = ProfileOf(model, device);
   const auto n = static_cast<double>(tokens);
-  return n <= 0 ? 0 : model.prefill_ratio * profile.StepSeconds(n, n * n, 0, 0);
+  return n <= 0 ? 0 : ProfileOf(model, device).StepSeconds(n, n * n, 0, 0);
 }
 
 double PoolState::LoadSeconds(const Model& model, const Device& device) const {
@@ -721,7 +766,7 @@ double PoolState::LoadSeconds(const Replica& replica) const {
 
 double PoolState::SlowestPace(const Model& model, const Device& device) const {
   constexpr double kExpectedContext = 1024;
-  return 2 * model.decode_ratio * ProfileOf(model, device).StepSeconds(0, 0, kExpectedContext, 1);
+  return 2 * ProfileOf(model, device).StepSeconds(0, 0, kExpectedContext, 1);
 }
 
 double PoolState::ReplicaLoad(const Replica& replica, int32_t more_sequences, int64_t more_context,

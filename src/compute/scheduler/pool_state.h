@@ -98,6 +98,13 @@ struct Replica {
   int32_t jobs(View view) const { return view == View::kAll ? jobs() : jobs() - beyond; }
 };
 
+// What each part of a step takes over what the profile says, learned from steps. Parts, for a first guess of
+// a profile is wrong by part: a processor's second sequence costs it more than arithmetic says, its memory
+// less.
+struct LearnedPace {
+  double prefill_base = 1, prefill_token = 1, decode_base = 1, decode_context = 1, decode_sequence = 1;
+};
+
 struct Model {
   PoolModel model;
   uint64_t weight_bytes = 0;
@@ -105,8 +112,7 @@ struct Model {
   std::vector<Replica*> replicas;      // in the order of devices; nullptr: none yet
   std::vector<bool> warm;              // by host
   int32_t waiting = 0, admitted = 0;
-  // Learned: what steps took over what the profile says, per kind of work, smoothed.
-  double prefill_ratio = 1, decode_ratio = 1;
+  LearnedPace pace;
   // Quarantine.
   int32_t load_failures = 0;
   Nanoseconds quarantined_until = 0;
@@ -290,7 +296,8 @@ class PoolState : public PoolScheduler {
   bool ComposeStep(Replica& replica, const ComposeRule& rule, Nanoseconds now, PoolPlan& plan);
 
   // ---- estimates (seconds)
-  const StepProfile& ProfileOf(const Model& model, const Device& device) const;
+  const StepProfile& GivenProfile(const Model& model, const Device& device) const;
+  StepProfile ProfileOf(const Model& model, const Device& device) const;  // as learned
   double DecodeSeconds(const Replica& replica, int32_t more_sequences, int64_t more_context,
                        View view = View::kAll) const;
   // One token for each; in as many steps as that takes.

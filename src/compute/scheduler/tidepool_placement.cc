@@ -53,8 +53,7 @@ TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds no
     if (joins) {
       more = ReplicaLoad(*replica, 1, job.prompt, view) - ReplicaLoad(*replica, 0, 0, view);
     } else {
-      const StepProfile& profile = ProfileOf(model, device);
-      more = model.decode_ratio * profile.StepSeconds(0, 0, job.prompt, 1) / tpot;
+      more = ProfileOf(model, device).StepSeconds(0, 0, job.prompt, 1) / tpot;
     }
     const double after = before + more;
     double cost = more + Congestion(after) - Congestion(before) + 0.05 * before;
@@ -317,12 +316,11 @@ void TidepoolScheduler::OnAssigned(Job& job, Nanoseconds now) {
   Device& device = *job.replica->device;
   accounts_.Settle(*job.account, job.pledge, job.served_s);  // on a device it was moved from
   job.served_s = 0;
-  const StepProfile& profile = ProfileOf(*job.model, device);
   const double full = std::min(job.model->model.max_sequences, kFullBatch);
   const double output = ExpectedOutput(job);
   job.prefill_token_s = PrefillSeconds(*job.model, device, job.prompt) / job.prompt;
   job.decode_token_s =
-      job.model->decode_ratio * profile.StepSeconds(0, 0, full * (job.prompt + output / 2), full) / full;
+      ProfileOf(*job.model, device).StepSeconds(0, 0, full * (job.prompt + output / 2), full) / full;
   Count(job, -1);
   job.beyond = Beyond(job, now);
   Count(job, +1);

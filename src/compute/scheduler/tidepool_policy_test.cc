@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <random>
 
 #include "compute/scheduler/pool_world.h"
 
@@ -479,7 +480,65 @@ class Bookkeeping final : public PoolState {
   }
   void StandStill(Nanoseconds now) { CheckRates(*devices_.front(), now, true, false); }
   double Served(PoolJobId job) const { return FindJob(job)->account->service_s; }
+  // A step of the first model as if it had been planned: `decodes` sequences with `context` tokens each, and
+  // a chunk of `prefill`.
+  void Step(int32_t decodes, int32_t context, int32_t prefill, double seconds) {
+    Device& device = *devices_.front();
+    device.plan = PoolPlan();
+    device.plan.model = 1;
+    device.plan.decodes = decodes;
+    for (int32_t i = 0; i < decodes; ++i)
+      device.plan.sequences.push_back({.job = 1000, .begin = context, .count = 1, .logit_rows = 1});
+    if (prefill > 0) device.plan.sequences.push_back({.job = 1001, .begin = 0, .count = prefill});
+    device.busy = true;
+    device.running = &ReplicaOf(ModelOf(1), device);
+    now_ += kSecond;
+    StepDone(0, 1, static_cast<Nanoseconds>(seconds * 1e9), now_);
+  }
+  double Predict(int32_t decodes, int32_t context, int32_t prefill) {
+    return ProfileOf(ModelOf(1), *devices_.front())
+        .StepSeconds(prefill, static_cast<double>(prefill) * prefill, static_cast<double>(decodes) * context,
+                     decodes);
+  }
+
+ private:
+  Nanoseconds now_ = 0;
 };
+
+// A guess that is wrong by part: decoding alone takes twice as long as guessed, a further sequence half as
+// long.
+TEST(LearnedPaceTest, PartsOfAStepAreLearnedOneByOne) {
+  Bookkeeping pool;
+  pool.AddHost({});
+  pool.AddDevice({.host = 0, .arena_bytes = 8 * kTestSegment});
+  PoolModel model = TestModel(1, 4, kBlock);
+  model.profiles = {{.prefill_base_s = 0.004,
+                     .prefill_per_token_s = 0.0005,
+                     .decode_base_s = 0.004,
+                     .decode_per_context_token_s = 1e-6,
+                     .decode_per_sequence_s = 0.0006}};
+  pool.AddModel(model);
+  const StepProfile truth{.prefill_base_s = 0.006,
+                          .prefill_per_token_s = 0.0007,
+                          .decode_base_s = 0.008,
+                          .decode_per_context_token_s = 3e-6,
+                          .decode_per_sequence_s = 0.0003};
+  const auto seconds = [&](int32_t decodes, int32_t context, int32_t prefill) {
+    return truth.StepSeconds(prefill, 0, static_cast<double>(decodes) * context, decodes);
+  };
+  std::mt19937_64 random(3);
+  for (int i = 0; i < 2000; ++i) {
+    const auto decodes = static_cast<int32_t>(random() % 17), context = static_cast<int32_t>(random() % 600);
+    const int32_t prefill = decodes == 0 || random() % 4 == 0 ? 16 + static_cast<int32_t>(random() % 240) : 0;
+    pool.Step(decodes, context, prefill,
+              seconds(decodes, context, prefill) * (0.9 + 0.2 * static_cast<double>(random() % 101) / 100));
+  }
+  for (const int32_t decodes : {1, 4, 16}) {
+    EXPECT_NEAR(pool.Predict(decodes, 300, 0) / seconds(decodes, 300, 0), 1, 0.08) << decodes;
+  }
+  EXPECT_NEAR(pool.Predict(0, 0, 256) / seconds(0, 0, 256), 1, 0.08);
+  EXPECT_NEAR(pool.Predict(8, 100, 128) / seconds(8, 100, 128), 1, 0.08);
+}
 
 TEST(SwitchTest, IsChargedToTheAccountsOfItsModelAsFarAsTheDeviceStoodStill) {
   Bookkeeping pool;

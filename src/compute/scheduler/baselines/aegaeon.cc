@@ -233,8 +233,7 @@ double Aegaeon::StepSeconds(const Batch& batch, const Device& device) const {
     const Job* job = nullptr;
     if (Decoding(id, job)) context += job->computed;
   }
-  return batch.model->decode_ratio *
-         ProfileOf(*batch.model, device).StepSeconds(0, 0, context, static_cast<double>(batch.jobs.size()));
+  return ProfileOf(*batch.model, device).StepSeconds(0, 0, context, static_cast<double>(batch.jobs.size()));
 }
 
 void Aegaeon::BeginRound(Instance& instance, Device& device) {
