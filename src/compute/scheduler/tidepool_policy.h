@@ -34,7 +34,8 @@ inline constexpr double kComfort = 0.7;  // load up to which a device is as good
 inline constexpr Nanoseconds kTurnPause = kSecond;  // without work, after which a model's turns begin anew
 inline constexpr Nanoseconds kBalanceInterval = kSecond / 2;
 inline constexpr Nanoseconds kRetry = kSecond / 4;
-inline constexpr Nanoseconds kWeightsFirst = kSecond;   // KV that went for weights stays away so long at most
+inline constexpr Nanoseconds kWeightsFirst =
+    kSecond / 10;                                       // KV that went for weights stays away so long at most
 inline constexpr Nanoseconds kMoveRest = 10 * kSecond;  // between two moves of one model
 inline constexpr double kMoveGap = 0.2;
 inline constexpr int32_t kMaxPassed = 64;
