@@ -167,10 +167,12 @@ class EngineFairnessTest : public EngineTest {
                 noisy.p50_s, calm.p99_s, noisy.p99_s, noisy.p99_s / calm.p99_s, calm.refused, noisy.refused,
                 noisy.requests);
     EXPECT_GT(calm.requests, 200u);
-    // The goal is 1.2 times; pool_fairness_test holds it where time is the simulator's own. Here threads
-    // decide which requests one decision sees, and a calm p99 of five steps (70 ms) becomes a tenth of a
-    // second or, on a busy machine, one or two: what is bounded is that it stays far below the 10 s that
-    // everybody else waits.
+    // With one account for both the median is .4 s and more, or some are refused.
+    EXPECT_LE(noisy.p50_s, 1.2 * calm.p50_s + 0.1);
+    // For the 99th percentile the goal is 1.2 times; pool_fairness_test holds it where time is the
+    // simulator's own. Here threads decide which requests one decision sees, and a calm p99 of five steps (70
+    // ms) becomes a tenth of a second or, on a busy machine, one or two: what is bounded is that it stays far
+    // below the 10 s that everybody else waits.
     EXPECT_LE(noisy.p99_s, 1.2 * calm.p99_s + 4);
     EXPECT_EQ(noisy.refused, 0) << "an account within its share is not refused for what others send";
   }
