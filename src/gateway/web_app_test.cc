@@ -96,8 +96,16 @@ TEST(WebRoute, PagesAreForBrowsersAndTheApiKeepsItsPaths) {
     const Route* route = WebRoute(Get(page, {browser}));
     ASSERT_NE(route, nullptr) << page;
     EXPECT_EQ(route->access, platform::Role::kNone);
+    if (page == std::string_view("/")) continue;
     EXPECT_EQ(WebRoute(Get(page, {{"accept", "*/*"}})), nullptr) << page;
     EXPECT_EQ(WebRoute(Get(page)), nullptr) << page;
+  }
+  // Programs ask "/" whether a server is there, as Ollama's clients do; they are not sent the application.
+  for (const HttpRequest& program : {Get("/"), Get("/", {{"accept", "*/*"}})}) {
+    const Route* route = WebRoute(program);
+    ASSERT_NE(route, nullptr);
+    EXPECT_NE(route, WebRoute(Get("/", {browser})));
+    EXPECT_EQ(route->access, platform::Role::kNone);
   }
   for (const char* path : {"/v1", "/v1/nothing", "/api/v1/nothing", "/assets/gone-9.js"}) {
     EXPECT_EQ(WebRoute(Get(path, {browser})), nullptr) << path;
