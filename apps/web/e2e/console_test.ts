@@ -141,6 +141,9 @@ test("the playground shows tokens with probabilities, and code that is the reque
 test("compare runs two at once and stops them", async () => {
   await visit.go("/compare");
   await visit.page.getByLabel("Prompt").fill("[[say:left and right]] Say something.");
+  // A small model at its own temperature now and then talks until its context is full.
+  await visit.page.getByText("Parameters").click();
+  await visit.page.getByLabel("Most tokens").fill("40");
   await visit.page.getByRole("button", { name: "Run" }).click();
   await visit.page.getByText("left and right", { exact: true }).waitFor();
   await visit.page.getByText("Tokens in + out").nth(1).waitFor({ timeout: 50_000 });
