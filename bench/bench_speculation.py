@@ -81,7 +81,7 @@ def main():
                         rates[case][name].append(reply["usage"]["completion_tokens"] / seconds)
                 if said["true"] != said["false"]:
                     sys.exit(f"{case}: the answers differ:\n{json.dumps(said, indent=1)}")
-            for name, server in servers.items():  # a batch: only what a grammar forces is drafted
+            for name, server in servers.items():  # a batch: nothing is drafted, and nothing may be lost
                 def ask(number, name=name, server=server):
                     path, body = chat(f"What is the weather in {TOWNS[number]}?", **SCHEMA_FORMAT)
                     return server.ask("POST", path, {"model": models[name], **body})["usage"]["completion_tokens"]

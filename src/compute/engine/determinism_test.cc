@@ -11,7 +11,6 @@
 #include "compute/engine/engine_fixture.h"
 #include "compute/scheduler/trace.h"
 #include "models/formats/checkpoint.h"
-#include "models/grammar/regex.h"
 
 namespace tidepool::compute {
 namespace {
@@ -62,8 +61,8 @@ class Rig {
   }
   ModelHandle model() const { return model_; }
 
-  std::shared_ptr<RecordingSink> Submit(const std::vector<int32_t>& prompt, int32_t max_tokens, uint64_t seed,
-                                        std::shared_ptr<grammar::CompiledGrammar> grammar = nullptr) {
+  std::shared_ptr<RecordingSink> Submit(const std::vector<int32_t>& prompt, int32_t max_tokens,
+                                        uint64_t seed) {
     auto sink = std::make_shared<RecordingSink>();
     GenerateRequest request;
     request.model = model_;
@@ -75,8 +74,7 @@ class Rig {
     request.sampling.seed = seed;
     request.sampling.top_logprobs = 5;
     request.workspace = "w";
-    request.account = grammar ? "one" : std::to_string(seed % 3);
-    request.constraint.grammar = std::move(grammar);
+    request.account = std::to_string(seed % 3);
     request.sink = sink;
     const auto handle = engine_->Submit(std::move(request));
     EXPECT_TRUE(handle) << (handle ? "" : handle.error().message);
@@ -166,48 +164,6 @@ TEST_P(Determinism, SpeculationChangesNothingButTheSteps) {
         EXPECT_EQ(arrival.produced, kNew) << "the scheduler knows of every token, the last step's too";
     }
   }
-}
-
-// What a grammar leaves no choice in is computed with the token before it, in a batch too.
-TEST_P(Determinism, ForcedTokensOfABatchChangeNothingButTheSteps) {
-  EngineOptions with, without;
-  with.trace_records = without.trace_records = 100'000;
-  without.speculation = false;
-  Rig plain(GetParam(), "model.gguf", "", without), drafting(GetParam(), "model.gguf", "", with);
-  if (!plain.info().generates) GTEST_SKIP() << "an encoder";
-  if (plain.info().vocab_size < 128) GTEST_SKIP() << "no letters";
-  grammar::Expressions expressions;
-  const auto root = grammar::ParseRegex("(temperature [0-9]{2}, )+", grammar::RegexUse::kText, expressions);
-  ASSERT_TRUE(root);
-  auto program = grammar::Compile(expressions, *root);
-  ASSERT_TRUE(program);
-  const auto trie = grammar::TokenTrie::Build(*text::Tokenizer::Bytes(), {});
-  const auto grammar = grammar::CompiledGrammar::Make(std::move(*program), trie).value();
-  constexpr int32_t kNew = 50;
-  std::vector<std::shared_ptr<RecordingSink>> in_batch;
-  const auto prompt = [&](uint64_t seed) {
-    std::vector<int32_t> made;
-    for (uint64_t t = 0; t < 20 + seed; ++t)
-      made.push_back(static_cast<int32_t>(FakeModel::Mix(seed * 100 + t) % 128));
-    return made;
-  };
-  for (uint64_t seed = 0; seed < 6; ++seed)
-    in_batch.push_back(drafting.Submit(prompt(seed), kNew, seed, grammar));
-  for (uint64_t seed = 0; seed < 6; ++seed) {
-    SCOPED_TRACE(seed);
-    ExpectSame(Rig::Take(*in_batch[seed]), Rig::Take(*plain.Submit(prompt(seed), kNew, seed, grammar)));
-  }
-  // 12 of 16 characters are forced, and the first of them only is not computed with the one before.
-  EXPECT_GT(drafting.Count("tidepool_accepted_tokens_total"), 6 * kNew / 2);
-  EXPECT_LT(drafting.Count("tidepool_steps_total"), kNew);
-  std::istringstream record(drafting.engine().DecisionTrace(/*requests=*/false));
-  const auto trace = ReadTrace(record);
-  ASSERT_TRUE(trace) << trace.error().message;
-  for (const TraceArrival& arrival : ArrivalsOf(*trace)) EXPECT_EQ(arrival.produced, kNew);
-  auto fresh = MakeTidepoolScheduler(with.pool);
-  const auto replayed = Replay(*trace, *fresh);
-  ASSERT_TRUE(replayed) << replayed.error().message;
-  EXPECT_TRUE(replayed->equal) << replayed->difference;
 }
 
 TEST_P(Determinism, AloneBatchedChunkedAndAfterAPrefixHit) {

@@ -110,17 +110,12 @@ class EngineImpl final : public Engine {
   // ---- engine thread: a step (step.cc, generation.cc, embedding.cc)
   class LandingGate;
   void ExecuteStep();
-  // Speculation: tokens that may follow are computed with a sequence's last one, and count as steps of it.
-  // What is said is what would be said without: a draft's token is kept if the row before it draws it. A
-  // guess is worth a row where a sequence decodes alone, for memory is the bound there; what a grammar forces
-  // is worth one in any batch, for its row comes anyway.
+  // Speculation: where one sequence decodes alone, tokens that may follow are computed with its last one, and
+  // count as steps of it. What is said is what would be said without: a draft's token is kept if the row
+  // before it draws it.
   void Draft(LoadedModel& model);
-  bool DraftForced(const Sequence& sequence, int32_t most);
   void LearnRowCost(LoadedModel& model, double seconds);
-  int32_t TakeDrafted(LoadedModel& model, Sequence& sequence, const architectures::StepOutput& output,
-                      std::span<const int32_t> draft, int32_t first_row);
-  void TakeAlone(LoadedModel& model, const architectures::StepOutput& output, Nanoseconds started_at);
-  void TakeForced(LoadedModel& model, const architectures::StepOutput& output);
+  int32_t TakeDrafted(LoadedModel& model, Sequence& sequence, const architectures::StepOutput& output);
   void BuildStep(LoadedModel& model);
   bool LandingInterrupted(const LoadedModel& model) const;
   void LoseWeights(LoadedModel& model);
@@ -223,9 +218,8 @@ class EngineImpl final : public Engine {
   Nanoseconds queue_reported_at_ = 0;
   Nanoseconds last_finish_at_ = 0;
   std::vector<PoolJobId> waiting_scratch_;
-  std::vector<int32_t> draft_;         // of this step's sequences, one after the other
-  std::vector<int32_t> draft_counts_;  // by sequence of the plan
-  bool draft_forced_ = false;          // it is what grammars want, not a guess
+  std::vector<int32_t> draft_;  // of this step's only sequence
+  bool draft_forced_ = false;   // it is what a grammar wants, not a guess
   // While a drafted step's rows are taken: its job stays the scheduler's until the step is reported.
   PoolJobId drafting_ = 0;
   std::vector<int32_t> step_tokens_, step_positions_, step_types_, logit_rows_, hidden_rows_;

@@ -247,8 +247,7 @@ Status EngineImpl::Register(std::unique_ptr<LoadedModel> model) {
   step_types_.reserve(rows);
   hidden_rows_.reserve(rows);
   logit_rows_.reserve(static_cast<size_t>(model->limits.max_logit_rows));
-  draft_.reserve(static_cast<size_t>(Drafter::kMaxDraft * options_.max_sequences));
-  draft_counts_.reserve(static_cast<size_t>(options_.max_sequences));
+  draft_.reserve(Drafter::kMaxDraft);
   whole_rows_.reserve(static_cast<size_t>(model->limits.max_logit_rows));
   slices_.reserve(static_cast<size_t>(options_.max_sequences));
   scheduler_->AddModel(Describe(*model));

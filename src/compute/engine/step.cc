@@ -116,65 +116,52 @@ void EngineImpl::LearnRowCost(LoadedModel& model, double seconds) {
   }
 }
 
-// What its grammar leaves no choice in, as tokens behind the last one.
-bool EngineImpl::DraftForced(const Sequence& sequence, int32_t most) {
-  Generation& generation = *sequence.generation;
-  if (!generation.matcher || generation.stream.in_reasoning() || generation.usage.completion_tokens == 0)
-    return false;
-  const std::string text = generation.matcher->Forced(kMaxForcedBytes);
-  if (text.size() < 2) return false;
-  // A text that goes on after what is forced may end in another token; that costs a row.
-  const auto tokens = sequence.card->tokenizer->Encode(text);
-  const auto count = std::min(std::ssize(tokens), static_cast<ptrdiff_t>(most));
-  draft_.insert(draft_.end(), tokens.begin(), tokens.begin() + count);
-  return true;
-}
-
 void EngineImpl::Draft(LoadedModel& model) {
-  const PoolPlan& plan = scheduler_->plan(0);
   draft_.clear();
-  draft_counts_.assign(plan.sequences.size(), 0);
+  const PoolPlan& plan = scheduler_->plan(0);
+  if (!options_.speculation || plan.sequences.size() != 1 || plan.decodes != 1 || plan.landing) return;
+  Sequence& sequence = *FindSequence(plan.sequences.front().job);
+  if (sequence.generation == nullptr) return;
+  Generation& generation = *sequence.generation;
+  if (!generation.request.speculate) return;
+  // The scheduler plans so many steps of it, and its KV is reserved for them.
+  const int32_t most = std::min({plan.steps - 1, Drafter::kMaxDraft, model.limits.max_logit_rows - 1,
+                                 model.limits.max_tokens - 1,
+                                 generation.max_new_tokens - generation.usage.completion_tokens - 1});
+  if (most <= 0) return;
   draft_forced_ = false;
-  // The scheduler plans so many steps of all of them, and their KV is reserved for these.
-  if (!options_.speculation || plan.landing || plan.steps < 2) return;
-  const bool alone = plan.sequences.size() == 1;
-  for (size_t i = 0; i < plan.sequences.size(); ++i) {
-    Sequence& sequence = *FindSequence(plan.sequences[i].job);
-    if (sequence.generation == nullptr || !sequence.generation->request.speculate) continue;
-    Generation& generation = *sequence.generation;
-    const auto drafted = static_cast<int32_t>(draft_.size());
-    const int32_t most =
-        std::min({plan.steps - 1, Drafter::kMaxDraft, model.limits.max_logit_rows - plan.logit_rows - drafted,
-                  model.limits.max_tokens - plan.tokens - drafted,
-                  generation.max_new_tokens - generation.usage.completion_tokens - 1});
-    if (most <= 0) continue;
-    if (DraftForced(sequence, most)) {
+  if (generation.matcher && !generation.stream.in_reasoning() && generation.usage.completion_tokens > 0) {
+    const std::string text = generation.matcher->Forced(kMaxForcedBytes);
+    if (text.size() > 1) {
+      const auto tokens = sequence.card->tokenizer->Encode(text);
+      // A text that goes on after what is forced may end in another token; that costs a row.
+      draft_.assign(tokens.begin(),
+                    tokens.begin() + std::min(std::ssize(tokens), static_cast<ptrdiff_t>(most)));
       draft_forced_ = true;
-    } else if (alone) {
-      generation.drafter.Add(sequence.tokens);
-      generation.drafter.Propose(sequence.tokens, most, draft_);
+      return;
     }
-    draft_counts_[i] = static_cast<int32_t>(draft_.size()) - drafted;
   }
+  generation.drafter.Add(sequence.tokens);
+  generation.drafter.Propose(sequence.tokens, most, draft_);
 }
 
-// Rows of a drafted sequence, one after the other; returns how many tokens were said.
+// Rows of a drafted step, one after the other; returns how many tokens were said.
 int32_t EngineImpl::TakeDrafted(LoadedModel& model, Sequence& sequence,
-                                const architectures::StepOutput& output, std::span<const int32_t> draft,
-                                int32_t first_row) {
+                                const architectures::StepOutput& output) {
   const PoolJobId job = sequence.job;
   const int32_t begin = sequence.computed;
-  const auto rows = static_cast<int32_t>(draft.size()) + 1;
+  const auto rows = static_cast<int32_t>(draft_.size()) + 1;
   int32_t said = 0;
   while (true) {
     sequence.computed = begin + said + 1;
-    TakeRow(model, sequence, output, first_row + said);
+    TakeRow(model, sequence, output, said);
     ++said;
     if (!Lives(job) || said == rows) break;
-    if (sequence.tokens.back() != draft[static_cast<size_t>(said) - 1]) break;
+    if (sequence.tokens.back() != draft_[static_cast<size_t>(said) - 1]) break;
   }
   model.metrics->drafted_tokens.Increment(rows - 1);
   model.metrics->accepted_tokens.Increment(said - 1);
+  if (!draft_forced_ && Lives(job)) sequence.generation->drafter.Learn(rows - 1, said - 1, model.row_cost);
   return said;
 }
 
@@ -186,14 +173,11 @@ void EngineImpl::BuildStep(LoadedModel& model) {
   slices_.clear();
   logit_rows_.clear();
   hidden_rows_.clear();
-  const int32_t* draft = draft_.data();
-  const PoolPlan& plan = scheduler_->plan(0);
-  for (size_t n = 0; n < plan.sequences.size(); ++n) {
-    const PlannedTokens& planned = plan.sequences[n];
+  for (const PlannedTokens& planned : scheduler_->plan(0).sequences) {
     Sequence& sequence = *FindSequence(planned.job);
     CHECK(sequence.computed == planned.begin);
     CHECK(static_cast<size_t>(planned.begin + planned.count) <= sequence.tokens.size());
-    const int32_t drafted = draft_counts_[n];
+    const auto drafted = static_cast<int32_t>(draft_.size());  // of the only sequence
     model.pool->Extend(sequence.kv, planned.begin + planned.count + drafted);
     const auto first_row = static_cast<int32_t>(step_tokens_.size());
     for (int32_t i = 0; i < planned.count; ++i) {
@@ -207,9 +191,9 @@ void EngineImpl::BuildStep(LoadedModel& model) {
         hidden_rows_.push_back(first_row + i);
       }
     }
-    for (int32_t i = 0; i < drafted; ++i, ++draft) {
+    for (int32_t i = 0; i < drafted; ++i) {
       logit_rows_.push_back(static_cast<int32_t>(step_tokens_.size()));
-      step_tokens_.push_back(*draft);
+      step_tokens_.push_back(draft_[static_cast<size_t>(i)]);
       step_positions_.push_back(planned.begin + planned.count + i);
     }
     const auto table = sequence.kv.table();
@@ -234,13 +218,24 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
   model.metrics->step_tokens.Observe(plan.tokens);
 
   LearnRowCost(model, static_cast<double>(now - started_at) * 1e-9);
-  if (!draft_.empty() && plan.sequences.size() == 1) return TakeAlone(model, output, started_at);
+  if (!draft_.empty()) {
+    Sequence& sequence = *FindSequence(plan.sequences.front().job);
+    CountComputed(sequence, 1, plan.tokens, started_at, now);
+    // How many tokens it was is known only when they are taken; the job may have ended with one of them.
+    drafting_ = sequence.job;
+    const int32_t said = TakeDrafted(model, sequence, output);
+    const PoolJobId job = std::exchange(drafting_, 0);
+    const Nanoseconds done_at = clock_.now();
+    scheduler_->StepDone(0, said, done_at - started_at, done_at);
+    if (!Lives(job)) scheduler_->Remove(job, done_at);
+    UpdateGauges(model);
+    return;
+  }
   scheduler_->StepDone(0, 1, now - started_at, now);  // before sequences end and their jobs with them
   // All before any: the end of one may end the request of another.
   for (const PlannedTokens& planned : plan.sequences) {
     CountComputed(*FindSequence(planned.job), planned.count, plan.tokens, started_at, now);
   }
-  if (!draft_.empty()) return TakeForced(model, output);
   SampleRows(model, output);
   int32_t logit_row = 0;
   int32_t hidden_row = 0;
@@ -262,43 +257,6 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
       TakeLogits(sequence, planned, output, logit_row);
     }
     logit_row += planned.logit_rows;
-  }
-  UpdateGauges(model);
-}
-
-// A drafted step of one sequence: how many steps it was is known only when its tokens are taken, and the job
-// may have ended with one of them.
-void EngineImpl::TakeAlone(LoadedModel& model, const architectures::StepOutput& output,
-                           Nanoseconds started_at) {
-  const PoolPlan& plan = scheduler_->plan(0);
-  Sequence& sequence = *FindSequence(plan.sequences.front().job);
-  CountComputed(sequence, 1, plan.tokens, started_at, clock_.now());
-  drafting_ = sequence.job;
-  const int32_t said = TakeDrafted(model, sequence, output, draft_, 0);
-  const PoolJobId job = std::exchange(drafting_, 0);
-  if (!draft_forced_ && Lives(job)) {
-    sequence.generation->drafter.Learn(static_cast<int32_t>(draft_.size()), said - 1, model.row_cost);
-  }
-  const Nanoseconds done_at = clock_.now();
-  scheduler_->StepDone(0, said, done_at - started_at, done_at);
-  if (!Lives(job)) scheduler_->Remove(job, done_at);
-  UpdateGauges(model);
-}
-
-// A step of several of which some had forced tokens: one step of all, and what some took beside it.
-void EngineImpl::TakeForced(LoadedModel& model, const architectures::StepOutput& output) {
-  const PoolPlan& plan = scheduler_->plan(0);
-  std::span<const int32_t> drafts = draft_;
-  int32_t row = 0;
-  for (size_t i = 0; i < plan.sequences.size(); ++i) {
-    const auto draft = drafts.first(static_cast<size_t>(draft_counts_[i]));
-    drafts = drafts.subspan(draft.size());
-    const PoolJobId job = plan.sequences[i].job;
-    if (Lives(job)) {
-      const int32_t said = TakeDrafted(model, *FindSequence(job), output, draft, row);
-      if (said > 1 && Lives(job)) scheduler_->TokensTaken(job, said - 1);
-    }
-    row += 1 + static_cast<int32_t>(draft.size());
   }
   UpdateGauges(model);
 }

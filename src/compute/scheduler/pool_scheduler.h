@@ -236,8 +236,6 @@ class PoolScheduler {
   // The first `steps` of the run have been computed, the last of them at `now`, and it goes on: for drivers
   // that take many at once, before they tell of anything else. plan(device) and StepDone speak of the rest.
   virtual void StepsTaken(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) = 0;
-  // After StepDone, before the next decision: the step gave this decode so many tokens more than its one.
-  virtual void TokensTaken(PoolJobId job, int32_t tokens) = 0;
   virtual void LoadDone(PoolDeviceId device, PoolModelId model, Nanoseconds now) = 0;
   // `segments` stay resident. `missing_bytes` > 0: there was no room, which is no fault of the model.
   virtual void LoadFailed(PoolDeviceId device, PoolModelId model, int32_t segments, uint64_t missing_bytes,

@@ -474,18 +474,6 @@ void PoolState::LearnPace(Device& device, Nanoseconds busy, Nanoseconds now) {
   device.step_ended_at = busy > 0 ? now : -1;
 }
 
-void PoolState::TokensTaken(PoolJobId id, int32_t tokens) {
-  Job* const job = FindJob(id);
-  if (job == nullptr || job->gone) return;  // it ended with them
-  CHECK(job->place == Place::kActive && !job->prefilling() && tokens >= 1 &&
-        job->computed + tokens <= job->reserved);
-  job->computed += tokens;
-  job->produced += tokens;
-  const double took_s = tokens * job->decode_token_s;
-  job->served_s += took_s;
-  accounts_.Serve(*job->account, took_s);
-}
-
 // A step's time is the sum of its parts, each times its learned factor. Normalised least mean squares (Widrow
 // and Hoff, 1960): a step's error is shared out among the factors by the parts' squares, a tenth of it at a
 // time.
