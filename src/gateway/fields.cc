@@ -209,4 +209,15 @@ std::string IgnoredHeader(const std::vector<std::string>& names) {
   return out;
 }
 
+Result<std::string> ReadModelName(const FieldReader& reader, std::string_view list) {
+  constexpr size_t kMaxModelName = 512;
+  auto model = reader.String("model");
+  if (!model || model->empty()) {
+    return Fail(BadField("model", fmt::format("model is missing; {} lists the models there are.", list),
+                         "missing_field"));
+  }
+  if (model->size() > kMaxModelName) return Fail(BadField("model", "model is too long."));
+  return *std::move(model);
+}
+
 }  // namespace tidepool::gateway

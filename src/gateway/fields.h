@@ -66,6 +66,8 @@ class FieldReader {
   std::vector<std::string> ignored_;
 };
 
+// The field `model` of any dialect; `list` is where its clients find the names: "GET /v1/models".
+Result<std::string> ReadModelName(const FieldReader& reader, std::string_view list = "GET /v1/models");
 Error BadField(std::string_view name, std::string message, std::string code = "invalid_value");
 // The value as it may be shown in an error: short.
 std::string Shown(const Json& value);

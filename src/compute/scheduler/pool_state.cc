@@ -1,7 +1,6 @@
 #include "compute/scheduler/pool_state.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <utility>
 
@@ -51,7 +50,7 @@ std::string_view ReasonName(Reason reason) {
 namespace pool {
 namespace {
 
-constexpr double kSmoothing = 0.1;  // weight of a new measurement of step times and copy rates
+constexpr double kRateSmoothing = 0.1;  // weight of a new measurement of a copy rate
 constexpr Nanoseconds kFirstBackOff = 2 * kSecond, kLongestBackOff = 300 * kSecond;
 
 }  // namespace
@@ -464,72 +463,6 @@ void PoolState::StepsTaken(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nan
   for (PlannedTokens& planned : device.plan.sequences) planned.begin += steps;
 }
 
-void PoolState::LearnPace(Device& device, Nanoseconds busy, Nanoseconds now) {
-  constexpr double kPaceSmoothing = 0.01;  // hundreds of steps: one is nothing
-  constexpr double kSlowest = 2;           // more is not a pace
-  if (busy > 0 && device.step_ended_at >= 0 && now > device.step_ended_at) {
-    const double seen = static_cast<double>(now - device.step_ended_at) / static_cast<double>(busy);
-    device.pace += kPaceSmoothing * (std::clamp(seen, 1.0, kSlowest) - device.pace);
-  }
-  device.step_ended_at = busy > 0 ? now : -1;
-}
-
-// A step's time is the sum of its parts, each times its learned factor. Normalised least mean squares (Widrow
-// and Hoff, 1960): a step's error is shared out among the factors by the parts' squares, a tenth of it at a
-// time.
-void PoolState::LearnStep(Device& device, int32_t steps, Nanoseconds busy) {
-  constexpr double kMostOff = 4;  // times the prediction, that one step says anything about
-  constexpr double kLeastFactor = 0.05, kMostFactor = 1000;
-  if (steps == 0 || device.landing || busy <= 0) return;
-  const PoolPlan& plan = device.plan;
-  double prefill = 0, prefill2 = 0, context = 0;
-  for (size_t i = 0; i < plan.sequences.size(); ++i) {
-    const PlannedTokens& planned = plan.sequences[i];
-    if (static_cast<int32_t>(i) < plan.decodes) {
-      context += planned.begin + 0.5 * (steps - 1);
-    } else {
-      prefill += planned.count;
-      prefill2 += static_cast<double>(planned.count) * planned.count;
-    }
-  }
-  Model& model = *device.running->model;
-  const StepProfile& given = GivenProfile(model, device);
-  LearnedPace& pace = model.pace;
-  struct Part {
-    double seconds;
-    double* factor;
-  };
-  std::array<Part, 5> parts{};
-  size_t count = 0;
-  const auto add = [&](double seconds, double& factor) {
-    if (seconds > 0) parts[count++] = {seconds, &factor};
-  };
-  const double bases[] = {prefill > 0 ? given.prefill_base_s * pace.prefill_base : 0,
-                          plan.decodes > 0 ? given.decode_base_s * pace.decode_base : 0};
-  if (bases[0] > bases[1]) {
-    add(given.prefill_base_s, pace.prefill_base);  // the larger counts once
-  } else {
-    add(given.decode_base_s, pace.decode_base);
-  }
-  add(given.prefill_per_token_s * prefill + given.prefill_per_token2_s * prefill2, pace.prefill_token);
-  add(given.decode_per_context_token_s * context, pace.decode_context);
-  add(given.decode_per_sequence_s * plan.decodes, pace.decode_sequence);
-  double predicted = 0, squares = 0;
-  for (size_t i = 0; i < count; ++i) {
-    predicted += parts[i].seconds * *parts[i].factor;
-    squares += parts[i].seconds * parts[i].seconds;
-  }
-  if (predicted <= 0) return;
-  const double seen =
-      std::clamp(static_cast<double>(busy) * 1e-9 / steps, predicted / kMostOff, predicted * kMostOff);
-  const double error = seen - predicted;
-  if (std::abs(error) < 1e-6 * predicted) return;  // rounding to nanoseconds
-  for (size_t i = 0; i < count; ++i) {
-    double& factor = *parts[i].factor;
-    factor = std::clamp(factor + kSmoothing * error * parts[i].seconds / squares, kLeastFactor, kMostFactor);
-  }
-}
-
 // ---- events: weights -----------------------------------------------------------------------------------
 
 void PoolState::LoadDone(PoolDeviceId id, PoolModelId model_id, Nanoseconds now) {
@@ -542,7 +475,7 @@ void PoolState::LoadDone(PoolDeviceId id, PoolModelId model_id, Nanoseconds now)
   const double seconds = static_cast<double>(now - replica.load_began) * 1e-9;
   if (seconds > 1e-6 && bytes > 0) {
     const double rate = static_cast<double>(bytes) / seconds;
-    if (model.warm[Index(device.device.host)]) device.copy_rate += kSmoothing * (rate - device.copy_rate);
+    if (model.warm[Index(device.device.host)]) device.copy_rate += kRateSmoothing * (rate - device.copy_rate);
   }
   replica.landed = replica.loading_to;
   replica.loading = replica.stopping = false;
@@ -695,87 +628,6 @@ void PoolState::SetCordoned(PoolDeviceId id, bool cordoned, Nanoseconds /*now*/)
   accounts_.set_devices(static_cast<size_t>(
       std::count_if(devices_.begin(), devices_.end(), [](const auto& device) { return !device->cordoned; })));
   for (const auto& device : devices_) Touch(*device);
-}
-
-// ---- estimates -----------------------------------------------------------------------------------------
-
-const StepProfile& PoolState::GivenProfile(const Model& model, const Device& device) const {
-  const auto& profiles = model.model.profiles;
-  return profiles[std::min(Index(device.device.kind), profiles.size() - 1)];
-}
-
-StepProfile PoolState::ProfileOf(const Model& model, const Device& device) const {
-  StepProfile profile = GivenProfile(model, device);
-  const LearnedPace& pace = model.pace;
-  profile.prefill_base_s *= pace.prefill_base;
-  profile.prefill_per_token_s *= pace.prefill_token;
-  profile.prefill_per_token2_s *= pace.prefill_token;
-  profile.decode_base_s *= pace.decode_base;
-  profile.decode_per_context_token_s *= pace.decode_context;
-  profile.decode_per_sequence_s *= pace.decode_sequence;
-  return profile;
-}
-
-double PoolState::DecodeSeconds(const Replica& replica, int32_t more_sequences, int64_t more_context,
-                                View view) const {
-  const int32_t sequences = replica.jobs(view) + more_sequences;
-  const int64_t beyond = view == View::kAll ? 0 : replica.beyond_context;
-  return BatchSeconds(*replica.model, *replica.device, sequences,
-                      static_cast<double>(replica.context - beyond + more_context));
-}
-
-double PoolState::BatchSeconds(const Model& model, const Device& device, int32_t sequences,
-                               double context) const {
-  if (sequences <= 0) return 0;
-  const double rounds = std::ceil(static_cast<double>(sequences) / model.model.max_sequences);
-  const StepProfile profile = ProfileOf(model, device);
-  return profile.decode_base_s * (rounds - 1) + profile.StepSeconds(0, 0, context, sequences);
-}
-
-double PoolState::PrefillSeconds(const Model& model, const Device& device, int64_t tokens) const {
-  const auto n = static_cast<double>(tokens);
-  return n <= 0 ? 0 : ProfileOf(model, device).StepSeconds(n, n * n, 0, 0);
-}
-
-double PoolState::LoadSeconds(const Model& model, const Device& device) const {
-  const Host& host = *hosts_[Index(device.device.host)];
-  const double rate = model.warm[Index(device.device.host)]
-                          ? device.copy_rate
-                          : std::min(device.copy_rate, host.host.load_bytes_per_s);
-  const Replica* replica = FindReplica(model, device);
-  const uint64_t missing =
-      model.weight_bytes - (replica == nullptr ? 0 : model.prefix_bytes[Index(replica->landed)]);
-  return static_cast<double>(missing) / std::max(rate, 1.0);
-}
-
-double PoolState::LoadSeconds(const Replica& replica) const {
-  return LoadSeconds(*replica.model, *replica.device);
-}
-
-double PoolState::SlowestPace(const Model& model, const Device& device) const {
-  constexpr double kExpectedContext = 1024;
-  return 2 * ProfileOf(model, device).StepSeconds(0, 0, kExpectedContext, 1);
-}
-
-double PoolState::ReplicaLoad(const Replica& replica, int32_t more_sequences, int64_t more_context,
-                              View view) const {
-  if (replica.jobs(view) + more_sequences == 0) return 0;
-  const PoolModel& model = replica.model->model;
-  return DecodeSeconds(replica, more_sequences, more_context, view) /
-         std::max(static_cast<double>(model.tpot) * 1e-9, SlowestPace(*replica.model, *replica.device));
-}
-
-double PoolState::LoadOf(Device& device, View view) const {
-  if (!device.load_known) {
-    device.load[0] = device.load[1] = 0;
-    for (const Replica* replica : device.replicas) {
-      const double all = ReplicaLoad(*replica, 0, 0);
-      device.load[0] += all;
-      device.load[1] += replica->beyond == 0 ? all : ReplicaLoad(*replica, 0, 0, View::kWithinShare);
-    }
-    device.load_known = true;
-  }
-  return device.load[view == View::kAll ? 0 : 1];
 }
 
 // ---- what is -------------------------------------------------------------------------------------------

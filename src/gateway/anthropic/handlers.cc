@@ -6,8 +6,8 @@
 #include "gateway/anthropic/errors.h"
 #include "gateway/anthropic/reply.h"
 #include "gateway/anthropic/requests.h"
-#include "gateway/anthropic/time_text.h"
 #include "gateway/router.h"
+#include "platform/ledger/price_book.h"
 
 namespace tidepool::gateway::anthropic {
 namespace {
@@ -44,7 +44,7 @@ Json ModelOf(const platform::DeploymentStatus& status) {
   out["type"] = "model";
   out["id"] = status.id;
   out["display_name"] = status.id;
-  out["created_at"] = TimeText(status.model.created);
+  out["created_at"] = platform::TimeText(status.model.created * 1000);
   out["lifecycle"] = "active";
   out["max_input_tokens"] = context;
   out["max_tokens"] = context;

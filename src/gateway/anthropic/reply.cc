@@ -7,9 +7,9 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "gateway/anthropic/errors.h"
-#include "gateway/anthropic/time_text.h"
 #include "gateway/json_body.h"
 #include "gateway/sse.h"
+#include "platform/ledger/price_book.h"
 
 namespace tidepool::gateway::anthropic {
 namespace {
@@ -244,7 +244,8 @@ class MessageReply final : public ReplySink {
       headers.push_back({prefix + "limit", fmt::to_string(window->limit)});
       headers.push_back({prefix + "remaining", fmt::to_string(window->remaining)});
       headers.push_back(
-          {prefix + "reset", TimeText(UnixTimeSeconds() + static_cast<int64_t>(window->reset_s) + 1)});
+          {prefix + "reset",
+           platform::TimeText((UnixTimeSeconds() + static_cast<int64_t>(window->reset_s) + 1) * 1000)});
     };
     append(rates_.requests, "requests");
     append(rates_.tokens, "tokens");

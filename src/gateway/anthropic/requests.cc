@@ -15,7 +15,6 @@ using enum FieldType;
 using enum Treatment;
 
 constexpr double kMaxTokens = 2147483647;
-constexpr size_t kMaxModelName = 512;
 // The engine's own limits (compute/engine/engine.h).
 constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopBytes = 1024;
@@ -97,13 +96,7 @@ class RequestReader {
 
   Status Prompt() {
     TP_TRY(Check(reader_));
-    const auto model = reader_.String("model");
-    if (!model || model->empty()) {
-      return Fail(
-          BadField("model", "model is missing; GET /v1/models lists the models there are.", "missing_field"));
-    }
-    if (model->size() > kMaxModelName) return Fail(BadField("model", "model is too long."));
-    request_.model = *model;
+    TP_ASSIGN(request_.model, ReadModelName(reader_));
     const Json* messages = reader_.Find("messages");
     if (messages == nullptr) return Fail(BadField("messages", "messages is missing.", "missing_field"));
     TP_ASSIGN(ReadContent content, ReadMessages(reader_.Find("system"), *messages));

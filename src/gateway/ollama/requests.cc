@@ -23,6 +23,7 @@ using openai::Shown;
 
 constexpr double kMaxInteger = 2147483647;
 constexpr size_t kMaxModelName = 512;
+constexpr std::string_view kListing = "GET /api/tags";
 constexpr size_t kMaxInputs = 2048;
 constexpr size_t kMaxCallsOfMessage = 1024;  // each result looks for its call
 constexpr double kYear = 365.0 * 86400;
@@ -145,16 +146,6 @@ const std::vector<Field>& NameFields() {
       {"options", kAny, kIgnored, ""},
   };
   return kFields;
-}
-
-Result<std::string> ReadModel(const FieldReader& reader) {
-  const auto model = reader.String("model");
-  if (!model || model->empty()) {
-    return Fail(
-        BadField("model", "model is missing; GET /api/tags lists the models there are.", "missing_field"));
-  }
-  if (model->size() > kMaxModelName) return Fail(BadField("model", "model is too long."));
-  return *model;
 }
 
 Result<KeepAlive> ReadKeepAlive(const FieldReader& reader) {
@@ -422,7 +413,7 @@ Result<ParsedChat> ParseChat(const Json& body) {
   FieldReader reader(body, ChatFields());
   TP_TRY(reader.Check());
   ParsedChat parsed;
-  TP_ASSIGN(parsed.request.model, ReadModel(reader));
+  TP_ASSIGN(parsed.request.model, ReadModelName(reader, kListing));
   TP_ASSIGN(Shared shared, ReadShared(reader));
   parsed.request.sampling = std::move(shared.sampling);
   parsed.reply = std::move(shared.reply);
@@ -445,7 +436,7 @@ Result<ParsedGenerate> ParseGenerate(const Json& body) {
   FieldReader reader(body, GenerateFields());
   TP_TRY(reader.Check());
   ParsedGenerate parsed;
-  TP_ASSIGN(parsed.chat.model, ReadModel(reader));
+  TP_ASSIGN(parsed.chat.model, ReadModelName(reader, kListing));
   TP_ASSIGN(Shared shared, ReadShared(reader));
   parsed.reply = std::move(shared.reply);
   parsed.keep_alive = shared.keep_alive;
@@ -477,7 +468,7 @@ Result<ParsedEmbed> ParseEmbed(const Json& body) {
   TP_TRY(reader.Check());
   ParsedEmbed parsed;
   parsed.ignored = reader.ignored();
-  TP_ASSIGN(parsed.request.model, ReadModel(reader));
+  TP_ASSIGN(parsed.request.model, ReadModelName(reader, kListing));
   TP_ASSIGN(parsed.keep_alive, ReadKeepAlive(reader));
   parsed.request.truncate = reader.Boolean("truncate").value_or(true);
   parsed.dimensions = static_cast<int32_t>(reader.Integer("dimensions").value_or(0));
@@ -509,7 +500,7 @@ Result<ParsedEmbed> ParseEmbeddings(const Json& body) {
   TP_TRY(reader.Check());
   ParsedEmbed parsed;
   parsed.ignored = reader.ignored();
-  TP_ASSIGN(parsed.request.model, ReadModel(reader));
+  TP_ASSIGN(parsed.request.model, ReadModelName(reader, kListing));
   TP_ASSIGN(parsed.keep_alive, ReadKeepAlive(reader));
   parsed.request.truncate = true;
   std::string prompt = reader.String("prompt").value_or("");
@@ -529,7 +520,7 @@ Result<ParsedName> ParseName(const Json& body) {
     parsed.model = *older;
     return parsed;
   }
-  TP_ASSIGN(parsed.model, ReadModel(reader));
+  TP_ASSIGN(parsed.model, ReadModelName(reader, kListing));
   return parsed;
 }
 

@@ -17,7 +17,6 @@ using enum Treatment;
 
 constexpr size_t kMaxPrompts = 128;
 constexpr size_t kMaxInputs = 2048;
-constexpr size_t kMaxModelName = 512;
 // OpenAI's own default for /v1/completions.
 constexpr int64_t kCompletionMaxTokens = 16;
 
@@ -125,16 +124,6 @@ const std::vector<Field>& DetokenizeFields() {
       {"tokens", kArray, kRead, "Token ids"},
   };
   return kFields;
-}
-
-Result<std::string> ReadModel(const FieldReader& reader) {
-  const auto model = reader.String("model");
-  if (!model || model->empty()) {
-    return Fail(
-        BadField("model", "model is missing; GET /v1/models lists the models there are.", "missing_field"));
-  }
-  if (model->size() > kMaxModelName) return Fail(BadField("model", "model is too long."));
-  return *model;
 }
 
 Status ReadStreaming(const FieldReader& reader, ReplyOptions& reply) {
@@ -280,7 +269,7 @@ Result<ParsedChat> ParseChat(const Json& body) {
   TP_TRY(reader.Check());
   ParsedChat parsed;
   parsed.reply.ignored = reader.ignored();
-  TP_ASSIGN(parsed.request.model, ReadModel(reader));
+  TP_ASSIGN(parsed.request.model, ReadModelName(reader));
   const Json* messages = reader.Find("messages");
   if (messages == nullptr) return Fail(BadField("messages", "messages is missing.", "missing_field"));
   TP_ASSIGN(parsed.request.messages, ReadMessages(*messages));
@@ -319,7 +308,7 @@ Result<ParsedCompletion> ParseCompletion(const Json& body) {
   TP_TRY(reader.Check());
   ParsedCompletion parsed;
   parsed.reply.ignored = reader.ignored();
-  TP_ASSIGN(parsed.request.model, ReadModel(reader));
+  TP_ASSIGN(parsed.request.model, ReadModelName(reader));
   TP_ASSIGN(parsed.request.prompts, ReadPrompts(reader, "prompt", kMaxPrompts, false));
   TP_ASSIGN(parsed.request.sampling, ReadSampling(reader));
   platform::SamplingRequest& sampling = parsed.request.sampling;
@@ -344,7 +333,7 @@ Result<ParsedEmbedding> ParseEmbedding(const Json& body) {
   TP_TRY(reader.Check());
   ParsedEmbedding parsed;
   parsed.ignored = reader.ignored();
-  TP_ASSIGN(parsed.request.model, ReadModel(reader));
+  TP_ASSIGN(parsed.request.model, ReadModelName(reader));
   TP_ASSIGN(parsed.request.inputs, ReadPrompts(reader, "input", kMaxInputs, true));
   if (const auto format = reader.String("encoding_format")) {
     if (*format != "float" && *format != "base64") {
@@ -361,7 +350,7 @@ Result<ParsedTokenize> ParseTokenize(const Json& body) {
   TP_TRY(reader.Check());
   ParsedTokenize parsed;
   parsed.ignored = reader.ignored();
-  TP_ASSIGN(parsed.request.model, ReadModel(reader));
+  TP_ASSIGN(parsed.request.model, ReadModelName(reader));
   int given = 0;
   for (const std::string_view name : {"text", "prompt", "content"}) {
     if (auto text = reader.String(name)) {
@@ -387,7 +376,7 @@ Result<ParsedDetokenize> ParseDetokenize(const Json& body) {
   TP_TRY(reader.Check());
   ParsedDetokenize parsed;
   parsed.ignored = reader.ignored();
-  TP_ASSIGN(parsed.model, ReadModel(reader));
+  TP_ASSIGN(parsed.model, ReadModelName(reader));
   const Json* tokens = reader.Find("tokens");
   if (tokens == nullptr) return Fail(BadField("tokens", "tokens is missing.", "missing_field"));
   TP_ASSIGN(parsed.tokens, ReadTokens(*tokens, "tokens", kMaxPromptTokens));

@@ -16,7 +16,6 @@ using openai::IsEmptyOrFalse;
 using openai::Shown;
 
 constexpr size_t kMaxDocuments = 2048;
-constexpr size_t kMaxModelName = 512;
 constexpr double kMaxInteger = 2147483647;
 
 const std::vector<Field>& RerankFields() {
@@ -58,12 +57,7 @@ Result<ParsedRerank> ParseRerank(const Json& body) {
   TP_TRY(reader.Check());
   ParsedRerank parsed;
   parsed.ignored = reader.ignored();
-  parsed.request.model = reader.String("model").value_or("");
-  if (parsed.request.model.empty()) {
-    return Fail(
-        BadField("model", "model is missing; GET /v1/models lists the models there are.", "missing_field"));
-  }
-  if (parsed.request.model.size() > kMaxModelName) return Fail(BadField("model", "model is too long."));
+  TP_ASSIGN(parsed.request.model, ReadModelName(reader));
   const Json* query = reader.Find("query");
   if (query == nullptr) return Fail(BadField("query", "query is missing.", "missing_field"));
   TP_ASSIGN(parsed.request.query, ReadText(*query, "query"));

@@ -14,7 +14,6 @@ using enum FieldType;
 using enum Treatment;
 
 constexpr double kMaxTokens = 2147483647;
-constexpr size_t kMaxModelName = 512;
 constexpr size_t kMaxMetadata = 16;
 
 constexpr Field kFields[] = {
@@ -91,13 +90,7 @@ class RequestReader {
 
   Status Read() {
     TP_TRY(Check(reader_));
-    const auto model = reader_.String("model");
-    if (!model || model->empty()) {
-      return Fail(
-          BadField("model", "model is missing; GET /v1/models lists the models there are.", "missing_field"));
-    }
-    if (model->size() > kMaxModelName) return Fail(BadField("model", "model is too long."));
-    request_.model = *model;
+    TP_ASSIGN(request_.model, ReadModelName(reader_));
     const Json* input = reader_.Find("input");
     if (input == nullptr) return Fail(BadField("input", "input is missing.", "missing_field"));
     TP_ASSIGN(out_.input, ReadInput(*input, out_.ignored));
