@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What prompt-lookup drafts gain and cost on one stream: the same requests with pool.speculation on and off, in turns.
 
-Edits (the answer repeats most of the prompt), structured output (a grammar forces most of it) and prose (neither).
+Edits (the answer repeats most of the prompt), structured output (a grammar forces most of it), a summary (some of it) and prose (neither).
 Answers must be equal. Tokens/s are of the whole request, medians of the rounds."""
 
 import argparse
@@ -53,6 +53,7 @@ CASES = {
     "edit: code": ("/v1/completions", {"prompt": "```python\n" + CODE + "```\nThe same code with longer names:\n```python\n" + CODE[:70].replace("days", "number_of_days"), "max_tokens": 200, "temperature": 0}),
     "edit: text again": ("/v1/completions", {"prompt": TEXT + "\n\nOnce more, word for word:\n\n" + TEXT[:20], "max_tokens": 90, "temperature": 0}),
     "schema": chat("What is the weather in Oslo?", **SCHEMA_FORMAT),
+    "summary": chat("Summarise this in two sentences:\n\n" + TEXT * 2, max_tokens=150),
     "prose": chat("Write a story about a lighthouse keeper.", max_tokens=200, temperature=0.8),
     "question": chat("Why is the sky blue?", max_tokens=120),
 }
