@@ -594,10 +594,13 @@ void Core::LearnRate(double& rate, const Fetched& fetched) {
 }
 
 bool Core::BeginSegment(const ModelPointer& model, SegmentRecord& segment) {
-  auto charge = ledger_.TryTake(model->name, ChargeKind::kWeights, segment.bytes);
+  // Where there is no room for the rest, nothing more of it is loaded: a step may wait for it layer by layer,
+  // and would have computed for nothing.
+  const uint64_t wanted = SumOf(*model, model->target) - SumOf(*model, model->landed);
+  const uint64_t free = ledger_.free();
+  auto charge =
+      ledger_.TryTake(model->name, ChargeKind::kWeights, std::max(segment.bytes, wanted > free ? wanted : 0));
   if (!charge) {
-    const uint64_t wanted = SumOf(*model, model->target) - SumOf(*model, model->landed);
-    const uint64_t free = ledger_.free();
     model->report.missing_bytes = wanted > free ? wanted - free : 0;
     Error error = std::move(charge).error();
     error.message = fmt::format("{} bytes of memory are missing to load {}: {}", model->report.missing_bytes,
