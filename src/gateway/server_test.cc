@@ -165,7 +165,8 @@ TEST_F(ServerTest, OtherOpenAiEndpoints) {
   EXPECT_EQ(AskJson(Get("/v1/models/org/repo:Q4_K_M"))["id"], "org/repo:Q4_K_M");
   EXPECT_EQ(AskJson(Get("/v1/models/org%2Frepo%3AQ4_K_M"))["object"], "model");
   // "scripted" is loaded with a shorter context than its file's; the other is not loaded.
-  const Json loaded = AskJson(Get("/v1/models/scripted")), stored = AskJson(Get("/v1/models/org/repo:Q4_K_M"));
+  const Json loaded = AskJson(Get("/v1/models/scripted")),
+             stored = AskJson(Get("/v1/models/org/repo:Q4_K_M"));
   EXPECT_EQ(loaded["capabilities"],
             Json::parse(R"(["chat","completion","structured_output","tools","thinking"])"));
   EXPECT_EQ(stored["capabilities"], loaded["capabilities"]);

@@ -47,8 +47,8 @@ Json CapabilitiesOf(const ModelCard& card) {
   for (const char* level : {"low", "medium", "high", "xhigh", "max"})
     out["effort"][level] = Supported(card.thinks);
   for (const char* name : {"image_input", "pdf_input"}) out[name] = Supported(false);
-  out["server_tools"] = Json{
-      {"supported", false}, {"code_execution", Supported(false)}, {"web_search", Supported(false)}};
+  out["server_tools"] =
+      Json{{"supported", false}, {"code_execution", Supported(false)}, {"web_search", Supported(false)}};
   out["structured_outputs"] = Supported(card.generates);
   out["thinking"] = Supported(card.thinks);
   out["thinking"]["types"] = Json{{"adaptive", Supported(card.thinks)},

@@ -61,7 +61,8 @@ void SendModel(Services& services, const std::shared_ptr<Exchange>& exchange, in
     return exchange->Send(ErrorResponse(Error{ErrorKind::kNotFound, "model_not_found",
                                               "There is no such model that this key may see.", "model", 0}));
   }
-  exchange->Send(JsonResponse(ModelJson(services, *found, exchange->request().principal.is_operator), status));
+  exchange->Send(
+      JsonResponse(ModelJson(services, *found, exchange->request().principal.is_operator), status));
 }
 
 }  // namespace

@@ -98,7 +98,8 @@ void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
   body["object"] = "list";
   body["data"] = Json::array();
   for (const auto& status : services.inference.List()) {
-    if (exchange->request().principal.MayUseModel(status.id)) body["data"].push_back(ModelJson(services, status));
+    if (exchange->request().principal.MayUseModel(status.id))
+      body["data"].push_back(ModelJson(services, status));
   }
   exchange->Send(JsonResponse(body));
 }

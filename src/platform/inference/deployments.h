@@ -183,9 +183,9 @@ class Deployments {
   std::deque<std::string> load_queue_;
   std::deque<std::function<void()>> posted_;
   int32_t waiting_ = 0;
-  std::deque<CachedAssets> assets_cache_;  // most recent first
+  std::deque<CachedAssets> assets_cache_;             // most recent first
   std::map<std::string, CachedTraits> traits_cache_;  // by id; of models in the store
-  std::mutex assets_mutex_;                // one tokenizer is parsed at a time outside the loader
+  std::mutex assets_mutex_;                           // one tokenizer is parsed at a time outside the loader
   std::thread loader_, watch_;
 };
 

@@ -133,8 +133,8 @@ std::shared_ptr<const ModelAssets> MakeModelAssets(std::shared_ptr<const text::T
 
 Result<std::shared_ptr<const ModelAssets>> LoadModelAssets(const formats::Checkpoint& checkpoint) {
   TP_ASSIGN(std::shared_ptr<const text::Tokenizer> tokenizer, text::Tokenizer::Load(checkpoint));
-  auto assets = std::const_pointer_cast<ModelAssets>(
-      MakeModelAssets(std::move(tokenizer), checkpoint.chat_template()));
+  auto assets =
+      std::const_pointer_cast<ModelAssets>(MakeModelAssets(std::move(tokenizer), checkpoint.chat_template()));
   ReadFields(checkpoint, *assets);
   return std::shared_ptr<const ModelAssets>(std::move(assets));
 }

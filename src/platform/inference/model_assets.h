@@ -29,8 +29,8 @@ struct ModelTraits {
   bool own_template = false;
   templates::TemplateCapabilities capabilities;
   toolcalls::Format tool_calls = toolcalls::Format::kJson;  // how the model writes them
-  SamplingDefaults sampling;      // generation_config.json, or GGUF's general.sampling.*
-  SamplingDefaults thinking_off;  // used instead when enable_thinking is false
+  SamplingDefaults sampling;            // generation_config.json, or GGUF's general.sampling.*
+  SamplingDefaults thinking_off;        // used instead when enable_thinking is false
   int32_t layers = 0, hidden_size = 0;  // 0: not said
 };
 

@@ -226,7 +226,8 @@ TEST_F(PooledModels, EachModelDoesWhatItIsFor) {
 
 // What is told of a stored model is what loading it finds.
 TEST_F(PooledModels, StoredModelsAreDescribedAsTheyAreLoaded) {
-  for (const char* name : {"bge", "bge_reranker", "cross_encoder", "qwen3_embedding", "qwen3_reranker_rows"}) {
+  for (const char* name :
+       {"bge", "bge_reranker", "cross_encoder", "qwen3_embedding", "qwen3_reranker_rows"}) {
     for (const char* file : {"", "model.gguf"}) {
       if (*file != 0 && !fs::exists(Fixture(name) / file)) continue;
       const std::string model = Store(name, file);
