@@ -29,6 +29,7 @@ Json ModelSchema() {
       "created": {"type": "integer", "description": "seconds since 1970"},
       "generates": {"type": "boolean", "description": "false: embeddings or scores only"},
       "ranks": {"type": "boolean", "description": "scores pairs of texts: for /v1/rerank"},
+      "capabilities": {"type": "array", "description": "as GET /v1/models has them", "items": {"type": "string"}},
       "error": {"type": "object", "description": "state failed or quarantined: why"},
       "retry_in_s": {"type": "number", "description": "state quarantined: when it is tried again"},
       "engine": {"type": "object", "description": "state ready: what it holds and does", "properties": {

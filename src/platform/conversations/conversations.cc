@@ -643,9 +643,7 @@ int32_t StoredConversations::FitContext(Prepared& prepared, const Conversation& 
   prepared.request.messages = messages(0);
   const auto model = inference_.Find(prepared.request.model);
   if (!model) return 0;  // the request itself will say why
-  const int64_t context = model->engine && model->engine->info.context_length > 0
-                              ? model->engine->info.context_length
-                              : model->model.context_length;
+  const int64_t context = model->context_length;
   if (context <= 0) return 0;
   // Room for the answer: what was asked for, at most half; else a quarter, at most 1,024 tokens.
   const int64_t answer = prepared.request.sampling.max_tokens

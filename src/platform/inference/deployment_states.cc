@@ -117,6 +117,7 @@ DeploymentStatus Deployments::StatusOf(const StoredModel& model,
   DeploymentStatus status;
   status.id = model.id;
   status.model = model;
+  status.context_length = CapContext(model.context_length);
   const auto it = deployments_.find(model.id);
   if (it == deployments_.end()) return status;
   const Deployment& deployment = it->second;
@@ -131,6 +132,7 @@ DeploymentStatus Deployments::StatusOf(const StoredModel& model,
   }
   if (deployment.state != DeploymentState::kReady) return status;
   status.load_share = 1;
+  status.context_length = deployment.ready.context_length;
   for (const compute::ModelEntry& entry : entries) {
     if (entry.handle == deployment.ready.handle) status.engine = entry;
   }

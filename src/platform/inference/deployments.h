@@ -73,6 +73,8 @@ class Deployments {
   // Tokenizer and template, without loading weights: from the loaded model, a small cache, or the file.
   Result<std::shared_ptr<const ModelAssets>> Assets(const StoredModel& model);
   std::shared_ptr<const ModelAssets> AssetsIfCached(const std::string& id) const;
+  // Neither tokenizer nor weights: from a cache, or the file's head.
+  Result<std::shared_ptr<const ModelTraits>> Traits(const StoredModel& model);
 
   // A request for it came in.
   void CountArrival(const std::string& id);
@@ -120,6 +122,10 @@ class Deployments {
     std::string id;
     std::string version;  // of the stored files
     std::shared_ptr<const ModelAssets> assets;
+  };
+  struct CachedTraits {
+    std::string version;
+    std::shared_ptr<const ModelTraits> traits;
   };
 
   void RunLoader();
@@ -177,8 +183,9 @@ class Deployments {
   std::deque<std::string> load_queue_;
   std::deque<std::function<void()>> posted_;
   int32_t waiting_ = 0;
-  std::deque<CachedAssets> assets_cache_;  // most recent first
-  std::mutex assets_mutex_;                // one tokenizer is parsed at a time outside the loader
+  std::deque<CachedAssets> assets_cache_;             // most recent first
+  std::map<std::string, CachedTraits> traits_cache_;  // by id; of models in the store
+  std::mutex assets_mutex_;                           // one tokenizer is parsed at a time outside the loader
   std::thread loader_, watch_;
 };
 

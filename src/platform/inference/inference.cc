@@ -433,16 +433,19 @@ class InferenceImpl final : public Inference {
     return assets->tokenizer->Decode(tokens, /*render_special=*/true);
   }
   Result<ModelDescription> Describe(const std::string& model) override {
-    TP_ASSIGN(const auto assets, FindAssets(model));
+    TP_ASSIGN(const StoredModel stored, deployments_.Resolve(model));
+    TP_ASSIGN(const auto traits, deployments_.Traits(stored));
     ModelDescription out;
-    if (assets->chat_template) out.chat_template = assets->chat_template->source();
-    out.tools = assets->capabilities.tools;
-    out.reasons = !assets->capabilities.reasoning_open.empty();
-    out.sampling.temperature = assets->sampling.temperature;
-    out.sampling.top_p = assets->sampling.top_p;
-    out.sampling.min_p = assets->sampling.min_p;
-    out.sampling.repetition_penalty = assets->sampling.repetition_penalty;
-    out.sampling.top_k = assets->sampling.top_k;
+    if (traits->chat_template) out.chat_template = traits->chat_template->source();
+    out.tools = traits->capabilities.tools;
+    out.reasons = !traits->capabilities.reasoning_open.empty();
+    out.layers = traits->layers;
+    out.hidden_size = traits->hidden_size;
+    out.sampling.temperature = traits->sampling.temperature;
+    out.sampling.top_p = traits->sampling.top_p;
+    out.sampling.min_p = traits->sampling.min_p;
+    out.sampling.repetition_penalty = traits->sampling.repetition_penalty;
+    out.sampling.top_k = traits->sampling.top_k;
     return out;
   }
   PoolControl* pool() override { return &pool_; }

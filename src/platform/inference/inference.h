@@ -175,6 +175,7 @@ struct DeploymentStatus {
   Error error;            // kFailed, kQuarantined
   double retry_in_s = 0;  // kQuarantined
   StoredModel model;
+  int32_t context_length = 0;                 // prompt and answer, capped as the settings say; 0: not known
   std::optional<compute::ModelEntry> engine;  // kReady
 };
 
@@ -199,12 +200,13 @@ struct InferenceOptions {
   ElasticityOptions elasticity;             // pins, windows of the clock, how many stay registered
 };
 
-// What a model's files say besides its weights.
+// What a model's files say besides its weights: the same whether it is loaded or not.
 struct ModelDescription {
-  std::string chat_template;      // its own, or the one that is used for it
-  bool tools = false;             // the template knows tools
-  bool reasons = false;           // and reasoning
-  SamplingRequest sampling = {};  // its makers' defaults; the rest is not set
+  std::string chat_template;            // its own, or the one that is used for it
+  bool tools = false;                   // the template knows tools
+  bool reasons = false;                 // the template or the vocabulary knows reasoning
+  int32_t layers = 0, hidden_size = 0;  // 0: not said
+  SamplingRequest sampling = {};        // its makers' defaults; the rest is not set
 };
 
 class PoolControl;
@@ -245,7 +247,7 @@ class Inference {
                                                 bool add_special, bool parse_special) = 0;
   virtual Result<std::vector<int32_t>> TokenizeChat(const ChatRequest& request) = 0;
   virtual Result<std::string> Detokenize(const std::string& model, std::span<const int32_t> tokens) = 0;
-  // Loads only the tokenizer and the template.
+  // Opens the files the first time (some milliseconds); loads nothing.
   virtual Result<ModelDescription> Describe(const std::string& model) = 0;
   // The bytes of a model's tokens as text, control tokens included, for logprobs. Looked up once a request;
   // the function keeps what it needs, may be called from any thread, and gives "" if the model was not

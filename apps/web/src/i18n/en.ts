@@ -63,7 +63,7 @@ export const en = {
   },
   models: {
     model: "Model", state: "State", add: "Add a model", pulls: "Downloads", stored: "On this server", storedNote: "{{count}}, {{bytes}}", none: "No models yet", noneText: "Choose one below: the small ones answer within a minute.",
-    size: "Size", parameters: "Parameters", quantisation: "Quantisation", context: "Context", licence: "Licence", added: "Added", format: "Format", architecture: "Architecture", source: "Source",
+    size: "Size", parameters: "Parameters", quantisation: "Quantisation", context: "Context", licence: "Licence", added: "Added", format: "Format", architecture: "Architecture", source: "Source", capabilities: "What it can do",
     actions: "Actions for {{model}}", load: "Load now", unload: "Unload", pin: "Keep {{model}} in memory", unpin: "Do not keep {{model}} in memory", pinShort: "Keep in memory", unpinShort: "Do not keep in memory", try: "Try it", retire: "Retire",
     retireTitle: "Retire {{model}}?", retireText: "Its files ({{bytes}}) will be deleted from this server.", retireBusy_one: "{{count}} request uses it right now; the server will refuse until it ends.", retireBusy_other: "{{count}} requests use it right now; the server will refuse until they end.",
     retireUsed_one: "It was asked {{count}} time since the server started.", retireUsed_other: "It was asked {{count}} times since the server started.",

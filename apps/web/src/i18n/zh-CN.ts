@@ -64,7 +64,7 @@ export const zhCN: Translation = {
   },
   models: {
     model: "模型", state: "状态", add: "添加模型", pulls: "下载", stored: "本服务器上", storedNote: "{{count}} 个，{{bytes}}", none: "还没有模型", noneText: "从下面选一个：小模型一分钟内即可回答。",
-    size: "大小", parameters: "参数量", quantisation: "量化", context: "上下文", licence: "许可证", added: "添加时间", format: "格式", architecture: "架构", source: "来源",
+    size: "大小", parameters: "参数量", quantisation: "量化", context: "上下文", licence: "许可证", added: "添加时间", format: "格式", architecture: "架构", source: "来源", capabilities: "能力",
     actions: "{{model}} 的操作", load: "立即加载", unload: "卸载", pin: "让 {{model}} 常驻内存", unpin: "不再让 {{model}} 常驻", pinShort: "常驻内存", unpinShort: "取消常驻", try: "试用", retire: "下线",
     retireTitle: "下线 {{model}}？", retireText: "它的文件（{{bytes}}）将从本服务器删除。", retireBusy_other: "现在有 {{count}} 个请求在使用它；结束之前服务器会拒绝删除。",
     retireUsed_other: "服务器启动以来它被请求过 {{count}} 次。",

@@ -69,7 +69,7 @@ export function ModelPage() {
       {operator && <Bench id={id} generates={model.generates !== false} />}
       <Section title={t("model.facts")}>
         <dl className="grid grid-cols-1 gap-x-8 gap-y-1 text-sm sm:grid-cols-2">
-          {([["format", model.format], ["architecture", model.architecture], ["quantisation", model.quantisation], ["context", grouped(model.context_length ?? 0)], ["licence", model.licence], ["added", model.created ? formatTime(model.created) : "–"]] as const).map(([name, value]) => (
+          {([["format", model.format], ["architecture", model.architecture], ["quantisation", model.quantisation], ["context", grouped(model.context_length ?? 0)], ["licence", model.licence], ["capabilities", model.capabilities?.join(", ").replaceAll("_", " ")], ["added", model.created ? formatTime(model.created) : "–"]] as const).map(([name, value]) => (
             <div key={name} className="flex justify-between gap-4 border-b border-line py-1.5"><dt className="text-faint">{t(`models.${name}`)}</dt><dd className="truncate">{value || "–"}</dd></div>
           ))}
           <div className="flex items-center justify-between gap-4 border-b border-line py-1 sm:col-span-2"><dt className="text-faint">{t("models.source")}</dt><dd className="flex min-w-0 items-center"><span className="truncate font-mono text-xs" title={model.source}>{model.source}</span><CopyButton text={model.source ?? ""} /></dd></div>
