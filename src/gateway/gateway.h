@@ -69,6 +69,7 @@ struct ServerHooks {
   platform::Accounting* accounting = nullptr;
   platform::Conversations* conversations = nullptr;  // outlives the gateway. Not set: 501
   platform::Responses* responses = nullptr;          // outlives the engine. Not set: 501
+  platform::DeploymentBook* deployments = nullptr;   // outlives the engine. Not set: 501
   // Organisations, members, keys, sessions and what happened. Not set: 501.
   platform::Accounts* accounts = nullptr;
   platform::Audit* audit = nullptr;

@@ -229,6 +229,7 @@ struct Pool {
   std::unique_ptr<compute::KvReserve> kv_reserve;
   AccountsStore store;
   std::unique_ptr<platform::Catalog> catalog;
+  std::unique_ptr<platform::DeploymentBook> deployments;
   std::unique_ptr<platform::Accounting> accounting;  // before the engine: it ends requests until it is gone
   std::unique_ptr<platform::Responses> responses;    // so, too
   std::unique_ptr<compute::Engine> engine;
@@ -371,6 +372,9 @@ Status BuildPool(const Settings& settings, Pool& pool) {
     catalog_options.hub_token = token.value_or("");
   }
   TP_ASSIGN(pool.catalog, platform::Catalog::Open(catalog_options));
+  TP_ASSIGN(pool.deployments,
+            platform::DeploymentBook::Open(*pool.store.database, pool.store.audit.get(), pool.wall_clock,
+                                           pool.metrics, settings.models.max_deployments));
   TP_TRY(BuildAccounting(settings, pool));
   TP_ASSIGN(pool.responses, platform::Responses::Open(*pool.store.database, pool.wall_clock, pool.metrics,
                                                       MakeResponsesOptions(settings)));
@@ -384,6 +388,7 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   inference_options.roofline = pool.profile.roofline;
   inference_options.host_kv = pool.host_kv.get();
   inference_options.ledger = &pool.accounting->ledger();
+  inference_options.deployments = pool.deployments.get();
   for (const std::string& text : settings.models.schedule) {
     TP_ASSIGN(platform::ScheduleRule rule, platform::ParseScheduleRule(text));
     inference_options.elasticity.schedule.push_back(std::move(rule));
@@ -445,6 +450,7 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
   };
   hooks.conversations = pool.conversations.get();
   hooks.responses = pool.responses.get();
+  hooks.deployments = pool.deployments.get();
   hooks.status = [&pool, started] { return DescribeStatus(pool, started); };
   hooks.memory_bytes = [&pool](std::string_view text) {
     return MemoryBytes(text, pool.device->info().memory_bytes);

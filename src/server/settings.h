@@ -53,7 +53,7 @@ struct Settings {
     uint64_t grammar_cache = 0;
     double load_timeout_s = 0, idle_ttl_s = -1, min_resident_s = 0;
     std::vector<std::string> preload, pin, schedule;
-    int64_t max_registered = 0;
+    int64_t max_registered = 0, max_deployments = 0;
   } models;
 
   struct {

@@ -82,6 +82,7 @@ Json ModelSchema() {
     "properties": {
       "id": {"type": "string"}, "object": {"const": "model"}, "created": {"type": "integer"},
       "owned_by": {"type": "string"},
+      "base_model": {"type": "string", "description": "of a deployment"},
       "state": {"enum": ["stored", "loading", "ready", "failed"]},
       "context_length": {"type": "integer"}, "max_model_len": {"type": "integer"},
       "capabilities": {"type": "array", "items": {"enum": ["chat", "embeddings", "rerank"]}}
