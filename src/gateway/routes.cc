@@ -310,6 +310,19 @@ std::span<const Route> Routes() {
        "conversations", "The branch as Markdown, or the whole tree as JSON", nullptr, nullptr, 200, false,
        "text/markdown", "format"},
 
+      {"GET", "/api/v1/conversations/{id}/shares", kViewer, kWorker, false, native::ListShares,
+       "conversations", "The links to a conversation of one's own that have not ended", nullptr,
+       native::ShareListSchema},
+      {"POST", "/api/v1/conversations/{id}/shares", kDeveloper, kWorker, false, native::CreateShare,
+       "conversations",
+       "A read-only link to a branch as it is now, for whoever holds it, where the workspace allows it; its "
+       "token is shown once",
+       native::ShareRequestSchema, native::CreatedShareSchema, 201},
+      {"DELETE", "/api/v1/conversations/{id}/shares/{share}", kViewer, kWorker, false, native::RevokeShare,
+       "conversations", "Takes a link back"},
+      {"POST", "/api/v1/shared", kNone, kWorker, false, native::ReadShared, "conversations",
+       "What a link shows, for whoever has its token", native::SharedRequestSchema, native::SharedSchema},
+
       {"GET", "/setup", kNone, kInline, false, native::SetupPage, "accounts",
        "The page that a link of the start, an invitation or a reset leads to", nullptr, nullptr, 200, false,
        "text/html"},

@@ -22,6 +22,7 @@
 #include "gateway/gateway.h"
 #include "platform/catalog/catalog.h"
 #include "platform/conversations/conversations.h"
+#include "platform/conversations/shares.h"
 #include "platform/inference/inference.h"
 #include "platform/ledger/accounting.h"
 #include "platform/responses/responses.h"
@@ -235,6 +236,7 @@ struct Pool {
   std::unique_ptr<compute::Engine> engine;
   std::unique_ptr<platform::Inference> inference;
   std::unique_ptr<platform::Conversations> conversations;
+  std::unique_ptr<platform::ConversationShares> shares;
   std::string setup_path;  // "/setup#..." while nobody can sign in as an owner
 };
 
@@ -407,6 +409,19 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   TP_ASSIGN(pool.conversations,
             platform::Conversations::Open(*pool.store.database, *pool.inference, pool.clock, pool.wall_clock,
                                           pool.metrics, MakeConversationsOptions(settings)));
+  platform::ConversationSharesOptions shares;
+  shares.max_shares = settings.conversations.max_shares;
+  shares.max_share_bytes = settings.conversations.max_share;
+  shares.max_member_bytes = settings.conversations.max_member_size;
+  shares.max_days = settings.conversations.max_share_days;
+  shares.reads_per_minute = settings.conversations.shared_per_minute;
+  shares.audit = pool.store.audit.get();
+  shares.may_share = [&accounts = *pool.store.accounts](const std::string& workspace,
+                                                        const std::string& member) {
+    return accounts.MayShare(workspace, member);
+  };
+  pool.shares = std::make_unique<platform::ConversationShares>(
+      *pool.store.database, pool.clock, pool.wall_clock, pool.metrics, std::move(shares));
   return {};
 }
 
@@ -449,6 +464,7 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
                             .catalog = pool.catalog.get()});
   };
   hooks.conversations = pool.conversations.get();
+  hooks.shares = pool.shares.get();
   hooks.responses = pool.responses.get();
   hooks.deployments = pool.deployments.get();
   hooks.status = [&pool, started] { return DescribeStatus(pool, started); };

@@ -87,6 +87,9 @@ struct Settings {
     int64_t max_conversations = 0, max_turns = 0, max_running = 0, max_member_running = 0, max_listeners = 0;
     int64_t max_idle_channels = 0;
     uint64_t max_turn = 0, max_size = 0, max_member_size = 0, max_recent = 0;
+    int64_t max_shares = 0, shared_per_minute = 0;
+    uint64_t max_share = 0;
+    double max_share_days = 0;
   } conversations;
 
   struct {

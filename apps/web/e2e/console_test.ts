@@ -265,7 +265,7 @@ test("the first load is small and quick", async () => {
   expect(total).toBeLessThan(300_000);
 });
 
-const everyPage = ["/chat", "/compare", "/playground?model=smollm2:135m", "/overview", "/models", "/models/smollm2:135m", "/pool", "/planner", "/settings", "/doctor", "/nothing"];
+const everyPage = ["/chat", "/compare", "/playground?model=smollm2:135m", "/overview", "/models", "/models/smollm2:135m", "/pool", "/planner", "/settings", "/doctor", "/shared#tps-none", "/nothing"];
 test("axe finds nothing serious on any page, and none is wider than a phone", async () => {
   await visit.page.setViewportSize({ width: 360, height: 740 });
   const problems: string[] = [];

@@ -116,6 +116,16 @@ DeploymentSpec SpecOfRow(const store::Row& row) {
   return spec;
 }
 
+// A template of 256 KiB is told by its length: the log keeps what was decided, not texts.
+Json AuditOf(const DeploymentSpec& spec) {
+  Json out = DeploymentSpecJson(spec);
+  for (const char* name : {"chat_template", "system_prompt"}) {
+    if (const size_t bytes = out[name].get_ref<const std::string&>().size(); bytes > kMaxDescriptionBytes)
+      out[name] = fmt::format("({} bytes)", bytes);
+  }
+  return out;
+}
+
 constexpr std::string_view kDeploymentColumns = "name, base, spec, created_ms, updated_ms";
 
 Result<DeploymentSpec> ReadSpec(Session& session, const std::string& name) {
@@ -372,7 +382,7 @@ Result<DeploymentSpec> DeploymentBook::Create(const AuditActor& actor, Deploymen
                         "VALUES ($1, $2, $3, '[]', $4, $5)",
                         {spec.name, spec.base, json.dump(), spec.created_ms, spec.updated_ms}));
     if (audit_ == nullptr) return {};
-    return audit_->Append(session, actor, "deployment.created", spec.name, nullptr, json);
+    return audit_->Append(session, actor, "deployment.created", spec.name, nullptr, AuditOf(spec));
   });
   TP_TRY(written);
   Changed();
@@ -394,7 +404,7 @@ Result<DeploymentSpec> DeploymentBook::Change(const AuditActor& actor, const std
     TP_TRY(session.Execute("UPDATE deployments SET base = $2, spec = $3, updated_ms = $4 WHERE name = $1",
                            {name, spec.base, json.dump(), spec.updated_ms}));
     if (audit_ != nullptr) {
-      TP_TRY(audit_->Append(session, actor, "deployment.changed", name, DeploymentSpecJson(before), json));
+      TP_TRY(audit_->Append(session, actor, "deployment.changed", name, AuditOf(before), AuditOf(spec)));
     }
     return spec;
   });
@@ -407,7 +417,7 @@ Result<DeploymentSpec> DeploymentBook::Delete(const AuditActor& actor, const std
     TP_ASSIGN(DeploymentSpec spec, ReadSpec(session, name));
     TP_TRY(session.Execute("DELETE FROM deployments WHERE name = $1", {name}));
     if (audit_ != nullptr) {
-      TP_TRY(audit_->Append(session, actor, "deployment.deleted", name, DeploymentSpecJson(spec), nullptr));
+      TP_TRY(audit_->Append(session, actor, "deployment.deleted", name, AuditOf(spec), nullptr));
     }
     return spec;
   });

@@ -8,6 +8,7 @@ export type Pull = NonNullable<ReplyOf<"/api/v1/pulls", "get">["data"]>[number];
 
 export type Deployment = NonNullable<ReplyOf<"/api/v1/deployments", "get">["data"]>[number];
 export type DeploymentFit = ReplyOf<"/api/v1/deployments/fit", "post">;
+export type Share = NonNullable<ReplyOf<"/api/v1/conversations/{id}/shares", "get">["data"]>[number];
 
 export interface Owner { owner: string; kind: "weights" | "kv" | "scratch" | "reserve" | "recurrent" | string; bytes: number }
 export interface Budget { limit_bytes: number; used_bytes: number; over_bytes: number }

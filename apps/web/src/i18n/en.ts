@@ -84,6 +84,11 @@ export const en = {
   policyHelp: { ttft_s: "the promise", tpot_s: "the promise", weight: "against other models", min_resident_s: "after it came", idle_ttl_s: "−1: when room is needed" },
   budget: { memory: "Pool: weights and KV in use", warm_memory: "Weights kept warm", host_kv: "KV that made way" },
   pinned: { none: "–", settings: "by settings", schedule: "by schedule", deployment: "by a deployment", operator: "by operator" },
+  share: {
+    title: "Share", text: "A link shows this branch as it is now, to whoever holds it, without an account: what was said and answered, with its reasoning. Not the system prompt, and of files only the names. It shows nothing that comes later.", ends: "The link ends after", days_one: "{{count}} day", days_other: "{{count}} days", make: "Make a link",
+    off: "This workspace does not allow shared links. An admin of the organisation can allow them under Workspaces.", shown: "Your link, shown this once:", link: "Shared link", copy: "Copy the link", open: "Open links", none: "None.", made: "made", until: "ends {{time}}", revoke: "Take this link back",
+    page: "A shared conversation", untitled: "Conversation", gone: "This link shows nothing", goneText: "It has ended, was taken back, or never was. Ask whoever gave it to you.", asOf: "As it was {{time}}", person: "Said:", allow: "Allow shared links to conversations", allowHelp: "Members make read-only links that need no account. When this is switched off, all links of the workspace stop at once.",
+  },
   deployments: {
     title: "Deployments", note: "names that clients call, with defaults and limits of their own", none: "Nothing is deployed under a name of its own", noneText: "Every stored model can be called by its name. A deployment gives it another one, which can move to a better model later, with defaults, limits and a place in memory.",
     deploy: "Deploy", deployShort: "Deploy…", deployTitle: "Deploy a model", edit: "Edit", editTitle: "Deployment {{name}}", name: "Name", nameHelp: "What clients call: letters, digits and . _ - : /", base: "Base model", baseHelp: "A model of this server.", description: "Description", missing: "base is gone", kept: "Kept", pinned: "in memory", maxOutput: "Most output",

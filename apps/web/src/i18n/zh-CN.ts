@@ -85,6 +85,11 @@ export const zhCN: Translation = {
   policyHelp: { ttft_s: "承诺", tpot_s: "承诺", weight: "相对其他模型", min_resident_s: "加载之后", idle_ttl_s: "−1：需要空间时" },
   budget: { memory: "资源池：权重与使用中的 KV", warm_memory: "保温的权重", host_kv: "让出的 KV" },
   pinned: { none: "–", settings: "由设置", schedule: "由时间表", deployment: "由部署决定", operator: "由管理员" },
+  share: {
+    title: "分享", text: "任何持有链接的人无需账户即可看到这一分支此刻的样子：说过的话、回答及其推理。不含系统提示，文件只显示名称，也不显示之后的内容。", ends: "链接有效期", days_other: "{{count}} 天", make: "生成链接",
+    off: "此工作区不允许分享链接。组织的管理员可以在“工作区”中允许。", shown: "你的链接，只显示这一次：", link: "分享链接", copy: "复制链接", open: "有效的链接", none: "没有。", made: "生成于", until: "{{time}} 失效", revoke: "收回此链接",
+    page: "分享的对话", untitled: "对话", gone: "此链接没有内容", goneText: "它已失效、已被收回，或从未存在。请询问给你链接的人。", asOf: "{{time}} 时的样子", person: "说：", allow: "允许分享对话的链接", allowHelp: "成员可以生成无需账户的只读链接。关闭后，此工作区的所有链接立即失效。",
+  },
   deployments: {
     title: "部署", note: "客户端调用的名称，各有自己的默认值与限制", none: "还没有以自己的名称部署的模型", noneText: "每个已存储的模型都可以按自己的名称调用。部署给它另一个名称（以后可以换成更好的模型），并带有默认值、限制和内存中的位置。",
     deploy: "部署", deployShort: "部署…", deployTitle: "部署模型", edit: "编辑", editTitle: "部署 {{name}}", name: "名称", nameHelp: "客户端所用的名称：字母、数字和 . _ - : /", base: "基础模型", baseHelp: "本服务器上的模型。", description: "说明", missing: "基础模型已不在", kept: "常驻", pinned: "在内存中", maxOutput: "最多输出",
