@@ -16,7 +16,7 @@ ModelCard CardOf(const Services& services, const platform::DeploymentStatus& sta
   card.ranks = status.model.ranks;
   card.generates = status.model.generates && !card.ranks;
   card.context_length = status.context_length;
-  auto described = services.inference.Describe(status.id);
+  auto described = services.inference.Describe(status.name());
   if (!described) return card;
   card.description = std::move(*described);
   card.tools = card.generates && card.description.tools;

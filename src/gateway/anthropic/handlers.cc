@@ -64,7 +64,7 @@ Json ModelOf(const Services& services, const platform::DeploymentStatus& status)
   const ModelCard card = CardOf(services, status);
   Json out;
   out["type"] = "model";
-  out["id"] = status.id;
+  out["id"] = status.name();
   out["display_name"] = status.id;
   out["created_at"] = platform::TimeText(status.model.created * 1000);
   out["lifecycle"] = "active";
@@ -111,10 +111,10 @@ void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
   }
   if (!after.empty() && !before.empty())
     return SendError(exchange, BadField("before_id", "Send one of after_id and before_id."));
-  std::vector<platform::DeploymentStatus> all = services.inference.List();
-  std::erase_if(all, [&](const auto& status) { return !http.principal.MayUseModel(status.id); });
+  std::vector<platform::DeploymentStatus> all = services.inference.ListCallable();
+  std::erase_if(all, [&](const auto& status) { return !platform::MayUse(http.principal, status); });
   const auto place = [&](const std::string& id) {
-    return std::find_if(all.begin(), all.end(), [&](const auto& status) { return status.id == id; });
+    return std::find_if(all.begin(), all.end(), [&](const auto& status) { return status.name() == id; });
   };
   auto first = all.begin(), last = all.end();
   for (const std::string& cursor : {after, before}) {
@@ -131,8 +131,8 @@ void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
   body["data"] = Json::array();
   for (auto it = first; it != last; ++it) body["data"].push_back(ModelOf(services, *it));
   body["has_more"] = more;
-  body["first_id"] = first == last ? Json(nullptr) : Json(first->id);
-  body["last_id"] = first == last ? Json(nullptr) : Json((last - 1)->id);
+  body["first_id"] = first == last ? Json(nullptr) : Json(first->name());
+  body["last_id"] = first == last ? Json(nullptr) : Json((last - 1)->name());
   exchange->Send(Answer(*exchange, body));
 }
 
@@ -140,7 +140,7 @@ void GetModel(Services& services, std::shared_ptr<Exchange> exchange) {
   const HttpRequest& http = exchange->request();
   const auto status = services.inference.Find(http.PathValue("id"));
   if (!status) return SendError(exchange, status.error());
-  if (auto allowed = CheckModel(services, http, status->id); !allowed)
+  if (auto allowed = CheckModel(services, http, status->name()); !allowed)
     return SendError(exchange, allowed.error());
   exchange->Send(Answer(*exchange, ModelOf(services, *status)));
 }

@@ -16,6 +16,7 @@ Json ModelJson(const Services& services, const platform::DeploymentStatus& statu
   Json out;
   const platform::StoredModel& model = status.model;
   out["id"] = status.id;
+  if (status.spec) out["deployment"] = status.spec->name;
   out["state"] = platform::DeploymentStateName(status.state);
   out["load_share"] = status.state == platform::DeploymentState::kReady ? 1.0 : status.load_share;
   out["bytes"] = model.bytes;
@@ -57,7 +58,7 @@ std::string Id(const Exchange& exchange) { return std::string(exchange.request()
 void SendModel(Services& services, const std::shared_ptr<Exchange>& exchange, int status) {
   const auto found = services.inference.Find(Id(*exchange));
   if (!found) return exchange->Send(ErrorResponse(found.error()));
-  if (!exchange->request().principal.MayUseModel(found->id)) {
+  if (!platform::MayUse(exchange->request().principal, *found)) {
     return exchange->Send(ErrorResponse(Error{ErrorKind::kNotFound, "model_not_found",
                                               "There is no such model that this key may see.", "model", 0}));
   }

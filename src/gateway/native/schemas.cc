@@ -21,6 +21,7 @@ Json ModelSchema() {
     "type": "object",
     "properties": {
       "id": {"type": "string"},
+      "deployment": {"type": "string", "description": "the name it was asked for by, if that is a deployment's"},
       "state": {"enum": ["stored", "loading", "ready", "failed", "quarantined"]},
       "load_share": {"type": "number", "minimum": 0, "maximum": 1},
       "bytes": {"type": "integer"}, "format": {"type": "string"}, "architecture": {"type": "string"},

@@ -49,12 +49,13 @@ Json Details(const platform::StoredModel& model) {
 
 Json Listed(const platform::DeploymentStatus& status) {
   Json out;
-  out["name"] = ShownName(status.id);
-  out["model"] = ShownName(status.id);
+  out["name"] = ShownName(status.name());
+  out["model"] = ShownName(status.name());
   out["modified_at"] = TimeText(status.model.created);
   out["size"] = status.model.bytes;
   out["digest"] = Digest(status.model);
   out["details"] = Details(status.model);
+  if (status.spec) out["details"]["parent_model"] = ShownName(status.id);
   return out;
 }
 
@@ -62,7 +63,7 @@ Json Listed(const platform::DeploymentStatus& status) {
 Result<platform::DeploymentStatus> FindNamed(Services& services, const HttpRequest& http,
                                              const std::string& name) {
   TP_ASSIGN(platform::DeploymentStatus found, services.inference.Find(StoredName(services, name)));
-  if (!http.principal.MayUseModel(found.id)) {
+  if (!platform::MayUse(http.principal, found)) {
     return Fail(ErrorKind::kNotFound, "model_not_found",
                 fmt::format("There is no model \"{}\" that this key may see.", name.substr(0, 100)), "model");
   }
@@ -88,8 +89,8 @@ std::string ExpiresAt(const platform::DeploymentStatus& status,
 
 void Tags(Services& services, std::shared_ptr<Exchange> exchange) {
   Json models = Json::array();
-  for (const auto& status : services.inference.List()) {
-    if (exchange->request().principal.MayUseModel(status.id)) models.push_back(Listed(status));
+  for (const auto& status : services.inference.ListCallable()) {
+    if (platform::MayUse(exchange->request().principal, status)) models.push_back(Listed(status));
   }
   exchange->Send(JsonResponse(Json{{"models", std::move(models)}}));
 }
@@ -175,7 +176,7 @@ void Delete(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!parsed) return exchange->Send(ErrorReply(parsed.error()));
   const auto found = FindNamed(services, exchange->request(), parsed->model);
   if (!found) return exchange->Send(ErrorReply(found.error()));
-  if (auto removed = services.inference.Remove(found->id); !removed)
+  if (auto removed = services.inference.Remove(found->name()); !removed)
     return exchange->Send(ErrorReply(removed.error()));
   exchange->Send(JsonResponse(Json{{"status", "success"}}));
 }

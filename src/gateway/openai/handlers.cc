@@ -15,8 +15,9 @@ namespace {
 Json ModelJson(const Services& services, const platform::DeploymentStatus& status) {
   const ModelCard card = CardOf(services, status);
   Json out;
-  out["id"] = status.id;
+  out["id"] = status.name();
   out["object"] = "model";
+  if (status.spec) out["base_model"] = status.id;
   out["created"] = status.model.created;
   out["owned_by"] = "tidepool";
   out["state"] = platform::DeploymentStateName(status.state);
@@ -97,8 +98,8 @@ void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
   Json body;
   body["object"] = "list";
   body["data"] = Json::array();
-  for (const auto& status : services.inference.List()) {
-    if (exchange->request().principal.MayUseModel(status.id))
+  for (const auto& status : services.inference.ListCallable()) {
+    if (platform::MayUse(exchange->request().principal, status))
       body["data"].push_back(ModelJson(services, status));
   }
   exchange->Send(JsonResponse(body));
@@ -107,7 +108,7 @@ void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
 void GetModel(Services& services, std::shared_ptr<Exchange> exchange) {
   const auto status = services.inference.Find(exchange->request().PathValue("id"));
   if (!status) return exchange->Send(ErrorResponse(status.error()));
-  if (auto allowed = CheckModel(services, exchange->request(), status->id); !allowed)
+  if (auto allowed = CheckModel(services, exchange->request(), status->name()); !allowed)
     return exchange->Send(ErrorResponse(allowed.error()));
   exchange->Send(JsonResponse(ModelJson(services, *status)));
 }

@@ -82,6 +82,7 @@ Json ModelSchema() {
     "properties": {
       "id": {"type": "string"}, "object": {"const": "model"}, "created": {"type": "integer"},
       "owned_by": {"type": "string"},
+      "base_model": {"type": "string", "description": "of a deployment"},
       "state": {"enum": ["stored", "loading", "ready", "failed", "quarantined"]},
       "context_length": {"type": "integer", "description": "prompt and answer together; 0: not known"},
       "max_model_len": {"type": "integer", "description": "another name of context_length"},

@@ -249,6 +249,16 @@ Result<DeploymentStatus> FakeInference::Find(std::string_view model) const {
               "model");
 }
 
+Result<platform::DeploymentFit> FakeInference::CheckDeployment(const platform::DeploymentSpec& spec) const {
+  TP_ASSIGN(const DeploymentStatus base, Find(spec.base));
+  platform::DeploymentFit fit;
+  fit.base = base.id;
+  fit.needed_bytes = 1u << 20;
+  fit.pool_bytes = pool_bytes;
+  fit.fits = fit.needed_bytes <= fit.pool_bytes;
+  return fit;
+}
+
 Status FakeInference::Remove(const std::string& model) {
   if (model == "scripted") return Fail(ErrorKind::kConflict, "model_in_use", "The model is in use.");
   return {};

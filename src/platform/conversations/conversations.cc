@@ -516,7 +516,7 @@ Result<StoredConversations::Prepared> StoredConversations::Prepare(const Princip
   if (model.empty()) return Fail(ErrorKind::kInvalid, "missing_field", "model is missing.", "model");
   if (!who.models.empty()) {  // a key for some models only
     const auto found = inference_.Find(model);
-    if (!who.MayUseModel(found ? found->id : model)) {
+    if (found ? !MayUse(who, *found) : !who.MayUseModel(model)) {
       return Fail(ErrorKind::kForbidden, "model_not_allowed",
                   fmt::format("The key {}... is not for the model \"{}\".", who.key_id, model.substr(0, 100)),
                   "model");

@@ -49,12 +49,22 @@ Deployments::Deployments(Catalog& catalog, compute::Engine& engine, chips::Devic
   waiting_gauge_ = metrics.gauge("tidepool_load_waiting_requests", "Requests waiting for a model to load");
   engine_.OnLoadFailed(
       [this](compute::ModelHandle handle, const Error& error) { WeightsFailed(handle, error); });
+  if (options_.deployments != nullptr) {
+    AskOfDeployments();
+    options_.deployments->OnChange([this] {
+      AskOfDeployments();
+      const std::lock_guard lock(mutex_);
+      look_now_ = true;
+      watch_wake_.notify_one();
+    });
+  }
   loader_ = std::thread([this] { RunLoader(); });
   watch_ = std::thread([this] { RunWatch(); });
 }
 
 Deployments::~Deployments() {
   engine_.OnLoadFailed(nullptr);
+  if (options_.deployments != nullptr) options_.deployments->OnChange(nullptr);
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
@@ -78,6 +88,11 @@ Result<StoredModel> Deployments::Resolve(std::string_view name) const {
     if (it != built_in_.end()) return it->second.model;
   }
   return catalog_.Find(name);
+}
+
+Result<StoredModel> Deployments::ResolveBase(std::string_view name) const {
+  const auto spec = options_.deployments == nullptr ? nullptr : options_.deployments->Find(name);
+  return Resolve(spec ? std::string_view(spec->base) : name);
 }
 
 Status Deployments::AddScripted(chips::SimulatedDevice& device, std::string name, int32_t context_length) {

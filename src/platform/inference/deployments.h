@@ -59,6 +59,8 @@ class Deployments {
 
   // The stored model or built-in one a name means.
   Result<StoredModel> Resolve(std::string_view name) const;
+  // The same, or a deployment's base model.
+  Result<StoredModel> ResolveBase(std::string_view name) const;
   // Ready: returns it. Otherwise the waiter is queued, the load starts if it has not, and nullopt comes back.
   // Errors: kOverloaded when too many wait.
   Result<std::optional<ReadyModel>> Acquire(const StoredModel& model, LoadWaiter waiter);
@@ -155,6 +157,7 @@ class Deployments {
   void Register(const std::string& id);
   void ApplyPolicies();
   void UnregisterIdle();
+  void AskOfDeployments();  // what they want for their base models
   compute::ModelPolicy PolicyFor(const std::string& id, const architectures::ModelInfo& info) const;
   // A fresh look where a pool load has failed (its state is the scheduler's), else nothing.
   std::shared_ptr<const compute::PoolReport> ReportIfFailing() const;
