@@ -36,6 +36,12 @@ test("the link of the start makes the owner and ends in a chat", async () => {
   expect(new URL(owner.page.url()).hash).toBe("");
   await owner.page.getByLabel("Password").fill(password);
   await owner.page.getByRole("button", { name: "Go on" }).click();
+  // One step with models that fit; the chat with the one that is served is a click away.
+  await owner.page.waitForURL(/\/welcome$/);
+  await owner.page.getByText("scripted is served already").waitFor();
+  expect(await owner.page.getByRole("button", { name: /^Get / }).count()).toBeGreaterThan(0);
+  expect(await owner.checkAccessibility()).toEqual([]);
+  await owner.page.getByRole("link", { name: "Skip, chat now" }).click();
   await owner.page.waitForURL(/\/chat$/);
   await owner.page.getByLabel("Message", { exact: true }).fill("[[say:Welcome aboard.]]");
   await owner.page.getByRole("button", { name: "Send" }).click();
@@ -144,6 +150,16 @@ test("usage and the bill are what the replies said", async () => {
   const newest = (await asOwner<{ data: { request_id: string; endpoint: string }[] }>("/api/v1/requests?limit=1")).data[0]!;
   expect(await owner.page.getByRole("dialog").textContent()).toContain(newest.request_id);
   expect(await owner.page.getByRole("dialog").textContent()).toContain(newest.endpoint);
+});
+
+test("the page of keys says where programs find the server, in each dialect", async () => {
+  await owner.go("/keys");
+  const section = owner.page.getByRole("region", { name: "Connect a program" });
+  for (const [name, base] of [["OpenAI", "/v1"], ["Anthropic", ""], ["Ollama", ""], ["Bailian", "/compatible-mode/v1"]] as const) {
+    await section.getByRole("button", { name, exact: true }).click();
+    expect(await section.locator("li", { has: owner.page.getByRole("button", { name, exact: true }) }).locator("code").textContent()).toBe(server.url + base);
+    expect(await section.locator("pre").textContent()).toContain(server.url);
+  }
 });
 
 test("a limit that is reached is explained in the chat", async () => {

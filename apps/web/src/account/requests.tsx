@@ -4,7 +4,7 @@ import { useTranslation } from "react-i18next";
 import { formatAgo, formatCount, formatSeconds, formatTime, grouped } from "../ui/format";
 import { Badge, cx, Dialog, Empty, ErrorNote, Input, Loading, Page, Select } from "../ui/kit";
 import { ModelDot } from "../overview/page";
-import { useCursorList } from "./lists";
+import { useLiveList } from "./lists";
 
 export interface RequestRow {
   id: string; request_id: string; started_at: number; finished_at: number; organisation: string; workspace: string; key: string; member: string | null; model: string; endpoint: string;
@@ -18,7 +18,7 @@ export function RequestsPage() {
   const [model, setModel] = useState("");
   const [status, setStatus] = useState("");
   const [chosen, setChosen] = useState<RequestRow | null>(null);
-  const list = useCursorList<RequestRow>("/api/v1/requests", { model: model.trim(), status }, { pollMs: 5_000, limit: 200 });
+  const list = useLiveList<RequestRow>("/api/v1/requests", { model: model.trim(), status }, { pollMs: 5_000, limit: 200 });
   const box = useRef<HTMLDivElement>(null);
   const rows = list.rows;
   const virtual = useVirtualizer({ count: rows.length, getScrollElement: () => box.current, estimateSize: () => 40, overscan: 10, getItemKey: (index) => rows[index]!.id });

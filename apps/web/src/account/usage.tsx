@@ -6,6 +6,7 @@ import { modelColor } from "../ui/colors";
 import { formatCount, grouped, significant } from "../ui/format";
 import { Button, Empty, ErrorNote, Input, Loading, Page, Section, Select, Stat, Table } from "../ui/kit";
 import { Legend } from "../overview/page";
+import { addAmounts } from "../ui/money";
 import { useDark } from "../ui/theme_hook";
 import { csvOf, saveText, useCursorList } from "./lists";
 
@@ -21,21 +22,6 @@ export function sumsOf(rows: UsageSums[]): { requests: number; errors: number; p
   return rows.reduce((all, row) => ({
     requests: all.requests + row.requests, errors: all.errors + row.errors, prompt: all.prompt + row.prompt_tokens, cached: all.cached + row.cached_tokens, output: all.output + row.output_tokens, device: all.device + row.device_seconds,
   }), { requests: 0, errors: 0, prompt: 0, cached: 0, output: 0, device: 0 });
-}
-
-// Decimals are added as whole numbers of 10^-9: a sum of money is never a floating point number.
-export function addAmounts(amounts: string[]): string {
-  let nanos = 0n;
-  for (const text of amounts) {
-    const match = /^(-?)(\d+)(?:\.(\d{1,9}))?$/.exec(text.trim());
-    if (!match) continue;
-    const value = BigInt(match[2]!) * 1_000_000_000n + BigInt((match[3] ?? "").padEnd(9, "0"));
-    nanos += match[1] ? -value : value;
-  }
-  const sign = nanos < 0n ? "-" : "";
-  const size = nanos < 0n ? -nanos : nanos;
-  const digits = (size % 1_000_000_000n).toString().padStart(9, "0").replace(/0+$/, "").padEnd(2, "0");
-  return `${sign}${size / 1_000_000_000n}.${digits}`;
 }
 
 const day = (offset: number) => new Date(Date.now() + offset * 86_400_000).toISOString().slice(0, 10);

@@ -1,5 +1,5 @@
 import { QueryClient, useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
-import { ApiError, deleteJson, getJson, postJson, send } from "./client";
+import { ApiError, deleteJson, getJson, patchJson, postJson, send } from "./client";
 import type { CatalogueModel, PoolModel, PoolState, Pull, ServerStatus, Setting, StoredModel } from "./types";
 
 export const queryClient = new QueryClient({
@@ -37,8 +37,32 @@ export function useStatus() {
 export function useSettings() {
   return useQuery({ queryKey: ["settings"], queryFn: ({ signal }) => getJson<List<Setting>>("/api/v1/settings", { signal }).then(dataOf), staleTime: Infinity });
 }
+export function useChangeSettings() {
+  const client = useQueryClient();
+  return useMutation({
+    mutationFn: (values: Record<string, string | null>) => patchJson<List<Setting>>("/api/v1/settings", { values }).then(dataOf),
+    onSuccess: (rows) => client.setQueryData(["settings"], rows),
+  });
+}
 export function usePoolOnce(enabled = true, pollMs: number | false = false) {
   return useQuery({ enabled, refetchInterval: pollMs, queryKey: ["pool"], queryFn: ({ signal }) => getJson<PoolState>("/api/v1/pool", { signal }) });
+}
+
+// Of all organisations for the operator. `day`: "2026-11-28", in UTC.
+export interface DaySums { requests: number; prompt_tokens: number; output_tokens: number; amount: string }
+export function useUsageSince(day: string) {
+  return useQuery({
+    queryKey: ["usage since", day], refetchInterval: 5_000,
+    queryFn: ({ signal }) => getJson<{ data: DaySums[] }>(`/api/v1/usage?from=${day}T00:00:00Z`, { signal }).then((reply) => reply.data[0] ?? { requests: 0, prompt_tokens: 0, output_tokens: 0, amount: "0.00" }),
+  });
+}
+export interface Prices { priced: boolean; current: { version: number; currency: string } }
+export function usePrices() {
+  return useQuery({ queryKey: ["prices"], queryFn: ({ signal }) => getJson<Prices>("/api/v1/prices", { signal }), staleTime: 60_000 });
+}
+export interface Budget { id: string; scope: string; period: string; amount: string; spent: string; thresholds: number[]; block: boolean }
+export function useBudgets() {
+  return useQuery({ queryKey: ["budgets"], queryFn: ({ signal }) => getJson<List<Budget>>("/api/v1/budgets", { signal }).then(dataOf), refetchInterval: 30_000 });
 }
 
 const encodeId = (id: string) => id.split("/").map(encodeURIComponent).join("/");

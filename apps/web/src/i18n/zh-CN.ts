@@ -10,7 +10,7 @@ export const zhCN: Translation = {
     navigation: "主导航", menu: "打开菜单", skip: "跳到内容", theme: "主题", light: "浅色", dark: "深色", system: "跟随系统", language: "语言", account: "账户", signOut: "退出登录", openServer: "开放服务器：无需登录", viewerText: "您在此处的角色可以查看模型与用量，但不能使用。请联系工作区管理员。",
     notFound: "未找到", notFoundText: "没有这个页面。", toChat: "前往对话", broken: "页面出错了", reload: "重新加载",
   },
-  unit: { tokensPerS: "词元/秒" },
+  unit: { tokensPerS: "词元/秒", tokens: "词元" },
   state: { stored: "已存储", loading: "加载中", ready: "就绪", failed: "失败", quarantined: "已隔离" },
   place: { resident: "常驻", loading: "加载中", warm: "温", cold: "在磁盘", failed: "失败" },
   memory: { picture: "资源池内存（按所有者）", weights: "权重", kv: "KV", scratch: "工作区", reserve: "为 KV 预留", recurrent: "状态", free: "空闲" },
@@ -22,6 +22,8 @@ export const zhCN: Translation = {
     decode: "解码", prefill: "预填充", sinceStart: "启动以来 {{tokens}}", cached: "{{tokens}} 来自缓存", requests: "请求", queued: "{{count}} 个等待中",
     slack: "余量", slackHint: "距下一个词元的期限", load: "负载", loadHint: "保持节奏所需", switches: "切换", switchShare: "占用时间 {{share}}",
     memory: "内存", memoryNote: "{{used}} / {{limit}}", warm: "池外保温的权重", hostKv: "让出的 KV", noLimit: "无上限",
+    onTime: "按时", onTimeHint: "尚无承诺", onTimeSince: "启动以来 {{share}}", late: "{{share}} 的词元晚于承诺。", seeWhy: "查看是哪些模型",
+    today: "今日", todayUnpriced_other: "{{formatted}} 个请求，未定价", budget: "{{scope}} 的预算已花费 {{share}}。", budgetGone: "{{scope}} 的预算已用尽（{{share}}）；超出的请求会被拒绝。",
     modelsAtWork: "工作中的模型", noModels: "还没有使用过任何模型", getModel: "获取模型", where: "权重", active: "运行", waiting: "等待", loads: "加载次数", evictions: "驱逐次数",
     speed: "每秒词元数", queueTitle: "请求随时间变化", lastMinutes: "自打开本页起",
   },
@@ -45,6 +47,10 @@ export const zhCN: Translation = {
     interrupted: "生成过程中服务器停止了。已收到的内容已保留。", regenerate: "重新回答", continue: "继续", stopped: "已停止", toEnd: "到末尾",
     systemPrompt: "系统提示词", systemHelp: "在对话之前告诉模型。",
   },
+  cost: {
+    unpriced: "未定价", free: "免费额度", waived: "不计费", spent: "已花费 {{amounts}}", hint: "本对话（所有分支）的花费：{{exact}}",
+    freeAnswers_other: "{{count}} 个回答来自免费额度", unpricedAnswers_other: "{{count}} 个回答没有价格",
+  },
   sampling: {
     default: "模型默认", temperature: "温度", top_p: "Top p", top_k: "Top k", min_p: "Min p", repetition_penalty: "重复惩罚", presence_penalty: "存在惩罚",
     frequency_penalty: "频率惩罚", max_tokens: "最多词元", thinking_budget: "思考预算", seed: "随机种子", stop: "停止字符串",
@@ -54,17 +60,17 @@ export const zhCN: Translation = {
     frequency_penalty: "0：无", max_tokens: "回答的长度", thinking_budget: "推理的词元数", seed: "同种子同文本", stop: "每行一个：回答到此结束。",
   },
   compare: {
-    lead: "同一提示，多个模型，并排比较。这里的内容不会保存。", add: "添加模型", prompt: "提示", run: "运行", remove: "移除 {{model}}", ttft: "首个词元", speed: "速度", tokens: "输入 + 输出词元", finish: "结束原因",
+    lead: "同一提示，多个模型，并排比较。这里的内容不会保存。", add: "添加模型", prompt: "提示", run: "运行", remove: "移除 {{model}}", ttft: "首个词元", speed: "速度", tokens: "输入 + 输出词元", finish: "结束原因", cost: "费用",
   },
   playground: {
-    lead: "API 的全部参数、文本背后的词元，以及同一请求的代码。", kind: "请求类型", chat: "对话", completion: "补全", embedding: "向量",
+    lead: "API 的全部参数、文本背后的词元，以及同一请求的代码。", kind: "请求类型", chat: "对话", completion: "补全", embedding: "向量", rerank: "重排", query: "查询", documents: "文档", documentsHelp: "每行一条；按与查询的相关程度排序。", ranking: "由高到低", rankingNote: "{{tokens}} 词元，{{time}}",
     user: "用户消息", prompt: "提示", texts: "文本", textsHelp: "每行一条；彼此比较。", answer: "回答", parameters: "参数", logprobs: "显示词元及其概率",
-    asCode: "代码", withReasoning: "下面的词元包含推理过程。", hover: "指向词元可查看其他候选。", noEmbedder: "没有已存储的向量模型。",
+    asCode: "代码", withReasoning: "下面的词元包含推理过程。", hover: "指向词元可查看其他候选。", noEmbedder: "没有适用的已存储模型。请到“模型”页获取。",
     similarity: "相似度（余弦）", embeddingNote: "{{dimensions}} 维，{{tokens}} 词元，{{time}}", ignored: "未生效：{{fields}}",
   },
   models: {
     model: "模型", state: "状态", add: "添加模型", pulls: "下载", stored: "本服务器上", storedNote: "{{count}} 个，{{bytes}}", none: "还没有模型", noneText: "从下面选一个：小模型一分钟内即可回答。",
-    size: "大小", parameters: "参数量", quantisation: "量化", context: "上下文", licence: "许可证", added: "添加时间", format: "格式", architecture: "架构", source: "来源",
+    size: "大小", parameters: "参数量", quantisation: "量化", context: "上下文", licence: "许可证", added: "添加时间", format: "格式", does: "用途", doesChat: "文本", doesEmbed: "向量", doesRank: "文档重排（/v1/rerank）", architecture: "架构", source: "来源",
     actions: "{{model}} 的操作", load: "立即加载", unload: "卸载", pin: "让 {{model}} 常驻内存", unpin: "不再让 {{model}} 常驻", pinShort: "常驻内存", unpinShort: "取消常驻", try: "试用", retire: "下线",
     retireTitle: "下线 {{model}}？", retireText: "它的文件（{{bytes}}）将从本服务器删除。", retireBusy_other: "现在有 {{count}} 个请求在使用它；结束之前服务器会拒绝删除。",
     retireUsed_other: "服务器启动以来它被请求过 {{count}} 次。",
@@ -87,11 +93,13 @@ export const zhCN: Translation = {
   pinned: { none: "–", settings: "由设置", schedule: "由时间表", operator: "由管理员" },
   pool: {
     cordon: "封锁", cordonText: "在重新开放之前不会开始新任务，新请求会被拒绝。正在运行的会正常结束。", cordoned: "已封锁", open: "开放", policy: "策略：{{policy}}",
-    gantt: "设备上的模型（随时间）", ganttNote: "自打开本页起，每秒观察四次", ganttHint: "最近 {{span}}。拖动可移动，Ctrl 加滚轮可缩放。", now: "现在", toNow: "回到现在", zoomIn: "放大", zoomOut: "缩小",
-    hover: "{{model}}，{{ago}} 前：{{state}}", ran: "运行", out: "未常驻", legendRun: "▬ 运行", legendResident: "░ 常驻份额", legendLoad: "加载", legendEvict: "驱逐", legendLate: "超时",
+    gantt: "设备上的模型（随时间）", ganttNote: "由服务器在限度内保存", ganttHint: "最近 {{span}}。拖动可移动，Ctrl 加滚轮可缩放。", now: "现在", toNow: "回到现在", zoomIn: "放大", zoomOut: "缩小",
+    hover: "{{model}}，{{ago}} 前：{{state}}", hoverTurn: "{{time}}，{{steps}} 步，{{tokens}} 词元", hoverSlack: "最小余量 {{slack}}，{{late}} 个超时", out: "未常驻", legendRun: "▬ 运行", legendResident: "░ 常驻份额", legendLoad: "加载", legendEvict: "驱逐", legendLate: "超时",
+    ganttText: "所示 {{span}} 内：{{switches}} 次切换，计算 {{busy}}。", inView: "所示 {{span}} 内：{{switches}} 次切换，计算 {{busy}}。", quanta: "所示轮次", quantum: "平均时长", longest: "最长", steps: "步数", leastSlack: "最小余量", late: "超时词元",
+    editPolicy: "{{model}} 的承诺与优先级", policySettings: "策略", policySettingsNote: "适用于所有模型，除非某个模型另有规定",
     counters: "启动以来", turns: "轮次", perS: "{{rate}}/秒", switchShare: "等待权重", spills: "KV 外移", refused: "拒绝", decisions: "决策",
     models: "各模型的预期", share: "负载", spilled: "外移", arrivals: "请求数", pin: "常驻", budgets: "预算", budgetsNote: "下次启动前有效；不会中断正在运行的任务", budgetNow: "现为 {{limit}}，已用 {{used}}", budgetExample: "8GiB 或 60%",
-    happenings: "事件", nothingYet: "自打开本页起没有事件。",
+    happenings: "事件", nothingYet: "还没有事件。",
   },
   planner: {
     lead: "这些模型需要多少设备？各自独占与共享资源池的对比，使用与此处相同的调度器模拟。", models: "模型", modelsHelp: "如 6xqwen2.5-7b,2xllama2-13b，或 mix:sosp25",
@@ -101,17 +109,26 @@ export const zhCN: Translation = {
     saves: "共享可节省 {{share}}", pooled: "共享", dedicated: "独占", kind: "型号", onTime: "按时词元", atRisk: "负载更高时", perHour: "每小时", perMillion: "每百万词元", placement: "运行位置：{{kind}}", busy: "{{share}} 忙",
   },
   settings: {
-    lead: "服务器读到的设置：命令行参数优先于环境变量，环境变量优先于文件。下次启动时生效。", general: "通用", onlyChanged: "仅显示已更改的", search: "搜索设置", allowed: "允许：{{allowed}}", copy: "复制 {{name}}",
+    lead: "命令行参数优先于环境变量，环境变量优先于此处的更改，此处的更改优先于文件。能立即生效的立即生效，其余在下次启动时生效。",
+    change: "更改 {{name}}", newValue: "{{name}} 的新值", atOnce: "立即生效并保留。", atNextStart: "下次启动时生效。", onePerLine: "每行一个", default: "默认 {{value}}", next: "下次启动起：{{value}}", takeBack: "撤销对 {{name}} 的更改",
+    locked: "它影响服务器之外：请在文件、环境变量或参数中设置。", beaten: "已由{{source}}设置，优先于此处保存的值。", waiting_other: "{{count}} 项更改将在下次启动时生效：{{names}}。",
+    bad_number: "这不是数字。", bad_whole: "这不是整数。", bad_low: "至少 {{minimum}}。", bad_high: "至多 {{maximum}}。",
+    general: "通用", onlyChanged: "仅显示已更改的", search: "搜索设置", allowed: "允许：{{allowed}}", copy: "复制 {{name}}",
   },
-  settingSource: { flag: "参数", environment: "变量", file: "文件", other: "已设置" },
+  settingSource: { flag: "参数", environment: "变量", file: "文件", console: "此处更改", other: "已设置" },
   signIn: {
     title: "登录", again: "重新登录", expired: "会话已结束。您输入的内容没有丢失。", email: "邮箱", password: "密码", submit: "登录",
     help: "还没有账户？请向服务器管理员索取链接。首个链接在服务器启动时显示。",
   },
   setup: {
     title: "初始设置", noToken: "此页面需通过链接打开：服务器启动时显示的链接，或管理员给您的链接。", linkHelp: "请索取新链接：每个链接只能在限定时间内使用一次。", setup: "欢迎使用 Tidepool", invitation: "您已受邀", reset: "设置新密码",
-    setupText: "您将成为此服务器的所有者：管理模型、成员与账单。", invitationText: "身份 {{email}}，角色 {{role}}。", resetText: "用于 {{email}}。", name: "您的姓名", passwordHelp: "至少 10 个字符。", submit: "继续", after: "接下来会进入与已就绪模型的对话。更多模型见“模型”页。",
+    setupText: "您将成为此服务器的所有者：管理模型、成员与账单。", invitationText: "身份 {{email}}，角色 {{role}}。", resetText: "用于 {{email}}。", name: "您的姓名", passwordHelp: "至少 10 个字符。", submit: "继续", after: "接下来可与已就绪的模型对话，或获取适合这台机器的模型。",
   },
+  welcome: {
+    title: "设置完成", served: "{{model}} 已就绪，可立即回答。更大的模型知道得更多：现在获取，或以后到“模型”页获取。", nothingServed: "还没有模型。请从下面获取：小模型一分钟内即可回答。", skip: "跳过，立即对话",
+    fits: "适合这台机器的模型", fitsNote: "资源池 {{pool}}",
+  },
+  connect: { title: "连接程序", note: "同一服务器，以各种客户端的协议提供；密钥放入 TIDEPOOL_API_KEY", bases: "基础地址", copy: "复制 {{name}} 的基础地址", snippet: "{{name}} 客户端如何连接" },
   keys: {
     lead: "密钥让程序以您的名义使用 API。", leadAdmin: "密钥让程序使用 API：个人密钥以成员名义，服务密钥以工作区名义。", create: "新建密钥", none: "还没有密钥", noneText: "密钥由程序发送。新建一个，并运行附带的代码。",
     name: "名称", nameHelp: "用途说明。", prefix: "开头", kind: "类型", service: "服务", personal: "个人", kindHelp: "服务密钥不随创建者离开而失效。", role: "角色", roleHelp: "用于服务密钥。", scope: "仅限", everything: "全部", lastUsed: "最近使用", expires: "到期", never: "永不",
@@ -146,6 +163,10 @@ export const zhCN: Translation = {
     budgets: "预算", noBudgets: "没有预算", noBudgetsText: "预算会先提醒，再拒绝，避免账单意外。", period: "周期", day: "每天", month: "每月", spent: "已花费", spentOf: "{{scope}} 预算已花费", then: "达到 100 % 时", blocks: "拒绝", tells: "仅提醒", block: "拒绝会超出的请求",
     prices: "价格", pricesNote: "每百万词元", noPrices: "未定价", noPricesText: "管理员尚未定价：一切为 0。", book: "价目表 {{version}}，{{currency}}", upTo: "提示长度至", input: "输入", cachedInput: "缓存", output: "输出", modelHelp: "已存储模型的名称；* 表示全部合计。",
     remove: "删除", removeTitle: "删除这条规则？", removeText: "它所限制的请求可立即继续。",
+  },
+  prices: {
+    new: "新价目表", text: "下一个版本，自现在起生效。已完成的请求保持当时的价格。价格按每百万词元计；* 表示没有单独列出的所有模型。", currency: "货币", note: "备注", addLine: "添加模型", removeLine: "移除 {{model}}", save: "生效",
+    try: "本月会是多少？", wouldBe: "本月 {{requests}} 个请求：{{amount}} {{currency}}，原为 {{was}}。",
   },
   health: {
     ready: "服务器正常接受任务", measure: "重新测量", measuring: "正在检查机器，需要几秒钟。", findings: "检查结果", ok: "正常", hint: "提示", warning: "警告",

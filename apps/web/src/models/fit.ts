@@ -41,6 +41,21 @@ export function nearestThatFits(model: CatalogueModel, all: CatalogueModel[], po
   return best(all.filter((other) => name(other) === name(model))) ?? best(all.filter((other) => other.family === model.family));
 }
 
+// What to get first: of each kind of model the largest that fits and still answers at reading speed, the largest of these first.
+export function suggestions(all: CatalogueModel[], poolBytes: number, memoryBytesPerS: number, most = 6): CatalogueModel[] {
+  const readingTokensPerS = 7;
+  const best = new Map<string, CatalogueModel>();
+  for (const model of all) {
+    const bytes = estimatedBytes(model);
+    if (bytes === 0 || !fits(bytes, poolBytes) || /bert|roberta/i.test(model.family ?? "") || /embed|rerank/i.test(model.id ?? "")) continue;
+    if (memoryBytesPerS > 0 && expectedTokensPerS(bytes, memoryBytesPerS) < readingTokensPerS) continue;
+    const name = (model.id ?? "").split(":")[0]!;
+    const known = best.get(name);
+    if (!known || estimatedBytes(known) < bytes) best.set(name, model);
+  }
+  return [...best.values()].sort((a, b) => estimatedBytes(b) - estimatedBytes(a)).slice(0, most);
+}
+
 // Decoding reads every weight once a token: memory bandwidth over bytes bounds the speed of one stream.
 export function expectedTokensPerS(bytes: number, memoryBytesPerS: number): number {
   return bytes > 0 ? memoryBytesPerS / bytes : 0;

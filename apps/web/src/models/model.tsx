@@ -3,13 +3,13 @@ import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link, useNavigate, useParams } from "react-router";
 import { postJson } from "../api/client";
-import { fetchMetrics, useDeleteModel, useLoadModel, useModels, usePoolOnce, usePoolPolicy, useUnloadModel } from "../api/queries";
-import type { PoolModel } from "../api/types";
+import { fetchMetrics, useDeleteModel, useLoadModel, useModels, usePoolOnce, useUnloadModel } from "../api/queries";
 import { useMay } from "../shell/session";
 import { ModelDot, PlacesBar, stateTone } from "../overview/page";
 import { formatBytes, formatCount, formatPercent, formatSeconds, formatTime, grouped, significant } from "../ui/format";
-import { Badge, Button, CopyButton, Empty, ErrorNote, Field, Input, Loading, Page, Section, Stat, Table } from "../ui/kit";
+import { Badge, Button, CopyButton, Empty, ErrorNote, Loading, Page, Section, Stat, Table } from "../ui/kit";
 import { RetireDialog } from "./page";
+import { PolicyForm } from "./policy_form";
 
 interface BenchRow { test: string; batch: number; tokens: number; seconds: number; tokens_per_s: number; share_of_limit: number }
 
@@ -65,11 +65,11 @@ export function ModelPage() {
           </dl>
         </Section>
       )}
-      {state?.pooled && <PolicyForm key={id} model={state} />}
+      {state?.pooled && <Section title={t("model.policy")} note={t("model.policyNote")}><PolicyForm key={id} model={state} /></Section>}
       {operator && <Bench id={id} generates={model.generates !== false} />}
       <Section title={t("model.facts")}>
         <dl className="grid grid-cols-1 gap-x-8 gap-y-1 text-sm sm:grid-cols-2">
-          {([["format", model.format], ["architecture", model.architecture], ["quantisation", model.quantisation], ["context", grouped(model.context_length ?? 0)], ["licence", model.licence], ["added", model.created ? formatTime(model.created) : "–"]] as const).map(([name, value]) => (
+          {([["format", model.format], ["architecture", model.architecture], ["quantisation", model.quantisation], ["context", grouped(model.context_length ?? 0)], ["does", t(model.ranks ? "models.doesRank" : model.generates === false ? "models.doesEmbed" : "models.doesChat")], ["licence", model.licence], ["added", model.created ? formatTime(model.created) : "–"]] as const).map(([name, value]) => (
             <div key={name} className="flex justify-between gap-4 border-b border-line py-1.5"><dt className="text-faint">{t(`models.${name}`)}</dt><dd className="truncate">{value || "–"}</dd></div>
           ))}
           <div className="flex items-center justify-between gap-4 border-b border-line py-1 sm:col-span-2"><dt className="text-faint">{t("models.source")}</dt><dd className="flex min-w-0 items-center"><span className="truncate font-mono text-xs" title={model.source}>{model.source}</span><CopyButton text={model.source ?? ""} /></dd></div>
@@ -78,29 +78,6 @@ export function ModelPage() {
       <RetireDialog model={retiring ? model : null} pool={state} busy={remove.isPending} error={remove.error} onClose={() => { setRetiring(false); remove.reset(); }}
         onConfirm={() => remove.mutate(id, { onSuccess: () => void navigate("/models") })} />
     </Page>
-  );
-}
-
-function PolicyForm({ model }: { model: PoolModel }) {
-  const { t } = useTranslation();
-  const policy = usePoolPolicy();
-  const [pinned, setPinned] = useState(model.pinned);
-  const fields = [["ttft_s", 0.01], ["tpot_s", 0.001], ["weight", 0.1], ["min_resident_s", 1], ["idle_ttl_s", 1]] as const;
-  return (
-    <Section title={t("model.policy")} note={t("model.policyNote")}>
-      <form className="space-y-3" onSubmit={(event) => {
-        event.preventDefault();
-        const form = new FormData(event.currentTarget);
-        policy.mutate({ model: model.id, pinned, ...Object.fromEntries(fields.flatMap(([name]) => { const text = String(form.get(name) ?? ""); return text === "" ? [] : [[name, Number(text)]]; })) });
-      }}>
-        <div className="grid grid-cols-2 gap-3 sm:grid-cols-3 lg:grid-cols-5">
-          {fields.map(([name, step]) => <Field key={name} label={t(`policy.${name}`)} help={t(`policyHelp.${name}`)}>{(id, note) => <Input id={id} aria-describedby={note} name={name} type="number" step="any" data-step={step} defaultValue={Number(model[name].toPrecision(6))} />}</Field>)}
-        </div>
-        <label className="flex items-center gap-2 text-sm"><input type="checkbox" className="accent-(--accent)" checked={pinned} onChange={(event) => setPinned(event.target.checked)} />{t("policy.pinned")}</label>
-        {policy.error && <ErrorNote error={policy.error} />}
-        <div className="flex items-center gap-3"><Button kind="primary" type="submit" busy={policy.isPending}>{t("common.apply")}</Button>{policy.isSuccess && <span role="status" className="text-sm text-good">{t("common.done")}</span>}</div>
-      </form>
-    </Section>
   );
 }
 
