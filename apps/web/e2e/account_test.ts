@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { launch, Visit } from "./browser";
 import { Server } from "./server";
 
-const server = new Server(["--simulated"], { TIDEPOOL_POOL_MEMORY: "400MiB", TIDEPOOL_POOL_WARM_MEMORY: "64MiB" });
+const server = new Server(["--simulated"], { TIDEPOOL_POOL_MEMORY: "400MiB", TIDEPOOL_POOL_WARM_MEMORY: "64MiB", TIDEPOOL_LEDGER_FREE_TOKENS: "0" });
 let browser: Browser;
 let owner: Visit;
 const password = "correct horse battery";
@@ -150,6 +150,31 @@ test("usage and the bill are what the replies said", async () => {
   const newest = (await asOwner<{ data: { request_id: string; endpoint: string }[] }>("/api/v1/requests?limit=1")).data[0]!;
   expect(await owner.page.getByRole("dialog").textContent()).toContain(newest.request_id);
   expect(await owner.page.getByRole("dialog").textContent()).toContain(newest.endpoint);
+});
+
+test("prices are put in force, and the bill is the sum of what each request cost", async () => {
+  const priced = await makeKey("priced");
+  await owner.go("/limits");
+  await owner.page.getByRole("button", { name: "New price book" }).click();
+  const dialog = owner.page.getByRole("dialog");
+  await dialog.getByLabel("Currency").fill("EUR");
+  await dialog.getByLabel("Input 1").fill("2.5");
+  await dialog.getByLabel("Output 1").fill("ten");
+  expect(await dialog.getByRole("button", { name: "Put in force" }).isDisabled()).toBe(true);
+  await dialog.getByLabel("Output 1").fill("10");
+  await dialog.getByRole("button", { name: "What would this month have cost?" }).click();
+  await dialog.getByText(/requests of this month: [\d.]+ EUR/).waitFor();
+  await dialog.getByRole("button", { name: "Put in force" }).click();
+  await owner.page.getByText("Book 1, EUR").waitFor();
+  const ids: string[] = [];
+  for (const text of ["[[say:one]]", "[[repeat:30:wave ]]"]) ids.push((await complete(priced, text)).headers.get("x-request-id")!);
+  const amount = async (id: string) => (await asOwner<{ amount?: string }>(`/api/v1/requests/${id}`)).amount ?? "";
+  await expect.poll(async () => Promise.all(ids.map(amount)), { timeout: 5_000 }).toEqual([expect.stringMatching(/^0\.0*[1-9]/), expect.stringMatching(/^0\.0*[1-9]/)]);
+  const nanos = (text: string) => Math.round(Number(text) * 1e9);
+  const total = (await Promise.all(ids.map(amount))).reduce((all, one) => all + nanos(one), 0);
+  await owner.go("/bills");
+  await owner.page.getByTestId("total").waitFor();
+  expect(nanos((await owner.page.getByTestId("total").textContent())!)).toBe(total);
 });
 
 test("the page of keys says where programs find the server, in each dialect", async () => {

@@ -28,7 +28,7 @@ export function ConnectSection() {
   const shown = dialects.find((one) => one.name === chosen) ?? dialects[0]!;
   return (
     <Section title={t("connect.title")} note={t("connect.note")}>
-      <div className="grid grid-cols-1 gap-x-8 gap-y-3 lg:grid-cols-[24rem_minmax(0,1fr)]">
+      <div className="grid grid-cols-1 gap-x-8 gap-y-3 lg:grid-cols-[28rem_minmax(0,1fr)]">
         <ul className="divide-y divide-line self-start" aria-label={t("connect.bases")}>
           {dialects.map((one) => (
             <li key={one.name} className={cx("flex items-center gap-2 rounded-md px-2 py-1", one === shown && "bg-accent-soft")}>

@@ -4,6 +4,7 @@ import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useChangeSettings, useSettings } from "../api/queries";
 import type { Setting } from "../api/types";
+import { formatBytes } from "../ui/format";
 import { Badge, Button, CopyButton, ErrorNote, errorText, Field, IconButton, Input, Loading, Select, TextArea, Tip } from "../ui/kit";
 
 const sources = ["flag", "environment", "file", "console"] as const;
@@ -22,6 +23,9 @@ export function problemOf(setting: Pick<Setting, "kind" | "minimum" | "maximum">
   if (setting.maximum !== null && value > setting.maximum) return "high";
   return null;
 }
+
+// Bytes as people read them; the exact number is in the title.
+const shown = (setting: Pick<Setting, "kind">, value: string) => (value === "" ? "–" : setting.kind === "bytes" && /^\d+$/.test(value) ? formatBytes(Number(value)) : value);
 
 function SettingForm({ setting, onDone }: { setting: Setting; onDone: () => void }) {
   const { t } = useTranslation();
@@ -60,12 +64,12 @@ export function SettingRow({ setting: one }: { setting: Setting }) {
   const beaten = one.next_source === "flag" || one.next_source === "environment";
   const kept = one.source === "console" || one.next_source === "console";
   return (
-    <li data-setting={one.id} className="grid grid-cols-1 gap-x-6 gap-y-1 py-2 md:grid-cols-[16rem_minmax(0,1fr)_17rem]">
+    <li data-setting={one.id} className="grid grid-cols-1 gap-x-6 gap-y-1 py-2 md:grid-cols-[16rem_minmax(0,1fr)_19rem]">
       <div className="min-w-0"><span className="font-mono text-sm break-all">{one.id}</span></div>
       <div className="min-w-0 text-sm"><p>{one.help}</p><p className="text-xs text-faint">{t("settings.allowed", { allowed: one.allowed })} · {t("settings.default", { value: one.default || "–" })} · <span className="font-mono">{one.environment}</span></p></div>
       <div className="min-w-0 text-sm">
         <div className="flex min-w-0 items-start gap-1.5 md:justify-end">
-          <span className="min-w-0 truncate py-1 font-mono" title={one.value}>{one.value === "" ? "–" : one.value}</span>
+          <span className="min-w-0 truncate py-1 font-mono" title={one.value}>{shown(one, one.value)}</span>
           {one.source !== "default" && <span className="py-1"><Badge tone="accent">{nameOf(one.source)}</Badge></span>}
           <CopyButton text={`${one.environment}=${one.value}`} label={t("settings.copy", { name: one.id })} />
           {!one.editable ? <Tip text={t("settings.locked")}><span tabIndex={0} role="img" aria-label={t("settings.locked")} className="inline-flex size-8 items-center justify-center text-faint"><Lock className="size-4" aria-hidden /></span></Tip>
@@ -73,7 +77,7 @@ export function SettingRow({ setting: one }: { setting: Setting }) {
               : <IconButton label={t("settings.change", { name: one.id })} aria-expanded={editing} onClick={() => setEditing(!editing)}><Pencil /></IconButton>}
           {kept && <IconButton label={t("settings.takeBack", { name: one.id })} disabled={change.isPending} onClick={() => change.mutate({ [one.id]: null })}><RotateCcw /></IconButton>}
         </div>
-        {one.next !== null && <p className="text-xs text-warn md:text-right">{t("settings.next", { value: one.next === "" ? "–" : one.next })}</p>}
+        {one.next !== null && <p className="text-xs text-warn md:text-right">{t("settings.next", { value: shown(one, one.next) })}</p>}
       </div>
       {change.error != null && <div className="md:col-span-3"><ErrorNote error={change.error} /></div>}
       {editing && <SettingForm setting={one} onDone={() => setEditing(false)} />}

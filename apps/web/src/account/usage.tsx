@@ -1,9 +1,10 @@
 import { Download } from "lucide-react";
 import { lazy, Suspense, useMemo, useState } from "react";
 import { useTranslation } from "react-i18next";
+import { usePrices } from "../api/queries";
 import { useMay } from "../shell/session";
 import { modelColor } from "../ui/colors";
-import { formatCount, grouped, significant } from "../ui/format";
+import { formatCount, formatSeconds, grouped, significant } from "../ui/format";
 import { Button, Empty, ErrorNote, Input, Loading, Page, Section, Select, Stat, Table } from "../ui/kit";
 import { Legend } from "../overview/page";
 import { addAmounts } from "../ui/money";
@@ -47,6 +48,7 @@ export function UsagePage() {
     // Drawn from the tallest to the lowest, so that each shows above the next: a stack.
     return { times, all: pick((row) => row.prompt_tokens + row.output_tokens), prompt: pick((row) => row.prompt_tokens) };
   }, [days.rows, from, to]);
+  const prices = usePrices();
   const error = days.error ?? by.error;
   const names = [group, "requests", "errors", "cancelled", "prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "free_tokens", "device_seconds", "amount", ...(operator ? ["cost", "margin"] : [])];
   return (
@@ -63,8 +65,8 @@ export function UsagePage() {
             <Stat label={t("model.requests")} value={grouped(sums.requests)} hint={t("usage.errors", { count: sums.errors })} />
             <Stat label={t("model.promptTokens")} value={formatCount(sums.prompt)} hint={t("overview.cached", { tokens: formatCount(sums.cached) })} />
             <Stat label={t("model.outputTokens")} value={formatCount(sums.output)} />
-            <Stat label={t("usage.amount")} value={addAmounts(days.rows.map((row) => row.amount))} />
-            <Stat label={t("usage.device")} value={significant(sums.device / 3600, 3)} unit="h" />
+            <Stat label={t("usage.amount")} value={addAmounts(days.rows.map((row) => row.amount))} {...(prices.data?.priced ? { unit: prices.data.current.currency } : {})} />
+            <Stat label={t("usage.device")} value={formatSeconds(sums.device)} />
             {operator && <Stat label={t("usage.cost")} value={addAmounts(days.rows.map((row) => row.cost ?? "0"))} unit={days.rows[0]?.cost_currency ?? ""} />}
           </dl>
           <Section title={t("usage.byDay")} note="UTC">

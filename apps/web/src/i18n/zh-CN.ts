@@ -22,7 +22,7 @@ export const zhCN: Translation = {
     decode: "解码", prefill: "预填充", sinceStart: "启动以来 {{tokens}}", cached: "{{tokens}} 来自缓存", requests: "请求", queued: "{{count}} 个等待中",
     slack: "余量", slackHint: "距下一个词元的期限", load: "负载", loadHint: "保持节奏所需", switches: "切换", switchShare: "占用时间 {{share}}",
     memory: "内存", memoryNote: "{{used}} / {{limit}}", warm: "池外保温的权重", hostKv: "让出的 KV", noLimit: "无上限",
-    onTime: "按时", onTimeHint: "尚无承诺", onTimeSince: "启动以来 {{share}}", late: "{{share}} 的词元晚于承诺。", seeWhy: "查看是哪些模型",
+    onTime: "按时", onTimeHint: "尚无承诺", onTimeSince: "总计 {{share}}", late: "{{share}} 的词元晚于承诺。", seeWhy: "查看是哪些模型",
     today: "今日", todayUnpriced_other: "{{formatted}} 个请求，未定价", budget: "{{scope}} 的预算已花费 {{share}}。", budgetGone: "{{scope}} 的预算已用尽（{{share}}）；超出的请求会被拒绝。",
     modelsAtWork: "工作中的模型", noModels: "还没有使用过任何模型", getModel: "获取模型", where: "权重", active: "运行", waiting: "等待", loads: "加载次数", evictions: "驱逐次数",
     speed: "每秒词元数", queueTitle: "请求随时间变化", lastMinutes: "自打开本页起",
@@ -95,7 +95,7 @@ export const zhCN: Translation = {
     cordon: "封锁", cordonText: "在重新开放之前不会开始新任务，新请求会被拒绝。正在运行的会正常结束。", cordoned: "已封锁", open: "开放", policy: "策略：{{policy}}",
     gantt: "设备上的模型（随时间）", ganttNote: "由服务器在限度内保存", ganttHint: "最近 {{span}}。拖动可移动，Ctrl 加滚轮可缩放。", now: "现在", toNow: "回到现在", zoomIn: "放大", zoomOut: "缩小",
     hover: "{{model}}，{{ago}} 前：{{state}}", hoverTurn: "{{time}}，{{steps}} 步，{{tokens}} 词元", hoverSlack: "最小余量 {{slack}}，{{late}} 个超时", out: "未常驻", legendRun: "▬ 运行", legendResident: "░ 常驻份额", legendLoad: "加载", legendEvict: "驱逐", legendLate: "超时",
-    ganttText: "所示 {{span}} 内：{{switches}} 次切换，计算 {{busy}}。", inView: "所示 {{span}} 内：{{switches}} 次切换，计算 {{busy}}。", quanta: "所示轮次", quantum: "平均时长", longest: "最长", steps: "步数", leastSlack: "最小余量", late: "超时词元",
+    ganttText: "所示 {{span}} 内：{{switches}} 次模型更替，计算 {{busy}}。", inView: "所示 {{span}} 内：{{switches}} 次模型更替，计算 {{busy}}。", quanta: "所示轮次", quantum: "平均时长", longest: "最长", steps: "步数", leastSlack: "最小余量", late: "超时词元",
     editPolicy: "{{model}} 的承诺与优先级", policySettings: "策略", policySettingsNote: "适用于所有模型，除非某个模型另有规定",
     counters: "启动以来", turns: "轮次", perS: "{{rate}}/秒", switchShare: "等待权重", spills: "KV 外移", refused: "拒绝", decisions: "决策",
     models: "各模型的预期", share: "负载", spilled: "外移", arrivals: "请求数", pin: "常驻", budgets: "预算", budgetsNote: "下次启动前有效；不会中断正在运行的任务", budgetNow: "现为 {{limit}}，已用 {{used}}", budgetExample: "8GiB 或 60%",
@@ -151,11 +151,11 @@ export const zhCN: Translation = {
   },
   usage: {
     lead: "按计费口径的用量：即被调度的词元。", from: "从", to: "到", none: "这段时间没有用量", noneText: "首个请求一秒后会出现在这里。", errors: "{{count}} 个失败", amount: "金额", device: "设备时间", cost: "自有成本", margin: "毛利", byDay: "每日词元",
-    byGroup: "分组", group: "分组方式", model: "模型", key: "密钥", member: "成员", workspace: "工作区", cachedTokens: "缓存",
+    byGroup: "用量明细", group: "分组方式", model: "模型", key: "密钥", member: "成员", workspace: "工作区", cachedTokens: "缓存",
   },
   bills: { lead: "{{organisation}}：所有请求之和，以及附有理由的调整。", month: "月份", total: "合计", unpriced: "未定价", none: "本账单还没有内容", free: "免费词元", book: "价目表", adjustments: "调整", reason: "理由" },
   requests: {
-    lead: "按结束时间从新到旧；各自的时间花在哪里。", all: "全部", none: "没有请求", tokens: "输入 + 输出", time: "耗时", one: "单个请求", id: "请求编号", started: "开始", endpoint: "接口", queue: "排队", load: "加载", prefill: "预填充", decode: "解码", stall: "停顿",
+    lead: "按结束时间从新到旧；各自的时间花在哪里。", all: "全部", none: "没有请求", tokens: "输入 + 输出", time: "耗时", one: "单个请求", id: "请求编号", started: "开始", endpoint: "接口", queue: "排队", load: "加载", prefill: "预填充", decode: "解码", stall: "其他模型的轮次", done: "完成", cancelled: "已取消", error: "失败", interrupted: "中断",
   },
   limits: {
     lead: "可以使用多少，可以花费多少。", limits: "限额", add_limit: "新建限额", add_budget: "新建预算", noLimits: "没有限额", noLimitsText: "请求与词元只受资源池本身限制。", scope: "范围", allModels: "所有模型", requests_per_minute: "请求/分", tokens_per_minute: "词元/分", tokens_per_day: "词元/天", concurrent_requests: "并发", context_length: "上下文", max_output_tokens: "最多输出",

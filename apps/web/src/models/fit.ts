@@ -41,7 +41,8 @@ export function nearestThatFits(model: CatalogueModel, all: CatalogueModel[], po
   return best(all.filter((other) => name(other) === name(model))) ?? best(all.filter((other) => other.family === model.family));
 }
 
-// What to get first: of each kind of model the largest that fits and still answers at reading speed, the largest of these first.
+// What to get first: of each model the largest that fits and still answers at reading speed; those for everything before those for
+// code and sums, at most two of a family, the largest first.
 export function suggestions(all: CatalogueModel[], poolBytes: number, memoryBytesPerS: number, most = 6): CatalogueModel[] {
   const readingTokensPerS = 7;
   const best = new Map<string, CatalogueModel>();
@@ -53,7 +54,15 @@ export function suggestions(all: CatalogueModel[], poolBytes: number, memoryByte
     const known = best.get(name);
     if (!known || estimatedBytes(known) < bytes) best.set(name, model);
   }
-  return [...best.values()].sort((a, b) => estimatedBytes(b) - estimatedBytes(a)).slice(0, most);
+  const special = (model: CatalogueModel) => Number(/cod|math|scale|r1|sql|guard/i.test(model.id ?? ""));
+  const sorted = [...best.values()].sort((a, b) => special(a) - special(b) || estimatedBytes(b) - estimatedBytes(a));
+  const ofFamily = new Map<string, number>();
+  const chosen = sorted.filter((model) => {
+    const count = (ofFamily.get(model.family ?? "") ?? 0) + 1;
+    ofFamily.set(model.family ?? "", count);
+    return count <= 2;
+  });
+  return chosen.slice(0, most);
 }
 
 // Decoding reads every weight once a token: memory bandwidth over bytes bounds the speed of one stream.
