@@ -138,9 +138,11 @@ test("a model's page: promise, numbers, speed", async () => {
   await visit.go("/models/smollm2:135m");
   await visit.page.getByLabel("First token within (s)").fill("3");
   await visit.page.getByRole("button", { name: "Apply" }).click();
-  await visit.page.getByText("Done").waitFor();
+  await visit.page.getByRole("status").getByText("Done").waitFor();
   const model = (await server.ask<{ models: { id: string; ttft_s: number }[] }>("GET", "/api/v1/pool")).models.find((one) => one.id === "smollm2:135m")!;
   expect(model.ttft_s).toBe(3);
+  await visit.page.getByRole("region", { name: "Latency" }).first().getByRole("row", { name: /First token/ }).getByText(/ m?s$/).first().waitFor();
+  await visit.page.getByRole("region", { name: "Recent requests" }).first().getByRole("row").nth(1).waitFor();
   await visit.page.getByRole("button", { name: "Measure" }).click();
   await visit.page.getByRole("region", { name: "Speed here" }).first().getByRole("cell", { name: "Prefill" }).waitFor({ timeout: 50_000 });
 });

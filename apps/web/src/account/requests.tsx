@@ -1,10 +1,11 @@
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useEffect, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
+import { Link, useSearchParams } from "react-router";
 import { formatAgo, formatCount, formatSeconds, formatTime, grouped } from "../ui/format";
-import { Badge, cx, Dialog, Empty, ErrorNote, Input, Loading, Page, Select } from "../ui/kit";
+import { Badge, cx, Dialog, Empty, ErrorNote, Input, Loading, Page, Section, Select, Table } from "../ui/kit";
 import { ModelDot } from "../overview/page";
-import { useLiveList } from "./lists";
+import { useCursorList, useLiveList } from "./lists";
 
 export interface RequestRow {
   id: string; request_id: string; started_at: number; finished_at: number; organisation: string; workspace: string; key: string; member: string | null; model: string; endpoint: string;
@@ -25,7 +26,8 @@ export function timelineOf(row: Pick<RequestRow, "queue_ms" | "load_ms" | "prefi
 
 export function RequestsPage() {
   const { t } = useTranslation();
-  const [model, setModel] = useState("");
+  const [search] = useSearchParams();
+  const [model, setModel] = useState(search.get("model") ?? "");
   const [status, setStatus] = useState("");
   const [chosen, setChosen] = useState<RequestRow | null>(null);
   const list = useLiveList<RequestRow>("/api/v1/requests", { model: model.trim(), status }, { pollMs: 5_000, limit: 200 });
@@ -73,6 +75,28 @@ export function RequestsPage() {
       )}
       <Dialog open={chosen !== null} onClose={() => setChosen(null)} title={t("requests.one")} wide>{chosen && <Details row={chosen} />}</Dialog>
     </Page>
+  );
+}
+
+// The newest of one model, for its page.
+export function RecentRequests({ model }: { model: string }) {
+  const { t } = useTranslation();
+  const [chosen, setChosen] = useState<RequestRow | null>(null);
+  const list = useCursorList<RequestRow>("/api/v1/requests", { model }, { pollMs: 5_000, limit: 8 });
+  if (list.rows.length === 0 && !list.error) return null;
+  return (
+    <Section title={t("requests.recent")} actions={<Link className="text-sm text-accent underline" to={`/requests?model=${encodeURIComponent(model)}`}>{t("requests.allOf")}</Link>}>
+      {list.error ? <ErrorNote error={list.error} /> : (
+        <Table label={t("requests.recent")} rows={list.rows.slice(0, 8)} keyOf={(row) => row.id} columns={[
+          { head: t("audit.when"), cell: (row) => <button type="button" className="hover:underline" title={formatTime(row.finished_at)} onClick={() => setChosen(row)}>{formatAgo(row.finished_at)}</button> },
+          { head: t("models.state"), cell: (row) => <Badge tone={row.status === "done" ? "good" : row.status === "error" ? "bad" : "neutral"}><StatusName status={row.status} /></Badge> },
+          { head: t("requests.time"), wide: true, hide: "sm", cell: (row) => <Phases row={row} /> },
+          { head: t("requests.tokens"), right: true, cell: (row) => `${formatCount(row.prompt_tokens)} + ${formatCount(row.output_tokens)}` },
+          { head: t("usage.amount"), right: true, hide: "sm", cell: (row) => row.amount },
+        ]} />
+      )}
+      <Dialog open={chosen !== null} onClose={() => setChosen(null)} title={t("requests.one")} wide>{chosen && <Details row={chosen} />}</Dialog>
+    </Section>
   );
 }
 

@@ -97,6 +97,26 @@ export function parseMetrics(text: string): Sample[] {
   }
   return out;
 }
+// The q-quantile of a histogram (Prometheus' histogram_quantile: within its bucket in proportion); null where nothing was observed.
+export function quantileOf(samples: Sample[], name: string, labels: Record<string, string>, q: number): number | null {
+  const buckets = new Map<number, number>();
+  for (const sample of samples) {
+    if (sample.name !== `${name}_bucket` || !Object.entries(labels).every(([key, value]) => sample.labels[key] === value)) continue;
+    const le = sample.labels.le === "+Inf" ? Infinity : Number(sample.labels.le);
+    buckets.set(le, (buckets.get(le) ?? 0) + sample.value);
+  }
+  const sorted = [...buckets].sort(([a], [b]) => a - b);
+  const all = sorted.at(-1)?.[1] ?? 0;
+  if (all === 0) return null;
+  let low = 0;
+  let before = 0;
+  for (const [le, count] of sorted) {
+    if (count >= q * all) return le === Infinity ? low : low + (le - low) * ((q * all - before) / Math.max(1, count - before));
+    low = le;
+    before = count;
+  }
+  return low;
+}
 export async function fetchMetrics(signal?: AbortSignal): Promise<Sample[]> {
   return parseMetrics(await (await send("GET", "/metrics", undefined, { signal, headers: { Accept: "text/plain" } })).text());
 }

@@ -84,6 +84,7 @@ export const en = {
   model: {
     requests: "Requests", now: "{{active}} active, {{waiting}} waiting", failed: "Failed", cancelled: "{{count}} cancelled", promptTokens: "Prompt tokens", cachedShare: "{{share}} from the cache", outputTokens: "Output tokens",
     reasoning: "{{tokens}} of reasoning", loadTime: "{{time}} each", segments_one: "{{count}} segment", segments_other: "{{count}} segments", policy: "Promise and priority", policyNote: "until the next start; settings make it permanent",
+    latency: "Latency", latencyNote: "since the start", latencyShare: "{{share}} of the tokens on time since it was loaded", ttft_s: "First token", tpot_s: "Between tokens", promised: "Promised",
     bench: "Speed here", benchNote: "takes some seconds of the device", benchRun: "Measure", test: "Test", batch: "At once", shareOfLimit: "Of the machine's limit", seconds: "Time", facts: "Facts",
   },
   policy: { ttft_s: "First token within (s)", tpot_s: "Between tokens (s)", weight: "Weight", min_resident_s: "Stays at least (s)", idle_ttl_s: "Goes after idle (s)", pinned: "Keep it in memory" },
@@ -154,7 +155,7 @@ export const en = {
   },
   bills: { lead: "{{organisation}}: the sum of its requests, and of adjustments with their reasons.", month: "Month", total: "Total", unpriced: "unpriced", none: "Nothing on this bill yet", free: "Free tokens", book: "Price book", adjustments: "Adjustments", reason: "Reason" },
   requests: {
-    lead: "As they end, newest first; where each one's time went.", all: "All", none: "No requests", tokens: "In + out", time: "Time", one: "One request", id: "Request id", started: "Started", endpoint: "Endpoint", queue: "Queue", load: "Load", prefill: "Prefill", decode: "Decode", stall: "Others' turns", done: "done", cancelled: "cancelled", error: "failed", interrupted: "cut off",
+    lead: "As they end, newest first; where each one's time went.", all: "All", none: "No requests", tokens: "In + out", time: "Time", one: "One request", recent: "Recent requests", allOf: "All of them", id: "Request id", started: "Started", endpoint: "Endpoint", queue: "Queue", load: "Load", prefill: "Prefill", decode: "Decode", stall: "Others' turns", done: "done", cancelled: "cancelled", error: "failed", interrupted: "cut off",
   },
   limits: {
     lead: "What may be used, and what it may cost.", limits: "Limits", add_limit: "New limit", add_budget: "New budget", noLimits: "No limits", noLimitsText: "Requests and tokens are bounded by the pool alone.", scope: "Scope", allModels: "all models", requests_per_minute: "Requests/min", tokens_per_minute: "Tokens/min", tokens_per_day: "Tokens/day", concurrent_requests: "At once", context_length: "Context", max_output_tokens: "Most output",

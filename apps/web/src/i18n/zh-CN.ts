@@ -85,6 +85,7 @@ export const zhCN: Translation = {
   model: {
     requests: "请求", now: "{{active}} 个运行，{{waiting}} 个等待", failed: "失败", cancelled: "{{count}} 个已取消", promptTokens: "提示词元", cachedShare: "{{share}} 来自缓存", outputTokens: "输出词元",
     reasoning: "其中推理 {{tokens}}", loadTime: "每次 {{time}}", segments_other: "{{count}} 段", policy: "承诺与优先级", policyNote: "下次启动前有效；写入设置则永久",
+    latency: "延迟", latencyNote: "启动以来", latencyShare: "加载以来 {{share}} 的词元按时", ttft_s: "首个词元", tpot_s: "词元间隔", promised: "承诺",
     bench: "本机速度", benchNote: "会占用设备几秒钟", benchRun: "测量", test: "测试", batch: "并发", shareOfLimit: "占机器极限", seconds: "时间", facts: "资料",
   },
   policy: { ttft_s: "首个词元期限（秒）", tpot_s: "词元间隔（秒）", weight: "权重", min_resident_s: "至少常驻（秒）", idle_ttl_s: "闲置后离开（秒）", pinned: "常驻内存" },
@@ -155,7 +156,7 @@ export const zhCN: Translation = {
   },
   bills: { lead: "{{organisation}}：所有请求之和，以及附有理由的调整。", month: "月份", total: "合计", unpriced: "未定价", none: "本账单还没有内容", free: "免费词元", book: "价目表", adjustments: "调整", reason: "理由" },
   requests: {
-    lead: "按结束时间从新到旧；各自的时间花在哪里。", all: "全部", none: "没有请求", tokens: "输入 + 输出", time: "耗时", one: "单个请求", id: "请求编号", started: "开始", endpoint: "接口", queue: "排队", load: "加载", prefill: "预填充", decode: "解码", stall: "其他模型的轮次", done: "完成", cancelled: "已取消", error: "失败", interrupted: "中断",
+    lead: "按结束时间从新到旧；各自的时间花在哪里。", all: "全部", none: "没有请求", tokens: "输入 + 输出", time: "耗时", one: "单个请求", recent: "最近的请求", allOf: "查看全部", id: "请求编号", started: "开始", endpoint: "接口", queue: "排队", load: "加载", prefill: "预填充", decode: "解码", stall: "其他模型的轮次", done: "完成", cancelled: "已取消", error: "失败", interrupted: "中断",
   },
   limits: {
     lead: "可以使用多少，可以花费多少。", limits: "限额", add_limit: "新建限额", add_budget: "新建预算", noLimits: "没有限额", noLimitsText: "请求与词元只受资源池本身限制。", scope: "范围", allModels: "所有模型", requests_per_minute: "请求/分", tokens_per_minute: "词元/分", tokens_per_day: "词元/天", concurrent_requests: "并发", context_length: "上下文", max_output_tokens: "最多输出",

@@ -3,10 +3,13 @@ import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link, useNavigate, useParams } from "react-router";
 import { postJson } from "../api/client";
-import { fetchMetrics, useDeleteModel, useLoadModel, useModels, usePoolOnce, useUnloadModel } from "../api/queries";
+import { fetchMetrics, quantileOf, type Sample, useDeleteModel, useLoadModel, useModels, usePoolOnce, useUnloadModel } from "../api/queries";
+import type { PoolModel } from "../api/types";
+import { RecentRequests } from "../account/requests";
+import { onTimeShare } from "../overview/rates";
 import { useMay } from "../shell/session";
 import { ModelDot, PlacesBar, stateTone } from "../overview/page";
-import { formatBytes, formatCount, formatPercent, formatSeconds, formatTime, grouped, significant } from "../ui/format";
+import { formatAttainment, formatBytes, formatCount, formatPercent, formatSeconds, formatTime, grouped, significant } from "../ui/format";
 import { Badge, Button, CopyButton, Empty, ErrorNote, Loading, Page, Section, Stat, Table } from "../ui/kit";
 import { RetireDialog } from "./page";
 import { PolicyForm } from "./policy_form";
@@ -57,6 +60,7 @@ export function ModelPage() {
         <Stat label={t("overview.loads")} value={grouped(state?.loads ?? 0)} hint={state && state.loads > 0 ? t("model.loadTime", { time: formatSeconds(state.load_seconds / state.loads) }) : undefined} />
         <Stat label={t("overview.evictions")} value={grouped(state?.evictions ?? 0)} />
       </dl>}
+      {operator && <Latency id={id} samples={metrics.data ?? []} promise={state} />}
       {state && (
         <Section title={t("overview.where")}>
           <PlacesBar model={state} />
@@ -67,6 +71,7 @@ export function ModelPage() {
       )}
       {state?.pooled && <Section title={t("model.policy")} note={t("model.policyNote")}><PolicyForm key={id} model={state} /></Section>}
       {operator && <Bench id={id} generates={model.generates !== false} />}
+      <RecentRequests model={id} />
       <Section title={t("model.facts")}>
         <dl className="grid grid-cols-1 gap-x-8 gap-y-1 text-sm sm:grid-cols-2">
           {([["format", model.format], ["architecture", model.architecture], ["quantisation", model.quantisation], ["context", grouped(model.context_length ?? 0)], ["does", t(model.ranks ? "models.doesRank" : model.generates === false ? "models.doesEmbed" : "models.doesChat")], ["licence", model.licence], ["added", model.created ? formatTime(model.created) : "–"]] as const).map(([name, value]) => (
@@ -78,6 +83,22 @@ export function ModelPage() {
       <RetireDialog model={retiring ? model : null} pool={state} busy={remove.isPending} error={remove.error} onClose={() => { setRetiring(false); remove.reset(); }}
         onConfirm={() => remove.mutate(id, { onSuccess: () => void navigate("/models") })} />
     </Page>
+  );
+}
+
+function Latency({ id, samples, promise }: { id: string; samples: Sample[]; promise: PoolModel | undefined }) {
+  const { t } = useTranslation();
+  const rows = ([["ttft_s", "tidepool_ttft_seconds"], ["tpot_s", "tidepool_tpot_seconds"]] as const).map(([name, metric]) => ({ name, quantiles: [0.5, 0.95, 0.99].map((q) => quantileOf(samples, metric, { model: id }, q)) }));
+  if (rows.every((row) => row.quantiles[0] === null)) return null;
+  const share = promise?.engine ? onTimeShare({ on_time: promise.engine.tokens_on_time, late: promise.engine.tokens_late }) : null;
+  return (
+    <Section title={t("model.latency")} note={share === null ? t("model.latencyNote") : t("model.latencyShare", { share: formatAttainment(share) })}>
+      <Table label={t("model.latency")} rows={rows} keyOf={(row) => row.name} columns={[
+        { head: "", wide: true, cell: (row) => t(`model.${row.name}`) },
+        ...["p50", "p95", "p99"].map((head, index) => ({ head, right: true, cell: (row: (typeof rows)[number]) => (row.quantiles[index] === null ? "–" : formatSeconds(row.quantiles[index]!)) })),
+        { head: t("model.promised"), right: true, cell: (row) => (promise ? formatSeconds(promise[row.name]) : "–") },
+      ]} />
+    </Section>
   );
 }
 
