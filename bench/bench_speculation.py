@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What prompt-lookup drafts gain and cost on one stream: the same requests with pool.speculation on and off, in turns.
+"""What drafts gain and cost, on one stream and in batches: the same requests with pool.speculation on and off, in turns.
 
 Edits (the answer repeats most of the prompt), structured output (a grammar forces most of it), a summary (some of it) and prose (neither).
 Answers must be equal. Tokens/s are of the whole request, medians of the rounds."""
@@ -41,22 +41,40 @@ SCHEMA = {"type": "object", "additionalProperties": False,
           "required": ["temperature_celsius", "precipitation_probability", "weather_description", "wind_direction"]}
 
 SCHEMA_FORMAT = {"response_format": {"type": "json_schema", "json_schema": {"name": "weather", "schema": SCHEMA}}, "max_tokens": 120}
-TOWNS = ("Oslo", "Rome", "Lima", "Kyiv", "Bern", "Doha", "Riga", "Bonn")
-BATCH = f"schema, {len(TOWNS)} streams"
+TOWNS = ("Oslo", "Rome", "Lima", "Kyiv", "Bern", "Doha", "Riga", "Bonn", "Baku", "Cork", "Graz", "Jena", "Leon", "Metz", "Nice", "Pisa")
 
 
 def chat(text, **more):
     return "/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "temperature": 0, "seed": 1, **more}
 
 
+def edit(town="Oslo"):
+    code = CODE.replace("tides", f"tides_{town}")
+    prompt = f"```python\n{code}```\nThe same code with longer names:\n```python\n" + code[:70].replace("days", "number_of_days")
+    return "/v1/completions", {"prompt": prompt, "max_tokens": 200, "temperature": 0}
+
+
+def schema(town="Oslo"):
+    return chat(f"What is the weather in {town}?", **SCHEMA_FORMAT)
+
+
+def prose(town="Oslo"):
+    return chat(f"Write a story about a lighthouse keeper of {town}.", max_tokens=200, temperature=0.8)
+
+
+BATCHES = [(edit, streams) for streams in (2, 4, 8, 16)] + [(schema, 4), (schema, 8)] + [(prose, streams) for streams in (2, 4, 8, 16)]
 CASES = {
-    "edit: code": ("/v1/completions", {"prompt": "```python\n" + CODE + "```\nThe same code with longer names:\n```python\n" + CODE[:70].replace("days", "number_of_days"), "max_tokens": 200, "temperature": 0}),
+    "edit: code": edit(),
     "edit: text again": ("/v1/completions", {"prompt": TEXT + "\n\nOnce more, word for word:\n\n" + TEXT[:20], "max_tokens": 90, "temperature": 0}),
-    "schema": chat("What is the weather in Oslo?", **SCHEMA_FORMAT),
+    "schema": schema(),
     "summary": chat("Summarise this in two sentences:\n\n" + TEXT * 2, max_tokens=150),
-    "prose": chat("Write a story about a lighthouse keeper.", max_tokens=200, temperature=0.8),
+    "prose": prose(),
     "question": chat("Why is the sky blue?", max_tokens=120),
 }
+
+
+def named(make, streams):
+    return f"{make.__name__}, {streams} streams"
 
 
 def main():
@@ -64,13 +82,16 @@ def main():
     parser.add_argument("model", type=pathlib.Path, help="a GGUF file")
     parser.add_argument("--binary", default=str(ROOT / "build/tidepool"))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="cases whose names hold this")
     options = parser.parse_args()
+    cases = {name: case for name, case in CASES.items() if options.only in name}
+    batches = [batch for batch in BATCHES if options.only in named(*batch)]
     servers = {name: Server(binary=options.binary, settings={"TIDEPOOL_POOL_SPECULATION": name}) for name in ("true", "false")}
     with servers["true"], servers["false"]:
         models = {name: server.store(options.model.resolve()) for name, server in servers.items()}
-        rates = {case: {name: [] for name in servers} for case in (*CASES, BATCH)}
+        rates = {case: {name: [] for name in servers} for case in (*cases, *(named(*batch) for batch in batches))}
         for turn in range(options.rounds + 1):
-            for case, (path, body) in CASES.items():
+            for case, (path, body) in cases.items():
                 said = {}
                 for name, server in servers.items():
                     began = time.monotonic()
@@ -82,15 +103,16 @@ def main():
                         rates[case][name].append(reply["usage"]["completion_tokens"] / seconds)
                 if said["true"] != said["false"]:
                     sys.exit(f"{case}: the answers differ:\n{json.dumps(said, indent=1)}")
-            for name, server in servers.items():  # a batch: nothing is drafted, and nothing may be lost
-                def ask(number, name=name, server=server):
-                    path, body = chat(f"What is the weather in {TOWNS[number]}?", **SCHEMA_FORMAT)
-                    return server.ask("POST", path, {"model": models[name], **body})["usage"]["completion_tokens"]
-                began = time.monotonic()
-                with concurrent.futures.ThreadPoolExecutor(len(TOWNS)) as pool:
-                    tokens = sum(pool.map(ask, range(len(TOWNS))))
-                if turn > 0:
-                    rates[BATCH][name].append(tokens / (time.monotonic() - began))
+            for make, streams in batches:
+                for name, server in servers.items():
+                    def ask(town, name=name, server=server, make=make):
+                        path, body = make(town)
+                        return server.ask("POST", path, {"model": models[name], **body})["usage"]["completion_tokens"]
+                    began = time.monotonic()
+                    with concurrent.futures.ThreadPoolExecutor(streams) as pool:
+                        tokens = sum(pool.map(ask, TOWNS[:streams]))
+                    if turn > 0:
+                        rates[named(make, streams)][name].append(tokens / (time.monotonic() - began))
         print(f"{'':<20}{'with':>10}{'without':>10}{'ratio':>8}   tokens/s")
         for case, both in rates.items():
             with_, without = (statistics.median(both[name]) for name in servers)

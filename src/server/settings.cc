@@ -199,7 +199,8 @@ const std::vector<Spec>& Specs() {
        "hundred bytes each; 0: none.",
        TP_FIELD(pool.history_turns), 0, 1000000},
       {"pool.speculation", Kind::kBool, "true",
-       "Where one answer is made alone, guess tokens from its prompt and check several in one step: the same "
+       "Where few answers are made at once, guess tokens from what was said and check several in one step: "
+       "the same "
        "answers, sooner where they repeat what was said.",
        TP_FIELD(pool.speculation)},
       {"pool.deterministic", Kind::kBool, "false",

@@ -33,21 +33,23 @@ void Drafter::Add(std::span<const int32_t> tokens) {
 }
 
 void Drafter::Propose(std::span<const int32_t> tokens, int32_t most, std::vector<int32_t>& out) {
-  if (rest_ > 0) {
-    --rest_;
-    return;
-  }
-  if (tokens.size() < kGram) return;
+  const int32_t length = std::min(most, pace_.Length());
+  if (length <= 0 || tokens.size() < kGram) return;
   const int32_t* const last = tokens.data() + tokens.size() - kGram;
   const auto place = static_cast<size_t>(places_[SlotOf(last)]);
   if (place == 0 || std::memcmp(tokens.data() + place - kGram, last, kGram * sizeof(int32_t)) != 0) return;
-  const size_t count =
-      std::min({static_cast<size_t>(std::max(most, 0)), static_cast<size_t>(length_), tokens.size() - place});
+  const size_t count = std::min(static_cast<size_t>(length), tokens.size() - place);
   out.insert(out.end(), tokens.begin() + static_cast<ptrdiff_t>(place),
              tokens.begin() + static_cast<ptrdiff_t>(place + count));
 }
 
-void Drafter::Learn(int32_t proposed, int32_t accepted, double row_cost) {
+int32_t DraftPace::Length() {
+  if (rest_ == 0) return length_;
+  --rest_;
+  return 0;
+}
+
+void DraftPace::Learn(int32_t proposed, int32_t accepted, double row_cost) {
   if (proposed == 0) return;
   balance_ += kSmoothing * (accepted - row_cost * proposed - balance_);
   if (accepted == proposed) {

@@ -2,9 +2,7 @@
 // 2023; LLMA, arXiv:2304.04487). Where the last three tokens stood before, what followed them then is the
 // draft.
 //
-// A draft is checked by the model in one step with the token before it and costs a row each, so it must pay:
-// how much is proposed follows what was accepted lately, and after failures the drafter rests, for twice as
-// long each time.
+// A draft is checked by the model in one step with the token before it and costs a row each, so it must pay.
 //
 // Threads: one at a time. Add and Propose allocate nothing.
 #pragma once
@@ -15,10 +13,29 @@
 
 namespace tidepool::compute {
 
+constexpr int32_t kMaxDraft = 16;
+
+// How much is proposed follows what was accepted lately; after failures nothing is, for twice as long each
+// time.
+class DraftPace {
+ public:
+  // `credit`: tokens that may be lost before it first rests.
+  explicit DraftPace(int32_t first_length, double credit = 0) : length_(first_length), balance_(credit) {}
+  // Once a step: how many tokens may be proposed now; 0 while it rests.
+  int32_t Length();
+  // What became of the last proposal. `row_cost`: what a row costs against what a token is worth, e.g. a row
+  // more in a step of one sequence against that step.
+  void Learn(int32_t proposed, int32_t accepted, double row_cost);
+
+ private:
+  int32_t length_;
+  int32_t rest_ = 0;  // steps until the next proposal
+  int32_t next_rest_ = 16;
+  double balance_;  // smoothed: tokens gained less rows paid
+};
+
 class Drafter {
  public:
-  static constexpr int32_t kMaxDraft = 16;
-
   // For sequences of up to `tokens`: 4 bytes for each place in a table of at most 32,768.
   void Reserve(size_t tokens);
   bool ready() const { return !places_.empty(); }
@@ -26,8 +43,7 @@ class Drafter {
   void Add(std::span<const int32_t> tokens);
   // Appends at most `most` tokens that may follow.
   void Propose(std::span<const int32_t> tokens, int32_t most, std::vector<int32_t>& out);
-  // What became of the last proposal. `row_cost`: a row more against a step of one row.
-  void Learn(int32_t proposed, int32_t accepted, double row_cost);
+  DraftPace& pace() { return pace_; }
 
  private:
   static constexpr size_t kGram = 3;
@@ -35,10 +51,7 @@ class Drafter {
 
   std::vector<int32_t> places_;  // [hash of three tokens]: where the token after them stands, 0: nowhere
   size_t added_ = 0;             // tokens whose grams are in the table
-  int32_t length_ = 2;           // of the next proposal
-  int32_t rest_ = 0;             // tokens until the next one
-  int32_t next_rest_ = 16;
-  double balance_ = 0;  // smoothed: tokens gained less rows paid
+  DraftPace pace_{2};
 };
 
 }  // namespace tidepool::compute

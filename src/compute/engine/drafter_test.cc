@@ -43,7 +43,7 @@ TEST(Drafter, ProposesMoreWhileItIsRight) {
       tokens.push_back(token);
     }
     tokens.push_back(text[tokens.size() - 200]);
-    drafter.Learn(static_cast<int32_t>(draft.size()), static_cast<int32_t>(draft.size()), 0.2);
+    drafter.pace().Learn(static_cast<int32_t>(draft.size()), static_cast<int32_t>(draft.size()), 0.2);
     ++steps;
   }
   EXPECT_LT(steps, 18u);
@@ -59,10 +59,20 @@ TEST(Drafter, RestsWhereItIsWrong) {
     tokens.push_back(static_cast<int32_t>(random() % 4));  // every gram was there before, and says nothing
     const auto draft = Proposed(drafter, tokens);
     rows += static_cast<int32_t>(draft.size());
-    drafter.Learn(static_cast<int32_t>(draft.size()), 0, 0.2);
+    drafter.pace().Learn(static_cast<int32_t>(draft.size()), 0, 0.2);
   }
   EXPECT_GT(rows, 0);
   EXPECT_LT(rows, 150) << "less than 1% of the steps' rows are drafts";
+}
+
+TEST(DraftPace, RestsLaterWithCredit) {
+  DraftPace strict(16), patient(16, 3);
+  strict.Learn(8, 1, 0.3);
+  patient.Learn(8, 1, 0.3);
+  EXPECT_EQ(strict.Length(), 0) << "one token gained, 2.4 paid";
+  EXPECT_EQ(patient.Length(), 3) << "one more than was right, and the row's own";
+  for (int i = 0; i < 4; ++i) patient.Learn(8, 1, 0.3);
+  EXPECT_EQ(patient.Length(), 0);
 }
 
 }  // namespace

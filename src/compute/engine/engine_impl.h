@@ -111,12 +111,13 @@ class EngineImpl final : public Engine {
   // ---- engine thread: a step (step.cc, generation.cc, embedding.cc)
   class LandingGate;
   void ExecuteStep();
-  // Speculation: where one sequence decodes alone, tokens that may follow are computed with its last one, and
-  // count as steps of it. What is said is what would be said without: a draft's token is kept if the row
-  // before it draws it.
+  // Speculation: tokens that may follow are computed with a sequence's last one. What is said is what would
+  // be said without: a draft's token is kept if the row before it draws it.
   void Draft(LoadedModel& model);
-  void LearnRowCost(LoadedModel& model, double seconds);
-  int32_t TakeDrafted(LoadedModel& model, Sequence& sequence, const architectures::StepOutput& output);
+  std::pair<int32_t, bool> DraftFor(Sequence& sequence, int32_t most);
+  void LearnDrafting(LoadedModel& model, double seconds, int32_t accepted);
+  int32_t TakeDrafted(LoadedModel& model, Sequence& sequence, const architectures::StepOutput& output,
+                      std::span<const int32_t> draft, int32_t row);
   void BuildStep(LoadedModel& model);
   bool LandingInterrupted(const LoadedModel& model) const;
   void LoseWeights(LoadedModel& model);
@@ -139,7 +140,8 @@ class EngineImpl final : public Engine {
   void CountPromise(const Sequence& sequence, Nanoseconds now);
   static bool FollowGrammar(Sequence& sequence, int32_t token, bool was_reasoning);
   void TakeHidden(Sequence& sequence, const PlannedTokens& planned, const float* rows);
-  void CountComputed(Sequence& sequence, int32_t tokens, int32_t step_tokens, Nanoseconds started_at,
+  // `share`: its rows of the step's.
+  void CountComputed(Sequence& sequence, int32_t tokens, double share, Nanoseconds started_at,
                      Nanoseconds now);
   void FillTimes(const Sequence& sequence, Nanoseconds first_at, Nanoseconds now, FinishEvent& event) const;
   void ReportPrefill(Sequence& sequence);
@@ -222,10 +224,15 @@ class EngineImpl final : public Engine {
   Nanoseconds queue_reported_at_ = 0;
   Nanoseconds last_finish_at_ = 0;
   std::vector<PoolJobId> waiting_scratch_;
-  std::vector<int32_t> draft_;  // of this step's only sequence
-  bool draft_forced_ = false;   // it is what a grammar wants, not a guess
-  // While a drafted step's rows are taken: its job stays the scheduler's until the step is reported.
-  PoolJobId drafting_ = 0;
+  std::vector<int32_t> draft_;  // of this step's sequences, in any order
+  struct DraftOf {
+    int32_t begin = 0, count = 0;  // in draft_
+    bool forced = false;           // it is what a grammar wants, not a guess
+  };
+  std::vector<DraftOf> drafts_;  // by sequence of the plan
+  // While a drafted step's rows are taken: jobs that end stay the scheduler's until the step is reported.
+  bool taking_drafts_ = false;
+  std::vector<PoolJobId> ended_jobs_;
   std::vector<int32_t> step_tokens_, step_positions_, step_types_, logit_rows_, hidden_rows_;
   std::vector<chips::SequenceSlice> slices_;
 

@@ -247,7 +247,9 @@ Status EngineImpl::Register(std::unique_ptr<LoadedModel> model) {
   step_types_.reserve(rows);
   hidden_rows_.reserve(rows);
   logit_rows_.reserve(static_cast<size_t>(model->limits.max_logit_rows));
-  draft_.reserve(Drafter::kMaxDraft);
+  draft_.reserve(kMaxDraft);
+  drafts_.reserve(static_cast<size_t>(options_.max_sequences));
+  ended_jobs_.reserve(static_cast<size_t>(options_.max_sequences));
   whole_rows_.reserve(static_cast<size_t>(model->limits.max_logit_rows));
   slices_.reserve(static_cast<size_t>(options_.max_sequences));
   scheduler_->AddModel(Describe(*model));

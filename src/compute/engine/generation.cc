@@ -93,9 +93,12 @@ void EngineImpl::WithSamplers(int64_t count, int64_t logits, const Body& body) {
 void EngineImpl::SampleRows(LoadedModel& model, const architectures::StepOutput& output) {
   const int32_t vocab = model.card->info.vocab_size;
   whole_rows_.clear();
-  int32_t end_row = 0;
-  for (const PlannedTokens& planned : scheduler_->plan(0).sequences) {
-    end_row += planned.logit_rows;
+  int32_t end_row = 0, drafted = 0;
+  const PoolPlan& plan = scheduler_->plan(0);
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    const PlannedTokens& planned = plan.sequences[i];
+    end_row += planned.logit_rows + drafted;
+    drafted = drafts_[i].count;
     Sequence& sequence = *FindSequence(planned.job);
     if (sequence.generation == nullptr || planned.begin + planned.count < sequence.prefill_tokens) continue;
     if (AnyFailed(output, end_row - planned.logit_rows, planned.logit_rows)) continue;
@@ -153,7 +156,7 @@ Error EngineImpl::NoToken(Sequence& sequence, const architectures::StepOutput& o
   return generation.matcher->Mask() == nullptr ? TooComplex() : Stuck();
 }
 
-// One row of a drafted step: the token after the sequence's last one.
+// A draft's row: the token after the sequence's last one.
 void EngineImpl::TakeRow(LoadedModel& model, Sequence& sequence, const architectures::StepOutput& output,
                          int32_t row) {
   const int32_t vocab = model.card->info.vocab_size;
@@ -299,7 +302,11 @@ void EngineImpl::Emit(Sequence& sequence, int32_t token) {
 std::unique_ptr<Sequence> EngineImpl::Detach(Sequence& sequence) {
   if (sequence.model != nullptr) {
     sequence.model->pool->Release(sequence.kv);
-    if (sequence.job != drafting_) scheduler_->Remove(sequence.job, clock_.now());
+    if (taking_drafts_) {
+      ended_jobs_.push_back(sequence.job);
+    } else {
+      scheduler_->Remove(sequence.job, clock_.now());
+    }
     --sequence.model->sequences;
     UpdateGauges(*sequence.model);
   }

@@ -4,6 +4,7 @@
 //   the rest    the engine thread, after Submit built it on the caller's
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <optional>
@@ -57,10 +58,16 @@ struct LoadedModel {
   architectures::StepLimits limits;
   std::unique_ptr<BlockPool> pool;
   std::unique_ptr<ModelMetrics> metrics;
-  double one_row_s = 0, row_cost = 0.3;  // of a step of one decode; of a row more, as a share of it: smoothed
-  int32_t sequences = 0;                 // waiting and admitted
-  int32_t moves = 0;                     // KV moves under way
-  int32_t failed_loads = 0;              // in a row
+  // Drafts in steps of so many decodes: what a step takes without, what a row more costs as a share of it
+  // (both smoothed), and whether they pay.
+  struct Drafting {
+    double step_s = 0, row_cost = 0.3;
+    DraftPace pace{kMaxDraft};
+  };
+  std::array<Drafting, kMaxDraft> drafting;  // [decodes - 1]
+  int32_t sequences = 0;                     // waiting and admitted
+  int32_t moves = 0;                         // KV moves under way
+  int32_t failed_loads = 0;                  // in a row
   ModelPolicy policy;
   uint64_t exported_evictions = 0;
 
@@ -96,9 +103,10 @@ struct Generation {
   std::vector<int32_t> close_tokens;  // the close tag, for a spent reasoning budget
   std::optional<grammar::Matcher> matcher;
   Drafter drafter;
-  int32_t open_tag = -1;  // the reasoning's, where the answer may begin with it
-  size_t forced = 0;      // close_tokens still to be said, counted from the end
-  int32_t sampled = -1;   // what the row of this step gave, -1: no token
+  DraftPace forced_pace{kMaxDraft, /*credit=*/3};  // whether what the grammar forces pays
+  int32_t open_tag = -1;                           // the reasoning's, where the answer may begin with it
+  size_t forced = 0;                               // close_tokens still to be said, counted from the end
+  int32_t sampled = -1;                            // what the row of this step gave, -1: no token
   bool budget_spent = false;
   Usage usage;
   TokenLogprob logprob;

@@ -102,66 +102,93 @@ void EngineImpl::LoseWeights(LoadedModel& model) {
   FailModel(model, error);
 }
 
-// What a draft's rows cost, from steps of one sequence with and without them.
-void EngineImpl::LearnRowCost(LoadedModel& model, double seconds) {
+// What a draft's rows cost, from steps of so many decodes with and without them. With n decodes a step is
+// worth n tokens, so a row costs n times its share of the step, in tokens.
+void EngineImpl::LearnDrafting(LoadedModel& model, double seconds, int32_t accepted) {
   constexpr double kRowSmoothing = 0.1;
   const PoolPlan& plan = scheduler_->plan(0);
-  if (plan.sequences.size() != 1 || plan.decodes != 1 || plan.landing) return;
+  const size_t decodes = plan.sequences.size();
+  if (decodes > model.drafting.size() || plan.decodes != std::ssize(plan.sequences) || plan.landing) return;
+  LoadedModel::Drafting& drafting = model.drafting[decodes - 1];
   if (draft_.empty()) {
-    model.one_row_s += (model.one_row_s == 0 ? 1 : kRowSmoothing) * (seconds - model.one_row_s);
-  } else if (model.one_row_s > 0) {
-    const double rows = static_cast<double>(draft_.size());
-    const double cost = std::clamp((seconds / model.one_row_s - 1) / rows, 0.01, 2.0);
-    model.row_cost += kRowSmoothing * (cost - model.row_cost);
+    drafting.step_s += (drafting.step_s == 0 ? 1 : kRowSmoothing) * (seconds - drafting.step_s);
+    return;
   }
+  const auto rows = static_cast<double>(draft_.size());
+  const double cost = std::clamp((seconds / drafting.step_s - 1) / rows, 0.001, 2.0);
+  drafting.row_cost += kRowSmoothing * (cost - drafting.row_cost);
+  drafting.pace.Learn(static_cast<int32_t>(draft_.size()), accepted,
+                      drafting.row_cost * static_cast<double>(decodes));
 }
 
-void EngineImpl::Draft(LoadedModel& model) {
-  draft_.clear();
-  const PoolPlan& plan = scheduler_->plan(0);
-  if (!options_.speculation || plan.sequences.size() != 1 || plan.decodes != 1 || plan.landing) return;
-  Sequence& sequence = *FindSequence(plan.sequences.front().job);
-  if (sequence.generation == nullptr) return;
+// Appends to draft_ what may follow: how much, and whether its grammar forces it.
+std::pair<int32_t, bool> EngineImpl::DraftFor(Sequence& sequence, int32_t most) {
   Generation& generation = *sequence.generation;
-  if (!generation.request.speculate) return;
-  // The scheduler plans so many steps of it, and its KV is reserved for them.
-  const int32_t most = std::min({plan.steps - 1, Drafter::kMaxDraft, model.limits.max_logit_rows - 1,
-                                 model.limits.max_tokens - 1,
-                                 generation.max_new_tokens - generation.usage.completion_tokens - 1});
-  if (most <= 0) return;
-  draft_forced_ = false;
+  const size_t before = draft_.size();
   if (generation.matcher && !generation.stream.in_reasoning() && generation.usage.completion_tokens > 0) {
     const std::string text = generation.matcher->Forced(kMaxForcedBytes);
     if (text.size() > 1) {
+      if (generation.forced_pace.Length() == 0) return {0, true};
       const auto tokens = sequence.card->tokenizer->Encode(text);
       // A text that goes on after what is forced may end in another token; that costs a row.
-      draft_.assign(tokens.begin(),
-                    tokens.begin() + std::min(std::ssize(tokens), static_cast<ptrdiff_t>(most)));
-      draft_forced_ = true;
-      return;
+      const auto count = std::min(std::ssize(tokens), static_cast<ptrdiff_t>(most));
+      draft_.insert(draft_.end(), tokens.begin(), tokens.begin() + count);
+      return {static_cast<int32_t>(count), true};
     }
   }
   generation.drafter.Add(sequence.tokens);
   generation.drafter.Propose(sequence.tokens, most, draft_);
+  return {static_cast<int32_t>(draft_.size() - before), false};
 }
 
-// Rows of a drafted step, one after the other; returns how many tokens were said.
-int32_t EngineImpl::TakeDrafted(LoadedModel& model, Sequence& sequence,
-                                const architectures::StepOutput& output) {
-  const PoolJobId job = sequence.job;
-  const int32_t begin = sequence.computed;
-  const auto rows = static_cast<int32_t>(draft_.size()) + 1;
-  int32_t said = 0;
-  while (true) {
-    sequence.computed = begin + said + 1;
-    TakeRow(model, sequence, output, said);
-    ++said;
-    if (!Lives(job) || said == rows) break;
-    if (sequence.tokens.back() != draft_[static_cast<size_t>(said) - 1]) break;
+void EngineImpl::Draft(LoadedModel& model) {
+  const PoolPlan& plan = scheduler_->plan(0);
+  const size_t decodes = plan.sequences.size();
+  draft_.clear();
+  drafts_.assign(decodes, {});
+  if (!options_.speculation || plan.landing || plan.decodes != std::ssize(plan.sequences) ||
+      decodes > model.drafting.size()) {
+    return;
   }
-  model.metrics->drafted_tokens.Increment(rows - 1);
-  model.metrics->accepted_tokens.Increment(said - 1);
-  if (!draft_forced_ && Lives(job)) sequence.generation->drafter.Learn(rows - 1, said - 1, model.row_cost);
+  LoadedModel::Drafting& drafting = model.drafting[decodes - 1];
+  if (drafting.step_s == 0) return;  // what a row costs more than nothing is to be known
+  // A sequence alone knows best whether its drafts pay; in a batch others pay for them.
+  if (decodes > 1 && drafting.pace.Length() == 0) return;
+  // The kernels of few rows read each weight once for all of them: drafts fill the rows up to what one
+  // sequence alone may have. Who comes first changes from step to step.
+  int32_t rows = static_cast<int32_t>(kMaxDraft + 1 - decodes);
+  rows =
+      std::min({rows, model.limits.max_logit_rows - plan.logit_rows, model.limits.max_tokens - plan.tokens});
+  const size_t first = steps_.load() % decodes;
+  for (size_t n = 0; n < decodes; ++n) {
+    const size_t i = (first + n) % decodes;
+    const PlannedTokens& planned = plan.sequences[i];
+    Sequence& sequence = *FindSequence(planned.job);
+    if (sequence.generation == nullptr || !sequence.generation->request.speculate) continue;
+    const Generation& generation = *sequence.generation;
+    const int32_t most = std::min(
+        {planned.spare, kMaxDraft, rows, generation.max_new_tokens - generation.usage.completion_tokens - 1});
+    if (most <= 0) continue;
+    const auto [count, forced] = DraftFor(sequence, most);
+    drafts_[i] = {.begin = static_cast<int32_t>(draft_.size()) - count, .count = count, .forced = forced};
+    rows -= count;
+  }
+}
+
+// The rows of a sequence's draft behind its own, one after the other; returns how many of them were said.
+int32_t EngineImpl::TakeDrafted(LoadedModel& model, Sequence& sequence,
+                                const architectures::StepOutput& output, std::span<const int32_t> draft,
+                                int32_t row) {
+  const PoolJobId job = sequence.job;
+  int32_t said = 0;
+  for (const int32_t token : draft) {
+    if (!Lives(job) || sequence.tokens.back() != token) break;
+    ++sequence.computed;
+    TakeRow(model, sequence, output, row++);
+    ++said;
+  }
+  model.metrics->drafted_tokens.Increment(static_cast<int64_t>(draft.size()));
+  model.metrics->accepted_tokens.Increment(said);
   return said;
 }
 
@@ -173,11 +200,13 @@ void EngineImpl::BuildStep(LoadedModel& model) {
   slices_.clear();
   logit_rows_.clear();
   hidden_rows_.clear();
-  for (const PlannedTokens& planned : scheduler_->plan(0).sequences) {
+  const PoolPlan& plan = scheduler_->plan(0);
+  for (size_t n = 0; n < plan.sequences.size(); ++n) {
+    const PlannedTokens& planned = plan.sequences[n];
     Sequence& sequence = *FindSequence(planned.job);
     CHECK(sequence.computed == planned.begin);
     CHECK(static_cast<size_t>(planned.begin + planned.count) <= sequence.tokens.size());
-    const auto drafted = static_cast<int32_t>(draft_.size());  // of the only sequence
+    const int32_t drafted = drafts_[n].count;
     model.pool->Extend(sequence.kv, planned.begin + planned.count + drafted);
     const auto first_row = static_cast<int32_t>(step_tokens_.size());
     for (int32_t i = 0; i < planned.count; ++i) {
@@ -193,7 +222,7 @@ void EngineImpl::BuildStep(LoadedModel& model) {
     }
     for (int32_t i = 0; i < drafted; ++i) {
       logit_rows_.push_back(static_cast<int32_t>(step_tokens_.size()));
-      step_tokens_.push_back(draft_[static_cast<size_t>(i)]);
+      step_tokens_.push_back(draft_[static_cast<size_t>(drafts_[n].begin + i)]);
       step_positions_.push_back(planned.begin + planned.count + i);
     }
     const auto table = sequence.kv.table();
@@ -219,28 +248,24 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
   tokens_.computed += static_cast<uint64_t>(plan.tokens);
   turns_.Add(model.card->shared_name, started_at, now, plan.tokens);
 
-  LearnRowCost(model, static_cast<double>(now - started_at) * 1e-9);
-  if (!draft_.empty()) {
-    Sequence& sequence = *FindSequence(plan.sequences.front().job);
-    CountComputed(sequence, 1, plan.tokens, started_at, now);
-    // How many tokens it was is known only when they are taken; the job may have ended with one of them.
-    drafting_ = sequence.job;
-    const int32_t said = TakeDrafted(model, sequence, output);
-    const PoolJobId job = std::exchange(drafting_, 0);
-    const Nanoseconds done_at = clock_.now();
-    scheduler_->StepDone(0, said, done_at - started_at, done_at);
-    if (!Lives(job)) scheduler_->Remove(job, done_at);
-    UpdateGauges(model);
-    return;
-  }
-  scheduler_->StepDone(0, 1, now - started_at, now);  // before sequences end and their jobs with them
+  // How many tokens a drafted step gives is known only when they are taken. Else the scheduler is told before
+  // sequences end and their jobs with them.
+  taking_drafts_ = !draft_.empty();
+  if (!taking_drafts_) scheduler_->StepDone(0, 1, now - started_at, now);
   // All before any: the end of one may end the request of another.
-  for (const PlannedTokens& planned : plan.sequences) {
-    CountComputed(*FindSequence(planned.job), planned.count, plan.tokens, started_at, now);
+  const auto step_rows = static_cast<double>(step_tokens_.size());
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    const PlannedTokens& planned = plan.sequences[i];
+    CountComputed(*FindSequence(planned.job), planned.count, (planned.count + drafts_[i].count) / step_rows,
+                  started_at, now);
   }
   SampleRows(model, output);
   int32_t logit_row = 0;
   int32_t hidden_row = 0;
+  int32_t accepted = 0;
+  const double row_cost = taking_drafts_ ? model.drafting[plan.sequences.size() - 1].row_cost *
+                                               static_cast<double>(plan.sequences.size())
+                                         : 0;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const PlannedTokens& planned = plan.sequences[i];
     Sequence& sequence = *FindSequence(planned.job);
@@ -259,13 +284,36 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
       TakeLogits(sequence, planned, output, logit_row);
     }
     logit_row += planned.logit_rows;
+    const DraftOf& draft = drafts_[i];
+    if (draft.count == 0) continue;
+    if (Lives(planned.job)) {
+      const auto tokens =
+          std::span(draft_).subspan(static_cast<size_t>(draft.begin), static_cast<size_t>(draft.count));
+      const int32_t said = TakeDrafted(model, sequence, output, tokens, logit_row);
+      if (said > 0) scheduler_->TokensTaken(planned.job, said);
+      if (Lives(planned.job)) {
+        DraftPace& pace =
+            draft.forced ? sequence.generation->forced_pace : sequence.generation->drafter.pace();
+        pace.Learn(draft.count, said, row_cost);
+      }
+      accepted += said;
+    }
+    logit_row += draft.count;
+  }
+  LearnDrafting(model, static_cast<double>(now - started_at) * 1e-9, accepted);
+  if (taking_drafts_) {
+    const Nanoseconds done_at = clock_.now();
+    scheduler_->StepDone(0, 1, done_at - started_at, done_at);
+    taking_drafts_ = false;
+    for (const PoolJobId job : ended_jobs_) scheduler_->Remove(job, done_at);
+    ended_jobs_.clear();
   }
   UpdateGauges(model);
 }
 
 // Before the step's tokens are told: what a meter has seen is never less than what its client has.
-void EngineImpl::CountComputed(Sequence& sequence, int32_t tokens, int32_t step_tokens,
-                               Nanoseconds started_at, Nanoseconds now) {
+void EngineImpl::CountComputed(Sequence& sequence, int32_t tokens, double share, Nanoseconds started_at,
+                               Nanoseconds now) {
   if (!sequence.stepped) {
     sequence.stepped = true;
     sequence.load_waited = sequence.model->LoadTime(started_at) - sequence.load_at_arrival;
@@ -273,7 +321,7 @@ void EngineImpl::CountComputed(Sequence& sequence, int32_t tokens, int32_t step_
     if (sequence.generation != nullptr) sequence.generation->usage.cached_tokens = sequence.computed;
   }
   sequence.in_steps += now - started_at;
-  sequence.device_s += static_cast<double>(now - started_at) * 1e-9 * tokens / std::max(1, step_tokens);
+  sequence.device_s += static_cast<double>(now - started_at) * 1e-9 * share;
   const int32_t prefilled = std::min(sequence.prompt_tokens, sequence.computed + tokens);
   if (sequence.generation != nullptr) {
     // Computed again after its KV was given up: billed once.
@@ -284,7 +332,7 @@ void EngineImpl::CountComputed(Sequence& sequence, int32_t tokens, int32_t step_
   EmbedTask& task = *sequence.embed;
   task.usage.prompt_tokens += std::max(0, prefilled - sequence.metered);
   sequence.metered = std::max(sequence.metered, prefilled);
-  task.times.device_s += static_cast<double>(now - started_at) * 1e-9 * tokens / std::max(1, step_tokens);
+  task.times.device_s += static_cast<double>(now - started_at) * 1e-9 * share;
   if (task.request.computed) task.request.computed(task.usage, task.times.device_s);
 }
 

@@ -219,6 +219,7 @@ bool PoolState::ComposeStep(Replica& replica, const ComposeRule& rule, Nanosecon
     for (Job* job : order_) {
       steps = std::min(steps, job->reserved - job->computed);
       add(*job, 1, 1);
+      plan.sequences.back().spare = job->reserved - job->computed - 1;
     }
     plan.decodes = static_cast<int32_t>(order_.size());
   }

@@ -71,8 +71,11 @@ void PoolState::LearnStep(Device& device, int32_t steps, Nanoseconds busy) {
     squares += parts[i].seconds * parts[i].seconds;
   }
   if (predicted <= 0) return;
+  // A decode that took more than its token in a step has had more steps, for what is planned with.
+  const double taken =
+      steps + (plan.decodes > 0 ? static_cast<double>(device.beyond_plan) / plan.decodes : 0);
   const double seen =
-      std::clamp(static_cast<double>(busy) * 1e-9 / steps, predicted / kMostOff, predicted * kMostOff);
+      std::clamp(static_cast<double>(busy) * 1e-9 / taken, predicted / kMostOff, predicted * kMostOff);
   const double error = seen - predicted;
   if (std::abs(error) < 1e-6 * predicted) return;  // rounding to nanoseconds
   for (size_t i = 0; i < count; ++i) {

@@ -124,6 +124,7 @@ struct PlannedTokens {
   int32_t begin = 0;       // tokens computed before
   int32_t count = 0;       // tokens to compute now
   int32_t logit_rows = 0;  // of the last logit_rows tokens: 0, 1 or, with prompt_logits, count
+  int32_t spare = 0;       // of a decode: so many more tokens have room, and may be said to be taken
 };
 
 struct PoolPlan {
@@ -236,6 +237,9 @@ class PoolScheduler {
   // The first `steps` of the run have been computed, the last of them at `now`, and it goes on: for drivers
   // that take many at once, before they tell of anything else. plan(device) and StepDone speak of the rest.
   virtual void StepsTaken(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) = 0;
+  // Before a StepDone of one step: that step gives this decode so many tokens more than its one, at most its
+  // plan's `spare` (the driver guessed them and the step proved them).
+  virtual void TokensTaken(PoolJobId job, int32_t tokens) = 0;
   virtual void LoadDone(PoolDeviceId device, PoolModelId model, Nanoseconds now) = 0;
   // `segments` stay resident. `missing_bytes` > 0: there was no room, which is no fault of the model.
   virtual void LoadFailed(PoolDeviceId device, PoolModelId model, int32_t segments, uint64_t missing_bytes,

@@ -421,6 +421,7 @@ void PoolState::RoomReturned(PoolDeviceId device) {
 void PoolState::TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nanoseconds now) {
   CHECK(device.busy && steps >= 0 && steps <= device.plan.steps);
   LearnStep(device, steps, busy);
+  device.beyond_plan = 0;
   for (const PlannedTokens& planned : device.plan.sequences) {
     Job* job = FindJob(planned.job);
     if (job == nullptr || job->gone) continue;  // ended by this step, or cancelled while it ran
@@ -460,7 +461,26 @@ void PoolState::StepsTaken(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nan
   TakeSteps(device, steps, busy, now);
   LearnPace(device, busy, now);
   device.plan.steps -= steps;
-  for (PlannedTokens& planned : device.plan.sequences) planned.begin += steps;
+  for (PlannedTokens& planned : device.plan.sequences) {
+    planned.begin += steps;
+    planned.spare -= steps;
+  }
+}
+
+void PoolState::TokensTaken(PoolJobId id, int32_t tokens) {
+  Job* const job = FindJob(id);
+  CHECK(job != nullptr && job->place == Place::kActive && !job->prefilling() && tokens >= 1 &&
+        job->computed + tokens < job->reserved);
+  Device& device = *job->replica->device;
+  CHECK(device.running == job->replica);
+  Count(*job, -1);
+  job->computed += tokens;
+  job->produced += tokens;
+  const double took_s = tokens * job->decode_token_s;
+  job->served_s += took_s;
+  accounts_.Serve(*job->account, took_s);
+  Count(*job, +1);
+  device.beyond_plan += tokens;
 }
 
 // ---- events: weights -----------------------------------------------------------------------------------

@@ -145,6 +145,7 @@ struct Device {
   double copy_rate = 1e9;                   // learned
   bool cordoned = false;
   bool busy = false, yielding = false, landing = false;
+  int32_t beyond_plan = 0;  // tokens that its decodes took in this step beside their one each
   PoolPlan plan;
   Replica* running = nullptr;
   Turn turn;
@@ -212,6 +213,7 @@ class PoolState : public PoolScheduler {
   void RoomReturned(PoolDeviceId device) override;
   void StepDone(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) override;
   void StepsTaken(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) override;
+  void TokensTaken(PoolJobId job, int32_t tokens) override;
   void LoadDone(PoolDeviceId device, PoolModelId model, Nanoseconds now) override;
   void LoadFailed(PoolDeviceId device, PoolModelId model, int32_t segments, uint64_t missing_bytes,
                   Nanoseconds now) override;
@@ -334,7 +336,6 @@ class PoolState : public PoolScheduler {
   void EraseFrom(std::vector<Job*>& list, Job& job);
   void TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nanoseconds now);
   void LearnPace(Device& device, Nanoseconds busy, Nanoseconds now);
-  static void CountLate(Device& device, const Job& job, int32_t tokens, Nanoseconds busy, Nanoseconds now);
   void LearnStep(Device& device, int32_t steps, Nanoseconds busy);
   void ChargeSwitch(const Replica& replica, Nanoseconds stood);
   std::string CheckReplica(const Replica& replica) const;

@@ -364,6 +364,7 @@ void PoolWorld::CheckPlan(const PoolPlan& plan, PoolDeviceId id) {
     ASSERT_EQ(planned.begin, job.computed);
     ASSERT_GE(planned.count, 1);
     const bool decode = job.computed >= job.prompt;
+    ASSERT_EQ(planned.spare, decode ? job.reserved - job.computed - 1 : 0);
     ASSERT_EQ(decode, i < static_cast<size_t>(plan.decodes));
     ASSERT_LE(planned.begin + planned.count * (decode ? plan.steps : 1), job.reserved) << "beyond its KV";
     if (decode) {
@@ -455,6 +456,13 @@ void PoolWorld::EndRun(PoolDeviceId id) {
     job.served = now_;
     if (!prefill) {
       job.produced += run.steps;
+      const int32_t most = std::min(job.reserved - job.computed, job.output - job.produced);
+      if (run.steps - run.told == 1 && job.job.wants_logits && most > 0 && Below(8) == 0) {
+        const int32_t guessed = 1 + Below(static_cast<uint64_t>(most));
+        job.computed += guessed;
+        job.produced += guessed;
+        scheduler_->TokensTaken(planned.job, guessed);
+      }
     } else if (job.computed >= job.prompt) {
       ++job.produced;
     }

@@ -23,6 +23,7 @@ std::string_view TraceKindName(TraceKind kind) {
     case TraceKind::kRoomReturned: return "room_returned";
     case TraceKind::kStepDone: return "step_done";
     case TraceKind::kStepsTaken: return "steps_taken";
+    case TraceKind::kTokensTaken: return "tokens_taken";
     case TraceKind::kLoadDone: return "load_done";
     case TraceKind::kLoadFailed: return "load_failed";
     case TraceKind::kLoadStopped: return "load_stopped";
@@ -146,6 +147,11 @@ void TraceRecorder::StepsTaken(PoolDeviceId device, int32_t steps, Nanoseconds b
   CountProduced(device, steps);
   inner_->StepsTaken(device, steps, busy, now);
 }
+void TraceRecorder::TokensTaken(PoolJobId job, int32_t tokens) {
+  Keep({.kind = TraceKind::kTokensTaken, .job = job, .value = tokens});
+  if (const auto entry = produced_.find(job); entry != produced_.end()) entry->second += tokens;
+  inner_->TokensTaken(job, tokens);
+}
 void TraceRecorder::LoadDone(PoolDeviceId device, PoolModelId model, Nanoseconds now) {
   Keep({.kind = TraceKind::kLoadDone, .at = now, .device = device, .model = model});
   inner_->LoadDone(device, model, now);
@@ -239,6 +245,7 @@ void Tell(const TraceRecord& r, PoolScheduler& s) {
     case TraceKind::kRoomReturned: s.RoomReturned(r.device); break;
     case TraceKind::kStepDone: s.StepDone(r.device, value, r.more, r.at); break;
     case TraceKind::kStepsTaken: s.StepsTaken(r.device, value, r.more, r.at); break;
+    case TraceKind::kTokensTaken: s.TokensTaken(r.job, value); break;
     case TraceKind::kLoadDone: s.LoadDone(r.device, r.model, r.at); break;
     case TraceKind::kLoadFailed:
       s.LoadFailed(r.device, r.model, value, static_cast<uint64_t>(r.more), r.at);

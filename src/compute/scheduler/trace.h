@@ -35,6 +35,7 @@ enum class TraceKind : uint8_t {
   kRoomReturned,
   kStepDone,
   kStepsTaken,
+  kTokensTaken,
   kLoadDone,
   kLoadFailed,
   kLoadStopped,
@@ -93,6 +94,7 @@ class TraceRecorder final : public PoolScheduler {
   void RoomReturned(PoolDeviceId device) override;
   void StepDone(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) override;
   void StepsTaken(PoolDeviceId device, int32_t steps, Nanoseconds busy, Nanoseconds now) override;
+  void TokensTaken(PoolJobId job, int32_t tokens) override;
   void LoadDone(PoolDeviceId device, PoolModelId model, Nanoseconds now) override;
   void LoadFailed(PoolDeviceId device, PoolModelId model, int32_t segments, uint64_t missing_bytes,
                   Nanoseconds now) override;
