@@ -205,6 +205,77 @@ test("a limit that is reached is explained in the chat", async () => {
   expect(await owner.page.getByRole("alert").count()).toBe(0);
 });
 
+test("another password ends one's other sessions, and a session can be ended from here", async () => {
+  const other = await Visit.open(browser, server.url);
+  const signIn = async (secret: string) => {
+    await other.page.goto(`${server.url}/chat`);
+    await other.page.getByLabel("Mail address").fill("ann@example.org");
+    await other.page.getByLabel("Password").fill(secret);
+    await other.page.getByRole("button", { name: "Sign in" }).click();
+    await other.page.getByLabel("Message", { exact: true }).waitFor();
+  };
+  await signIn(password);
+  await owner.go("/chat");
+  await owner.page.getByRole("button", { name: /^Account/ }).click();
+  await owner.page.getByRole("menuitem", { name: "Your account" }).click();
+  await owner.page.getByRole("heading", { name: "Where you are signed in" }).waitFor();
+  const change = async (old: string, next: string, again = next) => {
+    await owner.page.getByLabel("Password now").fill(old);
+    await owner.page.getByLabel("New password", { exact: true }).fill(next);
+    await owner.page.getByLabel("New password again").fill(again);
+    await owner.page.getByRole("button", { name: "Change the password" }).click();
+  };
+  await change(password, "a new password", "another password");
+  await owner.page.getByText("These two are not the same.").waitFor();
+  await change("not my password", "a new password");
+  await owner.page.getByRole("alert").waitFor();
+  await change(password, "a new password");
+  await owner.page.getByRole("status").getByText("Done").waitFor();
+  await other.page.reload();
+  await other.page.getByRole("button", { name: "Sign in" }).waitFor();
+  await signIn("a new password");
+  await owner.go("/account");
+  const there = owner.page.getByRole("button", { name: "Sign out there" });
+  await there.first().waitFor();
+  while ((await there.count()) > 0) {
+    const left = await there.count();
+    await there.first().click();
+    await expect.poll(() => there.count()).toBeLessThan(left);
+  }
+  await other.page.reload();
+  await other.page.getByRole("button", { name: "Sign in" }).waitFor();
+  await change("a new password", password);
+  await owner.page.getByRole("status").getByText("Done").waitFor();
+  await other.close();
+});
+
+test("the operator makes an organisation, and suspends it", async () => {
+  await owner.go("/workspaces");
+  await owner.page.getByRole("button", { name: "New organisation" }).click();
+  await owner.page.getByLabel("Name", { exact: true }).fill("Elsewhere <i>Ltd</i>");
+  await owner.page.getByRole("dialog").getByRole("button", { name: "Save" }).click();
+  const row = owner.page.getByRole("row", { name: /Elsewhere/ });
+  await row.getByRole("button", { name: "Suspend" }).click();
+  expect(await owner.page.getByRole("dialog").textContent()).toContain("cut off");
+  await owner.page.getByRole("dialog").getByRole("button", { name: "Suspend" }).click();
+  await row.getByText("suspended", { exact: true }).waitFor();
+  await row.getByRole("button", { name: "Let in again" }).click();
+  await row.getByText("active", { exact: true }).waitFor();
+});
+
+test("a webhook is set, its secret shown once, and removed", async () => {
+  await owner.go("/limits");
+  await owner.page.getByLabel("Address", { exact: true }).fill("https://example.org/hook");
+  await owner.page.getByRole("region", { name: "Webhook" }).getByRole("button", { name: "Save" }).click();
+  await owner.page.getByText("Signed with this secret").waitFor();
+  expect((await asOwner<{ url: string }>("/api/v1/webhook")).url).toBe("https://example.org/hook");
+  await owner.go("/limits");
+  await owner.page.getByRole("button", { name: "Remove the webhook" }).waitFor();
+  expect(await owner.page.getByText("Signed with this secret").count()).toBe(0);
+  await owner.page.getByRole("button", { name: "Remove the webhook" }).click();
+  await expect.poll(async () => (await asOwner<{ url: string | null }>("/api/v1/webhook")).url).toBeNull();
+});
+
 test("an invited viewer sees models, no keys and no console", async () => {
   await owner.go("/people");
   await owner.page.getByRole("button", { name: "Invite" }).click();
@@ -233,7 +304,7 @@ test("axe finds nothing serious on the pages of accounts", async () => {
   const problems: string[] = [];
   for (const scheme of ["light", "dark"] as const) {
     await owner.page.emulateMedia({ colorScheme: scheme });
-    for (const where of ["/keys", "/people", "/workspaces", "/audit", "/usage", "/bills", "/limits", "/requests"]) {
+    for (const where of ["/keys", "/people", "/workspaces", "/audit", "/usage", "/bills", "/limits", "/requests", "/account"]) {
       await owner.go(where);
       await owner.page.waitForTimeout(300);
       problems.push(...(await owner.page.getByRole("main").getByRole("alert").allTextContents()).map((one) => `${where} says ${one}`));

@@ -160,6 +160,11 @@ test("the playground shows tokens with probabilities, and code that is the reque
   const reply = await server.ask<{ choices: { message: { content: string } }[] }>("POST", "/v1/chat/completions", { model: "smollm2:135m", temperature: 0, max_tokens: 8, messages: [{ role: "user", content: "Say \"hi\", it's me." }] });
   expect(await visit.page.getByTestId("tokens").textContent()).toBe(reply.choices[0]!.message.content);
   expect(await visit.page.locator("pre").textContent()).toContain(`curl ${server.url}/v1/chat/completions`);
+  await visit.page.getByLabel("More fields").fill('{"n": 2, "model": "not this"}');
+  expect(await visit.page.locator("pre").textContent()).toMatch(/"model": "smollm2:135m"[^]*"n": 2/);
+  await visit.page.getByLabel("More fields").fill("{");
+  await visit.page.getByText("This is no JSON object.").waitFor();
+  expect(await visit.page.getByRole("button", { name: "Run" }).isDisabled()).toBe(true);
 });
 
 test("a model that ranks is tried where its page leads", async () => {
@@ -355,7 +360,7 @@ test("the first load is small and quick", async () => {
   expect(total).toBeLessThan(300_000);
 });
 
-const everyPage = ["/chat", "/compare", "/playground?model=smollm2:135m", "/overview", "/models", "/models/smollm2:135m", "/pool", "/planner", "/settings", "/doctor", "/welcome", "/keys", "/requests", "/usage", "/nothing"];
+const everyPage = ["/chat", "/compare", "/playground?model=smollm2:135m", "/overview", "/models", "/models/smollm2:135m", "/pool", "/planner", "/settings", "/doctor", "/welcome", "/account", "/keys", "/requests", "/usage", "/nothing"];
 test("axe finds nothing serious on any page, and none is wider than a phone", async () => {
   await visit.page.setViewportSize({ width: 360, height: 740 });
   const problems: string[] = [];

@@ -38,7 +38,7 @@ test("pictures of every page", async () => {
         await page.getByTestId("tokens").waitFor({ timeout: 20_000 }).catch(() => {});
         await page.waitForTimeout(1500);
       }],
-      ["overview", "/overview"], ["models", "/models"], ["model", "/models/smollm2:135m"], ["pool", "/pool"], ["planner", "/planner"], ["requests", "/requests"], ["usage", "/usage"], ["bills", "/bills"], ["limits", "/limits"], ["keys", "/keys"], ["people", "/people"], ["workspaces", "/workspaces"], ["audit", "/audit"], ["settings", "/settings"], ["health", "/doctor"], ["welcome", "/welcome"], ["not-found", "/nothing"],
+      ["overview", "/overview"], ["models", "/models"], ["model", "/models/smollm2:135m"], ["pool", "/pool"], ["planner", "/planner"], ["requests", "/requests"], ["usage", "/usage"], ["bills", "/bills"], ["limits", "/limits"], ["keys", "/keys"], ["people", "/people"], ["workspaces", "/workspaces"], ["audit", "/audit"], ["settings", "/settings"], ["health", "/doctor"], ["welcome", "/welcome"], ["account", "/account"], ["not-found", "/nothing"],
     ];
     const looks = [
       { name: "wide", width: 1440, height: 900, theme: "light", language: "en" }, { name: "tablet", width: 820, height: 1100, theme: "light", language: "en" },

@@ -10,6 +10,7 @@ import type { ApiKey } from "./keys";
 import { useCursorList, useWrite, type Write } from "./lists";
 import type { Workspace } from "./people";
 import { PriceBookForm, type PriceBook } from "./price_book";
+import { WebhookSection } from "./webhook";
 
 interface Limit { scope: string; model: string; requests_per_minute: number | null; tokens_per_minute: number | null; tokens_per_day: number | null; concurrent_requests: number | null; context_length: number | null; max_output_tokens: number | null; burst_s: number }
 interface Quota { model: string; total: number; used: number; remaining: number; expires_at: number; stop_when_exhausted: boolean }
@@ -33,6 +34,7 @@ export function LimitsPage() {
   const { t } = useTranslation();
   const admin = useMay("workspace_admin");
   const operator = useMay("operator");
+  const organisationAdmin = useMay("admin");
   const client = useQueryClient();
   const limits = useCursorList<Limit>("/api/v1/limits", {}, { limit: 0 });
   const quotas = useCursorList<Quota>("/api/v1/quotas", {}, { limit: 0 });
@@ -79,6 +81,7 @@ export function LimitsPage() {
           ]} />
         )}
       </Section>
+      {organisationAdmin && <WebhookSection />}
       <Section title={t("limits.prices")} note={t("limits.pricesNote")} actions={operator && prices.isSuccess && <Button onClick={() => { write.reset(); setPricing(true); }}><Plus className="size-4" aria-hidden />{t("prices.new")}</Button>}>
         {prices.isPending ? <Loading /> : prices.error ? <ErrorNote error={prices.error} /> : prices.rows.length === 0 || prices.rows.every((book) => book.models.length === 0) ? <Empty title={t("limits.noPrices")}>{t("limits.noPricesText")}</Empty> : prices.rows.map((book) => (
           <div key={book.version} className="mb-5">

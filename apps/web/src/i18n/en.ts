@@ -64,7 +64,7 @@ export const en = {
   playground: {
     lead: "Every parameter of the API, the tokens behind the text, and the same request as code.", kind: "Kind of request", chat: "Chat", completion: "Completion", embedding: "Embeddings", rerank: "Rerank", query: "Query", documents: "Documents", documentsHelp: "One a line; they are ordered by how well they answer the query.", ranking: "Best first", rankingNote: "{{tokens}} tokens, {{time}}",
     user: "User message", prompt: "Prompt", texts: "Texts", textsHelp: "One a line; they are compared with each other.", answer: "Answer", parameters: "Parameters", logprobs: "Show tokens with their probabilities",
-    asCode: "As code", withReasoning: "The tokens below include the reasoning.", hover: "Point at a token for its alternatives.", noEmbedder: "No model for this is stored. Get one under Models.",
+    asCode: "As code", withReasoning: "The tokens below include the reasoning.", hover: "Point at a token for its alternatives.", moreFields: "More fields", moreFieldsHelp: "Any other field of the API, as JSON.", badFields: "This is no JSON object.", noEmbedder: "No model for this is stored. Get one under Models.",
     similarity: "Similarity (cosine)", embeddingNote: "{{dimensions}} dimensions, {{tokens}} tokens, {{time}}", ignored: "Had no effect: {{fields}}",
   },
   models: {
@@ -163,6 +163,15 @@ export const en = {
     budgets: "Budgets", noBudgets: "No budgets", noBudgetsText: "A budget warns, and then refuses, before a bill surprises.", period: "Period", day: "a day", month: "a month", spent: "Spent", spentOf: "Spent of the budget of {{scope}}", then: "At 100 %", blocks: "refuses", tells: "only tells", block: "Refuse what would go beyond",
     prices: "Prices", pricesNote: "for a million tokens", noPrices: "Unpriced", noPricesText: "The operator has set no prices: everything costs 0.", book: "Book {{version}}, {{currency}}", upTo: "Prompt up to", input: "Input", cachedInput: "Cached", output: "Output", modelHelp: "A stored model's id; * means all together.",
     remove: "Remove", removeTitle: "Remove this rule?", removeText: "What it held back may go on at once.",
+  },
+  profile: {
+    title: "Your account", noUser: "Nobody is signed in", noUserText: "This server is open, or a key is used: there is no password and no session.", password: "Password", passwordNote: "your other sessions end with it", old: "Password now", new: "New password", again: "New password again",
+    notTheSame: "These two are not the same.", changePassword: "Change the password", sessions: "Where you are signed in", begun: "Signed in", thisOne: "here", end: "Sign out there",
+  },
+  webhook: { title: "Webhook", note: "told of budgets and free quotas, signed", url: "Address", another: "Another address", remove: "Remove the webhook", secret: "Signed with this secret, shown this once:" },
+  organisations: {
+    title: "Organisations", note: "of this server", create: "New organisation", suspended: "suspended", suspend: "Suspend", resume: "Let in again", weightHelp: "Its share of the pool against other organisations.",
+    suspendTitle: "Suspend {{name}}?", suspendText: "Its keys and sessions are refused at once, and the answers they are getting are cut off. Nothing is deleted.",
   },
   prices: {
     new: "New price book", text: "The next version, from now on. Requests that were made keep the prices of their time. Prices are for a million tokens; * means all models without a line.", currency: "Currency", note: "Note", addLine: "Add a model", removeLine: "Remove {{model}}", save: "Put in force",

@@ -65,7 +65,7 @@ export const zhCN: Translation = {
   playground: {
     lead: "API 的全部参数、文本背后的词元，以及同一请求的代码。", kind: "请求类型", chat: "对话", completion: "补全", embedding: "向量", rerank: "重排", query: "查询", documents: "文档", documentsHelp: "每行一条；按与查询的相关程度排序。", ranking: "由高到低", rankingNote: "{{tokens}} 词元，{{time}}",
     user: "用户消息", prompt: "提示", texts: "文本", textsHelp: "每行一条；彼此比较。", answer: "回答", parameters: "参数", logprobs: "显示词元及其概率",
-    asCode: "代码", withReasoning: "下面的词元包含推理过程。", hover: "指向词元可查看其他候选。", noEmbedder: "没有适用的已存储模型。请到“模型”页获取。",
+    asCode: "代码", withReasoning: "下面的词元包含推理过程。", hover: "指向词元可查看其他候选。", moreFields: "更多字段", moreFieldsHelp: "API 的其他字段，JSON 格式。", badFields: "这不是 JSON 对象。", noEmbedder: "没有适用的已存储模型。请到“模型”页获取。",
     similarity: "相似度（余弦）", embeddingNote: "{{dimensions}} 维，{{tokens}} 词元，{{time}}", ignored: "未生效：{{fields}}",
   },
   models: {
@@ -164,6 +164,15 @@ export const zhCN: Translation = {
     budgets: "预算", noBudgets: "没有预算", noBudgetsText: "预算会先提醒，再拒绝，避免账单意外。", period: "周期", day: "每天", month: "每月", spent: "已花费", spentOf: "{{scope}} 预算已花费", then: "达到 100 % 时", blocks: "拒绝", tells: "仅提醒", block: "拒绝会超出的请求",
     prices: "价格", pricesNote: "每百万词元", noPrices: "未定价", noPricesText: "管理员尚未定价：一切为 0。", book: "价目表 {{version}}，{{currency}}", upTo: "提示长度至", input: "输入", cachedInput: "缓存", output: "输出", modelHelp: "已存储模型的名称；* 表示全部合计。",
     remove: "删除", removeTitle: "删除这条规则？", removeText: "它所限制的请求可立即继续。",
+  },
+  profile: {
+    title: "您的账户", noUser: "没有登录用户", noUserText: "此服务器为开放模式或使用密钥：没有密码，也没有会话。", password: "密码", passwordNote: "更改后其他会话会结束", old: "当前密码", new: "新密码", again: "再次输入新密码",
+    notTheSame: "两次输入不一致。", changePassword: "更改密码", sessions: "已登录的会话", begun: "登录时间", thisOne: "当前", end: "退出该会话",
+  },
+  webhook: { title: "Webhook", note: "预算与免费额度的签名通知", url: "地址", another: "更换地址", remove: "移除 Webhook", secret: "签名密钥（只显示这一次）：" },
+  organisations: {
+    title: "组织", note: "本服务器上的", create: "新建组织", suspended: "已停用", suspend: "停用", resume: "重新启用", weightHelp: "相对其他组织的资源份额。",
+    suspendTitle: "停用 {{name}}？", suspendText: "其密钥与会话立即被拒绝，正在接收的回答会被切断。不会删除任何内容。",
   },
   prices: {
     new: "新价目表", text: "下一个版本，自现在起生效。已完成的请求保持当时的价格。价格按每百万词元计；* 表示没有单独列出的所有模型。", currency: "货币", note: "备注", addLine: "添加模型", removeLine: "移除 {{model}}", save: "生效",

@@ -33,6 +33,8 @@ export function PlaygroundPage() {
   const [system, setSystem] = useState("");
   const [text, setText] = useState("");
   const [query, setQuery] = useState("");
+  const [extraText, setExtraText] = useState("");
+  const extra = useMemo(() => readFields(extraText), [extraText]);
   const [sampling, setSampling] = useState<SamplingSettings>({});
   const [logprobs, setLogprobs] = useState(true);
   const [answer, setAnswer] = useState<StreamState | null>(null);
@@ -48,10 +50,10 @@ export function PlaygroundPage() {
     const lines = text.split("\n").filter((line) => line.trim() !== "");
     if (mode === "embedding") return { model, input: lines };
     if (mode === "rerank") return { model, query, documents: lines };
-    const more = { ...sampling, ...(logprobs && mode === "chat" ? { logprobs: true, top_logprobs: 5 } : {}) };
-    if (mode === "completion") return { model, prompt: text, ...sampling };
+    const more = { ...sampling, ...extra.fields, ...(logprobs && mode === "chat" ? { logprobs: true, top_logprobs: 5 } : {}) };
+    if (mode === "completion") return { model, prompt: text, ...sampling, ...extra.fields };
     return { model, messages: [...(system.trim() ? [{ role: "system", content: system }] : []), { role: "user", content: text }], ...more };
-  }, [mode, model, system, text, query, sampling, logprobs]);
+  }, [mode, model, system, text, query, sampling, extra.fields, logprobs]);
   const snippets = snippetsOf(location.origin, paths[mode], body);
   const snippet = snippets.find((one) => one.name === language)!;
   const busy = answer?.state === "waiting" || answer?.state === "running";
@@ -99,7 +101,7 @@ export function PlaygroundPage() {
             {(id, note) => <TextArea id={id} aria-describedby={note} rows={6} value={text} onChange={(event) => setText(event.target.value)} onKeyDown={(event) => { if (event.key === "Enter" && (event.metaKey || event.ctrlKey)) void run(); }} />}
           </Field>
           <div className="flex items-center gap-2">
-            <Button kind="primary" disabled={text.trim() === "" || model === "" || busy} onClick={() => void run()}>{t("compare.run")}</Button>
+            <Button kind="primary" disabled={text.trim() === "" || model === "" || busy || extra.bad} onClick={() => void run()}>{t("compare.run")}</Button>
             {busy && <Button onClick={() => abort.current?.abort()}><Square className="size-3.5" fill="currentColor" aria-hidden />{t("chat.stop")}</Button>}
           </div>
           {error != null && <ErrorNote error={error} />}
@@ -130,6 +132,7 @@ export function PlaygroundPage() {
                 if (list.length > 0) next.stop = list; else delete next.stop;
                 setSampling(next);
               }} />}</Field></div>
+              <div className="mt-3"><Field label={t("playground.moreFields")} help={t("playground.moreFieldsHelp")} error={extra.bad ? t("playground.badFields") : null}>{(id, note) => <TextArea id={id} aria-describedby={note} aria-invalid={extra.bad} rows={3} className="font-mono" placeholder={'{"n": 2, "response_format": {"type": "json_object"}}'} value={extraText} onChange={(event) => setExtraText(event.target.value)} />}</Field></div>
             </details>
           )}
           <section aria-label={t("playground.asCode")}>
@@ -151,6 +154,19 @@ function ModelPickerOrSelect({ mode, model, ids, onChange }: { mode: Mode; model
   if (mode === "chat" || mode === "completion") return <ModelPicker value={model} onChange={onChange} />;
   if (ids.length === 0) return <span className="text-sm text-faint">{t("playground.noEmbedder")}</span>;
   return <select aria-label={t("chat.model")} value={model} onChange={(event) => onChange(event.target.value)} className="min-h-8 rounded-md border border-line-strong bg-panel px-2 text-sm">{ids.map((id) => <option key={id}>{id}</option>)}</select>;
+}
+
+// Every other field of the API, as JSON. model, messages and stream are the page's own.
+export function readFields(text: string): { fields: Record<string, unknown>; bad: boolean } {
+  if (text.trim() === "") return { fields: {}, bad: false };
+  try {
+    const value = JSON.parse(text) as unknown;
+    if (typeof value !== "object" || value === null || Array.isArray(value)) return { fields: {}, bad: true };
+    const { model: _, messages: __, prompt: ___, stream: ____, ...fields } = value as Record<string, unknown>;
+    return { fields, bad: false };
+  } catch {
+    return { fields: {}, bad: true };
+  }
 }
 
 // How sure the model was: from the accent (certain) over grey to red (a guess).
