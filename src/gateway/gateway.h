@@ -56,6 +56,11 @@ struct GatewayOptions {
 // What the native API shows of the process around it; the composition root fills these.
 struct ServerHooks {
   std::function<nlohmann::ordered_json()> settings;  // GET /api/v1/settings
+  // PATCH /api/v1/settings: checks {"name": value, ..}, calls `record` with what was and what will be, then
+  // changes. Not set: 501.
+  using RecordChange =
+      std::function<Status(const nlohmann::ordered_json& before, const nlohmann::ordered_json& after)>;
+  std::function<Status(const nlohmann::ordered_json& values, const RecordChange& record)> change_settings;
   std::function<nlohmann::ordered_json()>
       doctor;  // GET /api/v1/doctor (may take a second; runs off the I/O threads)
   std::function<nlohmann::ordered_json()> status;  // GET /api/v1/status: pool, ledger, uptime

@@ -114,7 +114,9 @@ Json Operation(const Route& route) {
          {{"data", {{"type", "string"}}}, {"event", {{"type", "string"}}}, {"id", {{"type", "string"}}}}},
         {"description",
          "With \"stream\": true: chunks as data lines, then [DONE]. With the header Tidepool-Progress: 1 "
-         "also `progress` events (queue position, loading and prefill shares)."}};
+         "also `progress` events (queue position, loading and prefill shares), and at the end `cost`: what "
+         "it "
+         "came to."}};
   }
   if (route.request != nullptr)
     operation["responses"]["400"] = ErrorReply(route, "The request is wrong; param names the field");

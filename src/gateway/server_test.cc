@@ -700,6 +700,26 @@ TEST_F(ServerTest, AnOverflowingBufferDropsTheReader) {
 
 // ---- waiting, errors, the end ----------------------------------------------------------------------------
 
+TEST_F(ServerTest, TheCostIsToldBeforeTheEndToThoseWhoAskForProgress) {
+  Start();
+  const auto script = [](FakeRun& run) {
+    run.Token("x");
+    run.Finish(compute::FinishReason::kStop);
+    run.Bill({.amount_nanos = 12'500, .currency = "EUR", .billing = platform::Billing::kPaid});
+    run.Done(compute::Usage{7, 3, 1, 0});
+  };
+  inference_.SetScript(script);
+  const RawReply with = Ask(Post("/v1/chat/completions", kStream, "Tidepool-Progress: 1\r\n"));
+  EXPECT_THAT(with.body, HasSubstr(R"(event: cost
+data: {"amount":"0.0000125","currency":"EUR","billing":"paid","free_tokens":0}
+
+)"));
+  EXPECT_TRUE(with.body.ends_with("data: [DONE]\n\n"));
+  inference_.SetScript(script);
+  const RawReply without = Ask(Post("/v1/chat/completions", kStream));
+  EXPECT_THAT(without.body, Not(HasSubstr("cost")));
+}
+
 TEST_F(ServerTest, ProgressOnlyForThoseWhoAsk) {
   options_.keep_alive_comment_s = 0.3;
   Start();

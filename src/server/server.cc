@@ -24,12 +24,14 @@
 #include "platform/conversations/conversations.h"
 #include "platform/conversations/shares.h"
 #include "platform/inference/inference.h"
+#include "platform/inference/pool_control.h"
 #include "platform/ledger/accounting.h"
 #include "platform/responses/responses.h"
 #include "server/accounts_store.h"
 #include "server/bench.h"
 #include "server/doctor.h"
 #include "server/machine_profile.h"
+#include "server/settings_editor.h"
 
 namespace tidepool::server {
 namespace {
@@ -180,6 +182,7 @@ compute::EngineOptions MakeEngineOptions(const Settings& s) {
                     .salt = fmt::format(" {} {} deterministic={}", kVersion, kCommit, s.pool.deterministic)};
   o.open_answer_tokens = static_cast<int32_t>(s.pool.open_answer_tokens);
   o.trace_records = static_cast<size_t>(s.pool.trace_records);
+  o.turn_records = static_cast<size_t>(s.pool.history_turns);
   return o;
 }
 
@@ -448,12 +451,56 @@ nlohmann::ordered_json DescribeStatus(const Pool& pool, Nanoseconds started) {
           {"steps", load.steps}};
 }
 
+// What a start would refuse beyond the bounds of each setting.
+Status CheckNext(const Settings& next, uint64_t machine_bytes) {
+  TP_TRY(MakeAccountingOptions(next));
+  for (const std::string& rule : next.models.schedule) TP_TRY(platform::ParseScheduleRule(rule));
+  TP_ASSIGN(const uint64_t pool_bytes, MemoryBytes(next.pool.memory, machine_bytes));
+  if (pool_bytes > machine_bytes) {
+    return Fail(ErrorKind::kInvalid, "bad_setting",
+                fmt::format("pool.memory is {} bytes; the machine has {}", pool_bytes, machine_bytes),
+                "pool.memory");
+  }
+  return {};
+}
+
+SettingsEditor::Hooks MakeEditorHooks(Pool& pool) {
+  const uint64_t machine = pool.device->info().memory_bytes;
+  const auto resize = [&pool, machine](const std::string& text,
+                                       std::optional<uint64_t> platform::PoolResize::* budget) -> Status {
+    platform::PoolResize change;
+    TP_ASSIGN(change.*budget, MemoryBytes(text, machine));
+    return pool.inference->pool()->Resize(change);
+  };
+  SettingsEditor::Hooks hooks;
+  hooks.check = [machine](const Settings& next) { return CheckNext(next, machine); };
+  hooks.live["pool.memory"] = [resize](const Settings& next) {
+    return resize(next.pool.memory, &platform::PoolResize::memory);
+  };
+  hooks.live["pool.warm_memory"] = [resize](const Settings& next) {
+    return resize(next.pool.warm_memory, &platform::PoolResize::warm_memory);
+  };
+  hooks.live["pool.host_kv"] = [resize](const Settings& next) {
+    return resize(next.pool.host_kv, &platform::PoolResize::host_kv);
+  };
+  hooks.live["log.level"] = [](const Settings& next) -> Status {
+    ConfigureLog(MakeLogOptions(next));
+    return {};
+  };
+  return hooks;
+}
+
 gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds started) {
   gateway::ServerHooks hooks;
   hooks.accounting = pool.accounting.get();
   hooks.version = kVersion;
   hooks.commit = kCommit;
-  hooks.settings = [&settings] { return nlohmann::ordered_json{{"data", DescribeSettings(settings)}}; };
+  const auto editor = std::make_shared<SettingsEditor>(settings, MakeEditorHooks(pool));
+  hooks.settings = [editor] { return nlohmann::ordered_json{{"data", editor->Describe()}}; };
+  hooks.change_settings = [editor](const nlohmann::ordered_json& values,
+                                   const SettingsEditor::Record& record) {
+    return editor->Change(values, record);
+  };
   hooks.doctor = [&settings, &pool] {
     return DescribeMachine({.device = pool.device.get(),
                             .options = MakeDeviceOptions(settings, pool.profile.tuning),
@@ -572,7 +619,7 @@ int Serve(const Settings& settings) {
   {
     const ServerFile file(settings.home, (*gateway)->url());
     PrintBanner(pool, (*gateway)->url(), settings);
-    // Settings change between two starts only: what is in force from now on.
+    // What is in force from now on; changes through the API are recorded as they are made.
     nlohmann::ordered_json changed = nlohmann::ordered_json::object();
     for (const auto& setting : DescribeSettings(settings)) {
       if (setting["source"] != "default") changed[setting["id"].get<std::string>()] = setting["value"];

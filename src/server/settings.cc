@@ -194,6 +194,10 @@ const std::vector<Spec>& Specs() {
        "Events and decisions of the scheduler that are kept (some hundred bytes each), for GET "
        "/api/v1/pool/trace; 0: none.",
        TP_FIELD(pool.trace_records), 0, 1000000},
+      {"pool.history_turns", Kind::kInt, "16384",
+       "Turns (stretches in which one model was computed) that are kept for GET /api/v1/pool/history, a "
+       "hundred bytes each; 0: none.",
+       TP_FIELD(pool.history_turns), 0, 1000000},
       {"pool.speculation", Kind::kBool, "true",
        "Where few answers are made at once, guess tokens from what was said and check several in one step: "
        "the same "
@@ -422,6 +426,35 @@ std::string FlagName(std::string_view name) {
   return out;
 }
 
+constexpr std::string_view KindName(Kind kind) {
+  switch (kind) {
+    case Kind::kText: return "text";
+    case Kind::kPath: return "folder";
+    case Kind::kBool: return "boolean";
+    case Kind::kInt: return "integer";
+    case Kind::kNumber: return "number";
+    case Kind::kBytes: return "bytes";
+    case Kind::kMemory: return "memory";
+    case Kind::kChoice: return "choice";
+    case Kind::kList: return "list";
+  }
+  return "text";
+}
+
+bool Editable(const Spec& spec) {
+  // Whom the server lets in and listens to, where it sends and fetches, what it runs, reads and writes.
+  static constexpr std::string_view kSections[] = {"http.", "hub.", "pull.", "store.", "simulated."};
+  static const std::set<std::string_view> kNames = {"home",
+                                                    "listen",
+                                                    "log.file",
+                                                    "ledger.webhook_private",
+                                                    "accounts.sign_in_attempts",
+                                                    "pool.instruction_set"};
+  return !spec.secret && !kNames.contains(spec.name) &&
+         std::none_of(std::begin(kSections), std::end(kSections),
+                      [&](std::string_view section) { return spec.name.starts_with(section); });
+}
+
 std::string AllowedText(const Spec& spec) {
   switch (spec.kind) {
     case Kind::kText: return "text";
@@ -586,6 +619,18 @@ Status ApplyFile(const std::filesystem::path& path, Settings& settings) {
   return {};
 }
 
+Status ApplyConsole(const std::map<std::string, std::string>& values, const std::string& where,
+                    Settings& settings) {
+  for (const auto& [name, text] : values) {
+    const auto spec =
+        std::find_if(Specs().begin(), Specs().end(), [&](const Spec& s) { return s.name == name; });
+    // A version with other settings may have written it: what is unknown is no reason not to start.
+    if (spec == Specs().end() || !Editable(*spec)) continue;
+    TP_TRY(Apply(*spec, text, "console", where, settings));
+  }
+  return {};
+}
+
 Status ApplyEnvironment(const SettingsInput& input, Settings& settings) {
   std::vector<std::string> known;
   for (const Spec& spec : Specs()) known.push_back(EnvironmentName(spec.name));
@@ -693,10 +738,17 @@ Result<Settings> ResolveSettings(const SettingsInput& input) {
   } else if (std::error_code ignored; std::filesystem::exists(home / "tidepool.toml", ignored)) {
     TP_TRY(ApplyFile(home / "tidepool.toml", settings));
   }
+  if (input.console) {
+    TP_TRY(ApplyConsole(*input.console, "changed through the API", settings));
+  } else {
+    TP_ASSIGN(const auto console, ReadConsoleFile(home));
+    TP_TRY(ApplyConsole(console, "file " + (home / kConsoleFile).string(), settings));
+  }
   TP_TRY(ApplyEnvironment(input, settings));
   for (const auto& [spec, value] : flags) {
     TP_TRY(Apply(*spec, value, "flag", "flag " + FlagName(spec->name), settings));
   }
+  settings.input = input;
   return settings;
 }
 
@@ -723,17 +775,47 @@ nlohmann::ordered_json DescribeSettings(const Settings& settings) {
                     {"allowed", AllowedText(spec)},
                     {"help", spec.help},
                     {"environment", EnvironmentName(spec.name)},
-                    {"flag", FlagName(spec.name)}});
+                    {"flag", FlagName(spec.name)},
+                    {"kind", KindName(spec.kind)},
+                    {"minimum", spec.max > spec.min ? nlohmann::ordered_json(spec.min) : nullptr},
+                    {"maximum", spec.max > spec.min ? nlohmann::ordered_json(spec.max) : nullptr},
+                    {"choices", spec.choices},
+                    {"editable", Editable(spec)}});
   }
   return rows;
+}
+
+std::optional<bool> IsEditable(std::string_view name) {
+  for (const Spec& spec : Specs()) {
+    if (spec.name == name) return Editable(spec);
+  }
+  return std::nullopt;
+}
+
+Result<std::map<std::string, std::string>> ReadConsoleFile(const std::filesystem::path& home) {
+  std::map<std::string, std::string> values;
+  std::error_code ignored;
+  if (!std::filesystem::exists(home / kConsoleFile, ignored)) return values;
+  TP_ASSIGN(const auto pairs, ReadSettingsFile(home / kConsoleFile));
+  for (const auto& [name, text] : pairs) values[name] = text;
+  return values;
+}
+
+std::string ConsoleFileText(const std::map<std::string, std::string>& values) {
+  std::string text = "# Settings changed through the API or the console, which write this file again.\n";
+  for (const auto& [name, value] : values)
+    text += fmt::format("{} = {}\n", name, nlohmann::json(value).dump(-1, ' ', true));
+  return text;
 }
 
 std::string SettingsReference() {
   std::string page =
       "# Settings\n\n"
       "<!-- Generated by `tidepool settings --reference`; a test compares it with the code. -->\n\n"
-      "One TOML file (`$TIDEPOOL_HOME/tidepool.toml`, or `--config FILE`), `TIDEPOOL_*` variables, flags of\n"
-      "`tidepool serve`. A flag beats a variable, a variable beats the file. Unknown names are errors.\n";
+      "One TOML file (`$TIDEPOOL_HOME/tidepool.toml`, or `--config FILE`), what was changed in the console\n"
+      "(`console.toml` beside it), `TIDEPOOL_*` variables, flags of `tidepool serve`; each beats those "
+      "before\n"
+      "it. Unknown names are errors.\n";
   std::string section = "-";
   for (const Spec& spec : Specs()) {
     const size_t dot = spec.name.find('.');

@@ -1,4 +1,5 @@
-// Settings: one TOML file, TIDEPOOL_* variables, flags. A flag beats a variable, a variable beats the file.
+// Settings: one TOML file, what was changed through the API, TIDEPOOL_* variables, flags; each beats those
+// before it.
 //
 // One table (settings.cc) is the only source: parsing, checks, `tidepool settings`, GET /api/v1/settings and
 // the reference page docs/settings.md come from it. A setting `pool.memory` is `[pool] memory = ...` in the
@@ -11,6 +12,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -19,6 +21,15 @@
 #include "base/result.h"
 
 namespace tidepool::server {
+
+struct SettingsInput {
+  std::vector<std::pair<std::string, std::string>> environment;  // all variables; TIDEPOOL_* are looked at
+  std::vector<std::string> flags;                                // "--listen=..", "--listen", "..", "--open"
+  std::string config_file;  // "": $TIDEPOOL_HOME/tidepool.toml if it exists
+  // What was changed through the API ({"pool.ttft_s": "5"}), between the file and the variables. Not given:
+  // $TIDEPOOL_HOME/console.toml if it exists.
+  std::optional<std::map<std::string, std::string>> console;
+};
 
 struct Settings {
   std::filesystem::path home;
@@ -44,6 +55,7 @@ struct Settings {
     double admission_load = 0, overcommit = 1, age_bound_s = 0, ttft_s = 0, tpot_s = 0;
     std::string kv_type, precision, instruction_set, numa;
     int64_t threads = 0, max_batch_tokens = 0, max_sequences = 0, max_waiting = 0, trace_records = 0;
+    int64_t history_turns = 0;
     int64_t open_answer_tokens = 0;
     bool prefix_cache = true, speculation = true, deterministic = false;
   } pool;
@@ -116,14 +128,9 @@ struct Settings {
     std::string file;
   } log;
 
-  // Where each setting came from: "default", "file", "environment", "flag".
+  // Where each setting came from: "default", "file", "console", "environment", "flag".
   std::map<std::string, std::string> sources;
-};
-
-struct SettingsInput {
-  std::vector<std::pair<std::string, std::string>> environment;  // all variables; TIDEPOOL_* are looked at
-  std::vector<std::string> flags;                                // "--listen=..", "--listen", "..", "--open"
-  std::string config_file;  // "": $TIDEPOOL_HOME/tidepool.toml if it exists
+  SettingsInput input;  // what this was resolved from, for resolving it again
 };
 
 // Resolves all sources. Errors name the setting, where it came from, the value, and what is allowed; unknown
@@ -139,8 +146,17 @@ Result<uint64_t> MemoryBytes(std::string_view text, uint64_t machine_bytes);
 // "512MiB", "12 GiB", "1.5G", "4096" -> bytes.
 Result<uint64_t> ParseBytes(std::string_view text);
 
-// [{name, value, source, default, allowed, help, environment, flag}], secrets masked.
+// [{id, value, source, default, allowed, help, environment, flag, kind, minimum, maximum, choices,
+// editable}], secrets masked.
 nlohmann::ordered_json DescribeSettings(const Settings& settings);
+// Whether the API may change it. Not what would let who holds an operator's key reach beyond the server:
+// commands, files, addresses and hosts, who is let in, secrets. nullopt: there is no such setting.
+std::optional<bool> IsEditable(std::string_view name);
+
+// $TIDEPOOL_HOME/console.toml: settings that were changed through the API.
+inline constexpr const char* kConsoleFile = "console.toml";
+Result<std::map<std::string, std::string>> ReadConsoleFile(const std::filesystem::path& home);
+std::string ConsoleFileText(const std::map<std::string, std::string>& values);
 // docs/settings.md.
 std::string SettingsReference();
 // For `tidepool serve --help`.

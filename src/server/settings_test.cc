@@ -48,6 +48,41 @@ TEST_F(SettingsTest, FlagBeatsVariableBeatsFile) {
   EXPECT_EQ(settings->sources.at("pool.max_sequences"), "file");
 }
 
+TEST_F(SettingsTest, TheConsolesChangesStandBetweenFileAndVariables) {
+  WriteFile("[pool]\nttft_s = 3\nmax_sequences = 7\n");
+  const std::map<std::string, std::string> values = {
+      {"pool.ttft_s", "5"}, {"pool.tpot_s", "0.2"}, {"models.schedule", "08:00-20:00 pin \"qwen\\3\""}};
+  std::ofstream(home_ / kConsoleFile) << ConsoleFileText(values);
+  EXPECT_EQ(*ReadConsoleFile(home_), values);
+  input_.environment.emplace_back("TIDEPOOL_POOL_TPOT_S", "0.3");
+  const auto settings = ResolveSettings(input_);
+  ASSERT_TRUE(settings.has_value()) << settings.error().message;
+  EXPECT_EQ(settings->pool.ttft_s, 5);
+  EXPECT_EQ(settings->sources.at("pool.ttft_s"), "console");
+  EXPECT_EQ(settings->pool.tpot_s, 0.3);
+  EXPECT_EQ(settings->pool.max_sequences, 7);
+  // What another version wrote, and what may not be changed there, is no reason not to start.
+  std::ofstream(home_ / kConsoleFile) << "pool.gone = \"1\"\nlisten = \"0.0.0.0:80\"\n";
+  const auto other = ResolveSettings(input_);
+  ASSERT_TRUE(other.has_value()) << other.error().message;
+  EXPECT_EQ(other->listen, "127.0.0.1:8433");
+  std::ofstream(home_ / kConsoleFile) << "pool.ttft_s = \"soon\"\n";
+  const auto bad = ResolveSettings(input_);
+  ASSERT_FALSE(bad.has_value());
+  EXPECT_NE(bad.error().message.find("console.toml"), std::string::npos) << bad.error().message;
+}
+
+TEST_F(SettingsTest, WhatReachesBeyondTheServerIsNotEditable) {
+  for (const char* name :
+       {"home", "listen", "http.open", "http.trusted_proxy", "hub.token", "hub.endpoint", "pull.pip",
+        "pull.allowed_roots", "log.file", "store.postgresql", "simulated.tally"})
+    EXPECT_EQ(IsEditable(name), false) << name;
+  for (const char* name :
+       {"pool.memory", "pool.ttft_s", "models.pin", "models.schedule", "ledger.free_tokens", "log.level"})
+    EXPECT_EQ(IsEditable(name), true) << name;
+  EXPECT_EQ(IsEditable("pool.nothing"), std::nullopt);
+}
+
 TEST_F(SettingsTest, BadValuesNameSettingValueAndAllowed) {
   input_.flags = {"--pool-kv-type", "q3"};
   const auto bad = ResolveSettings(input_);

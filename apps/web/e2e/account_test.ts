@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { launch, Visit } from "./browser";
 import { Server } from "./server";
 
-const server = new Server(["--simulated"], { TIDEPOOL_POOL_MEMORY: "400MiB", TIDEPOOL_POOL_WARM_MEMORY: "64MiB" });
+const server = new Server(["--simulated"], { TIDEPOOL_POOL_MEMORY: "400MiB", TIDEPOOL_POOL_WARM_MEMORY: "64MiB", TIDEPOOL_LEDGER_FREE_TOKENS: "0" });
 let browser: Browser;
 let owner: Visit;
 const password = "correct horse battery";
@@ -36,6 +36,12 @@ test("the link of the start makes the owner and ends in a chat", async () => {
   expect(new URL(owner.page.url()).hash).toBe("");
   await owner.page.getByLabel("Password").fill(password);
   await owner.page.getByRole("button", { name: "Go on" }).click();
+  // One step with models that fit; the chat with the one that is served is a click away.
+  await owner.page.waitForURL(/\/welcome$/);
+  await owner.page.getByText("scripted is served already").waitFor();
+  expect(await owner.page.getByRole("button", { name: /^Get / }).count()).toBeGreaterThan(0);
+  expect(await owner.checkAccessibility()).toEqual([]);
+  await owner.page.getByRole("link", { name: "Skip, chat now" }).click();
   await owner.page.waitForURL(/\/chat$/);
   await owner.page.getByLabel("Message", { exact: true }).fill("[[say:Welcome aboard.]]");
   await owner.page.getByRole("button", { name: "Send" }).click();
@@ -191,6 +197,41 @@ test("usage and the bill are what the replies said", async () => {
   expect(await owner.page.getByRole("dialog").textContent()).toContain(newest.endpoint);
 });
 
+test("prices are put in force, and the bill is the sum of what each request cost", async () => {
+  const priced = await makeKey("priced");
+  await owner.go("/limits");
+  await owner.page.getByRole("button", { name: "New price book" }).click();
+  const dialog = owner.page.getByRole("dialog");
+  await dialog.getByLabel("Currency").fill("EUR");
+  await dialog.getByLabel("Input 1").fill("2.5");
+  await dialog.getByLabel("Output 1").fill("ten");
+  expect(await dialog.getByRole("button", { name: "Put in force" }).isDisabled()).toBe(true);
+  await dialog.getByLabel("Output 1").fill("10");
+  await dialog.getByRole("button", { name: "What would this month have cost?" }).click();
+  await dialog.getByText(/requests of this month: [\d.]+ EUR/).waitFor();
+  await dialog.getByRole("button", { name: "Put in force" }).click();
+  await owner.page.getByText("Book 1, EUR").waitFor();
+  const ids: string[] = [];
+  for (const text of ["[[say:one]]", "[[repeat:30:wave ]]"]) ids.push((await complete(priced, text)).headers.get("x-request-id")!);
+  const amount = async (id: string) => (await asOwner<{ amount?: string }>(`/api/v1/requests/${id}`)).amount ?? "";
+  await expect.poll(async () => Promise.all(ids.map(amount)), { timeout: 5_000 }).toEqual([expect.stringMatching(/^0\.0*[1-9]/), expect.stringMatching(/^0\.0*[1-9]/)]);
+  const nanos = (text: string) => Math.round(Number(text) * 1e9);
+  const total = (await Promise.all(ids.map(amount))).reduce((all, one) => all + nanos(one), 0);
+  await owner.go("/bills");
+  await owner.page.getByTestId("total").waitFor();
+  expect(nanos((await owner.page.getByTestId("total").textContent())!)).toBe(total);
+});
+
+test("the page of keys says where programs find the server, in each dialect", async () => {
+  await owner.go("/keys");
+  const section = owner.page.getByRole("region", { name: "Connect a program" });
+  for (const [name, base] of [["OpenAI", "/v1"], ["Anthropic", ""], ["Ollama", ""], ["Bailian", "/compatible-mode/v1"]] as const) {
+    await section.getByRole("button", { name, exact: true }).click();
+    expect(await section.locator("li", { has: owner.page.getByRole("button", { name, exact: true }) }).locator("code").textContent()).toBe(server.url + base);
+    expect(await section.locator("pre").textContent()).toContain(server.url);
+  }
+});
+
 test("a limit that is reached is explained in the chat", async () => {
   await owner.go("/limits");
   await owner.page.getByRole("button", { name: "New limit" }).click();
@@ -207,6 +248,77 @@ test("a limit that is reached is explained in the chat", async () => {
   await owner.page.getByRole("dialog").getByRole("button", { name: "Remove" }).click();
   await owner.page.getByText("No limits").waitFor();
   expect(await owner.page.getByRole("alert").count()).toBe(0);
+});
+
+test("another password ends one's other sessions, and a session can be ended from here", async () => {
+  const other = await Visit.open(browser, server.url);
+  const signIn = async (secret: string) => {
+    await other.page.goto(`${server.url}/chat`);
+    await other.page.getByLabel("Mail address").fill("ann@example.org");
+    await other.page.getByLabel("Password").fill(secret);
+    await other.page.getByRole("button", { name: "Sign in" }).click();
+    await other.page.getByLabel("Message", { exact: true }).waitFor();
+  };
+  await signIn(password);
+  await owner.go("/chat");
+  await owner.page.getByRole("button", { name: /^Account/ }).click();
+  await owner.page.getByRole("menuitem", { name: "Your account" }).click();
+  await owner.page.getByRole("heading", { name: "Where you are signed in" }).waitFor();
+  const change = async (old: string, next: string, again = next) => {
+    await owner.page.getByLabel("Password now").fill(old);
+    await owner.page.getByLabel("New password", { exact: true }).fill(next);
+    await owner.page.getByLabel("New password again").fill(again);
+    await owner.page.getByRole("button", { name: "Change the password" }).click();
+  };
+  await change(password, "a new password", "another password");
+  await owner.page.getByText("These two are not the same.").waitFor();
+  await change("not my password", "a new password");
+  await owner.page.getByRole("alert").waitFor();
+  await change(password, "a new password");
+  await owner.page.getByRole("status").getByText("Done").waitFor();
+  await other.page.reload();
+  await other.page.getByRole("button", { name: "Sign in" }).waitFor();
+  await signIn("a new password");
+  await owner.go("/account");
+  const there = owner.page.getByRole("button", { name: "Sign out there" });
+  await there.first().waitFor();
+  while ((await there.count()) > 0) {
+    const left = await there.count();
+    await there.first().click();
+    await expect.poll(() => there.count()).toBeLessThan(left);
+  }
+  await other.page.reload();
+  await other.page.getByRole("button", { name: "Sign in" }).waitFor();
+  await change("a new password", password);
+  await owner.page.getByRole("status").getByText("Done").waitFor();
+  await other.close();
+});
+
+test("the operator makes an organisation, and suspends it", async () => {
+  await owner.go("/workspaces");
+  await owner.page.getByRole("button", { name: "New organisation" }).click();
+  await owner.page.getByLabel("Name", { exact: true }).fill("Elsewhere <i>Ltd</i>");
+  await owner.page.getByRole("dialog").getByRole("button", { name: "Save" }).click();
+  const row = owner.page.getByRole("row", { name: /Elsewhere/ });
+  await row.getByRole("button", { name: "Suspend" }).click();
+  expect(await owner.page.getByRole("dialog").textContent()).toContain("cut off");
+  await owner.page.getByRole("dialog").getByRole("button", { name: "Suspend" }).click();
+  await row.getByText("suspended", { exact: true }).waitFor();
+  await row.getByRole("button", { name: "Let in again" }).click();
+  await row.getByText("active", { exact: true }).waitFor();
+});
+
+test("a webhook is set, its secret shown once, and removed", async () => {
+  await owner.go("/limits");
+  await owner.page.getByLabel("Address", { exact: true }).fill("https://example.org/hook");
+  await owner.page.getByRole("region", { name: "Webhook" }).getByRole("button", { name: "Save" }).click();
+  await owner.page.getByText("Signed with this secret").waitFor();
+  expect((await asOwner<{ url: string }>("/api/v1/webhook")).url).toBe("https://example.org/hook");
+  await owner.go("/limits");
+  await owner.page.getByRole("button", { name: "Remove the webhook" }).waitFor();
+  expect(await owner.page.getByText("Signed with this secret").count()).toBe(0);
+  await owner.page.getByRole("button", { name: "Remove the webhook" }).click();
+  await expect.poll(async () => (await asOwner<{ url: string | null }>("/api/v1/webhook")).url).toBeNull();
 });
 
 test("an invited viewer sees models, no keys and no console", async () => {
@@ -237,7 +349,7 @@ test("axe finds nothing serious on the pages of accounts", async () => {
   const problems: string[] = [];
   for (const scheme of ["light", "dark"] as const) {
     await owner.page.emulateMedia({ colorScheme: scheme });
-    for (const where of ["/keys", "/people", "/workspaces", "/audit", "/usage", "/bills", "/limits", "/requests"]) {
+    for (const where of ["/keys", "/people", "/workspaces", "/audit", "/usage", "/bills", "/limits", "/requests", "/account"]) {
       await owner.go(where);
       await owner.page.waitForTimeout(300);
       problems.push(...(await owner.page.getByRole("main").getByRole("alert").allTextContents()).map((one) => `${where} says ${one}`));

@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest
 import { launch, Visit } from "./browser";
 import { Server } from "./server";
 
-const server = new Server(["--open", "--simulated", "--simulated-step-ms", "4"], { TIDEPOOL_POOL_MEMORY: "400MiB", TIDEPOOL_POOL_WARM_MEMORY: "64MiB" });
+const server = new Server(["--open", "--simulated", "--simulated-step-ms", "4"], { TIDEPOOL_POOL_MEMORY: "400MiB", TIDEPOOL_POOL_WARM_MEMORY: "64MiB", TIDEPOOL_LEDGER_FREE_TOKENS: "0" });
 let browser: Browser;
 let visit: Visit;
 
@@ -203,6 +203,32 @@ test("prompt and sampling belong to the conversation", async () => {
   await ended();
   expect((await kept()).turns.at(-1)!.content).toBe("xxxx");
   expect(await last().textContent()).toContain("cut off by the token limit");
+});
+
+test("what an answer cost is said, added up over branches, and equals the ledger", async () => {
+  await visit.go("/chat");
+  await say("[[say:nothing yet]]");
+  await ended();
+  expect(await last().textContent()).toContain("unpriced");
+  expect(await visit.page.getByTestId("spent").textContent()).toBe("unpriced");
+  await server.ask("POST", "/api/v1/prices", { currency: "EUR", models: [{ model: "*", tiers: [{ input: "2.5", output: "10" }] }] });
+  await say("[[repeat:40:wave ]]");
+  await ended();
+  await visit.page.waitForFunction(() => /EUR/.test([...document.querySelectorAll('[data-role="assistant"]')].at(-1)?.textContent ?? ""));
+  await last().getByRole("button", { name: "Answer again" }).click();
+  await visit.page.getByLabel("Branch 2 of 2").waitFor();
+  await ended();
+  await visit.page.waitForFunction(() => / EUR spent$/.test(document.querySelector('[data-testid="spent"]')?.textContent ?? ""));
+  const turns = (await server.ask<{ turns: { cost: { amount: string; currency: string; billing: string } | null }[] }>("GET", `/api/v1/conversations/${visit.page.url().split("/").pop()}`)).turns;
+  const paid = turns.filter((turn) => turn.cost?.billing === "paid").map((turn) => turn.cost!);
+  expect(paid).toHaveLength(2);
+  const rows = async () => (await server.ask<{ data: { amount: string }[] }>("GET", "/api/v1/requests?limit=2")).data.map((row) => row.amount).sort();
+  await expect.poll(rows, { timeout: 5_000 }).toEqual(paid.map((cost) => cost.amount).sort());
+  const total = paid.reduce((all, cost) => all + Number(cost.amount), 0);
+  expect(total).toBeGreaterThan(0);
+  const shown = (await visit.page.getByTestId("spent").textContent())!;
+  expect(Math.abs(Number(shown.split(" ")[0]) - total)).toBeLessThan(total * 0.01);
+  expect(await visit.page.getByTestId("spent").getAttribute("title")).toContain("1 answer without a price");
 });
 
 test("two thousand messages scroll like twenty", async () => {

@@ -1,8 +1,10 @@
 // The console in a real browser against the real server with SmolLM2 and the scripted model. Oracle: the API's own answers.
+import { execFileSync } from "node:child_process";
+import path from "node:path";
 import type { Browser } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { launch, Visit } from "./browser";
-import { Server, smallModel } from "./server";
+import { ranker, Server, smallModel } from "./server";
 
 const server = new Server(["--open", "--simulated"], { TIDEPOOL_POOL_MEMORY: "600MiB", TIDEPOOL_POOL_WARM_MEMORY: "256MiB" });
 let browser: Browser;
@@ -59,6 +61,26 @@ test("the picture's bytes are the pool's, and move when a model loads", async ()
   const weights = after.pieces.find((piece) => piece.owner === "smollm2:135m" && piece.kind === "weights")!;
   expect(weights.bytes).toBeGreaterThan(90e6);
   expect(Math.abs(weights.width / after.width - weights.bytes / after.limit)).toBeLessThan(0.01);
+});
+
+interface Usage { data: { prompt_tokens: number; output_tokens: number; amount: string }[] }
+test("the overview tells speed while answers are made, what came in time, and today's tokens", async () => {
+  await ask("smollm2:135m");
+  await visit.go("/overview");
+  const speed = visit.page.locator("dl > div", { has: visit.page.getByText("Decode", { exact: true }) }).locator("dd").first();
+  // Ends only long after it was looked at: what is under way counts.
+  const long = fetch(`${server.url}/v1/chat/completions`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ model: "scripted", messages: [{ role: "user", content: "[[stall_ms:20]][[repeat:300:wave ]]" }] }) });
+  await expect.poll(async () => parseInt((await speed.textContent())!, 10), { timeout: 8_000 }).toBeGreaterThan(10);
+  const pool = await server.ask<{ tokens: { on_time: number; late: number; generated: number } }>("GET", "/api/v1/pool");
+  expect(pool.tokens.on_time + pool.tokens.late).toBe(pool.tokens.generated);
+  expect(await visit.page.getByTestId("on-time").textContent()).toMatch(/^\d+\.\d %$/);
+  await (await long).text();
+  const day = new Date().toISOString().slice(0, 10);
+  const shown = async () => (await visit.page.getByTestId("today").textContent())!.replaceAll(",", "");
+  await expect.poll(async () => {
+    const sums = (await server.ask<Usage>("GET", `/api/v1/usage?from=${day}T00:00:00Z`)).data[0]!;
+    return (await shown()) === String(sums.prompt_tokens + sums.output_tokens);
+  }, { timeout: 15_000 }).toBe(true);
 });
 
 test("pin and unpin from the overview", async () => {
@@ -177,9 +199,11 @@ test("a model's page: promise, numbers, speed", async () => {
   await visit.go("/models/smollm2:135m");
   await visit.page.getByLabel("First token within (s)").fill("3");
   await visit.page.getByRole("button", { name: "Apply" }).click();
-  await visit.page.getByText("Done").waitFor();
+  await visit.page.getByRole("status").getByText("Done").waitFor();
   const model = (await server.ask<{ models: { id: string; ttft_s: number }[] }>("GET", "/api/v1/pool")).models.find((one) => one.id === "smollm2:135m")!;
   expect(model.ttft_s).toBe(3);
+  await visit.page.getByRole("region", { name: "Latency" }).first().getByRole("row", { name: /First token/ }).getByText(/ m?s$/).first().waitFor();
+  await visit.page.getByRole("region", { name: "Recent requests" }).first().getByRole("row").nth(1).waitFor();
   await visit.page.getByRole("button", { name: "Measure" }).click();
   await visit.page.getByRole("region", { name: "Speed here" }).first().getByRole("cell", { name: "Prefill" }).waitFor({ timeout: 50_000 });
 });
@@ -197,6 +221,27 @@ test("the playground shows tokens with probabilities, and code that is the reque
   const reply = await server.ask<{ choices: { message: { content: string } }[] }>("POST", "/v1/chat/completions", { model: "smollm2:135m", temperature: 0, max_tokens: 8, messages: [{ role: "user", content: "Say \"hi\", it's me." }] });
   expect(await visit.page.getByTestId("tokens").textContent()).toBe(reply.choices[0]!.message.content);
   expect(await visit.page.locator("pre").textContent()).toContain(`curl ${server.url}/v1/chat/completions`);
+  await visit.page.getByLabel("More fields").fill('{"n": 2, "model": "not this"}');
+  expect(await visit.page.locator("pre").textContent()).toMatch(/"model": "smollm2:135m"[^]*"n": 2/);
+  await visit.page.getByLabel("More fields").fill("{");
+  await visit.page.getByText("This is no JSON object.").waitFor();
+  expect(await visit.page.getByRole("button", { name: "Run" }).isDisabled()).toBe(true);
+});
+
+test("a model that ranks is tried where its page leads", async () => {
+  await server.store(ranker, "ranker:1");
+  await visit.go("/models/ranker:1");
+  await visit.page.getByText("ranks documents (/v1/rerank)").waitFor();
+  await visit.page.getByRole("link", { name: "Try it" }).click();
+  await visit.page.getByLabel("Query").fill("sea");
+  await visit.page.getByLabel("Documents").fill("the sea\nbread\n<b>moon</b>");
+  expect(await visit.page.locator("pre").textContent()).toContain(`curl ${server.url}/v1/rerank`);
+  await visit.page.getByRole("button", { name: "Run" }).click();
+  const ranking = visit.page.getByTestId("ranking").locator("li");
+  await ranking.first().waitFor({ timeout: 30_000 });
+  const reply = await server.ask<{ results: { index: number; relevance_score: number }[] }>("POST", "/v1/rerank", { model: "ranker:1", query: "sea", documents: ["the sea", "bread", "<b>moon</b>"] });
+  const texts = ["the sea", "bread", "<b>moon</b>"];
+  expect(await ranking.allTextContents()).toEqual(reply.results.map((one) => one.relevance_score.toFixed(4) + texts[one.index]!));
 });
 
 test("compare runs two at once and stops them", async () => {
@@ -208,6 +253,9 @@ test("compare runs two at once and stops them", async () => {
   await visit.page.getByRole("button", { name: "Run" }).click();
   await visit.page.getByText("left and right", { exact: true }).waitFor();
   await visit.page.getByText("Tokens in + out").nth(1).waitFor({ timeout: 50_000 });
+  // What each cost, or why nothing.
+  await expect.poll(() => visit.page.locator("dl > div", { has: visit.page.getByText("Cost", { exact: true }) }).count(), { timeout: 10_000 }).toBe(2);
+  expect(await visit.page.locator("dl > div", { has: visit.page.getByText("Cost", { exact: true }) }).first().textContent()).toContain("unpriced");
 });
 
 test("the planner draws a plan", async () => {
@@ -234,6 +282,114 @@ test("settings, health and the pool show what the API says", async () => {
   await visit.page.getByRole("img", { name: "Models on the device over time" }).waitFor();
   await visit.go("/doctor");
   await visit.page.getByText("Memory bandwidth").waitFor({ timeout: 50_000 });
+});
+
+test("the pool's picture begins before the page was opened, and zooms", async () => {
+  await ask("smollm2:135m");
+  await ask("scripted");
+  const before = await server.ask<{ turns: { model: string; from: number; to: number; number: number }[]; turns_last: number }>("GET", "/api/v1/pool/history");
+  expect(before.turns.map((turn) => turn.model)).toEqual(expect.arrayContaining(["smollm2:135m", "scripted"]));
+  await visit.go("/pool");
+  const picture = visit.page.getByRole("img", { name: "Models on the device over time" });
+  await visit.page.waitForFunction((least) => Number(document.querySelector<HTMLElement>("canvas[data-turns]")?.dataset.turns) >= least, before.turns.length);
+  await visit.page.getByRole("region", { name: "Turns in view" }).getByRole("cell", { name: "smollm2:135m" }).waitFor();
+  expect(await picture.getAttribute("data-span")).toBe("60");
+  await visit.page.getByRole("button", { name: "Zoom in" }).click();
+  expect(await picture.getAttribute("data-span")).toBe("30");
+  await picture.focus();
+  await visit.page.keyboard.press("-");
+  await visit.page.keyboard.press("-");
+  expect(await picture.getAttribute("data-span")).toBe("120");
+  // A policy is changed where it is seen.
+  await visit.page.getByRole("button", { name: "Promise and priority of smollm2:135m" }).click();
+  await visit.page.getByRole("dialog").getByLabel("Weight").fill("2");
+  await visit.page.getByRole("dialog").getByRole("button", { name: "Apply" }).click();
+  await expect.poll(async () => (await server.ask<{ models: { id: string; weight: number }[] }>("GET", "/api/v1/pool")).models.find((one) => one.id === "smollm2:135m")!.weight).toBe(2);
+});
+
+interface SettingRow { id: string; value: string; next: string | null; source: string; editable: boolean }
+const setting = async (id: string) => (await server.ask<{ data: SettingRow[] }>("GET", "/api/v1/settings")).data.find((one) => one.id === id)!;
+test("settings are changed with help and validation, for the next start or at once", async () => {
+  await visit.go("/settings");
+  const row = (id: string) => visit.page.locator(`li[data-setting="${id}"]`);
+  await visit.page.getByRole("button", { name: "Change pool.ttft_s" }).click();
+  const field = visit.page.getByLabel("New value of pool.ttft_s");
+  await field.fill("soon");
+  await row("pool.ttft_s").getByText("This is no number.").waitFor();
+  await field.fill("0");
+  await row("pool.ttft_s").getByText("At least 0.01.").waitFor();
+  await field.fill("7");
+  await row("pool.ttft_s").getByRole("button", { name: "Save" }).click();
+  await row("pool.ttft_s").getByText("from the next start: 7").waitFor();
+  expect(await setting("pool.ttft_s")).toMatchObject({ value: "10", next: "7" });
+  await visit.page.getByText("1 change takes effect at the next start: pool.ttft_s.").waitFor();
+  // What only the server can check, it says.
+  await visit.page.getByRole("button", { name: "Change models.schedule" }).click();
+  await visit.page.getByLabel("New value of models.schedule").fill("now and then");
+  await row("models.schedule").getByRole("button", { name: "Save" }).click();
+  await visit.page.waitForFunction(() => /schedule|now and then/.test(document.querySelector('li[data-setting="models.schedule"] form p')?.textContent ?? ""));
+  expect((await setting("models.schedule")).next).toBeNull();
+  // At once.
+  await visit.page.getByRole("button", { name: "Change log.level" }).click();
+  await visit.page.getByLabel("New value of log.level").selectOption("warn");
+  await row("log.level").getByRole("button", { name: "Save" }).click();
+  await expect.poll(async () => (await setting("log.level")).value).toBe("warn");
+  // A variable beats it; what reaches beyond the server is not offered.
+  expect(await visit.page.getByRole("button", { name: "Change pool.memory" }).count()).toBe(0);
+  for (const id of ["home", "listen", "http.open", "pull.pip", "store.postgresql"]) expect(await visit.page.getByRole("button", { name: `Change ${id}`, exact: true }).count()).toBe(0);
+  await server.stop();
+  await server.start();
+  expect(await setting("pool.ttft_s")).toMatchObject({ value: "7", next: null, source: "console" });
+  expect((await setting("log.level")).value).toBe("warn");
+  await visit.go("/settings");
+  for (const id of ["pool.ttft_s", "log.level"]) await visit.page.getByRole("button", { name: `Take back the change of ${id}` }).click();
+  await expect.poll(async () => [(await setting("pool.ttft_s")).next, (await setting("log.level")).value]).toEqual(["10", "info"]);
+});
+
+test("ten thousand requests scroll like ten", async () => {
+  // Straight into the store: what is looked at is the page.
+  const organisation = (await server.ask<{ organisation: string }>("GET", "/api/v1/sessions/current")).organisation;
+  await server.stop();
+  execFileSync("python3", ["-c", `
+import sqlite3, sys, time
+now = int(time.time() * 1000)
+names = "id started_ms finished_ms request_id organisation workspace key_id member model model_version endpoint batch prompt_tokens cached_tokens output_tokens reasoning_tokens queue_ms load_ms prefill_ms decode_ms stall_ms device_us status error_code price_version amount_nanos free_tokens billing".split()
+store = sqlite3.connect(sys.argv[1])
+rows = [(f"use-many-{i:05}", now - i * 1000 - 5, now - i * 1000, f"req-many-{i}", sys.argv[2], "ws-default", "key-x", "", "many:1", "v", "chat.completions", 0, i, 0, 7, 0, 1, 2, 3, 4, 5, 6, "done", "", 0, 0, 0, "unpriced") for i in range(10000)]
+store.executemany(f"INSERT INTO usage_rows ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})", rows)
+store.commit()`, path.join(server.home, "tidepool.db"), organisation]);
+  await server.start();
+  await visit.go("/requests");
+  await visit.page.getByLabel("Model", { exact: true }).fill("many:1");
+  await visit.page.getByLabel("State").selectOption("done");
+  const rows = visit.page.getByRole("row");
+  await rows.nth(5).waitFor();
+  expect(await rows.count()).toBeLessThan(80);
+  const box = visit.page.getByRole("rowgroup");
+  const count = () => visit.page.getByRole("table").getAttribute("aria-rowcount").then(Number);
+  const started = Date.now();
+  // To the end of what is there, again and again: more comes each time.
+  while ((await count()) < 10_000 && Date.now() - started < 50_000) {
+    await box.evaluate((element) => { element.scrollTop = element.scrollHeight; });
+    await visit.page.waitForTimeout(20);
+  }
+  expect(await count()).toBe(10_000);
+  await box.evaluate((element) => { element.scrollTop = element.scrollHeight; });
+  await visit.page.getByText(/^9,999|^10 k \+ 7|10 k/).first().waitFor();
+  expect(await rows.count()).toBeLessThan(80);
+  // Drawn within a few frames wherever one looks.
+  const framesMs = await box.evaluate(async (element) => {
+    const frame = () => new Promise((resolve) => requestAnimationFrame(resolve));
+    const begin = performance.now();
+    for (let i = 0; i < 20; ++i) {
+      element.scrollTop = (element.scrollHeight * ((i * 7) % 20)) / 20;
+      await frame();
+      await frame();
+    }
+    return (performance.now() - begin) / 20;
+  });
+  console.log(`10,000 rows loaded in ${Date.now() - started} ms; ${framesMs.toFixed(1)} ms for a jump`);
+  await box.evaluate((element) => { element.scrollTop = 0; });
 });
 
 test("theme and language change at once and stay", async () => {
@@ -265,7 +421,7 @@ test("the first load is small and quick", async () => {
   expect(total).toBeLessThan(300_000);
 });
 
-const everyPage = ["/chat", "/compare", "/playground?model=smollm2:135m", "/overview", "/models", "/models/smollm2:135m", "/pool", "/planner", "/settings", "/doctor", "/shared#tps-none", "/nothing"];
+const everyPage = ["/chat", "/compare", "/playground?model=smollm2:135m", "/overview", "/models", "/models/smollm2:135m", "/pool", "/planner", "/settings", "/doctor", "/welcome", "/account", "/keys", "/requests", "/usage", "/shared#tps-none", "/nothing"];
 test("axe finds nothing serious on any page, and none is wider than a phone", async () => {
   await visit.page.setViewportSize({ width: 360, height: 740 });
   const problems: string[] = [];

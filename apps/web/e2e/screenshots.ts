@@ -13,7 +13,7 @@ const onlyPages = process.env.TIDEPOOL_PAGES;
 mkdirSync(out, { recursive: true });
 
 test("pictures of every page", async () => {
-  const server = new Server(["--open", "--simulated", "--simulated-step-ms", "8"], { TIDEPOOL_POOL_MEMORY: "1GiB", TIDEPOOL_POOL_WARM_MEMORY: "256MiB" });
+  const server = new Server(["--open", "--simulated", "--simulated-step-ms", "8"], { TIDEPOOL_POOL_MEMORY: "1GiB", TIDEPOOL_POOL_WARM_MEMORY: "256MiB", TIDEPOOL_LEDGER_FREE_TOKENS: "0" });
   await server.start();
   const browser = await launch();
   // Requests to every model, so that there is something to see.
@@ -29,6 +29,7 @@ test("pictures of every page", async () => {
     await server.store(smallModel, "smollm2:135m");
     await server.store(path.join(testData, "gemma-3-270m-Q4_K_M.gguf"), "gemma3:270m");
     await server.store(path.join(testData, "all-MiniLM-L6-v2"), "minilm:l6-v2");
+    await server.ask("POST", "/api/v1/prices", { currency: "EUR", note: "picture", models: [{ model: "*", tiers: [{ input: "0.10", cached_input: "0.02", output: "0.40" }] }] });
     const conversation = await talk(server);
     await server.ask("POST", "/api/v1/deployments", { name: "support", base: "smollm2:135m", description: "What the help desk calls", pinned: true, max_output_tokens: 512, defaults: { temperature: 0.3 } });
     await server.ask("POST", "/api/v1/deployments", { name: "search/embed", base: "minilm:l6-v2" });
@@ -47,7 +48,7 @@ test("pictures of every page", async () => {
       }], ["share", `/chat/${conversation}`, async ({ page }) => {
         await page.getByRole("button", { name: /^(Share|分享)$/ }).click();
         await page.getByRole("button", { name: /^(Make a link|生成链接)$/ }).click();
-      }], ["shared", `/shared#${token}`], ["model", "/models/smollm2:135m"], ["pool", "/pool"], ["planner", "/planner"], ["requests", "/requests"], ["usage", "/usage"], ["bills", "/bills"], ["limits", "/limits"], ["keys", "/keys"], ["people", "/people"], ["workspaces", "/workspaces"], ["audit", "/audit"], ["settings", "/settings"], ["health", "/doctor"], ["not-found", "/nothing"],
+      }], ["shared", `/shared#${token}`], ["model", "/models/smollm2:135m"], ["pool", "/pool"], ["planner", "/planner"], ["requests", "/requests"], ["usage", "/usage"], ["bills", "/bills"], ["limits", "/limits"], ["keys", "/keys"], ["people", "/people"], ["workspaces", "/workspaces"], ["audit", "/audit"], ["settings", "/settings"], ["health", "/doctor"], ["welcome", "/welcome"], ["account", "/account"], ["not-found", "/nothing"],
     ];
     const looks = [
       { name: "wide", width: 1440, height: 900, theme: "light", language: "en" }, { name: "tablet", width: 820, height: 1100, theme: "light", language: "en" },

@@ -1,12 +1,17 @@
 // The real binary on a free loopback port, with a home of its own.
 import { spawn, type ChildProcess } from "node:child_process";
-import { mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 
 export const binary = process.env.TIDEPOOL_BINARY ?? path.resolve(import.meta.dirname, "../../../build/tidepool");
 export const testData = process.env.TIDEPOOL_TEST_DATA ?? path.resolve(import.meta.dirname, "../../../build/test-data");
 export const smallModel = path.join(testData, "SmolLM2-135M-Instruct.Q4_1.gguf");
+
+// A small random cross-encoder: a copy, without what is beside it in the repository.
+export const ranker = mkdtempSync(path.join(os.tmpdir(), "tidepool-ranker-"));
+cpSync(path.resolve(import.meta.dirname, "../../../src/platform/inference/testdata/pooled/cross_encoder"), ranker, { recursive: true, filter: (file) => !/\.gguf$|expected\.json$/.test(file) });
+process.once("exit", () => rmSync(ranker, { recursive: true, force: true }));
 
 export class Server {
   url = "";

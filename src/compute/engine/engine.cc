@@ -40,6 +40,7 @@ EngineImpl::EngineImpl(chips::Device& device, Ledger& ledger, const Clock& clock
       scheduler_(options_.make_scheduler ? options_.make_scheduler(options_.pool)
                                          : MakeTidepoolScheduler(options_.pool)),
       events_(options_.event_records),
+      turns_(options_.turn_records),
       kv_mover_(MakeKvMover(options_.kv_mover)),
       ledger_metrics_(ledger, metrics) {
   if (options_.trace_records > 0) {
@@ -221,7 +222,9 @@ std::vector<ModelEntry> EngineImpl::ListModels() const {
          .kv_blocks_cached = card->kv_blocks_cached,
          .running = card->running,
          .waiting = card->waiting,
-         .last_used = card->last_used});
+         .last_used = card->last_used,
+         .tokens_on_time = card->tokens_on_time,
+         .tokens_late = card->tokens_late});
   }
   return entries;
 }

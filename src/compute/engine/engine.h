@@ -27,6 +27,7 @@
 #include "base/result.h"
 #include "chips/device.h"
 #include "compute/engine/pool_events.h"
+#include "compute/engine/turn_log.h"
 #include "compute/kv/host_kv_arena.h"
 #include "compute/kv/kv_mover.h"
 #include "compute/kv/kv_reserve.h"
@@ -176,6 +177,7 @@ struct ModelEntry {  // what ListModels reports
   int32_t kv_blocks_cached = 0;  // prefix cache, reclaimable
   int32_t running = 0, waiting = 0;
   Nanoseconds last_used = 0;
+  uint64_t tokens_on_time = 0, tokens_late = 0;  // of answers, by the promise of its policy, since the start
 };
 
 // What the operator promises and wants for one model.
@@ -188,6 +190,13 @@ struct ModelPolicy {
   StepProfile profile = {};   // first guess of step times; all 0: none. What steps really take is learned.
 };
 
+// Since the start, as they happen.
+struct PoolTokens {
+  uint64_t computed = 0;   // by steps: of prompts and of answers
+  uint64_t generated = 0;  // of answers; of these, where a time was promised,
+  uint64_t on_time = 0, late = 0;
+};
+
 // The pool as people and traces see it: of one moment between two steps.
 struct PoolReport {
   std::string policy;
@@ -196,7 +205,8 @@ struct PoolReport {
   PoolCounters counters;
   uint64_t limit_bytes = 0, used_bytes = 0, over_limit_bytes = 0;
   uint64_t host_kv_limit_bytes = 0, host_kv_used_bytes = 0;
-  int32_t moves = 0;                                       // KV moves under way
+  int32_t moves = 0;  // KV moves under way
+  PoolTokens tokens;
   std::vector<std::pair<PoolModelId, std::string>> names;  // of device.replicas
 };
 
@@ -226,7 +236,8 @@ struct EngineOptions {
   // them (PoolJob::open_output_tokens). 0: all that its context may come to need.
   int32_t open_answer_tokens = 1024;
   PrefixFileOptions prefix_files = {};
-  size_t event_records = 4096;  // of what the pool did, for Events
+  size_t event_records = 4096;   // of what the pool did, for Events
+  size_t turn_records = 16'384;  // of what was computed when, for Turns; 0: none are kept
   size_t trace_records = 0;  // of the scheduler's events and decisions, for DecisionTrace; 0: none are kept
   // Another policy than Tidepool's own.
   std::function<std::unique_ptr<PoolScheduler>(const PoolPolicyOptions&)> make_scheduler = {};
@@ -284,6 +295,8 @@ class Engine {
 
   // What the pool did after event `after` (0: all that is kept), at most `most`, oldest first.
   virtual PoolEvents Events(uint64_t after, size_t most) const = 0;
+  // What was computed when, after turn `after`. The newest turn may grow.
+  virtual PoolTurns Turns(uint64_t after, size_t most) const = 0;
   // The last trace_records events and decisions, as compute/scheduler/trace.h writes them (JSON lines); empty
   // when none are kept. `requests`: who asked when for what, as the simulator reads workloads.
   virtual std::string DecisionTrace(bool requests) const = 0;

@@ -48,6 +48,7 @@ class EngineImpl final : public Engine {
   bool Drain(Nanoseconds deadline) override;
   uint64_t Trim(uint64_t bytes) override;
   PoolEvents Events(uint64_t after, size_t most) const override { return events_.Since(after, most); }
+  PoolTurns Turns(uint64_t after, size_t most) const override { return turns_.Since(after, most); }
   std::string DecisionTrace(bool requests) const override;
   void SavePrefixCaches() override;
   Load load() const override;
@@ -136,6 +137,7 @@ class EngineImpl final : public Engine {
   // On any of the device's threads: it touches the sequence and the sampler only.
   static int32_t NextToken(Sequence& sequence, const Sampler::Row& row, Sampler& sampler);
   void Emit(Sequence& sequence, int32_t token);
+  void CountPromise(const Sequence& sequence, Nanoseconds now);
   static bool FollowGrammar(Sequence& sequence, int32_t token, bool was_reasoning);
   void TakeHidden(Sequence& sequence, const PlannedTokens& planned, const float* rows);
   // `share`: its rows of the step's.
@@ -190,7 +192,9 @@ class EngineImpl final : public Engine {
   std::unique_ptr<PoolScheduler> scheduler_;
   TraceRecorder* recorder_ = nullptr;  // the scheduler, where it is one
   PoolEventLog events_;                // any thread
-  ModelHandle last_run_ = 0;           // whose step was computed last
+  PoolTurnLog turns_;                  // any thread
+  PoolTokens tokens_;
+  ModelHandle last_run_ = 0;  // whose step was computed last
   std::unique_ptr<KvMover> kv_mover_;
   std::vector<Effect> effects_;
   bool idle_turn_ = true;       // the last turn of the loop computed nothing

@@ -49,6 +49,10 @@ ModelMetrics::ModelMetrics(MetricsRegistry& registry, const std::string& model) 
   finished_length = registry.counter(finished, finished_help, with("finish", "length"));
   finished_cancelled = registry.counter(finished, finished_help, with("finish", "cancelled"));
   finished_error = registry.counter(finished, finished_help, with("finish", "error"));
+  const char* promised = "tidepool_promised_tokens_total";
+  const char* promised_help = "Tokens of answers by whether they came when the model's policy promises them";
+  tokens_on_time = registry.counter(promised, promised_help, with("came", "on_time"));
+  tokens_late = registry.counter(promised, promised_help, with("came", "late"));
   running = registry.gauge("tidepool_requests_running", "Sequences admitted", labels);
   waiting = registry.gauge("tidepool_requests_waiting", "Sequences waiting for admission", labels);
   kv_used = registry.gauge("tidepool_kv_blocks", "KV blocks by state", with("state", "used"));

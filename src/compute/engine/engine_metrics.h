@@ -16,6 +16,7 @@ struct ModelMetrics {
   Counter finished_stop, finished_length, finished_cancelled, finished_error;
   Counter prefix_evictions;
   Counter drafted_tokens, accepted_tokens;
+  Counter tokens_on_time, tokens_late;
   Gauge running, waiting, kv_used, kv_cached, kv_free;
 };
 

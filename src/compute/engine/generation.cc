@@ -226,6 +226,22 @@ bool EngineImpl::FollowGrammar(Sequence& sequence, int32_t token, bool was_reaso
   return generation.matcher->Accept(bytes) && generation.matcher->ended();
 }
 
+// A token is due at arrival + ttft + i * tpot. Batch work is promised no time, and a reader that held its own
+// answer up is owed none.
+void EngineImpl::CountPromise(const Sequence& sequence, Nanoseconds now) {
+  ++tokens_.generated;
+  const Generation& generation = *sequence.generation;
+  if (generation.request.job_class == JobClass::kBatch || sequence.ticket->held_up) return;
+  const ModelPolicy& policy = sequence.model->policy;
+  const double slack_s = policy.ttft_s + policy.tpot_s * generation.usage.completion_tokens -
+                         Seconds(sequence.submitted_at, now);
+  const bool late = slack_s < 0;
+  (late ? sequence.model->metrics->tokens_late : sequence.model->metrics->tokens_on_time).Increment();
+  (late ? sequence.card->tokens_late : sequence.card->tokens_on_time).fetch_add(1, std::memory_order_relaxed);
+  ++(late ? tokens_.late : tokens_.on_time);
+  turns_.Token(slack_s);
+}
+
 void EngineImpl::Emit(Sequence& sequence, int32_t token) {
   Generation& generation = *sequence.generation;
   const SamplingParams& params = generation.request.sampling;
@@ -238,6 +254,7 @@ void EngineImpl::Emit(Sequence& sequence, int32_t token) {
     sequence.model->metrics->tpot_s.Observe(Seconds(generation.last_token_at, now));
   }
   generation.last_token_at = now;
+  CountPromise(sequence, now);
 
   sequence.tokens.push_back(token);
   ++generation.usage.completion_tokens;

@@ -414,6 +414,7 @@ void EngineImpl::PublishReport() {
     report->host_kv_used_bytes = stats.used_bytes + stats.moving_bytes;
   }
   report->moves = moves_;
+  report->tokens = tokens_;
   for (const ReplicaState& replica : report->device.replicas) {
     report->names.emplace_back(replica.model, models_.at(replica.model)->card->name);
   }

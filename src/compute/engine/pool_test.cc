@@ -253,6 +253,44 @@ TEST_F(EnginePoolTest, APinnedModelStaysAndATtlEnds) {
   ExpectDrained();
 }
 
+TEST_F(EnginePoolTest, TokensAreCountedByWhatWasPromised) {
+  StartPool(2 * kWeights, 2000, 0);
+  ModelPolicy patient, hasty;
+  patient.ttft_s = 3600;
+  hasty.ttft_s = hasty.tpot_s = 1e-9;  // no step is so quick
+  const ModelHandle calm = AddPooled("calm", {}, patient), late = AddPooled("late", {}, hasty);
+  Generate(Request(calm, Prompt(20, 1), 5, nullptr));
+  Generate(Request(late, Prompt(20, 2), 7, nullptr));
+  GenerateRequest batch = Request(late, Prompt(20, 3), 4, nullptr);
+  batch.job_class = JobClass::kBatch;
+  Generate(std::move(batch));
+  const PoolTokens tokens = engine->pool()->tokens;
+  EXPECT_EQ(tokens.on_time, 5u);
+  EXPECT_EQ(tokens.late, 7u);
+  EXPECT_EQ(tokens.generated, 16u) << "batch work is promised no time";
+  // Each prompt, and each token but the last of an answer, whose turn never comes.
+  EXPECT_EQ(tokens.computed, 3u * 20 + 4 + 6 + 3);
+  for (const ModelEntry& model : engine->ListModels()) {
+    EXPECT_EQ(model.tokens_on_time, model.name == "calm" ? 5u : 0u);
+    EXPECT_EQ(model.tokens_late, model.name == "late" ? 7u : 0u);
+  }
+  // And the turns say the same.
+  int64_t computed = 0, answered = 0, were_late = 0;
+  for (const PoolTurn& turn : engine->Turns(0, 1000).turns) {
+    computed += turn.tokens;
+    answered += turn.answered;
+    were_late += turn.late;
+    EXPECT_LE(turn.from, turn.to);
+    if (turn.late > 0) {
+      EXPECT_EQ(*turn.model, "late");
+    }
+  }
+  EXPECT_EQ(computed, static_cast<int64_t>(tokens.computed));
+  EXPECT_EQ(answered, 12);
+  EXPECT_EQ(were_late, 7);
+  ExpectDrained();
+}
+
 TEST_F(EnginePoolTest, OverloadIsAnsweredAtOnce) {
   EngineOptions options;
   options.pool.admission_load = 1;

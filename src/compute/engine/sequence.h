@@ -40,6 +40,7 @@ struct ModelCard {
   std::shared_ptr<ResidentWeights> resident;
   std::atomic<int32_t> kv_blocks_used{0}, kv_blocks_cached{0}, running{0}, waiting{0};
   std::atomic<Nanoseconds> last_used{0};
+  std::atomic<uint64_t> tokens_on_time{0}, tokens_late{0};
 };
 
 // A model as the engine thread holds it. Destroying it frees its memory, then gives its charges back.
@@ -79,9 +80,10 @@ struct Ticket {
   RequestHandle handle = 0;
   std::atomic<bool> cancel{false};
   std::atomic<bool> paused{false};
-  std::atomic<bool> listed{false};  // is in the inbox's attention list
-  std::vector<PoolJobId> jobs;      // engine thread: what still waits or runs
-  int32_t unadmitted = 0;           // engine thread: counts for the queue bound until 0
+  std::atomic<bool> held_up{false};  // by its reader, once: then no promise is counted any more
+  std::atomic<bool> listed{false};   // is in the inbox's attention list
+  std::vector<PoolJobId> jobs;       // engine thread: what still waits or runs
+  int32_t unadmitted = 0;            // engine thread: counts for the queue bound until 0
 };
 
 // The generating half of a sequence.

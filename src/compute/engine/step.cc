@@ -245,6 +245,8 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
   model.metrics->step_s.Observe(static_cast<double>(now - started_at) * 1e-9);
   const PoolPlan& plan = scheduler_->plan(0);  // stays as it is until the next Decide
   model.metrics->step_tokens.Observe(plan.tokens);
+  tokens_.computed += static_cast<uint64_t>(plan.tokens);
+  turns_.Add(model.card->shared_name, started_at, now, plan.tokens);
 
   // How many tokens a drafted step gives is known only when they are taken. Else the scheduler is told before
   // sequences end and their jobs with them.

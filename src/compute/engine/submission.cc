@@ -298,6 +298,7 @@ void EngineImpl::SetPaused(RequestHandle request, bool paused) {
   const auto ticket = FindTicket(request);
   if (ticket == nullptr) return;
   ticket->paused = paused;
+  if (paused) ticket->held_up = true;
   Flag(ticket);
 }
 

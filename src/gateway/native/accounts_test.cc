@@ -92,6 +92,11 @@ class AccountsApiTest : public ServerTest {
     ServerHooks hooks;
     hooks.version = "0.1";
     hooks.settings = [] { return Json{{"data", Json::array()}}; };
+    hooks.change_settings = [](const Json& values, const ServerHooks::RecordChange& record) -> Status {
+      if (!values.contains("pool.ttft_s"))
+        return tidepool::Fail(ErrorKind::kForbidden, "setting_not_editable", "not here", "home");
+      return record(Json{{"pool.ttft_s", nullptr}}, values);
+    };
     hooks.doctor = [] { return Json{{"cores", 2}}; };
     hooks.status = [] { return Json{{"uptime_s", 1}}; };
     hooks.accounts = world_.accounts.get();
@@ -882,6 +887,19 @@ TEST_F(AccountsApiTest, AFullStoreIs503ThatSaysWhyAndGoesAway) {
   Tell(operator_, "GET", "/v1/models", nullptr, 200);
   limit(1'000'000);
   Tell(operator_, "POST", "/api/v1/organisations", spec, 201);
+}
+
+TEST_F(AccountsApiTest, ChangedSettingsAreRecorded) {
+  StartWithAccounts();
+  Tell(operator_, "PATCH", "/api/v1/settings", {{"values", {{"pool.ttft_s", "5"}}}}, 200);
+  const Json rows = Tell(operator_, "GET", "/api/v1/audit", nullptr, 200)["data"];
+  const auto row = std::find_if(rows.begin(), rows.end(),
+                                [](const Json& one) { return one["action"] == "settings.changed"; });
+  ASSERT_NE(row, rows.end()) << rows;
+  EXPECT_EQ((*row)["after"], Json::parse(R"({"pool.ttft_s": "5"})"));
+  EXPECT_TRUE((*row)["before"]["pool.ttft_s"].is_null());
+  Tell(operator_, "PATCH", "/api/v1/settings", {{"values", {{"home", "/tmp"}}}}, 403);
+  Tell(operator_, "PATCH", "/api/v1/settings", Json::object(), 400);
 }
 
 TEST_F(AccountsApiTest, WhatTheOperatorDoesIsRecorded) {

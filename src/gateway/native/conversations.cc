@@ -10,6 +10,7 @@
 #include "gateway/json_body.h"
 #include "gateway/native/call.h"
 #include "gateway/openai/fields.h"
+#include "gateway/openai/reply.h"
 #include "gateway/openai/sampling_fields.h"
 #include "gateway/router.h"
 #include "gateway/sse.h"
@@ -80,6 +81,7 @@ Json TurnJson(const platform::Turn& turn) {
                     {"prompt_tokens_details", {{"cached_tokens", turn.usage->cached_tokens}}},
                     {"completion_tokens_details", {{"reasoning_tokens", turn.usage->reasoning_tokens}}}};
   }
+  out["cost"] = turn.billed ? openai::BilledJson(*turn.billed) : Json(nullptr);
   Json timings = Json::object();
   if (turn.timings.ttft_s > 0) timings["ttft_s"] = turn.timings.ttft_s;
   if (turn.timings.queue_s > 0) timings["queue_s"] = turn.timings.queue_s;
@@ -401,7 +403,7 @@ constexpr const char* kTurnSchema = R"json({
     "content": {"type": "string"}, "reasoning": {"type": "string"},
     "files": {"type": "array", "items": {"type": "object", "properties": {"name": {"type": "string"}, "text": {"type": "string"}}}},
     "model": {"type": "string"}, "state": {"enum": ["running", "done", "stopped", "interrupted", "failed"]},
-    "finish_reason": {"type": "string"}, "error": {"type": ["object", "null"]}, "usage": {"type": ["object", "null"]},
+    "finish_reason": {"type": "string"}, "error": {"type": ["object", "null"]}, "usage": {"type": ["object", "null"]}, "cost": {"type": ["object", "null"], "description": "amount, currency, billing (paid, free, mixed, unpriced, waived), free_tokens"},
     "timings": {"type": "object", "description": "queue_s, ttft_s, reasoning_s, decode_s, where they are known"},
     "dropped_turns": {"type": "integer", "description": "the oldest turns, left out because the context was full"},
     "created": {"type": "number", "description": "seconds since 1970"}}

@@ -1,11 +1,14 @@
 // The pool: its state, its budgets, what each model may expect.
 #include <fmt/format.h>
 
+#include <charconv>
+
 #include "gateway/errors.h"
 #include "gateway/native/fields.h"
 #include "gateway/native/handlers.h"
 #include "gateway/native/pool_feed.h"
 #include "gateway/openai/fields.h"
+#include "gateway/router.h"
 
 namespace tidepool::gateway::native {
 
@@ -50,6 +53,62 @@ void Pool(Services& services, std::shared_ptr<Exchange> exchange) {
 
 void PoolEventStream(Services& services, std::shared_ptr<Exchange> exchange) {
   if (PoolOf(services, exchange) != nullptr) services.pool_feed.Add(std::move(exchange));
+}
+
+namespace {
+
+constexpr uint64_t kMostHistory = 20'000;  // turns, and events, of one answer: some megabytes
+
+struct HistoryQuery {
+  uint64_t turns_after = 0, events_after = 0, limit = kMostHistory;
+};
+
+Result<HistoryQuery> ReadHistoryQuery(const HttpRequest& request) {
+  TP_ASSIGN(const auto values, ParseQuery(request.target, request.route->query));
+  HistoryQuery query;
+  for (const auto& [name, text] : values) {
+    uint64_t& value = name == "turns_after"    ? query.turns_after
+                      : name == "events_after" ? query.events_after
+                                               : query.limit;
+    const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (problem != std::errc() || end != text.data() + text.size())
+      return Fail(BadField(name, fmt::format("{} must be a whole number from 0.", name)));
+  }
+  if (query.limit < 1 || query.limit > kMostHistory)
+    return Fail(BadField("limit", fmt::format("limit must be 1 to {}.", kMostHistory)));
+  return query;
+}
+
+}  // namespace
+
+void PoolHistory(Services& services, std::shared_ptr<Exchange> exchange) {
+  auto* pool = PoolOf(services, exchange);
+  if (pool == nullptr) return;
+  const auto query = ReadHistoryQuery(exchange->request());
+  if (!query) return exchange->Send(ErrorResponse(query.error()));
+  const platform::PoolTurnList turns = pool->Turns(query->turns_after, query->limit);
+  const platform::PoolEventList events = pool->Events(query->events_after, query->limit);
+  Json out{{"turns", Json::array()}, {"turns_missed", turns.missed}, {"turns_last", turns.last}};
+  for (const auto& [from_s, to_s, turn] : turns.entries) {
+    out["turns"].push_back({{"number", turn.number},
+                            {"model", *turn.model},
+                            {"from", from_s},
+                            {"to", to_s},
+                            {"steps", turn.steps},
+                            {"tokens", turn.tokens},
+                            {"answered", turn.answered},
+                            {"late", turn.late},
+                            {"least_slack_s", turn.answered > 0 ? Json(turn.least_slack_s) : Json(nullptr)}});
+  }
+  out["events"] = Json::array();
+  for (const auto& entry : events.entries) {
+    Json event{{"event", compute::PoolEventKindName(entry.event.kind)}};
+    event.update(EngineEventJson(entry));
+    out["events"].push_back(std::move(event));
+  }
+  out["events_missed"] = events.missed;
+  out["events_last"] = events.last;
+  exchange->Send(JsonResponse(out));
 }
 
 namespace {
@@ -161,10 +220,30 @@ Json PoolSchema() {
         "switch_share": {"type": "number", "description": "of its time that waited for weights with work at hand, over a minute"},
         "switches_per_s": {"type": "number"}, "kv_moves": {"type": "integer"}}},
       "counters": {"type": "object"},
+      "tokens": {"type": "object", "description": "since the start, as they happen", "properties": {
+        "computed": {"type": "integer", "description": "of prompts and of answers"}, "generated": {"type": "integer", "description": "of answers"},
+        "on_time": {"type": "integer", "description": "of these, when their model's ttft_s and tpot_s promise"}, "late": {"type": "integer"}}},
       "models": {"type": "array"}}
   })json");
   schema["properties"]["models"]["items"] = PoolModelSchema();
   return schema;
+}
+
+Json PoolHistorySchema() {
+  return Json::parse(R"json({
+    "type": "object",
+    "properties": {
+      "turns": {"type": "array", "items": {"type": "object", "properties": {
+        "number": {"type": "integer", "description": "from 1; the newest turn may grow: ask again after the one before it"},
+        "model": {"type": "string"}, "from": {"type": "number", "description": "seconds since 1970"}, "to": {"type": "number"},
+        "steps": {"type": "integer"}, "tokens": {"type": "integer", "description": "computed, prompts' included"},
+        "answered": {"type": "integer", "description": "tokens of answers that were promised a time"},
+        "late": {"type": "integer", "description": "of these, after it"},
+        "least_slack_s": {"type": ["number", "null"], "description": "of these: the time left; negative: late"}}}},
+      "turns_missed": {"type": "integer", "description": "that are not kept any more"}, "turns_last": {"type": "integer"},
+      "events": {"type": "array", "items": {"type": "object"}},
+      "events_missed": {"type": "integer"}, "events_last": {"type": "integer"}}
+  })json");
 }
 
 Json PoolResizeRequestSchema() {

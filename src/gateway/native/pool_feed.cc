@@ -97,6 +97,8 @@ Json PoolModelJson(const platform::PoolModelState& model) {
                      {"kv_bytes", entry.kv_bytes},
                      {"kv_blocks_used", entry.kv_blocks_used},
                      {"kv_blocks_cached", entry.kv_blocks_cached},
+                     {"tokens_on_time", entry.tokens_on_time},
+                     {"tokens_late", entry.tokens_late},
                      {"running", entry.running},
                      {"waiting", entry.waiting}};
   }
@@ -138,6 +140,10 @@ Json PoolJson(const platform::PoolState& state) {
                    {"switches_per_s", state.device.switches_per_s},
                    {"kv_moves", state.kv_moves}};
   out["counters"] = CountersJson(state.counters);
+  out["tokens"] = {{"computed", state.tokens.computed},
+                   {"generated", state.tokens.generated},
+                   {"on_time", state.tokens.on_time},
+                   {"late", state.tokens.late}};
   out["models"] = Json::array();
   for (const auto& model : state.models) out["models"].push_back(PoolModelJson(model));
   return out;
@@ -166,18 +172,22 @@ std::string ModelEvents(const platform::PoolState& before, const platform::PoolS
   return out;
 }
 
+Json EngineEventJson(const platform::PoolEventList::Entry& entry) {
+  const compute::PoolEvent& event = entry.event;
+  Json data{{"number", event.number}, {"time", entry.unix_s}};
+  if (event.model != nullptr) data["model"] = *event.model;
+  if (event.reason != compute::Reason::kNone) data["reason"] = compute::ReasonName(event.reason);
+  if (event.bytes > 0) data["bytes"] = event.bytes;
+  if (event.seconds > 0) data["seconds"] = event.seconds;
+  if (event.model != nullptr) data["resident_segments"] = event.segments;
+  return data;
+}
+
 std::string EngineEvents(const platform::PoolEventList& list) {
   std::string out;
   if (list.missed > 0) AppendNamed(out, "missed", {{"count", list.missed}});
-  for (const auto& [unix_s, event] : list.entries) {
-    Json data{{"number", event.number}, {"time", unix_s}};
-    if (event.model != nullptr) data["model"] = *event.model;
-    if (event.reason != compute::Reason::kNone) data["reason"] = compute::ReasonName(event.reason);
-    if (event.bytes > 0) data["bytes"] = event.bytes;
-    if (event.seconds > 0) data["seconds"] = event.seconds;
-    if (event.model != nullptr) data["resident_segments"] = event.segments;
-    AppendNamed(out, compute::PoolEventKindName(event.kind), data);
-  }
+  for (const auto& entry : list.entries)
+    AppendNamed(out, compute::PoolEventKindName(entry.event.kind), EngineEventJson(entry));
   return out;
 }
 

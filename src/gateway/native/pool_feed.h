@@ -26,6 +26,8 @@ namespace tidepool::gateway::native {
 nlohmann::ordered_json PoolJson(const platform::PoolState& state);
 // Models that came, went or changed their state between two looks, as server-sent events "model".
 std::string ModelEvents(const platform::PoolState& before, const platform::PoolState& now);
+// One thing that the engine did: number, time, model, reason, bytes, seconds, resident_segments.
+nlohmann::ordered_json EngineEventJson(const platform::PoolEventList::Entry& entry);
 // What the engine did, as server-sent events named by what it was: load, loaded, load_failed, load_stopped,
 // evict, spill, restore, recompute, reject, switch, weights_lost; and missed, before them.
 std::string EngineEvents(const platform::PoolEventList& list);

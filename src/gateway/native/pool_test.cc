@@ -47,6 +47,17 @@ class FakePool final : public platform::PoolControl {
       list.entries.push_back({.unix_s = static_cast<double>(event.at) * 1e-9, .event = event});
     return list;
   }
+  platform::PoolTurnList Turns(uint64_t after, size_t most) const override {
+    const std::lock_guard lock(mutex_);
+    const compute::PoolTurns found = turns_.Since(after, most);
+    platform::PoolTurnList list{.entries = {}, .missed = found.missed, .last = found.last};
+    for (const compute::PoolTurn& turn : found.turns) {
+      list.entries.push_back({.from_s = static_cast<double>(turn.from) * 1e-9,
+                              .to_s = static_cast<double>(turn.to) * 1e-9,
+                              .turn = turn});
+    }
+    return list;
+  }
   Result<std::string> Trace(bool requests) const override {
     if (!traced) return Fail(ErrorKind::kNotFound, "no_trace", "nothing is recorded");
     return std::string(requests ? "{\"arrival_s\":0}\n" : "{\"t\":0}\n");
@@ -63,6 +74,12 @@ class FakePool final : public platform::PoolControl {
               .segments = 3});
   }
 
+  void Compute(const std::string& model, Nanoseconds from, Nanoseconds to, double slack_s) {
+    const std::lock_guard lock(mutex_);
+    turns_.Add(std::make_shared<const std::string>(model), from, to, 8);
+    turns_.Token(slack_s);
+  }
+
   void Change(const std::function<void(platform::PoolState&)>& change) {
     const std::lock_guard lock(mutex_);
     change(state_);
@@ -73,6 +90,7 @@ class FakePool final : public platform::PoolControl {
  private:
   mutable std::mutex mutex_;
   compute::PoolEventLog log_{4};
+  compute::PoolTurnLog turns_{4};
   platform::PoolState state_;
 };
 
@@ -114,6 +132,32 @@ TEST_F(PoolApiTest, ShowsBudgetsAndModels) {
   EXPECT_EQ(state["models"][1]["retry_in_s"], 4);
   EXPECT_EQ(state["models"][1]["error"]["message"], "the file ends early");
   EXPECT_TRUE(state["models"][1]["slack_s"].is_null());
+}
+
+TEST_F(PoolApiTest, HistoryTellsTurnsAndEventsAfterANumber) {
+  Start();
+  for (int i = 0; i < 6; ++i)
+    pool_.Compute(i % 2 == 0 ? "small" : "other", i * kSecond, (i + 1) * kSecond, i == 5 ? -0.5 : 0.5);
+  pool_.Happen(compute::PoolEventKind::kLoad, "small", 100);
+  const Json all = AskJson(Get("/api/v1/pool/history"));
+  EXPECT_EQ(all["turns_missed"], 2);
+  EXPECT_EQ(all["turns_last"], 6);
+  ASSERT_EQ(all["turns"].size(), 4u);
+  EXPECT_EQ(all["turns"][3],
+            Json::parse(R"({"number":6,"model":"other","from":5.0,"to":6.0,"steps":1,"tokens":8,
+      "answered":1,"late":1,"least_slack_s":-0.5})"));
+  ASSERT_EQ(all["events"].size(), 1u);
+  EXPECT_EQ(all["events"][0]["event"], "load");
+  EXPECT_EQ(all["events"][0]["model"], "small");
+  const Json rest = AskJson(Get("/api/v1/pool/history?turns_after=5&events_after=1"));
+  EXPECT_EQ(rest["turns"].size(), 1u);
+  EXPECT_EQ(rest["turns_missed"], 0);
+  EXPECT_EQ(rest["events"].size(), 0u);
+  const Json few = AskJson(Get("/api/v1/pool/history?limit=2"));
+  EXPECT_EQ(few["turns"].size(), 2u);
+  EXPECT_EQ(few["turns"][0]["number"], 3) << "the oldest that is kept";
+  EXPECT_EQ(AskJson(Get("/api/v1/pool/history?turns_after=-1"), 400)["error"]["param"], "turns_after");
+  EXPECT_EQ(AskJson(Get("/api/v1/pool/history?limit=0"), 400)["error"]["param"], "limit");
 }
 
 TEST_F(PoolApiTest, OperatorsOnly) {

@@ -183,6 +183,7 @@ class KeepAlivePool final : public platform::PoolControl {
   }
   void SetCordoned(bool) override {}
   platform::PoolEventList Events(uint64_t, size_t) const override { return {}; }
+  platform::PoolTurnList Turns(uint64_t, size_t) const override { return {}; }
   Result<std::string> Trace(bool) const override { return std::string(); }
   void UpdateMetrics() override {}
   // It is said after the request was handed over.

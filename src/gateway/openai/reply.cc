@@ -8,6 +8,7 @@
 #include "gateway/errors.h"
 #include "gateway/json_body.h"
 #include "gateway/sse.h"
+#include "platform/ledger/money.h"
 
 namespace tidepool::gateway::openai {
 namespace {
@@ -59,6 +60,13 @@ std::string UsageJson(const compute::Usage& usage) {
       R"("completion_tokens_details":{{"reasoning_tokens":{}}}}})",
       usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens,
       usage.cached_tokens, usage.reasoning_tokens);
+}
+
+nlohmann::ordered_json BilledJson(const platform::Billed& billed) {
+  return {{"amount", platform::Money{billed.amount_nanos}.ToString()},
+          {"currency", billed.currency},
+          {"billing", platform::BillingName(billed.billing)},
+          {"free_tokens", billed.free_tokens}};
 }
 
 Reply::Reply(std::shared_ptr<Exchange> exchange, const platform::Inference& inference, ReplyOptions options,
@@ -190,7 +198,13 @@ void Reply::OnFinish(int32_t choice, const compute::FinishEvent& event) {
   Write(scratch_);
 }
 
+void Reply::OnBilled(const platform::Billed& billed) {
+  std::lock_guard lock(mutex_);
+  billed_ = billed;
+}
+
 void Reply::AppendEnd(const compute::Usage& usage, std::string& out) {
+  if (progress_ && billed_) AppendNamedEvent(out, "cost", DumpJson(BilledJson(*billed_)));
   if (options_.include_usage) AppendUsage(usage, out);
   AppendEvent(out, "[DONE]");
 }

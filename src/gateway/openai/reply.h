@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -30,6 +31,7 @@ class Reply : public ReplySink {
   void OnToken(int32_t choice, const compute::TokenEvent& event) final;
   void OnToolCall(int32_t choice, const platform::ToolCallDelta& delta) final;
   void OnFinish(int32_t choice, const compute::FinishEvent& event) final;
+  void OnBilled(const platform::Billed& billed) final;
 
  protected:
   struct Choice {
@@ -82,8 +84,11 @@ class Reply : public ReplySink {
   std::unordered_map<int32_t, std::string> token_texts_;  // TextOf
   compute::ProgressEvent last_progress_;
   bool any_progress_ = false;
+  std::optional<platform::Billed> billed_;
 };
 
+// {"amount", "currency", "billing", "free_tokens"}: what a request came to.
+nlohmann::ordered_json BilledJson(const platform::Billed& billed);
 // OpenAI's usage object.
 std::string UsageJson(const compute::Usage& usage);
 

@@ -32,6 +32,7 @@ class FakeRun {
     sink_->OnToolCall(choice, delta);
   }
   void Finish(compute::FinishReason reason, int32_t choice = 0, Error error = {});
+  void Bill(const platform::Billed& billed) { sink_->OnBilled(billed); }
   void Done(Result<compute::Usage> usage) { sink_->OnDone(usage); }
   // All choices say `text` as one token each and stop; usage 7 prompt tokens, 3 cached.
   void Say(std::string_view text);

@@ -96,13 +96,19 @@ std::vector<AttachedFile> FilesOf(const std::string& text) {
   return out;
 }
 
-std::string UsageText(const std::optional<compute::Usage>& usage) {
-  if (!usage) return "";
-  return Json{{"prompt", usage->prompt_tokens},
-              {"cached", usage->cached_tokens},
-              {"completion", usage->completion_tokens},
-              {"reasoning", usage->reasoning_tokens}}
-      .dump();
+std::string UsageText(const Turn& turn) {
+  if (!turn.usage) return "";
+  Json out{{"prompt", turn.usage->prompt_tokens},
+           {"cached", turn.usage->cached_tokens},
+           {"completion", turn.usage->completion_tokens},
+           {"reasoning", turn.usage->reasoning_tokens}};
+  if (turn.billed) {
+    out["amount_nanos"] = turn.billed->amount_nanos;
+    out["currency"] = turn.billed->currency;
+    out["billing"] = static_cast<int>(turn.billed->billing);
+    out["free_tokens"] = turn.billed->free_tokens;
+  }
+  return out.dump();
 }
 
 std::optional<compute::Usage> UsageOf(const std::string& text) {
@@ -110,6 +116,19 @@ std::optional<compute::Usage> UsageOf(const std::string& text) {
   if (!usage.is_object()) return std::nullopt;
   return compute::Usage{usage.value("prompt", 0), usage.value("cached", 0), usage.value("completion", 0),
                         usage.value("reasoning", 0)};
+}
+
+// Rows from before money was kept with them have none.
+std::optional<Billed> BilledOf(const std::string& text) {
+  const Json usage = Json::parse(text, nullptr, false);
+  if (!usage.is_object() || !usage.contains("amount_nanos")) return std::nullopt;
+  Billed billed;
+  billed.amount_nanos = usage.value("amount_nanos", int64_t{0});
+  billed.currency = usage.value("currency", "");
+  billed.billing =
+      static_cast<Billing>(std::clamp(usage.value("billing", 0), 0, static_cast<int>(Billing::kWaived)));
+  billed.free_tokens = usage.value("free_tokens", int64_t{0});
+  return billed;
 }
 
 std::string TimingsText(const TurnTimings& timings) {
@@ -145,6 +164,7 @@ Turn TurnOf(const Row& row) {
   turn.error_code = row.Text(9);
   turn.error_message = row.Text(10);
   turn.usage = UsageOf(row.Text(11));
+  turn.billed = BilledOf(row.Text(11));
   turn.timings = TimingsOf(row.Text(12));
   turn.dropped_turns = static_cast<int32_t>(row.Integer(13));
   turn.created_ms = row.Integer(14);
@@ -327,8 +347,8 @@ Status InsertTurn(Session& session, const std::string& conversation, const Turn&
       "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
       {turn.id, conversation, turn.parent, turn.user ? "user" : "assistant", Storable(turn.content),
        Storable(turn.reasoning), Storable(FilesText(turn.files)), turn.model, TurnStateName(turn.state),
-       turn.finish_reason, turn.error_code, turn.error_message, UsageText(turn.usage),
-       TimingsText(turn.timings), turn.dropped_turns, turn.created_ms, BytesOf(turn)}));
+       turn.finish_reason, turn.error_code, turn.error_message, UsageText(turn), TimingsText(turn.timings),
+       turn.dropped_turns, turn.created_ms, BytesOf(turn)}));
   TP_TRY(session.Execute("UPDATE conversations SET bytes = bytes + $2 WHERE id = $1",
                          {conversation, BytesOf(turn)}));
   return {};
@@ -344,8 +364,8 @@ Status UpdateTurn(Session& session, const Turn& turn) {
       "$6, error_code = $7, error_message = $8, usage = $9, timings = $10, dropped_turns = $11, bytes = $12 "
       "WHERE id = $1",
       {turn.id, Storable(turn.content), Storable(turn.reasoning), turn.model, TurnStateName(turn.state),
-       turn.finish_reason, turn.error_code, turn.error_message, UsageText(turn.usage),
-       TimingsText(turn.timings), turn.dropped_turns, BytesOf(turn)}));
+       turn.finish_reason, turn.error_code, turn.error_message, UsageText(turn), TimingsText(turn.timings),
+       turn.dropped_turns, BytesOf(turn)}));
   return {};
 }
 

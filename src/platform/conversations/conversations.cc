@@ -108,6 +108,8 @@ class Writer final : public ChatSink {
 
   void OnFinish(int32_t /*choice*/, const compute::FinishEvent& event) override { finish_ = event; }
 
+  void OnBilled(const Billed& billed) override { billed_ = billed; }
+
   void OnDone(const Result<compute::Usage>& usage) override {
     if (done_) return;
     using Reason = compute::FinishReason;
@@ -143,6 +145,16 @@ class Writer final : public ChatSink {
       turn.usage = finish_->usage;
       turn.timings.queue_s = finish_->queue_s;
       turn.timings.decode_s = finish_->decode_s;
+    }
+    if (billed_) {
+      // A continued answer cost what both runs did, where they can be added.
+      const std::optional<Billed>& before = last_.billed;
+      if (before && before->currency == billed_->currency) {
+        billed_->amount_nanos += before->amount_nanos;
+        billed_->free_tokens += before->free_tokens;
+        if (before->billing != billed_->billing) billed_->billing = Billing::kMixed;
+      }
+      turn.billed = billed_;
     }
     const auto seconds = [](Nanoseconds from, Nanoseconds to) {
       return static_cast<double>(to - from) / kSecond;
@@ -193,6 +205,7 @@ class Writer final : public ChatSink {
   Nanoseconds first_ = 0, answer_ = 0, saved_ = 0;
   std::optional<compute::ProgressEvent> progress_;
   std::optional<compute::FinishEvent> finish_;
+  std::optional<Billed> billed_;
 };
 
 class StoredConversations final : public Conversations {

@@ -61,6 +61,7 @@ struct Turn {
   std::string finish_reason;  // "stop", "length"; empty while it runs
   std::string error_code, error_message;
   std::optional<compute::Usage> usage;
+  std::optional<Billed> billed;  // all runs of an answer that was continued
   TurnTimings timings;
   int32_t dropped_turns = 0;  // the oldest, which did not fit the context
   int64_t created_ms = 0;

@@ -34,6 +34,7 @@ struct Answer {
     event.reasoning = reasoning;
     sink->OnToken(0, event);
   }
+  std::optional<Billed> billed;
   void End(compute::FinishReason reason = compute::FinishReason::kStop, Error error = {}) {
     compute::FinishEvent event;
     event.reason = reason;
@@ -41,6 +42,7 @@ struct Answer {
     event.error = std::move(error);
     event.decode_s = 0.5;
     sink->OnFinish(0, event);
+    if (billed) sink->OnBilled(*billed);
     sink->OnDone(event.usage);
     sink.reset();
   }
@@ -298,6 +300,32 @@ class ConversationsTest : public ::testing::TestWithParam<Backend> {
   std::unique_ptr<TestInference> inference_;
   std::unique_ptr<Conversations> conversations_;
 };
+
+TEST_P(ConversationsTest, WhatAnAnswerCostIsKeptAndAddedUp) {
+  const Conversation made = Make();
+  const auto turns = Ask(made.id, "", "What is a tide?");
+  inference_->last().Say("Water ");
+  inference_->last().billed = Billed{.amount_nanos = 1500, .currency = "EUR", .billing = Billing::kPaid};
+  inference_->last().End(compute::FinishReason::kLength);
+  const Turn first = AwaitEnd(made.id, turns[1].id);
+  EXPECT_EQ(first.billed, (Billed{.amount_nanos = 1500, .currency = "EUR", .billing = Billing::kPaid}));
+  NewTurn more;
+  more.continue_turn = turns[1].id;
+  ASSERT_TRUE(conversations_->StartTurn(ann_, made.id, more, ""));
+  inference_->last().Say("that moves.");
+  inference_->last().billed =
+      Billed{.amount_nanos = 500, .currency = "EUR", .billing = Billing::kFree, .free_tokens = 7};
+  inference_->last().End();
+  const Turn both = AwaitEnd(made.id, turns[1].id);
+  EXPECT_EQ(both.content, "Water that moves.");
+  EXPECT_EQ(both.billed,
+            (Billed{.amount_nanos = 2000, .currency = "EUR", .billing = Billing::kMixed, .free_tokens = 7}));
+  // Nobody metered it: nothing is said.
+  const auto free = Ask(made.id, turns[1].id, "And?");
+  inference_->last().Say("So.");
+  inference_->last().End();
+  EXPECT_FALSE(AwaitEnd(made.id, free[1].id).billed);
+}
 
 TEST_P(ConversationsTest, AnAnswerIsKeptWithWhatItTook) {
   const Conversation made = Make();

@@ -99,6 +99,7 @@ PoolState DeployedPool::State() const {
   }
   state.kv_moves = report->moves;
   state.counters = report->counters;
+  state.tokens = report->tokens;
   return state;
 }
 
@@ -132,15 +133,31 @@ Result<PoolModelState> DeployedPool::SetPolicy(const std::string& model, const P
   return stored;
 }
 
+// From the engine's clock to the time of day.
+double DeployedPool::UnixOffset() const {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count() -
+         static_cast<double>(clock_.now()) * 1e-9;
+}
+
 PoolEventList DeployedPool::Events(uint64_t after, size_t most) const {
   compute::PoolEvents found = engine_.Events(after, most);
-  const double now_s = static_cast<double>(clock_.now()) * 1e-9;
-  const double unix_now_s =
-      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  const double offset_s = UnixOffset();
   PoolEventList list{.entries = {}, .missed = found.missed, .last = found.last};
   for (compute::PoolEvent& event : found.events) {
-    const double age_s = now_s - static_cast<double>(event.at) * 1e-9;
-    list.entries.push_back({.unix_s = unix_now_s - age_s, .event = std::move(event)});
+    list.entries.push_back(
+        {.unix_s = offset_s + static_cast<double>(event.at) * 1e-9, .event = std::move(event)});
+  }
+  return list;
+}
+
+PoolTurnList DeployedPool::Turns(uint64_t after, size_t most) const {
+  compute::PoolTurns found = engine_.Turns(after, most);
+  const double offset_s = UnixOffset();
+  PoolTurnList list{.entries = {}, .missed = found.missed, .last = found.last};
+  for (compute::PoolTurn& turn : found.turns) {
+    list.entries.push_back({.from_s = offset_s + static_cast<double>(turn.from) * 1e-9,
+                            .to_s = offset_s + static_cast<double>(turn.to) * 1e-9,
+                            .turn = std::move(turn)});
   }
   return list;
 }

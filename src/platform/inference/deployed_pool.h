@@ -38,10 +38,13 @@ class DeployedPool final : public PoolControl {
   Result<PoolModelState> SetPolicy(const std::string& model, const PolicyChange& change) override;
   void SetCordoned(bool cordoned) override { engine_.SetCordoned(cordoned); }
   PoolEventList Events(uint64_t after, size_t most) const override;
+  PoolTurnList Turns(uint64_t after, size_t most) const override;
   Result<std::string> Trace(bool requests) const override;
   void UpdateMetrics() override;
 
  private:
+  double UnixOffset() const;
+
   struct ModelSeries {
     std::array<Gauge, 4> segments;
     std::array<Gauge, 3> requests;

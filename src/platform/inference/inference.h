@@ -25,6 +25,7 @@
 #include "platform/catalog/catalog.h"
 #include "platform/catalog/deployment_book.h"
 #include "platform/inference/elasticity.h"
+#include "platform/ledger/billed.h"
 #include "platform/ledger/rate_state.h"
 
 namespace tidepool::platform {
@@ -151,6 +152,8 @@ class ChatSink {
   virtual void OnToken(int32_t choice, const compute::TokenEvent& event) = 0;
   virtual void OnToolCall(int32_t /*choice*/, const ToolCallDelta& /*delta*/) {}
   virtual void OnFinish(int32_t choice, const compute::FinishEvent& event) = 0;
+  // What it came to, just before OnDone; not of requests that nobody meters, or whose row is not durable.
+  virtual void OnBilled(const Billed&) {}
   // All choices ended (usage summed; a prompt shared by n choices is counted once), or the request failed as
   // a whole.
   virtual void OnDone(const Result<compute::Usage>& usage) = 0;

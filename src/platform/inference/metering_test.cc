@@ -24,6 +24,10 @@ class MeteredSink final : public ChatSink {
     changed_.notify_all();
   }
   void OnFinish(int32_t, const compute::FinishEvent&) override {}
+  void OnBilled(const Billed& came_to) override {
+    EXPECT_FALSE(result) << "before the end";
+    billed = came_to;
+  }
   void OnDone(const Result<compute::Usage>& usage) override {
     const std::lock_guard lock(mutex_);
     result = usage;
@@ -40,6 +44,7 @@ class MeteredSink final : public ChatSink {
   }
   std::atomic<int64_t> tokens{0};
   RateState rates;
+  std::optional<Billed> billed;
   std::optional<Result<compute::Usage>> result;
   std::function<void()> at_done;
 
@@ -106,6 +111,11 @@ TEST_F(MeteringTest, AnAnswerIsBilledAsTheDeviceComputedIt) {
   EXPECT_GE(row.device_us, 40 * 1000);
   EXPECT_GE(row.prefill_ms + row.decode_ms, 40);
   EXPECT_EQ(row.free_tokens, row.tokens.total());
+  ASSERT_TRUE(sink->billed) << "the sink is told what the row says";
+  EXPECT_EQ(sink->billed->amount_nanos, row.amount_nanos);
+  EXPECT_EQ(sink->billed->billing, row.billing);
+  EXPECT_EQ(sink->billed->free_tokens, row.free_tokens);
+  EXPECT_EQ(sink->billed->currency, "USD");
 }
 
 // A crash at this moment must find the row: it is on disk before the sink hears of the end.

@@ -65,6 +65,7 @@ struct PoolState {
   std::string running_model;    // whose step is computed
   int32_t kv_moves = 0;
   compute::PoolCounters counters;
+  compute::PoolTokens tokens;
   std::vector<PoolModelState> models;  // registered, loading, failed; by id
 };
 
@@ -73,6 +74,17 @@ struct PoolEventList {
   struct Entry {
     double unix_s = 0;
     compute::PoolEvent event;
+  };
+  std::vector<Entry> entries;  // oldest first
+  uint64_t missed = 0;         // gone before they were asked for
+  uint64_t last = 0;           // number of the newest there is
+};
+
+// What was computed when (compute/engine/turn_log.h), with the time of day.
+struct PoolTurnList {
+  struct Entry {
+    double from_s = 0, to_s = 0;  // Unix time
+    compute::PoolTurn turn;
   };
   std::vector<Entry> entries;  // oldest first
   uint64_t missed = 0;         // gone before they were asked for
@@ -95,6 +107,7 @@ class PoolControl {
   virtual void SetCordoned(bool cordoned) = 0;
   // What came after event `after`, at most `most`.
   virtual PoolEventList Events(uint64_t after, size_t most) const = 0;
+  virtual PoolTurnList Turns(uint64_t after, size_t most) const = 0;
   // Engine::DecisionTrace; kNotFound when none is kept.
   virtual Result<std::string> Trace(bool requests) const = 0;
   // Copies the state to the metrics tidepool_pool_* and those of residency: before they are read.

@@ -228,7 +228,8 @@ void RunningGeneration::Done() {
   if (meter == nullptr) return Tell(failure);
   // The end is told when the row is on disk.
   meter->Close(status, std::move(error_code), times,
-               [self = shared_from_this(), failure = std::move(failure)](const Status& durable) {
+               [self = shared_from_this(), meter, failure = std::move(failure)](const Status& durable) {
+                 if (durable) self->sink_->OnBilled(meter->billed());
                  self->Tell(!failure && !durable ? std::optional(durable.error()) : failure);
                });
 }

@@ -63,6 +63,15 @@ void Meter::Count(const BillableTokens& more, int64_t device_us) {
   if (waiting * 2 >= ledger_.options_.journal_every_tokens) ledger_.Kick();
 }
 
+Billed Meter::billed() const {
+  const UsageRow& row = state_->row;
+  const auto book = ledger_.books().Version(row.price_version);
+  return {.amount_nanos = row.amount_nanos,
+          .currency = book != nullptr ? book->currency : PriceBook().currency,
+          .billing = row.billing,
+          .free_tokens = row.free_tokens};
+}
+
 void Meter::Close(UsageStatus status, std::string error_code, const MeterTimes& times, Durable durable) {
   CHECK(!closed_);
   closed_ = true;

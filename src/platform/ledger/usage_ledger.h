@@ -32,6 +32,7 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "base/wall_clock.h"
+#include "platform/ledger/billed.h"
 #include "platform/ledger/journal.h"
 #include "platform/ledger/limiter.h"
 #include "platform/ledger/price_book.h"
@@ -84,6 +85,8 @@ class Meter {
   // Once. `durable` comes from the journal thread when the row is on disk; with an error if it could not be
   // written for finish_hold_s (it will be, but the answer must not wait for ever) or the ledger stopped.
   void Close(UsageStatus status, std::string error_code, const MeterTimes& times, Durable durable);
+  // What it came to: within `durable` and after it.
+  Billed billed() const;
 
  private:
   UsageLedger& ledger_;

@@ -23,6 +23,9 @@ export function BillsPage() {
     getNextPageParam: (page) => page.next_cursor ?? undefined,
   });
   const first = bill.data?.pages[0];
+  // What had no price was written in the built-in book's currency: a zero beside real money says nothing.
+  const all = Object.entries(first?.totals ?? {});
+  const totals = all.some(([, total]) => Number(total) !== 0) ? all.filter(([, total]) => Number(total) !== 0) : all.slice(0, 1);
   const lines = bill.data?.pages.flatMap((page) => page.data) ?? [];
   const names = ["workspace", "key", "member", "model", "requests", "prompt_tokens", "cached_tokens", "output_tokens", "free_tokens", "price_version", "currency", "amount"];
   return (
@@ -34,8 +37,8 @@ export function BillsPage() {
       {bill.isPending ? <Loading rows={5} /> : bill.error ? <ErrorNote error={bill.error} retry={() => void bill.refetch()} /> : first && (
         <>
           <dl className="mb-5 grid grid-cols-2 gap-x-6 gap-y-4 sm:grid-cols-4">
-            {Object.entries(first.totals).map(([currency, total]) => <Stat key={currency} label={t("bills.total")} value={<span data-testid="total">{total}</span>} unit={currency} />)}
-            {Object.keys(first.totals).length === 0 && <Stat label={t("bills.total")} value="0" hint={t("bills.unpriced")} />}
+            {totals.map(([currency, total]) => <Stat key={currency} label={t("bills.total")} value={<span data-testid="total">{total}</span>} unit={currency} />)}
+            {totals.length === 0 && <Stat label={t("bills.total")} value="0" hint={t("bills.unpriced")} />}
             <Stat label={t("model.requests")} value={<span data-testid="requests">{grouped(first.usage.requests)}</span>} />
             <Stat label={t("model.promptTokens")} value={formatCount(first.usage.prompt_tokens)} />
             <Stat label={t("model.outputTokens")} value={formatCount(first.usage.output_tokens)} />

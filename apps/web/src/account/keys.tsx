@@ -5,6 +5,7 @@ import { useModels } from "../api/queries";
 import { useMay } from "../shell/session";
 import { snippetsOf } from "../playground/snippets";
 import { Ago, Badge, Button, Confirm, CopyButton, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Menu, Page, Select, Table } from "../ui/kit";
+import { ConnectSection } from "./connect";
 import { useCursorList, useWrite } from "./lists";
 
 export interface ApiKey {
@@ -49,6 +50,7 @@ export function KeysPage() {
           ]} />
         )}
       {list.hasNextPage && <div className="mt-3"><Button busy={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>{t("common.more")}</Button></div>}
+      <div className="mt-6"><ConnectSection /></div>
       <Dialog open={creating} onClose={() => setCreating(false)} title={t("keys.create")}>
         <CreateForm admin={admin} error={write.error} busy={write.isPending} onClose={() => setCreating(false)}
           onCreate={(body) => write.mutate({ method: "POST", path, body }, { onSuccess: (key) => { setCreating(false); setShown(key); } })} />

@@ -1,17 +1,19 @@
+import { useQueryClient } from "@tanstack/react-query";
 import { Plus, Trash2 } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
+import type { Budget } from "../api/queries";
 import { useMay, useSession } from "../shell/session";
 import { formatCount, grouped } from "../ui/format";
 import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Meter, Page, Section, Select, Table } from "../ui/kit";
 import type { ApiKey } from "./keys";
 import { useCursorList, useWrite, type Write } from "./lists";
 import type { Workspace } from "./people";
+import { PriceBookForm, type PriceBook } from "./price_book";
+import { WebhookSection } from "./webhook";
 
 interface Limit { scope: string; model: string; requests_per_minute: number | null; tokens_per_minute: number | null; tokens_per_day: number | null; concurrent_requests: number | null; context_length: number | null; max_output_tokens: number | null; burst_s: number }
 interface Quota { model: string; total: number; used: number; remaining: number; expires_at: number; stop_when_exhausted: boolean }
-interface Budget { id: string; scope: string; period: string; amount: string; spent: string; thresholds: number[]; block: boolean }
-interface PriceBook { version: number; currency: string; valid_from: string; valid_to: string | null; note?: string; models: { model: string; tiers?: { up_to?: number; input: string; cached_input: string; output: string; reasoning_output: string }[] }[] }
 const numbers = ["requests_per_minute", "tokens_per_minute", "tokens_per_day", "concurrent_requests", "context_length", "max_output_tokens"] as const;
 
 function ScopeSelect({ id }: { id: string }) {
@@ -31,18 +33,22 @@ function ScopeSelect({ id }: { id: string }) {
 export function LimitsPage() {
   const { t } = useTranslation();
   const admin = useMay("workspace_admin");
+  const operator = useMay("operator");
+  const organisationAdmin = useMay("admin");
+  const client = useQueryClient();
   const limits = useCursorList<Limit>("/api/v1/limits", {}, { limit: 0 });
   const quotas = useCursorList<Quota>("/api/v1/quotas", {}, { limit: 0 });
   const budgets = useCursorList<Budget>("/api/v1/budgets", {}, { limit: 0 });
   const prices = useCursorList<PriceBook>("/api/v1/prices", {}, { limit: 0 });
-  const write = useWrite(["/api/v1/limits", "/api/v1/quotas", "/api/v1/budgets"]);
+  const write = useWrite(["/api/v1/limits", "/api/v1/quotas", "/api/v1/budgets", "/api/v1/prices"]);
+  const [pricing, setPricing] = useState(false);
   const [adding, setAdding] = useState<"limit" | "budget" | null>(null);
   const [removing, setRemoving] = useState<{ text: string; write: Write } | null>(null);
   const add = (what: "limit" | "budget") => admin && <Button onClick={() => { write.reset(); setAdding(what); }}><Plus className="size-4" aria-hidden />{t(`limits.add_${what}`)}</Button>;
   const share = (budget: Budget) => (Number(budget.amount) > 0 ? Number(budget.spent) / Number(budget.amount) : 0);
   return (
     <Page title={t("nav.limits")} lead={t("limits.lead")}>
-      {write.error && !adding && !removing && <div className="mb-3"><ErrorNote error={write.error} /></div>}
+      {write.error && !adding && !removing && !pricing && <div className="mb-3"><ErrorNote error={write.error} /></div>}
       <Section title={t("limits.limits")} actions={add("limit")}>
         {limits.isPending ? <Loading /> : limits.error ? <ErrorNote error={limits.error} /> : limits.rows.length === 0 ? <Empty title={t("limits.noLimits")}>{t("limits.noLimitsText")}</Empty> : (
           <Table label={t("limits.limits")} rows={limits.rows} keyOf={(one) => `${one.scope} ${one.model}`} columns={[
@@ -75,7 +81,8 @@ export function LimitsPage() {
           ]} />
         )}
       </Section>
-      <Section title={t("limits.prices")} note={t("limits.pricesNote")}>
+      {organisationAdmin && <WebhookSection />}
+      <Section title={t("limits.prices")} note={t("limits.pricesNote")} actions={operator && prices.isSuccess && <Button onClick={() => { write.reset(); setPricing(true); }}><Plus className="size-4" aria-hidden />{t("prices.new")}</Button>}>
         {prices.isPending ? <Loading /> : prices.error ? <ErrorNote error={prices.error} /> : prices.rows.length === 0 || prices.rows.every((book) => book.models.length === 0) ? <Empty title={t("limits.noPrices")}>{t("limits.noPricesText")}</Empty> : prices.rows.map((book) => (
           <div key={book.version} className="mb-5">
             <p className="mb-1 text-sm"><span className="font-medium">{t("limits.book", { version: book.version, currency: book.currency })}</span> <span className="text-faint">{book.valid_from.slice(0, 10)} – {book.valid_to?.slice(0, 10) ?? "…"} {book.note}</span></p>
@@ -115,6 +122,10 @@ export function LimitsPage() {
             <div className="flex justify-end gap-2"><Button onClick={() => setAdding(null)}>{t("common.cancel")}</Button><Button kind="primary" type="submit" busy={write.isPending}>{t("common.save")}</Button></div>
           </form>
         )}
+      </Dialog>
+      <Dialog open={pricing} onClose={() => setPricing(false)} title={t("prices.new")} wide>
+        {pricing && <PriceBookForm current={prices.rows.at(-1)} busy={write.isPending} error={write.error} onClose={() => setPricing(false)}
+          onSave={(book) => write.mutate({ method: "POST", path: "/api/v1/prices", body: book }, { onSuccess: () => { setPricing(false); void client.invalidateQueries({ queryKey: ["prices"] }); } })} />}
       </Dialog>
       <Confirm open={removing !== null} title={t("limits.removeTitle")} text={<><p className="font-mono text-xs">{removing?.text}</p><p className="mt-2">{t("limits.removeText")}</p></>} action={t("limits.remove")} busy={write.isPending} error={write.error}
         onClose={() => { setRemoving(null); write.reset(); }} onConfirm={() => removing && write.mutate(removing.write, { onSuccess: () => setRemoving(null) })} />

@@ -1,5 +1,6 @@
 // Lists with cursors: { data, has_more, next_cursor }. limit 0: a list that always comes whole and takes no such parameter.
-import { useInfiniteQuery, useMutation, useQueryClient } from "@tanstack/react-query";
+import { useInfiniteQuery, useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
+import { useMemo } from "react";
 import { deleteJson, getJson, patchJson, postJson, send } from "../api/client";
 
 export interface Cursored<T> { data: T[]; has_more?: boolean; next_cursor: string | null }
@@ -14,9 +15,30 @@ export function useCursorList<T>(path: string, query: Record<string, string> = {
       return getJson<Cursored<T>>(`${path}?${search}`, { signal });
     },
     getNextPageParam: (page) => page.next_cursor ?? undefined,
-    refetchInterval: options.pollMs ?? false,
+    // All pages again each time: only while there is one.
+    refetchInterval: (query) => ((query.state.data?.pages.length ?? 0) > 1 ? false : options.pollMs ?? false),
+    refetchOnWindowFocus: (query) => (query.state.data?.pages.length ?? 0) <= 1,
   });
-  return { ...list, rows: list.data?.pages.flatMap((page) => page.data) ?? [] };
+  return { ...list, rows: useMemo(() => list.data?.pages.flatMap((page) => page.data) ?? [], [list.data]) };
+}
+
+// A long list that is newest first and grows at its head: of many pages only the head is looked at again.
+export function useLiveList<T extends { id: string }>(path: string, query: Record<string, string>, options: { pollMs: number; limit: number }) {
+  const list = useCursorList<T>(path, query, options);
+  const long = (list.data?.pages.length ?? 0) > 1;
+  const head = useQuery({
+    queryKey: ["head", path, query], enabled: long, refetchInterval: options.pollMs,
+    queryFn: ({ signal }) => getJson<Cursored<T>>(`${path}?${new URLSearchParams({ ...Object.fromEntries(Object.entries(query).filter(([, value]) => value !== "")), limit: String(options.limit) })}`, { signal }),
+  });
+  const rows = useMemo(() => (long ? withHead(head.data?.data ?? [], list.rows) : list.rows), [long, head.data, list.rows]);
+  return { ...list, rows };
+}
+
+// What came since, before what was known. Rows are written once: what is known stays.
+export function withHead<T extends { id: string }>(head: T[], known: T[]): T[] {
+  const ids = new Set(known.map((row) => row.id));
+  const fresh = head.filter((row) => !ids.has(row.id));
+  return fresh.length > 0 ? [...fresh, ...known] : known;
 }
 
 export type Write = { method: "POST" | "PATCH" | "DELETE" | "PUT"; path: string; body?: unknown };

@@ -1,24 +1,36 @@
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useEffect, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
+import { Link, useSearchParams } from "react-router";
 import { formatAgo, formatCount, formatSeconds, formatTime, grouped } from "../ui/format";
-import { Badge, cx, Dialog, Empty, ErrorNote, Input, Loading, Page, Select } from "../ui/kit";
+import { Badge, cx, Dialog, Empty, ErrorNote, Input, Loading, Page, Section, Select, Table } from "../ui/kit";
 import { ModelDot } from "../overview/page";
-import { useCursorList } from "./lists";
+import { useCursorList, useLiveList } from "./lists";
 
 export interface RequestRow {
   id: string; request_id: string; started_at: number; finished_at: number; organisation: string; workspace: string; key: string; member: string | null; model: string; endpoint: string;
   prompt_tokens: number; cached_tokens: number; output_tokens: number; reasoning_tokens: number; queue_ms: number; load_ms: number; prefill_ms: number; decode_ms: number; stall_ms: number; device_seconds: number;
   status: string; error_code: string | null; amount: string; free_tokens: number; billing: string; price_version: number;
 }
-const phases = [["queue", "queue_ms", "bg-line-strong"], ["load", "load_ms", "bg-warn"], ["prefill", "prefill_ms", "bg-[#8d7fd8]"], ["decode", "decode_ms", "bg-accent"], ["stall", "stall_ms", "bg-bad"]] as const;
+const looks = { queue: "bg-line-strong", load: "bg-warn", prefill: "bg-[#8d7fd8]", decode: "bg-accent", stall: "hatched bg-accent-soft" } as const;
+type Phase = keyof typeof looks;
+const statuses = ["done", "cancelled", "error", "interrupted"] as const;
+
+// Where the time went, each millisecond once: loading may be part of the queue, and stalls (waiting for other models' turns) are
+// part of prefill and decode.
+export function timelineOf(row: Pick<RequestRow, "queue_ms" | "load_ms" | "prefill_ms" | "decode_ms" | "stall_ms">): [Phase, number][] {
+  const ofDecode = Math.min(row.stall_ms, row.decode_ms);
+  const ofPrefill = Math.min(row.stall_ms - ofDecode, row.prefill_ms);
+  return [["queue", row.queue_ms >= row.load_ms ? row.queue_ms - row.load_ms : row.queue_ms], ["load", row.load_ms], ["prefill", row.prefill_ms - ofPrefill], ["decode", row.decode_ms - ofDecode], ["stall", ofDecode + ofPrefill]];
+}
 
 export function RequestsPage() {
   const { t } = useTranslation();
-  const [model, setModel] = useState("");
+  const [search] = useSearchParams();
+  const [model, setModel] = useState(search.get("model") ?? "");
   const [status, setStatus] = useState("");
   const [chosen, setChosen] = useState<RequestRow | null>(null);
-  const list = useCursorList<RequestRow>("/api/v1/requests", { model: model.trim(), status }, { pollMs: 5_000, limit: 200 });
+  const list = useLiveList<RequestRow>("/api/v1/requests", { model: model.trim(), status }, { pollMs: 5_000, limit: 200 });
   const box = useRef<HTMLDivElement>(null);
   const rows = list.rows;
   const virtual = useVirtualizer({ count: rows.length, getScrollElement: () => box.current, estimateSize: () => 40, overscan: 10, getItemKey: (index) => rows[index]!.id });
@@ -28,12 +40,12 @@ export function RequestsPage() {
   useEffect(() => {
     if (end >= rows.length - 20 && rows.length > 0 && hasNextPage && !isFetchingNextPage) void fetchNextPage();
   }, [end, rows.length, hasNextPage, isFetchingNextPage, fetchNextPage]);
-  const cells = "grid grid-cols-[5.5rem_minmax(6rem,1fr)_5rem_6rem] items-center gap-3 sm:grid-cols-[7rem_minmax(8rem,1fr)_7rem_6rem_7rem] lg:grid-cols-[7rem_minmax(8rem,1fr)_10rem_7rem_7rem_12rem_7rem]";
+  const cells = "grid grid-cols-[4.5rem_minmax(0,1fr)_4.5rem_5.5rem] items-center gap-2 sm:gap-3 sm:grid-cols-[7rem_minmax(8rem,1fr)_7rem_6rem_7rem] lg:grid-cols-[7rem_minmax(8rem,1fr)_10rem_7rem_7rem_12rem_7rem]";
   return (
     <Page title={t("nav.requests")} lead={t("requests.lead")} actions={
       <>
         <Input type="search" className="w-44" aria-label={t("usage.model")} placeholder={t("usage.model")} value={model} onChange={(event) => setModel(event.target.value)} />
-        <Select className="w-36" aria-label={t("models.state")} value={status} onChange={(event) => setStatus(event.target.value)}><option value="">{t("requests.all")}</option>{["ok", "cancelled", "error"].map((one) => <option key={one}>{one}</option>)}</Select>
+        <Select className="w-36" aria-label={t("models.state")} value={status} onChange={(event) => setStatus(event.target.value)}><option value="">{t("requests.all")}</option>{statuses.map((one) => <option key={one} value={one}>{t(`requests.${one}`)}</option>)}</Select>
       </>}>
       {list.isPending ? <Loading rows={8} /> : list.error ? <ErrorNote error={list.error} retry={() => void list.refetch()} /> : rows.length === 0 ? <Empty title={t("requests.none")}>{t("usage.noneText")}</Empty> : (
         <div role="table" aria-label={t("nav.requests")} aria-rowcount={rows.length} className="text-sm">
@@ -50,7 +62,7 @@ export function RequestsPage() {
                     <span role="cell" className="truncate text-faint" title={formatTime(row.finished_at)}>{formatAgo(row.finished_at)}</span>
                     <span role="cell" className="min-w-0"><button type="button" className="flex max-w-full items-center gap-2 text-left hover:underline" onClick={() => setChosen(row)}><ModelDot id={row.model} /><span className="truncate">{row.model}</span></button></span>
                     <span role="cell" className="truncate font-mono text-xs max-lg:hidden">{row.key}</span>
-                    <span role="cell"><Badge tone={row.status === "ok" ? "good" : row.status === "error" ? "bad" : "neutral"}>{row.status}</Badge></span>
+                    <span role="cell"><Badge tone={row.status === "done" ? "good" : row.status === "error" ? "bad" : "neutral"}><StatusName status={row.status} /></Badge></span>
                     <span role="cell" className="text-right whitespace-nowrap">{formatCount(row.prompt_tokens)} + {formatCount(row.output_tokens)}</span>
                     <span role="cell" className="max-lg:hidden"><Phases row={row} /></span>
                     <span role="cell" className="truncate text-right max-sm:hidden">{row.amount}</span>
@@ -66,13 +78,42 @@ export function RequestsPage() {
   );
 }
 
+// The newest of one model, for its page.
+export function RecentRequests({ model }: { model: string }) {
+  const { t } = useTranslation();
+  const [chosen, setChosen] = useState<RequestRow | null>(null);
+  const list = useCursorList<RequestRow>("/api/v1/requests", { model }, { pollMs: 5_000, limit: 8 });
+  if (list.rows.length === 0 && !list.error) return null;
+  return (
+    <Section title={t("requests.recent")} actions={<Link className="text-sm text-accent underline" to={`/requests?model=${encodeURIComponent(model)}`}>{t("requests.allOf")}</Link>}>
+      {list.error ? <ErrorNote error={list.error} /> : (
+        <Table label={t("requests.recent")} rows={list.rows.slice(0, 8)} keyOf={(row) => row.id} columns={[
+          { head: t("audit.when"), cell: (row) => <button type="button" className="hover:underline" title={formatTime(row.finished_at)} onClick={() => setChosen(row)}>{formatAgo(row.finished_at)}</button> },
+          { head: t("models.state"), cell: (row) => <Badge tone={row.status === "done" ? "good" : row.status === "error" ? "bad" : "neutral"}><StatusName status={row.status} /></Badge> },
+          { head: t("requests.time"), wide: true, hide: "sm", cell: (row) => <Phases row={row} /> },
+          { head: t("requests.tokens"), right: true, cell: (row) => `${formatCount(row.prompt_tokens)} + ${formatCount(row.output_tokens)}` },
+          { head: t("usage.amount"), right: true, hide: "sm", cell: (row) => row.amount },
+        ]} />
+      )}
+      <Dialog open={chosen !== null} onClose={() => setChosen(null)} title={t("requests.one")} wide>{chosen && <Details row={chosen} />}</Dialog>
+    </Section>
+  );
+}
+
+function StatusName({ status }: { status: string }) {
+  const { t } = useTranslation();
+  const known = statuses.find((one) => one === status);
+  return <>{known ? t(`requests.${known}`) : status}</>;
+}
+
 function Phases({ row, tall = false }: { row: RequestRow; tall?: boolean }) {
   const { t } = useTranslation();
-  const all = phases.reduce((sum, [, name]) => sum + row[name], 0);
-  const text = phases.filter(([, name]) => row[name] > 0).map(([phase, name]) => `${t(`requests.${phase}`)} ${formatSeconds(row[name] / 1e3)}`).join(", ") || "–";
+  const parts = timelineOf(row);
+  const all = parts.reduce((sum, [, ms]) => sum + ms, 0);
+  const text = parts.filter(([, ms]) => ms > 0).map(([phase, ms]) => `${t(`requests.${phase}`)} ${formatSeconds(ms / 1e3)}`).join(", ") || "–";
   return (
     <div role="img" aria-label={text} title={text} className={cx("flex w-full overflow-hidden rounded-sm bg-sunken", tall ? "h-6" : "h-2.5")}>
-      {phases.map(([phase, name, look]) => row[name] > 0 && <div key={phase} className={look} style={{ width: `${(row[name] / all) * 100}%` }} />)}
+      {parts.map(([phase, ms]) => ms > 0 && <div key={phase} className={looks[phase]} style={{ width: `${(ms / all) * 100}%` }} />)}
     </div>
   );
 }
@@ -83,7 +124,7 @@ function Details({ row }: { row: RequestRow }) {
     <div className="space-y-4 text-sm">
       <Phases row={row} tall />
       <dl className="grid grid-cols-2 gap-x-6 gap-y-1 sm:grid-cols-3">
-        {phases.map(([phase, name, look]) => <div key={phase} className="flex items-center gap-2"><span aria-hidden className={cx("size-2.5 rounded-sm", look)} /><dt className="text-faint">{t(`requests.${phase}`)}</dt><dd className="ml-auto">{formatSeconds(row[name] / 1e3)}</dd></div>)}
+        {timelineOf(row).map(([phase, ms]) => <div key={phase} className="flex items-center gap-2"><span aria-hidden className={cx("size-2.5 rounded-sm", looks[phase])} /><dt className="text-faint">{t(`requests.${phase}`)}</dt><dd className="ml-auto">{formatSeconds(ms / 1e3)}</dd></div>)}
       </dl>
       <dl className="grid grid-cols-1 gap-x-6 sm:grid-cols-2">
         {([

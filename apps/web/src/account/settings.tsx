@@ -1,20 +1,23 @@
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useSettings } from "../api/queries";
-import { Badge, CopyButton, ErrorNote, Input, Loading, Page, Section } from "../ui/kit";
+import { ErrorNote, Input, Loading, Page, Section } from "../ui/kit";
+import { SettingRow } from "./setting";
 
-// Generated from the server's own table of settings: what it lists, this page shows.
+// Generated from the server's own table of settings: what it lists, this page shows, and changes where that is allowed.
 export function SettingsPage() {
   const { t } = useTranslation();
   const settings = useSettings();
   const [search, setSearch] = useState("");
   const [changed, setChanged] = useState(false);
-  const shown = (settings.data ?? []).filter((one) => `${one.id} ${one.help}`.toLowerCase().includes(search.toLowerCase()) && (!changed || one.source !== "default"));
+  const all = settings.data ?? [];
+  const shown = all.filter((one) => `${one.id} ${one.help}`.toLowerCase().includes(search.toLowerCase()) && (!changed || one.source !== "default" || one.next !== null));
   const groups = new Map<string, typeof shown>();
   for (const one of shown) {
     const group = one.id.includes(".") ? one.id.split(".")[0]! : t("settings.general");
     groups.set(group, [...(groups.get(group) ?? []), one]);
   }
+  const waiting = all.filter((one) => one.next !== null);
   return (
     <Page title={t("nav.settings")} lead={t("settings.lead")} actions={
       <>
@@ -23,21 +26,10 @@ export function SettingsPage() {
       </>}>
       {settings.isPending && <Loading rows={8} />}
       {settings.error && <ErrorNote error={settings.error} retry={() => void settings.refetch()} />}
+      {waiting.length > 0 && <p role="status" className="mb-4 rounded-md bg-warn-soft px-3 py-2 text-sm text-warn">{t("settings.waiting", { count: waiting.length, names: waiting.map((one) => one.id).join(", ") })}</p>}
       {[...groups].map(([group, list]) => (
         <Section key={group} title={group}>
-          <ul className="divide-y divide-line">
-            {list.map((one) => (
-              <li key={one.id} className="grid grid-cols-1 gap-x-6 gap-y-1 py-2 md:grid-cols-[16rem_minmax(0,1fr)_16rem]">
-                <div className="min-w-0"><span className="font-mono text-sm break-all">{one.id}</span></div>
-                <div className="min-w-0 text-sm"><p>{one.help}</p><p className="text-xs text-faint">{t("settings.allowed", { allowed: one.allowed })} · <span className="font-mono">{one.environment}</span></p></div>
-                <div className="flex min-w-0 items-start gap-2 text-sm md:justify-end">
-                  <span className="truncate font-mono" title={one.value}>{one.value === "" ? "–" : one.value}</span>
-                  {one.source !== "default" && <Badge tone="accent">{t(`settingSource.${one.source === "flag" || one.source === "environment" || one.source === "file" ? one.source : "other"}`)}</Badge>}
-                  <CopyButton text={`${one.environment}=${one.value}`} label={t("settings.copy", { name: one.id })} />
-                </div>
-              </li>
-            ))}
-          </ul>
+          <ul className="divide-y divide-line">{list.map((one) => <SettingRow key={one.id} setting={one} />)}</ul>
         </Section>
       ))}
     </Page>

@@ -71,8 +71,8 @@ export function SetupPage() {
     mutationFn: (body: { email?: string; name?: string; password: string }) => postJson<SignedIn>("/api/v1/links/use", { token, ...body }, { quiet: true }),
     onSuccess: (reply) => {
       setCsrfToken(reply.csrf_token);
-      // Into a chat with the model that is served already.
-      location.assign("/chat");
+      // Whoever set the server up is offered models that fit, and may skip that; others come for the chat.
+      location.assign(find.data?.kind === "setup" ? "/welcome" : "/chat");
     },
   });
   const { mutate } = find;

@@ -1,11 +1,13 @@
 import { Download } from "lucide-react";
 import { lazy, Suspense, useMemo, useState } from "react";
 import { useTranslation } from "react-i18next";
+import { usePrices } from "../api/queries";
 import { useMay } from "../shell/session";
 import { modelColor } from "../ui/colors";
-import { formatCount, grouped, significant } from "../ui/format";
+import { formatCount, formatSeconds, grouped, significant } from "../ui/format";
 import { Button, Empty, ErrorNote, Input, Loading, Page, Section, Select, Stat, Table } from "../ui/kit";
 import { Legend } from "../overview/page";
+import { addAmounts } from "../ui/money";
 import { useDark } from "../ui/theme_hook";
 import { csvOf, saveText, useCursorList } from "./lists";
 
@@ -21,21 +23,6 @@ export function sumsOf(rows: UsageSums[]): { requests: number; errors: number; p
   return rows.reduce((all, row) => ({
     requests: all.requests + row.requests, errors: all.errors + row.errors, prompt: all.prompt + row.prompt_tokens, cached: all.cached + row.cached_tokens, output: all.output + row.output_tokens, device: all.device + row.device_seconds,
   }), { requests: 0, errors: 0, prompt: 0, cached: 0, output: 0, device: 0 });
-}
-
-// Decimals are added as whole numbers of 10^-9: a sum of money is never a floating point number.
-export function addAmounts(amounts: string[]): string {
-  let nanos = 0n;
-  for (const text of amounts) {
-    const match = /^(-?)(\d+)(?:\.(\d{1,9}))?$/.exec(text.trim());
-    if (!match) continue;
-    const value = BigInt(match[2]!) * 1_000_000_000n + BigInt((match[3] ?? "").padEnd(9, "0"));
-    nanos += match[1] ? -value : value;
-  }
-  const sign = nanos < 0n ? "-" : "";
-  const size = nanos < 0n ? -nanos : nanos;
-  const digits = (size % 1_000_000_000n).toString().padStart(9, "0").replace(/0+$/, "").padEnd(2, "0");
-  return `${sign}${size / 1_000_000_000n}.${digits}`;
 }
 
 const day = (offset: number) => new Date(Date.now() + offset * 86_400_000).toISOString().slice(0, 10);
@@ -61,6 +48,7 @@ export function UsagePage() {
     // Drawn from the tallest to the lowest, so that each shows above the next: a stack.
     return { times, all: pick((row) => row.prompt_tokens + row.output_tokens), prompt: pick((row) => row.prompt_tokens) };
   }, [days.rows, from, to]);
+  const prices = usePrices();
   const error = days.error ?? by.error;
   const names = [group, "requests", "errors", "cancelled", "prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "free_tokens", "device_seconds", "amount", ...(operator ? ["cost", "margin"] : [])];
   return (
@@ -77,8 +65,8 @@ export function UsagePage() {
             <Stat label={t("model.requests")} value={grouped(sums.requests)} hint={t("usage.errors", { count: sums.errors })} />
             <Stat label={t("model.promptTokens")} value={formatCount(sums.prompt)} hint={t("overview.cached", { tokens: formatCount(sums.cached) })} />
             <Stat label={t("model.outputTokens")} value={formatCount(sums.output)} />
-            <Stat label={t("usage.amount")} value={addAmounts(days.rows.map((row) => row.amount))} />
-            <Stat label={t("usage.device")} value={significant(sums.device / 3600, 3)} unit="h" />
+            <Stat label={t("usage.amount")} value={addAmounts(days.rows.map((row) => row.amount))} {...(prices.data?.priced ? { unit: prices.data.current.currency } : {})} />
+            <Stat label={t("usage.device")} value={formatSeconds(sums.device)} />
             {operator && <Stat label={t("usage.cost")} value={addAmounts(days.rows.map((row) => row.cost ?? "0"))} unit={days.rows[0]?.cost_currency ?? ""} />}
           </dl>
           <Section title={t("usage.byDay")} note="UTC">

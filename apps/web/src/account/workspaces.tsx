@@ -5,6 +5,7 @@ import { chooseWorkspace, useMay, useSession } from "../shell/session";
 import { significant } from "../ui/format";
 import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Page, Table } from "../ui/kit";
 import { useCursorList, useWrite } from "./lists";
+import { OrganisationsSection } from "./organisations";
 import type { Workspace } from "./people";
 
 const path = "/api/v1/workspaces";
@@ -13,6 +14,7 @@ export function WorkspacesPage() {
   const { t } = useTranslation();
   const session = useSession();
   const admin = useMay("admin");
+  const operator = useMay("operator");
   const list = useCursorList<Workspace>(path);
   const write = useWrite<Workspace>([path]);
   const [editing, setEditing] = useState<Workspace | "new" | null>(null);
@@ -34,6 +36,7 @@ export function WorkspacesPage() {
               </span>) },
           ]} />
         )}
+      {operator && <div className="mt-6"><OrganisationsSection /></div>}
       <Dialog open={editing !== null} onClose={() => setEditing(null)} title={editing === "new" ? t("workspaces.create") : t("workspaces.edit")}>
         {editing !== null && (
           <form className="space-y-4" onSubmit={(event) => {

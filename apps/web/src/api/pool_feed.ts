@@ -1,9 +1,9 @@
-// The pool as it moves: one stream for all pages, open while a page looks at it and the tab is visible, with the history
-// since it was opened (the server keeps none).
+// The pool as it moves: one stream for all pages, open while a page looks at it and the tab is visible, with what it said
+// since it was opened. What was before: pool_history.ts.
 import { useSyncExternalStore } from "react";
 import { send } from "./client";
 import { eventsOf } from "./sse";
-import type { PoolState } from "./types";
+import type { PoolState, TokenCounts } from "./types";
 
 export interface PoolMoment {
   atMs: number;
@@ -14,18 +14,16 @@ export interface PoolMoment {
   active: number;
   slackS: Record<string, number>;
   loading: string[];
+  tokens: TokenCounts;
 }
-export interface PoolHappening { atMs: number; event: string; data: Record<string, unknown> }
 export interface PoolView {
   state: PoolState | null;
   moments: PoolMoment[];
-  happenings: PoolHappening[];
   error: unknown;
 }
 
 const maxMoments = 4 * 60 * 30;  // half an hour at four a second
-const maxHappenings = 500;
-let view: PoolView = { state: null, moments: [], happenings: [], error: null };
+let view: PoolView = { state: null, moments: [], error: null };
 const listeners = new Set<() => void>();
 let abort: AbortController | null = null;
 
@@ -35,7 +33,7 @@ function publish(next: Partial<PoolView>) {
 }
 
 export function momentOf(state: PoolState, atMs: number): PoolMoment {
-  const moment: PoolMoment = { atMs, running: state.device.running, usedBytes: state.memory.used_bytes, resident: {}, waiting: 0, active: 0, slackS: {}, loading: [] };
+  const moment: PoolMoment = { atMs, running: state.device.running, usedBytes: state.memory.used_bytes, resident: {}, waiting: 0, active: 0, slackS: {}, loading: [], tokens: state.tokens };
   for (const model of state.models) {
     moment.waiting += model.waiting;
     moment.active += model.active;
@@ -54,13 +52,9 @@ async function follow(signal: AbortSignal) {
       for await (const event of eventsOf(reply)) {
         waitMs = 500;
         const atMs = Date.now();
-        const data = JSON.parse(event.data) as Record<string, unknown>;
-        if (event.event === "state") {
-          const state = data as unknown as PoolState;
-          publish({ state, error: null, moments: [...view.moments.slice(-maxMoments + 1), momentOf(state, atMs)] });
-        } else {
-          publish({ happenings: [...view.happenings.slice(-maxHappenings + 1), { atMs, event: event.event, data }] });
-        }
+        if (event.event !== "state") continue;
+        const state = JSON.parse(event.data) as PoolState;
+        publish({ state, error: null, moments: [...view.moments.slice(-maxMoments + 1), momentOf(state, atMs)] });
       }
     } catch (error) {
       if (signal.aborted) return;

@@ -37,8 +37,32 @@ export function useStatus() {
 export function useSettings() {
   return useQuery({ queryKey: ["settings"], queryFn: ({ signal }) => getJson<List<Setting>>("/api/v1/settings", { signal }).then(dataOf), staleTime: Infinity });
 }
+export function useChangeSettings() {
+  const client = useQueryClient();
+  return useMutation({
+    mutationFn: (values: Record<string, string | null>) => patchJson<List<Setting>>("/api/v1/settings", { values }).then(dataOf),
+    onSuccess: (rows) => client.setQueryData(["settings"], rows),
+  });
+}
 export function usePoolOnce(enabled = true, pollMs: number | false = false) {
   return useQuery({ enabled, refetchInterval: pollMs, queryKey: ["pool"], queryFn: ({ signal }) => getJson<PoolState>("/api/v1/pool", { signal }) });
+}
+
+// Of all organisations for the operator. `day`: "2026-11-28", in UTC.
+export interface DaySums { requests: number; prompt_tokens: number; output_tokens: number; amount: string }
+export function useUsageSince(day: string) {
+  return useQuery({
+    queryKey: ["usage since", day], refetchInterval: 5_000,
+    queryFn: ({ signal }) => getJson<{ data: DaySums[] }>(`/api/v1/usage?from=${day}T00:00:00Z`, { signal }).then((reply) => reply.data[0] ?? { requests: 0, prompt_tokens: 0, output_tokens: 0, amount: "0.00" }),
+  });
+}
+export interface Prices { priced: boolean; current: { version: number; currency: string } }
+export function usePrices() {
+  return useQuery({ queryKey: ["prices"], queryFn: ({ signal }) => getJson<Prices>("/api/v1/prices", { signal }), staleTime: 60_000 });
+}
+export interface Budget { id: string; scope: string; period: string; amount: string; spent: string; thresholds: number[]; block: boolean }
+export function useBudgets() {
+  return useQuery({ queryKey: ["budgets"], queryFn: ({ signal }) => getJson<List<Budget>>("/api/v1/budgets", { signal }).then(dataOf), refetchInterval: 30_000 });
 }
 
 const encodeId = (id: string) => id.split("/").map(encodeURIComponent).join("/");
@@ -86,6 +110,26 @@ export function parseMetrics(text: string): Sample[] {
     out.push({ name: match[1]!, labels, value: Number(match[3]) });
   }
   return out;
+}
+// The q-quantile of a histogram (Prometheus' histogram_quantile: within its bucket in proportion); null where nothing was observed.
+export function quantileOf(samples: Sample[], name: string, labels: Record<string, string>, q: number): number | null {
+  const buckets = new Map<number, number>();
+  for (const sample of samples) {
+    if (sample.name !== `${name}_bucket` || !Object.entries(labels).every(([key, value]) => sample.labels[key] === value)) continue;
+    const le = sample.labels.le === "+Inf" ? Infinity : Number(sample.labels.le);
+    buckets.set(le, (buckets.get(le) ?? 0) + sample.value);
+  }
+  const sorted = [...buckets].sort(([a], [b]) => a - b);
+  const all = sorted.at(-1)?.[1] ?? 0;
+  if (all === 0) return null;
+  let low = 0;
+  let before = 0;
+  for (const [le, count] of sorted) {
+    if (count >= q * all) return le === Infinity ? low : low + (le - low) * ((q * all - before) / Math.max(1, count - before));
+    low = le;
+    before = count;
+  }
+  return low;
 }
 export async function fetchMetrics(signal?: AbortSignal): Promise<Sample[]> {
   return parseMetrics(await (await send("GET", "/metrics", undefined, { signal, headers: { Accept: "text/plain" } })).text());

@@ -39,8 +39,10 @@ export interface PoolModel {
   load_seconds: number;
   error?: { message: string };
   retry_in_s?: number;
-  engine?: { weight_bytes: number; kv_bytes: number; running: number; waiting: number; kv_blocks_used: number; kv_blocks_cached: number };
+  engine?: { weight_bytes: number; kv_bytes: number; running: number; waiting: number; kv_blocks_used: number; kv_blocks_cached: number; tokens_on_time: number; tokens_late: number };
 }
+// Since the start, as they happen. Of the generated ones, those that were promised a time came on time or late.
+export interface TokenCounts { computed: number; generated: number; on_time: number; late: number }
 export interface PoolState {
   policy: string;
   memory: Budget & { owners: Owner[] };
@@ -53,6 +55,7 @@ export interface PoolState {
     load: number; switch_share: number; switches_per_s: number; kv_moves: number;
   };
   counters: Record<string, number>;
+  tokens: TokenCounts;
   models: PoolModel[];
 }
 export interface ServerStatus {
@@ -68,6 +71,8 @@ export interface ServerStatus {
 }
 export interface Setting {
   id: string; value: string; source: string; default: string; allowed: string; help: string; environment: string; flag: string;
+  kind: "text" | "folder" | "boolean" | "integer" | "number" | "bytes" | "memory" | "choice" | "list"; minimum: number | null; maximum: number | null; choices: string[];
+  editable: boolean; live: boolean; next: string | null; next_source: string | null;
 }
 export interface Usage {
   prompt_tokens: number;
@@ -75,4 +80,6 @@ export interface Usage {
   prompt_tokens_details?: { cached_tokens: number };
   completion_tokens_details?: { reasoning_tokens: number };
 }
+// What a request came to, a decimal of its currency.
+export interface Cost { amount: string; currency: string; billing: "paid" | "free" | "mixed" | "unpriced" | "waived"; free_tokens: number }
 export interface Progress { phase: "queued" | "loading" | "prefill"; queue_position?: number; share?: number }

@@ -4,6 +4,7 @@ import { useTranslation } from "react-i18next";
 import { formatCount, formatSeconds, significant } from "../ui/format";
 import { Button, CopyButton, ErrorNote, Field, IconButton, Page, TextArea } from "../ui/kit";
 import { recall, remember } from "../ui/store";
+import { CostText } from "./cost";
 import { MarkdownText, ProgressLine, Reasoning } from "./message";
 import { ModelPicker, useChatModels } from "./model_picker";
 import { SamplingForm } from "./settings_panel";
@@ -98,6 +99,7 @@ export function AnswerFigures({ answer }: { answer: StreamState }) {
       <div className="flex gap-1"><dt>{t("compare.ttft")}</dt><dd className="text-ink">{formatSeconds(answer.ttftS)}</dd></div>
       {tokens !== undefined && tokens > 1 && answer.decodeS ? <div className="flex gap-1"><dt>{t("compare.speed")}</dt><dd className="text-ink">{significant((tokens - 1) / answer.decodeS, 3)} {t("unit.tokensPerS")}</dd></div> : null}
       {answer.usage && <div className="flex gap-1"><dt>{t("compare.tokens")}</dt><dd className="text-ink">{formatCount(answer.usage.prompt_tokens)} + {formatCount(answer.usage.completion_tokens)}</dd></div>}
+      {answer.cost && <div className="flex gap-1"><dt>{t("compare.cost")}</dt><dd className="text-ink"><CostText cost={answer.cost} /></dd></div>}
       {answer.finishReason && <div className="flex gap-1"><dt>{t("compare.finish")}</dt><dd className="text-ink">{answer.finishReason}</dd></div>}
     </dl>
   );

@@ -2,8 +2,10 @@ import { ArrowUp, FileText, Paperclip, Square, X } from "lucide-react";
 import { useEffect, useLayoutEffect, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { postJson } from "../api/client";
+import type { Cost } from "../api/types";
 import { formatCount } from "../ui/format";
 import { cx, IconButton } from "../ui/kit";
+import { shortAmount, spent } from "../ui/money";
 import { recall, remember } from "../ui/store";
 import type { AttachedFile } from "./types";
 
@@ -46,8 +48,18 @@ function useTokenCount(model: string, draft: Draft): number | null {
   return count;
 }
 
-export function Composer({ id, model, running, usedTokens, contextTokens, onSend, onStop, disabled = false }: {
-  id: string; model: string; running: boolean; usedTokens: number; contextTokens: number;
+// What the conversation came to so far, all of its branches: what was spent is spent.
+function SpentMeter({ costs }: { costs: (Cost | null)[] }) {
+  const { t } = useTranslation();
+  const { totals, unpriced, free } = spent(costs);
+  if (totals.length === 0 && unpriced + free === 0) return null;
+  const text = totals.length > 0 ? t("cost.spent", { amounts: totals.map(([currency, amount]) => `${shortAmount(amount)} ${currency}`).join(" + ") }) : free > 0 ? t("cost.free") : t("cost.unpriced");
+  const exact = [...totals.map(([currency, amount]) => `${amount} ${currency}`), ...(free > 0 ? [t("cost.freeAnswers", { count: free })] : []), ...(unpriced > 0 ? [t("cost.unpricedAnswers", { count: unpriced })] : [])].join(", ");
+  return <span data-testid="spent" className="px-1 text-xs whitespace-nowrap text-faint" title={t("cost.hint", { exact })}>{text}</span>;
+}
+
+export function Composer({ id, model, running, usedTokens, contextTokens, costs, onSend, onStop, disabled = false }: {
+  id: string; model: string; running: boolean; usedTokens: number; contextTokens: number; costs: (Cost | null)[];
   onSend: (draft: Draft) => Promise<void>; onStop: () => void; disabled?: boolean;
 }) {
   const { t } = useTranslation();
@@ -142,6 +154,7 @@ export function Composer({ id, model, running, usedTokens, contextTokens, onSend
           {tokens !== null && t("chat.draftTokens", { formatted: formatCount(tokens) })}
           {contextTokens > 0 && usedTokens > 0 && <> {tokens !== null && "·"} {t("chat.contextUsed", { used: formatCount(usedTokens), all: formatCount(contextTokens) })}</>}
         </span>
+        <SpentMeter costs={costs} />
         {running
           ? <IconButton label={t("chat.stop")} className="bg-ink text-ground hover:bg-ink hover:text-ground hover:opacity-80" onClick={onStop}><Square fill="currentColor" /></IconButton>
           : <IconButton label={t("chat.send")} disabled={empty || sending || disabled || !model} className="bg-accent text-on-accent hover:bg-accent hover:text-on-accent hover:brightness-110" onClick={() => void send()}><ArrowUp /></IconButton>}

@@ -3,6 +3,7 @@ import { lazy, memo, Suspense, useEffect, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { formatCount, formatPercent, formatSeconds, significant } from "../ui/format";
 import { Button, CopyButton, cx, IconButton, TextArea } from "../ui/kit";
+import { useCostText } from "./cost";
 import type { Turn } from "./types";
 
 const Markdown = lazy(() => import("./markdown"));
@@ -68,15 +69,17 @@ export function ProgressLine({ turn }: { turn: Pick<Turn, "progress"> }) {
 // One thin line: what the answer took.
 export function TurnFigures({ turn }: { turn: Turn }) {
   const { t } = useTranslation();
-  const { usage, timings } = turn;
+  const { usage, timings, cost } = turn;
+  const costText = useCostText();
   const parts: string[] = [];
   if (turn.model) parts.push(turn.model);
   if (usage) parts.push(t("chat.tokens", { count: usage.completion_tokens, formatted: formatCount(usage.completion_tokens) }));
   if (usage && timings.decode_s && usage.completion_tokens > 1) parts.push(`${significant((usage.completion_tokens - 1) / timings.decode_s, 3)} ${t("unit.tokensPerS")}`);
   if (timings.ttft_s !== undefined) parts.push(t("chat.firstToken", { time: formatSeconds(timings.ttft_s) }));
   if (usage?.prompt_tokens_details?.cached_tokens) parts.push(t("chat.cachedTokens", { formatted: formatCount(usage.prompt_tokens_details.cached_tokens) }));
+  if (cost) parts.push(costText(cost));
   if (turn.finish_reason === "length") parts.push(t("chat.cutByLength"));
-  return <span className="text-xs text-faint">{parts.join(" · ")}</span>;
+  return <span className="text-xs text-faint" title={cost ? `${cost.amount} ${cost.currency}` : undefined}>{parts.join(" · ")}</span>;
 }
 
 function Branches({ index, count, turn, onBranch }: { index: number; count: number; turn: Turn; onBranch: MessageActions["onBranch"] }) {

@@ -49,6 +49,7 @@ export function ChatPage() {
   const path = useMemo(() => pathTo(tree, conversation?.leaf ?? null), [tree, conversation?.leaf]);
   const running = path.find((turn) => turn.state === "running");
   const usage = path.findLast((turn) => turn.usage)?.usage;
+  const costs = useMemo(() => (conversation?.turns ?? []).map((turn) => turn.cost), [conversation?.turns]);
   const usedTokens = usage ? usage.prompt_tokens + usage.completion_tokens : 0;
 
   useEffect(() => { document.title = `${conversation?.title || t("nav.chat")} · Tidepool`; }, [conversation?.title, t]);
@@ -136,7 +137,7 @@ export function ChatPage() {
       {!mayUse && <p className="pb-2 text-sm text-warn">{t("shell.viewerText")}</p>}
       {problem !== null && <div className="pb-2"><ErrorNote error={problem} /></div>}
       {id && !connected && <p role="status" className="pb-1 text-xs text-warn">{t("chat.reconnecting")}</p>}
-      <Composer key={id ?? "new"} id={id ?? "new"} model={model} running={running !== undefined} usedTokens={usedTokens} contextTokens={contextTokens} onSend={send}
+      <Composer key={id ?? "new"} id={id ?? "new"} model={model} running={running !== undefined} usedTokens={usedTokens} contextTokens={contextTokens} costs={costs} onSend={send}
         disabled={!mayUse || (id !== undefined && !conversation)} onStop={() => { if (id && running) void attempt(async () => { await stopTurn(id, running.id); }).catch(() => {}); }} />
       {/* Where it is read before the first word is typed; not under every answer. */}
       {!id && <p className="mt-1.5 text-center text-xs text-faint">{t("chat.privacy")}</p>}

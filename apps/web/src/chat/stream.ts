@@ -1,7 +1,7 @@
 // One streamed answer of /v1/chat/completions, for pages that keep nothing (compare, playground).
 import { ApiError, send } from "../api/client";
 import { eventsOf } from "../api/sse";
-import type { Progress, Usage } from "../api/types";
+import type { Cost, Progress, Usage } from "../api/types";
 
 export interface TokenPiece { text: string; logprob: number; top: { text: string; logprob: number }[] }
 export interface StreamState {
@@ -12,12 +12,13 @@ export interface StreamState {
   progress: Progress | undefined;
   finishReason: string;
   usage: Usage | null;
+  cost: Cost | null;
   ttftS: number | undefined;
   decodeS: number | undefined;
   error: unknown;
   ignored: string;
 }
-export const emptyStream: StreamState = { state: "waiting", content: "", reasoning: "", tokens: [], progress: undefined, finishReason: "", usage: null, ttftS: undefined, decodeS: undefined, error: null, ignored: "" };
+export const emptyStream: StreamState = { state: "waiting", content: "", reasoning: "", tokens: [], progress: undefined, finishReason: "", usage: null, cost: null, ttftS: undefined, decodeS: undefined, error: null, ignored: "" };
 
 interface LogprobItem { token: string; logprob: number; bytes?: number[]; top_logprobs?: LogprobItem[] }
 interface Chunk {
@@ -49,6 +50,10 @@ export async function streamChat(path: string, body: Record<string, unknown>, si
       if (event.data === "[DONE]") break;
       if (event.event === "progress") {
         show({ progress: JSON.parse(event.data) as Progress });
+        continue;
+      }
+      if (event.event === "cost") {
+        show({ cost: JSON.parse(event.data) as Cost });
         continue;
       }
       const chunk = JSON.parse(event.data) as Chunk;

@@ -3,7 +3,7 @@ import { applyEvent, branchesAt, newestLeaf, pathTo, treeOf } from "./tree";
 import type { Conversation, Turn } from "./types";
 
 const turn = (id: string, parent: string | null, more: Partial<Turn> = {}): Turn => ({
-  id, parent, role: "user", content: id, reasoning: "", files: [], model: "", state: "done", finish_reason: "", error: null, usage: null, timings: {}, dropped_turns: 0, created: 0, ...more,
+  id, parent, role: "user", content: id, reasoning: "", files: [], model: "", state: "done", finish_reason: "", error: null, usage: null, cost: null, timings: {}, dropped_turns: 0, created: 0, ...more,
 });
 // a - b - c
 //   \ d - e

@@ -1,5 +1,5 @@
 // What /api/v1/conversations speaks (src/gateway/native/conversations.cc).
-import type { Progress, Usage } from "../api/types";
+import type { Cost, Progress, Usage } from "../api/types";
 
 export interface Summary {
   id: string;
@@ -38,6 +38,7 @@ export interface Turn {
   finish_reason: string;
   error: { message: string; code?: string } | null;
   usage: Usage | null;
+  cost: Cost | null;
   timings: Timings;
   dropped_turns: number;
   created: number;

@@ -9,7 +9,7 @@ export const en = {
     navigation: "Main", menu: "Open the menu", skip: "Skip to the content", theme: "Theme", light: "Light", dark: "Dark", system: "As the system", language: "Language", account: "Account", signOut: "Sign out", openServer: "Open server: no sign-in", viewerText: "Your role here may look at models and usage, but not use them. Ask an admin of the workspace.",
     notFound: "Not found", notFoundText: "There is no such page.", toChat: "Go to the chat", broken: "This page fell over", reload: "Load it again",
   },
-  unit: { tokensPerS: "tokens/s" },
+  unit: { tokensPerS: "tokens/s", tokens: "tokens" },
   state: { stored: "stored", loading: "loading", ready: "ready", failed: "failed", quarantined: "put aside" },
   place: { resident: "resident", loading: "loading", warm: "warm", cold: "on disk", failed: "failed" },
   memory: { picture: "Memory of the pool by owner", weights: "weights", kv: "KV", scratch: "work space", reserve: "kept ready for KV", recurrent: "state", free: "free" },
@@ -19,8 +19,10 @@ export const en = {
     cordoned: "The pool is cordoned: no new work begins.", uncordon: "Open it again", over: "{{bytes}} more is in use than the pool's limit; nothing new is taken until it has drained.",
     overloaded: "The requests need {{load}} of the device to keep their pace.", modelFailed: "{{model}} could not be loaded: {{reason}}", pullFailed: "{{model}} could not be fetched: {{reason}}", tryAgain: "Try again",
     decode: "Decode", prefill: "Prefill", sinceStart: "{{tokens}} since the start", cached: "{{tokens}} from the cache", requests: "Requests", queued: "{{count}} waiting",
-    slack: "Slack", slackHint: "until the next token is due", load: "Load", loadHint: "of what keeps the pace", switches: "Switches", switchShare: "{{share}} of the time",
+    slack: "Slack", slackHint: "until a token is due", load: "Load", loadHint: "to keep the pace", switches: "Switches", switchShare: "{{share}} of the time",
     memory: "Memory", memoryNote: "{{used}} of {{limit}}", warm: "Weights kept warm beside the pool", hostKv: "KV that made way", noLimit: "no limit",
+    onTime: "On time", onTimeHint: "nothing promised yet", onTimeSince: "{{share}} overall", late: "{{share}} of the tokens come later than promised.", seeWhy: "See which models",
+    today: "Today", todayUnpriced_one: "{{formatted}} request, unpriced", todayUnpriced_other: "{{formatted}} requests, unpriced", budget: "{{share}} of the budget of {{scope}} is spent.", budgetGone: "The budget of {{scope}} is spent ({{share}}); requests beyond it are refused.",
     modelsAtWork: "Models at work", noModels: "No model has been used yet", getModel: "Get a model", where: "Weights", active: "Active", waiting: "Waiting", loads: "Loads", evictions: "Evictions",
     speed: "Tokens a second", queueTitle: "Requests over time", lastMinutes: "since this page was opened",
   },
@@ -44,6 +46,10 @@ export const en = {
     interrupted: "The server stopped while this was being written. What arrived is kept.", regenerate: "Answer again", continue: "Continue", stopped: "Stopped", toEnd: "To the end",
     systemPrompt: "System prompt", systemHelp: "Said to the model before the conversation.",
   },
+  cost: {
+    unpriced: "unpriced", free: "free quota", waived: "not charged", spent: "{{amounts}} spent", hint: "Spent on this conversation, all branches: {{exact}}",
+    freeAnswers_one: "{{count}} answer of the free quota", freeAnswers_other: "{{count}} answers of the free quota", unpricedAnswers_one: "{{count}} answer without a price", unpricedAnswers_other: "{{count}} answers without a price",
+  },
   sampling: {
     default: "model's", temperature: "Temperature", top_p: "Top p", top_k: "Top k", min_p: "Min p", repetition_penalty: "Repetition penalty", presence_penalty: "Presence penalty",
     frequency_penalty: "Frequency penalty", max_tokens: "Most tokens", thinking_budget: "Thinking budget", seed: "Seed", stop: "Stop strings",
@@ -53,12 +59,12 @@ export const en = {
     frequency_penalty: "0: none", max_tokens: "of the answer", thinking_budget: "tokens of reasoning", seed: "same seed, same text", stop: "One a line: the answer ends there.",
   },
   compare: {
-    lead: "One prompt, several models, side by side. Nothing here is kept.", add: "Add a model", prompt: "Prompt", run: "Run", remove: "Remove {{model}}", ttft: "First token", speed: "Speed", tokens: "Tokens in + out", finish: "Ended by",
+    lead: "One prompt, several models, side by side. Nothing here is kept.", add: "Add a model", prompt: "Prompt", run: "Run", remove: "Remove {{model}}", ttft: "First token", speed: "Speed", tokens: "Tokens in + out", finish: "Ended by", cost: "Cost",
   },
   playground: {
-    lead: "Every parameter of the API, the tokens behind the text, and the same request as code.", kind: "Kind of request", chat: "Chat", completion: "Completion", embedding: "Embeddings",
+    lead: "Every parameter of the API, the tokens behind the text, and the same request as code.", kind: "Kind of request", chat: "Chat", completion: "Completion", embedding: "Embeddings", rerank: "Rerank", query: "Query", documents: "Documents", documentsHelp: "One a line; they are ordered by how well they answer the query.", ranking: "Best first", rankingNote: "{{tokens}} tokens, {{time}}",
     user: "User message", prompt: "Prompt", texts: "Texts", textsHelp: "One a line; they are compared with each other.", answer: "Answer", parameters: "Parameters", logprobs: "Show tokens with their probabilities",
-    asCode: "As code", withReasoning: "The tokens below include the reasoning.", hover: "Point at a token for its alternatives.", noEmbedder: "No model for embeddings is stored.",
+    asCode: "As code", withReasoning: "The tokens below include the reasoning.", hover: "Point at a token for its alternatives.", moreFields: "More fields", moreFieldsHelp: "Any other field of the API, as JSON.", badFields: "This is no JSON object.", noEmbedder: "No model for this is stored. Get one under Models.",
     similarity: "Similarity (cosine)", embeddingNote: "{{dimensions}} dimensions, {{tokens}} tokens, {{time}}", ignored: "Had no effect: {{fields}}",
   },
   models: {
@@ -78,6 +84,7 @@ export const en = {
   model: {
     requests: "Requests", now: "{{active}} active, {{waiting}} waiting", failed: "Failed", cancelled: "{{count}} cancelled", promptTokens: "Prompt tokens", cachedShare: "{{share}} from the cache", outputTokens: "Output tokens",
     reasoning: "{{tokens}} of reasoning", loadTime: "{{time}} each", segments_one: "{{count}} segment", segments_other: "{{count}} segments", policy: "Promise and priority", policyNote: "until the next start; settings make it permanent",
+    latency: "Latency", latencyNote: "since the start", latencyShare: "{{share}} of the tokens on time since it was loaded", ttft_s: "First token", tpot_s: "Between tokens", promised: "Promised",
     bench: "Speed here", benchNote: "takes some seconds of the device", benchRun: "Measure", test: "Test", batch: "At once", shareOfLimit: "Of the machine's limit", seconds: "Time", facts: "Facts",
   },
   policy: { ttft_s: "First token within (s)", tpot_s: "Between tokens (s)", weight: "Weight", min_resident_s: "Stays at least (s)", idle_ttl_s: "Goes after idle (s)", pinned: "Keep it in memory" },
@@ -100,11 +107,13 @@ export const en = {
   },
   pool: {
     cordon: "Cordon", cordonText: "No new work begins until the pool is opened again; new requests are refused. What runs ends in peace.", cordoned: "cordoned", open: "open", policy: "Policy: {{policy}}",
-    gantt: "Models on the device over time", ganttNote: "since this page was opened, four looks a second", ganttHint: "The last {{span}}. Drag to move, Ctrl and wheel to zoom.", now: "now", toNow: "To now", zoomIn: "Zoom in", zoomOut: "Zoom out",
-    hover: "{{model}}, {{ago}} ago: {{state}}", ran: "running", out: "not resident", legendRun: "▬ running", legendResident: "░ resident share", legendLoad: "load", legendEvict: "eviction", legendLate: "late",
+    gantt: "Models on the device over time", ganttNote: "the server keeps it, within bounds", ganttHint: "The last {{span}}. Drag to move, Ctrl and wheel to zoom.", now: "now", toNow: "To now", zoomIn: "Zoom in", zoomOut: "Zoom out",
+    hover: "{{model}}, {{ago}} ago: {{state}}", hoverTurn: "{{time}}, {{steps}} steps, {{tokens}} tokens", hoverSlack: "least slack {{slack}}, {{late}} late", out: "not resident", legendRun: "▬ running", legendResident: "░ resident share", legendLoad: "load", legendEvict: "eviction", legendLate: "late",
+    ganttText: "In the {{span}} shown: {{switches}} changes of model, {{busy}} of computing.", inView: "In the {{span}} shown: {{switches}} changes of model, {{busy}} of computing.", quanta: "Turns in view", quantum: "Mean quantum", longest: "Longest", steps: "Steps", leastSlack: "Least slack", late: "Late tokens",
+    editPolicy: "Promise and priority of {{model}}", policySettings: "Policy", policySettingsNote: "of all models, unless a model has its own",
     counters: "Since the start", turns: "Turns", perS: "{{rate}}/s", switchShare: "Waiting for weights", spills: "KV spills", refused: "Refused", decisions: "Decisions",
     models: "What each may expect", share: "Load", spilled: "Spilled", arrivals: "Asked", pin: "Kept", budgets: "Budgets", budgetsNote: "until the next start; nothing that runs is killed", budgetNow: "Now {{limit}}, {{used}} in use", budgetExample: "8GiB or 60%",
-    happenings: "What happened", nothingYet: "Nothing since this page was opened.",
+    happenings: "What happened", nothingYet: "Nothing yet.",
   },
   planner: {
     lead: "How many devices would these models need, each with its own and pooled? Simulated with the scheduler that runs here.", models: "Models", modelsHelp: "a mix such as 6xqwen2.5-7b,2xllama2-13b, or mix:sosp25",
@@ -114,17 +123,26 @@ export const en = {
     saves: "pooling saves {{share}}", pooled: "Pooled", dedicated: "Dedicated", kind: "Kind", onTime: "Tokens on time", atRisk: "At higher load", perHour: "An hour", perMillion: "A million tokens", placement: "Who runs where: {{kind}}", busy: "{{share}} busy",
   },
   settings: {
-    lead: "As the server reads them: a flag beats a variable, a variable beats the file. They change with the next start.", general: "general", onlyChanged: "Only what was changed", search: "Search settings", allowed: "Allowed: {{allowed}}", copy: "Copy {{name}}",
+    lead: "A flag beats a variable, a variable beats what is changed here, and that beats the file. What can change at once does; the rest takes effect at the next start.",
+    change: "Change {{name}}", newValue: "New value of {{name}}", atOnce: "Takes effect at once, and stays.", atNextStart: "Takes effect at the next start.", onePerLine: "One a line", default: "default {{value}}", next: "from the next start: {{value}}", takeBack: "Take back the change of {{name}}",
+    locked: "It reaches beyond the server: set it in the file, a variable or a flag.", beaten: "Set by a {{source}}, which beats what is saved here.", waiting_one: "{{count}} change takes effect at the next start: {{names}}.", waiting_other: "{{count}} changes take effect at the next start: {{names}}.",
+    bad_number: "This is no number.", bad_whole: "This is no whole number.", bad_low: "At least {{minimum}}.", bad_high: "At most {{maximum}}.",
+    general: "general", onlyChanged: "Only what was changed", search: "Search settings", allowed: "Allowed: {{allowed}}", copy: "Copy {{name}}",
   },
-  settingSource: { flag: "flag", environment: "variable", file: "file", other: "set" },
+  settingSource: { flag: "flag", environment: "variable", file: "file", console: "changed here", other: "set" },
   signIn: {
     title: "Sign in", again: "Sign in again", expired: "Your session ended. Nothing you typed is lost.", email: "Mail address", password: "Password", submit: "Sign in",
     help: "No account yet? The one who runs this server gives you a link. Its own first link is printed when it starts.",
   },
   setup: {
     title: "Set-up", noToken: "This page is opened by a link: the one the server prints at its start, or one an admin gives you.", linkHelp: "Ask for a new link: each works once, for a limited time.", setup: "Welcome to Tidepool", invitation: "You are invited", reset: "A new password",
-    setupText: "You become the owner of this server: its models, members and bills.", invitationText: "As {{email}}, with the role {{role}}.", resetText: "For {{email}}.", name: "Your name", passwordHelp: "At least 10 characters.", submit: "Go on", after: "Next comes a chat with the model that is served already. More models are under Models.",
+    setupText: "You become the owner of this server: its models, members and bills.", invitationText: "As {{email}}, with the role {{role}}.", resetText: "For {{email}}.", name: "Your name", passwordHelp: "At least 10 characters.", submit: "Go on", after: "Next you may chat with the model that is served already, or get one that fits this machine.",
   },
+  welcome: {
+    title: "You are set up", served: "{{model}} is served already and answers at once. Larger ones know more: get one now, or later under Models.", nothingServed: "No model is here yet. Get one below: the small ones answer within a minute.", skip: "Skip, chat now",
+    fits: "Models that fit this machine", fitsNote: "the pool has {{pool}}",
+  },
+  connect: { title: "Connect a program", note: "the same server in the dialects that clients speak; a key goes into TIDEPOOL_API_KEY", bases: "Base URLs", copy: "Copy the base URL for {{name}}", snippet: "How a client of {{name}} comes here" },
   keys: {
     lead: "Keys let programs use the API in your name.", leadAdmin: "Keys let programs use the API: personal ones in a member's name, service keys in the workspace's.", create: "New key", none: "No keys yet", noneText: "A key is what a program sends. Make one and run the snippet that comes with it.",
     name: "Name", nameHelp: "What it is for.", prefix: "Begins with", kind: "Kind", service: "service", personal: "personal", kindHelp: "Service keys outlive their maker.", role: "Role", roleHelp: "Of a service key.", scope: "Only for", everything: "everything", lastUsed: "Last used", expires: "Expires", never: "never",
@@ -147,11 +165,11 @@ export const en = {
   },
   usage: {
     lead: "What was used, as it is billed: the tokens that were scheduled.", from: "From", to: "To", none: "Nothing was used in this time", noneText: "It appears here a second after the first request.", errors: "{{count}} failed", amount: "Amount", device: "Device time", cost: "Own cost", margin: "Margin", byDay: "Tokens by day",
-    byGroup: "By", group: "Group by", model: "Model", key: "Key", member: "Member", workspace: "Workspace", cachedTokens: "Cached",
+    byGroup: "Who used what", group: "Group by", model: "Model", key: "Key", member: "Member", workspace: "Workspace", cachedTokens: "Cached",
   },
   bills: { lead: "{{organisation}}: the sum of its requests, and of adjustments with their reasons.", month: "Month", total: "Total", unpriced: "unpriced", none: "Nothing on this bill yet", free: "Free tokens", book: "Price book", adjustments: "Adjustments", reason: "Reason" },
   requests: {
-    lead: "As they end, newest first; where each one's time went.", all: "All", none: "No requests", tokens: "In + out", time: "Time", one: "One request", id: "Request id", started: "Started", endpoint: "Endpoint", queue: "Queue", load: "Load", prefill: "Prefill", decode: "Decode", stall: "Stalls",
+    lead: "As they end, newest first; where each one's time went.", all: "All", none: "No requests", tokens: "In + out", time: "Time", one: "One request", recent: "Recent requests", allOf: "All of them", id: "Request id", started: "Started", endpoint: "Endpoint", queue: "Queue", load: "Load", prefill: "Prefill", decode: "Decode", stall: "Others' turns", done: "done", cancelled: "cancelled", error: "failed", interrupted: "cut off",
   },
   limits: {
     lead: "What may be used, and what it may cost.", limits: "Limits", add_limit: "New limit", add_budget: "New budget", noLimits: "No limits", noLimitsText: "Requests and tokens are bounded by the pool alone.", scope: "Scope", allModels: "all models", requests_per_minute: "Requests/min", tokens_per_minute: "Tokens/min", tokens_per_day: "Tokens/day", concurrent_requests: "At once", context_length: "Context", max_output_tokens: "Most output",
@@ -159,6 +177,19 @@ export const en = {
     budgets: "Budgets", noBudgets: "No budgets", noBudgetsText: "A budget warns, and then refuses, before a bill surprises.", period: "Period", day: "a day", month: "a month", spent: "Spent", spentOf: "Spent of the budget of {{scope}}", then: "At 100 %", blocks: "refuses", tells: "only tells", block: "Refuse what would go beyond",
     prices: "Prices", pricesNote: "for a million tokens", noPrices: "Unpriced", noPricesText: "The operator has set no prices: everything costs 0.", book: "Book {{version}}, {{currency}}", upTo: "Prompt up to", input: "Input", cachedInput: "Cached", output: "Output", modelHelp: "A stored model's id; * means all together.",
     remove: "Remove", removeTitle: "Remove this rule?", removeText: "What it held back may go on at once.",
+  },
+  profile: {
+    title: "Your account", noUser: "Nobody is signed in", noUserText: "This server is open, or a key is used: there is no password and no session.", password: "Password", passwordNote: "your other sessions end with it", old: "Password now", new: "New password", again: "New password again",
+    notTheSame: "These two are not the same.", changePassword: "Change the password", sessions: "Where you are signed in", begun: "Signed in", thisOne: "here", end: "Sign out there",
+  },
+  webhook: { title: "Webhook", note: "told of budgets and free quotas, signed", url: "Address", another: "Another address", remove: "Remove the webhook", secret: "Signed with this secret, shown this once:" },
+  organisations: {
+    title: "Organisations", note: "of this server", create: "New organisation", suspended: "suspended", suspend: "Suspend", resume: "Let in again", weightHelp: "Its share of the pool against other organisations.",
+    suspendTitle: "Suspend {{name}}?", suspendText: "Its keys and sessions are refused at once, and the answers they are getting are cut off. Nothing is deleted.",
+  },
+  prices: {
+    new: "New price book", text: "The next version, from now on. Requests that were made keep the prices of their time. Prices are for a million tokens; * means all models without a line.", currency: "Currency", note: "Note", addLine: "Add a model", removeLine: "Remove {{model}}", save: "Put in force",
+    try: "What would this month have cost?", wouldBe: "{{requests}} requests of this month: {{amount}} {{currency}} instead of {{was}}.",
   },
   health: {
     ready: "The server takes work", measure: "Measure again", measuring: "Looking at the machine; this takes a few seconds.", findings: "Findings", ok: "Good", hint: "Hint", warning: "Warning",

@@ -10,7 +10,7 @@ export const zhCN: Translation = {
     navigation: "主导航", menu: "打开菜单", skip: "跳到内容", theme: "主题", light: "浅色", dark: "深色", system: "跟随系统", language: "语言", account: "账户", signOut: "退出登录", openServer: "开放服务器：无需登录", viewerText: "您在此处的角色可以查看模型与用量，但不能使用。请联系工作区管理员。",
     notFound: "未找到", notFoundText: "没有这个页面。", toChat: "前往对话", broken: "页面出错了", reload: "重新加载",
   },
-  unit: { tokensPerS: "词元/秒" },
+  unit: { tokensPerS: "词元/秒", tokens: "词元" },
   state: { stored: "已存储", loading: "加载中", ready: "就绪", failed: "失败", quarantined: "已隔离" },
   place: { resident: "常驻", loading: "加载中", warm: "温", cold: "在磁盘", failed: "失败" },
   memory: { picture: "资源池内存（按所有者）", weights: "权重", kv: "KV", scratch: "工作区", reserve: "为 KV 预留", recurrent: "状态", free: "空闲" },
@@ -22,6 +22,8 @@ export const zhCN: Translation = {
     decode: "解码", prefill: "预填充", sinceStart: "启动以来 {{tokens}}", cached: "{{tokens}} 来自缓存", requests: "请求", queued: "{{count}} 个等待中",
     slack: "余量", slackHint: "距下一个词元的期限", load: "负载", loadHint: "保持节奏所需", switches: "切换", switchShare: "占用时间 {{share}}",
     memory: "内存", memoryNote: "{{used}} / {{limit}}", warm: "池外保温的权重", hostKv: "让出的 KV", noLimit: "无上限",
+    onTime: "按时", onTimeHint: "尚无承诺", onTimeSince: "总计 {{share}}", late: "{{share}} 的词元晚于承诺。", seeWhy: "查看是哪些模型",
+    today: "今日", todayUnpriced_other: "{{formatted}} 个请求，未定价", budget: "{{scope}} 的预算已花费 {{share}}。", budgetGone: "{{scope}} 的预算已用尽（{{share}}）；超出的请求会被拒绝。",
     modelsAtWork: "工作中的模型", noModels: "还没有使用过任何模型", getModel: "获取模型", where: "权重", active: "运行", waiting: "等待", loads: "加载次数", evictions: "驱逐次数",
     speed: "每秒词元数", queueTitle: "请求随时间变化", lastMinutes: "自打开本页起",
   },
@@ -45,6 +47,10 @@ export const zhCN: Translation = {
     interrupted: "生成过程中服务器停止了。已收到的内容已保留。", regenerate: "重新回答", continue: "继续", stopped: "已停止", toEnd: "到末尾",
     systemPrompt: "系统提示词", systemHelp: "在对话之前告诉模型。",
   },
+  cost: {
+    unpriced: "未定价", free: "免费额度", waived: "不计费", spent: "已花费 {{amounts}}", hint: "本对话（所有分支）的花费：{{exact}}",
+    freeAnswers_other: "{{count}} 个回答来自免费额度", unpricedAnswers_other: "{{count}} 个回答没有价格",
+  },
   sampling: {
     default: "模型默认", temperature: "温度", top_p: "Top p", top_k: "Top k", min_p: "Min p", repetition_penalty: "重复惩罚", presence_penalty: "存在惩罚",
     frequency_penalty: "频率惩罚", max_tokens: "最多词元", thinking_budget: "思考预算", seed: "随机种子", stop: "停止字符串",
@@ -54,12 +60,12 @@ export const zhCN: Translation = {
     frequency_penalty: "0：无", max_tokens: "回答的长度", thinking_budget: "推理的词元数", seed: "同种子同文本", stop: "每行一个：回答到此结束。",
   },
   compare: {
-    lead: "同一提示，多个模型，并排比较。这里的内容不会保存。", add: "添加模型", prompt: "提示", run: "运行", remove: "移除 {{model}}", ttft: "首个词元", speed: "速度", tokens: "输入 + 输出词元", finish: "结束原因",
+    lead: "同一提示，多个模型，并排比较。这里的内容不会保存。", add: "添加模型", prompt: "提示", run: "运行", remove: "移除 {{model}}", ttft: "首个词元", speed: "速度", tokens: "输入 + 输出词元", finish: "结束原因", cost: "费用",
   },
   playground: {
-    lead: "API 的全部参数、文本背后的词元，以及同一请求的代码。", kind: "请求类型", chat: "对话", completion: "补全", embedding: "向量",
+    lead: "API 的全部参数、文本背后的词元，以及同一请求的代码。", kind: "请求类型", chat: "对话", completion: "补全", embedding: "向量", rerank: "重排", query: "查询", documents: "文档", documentsHelp: "每行一条；按与查询的相关程度排序。", ranking: "由高到低", rankingNote: "{{tokens}} 词元，{{time}}",
     user: "用户消息", prompt: "提示", texts: "文本", textsHelp: "每行一条；彼此比较。", answer: "回答", parameters: "参数", logprobs: "显示词元及其概率",
-    asCode: "代码", withReasoning: "下面的词元包含推理过程。", hover: "指向词元可查看其他候选。", noEmbedder: "没有已存储的向量模型。",
+    asCode: "代码", withReasoning: "下面的词元包含推理过程。", hover: "指向词元可查看其他候选。", moreFields: "更多字段", moreFieldsHelp: "API 的其他字段，JSON 格式。", badFields: "这不是 JSON 对象。", noEmbedder: "没有适用的已存储模型。请到“模型”页获取。",
     similarity: "相似度（余弦）", embeddingNote: "{{dimensions}} 维，{{tokens}} 词元，{{time}}", ignored: "未生效：{{fields}}",
   },
   models: {
@@ -79,6 +85,7 @@ export const zhCN: Translation = {
   model: {
     requests: "请求", now: "{{active}} 个运行，{{waiting}} 个等待", failed: "失败", cancelled: "{{count}} 个已取消", promptTokens: "提示词元", cachedShare: "{{share}} 来自缓存", outputTokens: "输出词元",
     reasoning: "其中推理 {{tokens}}", loadTime: "每次 {{time}}", segments_other: "{{count}} 段", policy: "承诺与优先级", policyNote: "下次启动前有效；写入设置则永久",
+    latency: "延迟", latencyNote: "启动以来", latencyShare: "加载以来 {{share}} 的词元按时", ttft_s: "首个词元", tpot_s: "词元间隔", promised: "承诺",
     bench: "本机速度", benchNote: "会占用设备几秒钟", benchRun: "测量", test: "测试", batch: "并发", shareOfLimit: "占机器极限", seconds: "时间", facts: "资料",
   },
   policy: { ttft_s: "首个词元期限（秒）", tpot_s: "词元间隔（秒）", weight: "权重", min_resident_s: "至少常驻（秒）", idle_ttl_s: "闲置后离开（秒）", pinned: "常驻内存" },
@@ -101,11 +108,13 @@ export const zhCN: Translation = {
   },
   pool: {
     cordon: "封锁", cordonText: "在重新开放之前不会开始新任务，新请求会被拒绝。正在运行的会正常结束。", cordoned: "已封锁", open: "开放", policy: "策略：{{policy}}",
-    gantt: "设备上的模型（随时间）", ganttNote: "自打开本页起，每秒观察四次", ganttHint: "最近 {{span}}。拖动可移动，Ctrl 加滚轮可缩放。", now: "现在", toNow: "回到现在", zoomIn: "放大", zoomOut: "缩小",
-    hover: "{{model}}，{{ago}} 前：{{state}}", ran: "运行", out: "未常驻", legendRun: "▬ 运行", legendResident: "░ 常驻份额", legendLoad: "加载", legendEvict: "驱逐", legendLate: "超时",
+    gantt: "设备上的模型（随时间）", ganttNote: "由服务器在限度内保存", ganttHint: "最近 {{span}}。拖动可移动，Ctrl 加滚轮可缩放。", now: "现在", toNow: "回到现在", zoomIn: "放大", zoomOut: "缩小",
+    hover: "{{model}}，{{ago}} 前：{{state}}", hoverTurn: "{{time}}，{{steps}} 步，{{tokens}} 词元", hoverSlack: "最小余量 {{slack}}，{{late}} 个超时", out: "未常驻", legendRun: "▬ 运行", legendResident: "░ 常驻份额", legendLoad: "加载", legendEvict: "驱逐", legendLate: "超时",
+    ganttText: "所示 {{span}} 内：{{switches}} 次模型更替，计算 {{busy}}。", inView: "所示 {{span}} 内：{{switches}} 次模型更替，计算 {{busy}}。", quanta: "所示轮次", quantum: "平均时长", longest: "最长", steps: "步数", leastSlack: "最小余量", late: "超时词元",
+    editPolicy: "{{model}} 的承诺与优先级", policySettings: "策略", policySettingsNote: "适用于所有模型，除非某个模型另有规定",
     counters: "启动以来", turns: "轮次", perS: "{{rate}}/秒", switchShare: "等待权重", spills: "KV 外移", refused: "拒绝", decisions: "决策",
     models: "各模型的预期", share: "负载", spilled: "外移", arrivals: "请求数", pin: "常驻", budgets: "预算", budgetsNote: "下次启动前有效；不会中断正在运行的任务", budgetNow: "现为 {{limit}}，已用 {{used}}", budgetExample: "8GiB 或 60%",
-    happenings: "事件", nothingYet: "自打开本页起没有事件。",
+    happenings: "事件", nothingYet: "还没有事件。",
   },
   planner: {
     lead: "这些模型需要多少设备？各自独占与共享资源池的对比，使用与此处相同的调度器模拟。", models: "模型", modelsHelp: "如 6xqwen2.5-7b,2xllama2-13b，或 mix:sosp25",
@@ -115,17 +124,26 @@ export const zhCN: Translation = {
     saves: "共享可节省 {{share}}", pooled: "共享", dedicated: "独占", kind: "型号", onTime: "按时词元", atRisk: "负载更高时", perHour: "每小时", perMillion: "每百万词元", placement: "运行位置：{{kind}}", busy: "{{share}} 忙",
   },
   settings: {
-    lead: "服务器读到的设置：命令行参数优先于环境变量，环境变量优先于文件。下次启动时生效。", general: "通用", onlyChanged: "仅显示已更改的", search: "搜索设置", allowed: "允许：{{allowed}}", copy: "复制 {{name}}",
+    lead: "命令行参数优先于环境变量，环境变量优先于此处的更改，此处的更改优先于文件。能立即生效的立即生效，其余在下次启动时生效。",
+    change: "更改 {{name}}", newValue: "{{name}} 的新值", atOnce: "立即生效并保留。", atNextStart: "下次启动时生效。", onePerLine: "每行一个", default: "默认 {{value}}", next: "下次启动起：{{value}}", takeBack: "撤销对 {{name}} 的更改",
+    locked: "它影响服务器之外：请在文件、环境变量或参数中设置。", beaten: "已由{{source}}设置，优先于此处保存的值。", waiting_other: "{{count}} 项更改将在下次启动时生效：{{names}}。",
+    bad_number: "这不是数字。", bad_whole: "这不是整数。", bad_low: "至少 {{minimum}}。", bad_high: "至多 {{maximum}}。",
+    general: "通用", onlyChanged: "仅显示已更改的", search: "搜索设置", allowed: "允许：{{allowed}}", copy: "复制 {{name}}",
   },
-  settingSource: { flag: "参数", environment: "变量", file: "文件", other: "已设置" },
+  settingSource: { flag: "参数", environment: "变量", file: "文件", console: "此处更改", other: "已设置" },
   signIn: {
     title: "登录", again: "重新登录", expired: "会话已结束。您输入的内容没有丢失。", email: "邮箱", password: "密码", submit: "登录",
     help: "还没有账户？请向服务器管理员索取链接。首个链接在服务器启动时显示。",
   },
   setup: {
     title: "初始设置", noToken: "此页面需通过链接打开：服务器启动时显示的链接，或管理员给您的链接。", linkHelp: "请索取新链接：每个链接只能在限定时间内使用一次。", setup: "欢迎使用 Tidepool", invitation: "您已受邀", reset: "设置新密码",
-    setupText: "您将成为此服务器的所有者：管理模型、成员与账单。", invitationText: "身份 {{email}}，角色 {{role}}。", resetText: "用于 {{email}}。", name: "您的姓名", passwordHelp: "至少 10 个字符。", submit: "继续", after: "接下来会进入与已就绪模型的对话。更多模型见“模型”页。",
+    setupText: "您将成为此服务器的所有者：管理模型、成员与账单。", invitationText: "身份 {{email}}，角色 {{role}}。", resetText: "用于 {{email}}。", name: "您的姓名", passwordHelp: "至少 10 个字符。", submit: "继续", after: "接下来可与已就绪的模型对话，或获取适合这台机器的模型。",
   },
+  welcome: {
+    title: "设置完成", served: "{{model}} 已就绪，可立即回答。更大的模型知道得更多：现在获取，或以后到“模型”页获取。", nothingServed: "还没有模型。请从下面获取：小模型一分钟内即可回答。", skip: "跳过，立即对话",
+    fits: "适合这台机器的模型", fitsNote: "资源池 {{pool}}",
+  },
+  connect: { title: "连接程序", note: "同一服务器，以各种客户端的协议提供；密钥放入 TIDEPOOL_API_KEY", bases: "基础地址", copy: "复制 {{name}} 的基础地址", snippet: "{{name}} 客户端如何连接" },
   keys: {
     lead: "密钥让程序以您的名义使用 API。", leadAdmin: "密钥让程序使用 API：个人密钥以成员名义，服务密钥以工作区名义。", create: "新建密钥", none: "还没有密钥", noneText: "密钥由程序发送。新建一个，并运行附带的代码。",
     name: "名称", nameHelp: "用途说明。", prefix: "开头", kind: "类型", service: "服务", personal: "个人", kindHelp: "服务密钥不随创建者离开而失效。", role: "角色", roleHelp: "用于服务密钥。", scope: "仅限", everything: "全部", lastUsed: "最近使用", expires: "到期", never: "永不",
@@ -148,11 +166,11 @@ export const zhCN: Translation = {
   },
   usage: {
     lead: "按计费口径的用量：即被调度的词元。", from: "从", to: "到", none: "这段时间没有用量", noneText: "首个请求一秒后会出现在这里。", errors: "{{count}} 个失败", amount: "金额", device: "设备时间", cost: "自有成本", margin: "毛利", byDay: "每日词元",
-    byGroup: "分组", group: "分组方式", model: "模型", key: "密钥", member: "成员", workspace: "工作区", cachedTokens: "缓存",
+    byGroup: "用量明细", group: "分组方式", model: "模型", key: "密钥", member: "成员", workspace: "工作区", cachedTokens: "缓存",
   },
   bills: { lead: "{{organisation}}：所有请求之和，以及附有理由的调整。", month: "月份", total: "合计", unpriced: "未定价", none: "本账单还没有内容", free: "免费词元", book: "价目表", adjustments: "调整", reason: "理由" },
   requests: {
-    lead: "按结束时间从新到旧；各自的时间花在哪里。", all: "全部", none: "没有请求", tokens: "输入 + 输出", time: "耗时", one: "单个请求", id: "请求编号", started: "开始", endpoint: "接口", queue: "排队", load: "加载", prefill: "预填充", decode: "解码", stall: "停顿",
+    lead: "按结束时间从新到旧；各自的时间花在哪里。", all: "全部", none: "没有请求", tokens: "输入 + 输出", time: "耗时", one: "单个请求", recent: "最近的请求", allOf: "查看全部", id: "请求编号", started: "开始", endpoint: "接口", queue: "排队", load: "加载", prefill: "预填充", decode: "解码", stall: "其他模型的轮次", done: "完成", cancelled: "已取消", error: "失败", interrupted: "中断",
   },
   limits: {
     lead: "可以使用多少，可以花费多少。", limits: "限额", add_limit: "新建限额", add_budget: "新建预算", noLimits: "没有限额", noLimitsText: "请求与词元只受资源池本身限制。", scope: "范围", allModels: "所有模型", requests_per_minute: "请求/分", tokens_per_minute: "词元/分", tokens_per_day: "词元/天", concurrent_requests: "并发", context_length: "上下文", max_output_tokens: "最多输出",
@@ -160,6 +178,19 @@ export const zhCN: Translation = {
     budgets: "预算", noBudgets: "没有预算", noBudgetsText: "预算会先提醒，再拒绝，避免账单意外。", period: "周期", day: "每天", month: "每月", spent: "已花费", spentOf: "{{scope}} 预算已花费", then: "达到 100 % 时", blocks: "拒绝", tells: "仅提醒", block: "拒绝会超出的请求",
     prices: "价格", pricesNote: "每百万词元", noPrices: "未定价", noPricesText: "管理员尚未定价：一切为 0。", book: "价目表 {{version}}，{{currency}}", upTo: "提示长度至", input: "输入", cachedInput: "缓存", output: "输出", modelHelp: "已存储模型的名称；* 表示全部合计。",
     remove: "删除", removeTitle: "删除这条规则？", removeText: "它所限制的请求可立即继续。",
+  },
+  profile: {
+    title: "您的账户", noUser: "没有登录用户", noUserText: "此服务器为开放模式或使用密钥：没有密码，也没有会话。", password: "密码", passwordNote: "更改后其他会话会结束", old: "当前密码", new: "新密码", again: "再次输入新密码",
+    notTheSame: "两次输入不一致。", changePassword: "更改密码", sessions: "已登录的会话", begun: "登录时间", thisOne: "当前", end: "退出该会话",
+  },
+  webhook: { title: "Webhook", note: "预算与免费额度的签名通知", url: "地址", another: "更换地址", remove: "移除 Webhook", secret: "签名密钥（只显示这一次）：" },
+  organisations: {
+    title: "组织", note: "本服务器上的", create: "新建组织", suspended: "已停用", suspend: "停用", resume: "重新启用", weightHelp: "相对其他组织的资源份额。",
+    suspendTitle: "停用 {{name}}？", suspendText: "其密钥与会话立即被拒绝，正在接收的回答会被切断。不会删除任何内容。",
+  },
+  prices: {
+    new: "新价目表", text: "下一个版本，自现在起生效。已完成的请求保持当时的价格。价格按每百万词元计；* 表示没有单独列出的所有模型。", currency: "货币", note: "备注", addLine: "添加模型", removeLine: "移除 {{model}}", save: "生效",
+    try: "本月会是多少？", wouldBe: "本月 {{requests}} 个请求：{{amount}} {{currency}}，原为 {{was}}。",
   },
   health: {
     ready: "服务器正常接受任务", measure: "重新测量", measuring: "正在检查机器，需要几秒钟。", findings: "检查结果", ok: "正常", hint: "提示", warning: "警告",

@@ -41,6 +41,30 @@ export function nearestThatFits(model: CatalogueModel, all: CatalogueModel[], po
   return best(all.filter((other) => name(other) === name(model))) ?? best(all.filter((other) => other.family === model.family));
 }
 
+// What to get first: of each model the largest that fits and still answers at reading speed; those for everything before those for
+// code and sums, at most two of a family, the largest first.
+export function suggestions(all: CatalogueModel[], poolBytes: number, memoryBytesPerS: number, most = 6): CatalogueModel[] {
+  const readingTokensPerS = 7;
+  const best = new Map<string, CatalogueModel>();
+  for (const model of all) {
+    const bytes = estimatedBytes(model);
+    if (bytes === 0 || !fits(bytes, poolBytes) || /bert|roberta/i.test(model.family ?? "") || /embed|rerank/i.test(model.id ?? "")) continue;
+    if (memoryBytesPerS > 0 && expectedTokensPerS(bytes, memoryBytesPerS) < readingTokensPerS) continue;
+    const name = (model.id ?? "").split(":")[0]!;
+    const known = best.get(name);
+    if (!known || estimatedBytes(known) < bytes) best.set(name, model);
+  }
+  const special = (model: CatalogueModel) => Number(/cod|math|scale|r1|sql|guard/i.test(model.id ?? ""));
+  const sorted = [...best.values()].sort((a, b) => special(a) - special(b) || estimatedBytes(b) - estimatedBytes(a));
+  const ofFamily = new Map<string, number>();
+  const chosen = sorted.filter((model) => {
+    const count = (ofFamily.get(model.family ?? "") ?? 0) + 1;
+    ofFamily.set(model.family ?? "", count);
+    return count <= 2;
+  });
+  return chosen.slice(0, most);
+}
+
 // Decoding reads every weight once a token: memory bandwidth over bytes bounds the speed of one stream.
 export function expectedTokensPerS(bytes: number, memoryBytesPerS: number): number {
   return bytes > 0 ? memoryBytesPerS / bytes : 0;

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
-import { bitsPerWeight, estimatedBytes, expectedTokensPerS, fits, nearestThatFits, parametersOf } from "./fit";
+import type { CatalogueModel } from "../api/types";
+import { bitsPerWeight, estimatedBytes, expectedTokensPerS, fits, nearestThatFits, parametersOf, suggestions } from "./fit";
 
 test("parameters from names", () => {
   expect(parametersOf("135M")).toBe(135e6);
@@ -26,4 +27,13 @@ test("the nearest that fits is the largest of the same name that does", () => {
 test("one stream reads all weights a token", () => {
   expect(expectedTokensPerS(1e9, 20e9)).toBe(20);
   expect(expectedTokensPerS(0, 1)).toBe(0);
+});
+
+test("what is offered first fits, answers at reading speed, and is of several kinds", () => {
+  const model = (id: string, parameters: string, family = "qwen3") => ({ id, parameters, family, sources: ["org/repo-gguf:Q4_0"] }) as CatalogueModel;
+  const all = [model("qwen3:0.6b", "0.6B"), model("qwen3:4b", "4B"), model("qwen3:32b", "32B"), model("gemma3:1b", "1B", "gemma3"), model("minilm:l6", "22M", "bert"), model("qwen3-embedding:0.6b", "0.6B")];
+  // 8 GiB of pool; at 25 GB/s a model of 2.25 GB makes eleven tokens a second.
+  expect(suggestions(all, 8 * 2 ** 30, 25e9).map((one) => one.id)).toEqual(["qwen3:4b", "gemma3:1b"]);
+  expect(suggestions(all, 8 * 2 ** 30, 10e9).map((one) => one.id)).toEqual(["gemma3:1b", "qwen3:0.6b"]);
+  expect(suggestions(all, 1 << 20, 25e9)).toEqual([]);
 });

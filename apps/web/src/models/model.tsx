@@ -3,14 +3,17 @@ import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link, useNavigate, useParams } from "react-router";
 import { postJson } from "../api/client";
-import { fetchMetrics, useDeleteModel, useLoadModel, useModels, usePoolOnce, usePoolPolicy, useUnloadModel } from "../api/queries";
+import { fetchMetrics, quantileOf, type Sample, useDeleteModel, useLoadModel, useModels, usePoolOnce, useUnloadModel } from "../api/queries";
 import type { PoolModel } from "../api/types";
+import { RecentRequests } from "../account/requests";
+import { onTimeShare } from "../overview/rates";
 import { useMay } from "../shell/session";
 import { ModelDot, PlacesBar, stateTone } from "../overview/page";
-import { formatBytes, formatCount, formatPercent, formatSeconds, formatTime, grouped, significant } from "../ui/format";
-import { Badge, Button, CopyButton, Empty, ErrorNote, Field, Input, Loading, Page, Section, Stat, Table } from "../ui/kit";
+import { formatAttainment, formatBytes, formatCount, formatPercent, formatSeconds, formatTime, grouped, significant } from "../ui/format";
+import { Badge, Button, CopyButton, Empty, ErrorNote, Loading, Page, Section, Stat, Table } from "../ui/kit";
 import { DeploymentDialog } from "./deployments";
 import { RetireDialog } from "./page";
+import { PolicyForm } from "./policy_form";
 
 interface BenchRow { test: string; batch: number; tokens: number; seconds: number; tokens_per_s: number; share_of_limit: number }
 
@@ -60,6 +63,7 @@ export function ModelPage() {
         <Stat label={t("overview.loads")} value={grouped(state?.loads ?? 0)} hint={state && state.loads > 0 ? t("model.loadTime", { time: formatSeconds(state.load_seconds / state.loads) }) : undefined} />
         <Stat label={t("overview.evictions")} value={grouped(state?.evictions ?? 0)} />
       </dl>}
+      {operator && <Latency id={id} samples={metrics.data ?? []} promise={state} />}
       {state && (
         <Section title={t("overview.where")}>
           <PlacesBar model={state} />
@@ -68,8 +72,9 @@ export function ModelPage() {
           </dl>
         </Section>
       )}
-      {state?.pooled && <PolicyForm key={id} model={state} />}
+      {state?.pooled && <Section title={t("model.policy")} note={t("model.policyNote")}><PolicyForm key={id} model={state} /></Section>}
       {operator && <Bench id={id} generates={model.generates !== false} />}
+      <RecentRequests model={id} />
       <Section title={t("model.facts")}>
         <dl className="grid grid-cols-1 gap-x-8 gap-y-1 text-sm sm:grid-cols-2">
           {([["format", model.format], ["architecture", model.architecture], ["quantisation", model.quantisation], ["context", grouped(model.context_length ?? 0)], ["licence", model.licence], ["capabilities", model.capabilities?.join(", ").replaceAll("_", " ")], ["added", model.created ? formatTime(model.created) : "–"]] as const).map(([name, value]) => (
@@ -85,25 +90,18 @@ export function ModelPage() {
   );
 }
 
-function PolicyForm({ model }: { model: PoolModel }) {
+function Latency({ id, samples, promise }: { id: string; samples: Sample[]; promise: PoolModel | undefined }) {
   const { t } = useTranslation();
-  const policy = usePoolPolicy();
-  const [pinned, setPinned] = useState(model.pinned);
-  const fields = [["ttft_s", 0.01], ["tpot_s", 0.001], ["weight", 0.1], ["min_resident_s", 1], ["idle_ttl_s", 1]] as const;
+  const rows = ([["ttft_s", "tidepool_ttft_seconds"], ["tpot_s", "tidepool_tpot_seconds"]] as const).map(([name, metric]) => ({ name, quantiles: [0.5, 0.95, 0.99].map((q) => quantileOf(samples, metric, { model: id }, q)) }));
+  if (rows.every((row) => row.quantiles[0] === null)) return null;
+  const share = promise?.engine ? onTimeShare({ on_time: promise.engine.tokens_on_time, late: promise.engine.tokens_late }) : null;
   return (
-    <Section title={t("model.policy")} note={t("model.policyNote")}>
-      <form className="space-y-3" onSubmit={(event) => {
-        event.preventDefault();
-        const form = new FormData(event.currentTarget);
-        policy.mutate({ model: model.id, pinned, ...Object.fromEntries(fields.flatMap(([name]) => { const text = String(form.get(name) ?? ""); return text === "" ? [] : [[name, Number(text)]]; })) });
-      }}>
-        <div className="grid grid-cols-2 gap-3 sm:grid-cols-3 lg:grid-cols-5">
-          {fields.map(([name, step]) => <Field key={name} label={t(`policy.${name}`)} help={t(`policyHelp.${name}`)}>{(id, note) => <Input id={id} aria-describedby={note} name={name} type="number" step="any" data-step={step} defaultValue={Number(model[name].toPrecision(6))} />}</Field>)}
-        </div>
-        <label className="flex items-center gap-2 text-sm"><input type="checkbox" className="accent-(--accent)" checked={pinned} onChange={(event) => setPinned(event.target.checked)} />{t("policy.pinned")}</label>
-        {policy.error && <ErrorNote error={policy.error} />}
-        <div className="flex items-center gap-3"><Button kind="primary" type="submit" busy={policy.isPending}>{t("common.apply")}</Button>{policy.isSuccess && <span role="status" className="text-sm text-good">{t("common.done")}</span>}</div>
-      </form>
+    <Section title={t("model.latency")} note={share === null ? t("model.latencyNote") : t("model.latencyShare", { share: formatAttainment(share) })}>
+      <Table label={t("model.latency")} rows={rows} keyOf={(row) => row.name} columns={[
+        { head: "", wide: true, cell: (row) => t(`model.${row.name}`) },
+        ...["p50", "p95", "p99"].map((head, index) => ({ head, right: true, cell: (row: (typeof rows)[number]) => (row.quantiles[index] === null ? "–" : formatSeconds(row.quantiles[index]!)) })),
+        { head: t("model.promised"), right: true, cell: (row) => (promise ? formatSeconds(promise[row.name]) : "–") },
+      ]} />
     </Section>
   );
 }

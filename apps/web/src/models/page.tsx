@@ -13,7 +13,7 @@ import { estimatedBytes, expectedTokensPerS, fits, nearestThatFits } from "./fit
 
 const live = (pull: Pull) => pull.state === "running" || pull.state === "queued" || pull.state === "paused";
 
-function PullRow({ pull }: { pull: Pull }) {
+export function PullRow({ pull }: { pull: Pull }) {
   const { t } = useTranslation();
   const change = useChangePull();
   const id = pull.id ?? "";

@@ -2,15 +2,15 @@ import { Pin, PinOff, TriangleAlert } from "lucide-react";
 import { lazy, Suspense, type ReactNode } from "react";
 import { useTranslation } from "react-i18next";
 import { Link } from "react-router";
-import { useChangePull, useLoadModel, useModels, usePoolCordon, usePoolPolicy, usePulls, useStatus } from "../api/queries";
-import { usePoolView } from "../api/pool_feed";
+import { useBudgets, useChangePull, useLoadModel, useModels, usePoolCordon, usePoolPolicy, usePrices, usePulls, useSettings, useStatus, useUsageSince } from "../api/queries";
+import { usePoolView, type PoolMoment } from "../api/pool_feed";
 import type { PoolModel, PoolState } from "../api/types";
 import { modelColor } from "../ui/colors";
-import { formatBytes, formatCount, formatPercent, formatSeconds, grouped, significant } from "../ui/format";
+import { formatAttainment, formatBytes, formatCount, formatPercent, formatSeconds, grouped, significant } from "../ui/format";
 import { Badge, Button, Empty, ErrorNote, errorText, IconButton, Loading, Meter, Page, Section, Stat, Table, type Tone } from "../ui/kit";
 import { useDark } from "../ui/theme_hook";
 import { MemoryPicture } from "./memory_picture";
-import { useRates } from "./rates";
+import { onTimeShare, useRates } from "./rates";
 
 const Chart = lazy(() => import("../ui/chart"));
 
@@ -42,12 +42,23 @@ export function PlacesBar({ model }: { model: PoolModel }) {
 
 interface Concern { key: string; text: string; action?: ReactNode }
 
-function useConcerns(state: PoolState | null): Concern[] {
+// Of the tokens that came while this page looked, at most the last five minutes; before any came, since the start.
+function recentShare(moments: PoolMoment[]): number | null {
+  const last = moments.at(-1);
+  if (!last) return null;
+  const first = moments.find((moment) => moment.atMs > last.atMs - 300_000)!;
+  return onTimeShare({ on_time: Math.max(0, last.tokens.on_time - first.tokens.on_time), late: Math.max(0, last.tokens.late - first.tokens.late) }) ?? onTimeShare(last.tokens);
+}
+const worrying = 0.95;
+
+function useConcerns(state: PoolState | null, share: number | null): Concern[] {
   const { t } = useTranslation();
   const cordon = usePoolCordon();
   const load = useLoadModel();
   const change = useChangePull();
   const pulls = usePulls();
+  const settings = useSettings();
+  const budgets = useBudgets();
   const out: Concern[] = [];
   if (!state) return out;
   if (state.device.cordoned) {
@@ -55,6 +66,13 @@ function useConcerns(state: PoolState | null): Concern[] {
   }
   if (state.memory.over_bytes > 0) out.push({ key: "over", text: t("overview.over", { bytes: formatBytes(state.memory.over_bytes) }), action: <Link className="underline" to="/pool">{t("nav.pool")}</Link> });
   if (state.device.load > 1) out.push({ key: "load", text: t("overview.overloaded", { load: formatPercent(state.device.load) }), action: <Link className="underline" to="/planner">{t("nav.planner")}</Link> });
+  else if (share !== null && share < worrying) out.push({ key: "late", text: t("overview.late", { share: formatPercent(1 - share) }), action: <Link className="underline" to="/pool">{t("overview.seeWhy")}</Link> });
+  const waiting = (settings.data ?? []).filter((one) => one.next !== null);
+  if (waiting.length > 0) out.push({ key: "settings", text: t("settings.waiting", { count: waiting.length, names: waiting.map((one) => one.id).join(", ") }), action: <Link className="underline" to="/settings">{t("nav.settings")}</Link> });
+  for (const budget of budgets.data ?? []) {
+    const used = Number(budget.amount) > 0 ? Number(budget.spent) / Number(budget.amount) : 0;
+    if (used >= 0.8) out.push({ key: `budget ${budget.id}`, text: t(budget.block && used >= 1 ? "overview.budgetGone" : "overview.budget", { scope: budget.scope, share: formatPercent(used) }), action: <Link className="underline" to="/limits">{t("nav.limits")}</Link> });
+  }
   for (const model of state.models) {
     if (model.state !== "failed" && model.state !== "quarantined") continue;
     out.push({
@@ -79,10 +97,13 @@ export function OverviewPage() {
   const { state, moments, error } = usePoolView();
   const status = useStatus();
   const models = useModels(10_000);
-  const rates = useRates();
+  const points = useRates(moments);
   const policy = usePoolPolicy();
-  const concerns = useConcerns(state);
-  const latest = rates.points.at(-1);
+  const share = recentShare(moments);
+  const concerns = useConcerns(state, share);
+  const latest = points.at(-1);
+  const today = useUsageSince(new Date().toISOString().slice(0, 10));
+  const prices = usePrices();
 
   if (!state) {
     return <Page title={t("nav.overview")}>{error ? <ErrorNote error={error} /> : <Loading rows={6} />}</Page>;
@@ -115,13 +136,17 @@ export function OverviewPage() {
           ))}
         </ul>
       )}
-      <dl className="mb-5 grid grid-cols-2 gap-x-6 gap-y-4 sm:grid-cols-3 lg:grid-cols-6">
-        <Stat label={t("overview.decode")} value={latest ? formatCount(Math.round(latest.decode)) : "–"} unit={t("unit.tokensPerS")} hint={rates.totals ? t("overview.sinceStart", { tokens: formatCount(rates.totals.completion) }) : undefined} />
-        <Stat label={t("overview.prefill")} value={latest ? formatCount(Math.round(latest.prefill)) : "–"} unit={t("unit.tokensPerS")} hint={rates.totals ? t("overview.cached", { tokens: formatCount(rates.totals.cached) }) : undefined} />
+      <dl className="mb-5 grid grid-cols-2 gap-x-6 gap-y-4 sm:grid-cols-4 xl:grid-cols-8">
+        <Stat label={t("overview.decode")} value={latest ? formatCount(Math.round(latest.decode)) : "–"} unit={t("unit.tokensPerS")} hint={t("overview.sinceStart", { tokens: formatCount(state.tokens.generated) })} />
+        <Stat label={t("overview.prefill")} value={latest ? formatCount(Math.round(latest.prefill)) : "–"} unit={t("unit.tokensPerS")} hint={t("overview.sinceStart", { tokens: formatCount(state.tokens.computed - state.tokens.generated) })} />
         <Stat label={t("overview.requests")} value={`${active}`} hint={t("overview.queued", { count: waiting })} tone={waiting > 0 ? "warn" : undefined} />
+        <Stat label={t("overview.onTime")} value={<span data-testid="on-time">{share === null ? "–" : formatAttainment(share)}</span>} tone={share === null ? undefined : share < worrying ? "bad" : "good"}
+          hint={onTimeShare(state.tokens) === null ? t("overview.onTimeHint") : t("overview.onTimeSince", { share: formatAttainment(onTimeShare(state.tokens)!) })} />
         <Stat label={t("overview.slack")} value={slack === null ? "–" : formatSeconds(slack)} hint={t("overview.slackHint")} tone={slack === null ? undefined : slack < 0 ? "bad" : "good"} />
         <Stat label={t("overview.load")} value={formatPercent(state.device.load)} hint={t("overview.loadHint")} tone={state.device.load > 1 ? "bad" : undefined} />
         <Stat label={t("overview.switches")} value={grouped(state.counters.switches ?? 0)} hint={t("overview.switchShare", { share: formatPercent(state.device.switch_share) })} />
+        <Stat label={t("overview.today")} value={<span data-testid="today">{today.data ? formatCount(today.data.prompt_tokens + today.data.output_tokens) : "–"}</span>} unit={t("unit.tokens")}
+          hint={today.data && (prices.data?.priced ? `${today.data.amount} ${prices.data.current.currency}` : t("overview.todayUnpriced", { count: today.data.requests, formatted: grouped(today.data.requests) }))} />
       </dl>
 
       <Section title={t("overview.memory")} note={t("overview.memoryNote", { used: formatBytes(state.memory.used_bytes), limit: formatBytes(state.memory.limit_bytes) })}>
@@ -160,10 +185,10 @@ export function OverviewPage() {
       <div className="grid grid-cols-1 gap-x-8 lg:grid-cols-2">
         <Section title={t("overview.speed")} note={t("overview.lastMinutes")}>
           <Suspense fallback={<Loading rows={3} />}>
-            <Chart label={t("overview.speed")} times={rates.points.map((point) => point.atS)} format={(value) => formatCount(Number(significant(value, 2)))}
+            <Chart label={t("overview.speed")} times={points.map((point) => point.atS)} format={(value) => formatCount(Number(significant(value, 2)))}
               series={[
-                { label: t("overview.decode"), color: "#129490", values: rates.points.map((point) => point.decode), fill: true },
-                { label: t("overview.prefill"), color: "#8d7fd8", values: rates.points.map((point) => point.prefill) },
+                { label: t("overview.decode"), color: "#129490", values: points.map((point) => point.decode), fill: true },
+                { label: t("overview.prefill"), color: "#8d7fd8", values: points.map((point) => point.prefill) },
               ]} />
           </Suspense>
           <Legend items={[[t("overview.decode"), "#129490"], [t("overview.prefill"), "#8d7fd8"]]} />

@@ -13,36 +13,47 @@ import { formatSeconds, significant } from "../ui/format";
 import { Button, CopyButton, cx, ErrorNote, Field, Input, Page, Section, TextArea, Tip } from "../ui/kit";
 import { snippetsOf } from "./snippets";
 
-type Mode = "chat" | "completion" | "embedding";
-const modes: Mode[] = ["chat", "completion", "embedding"];
-const paths: Record<Mode, string> = { chat: "/v1/chat/completions", completion: "/v1/completions", embedding: "/v1/embeddings" };
+type Mode = "chat" | "completion" | "embedding" | "rerank";
+const modes: Mode[] = ["chat", "completion", "embedding", "rerank"];
+const paths: Record<Mode, string> = { chat: "/v1/chat/completions", completion: "/v1/completions", embedding: "/v1/embeddings", rerank: "/v1/rerank" };
 
+interface Ranking { results: { index: number; relevance_score: number }[]; tokens: number; seconds: number }
 interface Embeddings { vectors: number[][]; tokens: number; seconds: number }
 
 export function PlaygroundPage() {
   const { t } = useTranslation();
   const [search, setSearch] = useSearchParams();
   const models = useModels(5_000);
-  const [mode, setMode] = useState<Mode>("chat");
-  const fitting = models.data?.filter((one) => (one.generates === false) === (mode === "embedding"));
+  const named = models.data?.find((one) => one.id === search.get("model"));
+  const [picked, setMode] = useState<Mode | null>(null);
+  // A model's own page leads here with its name: then what it does is what is tried.
+  const mode = picked ?? (named?.ranks ? "rerank" : named?.generates === false ? "embedding" : "chat");
+  const fitting = models.data?.filter((one) => (mode === "rerank" ? one.ranks === true : mode === "embedding" ? one.generates === false && one.ranks !== true : one.generates !== false));
   const model = search.get("model") ?? firstModel(fitting, null);
   const [system, setSystem] = useState("");
   const [text, setText] = useState("");
+  const [query, setQuery] = useState("");
+  const [extraText, setExtraText] = useState("");
+  const extra = useMemo(() => readFields(extraText), [extraText]);
   const [sampling, setSampling] = useState<SamplingSettings>({});
   const [logprobs, setLogprobs] = useState(true);
   const [answer, setAnswer] = useState<StreamState | null>(null);
   const [embeddings, setEmbeddings] = useState<Embeddings | null>(null);
+  const [ranking, setRanking] = useState<Ranking | null>(null);
+  const lines = text.split("\n").filter((line) => line.trim() !== "");
   const [error, setError] = useState<unknown>(null);
   const [language, setLanguage] = useState<"curl" | "python" | "javascript">("curl");
   const abort = useRef<AbortController | null>(null);
   useEffect(() => () => abort.current?.abort(), []);
 
   const body = useMemo<Record<string, unknown>>(() => {
-    if (mode === "embedding") return { model, input: text.split("\n").filter((line) => line.trim() !== "") };
-    const more = { ...sampling, ...(logprobs && mode === "chat" ? { logprobs: true, top_logprobs: 5 } : {}) };
-    if (mode === "completion") return { model, prompt: text, ...sampling };
+    const lines = text.split("\n").filter((line) => line.trim() !== "");
+    if (mode === "embedding") return { model, input: lines };
+    if (mode === "rerank") return { model, query, documents: lines };
+    const more = { ...sampling, ...extra.fields, ...(logprobs && mode === "chat" ? { logprobs: true, top_logprobs: 5 } : {}) };
+    if (mode === "completion") return { model, prompt: text, ...sampling, ...extra.fields };
     return { model, messages: [...(system.trim() ? [{ role: "system", content: system }] : []), { role: "user", content: text }], ...more };
-  }, [mode, model, system, text, sampling, logprobs]);
+  }, [mode, model, system, text, query, sampling, extra.fields, logprobs]);
   const snippets = snippetsOf(location.origin, paths[mode], body);
   const snippet = snippets.find((one) => one.name === language)!;
   const busy = answer?.state === "waiting" || answer?.state === "running";
@@ -53,13 +64,18 @@ export function PlaygroundPage() {
     abort.current = control;
     setError(null);
     setEmbeddings(null);
-    if (mode !== "embedding") {
+    setRanking(null);
+    if (mode === "chat" || mode === "completion") {
       setAnswer(emptyStream);
       return streamChat(paths[mode], body, control.signal, (state) => { if (abort.current === control) setAnswer(state); });
     }
     setAnswer(null);
     const started = performance.now();
     try {
+      if (mode === "rerank") {
+        const reply = await postJson<{ results: Ranking["results"]; usage?: { total_tokens?: number } }>(paths.rerank, body, { signal: control.signal });
+        return setRanking({ results: reply.results, tokens: reply.usage?.total_tokens ?? 0, seconds: (performance.now() - started) / 1e3 });
+      }
       const reply = await postJson<{ data: { embedding: number[] }[]; usage: { prompt_tokens: number } }>(paths.embedding, body, { signal: control.signal });
       setEmbeddings({ vectors: reply.data.map((item) => item.embedding), tokens: reply.usage.prompt_tokens, seconds: (performance.now() - started) / 1e3 });
     } catch (problem) {
@@ -73,18 +89,19 @@ export function PlaygroundPage() {
           <div className="flex flex-wrap items-center gap-2">
             <div role="radiogroup" aria-label={t("playground.kind")} className="inline-flex rounded-md border border-line-strong p-0.5">
               {modes.map((one) => (
-                <button key={one} type="button" role="radio" aria-checked={mode === one} onClick={() => { setMode(one); setAnswer(null); setEmbeddings(null); setError(null); setSearch({}, { replace: true }); }}
+                <button key={one} type="button" role="radio" aria-checked={mode === one} onClick={() => { setMode(one); setAnswer(null); setEmbeddings(null); setRanking(null); setError(null); setSearch({}, { replace: true }); }}
                   className={cx("rounded px-2.5 py-1 text-sm", mode === one ? "bg-accent-soft font-medium text-accent" : "text-soft hover:text-ink")}>{t(`playground.${one}`)}</button>
               ))}
             </div>
             <ModelPickerOrSelect mode={mode} model={model} onChange={(next) => setSearch({ model: next }, { replace: true })} ids={(fitting ?? []).map((one) => one.id ?? "")} />
           </div>
           {mode === "chat" && <Field label={t("chat.systemPrompt")}>{(id) => <TextArea id={id} rows={2} className="min-h-12" value={system} onChange={(event) => setSystem(event.target.value)} />}</Field>}
-          <Field label={t(mode === "embedding" ? "playground.texts" : mode === "chat" ? "playground.user" : "playground.prompt")} help={mode === "embedding" ? t("playground.textsHelp") : undefined}>
+          {mode === "rerank" && <Field label={t("playground.query")}>{(id) => <Input id={id} value={query} onChange={(event) => setQuery(event.target.value)} />}</Field>}
+          <Field label={t(mode === "embedding" ? "playground.texts" : mode === "rerank" ? "playground.documents" : mode === "chat" ? "playground.user" : "playground.prompt")} help={mode === "embedding" ? t("playground.textsHelp") : mode === "rerank" ? t("playground.documentsHelp") : undefined}>
             {(id, note) => <TextArea id={id} aria-describedby={note} rows={6} value={text} onChange={(event) => setText(event.target.value)} onKeyDown={(event) => { if (event.key === "Enter" && (event.metaKey || event.ctrlKey)) void run(); }} />}
           </Field>
           <div className="flex items-center gap-2">
-            <Button kind="primary" disabled={text.trim() === "" || model === "" || busy} onClick={() => void run()}>{t("compare.run")}</Button>
+            <Button kind="primary" disabled={text.trim() === "" || model === "" || busy || extra.bad} onClick={() => void run()}>{t("compare.run")}</Button>
             {busy && <Button onClick={() => abort.current?.abort()}><Square className="size-3.5" fill="currentColor" aria-hidden />{t("chat.stop")}</Button>}
           </div>
           {error != null && <ErrorNote error={error} />}
@@ -100,10 +117,11 @@ export function PlaygroundPage() {
               {answer.tokens.length > 0 && answer.state === "failed" && <ErrorNote error={answer.error} />}
             </Section>
           )}
-          {embeddings && <EmbeddingView texts={text.split("\n").filter((line) => line.trim() !== "")} embeddings={embeddings} />}
+          {embeddings && <EmbeddingView texts={lines} embeddings={embeddings} />}
+          {ranking && <RankingView documents={lines} ranking={ranking} />}
         </div>
         <div className="min-w-0 space-y-5">
-          {mode !== "embedding" && (
+          {(mode === "chat" || mode === "completion") && (
             <details open>
               <summary className="mb-3 font-semibold">{t("playground.parameters")}</summary>
               {mode === "chat" && <label className="mb-3 flex items-center gap-2 text-sm"><input type="checkbox" className="accent-(--accent)" checked={logprobs} onChange={(event) => setLogprobs(event.target.checked)} />{t("playground.logprobs")}</label>}
@@ -114,6 +132,7 @@ export function PlaygroundPage() {
                 if (list.length > 0) next.stop = list; else delete next.stop;
                 setSampling(next);
               }} />}</Field></div>
+              <div className="mt-3"><Field label={t("playground.moreFields")} help={t("playground.moreFieldsHelp")} error={extra.bad ? t("playground.badFields") : null}>{(id, note) => <TextArea id={id} aria-describedby={note} aria-invalid={extra.bad} rows={3} className="font-mono" placeholder={'{"n": 2, "response_format": {"type": "json_object"}}'} value={extraText} onChange={(event) => setExtraText(event.target.value)} />}</Field></div>
             </details>
           )}
           <section aria-label={t("playground.asCode")}>
@@ -132,9 +151,22 @@ export function PlaygroundPage() {
 
 function ModelPickerOrSelect({ mode, model, ids, onChange }: { mode: Mode; model: string; ids: string[]; onChange: (model: string) => void }) {
   const { t } = useTranslation();
-  if (mode !== "embedding") return <ModelPicker value={model} onChange={onChange} />;
+  if (mode === "chat" || mode === "completion") return <ModelPicker value={model} onChange={onChange} />;
   if (ids.length === 0) return <span className="text-sm text-faint">{t("playground.noEmbedder")}</span>;
   return <select aria-label={t("chat.model")} value={model} onChange={(event) => onChange(event.target.value)} className="min-h-8 rounded-md border border-line-strong bg-panel px-2 text-sm">{ids.map((id) => <option key={id}>{id}</option>)}</select>;
+}
+
+// Every other field of the API, as JSON. model, messages and stream are the page's own.
+export function readFields(text: string): { fields: Record<string, unknown>; bad: boolean } {
+  if (text.trim() === "") return { fields: {}, bad: false };
+  try {
+    const value = JSON.parse(text) as unknown;
+    if (typeof value !== "object" || value === null || Array.isArray(value)) return { fields: {}, bad: true };
+    const { model: _, messages: __, prompt: ___, stream: ____, ...fields } = value as Record<string, unknown>;
+    return { fields, bad: false };
+  } catch {
+    return { fields: {}, bad: true };
+  }
 }
 
 // How sure the model was: from the accent (certain) over grey to red (a guess).
@@ -162,6 +194,23 @@ export function TokenView({ tokens }: { tokens: TokenPiece[] }) {
         <li>{t("playground.hover")}</li>
       </ul>
     </>
+  );
+}
+
+function RankingView({ documents, ranking }: { documents: string[]; ranking: Ranking }) {
+  const { t } = useTranslation();
+  return (
+    <Section title={t("playground.ranking")} note={t("playground.rankingNote", { tokens: ranking.tokens, time: formatSeconds(ranking.seconds) })}>
+      <ol className="divide-y divide-line text-sm" data-testid="ranking">
+        {ranking.results.map((result) => (
+          <li key={result.index} className="flex items-center gap-3 py-1.5">
+            <span className="w-16 shrink-0 text-right">{result.relevance_score.toFixed(4)}</span>
+            <span aria-hidden className="h-1.5 w-24 shrink-0 overflow-hidden rounded-full bg-sunken"><span className="block h-full bg-accent" style={{ width: `${Math.max(0, Math.min(1, result.relevance_score)) * 100}%` }} /></span>
+            <span className="min-w-0 break-words">{documents[result.index]}</span>
+          </li>
+        ))}
+      </ol>
+    </Section>
   );
 }
 

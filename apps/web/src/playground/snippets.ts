@@ -17,7 +17,18 @@ export function pythonLiteral(value: unknown, indent = "    "): string {
 
 const openaiFields = new Set(["model", "messages", "prompt", "input", "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "stop", "max_tokens", "n", "logprobs", "top_logprobs", "stream"]);
 
+// No client of OpenAI's knows ranking: plain HTTP, with what each language has.
+function rankSnippets(origin: string, body: Record<string, unknown>): Snippet[] {
+  const url = JSON.stringify(`${origin}/v1/rerank`);
+  return [
+    { name: "curl", text: `curl ${origin}/v1/rerank \\\n  -H "Authorization: Bearer $OPENAI_API_KEY" \\\n  -H "Content-Type: application/json" \\\n  -d ${shell(JSON.stringify(body, null, 2))}\n` },
+    { name: "python", text: `import json\nimport os\nimport urllib.request\n\nrequest = urllib.request.Request(\n    ${url},\n    json.dumps(${pythonLiteral(body)}).encode(),\n    {"Content-Type": "application/json", "Authorization": "Bearer " + os.environ.get("OPENAI_API_KEY", "none")},\n)\nfor result in json.load(urllib.request.urlopen(request))["results"]:\n    print(result["relevance_score"], result["index"])\n` },
+    { name: "javascript", text: `const reply = await fetch(${url}, {\n  method: "POST",\n  headers: { "Content-Type": "application/json", Authorization: \`Bearer \${process.env.OPENAI_API_KEY ?? "none"}\` },\n  body: JSON.stringify(${JSON.stringify(body, null, 2)}),\n});\nfor (const result of (await reply.json()).results) console.log(result.relevance_score, result.index);\n` },
+  ];
+}
+
 export function snippetsOf(origin: string, path: string, body: Record<string, unknown>): Snippet[] {
+  if (path === "/v1/rerank") return rankSnippets(origin, body);
   const call = path === "/v1/embeddings" ? "embeddings.create" : path === "/v1/completions" ? "completions.create" : "chat.completions.create";
   // The official Python client takes fields it does not know as extra_body.
   const plain = Object.fromEntries(Object.entries(body).filter(([key]) => openaiFields.has(key)));

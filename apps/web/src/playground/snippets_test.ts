@@ -16,6 +16,14 @@ test("Python reads its literal as the same value", () => {
   expect(JSON.parse(out)).toEqual(hard);
 });
 
+test("ranking needs no client", () => {
+  const body = { model: "r", query: "it's", documents: ["a \"b\"", "漢"], top_n: null };
+  const [curl, python] = snippetsOf("http://h", "/v1/rerank", body);
+  const out = execFileSync("sh", ["-c", `curl() { for last; do :; done; printf %s "$last"; }\n${curl!.text}`], { encoding: "utf8" });
+  expect(JSON.parse(out)).toEqual(body);
+  execFileSync("python3", ["-c", "import ast, sys; ast.parse(sys.stdin.read())"], { input: python!.text });
+});
+
 test("fields that OpenAI's Python client does not know go to extra_body", () => {
   const text = snippetsOf("http://h", "/v1/chat/completions", hard)[1]!.text;
   expect(text).toContain("extra_body={\n        \"top_k\": 5,");

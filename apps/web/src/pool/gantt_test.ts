@@ -1,12 +1,33 @@
 import { expect, test } from "vitest";
-import type { PoolMoment } from "../api/pool_feed";
-import { runsOf } from "./gantt";
+import { joined, type Happening, type Turn } from "../api/pool_history";
+import { residentSteps, sumsOf } from "./gantt";
 
-const at = (atMs: number, running: string | null): PoolMoment => ({ atMs, running, usedBytes: 0, resident: {}, waiting: 0, active: 0, slackS: {}, loading: [] });
+const turn = (number: number, model: string, from: number, to: number, more: Partial<Turn> = {}): Turn => ({ number, model, from, to, steps: 2, tokens: 4, answered: 2, late: 0, least_slack_s: 1, ...more });
+const event = (name: string, time: number, resident_segments: number): Happening => ({ number: time, event: name, time, model: "a", resident_segments });
 
-test("moments of one model join; another model, idleness and silence divide", () => {
-  expect(runsOf([at(0, "a"), at(250, "a"), at(500, "b"), at(750, null), at(1000, "a"), at(9000, "a")])).toEqual([
-    { model: "a", fromMs: 0, toMs: 500 }, { model: "b", fromMs: 500, toMs: 750 }, { model: "a", fromMs: 1000, toMs: 2000 }, { model: "a", fromMs: 9000, toMs: 9250 },
+test("a turn that grew replaces what was known of it", () => {
+  const known = [turn(1, "a", 0, 1), turn(2, "b", 1, 2)];
+  expect(joined(known, [turn(2, "b", 1, 5), turn(3, "a", 5, 6)]).map((one) => one.to)).toEqual([1, 5, 6]);
+  expect(joined(known, [])).toEqual(known);
+  expect(joined([], known)).toEqual(known);
+});
+
+test("quanta, switches and slack are of the window", () => {
+  const turns = [turn(1, "a", 0, 10), turn(2, "b", 10, 12, { late: 1, least_slack_s: -0.5 }), turn(3, "a", 12, 13, { least_slack_s: null }), turn(4, "b", 30, 31)];
+  const sums = sumsOf(turns, 8, 20);
+  expect(sums.switches).toBe(2);
+  expect(sums.busyS).toBe(5);
+  expect(sums.models).toEqual([
+    { model: "a", turns: 2, busyS: 3, longestS: 10, steps: 4, answered: 4, late: 0, leastSlackS: 1 },
+    { model: "b", turns: 1, busyS: 2, longestS: 2, steps: 2, answered: 2, late: 1, leastSlackS: -0.5 },
   ]);
-  expect(runsOf([])).toEqual([]);
+  expect(sumsOf(turns, 14, 20)).toEqual({ models: [], switches: 0, busyS: 0 });
+});
+
+test("what was resident when follows from the events", () => {
+  const model = { id: "a", segments: 4, resident: 4 };
+  expect(residentSteps(model, [])).toEqual([[0, 1]]);
+  expect(residentSteps(model, [event("load", 10, 0), event("loaded", 12, 4), event("switch", 13, 4), event("evict", 20, 1)])).toEqual([[0, 0], [12, 1], [20, 0.25]]);
+  expect(residentSteps(model, [event("evict", 20, 0)])).toEqual([[0, 1], [20, 0]]);
+  expect(residentSteps({ id: "scripted", segments: 0, resident: 5 }, [])).toEqual([[0, 1]]);
 });

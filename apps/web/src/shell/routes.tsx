@@ -23,6 +23,8 @@ const pages: RouteObject[] = [
   { path: "people", lazy: () => import("../account/people").then((page) => ({ Component: page.PeoplePage })) },
   { path: "workspaces", lazy: () => import("../account/workspaces").then((page) => ({ Component: page.WorkspacesPage })) },
   { path: "audit", lazy: () => import("../account/audit").then((page) => ({ Component: page.AuditPage })) },
+  { path: "welcome", lazy: () => import("../account/welcome").then((page) => ({ Component: page.WelcomePage })) },
+  { path: "account", lazy: () => import("../account/profile").then((page) => ({ Component: page.ProfilePage })) },
   { path: "settings", lazy: () => import("../account/settings").then((page) => ({ Component: page.SettingsPage })) },
   { path: "doctor", lazy: () => import("../account/health").then((page) => ({ Component: page.HealthPage })) },
 ];

@@ -1,11 +1,11 @@
 import { useQueryClient } from "@tanstack/react-query";
 import {
   Activity, Boxes, Building2, ChartGantt, ChartNoAxesColumn, CircleUser, Columns2, FlaskConical, Gauge, KeyRound, Languages, ListTree, LogOut, Menu as MenuIcon, MessageSquare, Monitor, Moon, PackageSearch, Receipt, ScrollText,
-  Settings2, Stethoscope, Sun, Users, X,
+  Settings2, Stethoscope, Sun, UserCog, Users, X,
 } from "lucide-react";
 import { useEffect, useState, type ReactNode } from "react";
 import { useTranslation } from "react-i18next";
-import { NavLink, Outlet, useLocation, useNavigation } from "react-router";
+import { NavLink, Outlet, useLocation, useNavigate, useNavigation } from "react-router";
 import { languages, setLanguage, type Language } from "../i18n";
 import { cx, IconButton, Menu } from "../ui/kit";
 import { deleteJson } from "../api/client";
@@ -76,13 +76,14 @@ function Account() {
   const { t } = useTranslation();
   const session = useSession();
   const client = useQueryClient();
+  const navigate = useNavigate();
   if (session.session === null) return <span className="min-w-0 truncate text-xs text-faint" title={t("shell.openServer")}>{t("shell.openServer")}</span>;
   const signOut = () => void deleteJson("/api/v1/sessions/current").finally(() => { client.clear(); location.assign("/chat"); });
   return (
     <Menu align="start" trigger={<IconButton label={`${t("shell.account")}: ${session.user?.email ?? ""}`}><CircleUser /></IconButton>} items={[
       { label: `${session.user?.name || session.user?.email || ""} · ${session.role}`, disabled: true, onSelect: () => {} },
       ...(session.workspaces.length > 1 ? ["line" as const, ...session.workspaces.map((one) => ({ label: one.id, checked: one.id === session.workspace, onSelect: () => chooseWorkspace(one.id) }))] : []),
-      "line", { label: t("shell.signOut"), icon: <LogOut />, onSelect: signOut },
+      "line", { label: t("profile.title"), icon: <UserCog />, onSelect: () => void navigate("/account") }, { label: t("shell.signOut"), icon: <LogOut />, onSelect: signOut },
     ]} />
   );
 }

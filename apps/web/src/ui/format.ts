@@ -39,6 +39,11 @@ export function formatPercent(share: number): string {
   return `${significant(percent, percent >= 10 ? 2 : 1)} %`;
 }
 
+// A share that must not be rounded up to all: 0.9996 -> "99.9 %".
+export function formatAttainment(share: number): string {
+  return `${(Math.floor(share * 1000 + 1e-9) / 10).toFixed(1)} %`;
+}
+
 export function formatSeconds(seconds: number): string {
   if (!Number.isFinite(seconds)) return "–";
   const size = Math.abs(seconds);

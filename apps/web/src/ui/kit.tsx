@@ -185,7 +185,7 @@ export function Stat({ label, value, unit, hint, tone }: { label: string; value:
       <dd className={cx("text-lg font-semibold tracking-tight", tone === "good" && "text-good", tone === "warn" && "text-warn", tone === "bad" && "text-bad")}>
         {value}{unit && <span className="ml-1 text-sm font-normal text-faint">{unit}</span>}
       </dd>
-      {hint && <dd className="truncate text-xs text-faint">{hint}</dd>}
+      {hint && <dd className="truncate text-xs text-faint" title={typeof hint === "string" ? hint : undefined}>{hint}</dd>}
     </div>
   );
 }
