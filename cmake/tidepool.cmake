@@ -30,6 +30,9 @@ add_compile_options(-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtu
 # g++ 12 reports false positives of these from inside libstdc++ and fmt at -O2.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   add_compile_options(-Wno-restrict -Wno-maybe-uninitialized -Wno-stringop-overflow -Wno-stringop-overread -Wno-array-bounds -Wno-psabi)
+else()
+  # clang++ tells of what libstdc++ 12's own std::stable_sort and the like call.
+  add_compile_options(-Wno-deprecated-declarations)
 endif()
 if(TIDEPOOL_SANITIZE)
   add_compile_options(-fsanitize=${TIDEPOOL_SANITIZE} -fno-omit-frame-pointer -g1)

@@ -621,17 +621,15 @@ void Core::FinishSegment(const ModelPointer& model, SegmentRecord& segment) {
   model->landed.store(landed, std::memory_order_release);
   landed_.notify_all();
   // Those who asked for no more than this are told now.
+  const auto told =
+      std::stable_partition(model->waiters.begin(), model->waiters.end(),
+                            [&](const ModelRecord::Waiter& waiter) { return waiter.segments > landed; });
   LoadReport report = model->report;
   report.resident_bytes = SumOf(*model, landed);
-  std::vector<ModelRecord::Waiter> others;
-  for (ModelRecord::Waiter& waiter : model->waiters) {
-    if (waiter.segments > landed) {
-      others.push_back(std::move(waiter));
-    } else if (waiter.done) {
-      callbacks_.push_back([done = std::move(waiter.done), report] { done(report); });
-    }
+  for (auto waiter = told; waiter != model->waiters.end(); ++waiter) {
+    if (waiter->done) callbacks_.push_back([done = std::move(waiter->done), report] { done(report); });
   }
-  model->waiters = std::move(others);
+  model->waiters.erase(told, model->waiters.end());
   if (landed >= model->target) FinishLoad(model, {});
 }
 

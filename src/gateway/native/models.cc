@@ -6,9 +6,10 @@
 #include "gateway/native/handlers.h"
 
 namespace tidepool::gateway::native {
-namespace {
 
 using Json = nlohmann::ordered_json;
+
+namespace {
 
 // What others have running is the operator's to see.
 Json ModelJson(const Services& services, const platform::DeploymentStatus& status, bool is_operator) {

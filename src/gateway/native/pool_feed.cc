@@ -9,9 +9,10 @@
 #include "gateway/sse.h"
 
 namespace tidepool::gateway::native {
-namespace {
 
 using Json = nlohmann::ordered_json;
+
+namespace {
 
 constexpr size_t kMaxWatchers = 64;
 constexpr size_t kMostEvents = 1000;  // in one write; the rest a quarter of a second later

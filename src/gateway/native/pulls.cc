@@ -3,9 +3,10 @@
 #include "gateway/native/handlers.h"
 
 namespace tidepool::gateway::native {
-namespace {
 
 using Json = nlohmann::ordered_json;
+
+namespace {
 
 Json PullJson(const platform::PullStatus& pull) {
   Json out;

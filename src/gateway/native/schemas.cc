@@ -2,9 +2,10 @@
 #include "gateway/native/handlers.h"
 
 namespace tidepool::gateway::native {
-namespace {
 
 using Json = nlohmann::ordered_json;
+
+namespace {
 
 Json ListOf(Json item) {
   Json schema;

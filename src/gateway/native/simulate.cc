@@ -7,9 +7,10 @@
 #include "gateway/native/handlers.h"
 
 namespace tidepool::gateway::native {
-namespace {
 
 using Json = nlohmann::ordered_json;
+
+namespace {
 
 // One core for a minute at most; the command line has no such limits.
 compute::StudyLimits ServerLimits() {

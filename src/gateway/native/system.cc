@@ -7,9 +7,10 @@
 #include "platform/inference/pool_control.h"
 
 namespace tidepool::gateway::native {
-namespace {
 
 using Json = nlohmann::ordered_json;
+
+namespace {
 
 void SendHook(const std::shared_ptr<Exchange>& exchange, const std::function<Json()>& hook,
               std::string_view name) {

@@ -324,7 +324,8 @@ class RequestReader {
     }
     Json offered = Json::array();
     for (const Json& tool : request_.tools) {
-      if (std::find(names.begin(), names.end(), tool["function"]["name"]) != names.end())
+      if (std::find(names.begin(), names.end(), tool["function"]["name"].get_ref<const std::string&>()) !=
+          names.end())
         offered.push_back(tool);
     }
     request_.tools = std::move(offered);

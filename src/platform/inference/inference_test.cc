@@ -2,6 +2,7 @@
 // where the test data is at hand.
 #include "platform/inference/inference.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <condition_variable>
