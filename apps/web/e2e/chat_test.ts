@@ -152,6 +152,8 @@ test("what a model says is inert", async () => {
   await visit.go("/chat");
   await say("[[say:<script>window.hit=1</script><img src=x onerror='window.hit=1'>\n\n![p](https://example.org/x.png) [l](javascript:window.hit=1)\n\n<iframe src=/></iframe>]]");
   await ended();
+  // As plain text, which comes before the renderer is loaded, anything would be inert.
+  await last().locator('a[href="https://example.org/x.png"]').waitFor();
   expect(await last().locator("img, iframe, script").count()).toBe(0);
   expect(await visit.page.evaluate(() => (window as { hit?: number }).hit)).toBeUndefined();
   expect(await last().locator('a[href="https://example.org/x.png"]').count()).toBe(1);
