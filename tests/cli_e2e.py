@@ -608,3 +608,25 @@ def test_starts_a_server_for_itself_and_stops_it():
         assert (home / "admin.key").read_text().strip() not in log.read_text()
         assert tidepool(home, "stop", MODEL).returncode == 1
         assert json.loads(tidepool(home, "ps", "--json").stdout) == {"data": []}
+
+
+def test_deployments(server):
+    made = tidepool(server.home, "deployments", "create", "team/support", MODEL, "--max-tokens", "4", "--max-output", "6",
+                    "--pin", "--json")
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["defaults"]["max_tokens"] == 4
+    listed = tidepool(server.home, "deployments", "list")
+    assert re.search(rf"team/support +{MODEL} +ready +pinned .* never", listed.stdout), listed.stdout
+    shown = json.loads(tidepool(server.home, "deployments", "show", "team/support").stdout)
+    assert shown["base"] == MODEL and shown["pinned"] is True and shown["used_by"] == []
+    answer = tidepool(server.home, "run", "team/support", "[[say:abcdefghij]]")
+    assert answer.stdout.strip() == "abcd", answer
+    assert tidepool(server.home, "rm", MODEL).returncode == 1  # deployed, and built in
+    changed = tidepool(server.home, "deployments", "change", "team/support", "--max-tokens", "9", "--no-pin", "--json")
+    assert json.loads(changed.stdout)["pinned"] is False
+    assert tidepool(server.home, "run", "team/support", "[[say:abcdefghij]]").stdout.strip() == "abcdef"
+    gone = tidepool(server.home, "deployments", "delete", "team/support")
+    assert gone.returncode == 0 and "2 requests" in gone.stderr, gone.stderr
+    assert tidepool(server.home, "deployments", "delete", "team/support").returncode == 1
+    assert tidepool(server.home, "deployments", "create", MODEL, MODEL).returncode == 1  # a model's name
+    assert tidepool(server.home, "deployments", "create", "x", "no:such").returncode == 1

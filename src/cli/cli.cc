@@ -77,6 +77,7 @@ struct Options {
   bool watch = false;
   std::string action;
   PoolSizes sizes;
+  DeploymentOptions deployments;
   BenchOptions bench;
   StudyOptions study;
   MoneyOptions money;
@@ -171,6 +172,54 @@ void AddModels(CLI::App& root, Options& o, std::vector<Entry>& entries) {
                          fmt::print("the server has stopped\n");
                        return {};
                      }});
+}
+
+void AddDeployments(CLI::App& root, DeploymentOptions& o, std::vector<Entry>& entries) {
+  CLI::App* deployments = root.add_subcommand(
+      "deployments", "Names of models with settings of their own: list, show, create, change, delete");
+  deployments->alias("deployment");
+  deployments->require_subcommand(1);
+  const auto add = [&](const char* name, const char* help,
+                       Status (*run)(Session&, const DeploymentOptions&)) {
+    CLI::App* app = deployments->add_subcommand(name, help);
+    entries.push_back({app, [run](Session& s, Options& options) { return run(s, options.deployments); }});
+    return app;
+  };
+  add("list", "All deployments", ListDeployments)->alias("ls");
+  add("show", "Everything of one, as JSON", ShowDeployment)->add_option("NAME", o.name)->required();
+  CLI::App* create = add("create", "Deploy a model under a name", CreateDeployment);
+  create->add_option("NAME", o.name, "What clients call")->required();
+  create->add_option("MODEL", o.base, "A model of the store")->required();
+  CLI::App* change = add("change", "Change what is given; the rest stays", ChangeDeployment);
+  change->add_option("NAME", o.name)->required();
+  change->add_option("--base", o.base, "Another model of the store");
+  for (CLI::App* app : {create, change}) {
+    app->add_option("--description", o.description);
+    app->add_option("--system", o.system, "The system prompt of conversations that begin without one");
+    app->add_option("--template", o.template_file, "A file with a Jinja template; \"\": the model's own");
+    app->add_option("--temperature", o.temperature, "Where a request says nothing; so, too, the next five");
+    app->add_option("--top-p", o.top_p);
+    app->add_option("--top-k", o.top_k);
+    app->add_option("--max-tokens", o.max_tokens);
+    app->add_option("--stop", o.stop, "May be given again");
+    app->add_flag("--think,!--no-think", o.flag, "Turn the model's reasoning on or off")
+        ->each([&o](const std::string& v) { o.thinking = v == "true"; });
+    app->add_option("--context", o.context, "The most tokens of prompt and answer; 0: the model's");
+    app->add_option("--max-output", o.max_output, "The most tokens of an answer; 0: the context");
+    app->add_flag("--pin,!--no-pin", o.flag, "Keep the model in memory")->each([&o](const std::string& v) {
+      o.pinned = v == "true";
+    });
+    app->add_option("--ttl", o.ttl_s,
+                    "Seconds without work after which its weights go; -1: when room is needed");
+    app->add_option("--ttft", o.ttft_s, "Seconds until the first token is due");
+    app->add_option("--tpot", o.tpot_s, "Seconds from one token to the next");
+    app->add_option("--weight", o.weight, "Of its requests against other models'");
+    app->add_flag("--force", o.force, "Also if the model does not fit the pool");
+  }
+  CLI::App* remove = add("delete", "Retire one; its model stays", DeleteDeployment);
+  remove->alias("rm");
+  remove->add_option("NAME", o.name)->required();
+  remove->add_flag("--yes,-y", o.yes, "Without asking");
 }
 
 void AddPool(CLI::App& root, Options& o, std::vector<Entry>& entries) {
@@ -562,6 +611,7 @@ int Dispatch(int argc, char** argv, const Hooks& hooks) {
   app.add_subcommand("serve", "Serve models until it is stopped");
   AddRun(app, options, entries);
   AddModels(app, options, entries);
+  AddDeployments(app, options.deployments, entries);
   AddPool(app, options, entries);
   AddReports(app, options, entries);
   AddStudies(app, options, entries);

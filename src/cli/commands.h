@@ -82,6 +82,22 @@ Status CordonPool(Session& session, bool cordoned);
 Status Pin(Session& session, const std::string& model, bool pinned);
 Status Stop(Session& session, const std::string& model, bool force);
 
+// Names that clients call, each of a stored model.
+struct DeploymentOptions {
+  std::string name, base;
+  std::optional<std::string> description, system, template_file;  // an empty file name: the model's own
+  std::optional<double> temperature, top_p, ttl_s, ttft_s, tpot_s, weight;
+  std::optional<int64_t> top_k, max_tokens, context, max_output;
+  std::vector<std::string> stop;
+  std::optional<bool> pinned, thinking;  // as --pin, --no-pin, --think, --no-think say
+  bool flag = false, force = false, yes = false;
+};
+Status ListDeployments(Session& session, const DeploymentOptions& options);
+Status ShowDeployment(Session& session, const DeploymentOptions& options);
+Status CreateDeployment(Session& session, const DeploymentOptions& options);
+Status ChangeDeployment(Session& session, const DeploymentOptions& options);
+Status DeleteDeployment(Session& session, const DeploymentOptions& options);
+
 struct BenchOptions {
   std::string model;
   int64_t prompt_tokens = 512;

@@ -256,7 +256,8 @@ Result<std::string> EnsureModel(Session& session, ApiClient& api, const RunOptio
         ErrorKind::kInvalid, "no_text",
         fmt::format("{} makes no text; use it with POST /v1/embeddings or, if it ranks, /v1/rerank", id));
   }
-  return TextField(*model, "id");
+  const std::string deployment = TextField(*model, "deployment");
+  return deployment.empty() ? TextField(*model, "id") : deployment;
 }
 
 // ---- chat

@@ -40,7 +40,7 @@ Result<nlohmann::ordered_json> JsonBody(const Services& services, const HttpRequ
 Status CheckModel(const Services& services, const HttpRequest& request, const std::string& model) {
   if (request.principal.models.empty()) return {};
   const auto found = services.inference.Find(model);
-  if (request.principal.MayUseModel(found ? found->id : model)) return {};
+  if (found ? platform::MayUse(request.principal, *found) : request.principal.MayUseModel(model)) return {};
   return Fail(ErrorKind::kForbidden, "model_not_allowed",
               fmt::format("The key {}... is not for the model \"{}\".", request.principal.key_id,
                           model.substr(0, 100)),

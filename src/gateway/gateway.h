@@ -22,6 +22,7 @@ namespace tidepool::platform {
 class Accounting;
 class Accounts;
 class Audit;
+class ConversationShares;
 class Conversations;
 class Responses;
 }  // namespace tidepool::platform
@@ -73,7 +74,9 @@ struct ServerHooks {
   // Limits, quotas, budgets, prices, usage, bills. Not set: 501.
   platform::Accounting* accounting = nullptr;
   platform::Conversations* conversations = nullptr;  // outlives the gateway. Not set: 501
+  platform::ConversationShares* shares = nullptr;    // outlives the gateway. Not set: 501
   platform::Responses* responses = nullptr;          // outlives the engine. Not set: 501
+  platform::DeploymentBook* deployments = nullptr;   // outlives the engine. Not set: 501
   // Organisations, members, keys, sessions and what happened. Not set: 501.
   platform::Accounts* accounts = nullptr;
   platform::Audit* audit = nullptr;

@@ -8,6 +8,7 @@
 #include "gateway/bailian/requests.h"
 #include "gateway/errors.h"
 #include "gateway/native/accounts_handlers.h"
+#include "gateway/native/call.h"
 #include "gateway/native/conversations.h"
 #include "gateway/native/handlers.h"
 #include "gateway/native/ledger_handlers.h"
@@ -214,6 +215,23 @@ std::span<const Route> Routes() {
        "Loads a model into memory", native::LoadSchema, native::ModelSchema},
       {"POST", "/api/v1/models/{id...}/unload", kOperator, kSlow, false, native::UnloadModel, "native",
        "Takes a model out of memory", native::UnloadSchema, native::ModelSchema},
+      {"GET", "/api/v1/deployments", kViewer, kWorker, false, native::ListDeployments, "native",
+       "The deployments: names that clients call, each of a model of the store, by name", nullptr,
+       native::DeploymentListSchema, 200, false, "application/json", native::kPageQuery},
+      {"POST", "/api/v1/deployments", kOperator, kSlow, false, native::CreateDeployment, "native",
+       "Deploys a model under a name, with defaults, limits and its place in the pool",
+       native::DeploymentRequestSchema, native::DeploymentSchema, 201},
+      {"POST", "/api/v1/deployments/fit", kOperator, kSlow, false, native::CheckDeploymentFit, "native",
+       "Whether a model fits the pool, also beside what is pinned", native::DeploymentFitRequestSchema,
+       native::DeploymentFitSchema},
+      {"GET", "/api/v1/deployments/{id...}", kViewer, kWorker, false, native::GetDeployment, "native",
+       "One deployment, by its name", nullptr, native::DeploymentSchema},
+      {"PATCH", "/api/v1/deployments/{id...}", kOperator, kSlow, false, native::ChangeDeployment, "native",
+       "Changes a deployment: a merge patch, where null unsets; what runs goes on as it began",
+       native::DeploymentChangeSchema, native::DeploymentSchema},
+      {"DELETE", "/api/v1/deployments/{id...}", kOperator, kWorker, false, native::DeleteDeployment, "native",
+       "Retires a deployment, and says who called it last; its model stays, what runs ends as it began",
+       nullptr, native::DeploymentDeletedSchema},
       {"GET", "/api/v1/catalogue", kViewer, kWorker, false, native::Catalogue, "native",
        "Models that can be pulled by name", nullptr, native::CatalogueSchema},
       {"POST", "/api/v1/pulls", kOperator, kSlow, true, native::StartPull, "native",
@@ -298,6 +316,19 @@ std::span<const Route> Routes() {
       {"GET", "/api/v1/conversations/{id}/export", kViewer, kWorker, false, native::ExportConversation,
        "conversations", "The branch as Markdown, or the whole tree as JSON", nullptr, nullptr, 200, false,
        "text/markdown", "format"},
+
+      {"GET", "/api/v1/conversations/{id}/shares", kViewer, kWorker, false, native::ListShares,
+       "conversations", "The links to a conversation of one's own that have not ended", nullptr,
+       native::ShareListSchema},
+      {"POST", "/api/v1/conversations/{id}/shares", kDeveloper, kWorker, false, native::CreateShare,
+       "conversations",
+       "A read-only link to a branch as it is now, for whoever holds it, where the workspace allows it; its "
+       "token is shown once",
+       native::ShareRequestSchema, native::CreatedShareSchema, 201},
+      {"DELETE", "/api/v1/conversations/{id}/shares/{share}", kViewer, kWorker, false, native::RevokeShare,
+       "conversations", "Takes a link back"},
+      {"POST", "/api/v1/shared", kNone, kWorker, false, native::ReadShared, "conversations",
+       "What a link shows, for whoever has its token", native::SharedRequestSchema, native::SharedSchema},
 
       {"GET", "/setup", kNone, kInline, false, native::SetupPage, "accounts",
        "The page that a link of the start, an invitation or a reset leads to", nullptr, nullptr, 200, false,

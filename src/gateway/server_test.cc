@@ -164,6 +164,31 @@ TEST_F(ServerTest, OtherOpenAiEndpoints) {
   EXPECT_EQ(AskJson(Get("/v1/models"))["data"][0]["id"], "scripted");
   EXPECT_EQ(AskJson(Get("/v1/models/org/repo:Q4_K_M"))["id"], "org/repo:Q4_K_M");
   EXPECT_EQ(AskJson(Get("/v1/models/org%2Frepo%3AQ4_K_M"))["object"], "model");
+  // "scripted" is loaded with a shorter context than its file's; the other is not loaded.
+  const Json loaded = AskJson(Get("/v1/models/scripted")),
+             stored = AskJson(Get("/v1/models/org/repo:Q4_K_M"));
+  EXPECT_EQ(loaded["capabilities"],
+            Json::parse(R"(["chat","completion","structured_output","tools","thinking"])"));
+  EXPECT_EQ(stored["capabilities"], loaded["capabilities"]);
+  for (const char* name : {"context_length", "max_model_len", "max_output_tokens"}) {
+    EXPECT_EQ(loaded[name], 2048) << name;
+    EXPECT_EQ(stored[name], 1024) << name;
+  }
+  const Json ranker = AskJson(Get("/v1/models/ranker")), embedder = AskJson(Get("/v1/models/embedder"));
+  EXPECT_EQ(ranker["capabilities"], Json::parse(R"(["rerank"])"));
+  EXPECT_EQ(embedder["capabilities"], Json::parse(R"(["embeddings"])"));
+  EXPECT_EQ(embedder["context_length"], 512);
+  EXPECT_FALSE(embedder.contains("max_output_tokens"));
+  EXPECT_EQ(AskJson(Get("/api/v1/models/org/repo:Q4_K_M"))["capabilities"], stored["capabilities"]);
+  EXPECT_EQ(AskJson(Get("/api/v1/models/scripted"))["context_length"], 2048);
+
+  const Json anthropic = AskJson(Get("/anthropic/v1/models/org/repo:Q4_K_M"));
+  EXPECT_EQ(anthropic["max_input_tokens"], 1024);
+  for (const char* name : {"thinking", "structured_outputs", "effort", "tools"})
+    EXPECT_EQ(anthropic["capabilities"][name]["supported"], true) << name;
+  EXPECT_EQ(anthropic["capabilities"]["image_input"]["supported"], false);
+  EXPECT_EQ(AskJson(Get("/anthropic/v1/models/embedder"))["capabilities"]["structured_outputs"]["supported"],
+            false);
   EXPECT_EQ(AskJson(Get("/v1/models/other"), 404)["error"]["code"], "model_not_found");
   EXPECT_EQ(AskJson(Post("/tokenize", R"({"model":"scripted","text":"ab"})"))["tokens"],
             Json::parse("[256,97,98]"));

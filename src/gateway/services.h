@@ -41,7 +41,8 @@ struct Services {
 Result<nlohmann::ordered_json> JsonBody(const Services& services, const HttpRequest& request,
                                         bool optional = false);
 
-// A key may be for some models only. They are meant by their stored ids, whatever alias the request uses.
+// A key may be for some models only. They are meant by their stored ids, whatever alias the request uses, or
+// by the names of deployments.
 Status CheckModel(const Services& services, const HttpRequest& request, const std::string& model);
 
 }  // namespace tidepool::gateway

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "platform/accounts/home.h"
 #include "platform/accounts/schema.h"
+#include "platform/catalog/deployment_book.h"
 #include "platform/conversations/conversations.h"
 #include "platform/ledger/ledger_store.h"
 #include "platform/responses/responses.h"
@@ -24,9 +25,9 @@ constexpr int64_t kBackupVersion = 1;
 
 // Every floor's migrations: the store belongs to all of them.
 Status MigrateAll(store::Database& database) {
-  const store::MigrationList lists[] = {platform::AccountsMigrations(), platform::LedgerMigrations(),
-                                        platform::Conversations::Migrations(),
-                                        platform::Responses::Migrations()};
+  const store::MigrationList lists[] = {
+      platform::AccountsMigrations(), platform::LedgerMigrations(), platform::DeploymentBook::Migrations(),
+      platform::Conversations::Migrations(), platform::Responses::Migrations()};
   return database.Migrate(lists);
 }
 

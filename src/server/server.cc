@@ -22,6 +22,7 @@
 #include "gateway/gateway.h"
 #include "platform/catalog/catalog.h"
 #include "platform/conversations/conversations.h"
+#include "platform/conversations/shares.h"
 #include "platform/inference/inference.h"
 #include "platform/inference/pool_control.h"
 #include "platform/ledger/accounting.h"
@@ -232,11 +233,13 @@ struct Pool {
   std::unique_ptr<compute::KvReserve> kv_reserve;
   AccountsStore store;
   std::unique_ptr<platform::Catalog> catalog;
+  std::unique_ptr<platform::DeploymentBook> deployments;
   std::unique_ptr<platform::Accounting> accounting;  // before the engine: it ends requests until it is gone
   std::unique_ptr<platform::Responses> responses;    // so, too
   std::unique_ptr<compute::Engine> engine;
   std::unique_ptr<platform::Inference> inference;
   std::unique_ptr<platform::Conversations> conversations;
+  std::unique_ptr<platform::ConversationShares> shares;
   std::string setup_path;  // "/setup#..." while nobody can sign in as an owner
 };
 
@@ -374,6 +377,9 @@ Status BuildPool(const Settings& settings, Pool& pool) {
     catalog_options.hub_token = token.value_or("");
   }
   TP_ASSIGN(pool.catalog, platform::Catalog::Open(catalog_options));
+  TP_ASSIGN(pool.deployments,
+            platform::DeploymentBook::Open(*pool.store.database, pool.store.audit.get(), pool.wall_clock,
+                                           pool.metrics, settings.models.max_deployments));
   TP_TRY(BuildAccounting(settings, pool));
   TP_ASSIGN(pool.responses, platform::Responses::Open(*pool.store.database, pool.wall_clock, pool.metrics,
                                                       MakeResponsesOptions(settings)));
@@ -387,6 +393,7 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   inference_options.roofline = pool.profile.roofline;
   inference_options.host_kv = pool.host_kv.get();
   inference_options.ledger = &pool.accounting->ledger();
+  inference_options.deployments = pool.deployments.get();
   for (const std::string& text : settings.models.schedule) {
     TP_ASSIGN(platform::ScheduleRule rule, platform::ParseScheduleRule(text));
     inference_options.elasticity.schedule.push_back(std::move(rule));
@@ -405,6 +412,19 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   TP_ASSIGN(pool.conversations,
             platform::Conversations::Open(*pool.store.database, *pool.inference, pool.clock, pool.wall_clock,
                                           pool.metrics, MakeConversationsOptions(settings)));
+  platform::ConversationSharesOptions shares;
+  shares.max_shares = settings.conversations.max_shares;
+  shares.max_share_bytes = settings.conversations.max_share;
+  shares.max_member_bytes = settings.conversations.max_member_size;
+  shares.max_days = settings.conversations.max_share_days;
+  shares.reads_per_minute = settings.conversations.shared_per_minute;
+  shares.audit = pool.store.audit.get();
+  shares.may_share = [&accounts = *pool.store.accounts](const std::string& workspace,
+                                                        const std::string& member) {
+    return accounts.MayShare(workspace, member);
+  };
+  pool.shares = std::make_unique<platform::ConversationShares>(
+      *pool.store.database, pool.clock, pool.wall_clock, pool.metrics, std::move(shares));
   return {};
 }
 
@@ -491,7 +511,9 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
                             .catalog = pool.catalog.get()});
   };
   hooks.conversations = pool.conversations.get();
+  hooks.shares = pool.shares.get();
   hooks.responses = pool.responses.get();
+  hooks.deployments = pool.deployments.get();
   hooks.status = [&pool, started] { return DescribeStatus(pool, started); };
   hooks.memory_bytes = [&pool](std::string_view text) {
     return MemoryBytes(text, pool.device->info().memory_bytes);

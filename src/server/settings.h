@@ -65,7 +65,7 @@ struct Settings {
     uint64_t grammar_cache = 0;
     double load_timeout_s = 0, idle_ttl_s = -1, min_resident_s = 0;
     std::vector<std::string> preload, pin, schedule;
-    int64_t max_registered = 0;
+    int64_t max_registered = 0, max_deployments = 0;
   } models;
 
   struct {
@@ -99,6 +99,9 @@ struct Settings {
     int64_t max_conversations = 0, max_turns = 0, max_running = 0, max_member_running = 0, max_listeners = 0;
     int64_t max_idle_channels = 0;
     uint64_t max_turn = 0, max_size = 0, max_member_size = 0, max_recent = 0;
+    int64_t max_shares = 0, shared_per_minute = 0;
+    uint64_t max_share = 0;
+    double max_share_days = 0;
   } conversations;
 
   struct {

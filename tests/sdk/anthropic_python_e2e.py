@@ -257,6 +257,7 @@ def test_models(client):
     assert MODEL in [model.id for model in page] and page.first_id
     one = client.models.retrieve(MODEL)
     assert one.type == "model" and one.display_name == MODEL and one.created_at.year >= 1970 and one.max_input_tokens > 0
+    assert one.capabilities.structured_outputs.supported and one.capabilities.thinking.types.disabled.supported and not one.capabilities.image_input.supported
     with pytest.raises(anthropic.NotFoundError) as missing:
         client.models.retrieve("no-such-model")
     assert missing.value.body["error"]["type"] == "not_found_error"

@@ -1,6 +1,8 @@
-"""LangChain's OpenAI chat model, unmodified, with tools and structured output, against the simulated model."""
+"""LangChain's OpenAI chat model, unmodified, with tools and structured output, against the simulated model and SmolLM2."""
 
 import json
+import os
+import pathlib
 
 import pytest
 
@@ -53,3 +55,19 @@ def test_structured_output(chat):
     schema = {"title": "Tide", "type": "object", "properties": {"metres": {"type": "number"}}, "required": ["metres"], "additionalProperties": False}
     model = chat.with_structured_output(schema, method="json_schema")
     assert model.invoke([say(json.dumps({"metres": 2.5}))]) == {"metres": 2.5}
+
+
+SMOLLM2 = pathlib.Path(os.environ.get("TIDEPOOL_TEST_DATA", "")) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.mark.skipif(not SMOLLM2.is_file(), reason="no SmolLM2 in TIDEPOOL_TEST_DATA")
+def test_a_real_model_answers_under_schema():
+    schema = {"title": "City", "type": "object", "properties": {"city": {"type": "string", "maxLength": 20}, "by_the_sea": {"type": "boolean"}},
+              "required": ["city", "by_the_sea"], "additionalProperties": False}
+    with Server() as server:
+        real = ChatOpenAI(model=server.store(SMOLLM2), base_url=server.url + "/v1", api_key=server.key, max_retries=0, timeout=120,
+                          max_tokens=200, seed=3)
+        question = HumanMessage("Name a city by the sea.")
+        for method in ("json_schema", "function_calling"):
+            said = real.with_structured_output(schema, method=method, strict=True).invoke([question])
+            assert list(said) == ["city", "by_the_sea"] and len(said["city"]) <= 20 and isinstance(said["by_the_sea"], bool)

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
-const [url, key, modules] = process.argv.slice(2);
+const [url, key, modules, realModel] = process.argv.slice(2);
 const require = createRequire(pathToFileURL(modules + "/package.json"));
 const { OpenAI, NotFoundError, BadRequestError, AuthenticationError, APIError } = require("openai");
 
@@ -162,6 +162,27 @@ const checks = {
     answers.forEach((answer, i) => assert.equal(answer.choices[0].message.content, `answer ${i}`));
   },
 };
+
+if (realModel) {
+  checks.aRealModelUnderSchema = async () => {
+    const schema = { type: "object", properties: { city: { type: "string", maxLength: 20 }, by_the_sea: { type: "boolean" } },
+      required: ["city", "by_the_sea"], additionalProperties: false };
+    const answer = await client.chat.completions.parse({
+      model: realModel, messages: ask("Name a city."), seed: 3, max_tokens: 200,
+      response_format: { type: "json_schema", json_schema: { name: "city", strict: true, schema } },
+    });
+    const { parsed } = answer.choices[0].message;
+    assert(parsed.city.length <= 20 && typeof parsed.by_the_sea === "boolean");
+    const made = await client.responses.parse({ model: realModel, input: "Name a city.", max_output_tokens: 200,
+      text: { format: { type: "json_schema", name: "city", strict: true, schema } } });
+    assert.deepEqual(Object.keys(made.output_parsed), ["city", "by_the_sea"]);
+    const forced = await client.chat.completions.create({
+      model: realModel, messages: ask("Name a city."), seed: 3, max_tokens: 200, tool_choice: "required", parallel_tool_calls: false,
+      tools: [{ type: "function", function: { name: "city", strict: true, parameters: schema } }],
+    });
+    assert.deepEqual(Object.keys(JSON.parse(forced.choices[0].message.tool_calls[0].function.arguments)), ["city", "by_the_sea"]);
+  };
+}
 
 for (const [name, check] of Object.entries(checks)) {
   try {

@@ -9,6 +9,7 @@ import pytest
 
 from server_process import Server
 
+SMOLLM2 = pathlib.Path(os.environ.get("TIDEPOOL_TEST_DATA", "")) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 MODULES = pathlib.Path(os.environ.get("TIDEPOOL_TEST_DATA", "")) / "npm_openai"
 
 
@@ -18,7 +19,8 @@ def test_javascript_client():
     assert node, "the openai package is there, but Node.js is not"
     script = pathlib.Path(__file__).with_name("openai_client.mjs")
     with Server("--simulated") as server:
-        result = subprocess.run([node, str(script), server.url, server.key, str(MODULES)], timeout=300,
+        real = [server.store(SMOLLM2)] if SMOLLM2.is_file() else []
+        result = subprocess.run([node, str(script), server.url, server.key, str(MODULES), *real], timeout=300,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert result.returncode == 0, result.stdout
-    assert result.stdout.count("ok ") == 12, result.stdout
+    assert result.stdout.count("ok ") == 12 + len(real), result.stdout

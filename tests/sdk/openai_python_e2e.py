@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import pathlib
 import struct
 import time
 
@@ -260,6 +261,28 @@ def test_logprobs(client):
     assert streamed == said
 
 
+def test_tool_calls_of_several_answers_with_logprobs(client):
+    messages = say_calls(("weather", {"city": "Oslo"}), before="Look. ")
+    answer = client.chat.completions.create(model=MODEL, messages=messages, tools=[WEATHER], n=2, logprobs=True, top_logprobs=1, temperature=0)
+    assert [choice.finish_reason for choice in answer.choices] == ["tool_calls"] * 2
+    for choice in answer.choices:
+        assert choice.message.content == "Look."
+        assert json.loads(choice.message.tool_calls[0].function.arguments) == {"city": "Oslo"}
+        # Of every token that was made, those of the call included.
+        said = b"".join(bytes(token.bytes) for token in choice.logprobs.content).decode()
+        assert said.startswith("Look. <tool_call>") and "</tool_call>" in said
+    assert len({choice.message.tool_calls[0].id for choice in answer.choices}) == 2
+    streamed, calls = ["", ""], ["", ""]
+    for chunk in client.chat.completions.create(model=MODEL, messages=messages, tools=[WEATHER], n=2, logprobs=True, temperature=0, stream=True):
+        for choice in chunk.choices:
+            if choice.logprobs:
+                streamed[choice.index] += b"".join(bytes(token.bytes) for token in choice.logprobs.content).decode()
+            for call in choice.delta.tool_calls or []:
+                calls[choice.index] += call.function.arguments or ""
+    assert [json.loads(call) for call in calls] == [{"city": "Oslo"}] * 2
+    assert all(text.startswith("Look. <tool_call>") and "</tool_call>" in text for text in streamed)
+
+
 def test_completions(client):
     answer = client.completions.create(model=MODEL, prompt="[[say:done]]", max_tokens=50)
     assert answer.object == "text_completion"
@@ -408,6 +431,36 @@ def test_embeddings(client):
     assert wide.value.param == "dimensions"
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model=model, messages=ask("x"))
+
+
+SMOLLM2 = pathlib.Path(os.environ.get("TIDEPOOL_TEST_DATA", "")) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.mark.skipif(not SMOLLM2.is_file(), reason="no SmolLM2 in TIDEPOOL_TEST_DATA")
+def test_a_real_model_answers_under_schema():
+    import typing
+
+    import pydantic
+
+    class City(pydantic.BaseModel):
+        name: typing.Annotated[str, pydantic.Field(max_length=20)]
+        country: typing.Literal["France", "Norway", "Japan"]
+        by_the_sea: bool
+
+    with Server() as server, openai.OpenAI(base_url=server.url + "/v1", api_key=server.key, max_retries=0, timeout=120) as client:
+        model = server.store(SMOLLM2)
+        before = client.models.retrieve(model).to_dict()
+        answer = client.chat.completions.parse(model=model, messages=ask("Name a city by the sea."), response_format=City, seed=3, max_tokens=200)
+        assert isinstance(answer.choices[0].message.parsed, City) and answer.choices[0].finish_reason == "stop"
+        with client.chat.completions.stream(model=model, messages=ask("Name a city."), response_format=City, seed=4, max_tokens=200) as stream:
+            assert isinstance(stream.get_final_completion().choices[0].message.parsed, City)
+        call = client.chat.completions.parse(model=model, messages=ask("Name a city."), tools=[openai.pydantic_function_tool(City)],
+                                             tool_choice="required", parallel_tool_calls=False, seed=5, max_tokens=200)
+        assert isinstance(call.choices[0].message.tool_calls[0].function.parsed_arguments, City)
+        loaded = client.models.retrieve(model).to_dict()
+        assert (before.pop("state"), loaded.pop("state")) == ("stored", "ready")
+        assert before == loaded and before["context_length"] == before["max_output_tokens"] == 8192
+        assert {"chat", "completion", "structured_output"} <= set(before["capabilities"])
 
 
 def test_sigterm_lets_answers_end():

@@ -121,6 +121,51 @@ async function makeKey(name: string): Promise<string> {
 // As the page itself asks: with the cookie.
 const asOwner = <T>(where: string) => owner.page.evaluate(async (path) => (await fetch(path)).json() as unknown, where) as Promise<T>;
 
+test("a conversation is shared where the workspace allows it, read without an account, and taken back", async () => {
+  await owner.go("/chat");
+  await owner.page.getByLabel("Message", { exact: true }).fill("[[think:hm]][[say:**moon** <img src=x onerror=alert(1)> [link](javascript:alert(1))]] Why tides?");
+  await owner.page.getByRole("button", { name: "Send" }).click();
+  await owner.page.locator('[data-role="assistant"][data-state="done"]').waitFor();
+  await owner.page.getByRole("button", { name: "Share" }).click();
+  const dialog = owner.page.getByRole("dialog");
+  await dialog.getByRole("button", { name: "Make a link" }).click();
+  await dialog.getByText(/does not allow shared links/).waitFor();
+  await owner.page.keyboard.press("Escape");
+  const chat = owner.page.url();
+
+  await owner.go("/workspaces");
+  await owner.page.getByRole("button", { name: "Edit" }).first().click();
+  await owner.page.getByLabel(/Allow shared links/).check();
+  await owner.page.getByRole("button", { name: "Save" }).click();
+  await dialog.waitFor({ state: "detached" });
+
+  await owner.page.goto(chat);
+  await owner.page.getByRole("button", { name: "Share" }).click();
+  await dialog.getByLabel("The link ends after").selectOption("1");
+  await dialog.getByRole("button", { name: "Make a link" }).click();
+  const link = await owner.page.getByTestId("share-link").inputValue();
+  expect(link).toMatch(/\/shared#tps-\w{32}$/);
+  await dialog.getByText(/made/).waitFor();
+  expect(await owner.checkAccessibility()).toEqual([]);
+
+  const stranger = await Visit.open(browser, server.url);
+  await stranger.page.goto(link);
+  await stranger.page.locator("strong", { hasText: "moon" }).waitFor();
+  expect(await stranger.page.locator("main").textContent()).toContain("Why tides?");
+  expect(await stranger.page.locator("img[src=x]").count()).toBe(0);
+  expect(await stranger.page.locator('a[href^="javascript"]').count()).toBe(0);
+  expect(await stranger.page.evaluate(() => document.cookie)).toBe("");
+  expect(await stranger.checkAccessibility()).toEqual([]);
+  expect(server.output()).not.toContain(link.split("#")[1]);
+
+  await dialog.getByRole("button", { name: "Take this link back" }).click();
+  await dialog.getByText("None.").waitFor();
+  await stranger.page.reload();
+  await stranger.page.getByText("This link shows nothing").waitFor();
+  expect(stranger.problems).toEqual([]);
+  await stranger.close();
+});
+
 interface Sums { requests: number; prompt_tokens: number; output_tokens: number; key?: string }
 test("usage and the bill are what the replies said", async () => {
   const metered = await makeKey("metered");

@@ -133,6 +133,67 @@ test("models: search, the fit check, a pull that fails, unload, retire", async (
   await expect(server.ask("GET", "/api/v1/models/second:1")).rejects.toThrow(/404/);
 });
 
+test("deploy, call by its name, pin, move to another base, retire", async () => {
+  interface Named { name: string; base: string; pinned: boolean; max_output_tokens: number; defaults: { max_tokens: number | null; temperature: number | null }; system_prompt: string; used_by: { requests: number }[] }
+  const named = () => server.ask<Named>("GET", "/api/v1/deployments/support");
+  await visit.go("/models");
+  await visit.page.getByRole("button", { name: "Actions for scripted" }).click();
+  await visit.page.getByRole("menuitem", { name: "Deploy…" }).click();
+  const dialog = visit.page.getByRole("dialog");
+  await dialog.getByLabel("Name", { exact: true }).fill("scripted");
+  await dialog.getByText("It needs about 64 MiB; the pool has 600 MiB.").waitFor();
+  await dialog.getByRole("button", { name: "Deploy" }).click();
+  await dialog.getByText(/There is a model "scripted" already/).waitFor();
+  await dialog.getByLabel("Name", { exact: true }).fill("support");
+  await dialog.getByLabel("Description").fill("<img src=x onerror=alert(1)>");
+  await dialog.getByText("Defaults", { exact: true }).click();
+  await dialog.getByLabel("Tokens of an answer").fill("5");
+  await dialog.getByLabel("System prompt").fill("[[say:from the deployment]]");
+  expect(await visit.checkAccessibility()).toEqual([]);
+  await dialog.getByRole("button", { name: "Deploy" }).click();
+  const row = visit.page.getByRole("region", { name: "Deployments" }).getByRole("row", { name: /support/ });
+  await row.waitFor();
+  expect(await visit.page.locator("img[src=x]").count()).toBe(0);
+  const reply = await server.ask<{ model: string; usage: { completion_tokens: number } }>("POST", "/v1/chat/completions", { model: "support", messages: [{ role: "user", content: "[[tokens:40]]" }] });
+  expect(reply.model).toBe("support");
+  expect(reply.usage.completion_tokens).toBe(5);
+  expect((await server.ask<{ data: { id: string; base_model?: string }[] }>("GET", "/v1/models")).data.find((one) => one.id === "support")?.base_model).toBe("scripted");
+
+  await row.getByRole("button", { name: "Actions for support" }).click();
+  await visit.page.getByRole("menuitem", { name: "Edit" }).click();
+  await dialog.getByLabel("Base model").selectOption("smollm2:135m");
+  await dialog.getByLabel("System prompt").fill("");
+  await dialog.getByLabel("Most output").fill("6");
+  await dialog.getByRole("button", { name: "Save" }).click();
+  await row.getByText("smollm2:135m").waitFor();
+  expect(await named()).toMatchObject({ base: "smollm2:135m", max_output_tokens: 6, system_prompt: "", defaults: { max_tokens: 5, temperature: null } });
+
+  const pool = async () => (await server.ask<{ models: { id: string; pinned: boolean; pinned_by: string }[] }>("GET", "/api/v1/pool")).models.find((one) => one.id === "smollm2:135m");
+  await row.getByRole("button", { name: "Actions for support" }).click();
+  await visit.page.getByRole("menuitem", { name: "Keep in memory" }).click();
+  await row.getByText("in memory").waitFor();
+  await expect.poll(async () => (await pool())?.pinned_by, { timeout: 10_000 }).toBe("deployment");
+
+  // In the chat it stands among the models.
+  await visit.go("/chat");
+  await visit.page.getByRole("button", { name: /^Model/ }).click();
+  await visit.page.getByRole("menuitem", { name: /support/ }).click();
+  await visit.page.getByLabel("Message", { exact: true }).fill("Say something.");
+  await visit.page.getByRole("button", { name: "Send" }).click();
+  await visit.page.locator('[data-role="assistant"][data-state="done"]').waitFor();
+
+  await expect(server.ask("DELETE", "/api/v1/models/smollm2:135m")).rejects.toThrow(/deployed as support/);
+  await visit.go("/models");
+  await row.getByRole("button", { name: "Actions for support" }).click();
+  await visit.page.getByRole("menuitem", { name: "Retire" }).click();
+  await dialog.getByText("Called last by:").waitFor();
+  await dialog.getByText(/2 requests/).waitFor();
+  await dialog.getByRole("button", { name: "Retire" }).click();
+  await row.waitFor({ state: "detached" });
+  await expect(named()).rejects.toThrow(/404/);
+  await expect.poll(async () => (await pool())?.pinned ?? false).toBe(false);
+});
+
 test("a model's page: promise, numbers, speed", async () => {
   await ask("smollm2:135m");
   await visit.go("/models/smollm2:135m");
@@ -360,7 +421,7 @@ test("the first load is small and quick", async () => {
   expect(total).toBeLessThan(300_000);
 });
 
-const everyPage = ["/chat", "/compare", "/playground?model=smollm2:135m", "/overview", "/models", "/models/smollm2:135m", "/pool", "/planner", "/settings", "/doctor", "/welcome", "/account", "/keys", "/requests", "/usage", "/nothing"];
+const everyPage = ["/chat", "/compare", "/playground?model=smollm2:135m", "/overview", "/models", "/models/smollm2:135m", "/pool", "/planner", "/settings", "/doctor", "/welcome", "/account", "/keys", "/requests", "/usage", "/shared#tps-none", "/nothing"];
 test("axe finds nothing serious on any page, and none is wider than a phone", async () => {
   await visit.page.setViewportSize({ width: 360, height: 740 });
   const problems: string[] = [];

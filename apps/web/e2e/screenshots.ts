@@ -31,6 +31,10 @@ test("pictures of every page", async () => {
     await server.store(path.join(testData, "all-MiniLM-L6-v2"), "minilm:l6-v2");
     await server.ask("POST", "/api/v1/prices", { currency: "EUR", note: "picture", models: [{ model: "*", tiers: [{ input: "0.10", cached_input: "0.02", output: "0.40" }] }] });
     const conversation = await talk(server);
+    await server.ask("POST", "/api/v1/deployments", { name: "support", base: "smollm2:135m", description: "What the help desk calls", pinned: true, max_output_tokens: 512, defaults: { temperature: 0.3 } });
+    await server.ask("POST", "/api/v1/deployments", { name: "search/embed", base: "minilm:l6-v2" });
+    await server.ask("PATCH", "/api/v1/workspaces/default", { sharing: true });
+    const { token } = await server.ask<{ token: string }>("POST", `/api/v1/conversations/${conversation}/shares`, { days: 30 });
     const pages: [string, string, ((visit: Visit) => Promise<void>)?][] = [
       ["chat-new", "/chat"], ["chat", `/chat/${conversation}`], ["compare", "/compare"], ["playground", "/playground?model=smollm2:135m", async ({ page }) => {
         await page.getByLabel("User message").or(page.getByLabel("用户消息")).fill("Name three sea animals.");
@@ -38,7 +42,13 @@ test("pictures of every page", async () => {
         await page.getByTestId("tokens").waitFor({ timeout: 20_000 }).catch(() => {});
         await page.waitForTimeout(1500);
       }],
-      ["overview", "/overview"], ["models", "/models"], ["model", "/models/smollm2:135m"], ["pool", "/pool"], ["planner", "/planner"], ["requests", "/requests"], ["usage", "/usage"], ["bills", "/bills"], ["limits", "/limits"], ["keys", "/keys"], ["people", "/people"], ["workspaces", "/workspaces"], ["audit", "/audit"], ["settings", "/settings"], ["health", "/doctor"], ["welcome", "/welcome"], ["account", "/account"], ["not-found", "/nothing"],
+      ["overview", "/overview"], ["models", "/models"], ["deploy", "/models", async ({ page }) => {
+        await page.getByRole("button", { name: /^(Deploy|部署)$/ }).click();
+        await page.getByLabel(/^(Name|名称)$/).fill("support-v2");
+      }], ["share", `/chat/${conversation}`, async ({ page }) => {
+        await page.getByRole("button", { name: /^(Share|分享)$/ }).click();
+        await page.getByRole("button", { name: /^(Make a link|生成链接)$/ }).click();
+      }], ["shared", `/shared#${token}`], ["model", "/models/smollm2:135m"], ["pool", "/pool"], ["planner", "/planner"], ["requests", "/requests"], ["usage", "/usage"], ["bills", "/bills"], ["limits", "/limits"], ["keys", "/keys"], ["people", "/people"], ["workspaces", "/workspaces"], ["audit", "/audit"], ["settings", "/settings"], ["health", "/doctor"], ["welcome", "/welcome"], ["account", "/account"], ["not-found", "/nothing"],
     ];
     const looks = [
       { name: "wide", width: 1440, height: 900, theme: "light", language: "en" }, { name: "tablet", width: 820, height: 1100, theme: "light", language: "en" },

@@ -66,7 +66,11 @@ TEST(CpuDevice, MemoryIsZeroAndAlignedAndRefusedKindly) {
   for (const size_t bytes : {size_t{1}, size_t{4097}, size_t{5} << 20}) {
     const DeviceBuffer buffer = device->Allocate(bytes).value();
     EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % 64, 0u);
+    if (bytes >= size_t{2} << 20) {
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % (size_t{2} << 20), 0u) << "for huge pages";
+    }
     for (size_t i = 0; i < bytes; i += 1021) ASSERT_EQ(buffer.data()[i], std::byte{0});
+    buffer.data()[bytes - 1] = std::byte{1};
   }
   const auto too_much = device->Allocate(size_t{1} << 62);
   ASSERT_FALSE(too_much.has_value());

@@ -74,7 +74,15 @@ bool BlockPool::Grow(int32_t blocks) {
   // Cheaper than building the ledger's message.
   if (static_cast<uint64_t>(blocks) * options_.block_bytes > ledger_.free()) return false;
   blocks -= GrowFromReserve(blocks);
-  if (blocks == 0) return true;
+  // In slabs of the usual size, also where one sequence wants many: a slab goes back when all of its blocks
+  // are free, and the sequences that come after one another share them.
+  for (; blocks > 0; blocks -= std::min(blocks, UsualSlabBlocks())) {
+    if (!GrowFresh(std::min(blocks, UsualSlabBlocks()))) return false;
+  }
+  return true;
+}
+
+bool BlockPool::GrowFresh(int32_t blocks) {
   const uint64_t bytes = static_cast<uint64_t>(blocks) * options_.block_bytes;
   auto charge = ledger_.TryTake(options_.owner, ChargeKind::kKv, bytes);
   if (!charge) return false;
@@ -89,13 +97,12 @@ bool BlockPool::Grow(int32_t blocks) {
   return true;
 }
 
-// As many of the blocks as are ready, in runs no shorter than a usual slab (or all that is wanted).
+// As many of the blocks as are ready, in runs of a usual slab (or all that is wanted).
 int32_t BlockPool::GrowFromReserve(int32_t blocks) {
   int32_t taken = 0;
   while (options_.reserve != nullptr && taken < blocks) {
-    const int32_t most = blocks - taken;
-    auto region = options_.reserve->Take(options_.owner, options_.block_bytes,
-                                         static_cast<uint64_t>(std::min(most, UsualSlabBlocks())),
+    const int32_t most = std::min(blocks - taken, UsualSlabBlocks());
+    auto region = options_.reserve->Take(options_.owner, options_.block_bytes, static_cast<uint64_t>(most),
                                          static_cast<uint64_t>(most));
     if (!region) break;
     const auto count = static_cast<int32_t>(

@@ -235,6 +235,7 @@ class BlockPool {
   }
   bool Grow(int32_t blocks);
   int32_t GrowFromReserve(int32_t blocks);
+  bool GrowFresh(int32_t blocks);
   void AddSlab(std::unique_ptr<Slab> slab, std::byte* data, int32_t blocks);
   void ReturnMemory(Slab& slab);
   void ReleaseSlab(size_t index);

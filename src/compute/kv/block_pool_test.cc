@@ -182,6 +182,18 @@ TEST_F(BlockPoolTest, BypassComputesAllButStillShares) {
   EXPECT_EQ(pool.stats().cached, 2);
 }
 
+// Else sequences that came one after the other would hold slabs of many blocks by a few of them each.
+TEST_F(BlockPoolTest, ALongSequenceTakesSlabsOfTheUsualSize) {
+  BlockPool& pool = Make(12);
+  KvSequence a;
+  ASSERT_TRUE(pool.Admit(Request(Tokens(16), 10 * 16), a));
+  EXPECT_EQ(pool.stats().slabs, 3);
+  EXPECT_EQ(pool.stats().total, 10);
+  pool.Release(a);
+  EXPECT_EQ(pool.Shrink(1), 2 * kBlockBytes) << "the last one, of what was left over";
+  EXPECT_EQ(pool.Shrink(1), 4 * kBlockBytes);
+}
+
 TEST_F(BlockPoolTest, ShrinkKeepsPromises) {
   BlockPool& pool = Make(16, 4);
   KvSequence a;

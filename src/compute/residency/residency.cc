@@ -594,10 +594,13 @@ void Core::LearnRate(double& rate, const Fetched& fetched) {
 }
 
 bool Core::BeginSegment(const ModelPointer& model, SegmentRecord& segment) {
-  auto charge = ledger_.TryTake(model->name, ChargeKind::kWeights, segment.bytes);
+  // Where there is no room for the rest, nothing more of it is loaded: a step may wait for it layer by layer,
+  // and would have computed for nothing.
+  const uint64_t wanted = SumOf(*model, model->target) - SumOf(*model, model->landed);
+  const uint64_t free = ledger_.free();
+  auto charge =
+      ledger_.TryTake(model->name, ChargeKind::kWeights, std::max(segment.bytes, wanted > free ? wanted : 0));
   if (!charge) {
-    const uint64_t wanted = SumOf(*model, model->target) - SumOf(*model, model->landed);
-    const uint64_t free = ledger_.free();
     model->report.missing_bytes = wanted > free ? wanted - free : 0;
     Error error = std::move(charge).error();
     error.message = fmt::format("{} bytes of memory are missing to load {}: {}", model->report.missing_bytes,
@@ -618,15 +621,17 @@ void Core::FinishSegment(const ModelPointer& model, SegmentRecord& segment) {
   model->landed.store(landed, std::memory_order_release);
   landed_.notify_all();
   // Those who asked for no more than this are told now.
-  const auto told =
-      std::stable_partition(model->waiters.begin(), model->waiters.end(),
-                            [&](const ModelRecord::Waiter& waiter) { return waiter.segments > landed; });
   LoadReport report = model->report;
   report.resident_bytes = SumOf(*model, landed);
-  for (auto waiter = told; waiter != model->waiters.end(); ++waiter) {
-    if (waiter->done) callbacks_.push_back([done = std::move(waiter->done), report] { done(report); });
+  std::vector<ModelRecord::Waiter> others;
+  for (ModelRecord::Waiter& waiter : model->waiters) {
+    if (waiter.segments > landed) {
+      others.push_back(std::move(waiter));
+    } else if (waiter.done) {
+      callbacks_.push_back([done = std::move(waiter.done), report] { done(report); });
+    }
   }
-  model->waiters.erase(told, model->waiters.end());
+  model->waiters = std::move(others);
   if (landed >= model->target) FinishLoad(model, {});
 }
 

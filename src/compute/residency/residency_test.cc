@@ -149,6 +149,7 @@ TEST_F(ResidencyTest, PartOfAModelMayBeLoaded) {
 TEST_F(ResidencyTest, ShortLedgerStopsTheLoadAndSaysWhatIsMissing) {
   Start(5 * kMiB, 0);
   Model a = Attach("a", 4, 2 * kMiB);
+  EXPECT_EQ(LoadAndWait(*a.weights, 2).resident_bytes, 4 * kMiB);
   const LoadReport report = LoadAndWait(*a.weights);
   EXPECT_EQ(Code(report.status), "out_of_pool_memory");
   EXPECT_EQ(report.status.error().kind, ErrorKind::kUnavailable);
@@ -156,6 +157,9 @@ TEST_F(ResidencyTest, ShortLedgerStopsTheLoadAndSaysWhatIsMissing) {
   EXPECT_EQ(report.missing_bytes, 3 * kMiB);
   EXPECT_THAT(report.status.error().message, HasSubstr(std::to_string(3 * kMiB)));
   EXPECT_EQ(Weights(), 4 * kMiB) << "what landed stays";
+  // A step would have waited for each layer that comes, in vain.
+  Model b = Attach("b", 4, kMiB);
+  EXPECT_EQ(LoadAndWait(*b.weights).resident_bytes, 0u) << "nothing of what does not fit whole is loaded";
   EXPECT_EQ(a.weights->Evict(1), 2 * kMiB);
   EXPECT_EQ(Weights(), 2 * kMiB);
   EXPECT_EQ(a.weights->landed_segments(), 1);

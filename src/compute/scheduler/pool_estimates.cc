@@ -9,29 +9,49 @@
 namespace tidepool::compute::pool {
 namespace {
 
-constexpr double kSmoothing = 0.1;  // weight of a new measurement of step times
+// Weight of a new measurement of step times, once there are many. The first ones are averaged with the guess
+// that they meet: a guess may be wrong by half, and what is promised before the tenth request counts on it.
+constexpr double kSmoothing = 0.1;
+
+double WeightOf(int32_t& measurements) {
+  constexpr int32_t kMany = 9;  // 1 / (9 + 1) = kSmoothing
+  if (measurements < kMany) ++measurements;
+  return std::max(kSmoothing, 1.0 / (measurements + 1));
+}
 
 }  // namespace
 
 // ---- learning ------------------------------------------------------------------------------------------
 
-void PoolState::LearnPace(Device& device, Nanoseconds busy, Nanoseconds now) {
-  constexpr double kPaceSmoothing = 0.01;  // hundreds of steps: one is nothing
-  constexpr double kSlowest = 2;           // more is not a pace
-  if (busy > 0 && device.step_ended_at >= 0 && now > device.step_ended_at) {
-    const double seen = static_cast<double>(now - device.step_ended_at) / static_cast<double>(busy);
-    device.pace += kPaceSmoothing * (std::clamp(seen, 1.0, kSlowest) - device.pace);
+void PoolState::LearnPace(Device& device, double planned_s, Nanoseconds busy, Nanoseconds now) {
+  constexpr double kQuickest = 0.7, kSlowest = 2;
+  constexpr double kRounding = 1e-3;
+  if (busy <= 0 || planned_s <= 0) {
+    device.step_ended_at = -1;
+    return;
   }
-  device.step_ended_at = busy > 0 ? now : -1;
+  const Nanoseconds passed = device.step_ended_at >= 0 ? now - device.step_ended_at : busy;
+  device.step_ended_at = now;
+  double ratio = std::clamp(static_cast<double>(passed) * 1e-9 / planned_s, 0.5, 3.0);
+  if (std::abs(ratio - 1) < kRounding) ratio = 1;
+  // They decay with the time planned: the same whether steps are told one by one or together. A promise
+  // counts on the worse of the long and the short view.
+  const auto learn = [&](double& seen, double window_s) {
+    seen = ratio + (seen - ratio) * std::exp(-planned_s / window_s);
+  };
+  learn(device.long_pace, kLongPace_s);
+  learn(device.short_pace, kShortPace_s);
+  device.pace = std::clamp(std::max(device.long_pace, device.short_pace), kQuickest, kSlowest);
 }
 
 // A step's time is the sum of its parts, each times its learned factor. Normalised least mean squares (Widrow
-// and Hoff, 1960): a step's error is shared out among the factors by the parts' squares, a tenth of it at a
-// time.
-void PoolState::LearnStep(Device& device, int32_t steps, Nanoseconds busy) {
+// and Hoff, 1960): a step's error is shared out among the factors by the parts' squares, in the end a tenth
+// of it at a time.
+double PoolState::LearnStep(Device& device, int32_t steps, Nanoseconds busy) {
   constexpr double kMostOff = 4;  // times the prediction, that one step says anything about
   constexpr double kLeastFactor = 0.05, kMostFactor = 1000;
-  if (steps == 0 || device.landing || busy <= 0) return;
+  // A step with tokens that were guessed says nothing: it had more rows, and the next may have none.
+  if (steps == 0 || device.landing || busy <= 0 || device.beyond_plan > 0) return 0;
   const PoolPlan& plan = device.plan;
   double prefill = 0, prefill2 = 0, context = 0;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
@@ -70,18 +90,17 @@ void PoolState::LearnStep(Device& device, int32_t steps, Nanoseconds busy) {
     predicted += parts[i].seconds * *parts[i].factor;
     squares += parts[i].seconds * parts[i].seconds;
   }
-  if (predicted <= 0) return;
-  // A decode that took more than its token in a step has had more steps, for what is planned with.
-  const double taken =
-      steps + (plan.decodes > 0 ? static_cast<double>(device.beyond_plan) / plan.decodes : 0);
+  if (predicted <= 0) return 0;
   const double seen =
-      std::clamp(static_cast<double>(busy) * 1e-9 / taken, predicted / kMostOff, predicted * kMostOff);
+      std::clamp(static_cast<double>(busy) * 1e-9 / steps, predicted / kMostOff, predicted * kMostOff);
   const double error = seen - predicted;
-  if (std::abs(error) < 1e-6 * predicted) return;  // rounding to nanoseconds
+  const double weight = WeightOf(prefill > 0 ? pace.prefills : pace.decodes);
+  if (std::abs(error) < 1e-6 * predicted) return predicted * steps;  // rounding to nanoseconds
   for (size_t i = 0; i < count; ++i) {
     double& factor = *parts[i].factor;
-    factor = std::clamp(factor + kSmoothing * error * parts[i].seconds / squares, kLeastFactor, kMostFactor);
+    factor = std::clamp(factor + weight * error * parts[i].seconds / squares, kLeastFactor, kMostFactor);
   }
+  return predicted * steps;
 }
 
 // ---- estimates -----------------------------------------------------------------------------------------

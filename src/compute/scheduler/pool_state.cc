@@ -418,9 +418,9 @@ void PoolState::RoomReturned(PoolDeviceId device) {
   Touch(*devices_[Index(device)]);
 }
 
-void PoolState::TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nanoseconds now) {
+double PoolState::TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nanoseconds now) {
   CHECK(device.busy && steps >= 0 && steps <= device.plan.steps);
-  LearnStep(device, steps, busy);
+  const double planned_s = LearnStep(device, steps, busy);
   device.beyond_plan = 0;
   for (const PlannedTokens& planned : device.plan.sequences) {
     Job* job = FindJob(planned.job);
@@ -444,12 +444,13 @@ void PoolState::TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nanos
   }
   device.running->last_used = now;
   if (device.turn.replica == device.running) device.turn.steps_left -= steps;
+  return planned_s;
 }
 
 void PoolState::StepDone(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nanoseconds now) {
   Device& device = *devices_[Index(id)];
-  TakeSteps(device, steps, busy, now);
-  LearnPace(device, steps > 0 && !device.landing ? busy : 0, now);
+  const double planned_s = TakeSteps(device, steps, busy, now);
+  LearnPace(device, planned_s, busy, now);
   device.busy = device.yielding = device.landing = false;
   device.running = nullptr;
   device.step_ended = true;
@@ -458,8 +459,8 @@ void PoolState::StepDone(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nanos
 void PoolState::StepsTaken(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nanoseconds now) {
   Device& device = *devices_[Index(id)];
   CHECK(steps >= 1 && steps < device.plan.steps);  // of decodes only, then
-  TakeSteps(device, steps, busy, now);
-  LearnPace(device, busy, now);
+  const double planned_s = TakeSteps(device, steps, busy, now);
+  LearnPace(device, planned_s, busy, now);
   device.plan.steps -= steps;
   for (PlannedTokens& planned : device.plan.sequences) {
     planned.begin += steps;

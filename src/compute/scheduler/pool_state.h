@@ -103,6 +103,8 @@ struct Replica {
 // less.
 struct LearnedPace {
   double prefill_base = 1, prefill_token = 1, decode_base = 1, decode_context = 1, decode_sequence = 1;
+  int32_t prefills = 0,
+          decodes = 0;  // steps with and without prefill that were learned from, until they are many
 };
 
 struct Model {
@@ -137,6 +139,9 @@ struct Turn {
   bool broken = false;
 };
 
+inline constexpr double kUnknownPace = 1.15;  // of a device that has not run yet; see Device::pace
+inline constexpr double kLongPace_s = 20, kShortPace_s = 3;
+
 struct Device {
   PoolDevice device;
   PoolDeviceId id = 0;
@@ -167,9 +172,11 @@ struct Device {
   double load[2] = {};               // cached, by View; see LoadOf
   bool load_known = false;
   bool late = false;  // one of its jobs is
-  // Time from the end of a step to the end of the next, with work at hand, over the time of the step: what a
-  // driver does between steps, and what others take from its processors, is not there for promises either.
-  double pace = 1;
+  // Time from the end of a step to the end of the next, with work at hand, over what was planned for it, of
+  // late and of all models: what a driver does between steps, what others take from its processors and what
+  // was planned too short is not there for promises either. A device that has not run is taken for slower
+  // than its profile says.
+  double pace = kUnknownPace, long_pace = kUnknownPace, short_pace = 1;
   double late_share = 0;  // of answers of late: whose last token was; not of batch work, or beyond a share
   Nanoseconds step_ended_at = -1;   // while steps follow each other
   Nanoseconds land_at = INT64_MAX;  // when a step of the model that is loading may begin
@@ -334,9 +341,10 @@ class PoolState : public PoolScheduler {
   void Free(Job& job, Nanoseconds now);  // from the table; it is in no list
   void ReturnHostRoom(Host& host);
   void EraseFrom(std::vector<Job*>& list, Job& job);
-  void TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nanoseconds now);
-  void LearnPace(Device& device, Nanoseconds busy, Nanoseconds now);
-  void LearnStep(Device& device, int32_t steps, Nanoseconds busy);
+  double TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nanoseconds now);
+  static void LearnPace(Device& device, double planned_s, Nanoseconds busy, Nanoseconds now);
+  // Returns what was planned for it, in seconds.
+  double LearnStep(Device& device, int32_t steps, Nanoseconds busy);
   void ChargeSwitch(const Replica& replica, Nanoseconds stood);
   std::string CheckReplica(const Replica& replica) const;
 };

@@ -482,7 +482,8 @@ class Bookkeeping final : public PoolState {
   double Served(PoolJobId job) const { return FindJob(job)->account->service_s; }
   // A step of the first model as if it had been planned: `decodes` sequences with `context` tokens each, and
   // a chunk of `prefill`.
-  void Step(int32_t decodes, int32_t context, int32_t prefill, double seconds) {
+  void Step(int32_t decodes, int32_t context, int32_t prefill, double seconds, int32_t guessed = 0,
+            double pause = 0) {
     Device& device = *devices_.front();
     device.plan = PoolPlan();
     device.plan.model = 1;
@@ -492,9 +493,11 @@ class Bookkeeping final : public PoolState {
     if (prefill > 0) device.plan.sequences.push_back({.job = 1001, .begin = 0, .count = prefill});
     device.busy = true;
     device.running = &ReplicaOf(ModelOf(1), device);
-    now_ += kSecond;
+    device.beyond_plan = guessed;
+    now_ += static_cast<Nanoseconds>((seconds + pause) * 1e9);
     StepDone(0, 1, static_cast<Nanoseconds>(seconds * 1e9), now_);
   }
+  double pace() const { return devices_.front()->pace; }
   double Predict(int32_t decodes, int32_t context, int32_t prefill) {
     return ProfileOf(ModelOf(1), *devices_.front())
         .StepSeconds(prefill, static_cast<double>(prefill) * prefill, static_cast<double>(decodes) * context,
@@ -538,6 +541,42 @@ TEST(LearnedPaceTest, PartsOfAStepAreLearnedOneByOne) {
   }
   EXPECT_NEAR(pool.Predict(0, 0, 256) / seconds(0, 0, 256), 1, 0.08);
   EXPECT_NEAR(pool.Predict(8, 100, 128) / seconds(8, 100, 128), 1, 0.08);
+}
+
+class UnknownDeviceTest : public ::testing::Test {
+ protected:
+  UnknownDeviceTest() {
+    pool_.AddHost({});
+    pool_.AddDevice({.host = 0, .arena_bytes = 8 * kTestSegment});
+    PoolModel model = TestModel(1, 4, kBlock);
+    model.profiles = {{.prefill_base_s = 0.004, .prefill_per_token_s = 0.0005, .decode_base_s = 0.004}};
+    pool_.AddModel(model);
+  }
+  Bookkeeping pool_;
+};
+
+// What is promised in the first seconds counts on it.
+TEST_F(UnknownDeviceTest, AFewStepsCorrectAGuessThatIsWrongByHalf) {
+  const double seconds = 0.006 + 256 * 0.00075;
+  for (int i = 0; i < 4; ++i) pool_.Step(0, 0, 256, seconds);
+  EXPECT_GT(pool_.Predict(0, 0, 256), 0.9 * seconds);
+  EXPECT_LT(pool_.Predict(0, 0, 256), 1.02 * seconds);
+}
+
+TEST_F(UnknownDeviceTest, AStepWithGuessedTokensSaysNothingOfOthers) {
+  const double before = pool_.Predict(1, 100, 0);
+  for (int i = 0; i < 20; ++i) pool_.Step(1, 100, 0, 0.016, /*guessed=*/7);
+  EXPECT_EQ(pool_.Predict(1, 100, 0), before);
+}
+
+TEST_F(UnknownDeviceTest, IsTakenForSlowerUntilItHasRunAndPausesCountAsLongAsTheyLast) {
+  EXPECT_EQ(pool_.pace(), kUnknownPace);
+  for (int i = 0; i < 20'000; ++i) pool_.Step(4, 100, 0, 0.004);
+  EXPECT_NEAR(pool_.pace(), 1, 0.005);
+  for (int i = 0; i < 2'000; ++i) pool_.Step(4, 100, 0, 0.004, 0, /*pause=*/0.001);
+  EXPECT_NEAR(pool_.pace(), 1.25, 0.03) << "after eight seconds, by the short view";
+  for (int i = 0; i < 20'000; ++i) pool_.Step(4, 100, 0, 0.004);
+  EXPECT_NEAR(pool_.pace(), 1, 0.01);
 }
 
 TEST(SwitchTest, IsChargedToTheAccountsOfItsModelAsFarAsTheDeviceStoodStill) {

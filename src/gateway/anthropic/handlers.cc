@@ -6,6 +6,7 @@
 #include "gateway/anthropic/errors.h"
 #include "gateway/anthropic/reply.h"
 #include "gateway/anthropic/requests.h"
+#include "gateway/model_card.h"
 #include "gateway/router.h"
 #include "platform/ledger/price_book.h"
 
@@ -35,19 +36,41 @@ Result<ParsedMessages> ReadRequest(Services& services, const HttpRequest& http,
   return parsed;
 }
 
-Json ModelOf(const platform::DeploymentStatus& status) {
-  const bool loaded = status.engine.has_value();
-  const int32_t context = loaded && status.engine->info.context_length > 0
-                              ? status.engine->info.context_length
-                              : status.model.context_length;
+Json Supported(bool supported) { return Json{{"supported", supported}}; }
+
+// All of Anthropic's names: its clients read each of them.
+Json CapabilitiesOf(const ModelCard& card) {
+  Json out;
+  for (const char* name : {"batch", "citations", "code_execution", "context_management"})
+    out[name] = Supported(false);
+  out["effort"] = Supported(card.thinks);
+  for (const char* level : {"low", "medium", "high", "xhigh", "max"})
+    out["effort"][level] = Supported(card.thinks);
+  for (const char* name : {"image_input", "pdf_input"}) out[name] = Supported(false);
+  out["server_tools"] =
+      Json{{"supported", false}, {"code_execution", Supported(false)}, {"web_search", Supported(false)}};
+  out["structured_outputs"] = Supported(card.generates);
+  out["thinking"] = Supported(card.thinks);
+  out["thinking"]["types"] = Json{{"adaptive", Supported(card.thinks)},
+                                  {"between_tools", Supported(false)},
+                                  {"disabled", Supported(true)},
+                                  {"enabled", Supported(card.thinks)}};
+  // Not of Anthropic's API, where every model calls tools.
+  out["tools"] = Supported(card.tools);
+  return out;
+}
+
+Json ModelOf(const Services& services, const platform::DeploymentStatus& status) {
+  const ModelCard card = CardOf(services, status);
   Json out;
   out["type"] = "model";
-  out["id"] = status.id;
+  out["id"] = status.name();
   out["display_name"] = status.id;
   out["created_at"] = platform::TimeText(status.model.created * 1000);
   out["lifecycle"] = "active";
-  out["max_input_tokens"] = context;
-  out["max_tokens"] = context;
+  out["max_input_tokens"] = card.context_length;
+  out["max_tokens"] = card.context_length;
+  out["capabilities"] = CapabilitiesOf(card);
   return out;
 }
 
@@ -88,10 +111,10 @@ void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
   }
   if (!after.empty() && !before.empty())
     return SendError(exchange, BadField("before_id", "Send one of after_id and before_id."));
-  std::vector<platform::DeploymentStatus> all = services.inference.List();
-  std::erase_if(all, [&](const auto& status) { return !http.principal.MayUseModel(status.id); });
+  std::vector<platform::DeploymentStatus> all = services.inference.ListCallable();
+  std::erase_if(all, [&](const auto& status) { return !platform::MayUse(http.principal, status); });
   const auto place = [&](const std::string& id) {
-    return std::find_if(all.begin(), all.end(), [&](const auto& status) { return status.id == id; });
+    return std::find_if(all.begin(), all.end(), [&](const auto& status) { return status.name() == id; });
   };
   auto first = all.begin(), last = all.end();
   for (const std::string& cursor : {after, before}) {
@@ -106,10 +129,10 @@ void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
   if (more && !before.empty()) first = last - static_cast<std::ptrdiff_t>(limit);
   Json body;
   body["data"] = Json::array();
-  for (auto it = first; it != last; ++it) body["data"].push_back(ModelOf(*it));
+  for (auto it = first; it != last; ++it) body["data"].push_back(ModelOf(services, *it));
   body["has_more"] = more;
-  body["first_id"] = first == last ? Json(nullptr) : Json(first->id);
-  body["last_id"] = first == last ? Json(nullptr) : Json((last - 1)->id);
+  body["first_id"] = first == last ? Json(nullptr) : Json(first->name());
+  body["last_id"] = first == last ? Json(nullptr) : Json((last - 1)->name());
   exchange->Send(Answer(*exchange, body));
 }
 
@@ -117,9 +140,9 @@ void GetModel(Services& services, std::shared_ptr<Exchange> exchange) {
   const HttpRequest& http = exchange->request();
   const auto status = services.inference.Find(http.PathValue("id"));
   if (!status) return SendError(exchange, status.error());
-  if (auto allowed = CheckModel(services, http, status->id); !allowed)
+  if (auto allowed = CheckModel(services, http, status->name()); !allowed)
     return SendError(exchange, allowed.error());
-  exchange->Send(Answer(*exchange, ModelOf(*status)));
+  exchange->Send(Answer(*exchange, ModelOf(services, *status)));
 }
 
 Json MessageReplySchema() {
@@ -149,7 +172,9 @@ Json ModelReplySchema() {
     "properties": {
       "type": {"const": "model"}, "id": {"type": "string"}, "display_name": {"type": "string"},
       "created_at": {"type": "string"}, "lifecycle": {"const": "active"},
-      "max_input_tokens": {"type": "integer"}, "max_tokens": {"type": "integer"}}
+      "max_input_tokens": {"type": "integer"}, "max_tokens": {"type": "integer"},
+      "capabilities": {"type": "object", "description": "By Anthropic's names: {supported} each; and tools",
+        "additionalProperties": {"type": "object", "properties": {"supported": {"type": "boolean"}}}}}
   })");
 }
 

@@ -23,7 +23,11 @@ constexpr Field kWorkspaceFields[] = {
     {"weight", FieldType::kNumber, Treatment::kRead, "of its share of what the organisation gets", 0.001,
      1000},
     {"organisation", FieldType::kString, Treatment::kRead, "the caller's if not given"}};
-constexpr Field kWorkspaceChangeFields[] = {kWorkspaceFields[0], kWorkspaceFields[1]};
+constexpr Field kWorkspaceChangeFields[] = {
+    kWorkspaceFields[0],
+    kWorkspaceFields[1],
+    {"sharing", FieldType::kBoolean, Treatment::kRead,
+     "members may make read-only links to conversations, which need no account; false stops all of them"}};
 constexpr Field kMemberChangeFields[] = {{"role", FieldType::kString, Treatment::kRead,
                                           "owner (of the organisation), admin, developer or viewer"}};
 constexpr Field kInvitationFields[] = {
@@ -63,6 +67,7 @@ Json WorkspaceJson(const platform::Workspace& workspace) {
           {"organisation", workspace.organisation},
           {"name", workspace.name},
           {"weight", workspace.weight},
+          {"sharing", workspace.sharing},
           {"created_at", workspace.created_ms / 1000},
           {"archived_at", TimeJson(workspace.archived_ms)}};
 }
@@ -195,7 +200,8 @@ void ChangeWorkspace(Services& services, std::shared_ptr<Exchange> exchange) {
   Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
     TP_TRY(call.ReadBody(kWorkspaceChangeFields));
     return call.accounts()
-        .ChangeWorkspace(call.caller, call.Id(), call.String("name"), call.Number("weight"))
+        .ChangeWorkspace(call.caller, call.Id(), call.String("name"), call.Number("weight"),
+                         call.Boolean("sharing"))
         .map(WorkspaceJson);
   });
 }

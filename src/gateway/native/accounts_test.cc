@@ -13,6 +13,7 @@
 #include "gateway/testing/server_fixture.h"
 #include "platform/accounts/testing/accounts_fixture.h"
 #include "platform/conversations/conversations.h"
+#include "platform/conversations/shares.h"
 #include "platform/ledger/accounting.h"
 #include "platform/responses/responses.h"
 
@@ -49,8 +50,8 @@ class AccountsApiTest : public ServerTest {
  protected:
   void SetUp() override {
     ServerTest::SetUp();
-    world_.other_floors = {platform::LedgerMigrations(), platform::Conversations::Migrations(),
-                           platform::Responses::Migrations()};
+    world_.other_floors = {platform::LedgerMigrations(), platform::DeploymentBook::Migrations(),
+                           platform::Conversations::Migrations(), platform::Responses::Migrations()};
     const Status opened = world_.Open();
     ASSERT_TRUE(opened) << opened.error().message;
     platform::AccountingOptions options;
@@ -69,9 +70,20 @@ class AccountsApiTest : public ServerTest {
         platform::Conversations::Open(*world_.database, inference_, clock_, world_.wall_clock, metrics_);
     ASSERT_TRUE(conversations) << conversations.error().message;
     conversations_ = std::move(*conversations);
+    platform::ConversationSharesOptions shares;
+    shares.audit = world_.audit.get();
+    shares.may_share = [this](const std::string& workspace, const std::string& member) {
+      return world_.accounts->MayShare(workspace, member);
+    };
+    shares_ = std::make_unique<platform::ConversationShares>(*world_.database, clock_, world_.wall_clock,
+                                                             metrics_, std::move(shares));
     auto responses = platform::Responses::Open(*world_.database, world_.wall_clock, metrics_);
     ASSERT_TRUE(responses) << responses.error().message;
     responses_ = std::move(*responses);
+    auto deployments =
+        platform::DeploymentBook::Open(*world_.database, world_.audit.get(), world_.wall_clock, metrics_);
+    ASSERT_TRUE(deployments) << deployments.error().message;
+    deployments_ = std::move(*deployments);
     operator_ = KeyVoice(world_.created_key);
   }
   void TearDown() override { gateway_.reset(); }
@@ -91,7 +103,9 @@ class AccountsApiTest : public ServerTest {
     hooks.audit = world_.audit.get();
     hooks.accounting = accounting_.get();
     hooks.conversations = conversations_.get();
+    hooks.shares = shares_.get();
     hooks.responses = responses_.get();
+    hooks.deployments = deployments_.get();
     hooks.bench = [](const Json&) -> Result<Json> { return Json::object(); };
     hooks.backup = [](const std::string&, const std::string&) -> Result<Json> { return Json::object(); };
     hooks.on_rights_changed = [this](std::function<void()> changed) {
@@ -178,7 +192,7 @@ class AccountsApiTest : public ServerTest {
 
   // What somebody has, and others may neither see nor change. Each name holds the word SECRET.
   struct Theirs {
-    std::string organisation, workspace, key, budget, conversation, turn, request, response;
+    std::string organisation, workspace, key, budget, conversation, turn, share, request, response;
     std::vector<std::string> ids, words;
   };
   Theirs MakeTheirs(const std::string& organisation, const std::string& workspace,
@@ -199,6 +213,10 @@ class AccountsApiTest : public ServerTest {
     const Json conversation = Converse(SessionVoice(member, workspace), "SECRET chat");
     out.conversation = conversation.value("id", "");
     out.turn = conversation["turns"][1].value("id", "");
+    Tell(operator_, "PATCH", "/api/v1/workspaces/" + workspace, {{"sharing", true}}, 200);
+    const Json share = Tell(SessionVoice(member, workspace), "POST",
+                            "/api/v1/conversations/" + out.conversation + "/shares", Json::object(), 201);
+    out.share = share.value("id", "");
     out.request = Meter(organisation, workspace, out.key, model);
     out.response = Tell(SessionVoice(member, workspace), "POST", "/v1/responses",
                         {{"model", "scripted"}, {"input", "SECRET question"}}, 200)
@@ -207,6 +225,8 @@ class AccountsApiTest : public ServerTest {
     out.words = out.ids;
     for (const char* word : {"SECRET", "secret@", "77777"}) out.words.emplace_back(word);
     out.words.push_back(out.turn);
+    out.words.push_back(out.share);
+    out.words.push_back(share.value("token", ""));
     out.words.push_back(key.value("prefix", ""));
     return out;
   }
@@ -216,7 +236,9 @@ class AccountsApiTest : public ServerTest {
   platform::AccountsWorld world_;
   std::unique_ptr<platform::Accounting> accounting_;
   std::unique_ptr<platform::Conversations> conversations_;
+  std::unique_ptr<platform::ConversationShares> shares_;
   std::unique_ptr<platform::Responses> responses_;
+  std::unique_ptr<platform::DeploymentBook> deployments_;
   Voice operator_;
 };
 
@@ -293,6 +315,8 @@ void AccountsApiTest::ExpectHidden(const Theirs& theirs, const std::vector<Voice
       {"/api/v1/conversations/{id}", {{"title", "n"}}},
       {"/api/v1/conversations/{id}/turns", {{"content", "n"}, {"model", "scripted"}}},
       {"/api/v1/conversations/{id}/turns/{turn}/stop", Json::object()},
+      {"/api/v1/conversations/{id}/shares", {{"days", 1}}},
+      {"/api/v1/shared", {{"token", theirs.share}}},
       {"/v1/responses", {{"model", "scripted"}, {"input", "n"}, {"previous_response_id", theirs.response}}},
       {"/v1/responses/{id}/cancel", Json::object()},
   };
@@ -308,6 +332,8 @@ void AccountsApiTest::ExpectHidden(const Theirs& theirs, const std::vector<Voice
       for (const std::string& id : has_id ? theirs.ids : std::vector<std::string>{""}) {
         std::string path = Target(route.pattern, id);
         if (const size_t at = path.find("{turn}"); at != std::string::npos) path.replace(at, 6, theirs.turn);
+        if (const size_t at = path.find("{share}"); at != std::string::npos)
+          path.replace(at, 7, theirs.share);
         std::vector<std::string> targets = {path};
         for (const auto& [name, value] : named) {
           if (route.query.find(name) != std::string_view::npos)
@@ -344,11 +370,12 @@ TEST_F(AccountsApiTest, NoEndpointShowsOneOrganisationAnother) {
   StartWithAccounts();
   const Json organisation = Tell(operator_, "POST", "/api/v1/organisations", {{"name", "SECRET org"}}, 201);
   const std::string their_org = organisation["id"];
-  const Json workspace = Tell(operator_, "POST", "/api/v1/workspaces",
-                              {{"name", "SECRET ws"}, {"organisation", their_org}}, 201);
+  Json workspace = Tell(operator_, "POST", "/api/v1/workspaces",
+                        {{"name", "SECRET ws"}, {"organisation", their_org}}, 201);
   const std::string their_ws = workspace["id"];
   const platform::SignedIn them = Join("SECRET@x.y", "owner", nullptr, their_org);
   Theirs theirs = MakeTheirs(their_org, their_ws, them, "SECRET model");
+  workspace["sharing"] = true;  // for the link
   const Json invitation =
       Tell(operator_, "POST", "/api/v1/invitations",
            {{"email", "SECRET2@x.y"}, {"role", "viewer"}, {"organisation", their_org}}, 201);
@@ -509,6 +536,125 @@ TEST_F(AccountsApiTest, AnExpiredKeysStreamsAreCut) {
   world_.wall_clock.Advance(60'000);
   EXPECT_TRUE(client.ReadEnd(10));
   EXPECT_EQ(Tell(KeyVoice(made["key"]), "GET", "/v1/models", nullptr, 401)["error"]["code"], "key_expired");
+}
+
+TEST_F(AccountsApiTest, DeploymentsAreTheOperatorsAndEverybodysToSee) {
+  StartWithAccounts();
+  const std::string path = "/api/v1/deployments";
+  const Json wanted = {{"name", "team/a"},
+                       {"base", "scripted"},
+                       {"defaults", {{"temperature", 0.5}, {"stop", {"END"}}, {"top_p", nullptr}}},
+                       {"max_output_tokens", 50},
+                       {"weight", 2}};
+  const Json made = Tell(operator_, "POST", path, wanted, 201, "Idempotency-Key: once\r\n");
+  EXPECT_EQ(made["defaults"]["temperature"], 0.5);
+  EXPECT_EQ(made["defaults"]["stop"], Json({"END"}));
+  EXPECT_EQ(made["pinned"], false);
+  EXPECT_EQ(made["used_by"], Json::array());
+  EXPECT_EQ(Tell(operator_, "POST", path, wanted, 201, "Idempotency-Key: once\r\n")["created_at"],
+            made["created_at"]);
+  EXPECT_EQ(Tell(operator_, "POST", path, wanted, 409)["error"]["code"], "exists");
+  Tell(operator_, "POST", path, {{"name", "b"}, {"base", "org/repo:Q4_K_M"}}, 201);
+  deployments_->NoteUse("team/a", {"default", "default", "", "key-SECRET", 0, 0});
+
+  const Voice viewer = KeyVoice(Key("viewer"));
+  const Json seen = Tell(viewer, "GET", path + "/team/a", nullptr, 200);
+  EXPECT_FALSE(seen.contains("used_by") || seen.contains("created_by"));
+  EXPECT_NE(seen["last_used_at"], nullptr);
+  EXPECT_EQ(Tell(operator_, "GET", path + "/team%2Fa", nullptr, 200)["used_by"][0]["key"], "key-SECRET");
+  EXPECT_EQ(Tell(viewer, "GET", path, nullptr, 200)["data"].size(), 2u);
+  const Json page = Tell(viewer, "GET", path + "?limit=1", nullptr, 200);
+  EXPECT_EQ(page["data"][0]["name"], "b");
+  EXPECT_EQ(Tell(viewer, "GET", path + "?limit=1&after=" + page["next_cursor"].get<std::string>(), nullptr,
+                 200)["data"][0]["name"],
+            "team/a");
+  const Json scoped = Tell(operator_, "POST", "/api/v1/keys",
+                           {{"name", "scoped"}, {"service", true}, {"models", {"team/*"}}}, 201);
+  EXPECT_EQ(Tell(KeyVoice(scoped["key"]), "GET", path, nullptr, 200)["data"].size(), 1u);
+  Tell(KeyVoice(scoped["key"]), "GET", path + "/b", nullptr, 404);
+
+  // A merge patch.
+  const Json changed = Tell(
+      operator_, "PATCH", path + "/team/a",
+      {{"pinned", true}, {"weight", nullptr}, {"defaults", {{"temperature", nullptr}, {"max_tokens", 7}}}},
+      200);
+  EXPECT_EQ(changed["pinned"], true);
+  EXPECT_EQ(changed["weight"], nullptr);
+  EXPECT_EQ(changed["defaults"]["temperature"], nullptr);
+  EXPECT_EQ(changed["defaults"]["max_tokens"], 7);
+  EXPECT_EQ(changed["defaults"]["stop"], Json({"END"}));
+  EXPECT_EQ(changed["max_output_tokens"], 50);
+  const auto code = [&](std::string_view method, const std::string& target, const Json& body, int status) {
+    return Tell(operator_, method, target, body, status)["error"]["code"];
+  };
+  EXPECT_EQ(code("PATCH", path + "/team/a", {{"name", "c"}}, 400), "unknown_field");
+  EXPECT_EQ(code("PATCH", path + "/team/a", {{"defaults", {{"heat", 1}}}}, 400), "unknown_field");
+  EXPECT_EQ(code("PATCH", path + "/team/a", {{"defaults", {{"temperature", 3}}}}, 400), "invalid_value");
+  EXPECT_EQ(code("PATCH", path + "/none", {{"pinned", true}}, 404), "deployment_not_found");
+  EXPECT_EQ(code("POST", path, {{"name", "c"}, {"base", "nothing"}}, 404), "model_not_found");
+  EXPECT_EQ(code("POST", path, {{"name", "c c"}, {"base", "scripted"}}, 400), "invalid_name");
+  EXPECT_EQ(code("POST", path, {{"base", "scripted"}}, 400), "missing_field");
+  inference_.pool_bytes = 1000;
+  EXPECT_EQ(Tell(operator_, "POST", path + "/fit", {{"base", "scripted"}}, 200)["fits"], false);
+  EXPECT_EQ(code("POST", path, {{"name", "c"}, {"base", "scripted"}}, 409), "does_not_fit");
+  Tell(operator_, "POST", path, {{"name", "c"}, {"base", "scripted"}, {"force", true}}, 201);
+  const Json gone = Tell(operator_, "DELETE", path + "/team/a", nullptr, 200);
+  EXPECT_EQ(gone["used_by"][0]["key"], "key-SECRET");
+  Tell(operator_, "GET", path + "/team/a", nullptr, 404);
+  EXPECT_THAT(Tell(operator_, "GET", "/api/v1/audit", nullptr, 200).dump(),
+              ::testing::AllOf(HasSubstr("deployment.created"), HasSubstr("deployment.changed"),
+                               HasSubstr("deployment.deleted")));
+}
+
+TEST_F(AccountsApiTest, ALinkToAConversationNeedsNoAccountAndDiesWithTheRightToIt) {
+  StartWithAccounts();
+  const std::string workspace = Tell(operator_, "POST", "/api/v1/workspaces", {{"name", "w"}}, 201)["id"];
+  const platform::SignedIn ann = Join("ann@x.y", "developer", workspace);
+  const Voice voice = SessionVoice(ann, workspace);
+  const std::string path =
+      "/api/v1/conversations/" + Converse(voice, "about tides").value("id", "") + "/shares";
+  EXPECT_EQ(Tell(voice, "POST", path, Json::object(), 403)["error"]["code"], "sharing_off") << "off at first";
+  const std::string settings = "/api/v1/workspaces/" + workspace;
+  EXPECT_EQ(Tell(voice, "GET", settings, nullptr, 200)["sharing"], false);
+  Tell(voice, "PATCH", settings, {{"sharing", true}}, 403);
+  EXPECT_EQ(Tell(operator_, "PATCH", settings, {{"sharing", true}}, 200)["sharing"], true);
+  const Json made = Tell(voice, "POST", path, {{"days", 2}}, 201);
+  const Json ask = {{"token", made["token"]}};
+  const Voice nobody{""};
+  const Json shown = Tell(nobody, "POST", "/api/v1/shared", ask, 200);
+  EXPECT_EQ(shown["title"], "about tides");
+  EXPECT_EQ(shown["turns"].size(), 2u);
+  EXPECT_EQ(shown["turns"][0]["content"], "about tides");
+  EXPECT_EQ(shown["expires_at"].get<int64_t>() - shown["created_at"].get<int64_t>(), 2 * 86400);
+  EXPECT_THAT(shown.dump(), Not(HasSubstr(ann.user.id)));
+  const Json listed = Tell(voice, "GET", path, nullptr, 200);
+  ASSERT_EQ(listed["data"].size(), 1u);
+  EXPECT_FALSE(listed["data"][0].contains("token"));
+  const auto gone = [&](const Json& body) {
+    Json reply = Tell(nobody, "POST", "/api/v1/shared", body, 404);
+    reply["error"].erase("request_id");
+    return reply;
+  };
+  const Json never = gone({{"token", "tps-never"}});
+  EXPECT_EQ(never["error"]["code"], "share_not_found");
+  Tell(operator_, "PATCH", settings, {{"sharing", false}}, 200);
+  EXPECT_EQ(gone(ask), never);
+  Tell(operator_, "PATCH", settings, {{"sharing", true}}, 200);
+  Tell(nobody, "POST", "/api/v1/shared", ask, 200);
+  const Json second = Tell(voice, "POST", path, Json::object(), 201);
+  Tell(voice, "DELETE", path + "/" + second["id"].get<std::string>(), nullptr, 200);
+  EXPECT_EQ(gone({{"token", second["token"]}}), never);
+  // Her membership ends: so do her links.
+  std::string member;
+  const Json members = Tell(operator_, "GET", "/api/v1/members?workspace=" + workspace, nullptr, 200);
+  for (const Json& one : members["data"]) {
+    if (one["email"] == "ann@x.y") member = one["id"];
+  }
+  Tell(operator_, "DELETE", "/api/v1/members/" + member, nullptr, 200);
+  EXPECT_EQ(gone(ask), never);
+  EXPECT_THAT(Tell(operator_, "GET", "/api/v1/audit", nullptr, 200).dump(),
+              ::testing::AllOf(HasSubstr("conversation.shared"), HasSubstr("conversation.unshared"),
+                               Not(HasSubstr(made["token"].get<std::string>()))));
 }
 
 TEST_F(AccountsApiTest, ScopesOfAKey) {

@@ -56,6 +56,21 @@ void LoadModel(Services& services, std::shared_ptr<Exchange> exchange);
 void UnloadModel(Services& services, std::shared_ptr<Exchange> exchange);
 void Catalogue(Services& services, std::shared_ptr<Exchange> exchange);
 
+// deployments.cc
+void ListDeployments(Services& services, std::shared_ptr<Exchange> exchange);
+void CreateDeployment(Services& services, std::shared_ptr<Exchange> exchange);
+void GetDeployment(Services& services, std::shared_ptr<Exchange> exchange);
+void ChangeDeployment(Services& services, std::shared_ptr<Exchange> exchange);
+void DeleteDeployment(Services& services, std::shared_ptr<Exchange> exchange);
+void CheckDeploymentFit(Services& services, std::shared_ptr<Exchange> exchange);
+nlohmann::ordered_json DeploymentRequestSchema();
+nlohmann::ordered_json DeploymentChangeSchema();
+nlohmann::ordered_json DeploymentSchema();
+nlohmann::ordered_json DeploymentListSchema();
+nlohmann::ordered_json DeploymentDeletedSchema();
+nlohmann::ordered_json DeploymentFitRequestSchema();
+nlohmann::ordered_json DeploymentFitSchema();
+
 // pulls.cc
 void StartPull(Services& services, std::shared_ptr<Exchange> exchange);
 void ListPulls(Services& services, std::shared_ptr<Exchange> exchange);

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "gateway/errors.h"
+#include "gateway/model_card.h"
 #include "gateway/native/fields.h"
 #include "gateway/native/handlers.h"
 
@@ -10,10 +11,12 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // What others have running is the operator's to see.
-Json ModelJson(const platform::DeploymentStatus& status, bool is_operator) {
+Json ModelJson(const Services& services, const platform::DeploymentStatus& status, bool is_operator) {
+  const ModelCard card = CardOf(services, status);
   Json out;
   const platform::StoredModel& model = status.model;
   out["id"] = status.id;
+  if (status.spec) out["deployment"] = status.spec->name;
   out["state"] = platform::DeploymentStateName(status.state);
   out["load_share"] = status.state == platform::DeploymentState::kReady ? 1.0 : status.load_share;
   out["bytes"] = model.bytes;
@@ -21,12 +24,13 @@ Json ModelJson(const platform::DeploymentStatus& status, bool is_operator) {
   out["architecture"] = model.architecture;
   out["quantisation"] = model.quantisation;
   out["parameters"] = model.parameters;
-  out["context_length"] = model.context_length;
+  out["context_length"] = card.context_length;
   out["licence"] = model.licence;
   out["source"] = model.source;
   out["created"] = model.created;
   out["generates"] = model.generates;
   out["ranks"] = model.ranks;
+  out["capabilities"] = card.Capabilities();
   const bool quarantined = status.state == platform::DeploymentState::kQuarantined;
   if (quarantined || status.state == platform::DeploymentState::kFailed)
     out["error"] = ErrorJson(status.error)["error"];
@@ -34,7 +38,7 @@ Json ModelJson(const platform::DeploymentStatus& status, bool is_operator) {
   if (status.engine) {
     const compute::ModelEntry& entry = *status.engine;
     Json engine;
-    engine["context_length"] = entry.info.context_length;
+    engine["context_length"] = card.context_length;
     engine["weight_bytes"] = entry.weight_bytes;
     engine["workspace_bytes"] = entry.workspace_bytes;
     engine["kv_bytes"] = entry.kv_bytes;
@@ -54,11 +58,12 @@ std::string Id(const Exchange& exchange) { return std::string(exchange.request()
 void SendModel(Services& services, const std::shared_ptr<Exchange>& exchange, int status) {
   const auto found = services.inference.Find(Id(*exchange));
   if (!found) return exchange->Send(ErrorResponse(found.error()));
-  if (!exchange->request().principal.MayUseModel(found->id)) {
+  if (!platform::MayUse(exchange->request().principal, *found)) {
     return exchange->Send(ErrorResponse(Error{ErrorKind::kNotFound, "model_not_found",
                                               "There is no such model that this key may see.", "model", 0}));
   }
-  exchange->Send(JsonResponse(ModelJson(*found, exchange->request().principal.is_operator), status));
+  exchange->Send(
+      JsonResponse(ModelJson(services, *found, exchange->request().principal.is_operator), status));
 }
 
 }  // namespace
@@ -67,7 +72,7 @@ void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
   Json data = Json::array();
   const platform::Principal& who = exchange->request().principal;
   for (const auto& status : services.inference.List()) {
-    if (who.MayUseModel(status.id)) data.push_back(ModelJson(status, who.is_operator));
+    if (who.MayUseModel(status.id)) data.push_back(ModelJson(services, status, who.is_operator));
   }
   exchange->Send(JsonResponse(Json{{"data", std::move(data)}}));
 }

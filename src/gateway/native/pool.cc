@@ -194,7 +194,7 @@ Json PoolModelSchema() {
       "waiting": {"type": "integer"}, "active": {"type": "integer"}, "spilled": {"type": "integer"},
       "slack_s": {"type": ["number", "null"], "description": "until the next token of the most urgent request is due; negative: late"},
       "load": {"type": "number", "description": "share of the device that its requests need to keep their pace"},
-      "pinned": {"type": "boolean"}, "pinned_by": {"enum": ["none", "settings", "schedule", "operator"]},
+      "pinned": {"type": "boolean"}, "pinned_by": {"enum": ["none", "settings", "schedule", "deployment", "operator"]},
       "idle_ttl_s": {"type": "number"}, "min_resident_s": {"type": "number"}, "ttft_s": {"type": "number"},
       "tpot_s": {"type": "number"}, "weight": {"type": "number"},
       "arrivals": {"type": "integer", "description": "requests since the start"},

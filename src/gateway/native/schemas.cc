@@ -21,6 +21,7 @@ Json ModelSchema() {
     "type": "object",
     "properties": {
       "id": {"type": "string"},
+      "deployment": {"type": "string", "description": "the name it was asked for by, if that is a deployment's"},
       "state": {"enum": ["stored", "loading", "ready", "failed", "quarantined"]},
       "load_share": {"type": "number", "minimum": 0, "maximum": 1},
       "bytes": {"type": "integer"}, "format": {"type": "string"}, "architecture": {"type": "string"},
@@ -29,6 +30,7 @@ Json ModelSchema() {
       "created": {"type": "integer", "description": "seconds since 1970"},
       "generates": {"type": "boolean", "description": "false: embeddings or scores only"},
       "ranks": {"type": "boolean", "description": "scores pairs of texts: for /v1/rerank"},
+      "capabilities": {"type": "array", "description": "as GET /v1/models has them", "items": {"type": "string"}},
       "error": {"type": "object", "description": "state failed or quarantined: why"},
       "retry_in_s": {"type": "number", "description": "state quarantined: when it is tried again"},
       "engine": {"type": "object", "description": "state ready: what it holds and does", "properties": {

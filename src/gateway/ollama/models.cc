@@ -5,6 +5,7 @@
 
 #include "gateway/errors.h"
 #include "gateway/inference_call.h"
+#include "gateway/model_card.h"
 #include "gateway/ollama/handlers.h"
 #include "gateway/ollama/pull_feed.h"
 #include "gateway/ollama/reply.h"
@@ -48,25 +49,21 @@ Json Details(const platform::StoredModel& model) {
 
 Json Listed(const platform::DeploymentStatus& status) {
   Json out;
-  out["name"] = ShownName(status.id);
-  out["model"] = ShownName(status.id);
+  out["name"] = ShownName(status.name());
+  out["model"] = ShownName(status.name());
   out["modified_at"] = TimeText(status.model.created);
   out["size"] = status.model.bytes;
   out["digest"] = Digest(status.model);
   out["details"] = Details(status.model);
+  if (status.spec) out["details"]["parent_model"] = ShownName(status.id);
   return out;
-}
-
-int32_t ContextOf(const platform::DeploymentStatus& status) {
-  return status.engine && status.engine->info.context_length > 0 ? status.engine->info.context_length
-                                                                 : status.model.context_length;
 }
 
 // The model that the body names, if this key may see it.
 Result<platform::DeploymentStatus> FindNamed(Services& services, const HttpRequest& http,
                                              const std::string& name) {
   TP_ASSIGN(platform::DeploymentStatus found, services.inference.Find(StoredName(services, name)));
-  if (!http.principal.MayUseModel(found.id)) {
+  if (!platform::MayUse(http.principal, found)) {
     return Fail(ErrorKind::kNotFound, "model_not_found",
                 fmt::format("There is no model \"{}\" that this key may see.", name.substr(0, 100)), "model");
   }
@@ -92,8 +89,8 @@ std::string ExpiresAt(const platform::DeploymentStatus& status,
 
 void Tags(Services& services, std::shared_ptr<Exchange> exchange) {
   Json models = Json::array();
-  for (const auto& status : services.inference.List()) {
-    if (exchange->request().principal.MayUseModel(status.id)) models.push_back(Listed(status));
+  for (const auto& status : services.inference.ListCallable()) {
+    if (platform::MayUse(exchange->request().principal, status)) models.push_back(Listed(status));
   }
   exchange->Send(JsonResponse(Json{{"models", std::move(models)}}));
 }
@@ -105,10 +102,9 @@ void Show(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!parsed) return exchange->Send(ErrorReply(parsed.error()));
   const auto found = FindNamed(services, exchange->request(), parsed->model);
   if (!found) return exchange->Send(ErrorReply(found.error()));
-  const auto described = services.inference.Describe(found->id);
-  if (!described) return exchange->Send(ErrorReply(described.error()));
+  const ModelCard card = CardOf(services, *found);
+  const platform::SamplingRequest& sampling = card.description.sampling;
   const platform::StoredModel& model = found->model;
-  const bool generates = found->engine ? found->engine->info.generates : model.generates;
   Json out;
   out["license"] = model.licence;
   out["modelfile"] = fmt::format("FROM {}\n", ShownName(found->id));
@@ -116,26 +112,25 @@ void Show(Services& services, std::shared_ptr<Exchange> exchange) {
   const auto add = [&](std::string_view name, const auto& value) {
     if (value) fmt::format_to(std::back_inserter(parameters), "{:<30} {}\n", name, *value);
   };
-  add("temperature", described->sampling.temperature);
-  add("top_k", described->sampling.top_k);
-  add("top_p", described->sampling.top_p);
-  add("min_p", described->sampling.min_p);
-  add("repeat_penalty", described->sampling.repetition_penalty);
+  add("temperature", sampling.temperature);
+  add("top_k", sampling.top_k);
+  add("top_p", sampling.top_p);
+  add("min_p", sampling.min_p);
+  add("repeat_penalty", sampling.repetition_penalty);
   out["parameters"] = std::move(parameters);
-  out["template"] = generates ? described->chat_template : "";
+  out["template"] = card.generates ? card.description.chat_template : "";
   out["details"] = Details(model);
   Json info;
   info["general.architecture"] = model.architecture;
   info["general.parameter_count"] = model.parameters;
-  info[model.architecture + ".context_length"] = ContextOf(*found);
-  if (found->engine) {
-    info[model.architecture + ".embedding_length"] = found->engine->info.hidden_size;
-    info[model.architecture + ".block_count"] = found->engine->info.layers;
-  }
+  info[model.architecture + ".context_length"] = card.context_length;
+  if (card.description.hidden_size > 0)
+    info[model.architecture + ".embedding_length"] = card.description.hidden_size;
+  if (card.description.layers > 0) info[model.architecture + ".block_count"] = card.description.layers;
   out["model_info"] = std::move(info);
-  Json capabilities = Json::array({model.ranks ? "rerank" : generates ? "completion" : "embedding"});
-  if (generates && described->tools) capabilities.push_back("tools");
-  if (generates && described->reasons) capabilities.push_back("thinking");
+  Json capabilities = Json::array({card.ranks ? "rerank" : card.generates ? "completion" : "embedding"});
+  if (card.tools) capabilities.push_back("tools");
+  if (card.thinks) capabilities.push_back("thinking");
   out["capabilities"] = std::move(capabilities);
   out["modified_at"] = TimeText(model.created);
   exchange->Send(WithIgnored(JsonResponse(out), parsed->ignored));
@@ -152,7 +147,7 @@ void Running(Services& services, std::shared_ptr<Exchange> exchange) {
     item["size"] = status.engine->weight_bytes + status.engine->workspace_bytes + status.engine->kv_bytes;
     item["expires_at"] = ExpiresAt(status, states, services.clock);
     item["size_vram"] = 0;  // what of it lies in a GPU's memory
-    item["context_length"] = ContextOf(status);
+    item["context_length"] = status.context_length;
     models.push_back(std::move(item));
   }
   exchange->Send(JsonResponse(Json{{"models", std::move(models)}}));
@@ -181,7 +176,7 @@ void Delete(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!parsed) return exchange->Send(ErrorReply(parsed.error()));
   const auto found = FindNamed(services, exchange->request(), parsed->model);
   if (!found) return exchange->Send(ErrorReply(found.error()));
-  if (auto removed = services.inference.Remove(found->id); !removed)
+  if (auto removed = services.inference.Remove(found->name()); !removed)
     return exchange->Send(ErrorReply(removed.error()));
   exchange->Send(JsonResponse(Json{{"status", "success"}}));
 }

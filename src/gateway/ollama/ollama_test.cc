@@ -229,7 +229,7 @@ TEST_F(OllamaTest, KeepAliveIsTheOperatorsWord) {
 TEST_F(OllamaTest, ModelsAsItsClientsReadThem) {
   Start();
   const Json tags = AskJson(Get("/api/tags"));
-  ASSERT_EQ(tags["models"].size(), 2u);
+  ASSERT_EQ(tags["models"].size(), 4u);
   EXPECT_EQ(tags["models"][0]["name"], "scripted:latest");
   EXPECT_EQ(tags["models"][1]["model"], "org/repo:Q4_K_M");
   EXPECT_EQ(tags["models"][1]["size"], 1000);
@@ -239,7 +239,11 @@ TEST_F(OllamaTest, ModelsAsItsClientsReadThem) {
   EXPECT_EQ(running["models"][0]["name"], "scripted:latest");
   EXPECT_EQ(running["models"][0]["context_length"], 2048);
   const Json shown = AskJson(Post("/api/show", R"({"model":"scripted:latest"})"));
-  EXPECT_EQ(shown["capabilities"], Json::parse(R"(["completion","tools"])"));
+  EXPECT_EQ(shown["capabilities"], Json::parse(R"(["completion","tools","thinking"])"));
+  EXPECT_EQ(AskJson(Post("/api/show", R"({"model":"org/repo:Q4_K_M"})"))["capabilities"],
+            shown["capabilities"]);
+  EXPECT_EQ(AskJson(Post("/api/show", R"({"model":"ranker"})"))["capabilities"],
+            Json::parse(R"(["rerank"])"));
   EXPECT_EQ(shown["template"], "{{ messages }}");
   EXPECT_THAT(shown["parameters"].get<std::string>(), HasSubstr("temperature"));
   EXPECT_TRUE(AskJson(Get("/api/version"))["version"].is_string());

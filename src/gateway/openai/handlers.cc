@@ -4,6 +4,7 @@
 
 #include "gateway/errors.h"
 #include "gateway/inference_call.h"
+#include "gateway/model_card.h"
 #include "gateway/openai/embedding_reply.h"
 #include "gateway/openai/reply.h"
 #include "gateway/openai/requests.h"
@@ -11,20 +12,19 @@
 namespace tidepool::gateway::openai {
 namespace {
 
-Json ModelJson(const platform::DeploymentStatus& status) {
+Json ModelJson(const Services& services, const platform::DeploymentStatus& status) {
+  const ModelCard card = CardOf(services, status);
   Json out;
-  out["id"] = status.id;
+  out["id"] = status.name();
   out["object"] = "model";
+  if (status.spec) out["base_model"] = status.id;
   out["created"] = status.model.created;
   out["owned_by"] = "tidepool";
   out["state"] = platform::DeploymentStateName(status.state);
-  const int32_t context = status.engine && status.engine->info.context_length > 0
-                              ? status.engine->info.context_length
-                              : status.model.context_length;
-  out["context_length"] = context;
-  out["max_model_len"] = context;  // the name vLLM's clients read
-  const bool generates = status.engine ? status.engine->info.generates : status.model.generates;
-  out["capabilities"] = Json::array({status.model.ranks ? "rerank" : generates ? "chat" : "embeddings"});
+  out["context_length"] = card.context_length;
+  out["max_model_len"] = card.context_length;  // the name vLLM's clients read
+  if (card.generates) out["max_output_tokens"] = card.context_length;
+  out["capabilities"] = card.Capabilities();
   return out;
 }
 
@@ -98,8 +98,9 @@ void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
   Json body;
   body["object"] = "list";
   body["data"] = Json::array();
-  for (const auto& status : services.inference.List()) {
-    if (exchange->request().principal.MayUseModel(status.id)) body["data"].push_back(ModelJson(status));
+  for (const auto& status : services.inference.ListCallable()) {
+    if (platform::MayUse(exchange->request().principal, status))
+      body["data"].push_back(ModelJson(services, status));
   }
   exchange->Send(JsonResponse(body));
 }
@@ -107,9 +108,9 @@ void ListModels(Services& services, std::shared_ptr<Exchange> exchange) {
 void GetModel(Services& services, std::shared_ptr<Exchange> exchange) {
   const auto status = services.inference.Find(exchange->request().PathValue("id"));
   if (!status) return exchange->Send(ErrorResponse(status.error()));
-  if (auto allowed = CheckModel(services, exchange->request(), status->id); !allowed)
+  if (auto allowed = CheckModel(services, exchange->request(), status->name()); !allowed)
     return exchange->Send(ErrorResponse(allowed.error()));
-  exchange->Send(JsonResponse(ModelJson(*status)));
+  exchange->Send(JsonResponse(ModelJson(services, *status)));
 }
 
 void Tokenize(Services& services, std::shared_ptr<Exchange> exchange) {

@@ -49,7 +49,7 @@ const std::vector<Field>& ChatFields() {
           {"parallel_tool_calls", kBoolean, kRead, "false: at most one call an answer; default true"},
           {"tool_call_format", kString, kRead,
            "How the model writes calls, where its template does not tell: hermes, qwen_xml, llama3, mistral, "
-           "deepseek, gemma or json"},
+           "deepseek, gemma, glm, dsml, kimi or json"},
           {"functions", kAny, kRefused, "use tools", 0, 0, false, IsEmptyOrFalse},
           {"function_call", kAny, kRefused, "use tool_choice", 0, 0, false, AsksNoTools},
           {"response_format", kObject, kRead,

@@ -82,9 +82,13 @@ Json ModelSchema() {
     "properties": {
       "id": {"type": "string"}, "object": {"const": "model"}, "created": {"type": "integer"},
       "owned_by": {"type": "string"},
-      "state": {"enum": ["stored", "loading", "ready", "failed"]},
-      "context_length": {"type": "integer"}, "max_model_len": {"type": "integer"},
-      "capabilities": {"type": "array", "items": {"enum": ["chat", "embeddings", "rerank"]}}
+      "base_model": {"type": "string", "description": "of a deployment"},
+      "state": {"enum": ["stored", "loading", "ready", "failed", "quarantined"]},
+      "context_length": {"type": "integer", "description": "prompt and answer together; 0: not known"},
+      "max_model_len": {"type": "integer", "description": "another name of context_length"},
+      "max_output_tokens": {"type": "integer", "description": "of models that answer"},
+      "capabilities": {"type": "array", "description": "tools: its chat template shows them; thinking: it marks its reasoning",
+        "items": {"enum": ["chat", "completion", "structured_output", "tools", "thinking", "embeddings", "rerank"]}}
     }
   })");
 }

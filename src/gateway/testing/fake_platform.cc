@@ -220,16 +220,25 @@ std::vector<DeploymentStatus> FakeInference::List() const {
   ready.state = platform::DeploymentState::kReady;
   ready.model.id = "scripted";
   ready.model.context_length = 4096;
+  ready.context_length = 2048;
   compute::ModelEntry entry;
   entry.running = running_;
-  entry.info.context_length = 2048;
+  entry.info.context_length = 4096;
   ready.engine = entry;
   DeploymentStatus stored;
   stored.id = "org/repo:Q4_K_M";
   stored.model.id = stored.id;
   stored.model.bytes = 1000;
   stored.model.licence = "apache-2.0";
-  return {ready, stored};
+  stored.context_length = 1024;
+  DeploymentStatus embedder;
+  embedder.id = "embedder";
+  embedder.model.generates = false;
+  embedder.context_length = 512;
+  DeploymentStatus ranker = embedder;
+  ranker.id = "ranker";
+  ranker.model.ranks = true;
+  return {ready, stored, embedder, ranker};
 }
 
 Result<DeploymentStatus> FakeInference::Find(std::string_view model) const {
@@ -238,6 +247,16 @@ Result<DeploymentStatus> FakeInference::Find(std::string_view model) const {
   }
   return Fail(ErrorKind::kNotFound, "model_not_found", "There is no model \"" + std::string(model) + "\".",
               "model");
+}
+
+Result<platform::DeploymentFit> FakeInference::CheckDeployment(const platform::DeploymentSpec& spec) const {
+  TP_ASSIGN(const DeploymentStatus base, Find(spec.base));
+  platform::DeploymentFit fit;
+  fit.base = base.id;
+  fit.needed_bytes = 1u << 20;
+  fit.pool_bytes = pool_bytes;
+  fit.fits = fit.needed_bytes <= fit.pool_bytes;
+  return fit;
 }
 
 Status FakeInference::Remove(const std::string& model) {
@@ -267,6 +286,7 @@ Result<platform::ModelDescription> FakeInference::Describe(const std::string& /*
   platform::ModelDescription out;
   out.chat_template = "{{ messages }}";
   out.tools = true;
+  out.reasons = true;
   out.sampling.temperature = 0.5;
   return out;
 }

@@ -92,6 +92,9 @@ class FakeInference final : public platform::Inference {
   std::vector<platform::DeploymentStatus> List() const override;
   Result<platform::DeploymentStatus> Find(std::string_view model) const override;
   Status Remove(const std::string& model) override;
+  // Of models that there are; nothing pins, and the pool has `pool_bytes`.
+  Result<platform::DeploymentFit> CheckDeployment(const platform::DeploymentSpec& spec) const override;
+  std::atomic<uint64_t> pool_bytes{1u << 30};
   Result<std::vector<int32_t>> Tokenize(const std::string& model, std::string_view text, bool add_special,
                                         bool parse_special) override;
   Result<std::vector<int32_t>> TokenizeChat(const platform::ChatRequest& request) override;

@@ -121,30 +121,47 @@ ExprId Expressions::StringsFrom(std::span<const std::string> sorted, size_t at) 
   return Choice(std::move(choices));
 }
 
-// The automaton of Knuth, Morris and Pratt without its last state, as right-recursive rules: rule k stands
-// where the last k characters are the first of `stop`.
-ExprId Expressions::TextWithout(std::u32string_view stop) {
-  const size_t size = stop.size();
-  std::vector<size_t> fail(size + 1, 0);
-  for (size_t i = 1, k = 0; i < size; ++i) {
-    while (k > 0 && stop[i] != stop[k]) k = fail[k];
-    if (stop[i] == stop[k]) ++k;
-    fail[i + 1] = k;
+// The automaton of Aho and Corasick without the states in which a stop has occurred, as right-recursive
+// rules: one for each beginning of a stop, which is the longest one that the text so far ends with.
+ExprId Expressions::TextWithout(std::span<const std::u32string_view> stops) {
+  std::vector<std::u32string> beginnings{U""};  // shorter ones first
+  size_t longest = 0;
+  for (const std::u32string_view stop : stops) longest = std::max(longest, stop.size());
+  for (size_t size = 1; size <= longest; ++size) {
+    for (const std::u32string_view stop : stops) {
+      std::u32string beginning(stop.substr(0, size));
+      if (beginning.size() == size &&
+          std::find(beginnings.begin(), beginnings.end(), beginning) == beginnings.end())
+        beginnings.push_back(std::move(beginning));
+    }
   }
+  const auto ends = [&](std::u32string_view text) {
+    return std::any_of(stops.begin(), stops.end(), [&](auto stop) { return text.ends_with(stop); });
+  };
+  // The longest beginning that `text` ends with: an index.
+  const auto state = [&](std::u32string_view text) {
+    size_t best = 0;
+    for (size_t i = 0; i < beginnings.size(); ++i) {
+      if (text.ends_with(beginnings[i])) best = i;
+    }
+    return best;
+  };
   std::vector<RuleId> rules;
-  for (size_t k = 0; k < size; ++k) rules.push_back(AddRule("text"));
-  for (size_t k = 0; k < size; ++k) {
+  for (size_t k = 0; k < beginnings.size(); ++k) rules.push_back(AddRule("text"));
+  for (size_t k = 0; k < beginnings.size(); ++k) {
+    if (ends(beginnings[k])) continue;  // no rule leads here
     std::vector<ExprId> choices{Empty()};
-    std::vector<Range> used;  // characters that leave for another rule than the first
-    for (size_t j = k;; j = fail[j]) {
-      const char32_t next = stop[j];
-      const bool seen =
-          std::any_of(used.begin(), used.end(), [&](const Range& range) { return range.first == next; });
-      if (!seen) {
-        used.push_back({next, next});
-        if (j + 1 < size) choices.push_back(Sequence({OneOf({{next, next}}), Rule(rules[j + 1])}));
-      }
-      if (j == 0) break;
+    std::vector<Range> used;  // characters that lead to another rule than the first
+    for (const std::u32string& other : beginnings) {
+      if (other.empty()) continue;
+      const char32_t next = other.back();
+      if (std::any_of(used.begin(), used.end(), [&](const Range& range) { return range.first == next; }))
+        continue;
+      const std::u32string text = beginnings[k] + next;
+      const size_t to = state(text);
+      if (to == 0) continue;
+      used.push_back({next, next});
+      if (!ends(text)) choices.push_back(Sequence({OneOf({{next, next}}), Rule(rules[to])}));
     }
     choices.push_back(Sequence({OneOf(Complement(used)), Rule(rules[0])}));
     Define(rules[k], Choice(std::move(choices)));

@@ -50,8 +50,9 @@ class Expressions {
   ExprId Optional(ExprId child) { return Repeat(child, 0, 1); }
   // One of these texts.
   ExprId Strings(std::vector<std::string> strings);
-  // Any text in which `stop` (at least one character) does not occur.
-  ExprId TextWithout(std::u32string_view stop);
+  // Any text in which none of `stops` (at least one; of at least one character each) occurs.
+  ExprId TextWithout(std::span<const std::u32string_view> stops);
+  ExprId TextWithout(std::u32string_view stop) { return TextWithout(std::span(&stop, 1)); }
 
   RuleId AddRule(std::string name);
   void Define(RuleId rule, ExprId expr) { rules_[static_cast<size_t>(rule)] = expr; }

@@ -138,14 +138,15 @@ class GbnfParser {
         return Bad(c == '<' || c == '!' ? "tokens are not supported; write their text"
                                         : "an unexpected character");
       }
-      TP_ASSIGN(const ExprId repeated, Quantified(*item));
+      TP_ASSIGN(const ExprId repeated, Quantified(*item, depth > 0));
       parts.push_back(repeated);
     }
     return out_.Sequence(std::move(parts));
   }
 
-  Result<ExprId> Quantified(ExprId item) {
-    while (at_ < source_.size()) {
+  // llama.cpp lets white space stand before *, +, ? and {.
+  Result<ExprId> Quantified(ExprId item, bool lines) {
+    for (SkipSpaces(lines); at_ < source_.size(); SkipSpaces(lines)) {
       if (Eat("*")) {
         item = out_.Repeat(item, 0, kUnbounded);
       } else if (Eat("+")) {

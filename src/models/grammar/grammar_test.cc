@@ -107,6 +107,17 @@ castle ::= "O-O" "-O"?
   EXPECT_FALSE(Matches(*other, "a"));
   EXPECT_TRUE(Matches(*other, "ü😀Aé\""));
   EXPECT_FALSE(Matches(*other, "]Aé\""));
+  // White space where llama.cpp allows it, and classes with what is special elsewhere.
+  const auto spread = OfGbnf(
+      "root ::=\r\n  \"{\" ws (\n    pair # first\n    (\",\" ws pair) *\n  ) ? \"}\"\n"
+      "pair ::= key \":\" ws [-+*/.\"]{1, 2} ws\nkey ::= \"\\\"\" ( [^\"\\\\\\x7F\\x00-\\x1F] | \"\\\\\" "
+      "[\"\\\\bfnrt] ) +"
+      "\"\\\"\"\nws ::= | \" \" | \"\\n\" [ \\t] {0,20}\n");
+  ASSERT_TRUE(spread) << spread.error().message;
+  EXPECT_TRUE(Matches(*spread, "{}"));
+  EXPECT_TRUE(Matches(*spread, "{\"a\\n\": +-,\n \t\"é\":\".}"));
+  EXPECT_FALSE(Matches(*spread, "{\"\":+}"));
+  EXPECT_FALSE(Matches(*spread, "{\"a\":+++}"));
   const std::pair<const char*, const char*> kBad[] = {
       {"a ::= \"x\"", "invalid_grammar"},
       {"root ::= missing", "invalid_grammar"},
@@ -398,6 +409,28 @@ TEST(TextWithout, EndsAtItsTag) {
     EXPECT_TRUE(Matches(*grammar, good)) << good;
   for (const char* bad : {"<｜call｜>y", "a<｜call｜>x<｜call｜>x", "none"})
     EXPECT_FALSE(Matches(*grammar, bad)) << bad;
+}
+
+// Oracle: std::string::find, over all short texts of letters in which the stops overlap.
+TEST(TextWithout, NoneOfSeveralOccurs) {
+  const std::vector<std::vector<std::u32string_view>> kStops = {
+      {U"ab"},          {U"ab", U"ba"},         {U"aab", U"ab"},
+      {U"abab", U"bb"}, {U"xaby", U"ab", U"y"}, {U"aa", U"aba", U"baa"}};
+  for (const auto& stops : kStops) {
+    Expressions e;
+    auto program = Compile(e, e.Sequence({e.TextWithout(stops), e.Bytes("!")}));
+    ASSERT_TRUE(program);
+    const auto grammar = CompiledGrammar::Make(std::move(*program), ByteTrie());
+    ASSERT_TRUE(grammar);
+    for (int code = 0; code < 4 * 4 * 4 * 4 * 4 * 4; ++code) {
+      std::string text;
+      for (int rest = code; rest > 0; rest /= 4) text += "abxy"[rest % 4];
+      const bool clean = std::none_of(stops.begin(), stops.end(), [&](std::u32string_view stop) {
+        return text.find(std::string(stop.begin(), stop.end())) != std::string::npos;
+      });
+      ASSERT_EQ(Matches(*grammar, text + "!"), clean) << text;
+    }
+  }
 }
 
 TEST(GrammarCache, KeepsTheLastUsed) {

@@ -497,18 +497,17 @@ class SchemaCompiler {
     std::vector<std::string> names;
     for (const auto& [name, sub] : properties.items()) {
       TP_ASSIGN(const ExprId value, Value(sub, Under(Under(at, "properties"), name), depth + 1));
-      const bool needed =
-          std::any_of(required.begin(), required.end(), [&name = name](const Json& r) { return r == name; });
+      const bool needed = std::find(required.begin(), required.end(), Json(name)) != required.end();
       names.push_back(name);
       if (!out_.IsNever(value) || needed) listed.push_back({name, value, needed});
     }
     // Required without being described: as additionalProperties says, or, where that is not said, anything.
     for (const Json& name : required) {
-      if (properties.contains(name.get_ref<const std::string&>())) continue;
-      if (std::any_of(names.begin(), names.end(), [&](const std::string& n) { return n == name; })) continue;
+      const auto& text = name.get_ref<const std::string&>();
+      if (std::find(names.begin(), names.end(), text) != names.end()) continue;
       const Json described = schema.contains("additionalProperties") ? additional : Json(true);
       TP_ASSIGN(const ExprId value, Value(described, additional_at, depth + 1));
-      names.push_back(name.get<std::string>());
+      names.push_back(text);
       listed.push_back({names.back(), value, true});
     }
     TP_ASSIGN(const ExprId extra, Value(additional, additional_at, depth + 1));

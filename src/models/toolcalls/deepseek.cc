@@ -2,8 +2,9 @@
 // as
 //   V3, R1  function<｜tool▁sep｜>NAME\n```json\n{..}\n```
 //   V3.1    NAME<｜tool▁sep｜>{..}
-#include <array>
+// Kimi K2 writes the same with other tags, and functions.NAME:0 for a name.
 #include <optional>
+#include <span>
 
 #include "models/toolcalls/call_object.h"
 #include "models/toolcalls/families.h"
@@ -12,9 +13,16 @@ namespace tidepool::toolcalls {
 namespace {
 
 constexpr std::string_view kDeepSeekOpen[] = {"<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"};
-constexpr std::string_view kSeparator = "<｜tool▁sep｜>";
-constexpr std::string_view kCallEnd = "<｜tool▁call▁end｜>";
-constexpr std::string_view kCallsEnd = "<｜tool▁calls▁end｜>";
+constexpr std::string_view kKimiOpen[] = {"<|tool_calls_section_begin|>", "<|tool_call_begin|>"};
+
+struct SectionTags {
+  std::span<const std::string_view> open;  // of all calls, and of one
+  std::string_view separator, call_end, calls_end;
+};
+constexpr SectionTags kDeepSeekTagsRead{kDeepSeekOpen, "<｜tool▁sep｜>", "<｜tool▁call▁end｜>",
+                                        "<｜tool▁calls▁end｜>"};
+constexpr SectionTags kKimiTagsRead{kKimiOpen, "<|tool_call_argument_begin|>", "<|tool_call_end|>",
+                                    "<|tool_calls_section_end|>"};
 constexpr size_t kMaxDeepSeekHead = 512;
 
 std::string_view Trimmed(std::string_view text) {
@@ -23,9 +31,20 @@ std::string_view Trimmed(std::string_view text) {
   return text;
 }
 
-class DeepSeekParser final : public TaggedParser {
+// "functions.f:0" -> "f"
+std::string_view WithoutKimisNumber(std::string_view name) {
+  const size_t colon = name.rfind(':');
+  if (colon != std::string_view::npos && colon + 1 < name.size() &&
+      name.find_first_not_of("0123456789", colon + 1) == std::string_view::npos)
+    name = name.substr(0, colon);
+  if (name.starts_with("functions.")) name.remove_prefix(std::string_view("functions.").size());
+  return name;
+}
+
+class SectionParser final : public TaggedParser {
  public:
-  explicit DeepSeekParser(std::vector<Tool> tools) : TaggedParser(std::move(tools), kDeepSeekOpen) {}
+  SectionParser(std::vector<Tool> tools, const SectionTags& tags, bool kimi)
+      : TaggedParser(std::move(tools), tags.open), tags_(tags), kimi_(kimi) {}
 
  private:
   enum class Where : uint8_t { kBetween, kHead, kName, kArguments, kAfter };
@@ -41,8 +60,8 @@ class DeepSeekParser final : public TaggedParser {
       case Where::kHead:
         word_ += byte;
         if (word_.size() > kMaxDeepSeekHead) return Step::kBad;
-        if (!word_.ends_with(kSeparator)) return Step::kMore;
-        head_ = Trimmed(std::string_view(word_).substr(0, word_.size() - kSeparator.size()));
+        if (!word_.ends_with(tags_.separator)) return Step::kMore;
+        head_ = Trimmed(std::string_view(word_).substr(0, word_.size() - tags_.separator.size()));
         word_.clear();
         where_ = Where::kName;
         return Step::kMore;
@@ -59,8 +78,8 @@ class DeepSeekParser final : public TaggedParser {
       case Where::kAfter:
         if (word_.empty() && (IsSpace(byte) || byte == '`')) return Step::kMore;
         word_ += byte;
-        if (!kCallEnd.starts_with(word_)) return word_.size() == 1 ? Step::kEndBefore : Step::kBad;
-        if (word_ != kCallEnd) return Step::kMore;
+        if (!tags_.call_end.starts_with(word_)) return word_.size() == 1 ? Step::kEndBefore : Step::kBad;
+        if (word_ != tags_.call_end) return Step::kMore;
         word_.clear();
         Settle();
         where_ = Where::kBetween;
@@ -73,13 +92,13 @@ class DeepSeekParser final : public TaggedParser {
   Step TakeBetween(char byte) {
     if (word_.empty() && IsSpace(byte)) return Step::kMore;
     word_ += byte;
-    if (word_ == kCallsEnd) return Step::kEnd;
-    if (word_ == kDeepSeekOpen[1]) {
+    if (word_ == tags_.calls_end) return Step::kEnd;
+    if (word_ == tags_.open[1]) {
       word_.clear();
       where_ = Where::kHead;
       return Step::kMore;
     }
-    if (kCallsEnd.starts_with(word_) || kDeepSeekOpen[1].starts_with(word_)) return Step::kMore;
+    if (tags_.calls_end.starts_with(word_) || tags_.open[1].starts_with(word_)) return Step::kMore;
     // Anything else before the first call makes the opening tag text.
     return writer_.calls() > 0 && word_.size() == 1 ? Step::kEndBefore : Step::kBad;
   }
@@ -97,7 +116,7 @@ class DeepSeekParser final : public TaggedParser {
         break;
       }
     }
-    if (name.empty()) name = head_;
+    if (name.empty()) name = kimi_ ? WithoutKimisNumber(head_) : head_;
     if (name.empty() || name.find_first_of(" \t\r\n`") != std::string_view::npos) return Step::kBad;
     writer_.Begin(name);
     arguments_.emplace(writer_);
@@ -110,6 +129,8 @@ class DeepSeekParser final : public TaggedParser {
     return whole && word_.empty() ? Step::kEnd : Step::kBad;
   }
 
+  const SectionTags& tags_;
+  const bool kimi_;
   Where where_ = Where::kBetween;
   std::string word_, head_;
   std::optional<ArgumentsObject> arguments_;
@@ -118,7 +139,11 @@ class DeepSeekParser final : public TaggedParser {
 }  // namespace
 
 std::unique_ptr<Parser> MakeDeepSeekParser(std::vector<Tool> tools) {
-  return std::make_unique<DeepSeekParser>(std::move(tools));
+  return std::make_unique<SectionParser>(std::move(tools), kDeepSeekTagsRead, false);
+}
+
+std::unique_ptr<Parser> MakeKimiParser(std::vector<Tool> tools) {
+  return std::make_unique<SectionParser>(std::move(tools), kKimiTagsRead, true);
 }
 
 }  // namespace tidepool::toolcalls

@@ -18,9 +18,28 @@ namespace tidepool::toolcalls {
 //   R1), or
 //              f<｜tool▁sep｜>{..} (V3.1)
 //   kGemma     <start_function_call>call:f{k:<escape>v<escape>}<end_function_call>   FunctionGemma
+//   kGlm       <tool_call>f<arg_key>k</arg_key><arg_value>v</arg_value></tool_call>   GLM 4.5 and later
+//   kDsml      <｜DSML｜function_calls><｜DSML｜invoke name="f"><｜DSML｜parameter name="k" string="true">v
+//              </｜DSML｜parameter></｜DSML｜invoke></｜DSML｜function_calls>   DeepSeek V3.2; V4: tool_calls
+//   kKimi      <|tool_calls_section_begin|><|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{..}
+//              <|tool_call_end|><|tool_calls_section_end|>   Kimi K2
 //   kJson      kHermes, and an answer that is nothing but {"name": f, "arguments" or "parameters": {..}} of a
 //              known function, or a list of such, with or without a ```json fence
-enum class Format : uint8_t { kHermes, kQwenXml, kLlama3, kMistral, kDeepSeek, kGemma, kJson };
+enum class Format : uint8_t {
+  kHermes,
+  kQwenXml,
+  kLlama3,
+  kMistral,
+  kDeepSeek,
+  kGemma,
+  kGlm,
+  kDsml,
+  kKimi,
+  kJson,
+};
+
+// All of them.
+std::span<const Format> Formats();
 
 std::string_view FormatName(Format format);  // "hermes", "qwen_xml", "llama3", ...
 std::optional<Format> FindFormat(std::string_view name);

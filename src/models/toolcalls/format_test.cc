@@ -18,8 +18,7 @@ std::filesystem::path Templates() {
 }
 
 TEST(Format, NamesGoBothWays) {
-  for (const Format format : {Format::kHermes, Format::kQwenXml, Format::kLlama3, Format::kMistral,
-                              Format::kDeepSeek, Format::kGemma, Format::kJson}) {
+  for (const Format format : Formats()) {
     EXPECT_EQ(FindFormat(FormatName(format)), format);
     EXPECT_FALSE(OpeningTag(format).empty());
   }
@@ -38,6 +37,12 @@ TEST(Format, ComesFromTheTemplate) {
       {"mistralai-Mistral-Nemo-Instruct-2407.jinja", Format::kMistral},
       {"deepseek-ai-DeepSeek-V3.1.jinja", Format::kDeepSeek},
       {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B.jinja", Format::kDeepSeek},
+      {"deepseek-ai-DeepSeek-V3.2.jinja", Format::kDsml},
+      {"deepseek-ai-DeepSeek-V4.jinja", Format::kDsml},
+      {"GLM-4.6.jinja", Format::kGlm},
+      {"GLM-4.7-Flash.jinja", Format::kGlm},
+      {"Kimi-K2-Instruct.jinja", Format::kKimi},
+      {"Kimi-K2-Thinking.jinja", Format::kKimi},
       {"google-gemma-2-2b-it.jinja", Format::kJson},
   };
   int seen = 0;

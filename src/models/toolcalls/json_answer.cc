@@ -260,6 +260,9 @@ std::unique_ptr<Parser> MakeParser(Format format, std::vector<Tool> tools) {
     case Format::kMistral: return MakeMistralParser(std::move(tools));
     case Format::kDeepSeek: return MakeDeepSeekParser(std::move(tools));
     case Format::kGemma: return MakeGemmaParser(std::move(tools));
+    case Format::kGlm: return MakeGlmParser(std::move(tools));
+    case Format::kDsml: return MakeDsmlParser(std::move(tools));
+    case Format::kKimi: return MakeKimiParser(std::move(tools));
     case Format::kJson: break;
   }
   return MakeJsonAnswerParser(std::move(tools), false);

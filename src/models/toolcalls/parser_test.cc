@@ -34,10 +34,14 @@ std::ostream& operator<<(std::ostream& out, const Answer& answer) {
 }
 
 std::vector<Tool> Tools() {
-  return {{"weather",
-           Json::parse(R"({"type":"object","properties":{"city":{"type":"string"},"days":{"type":"integer"},
+  return {
+      {"weather",
+       Json::parse(R"({"type":"object","properties":{"city":{"type":"string"},"days":{"type":"integer"},
             "hourly":{"type":"boolean"},"zones":{"type":"array"},"note":{"type":["string","null"]}}})")},
-          {"search", Json::parse(R"({"type":"object","properties":{"query":{"type":"string"}}})")}};
+      {"place", Json::parse(R"({"$defs":{"At":{"type":"object"},"Kind":{"enum":["big",2,null]}},"properties":{
+            "at":{"$ref":"#/$defs/At"},"kind":{"allOf":[{"$ref":"#/$defs/Kind"}]},"note":{"type":["string","null"]},
+            "count":{"type":["integer","string"]},"self":{"$ref":"#/properties/self"}}})")},
+      {"search", Json::parse(R"({"type":"object","properties":{"query":{"type":"string"}}})")}};
 }
 
 Answer Parse(Format format, std::string_view text, const std::function<size_t()>& next_cut) {
@@ -182,6 +186,13 @@ std::vector<Case> Cases() {
        "<tool_call><function=search><parameter=query>cut of",
        "<tool_call><function=search><parameter=query>cut of",
        {Broken("search", R"({"query": "cut of)")}},
+      // References are followed; where several types are possible JSON is read first, else it is a string.
+      {Format::kQwenXml,
+       "<function=place>\n<parameter=at>\n{\"x\": 1}\n</parameter>\n<parameter=kind>\n2\n</parameter>\n"
+       "<parameter=note>\n\"quoted\"\n</parameter>\n<parameter=count>\n2.5\n</parameter>\n"
+       "<parameter=self>\n7\n</parameter>\n</function>",
+       "",
+       {Call("place", R"({"at": {"x": 1}, "kind": 2, "note": "quoted", "count": "2.5", "self": "7"})")}},
       // ---- llama3
       {Format::kLlama3,
        "{\"name\": \"weather\", \"parameters\": {\"city\": \"Rome\"}}",
@@ -232,6 +243,65 @@ std::vector<Case> Cases() {
        "",
        {Call("weather", "{\"city\": \"Bonn\"}")}},
       {Format::kDeepSeek, calls + "what?", calls + "what?", {}},
+      // ---- kimi
+      {Format::kKimi,
+       "I "
+       "look.<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>{"
+       "\"city\": "
+       "\"Bonn\"}<|tool_call_end|><|tool_call_begin|>functions.a.b:1<|tool_call_argument_begin|>{}<|tool_"
+       "call_end|><|tool_"
+       "calls_section_end|>",
+       "I look.",
+       {Call("weather", "{\"city\": \"Bonn\"}"), Call("a.b", "{}")}},
+      {Format::kKimi,
+       "<|tool_call_begin|>search<|tool_call_argument_begin|>{\"query\": \"a",
+       "<|tool_call_begin|>search<|tool_call_argument_begin|>{\"query\": \"a",
+       {Broken("search", "{\"query\": \"a")}},
+      // ---- glm
+      {Format::kGlm,
+       "Wait.\n<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>New \"York\" "
+       "<b></arg_value>\n<arg_key>days</arg_key>\n"
+       "<arg_value>3</arg_value>\n<arg_key>zones</arg_key>\n<arg_value>[1, "
+       "\"a\"]</arg_value>\n</tool_call>\n<tool_call>search</tool_call>",
+       "Wait.",
+       {Call("weather", R"({"city": "New \"York\" <b>", "days": 3, "zones": [1, "a"]})"),
+        Call("search", "{}")}},
+      {Format::kGlm,
+       "<tool_call>weather<arg_key>note</arg_key><arg_value>null</arg_value><arg_key>x</"
+       "arg_key><arg_value>\n5</arg_value></tool_call>",
+       "",
+       {Call("weather", R"({"note": null, "x": "\n5"})")}},
+      {Format::kGlm,
+       "<tool_call>{\"name\": \"a\"}</tool_call>",
+       "<tool_call>{\"name\": \"a\"}</tool_call>",
+       {}},
+      {Format::kGlm,
+       "<tool_call>weather<arg_key>city</arg_key><arg_value>Os",
+       "<tool_call>weather<arg_key>city</arg_key><arg_value>Os",
+       {Broken("weather", R"({"city": "Os)")}},
+      // ---- dsml
+      {Format::kDsml,
+       "Hm.\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"weather\">\n<｜DSML｜parameter name=\"city\" "
+       "string=\"true\">Bonn "
+       "\"<x>\"</｜DSML｜parameter>\n<｜DSML｜parameter name=\"days\" "
+       "string=\"false\">3</｜DSML｜parameter>\n</｜DSML｜invoke>\n"
+       "<｜DSML｜invoke name=\"search\">\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+       "Hm.",
+       {Call("weather", R"({"city": "Bonn \"<x>\"", "days": 3})"), Call("search", "{}")}},
+      {Format::kDsml,
+       "<｜DSML｜tool_calls><｜DSML｜invoke name=\"f\"><｜DSML｜parameter name=\"a\" "
+       "string=\"false\">oops</｜DSML｜parameter></｜DSML｜"
+       "invoke></｜DSML｜tool_calls>",
+       "",
+       {Call("f", R"({"a": "oops"})")}},
+      {Format::kDsml,
+       "<｜DSML｜function_calls>\n</｜DSML｜function_calls>",
+       "<｜DSML｜function_calls>\n</｜DSML｜function_calls>",
+       {}},
+      {Format::kDsml,
+       "<｜DSML｜function_calls><｜DSML｜invoke name=\"f\"><｜DSML｜parameter name=\"a\" string=\"true\">b",
+       "<｜DSML｜function_calls><｜DSML｜invoke name=\"f\"><｜DSML｜parameter name=\"a\" string=\"true\">b",
+       {Broken("f", R"({"a": "b)")}},
       // ---- gemma
       {Format::kGemma,
        "<start_function_call>call:weather{city:<escape>Bonn, \"x\" "
@@ -308,8 +378,7 @@ TEST(Parser, EveryCutGivesTheSame) {
   for (int round = 0; round < 3000; ++round) {
     std::string said;
     for (int n = static_cast<int>(random() % 12); n >= 0; --n) said += pieces[random() % pieces.size()];
-    for (const Format format : {Format::kHermes, Format::kQwenXml, Format::kLlama3, Format::kMistral,
-                                Format::kDeepSeek, Format::kGemma, Format::kJson}) {
+    for (const Format format : Formats()) {
       const Answer whole = Whole(format, said);
       EXPECT_EQ(Parse(format, said, [&] { return 1 + random() % 5; }), whole)
           << FormatName(format) << ": " << said;

@@ -4,12 +4,9 @@
 //
 // The schema's type says how a value becomes JSON: strings stream; others are read when they are whole, and
 // are strings if they are not what the schema says.
-#include <algorithm>
-#include <cctype>
-#include <cstring>
-
 #include "models/toolcalls/families.h"
 #include "models/toolcalls/json_text.h"
+#include "models/toolcalls/property_types.h"
 #include "models/toolcalls/tagged_parser.h"
 
 namespace tidepool::toolcalls {
@@ -21,60 +18,6 @@ constexpr std::string_view kParameterEnd = "</parameter>";
 constexpr std::string_view kFunctionEnd = "</function>";
 constexpr std::string_view kXmlCallEnd = "</tool_call>";
 constexpr size_t kMaxXmlName = 256;
-
-bool HasType(const nlohmann::ordered_json& schema, std::string_view type) {
-  const auto found = schema.find("type");
-  if (found == schema.end()) return false;
-  if (found->is_string()) return *found == type;
-  return found->is_array() && std::find(found->begin(), found->end(), type) != found->end();
-}
-
-// The schema's types; empty: it does not say, and the text is a string.
-struct Types {
-  bool string = false, number = false, boolean = false, null = false, structured = false;
-  bool only_string() const { return !number && !boolean && !null && !structured; }
-};
-Types TypesOf(const nlohmann::ordered_json& schema, int depth = 0) {
-  Types types;
-  if (!schema.is_object() || depth > 4) return types;
-  types.string = HasType(schema, "string");
-  types.number = HasType(schema, "number") || HasType(schema, "integer");
-  types.boolean = HasType(schema, "boolean");
-  types.null = HasType(schema, "null");
-  types.structured = HasType(schema, "object") || HasType(schema, "array");
-  for (const char* key : {"anyOf", "oneOf"}) {
-    const auto found = schema.find(key);
-    if (found == schema.end() || !found->is_array()) continue;
-    for (const auto& option : *found) {
-      const Types more = TypesOf(option, depth + 1);
-      types.string |= more.string;
-      types.number |= more.number;
-      types.boolean |= more.boolean;
-      types.null |= more.null;
-      types.structured |= more.structured;
-    }
-  }
-  return types;
-}
-
-std::string Lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return out;
-}
-
-std::string Converted(const std::string& text, const Types& types) {
-  size_t begin = text.find_first_not_of(" \t\r\n");
-  if (begin == std::string::npos) begin = text.size();
-  const std::string trimmed = text.substr(begin, text.find_last_not_of(" \t\r\n") + 1 - begin);
-  const std::string lower = Lower(trimmed);
-  if (types.null && (lower == "null" || lower == "none")) return "null";
-  if (types.boolean && (lower == "true" || lower == "false")) return lower;
-  const auto value = nlohmann::ordered_json::parse(trimmed, nullptr, /*allow_exceptions=*/false);
-  if (types.number && value.is_number()) return trimmed;
-  if (types.structured && value.is_structured()) return trimmed;
-  return Quoted(text);
-}
 
 class QwenXmlParser final : public TaggedParser {
  public:
@@ -158,7 +101,7 @@ class QwenXmlParser final : public TaggedParser {
     if (tool_ != nullptr && tool_->parameters.is_object()) {
       const auto properties = tool_->parameters.find("properties");
       if (properties != tool_->parameters.end() && properties->is_object() && properties->contains(word_)) {
-        types_ = TypesOf((*properties)[word_]);
+        types_ = TypesOf((*properties)[word_], tool_->parameters);
       }
     }
     std::string piece = any_parameter_ ? ", " : "{";
@@ -207,7 +150,7 @@ class QwenXmlParser final : public TaggedParser {
   }
 
   Step EndValue(std::string_view end) {
-    writer_.Arguments(types_.only_string() ? std::string("\"") : Converted(value_, types_));
+    writer_.Arguments(types_.only_string() ? std::string("\"") : ValueAsJson(value_, types_));
     word_.clear();
     where_ = Where::kBetween;
     if (end == kParameter) return BeginParameterName();
@@ -230,7 +173,7 @@ class QwenXmlParser final : public TaggedParser {
   std::string word_, value_, piece_;
   std::string_view found_;
   const Tool* tool_ = nullptr;
-  Types types_;
+  PropertyTypes types_;
 };
 
 }  // namespace

@@ -50,7 +50,7 @@ Total Run(Format format, std::string_view answer, size_t cut) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 2) return 0;
-  const auto format = static_cast<Format>(data[0] % 7);
+  const Format format = Formats()[data[0] % Formats().size()];
   const std::string_view answer(reinterpret_cast<const char*>(data) + 2, size - 2);
   const Total whole = Run(format, answer, answer.size() + 1);
   const Total cuts = Run(format, answer, 1 + data[1] % 7);

@@ -151,10 +151,10 @@ Result<std::shared_ptr<const Accounts::Directory>> Accounts::ReadDirectory() con
     TP_TRY(each("SELECT id, suspended, weight FROM organisations", [&](const store::Row& row) {
       fresh->organisations[row.Text(0)] = {row.Flag(1), row.Number(2)};
     }));
-    TP_TRY(
-        each("SELECT id, organisation_id, weight, archived_ms FROM workspaces", [&](const store::Row& row) {
-          fresh->workspaces[row.Text(0)] = {row.Text(1), row.Number(2), !row.IsNull(3)};
-        }));
+    TP_TRY(each("SELECT id, organisation_id, weight, archived_ms, sharing FROM workspaces",
+                [&](const store::Row& row) {
+                  fresh->workspaces[row.Text(0)] = {row.Text(1), row.Number(2), !row.IsNull(3), row.Flag(4)};
+                }));
     TP_TRY(each("SELECT id, is_operator FROM users",
                 [&](const store::Row& row) { fresh->users[row.Text(0)] = row.Flag(1); }));
     TP_TRY(
@@ -450,7 +450,8 @@ Organisation OrganisationOf(const store::Row& row) {
   return {row.Text(0), row.Text(1), row.Flag(2), row.Number(3), row.Integer(4)};
 }
 Workspace WorkspaceOf(const store::Row& row) {
-  return {row.Text(0), row.Text(1), row.Text(2), row.Number(3), row.Integer(4), row.OptionalInteger(5)};
+  return {row.Text(0), row.Text(1), row.Text(2), row.Number(3), row.Integer(4), row.OptionalInteger(5),
+          row.Flag(6)};
 }
 Member MemberOf(const store::Row& row) {
   Member member;
@@ -522,6 +523,7 @@ nlohmann::ordered_json AuditOf(const Workspace& workspace) {
   return {{"organisation", workspace.organisation},
           {"name", workspace.name},
           {"weight", workspace.weight},
+          {"sharing", workspace.sharing},
           {"archived", workspace.archived_ms.has_value()}};
 }
 nlohmann::ordered_json AuditOf(const Member& member) {

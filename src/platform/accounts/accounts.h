@@ -79,6 +79,7 @@ struct Workspace {
   double weight = 1;
   int64_t created_ms = 0;
   std::optional<int64_t> archived_ms;
+  bool sharing = false;  // links to conversations, for people without an account
 };
 struct Member {
   std::string id, organisation, user, email, name;
@@ -178,7 +179,10 @@ class Accounts final : public Authenticator {
   Result<Workspace> CreateWorkspace(const Caller& caller, const std::string& organisation,
                                     const std::string& name, double weight);
   Result<Workspace> ChangeWorkspace(const Caller& caller, const std::string& id,
-                                    const std::optional<std::string>& name, std::optional<double> weight);
+                                    const std::optional<std::string>& name, std::optional<double> weight,
+                                    std::optional<bool> sharing = {});
+  // May conversations of this workspace be shared, by this person (empty: by a key)? Never blocks.
+  bool MayShare(const std::string& workspace, const std::string& user) const;
   // Its keys stop working; its usage stays.
   Result<Workspace> ArchiveWorkspace(const Caller& caller, const std::string& id);
 

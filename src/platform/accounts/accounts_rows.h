@@ -31,6 +31,7 @@ struct Accounts::Directory {
     std::string organisation;
     double weight = 1;
     bool archived = false;
+    bool sharing = false;
   };
   struct MemberRecord {
     std::string organisation, workspace;  // workspace empty: of the organisation
@@ -56,7 +57,7 @@ struct Accounts::Directory {
 
 inline constexpr std::string_view kOrganisationColumns = "id, name, suspended, weight, created_ms";
 inline constexpr std::string_view kWorkspaceColumns =
-    "id, organisation_id, name, weight, created_ms, archived_ms";
+    "id, organisation_id, name, weight, created_ms, archived_ms, sharing";
 inline constexpr std::string_view kMemberColumns =
     "m.id, m.organisation_id, m.workspace_id, m.user_id, m.role, m.created_ms, u.email, u.name";
 inline constexpr std::string_view kMemberTables = "members m JOIN users u ON u.id = m.user_id";

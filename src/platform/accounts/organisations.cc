@@ -159,7 +159,7 @@ Result<Workspace> Accounts::CreateWorkspace(const Caller& caller, const std::str
 
 Result<Workspace> Accounts::ChangeWorkspace(const Caller& caller, const std::string& id,
                                             const std::optional<std::string>& name,
-                                            std::optional<double> weight) {
+                                            std::optional<double> weight, std::optional<bool> sharing) {
   if (name) TP_TRY(CheckName(*name, "name"));
   if (weight) TP_TRY(CheckWeight(*weight));
   return Change<Workspace>([&](store::Session& session) -> Result<Workspace> {
@@ -167,14 +167,24 @@ Result<Workspace> Accounts::ChangeWorkspace(const Caller& caller, const std::str
     Workspace after = before;
     if (name) after.name = *name;
     if (weight) after.weight = *weight;
-    TP_TRY(session.Execute("UPDATE workspaces SET name = $1, weight = $2 WHERE id = $3",
-                           {after.name, after.weight, id}));
+    if (sharing) after.sharing = *sharing;
+    TP_TRY(session.Execute("UPDATE workspaces SET name = $1, weight = $2, sharing = $3 WHERE id = $4",
+                           {after.name, after.weight, after.sharing ? 1 : 0, id}));
     AuditActor actor = caller.actor;
     actor.organisation = after.organisation;
     actor.workspace = id;
     TP_TRY(audit_.Append(session, actor, "workspace.changed", id, AuditOf(before), AuditOf(after)));
     return after;
   });
+}
+
+bool Accounts::MayShare(const std::string& workspace, const std::string& user) const {
+  const auto now = directory();
+  const auto found = now->workspaces.find(workspace);
+  if (found == now->workspaces.end() || found->second.archived || !found->second.sharing) return false;
+  const auto organisation = now->organisations.find(found->second.organisation);
+  if (organisation == now->organisations.end() || organisation->second.suspended) return false;
+  return user.empty() || now->RoleOf(user, workspace) > Role::kNone;
 }
 
 Result<Workspace> Accounts::ArchiveWorkspace(const Caller& caller, const std::string& id) {

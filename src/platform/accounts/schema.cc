@@ -58,6 +58,9 @@ CREATE TABLE idempotent_replies (
   created_ms BIGINT NOT NULL);
 CREATE INDEX idempotent_replies_by_age ON idempotent_replies (created_ms);
 )sql"},
+    {5, "workspaces that share conversations", R"sql(
+ALTER TABLE workspaces ADD COLUMN sharing BIGINT NOT NULL DEFAULT 0;
+)sql"},
 };
 
 }  // namespace

@@ -39,6 +39,15 @@ CREATE INDEX conversations_by_size ON conversations (workspace, owner, bytes);
 DROP INDEX conversation_turns_by_state;
 CREATE INDEX conversation_turns_by_state ON conversation_turns (state, conversation);
 )sql"},
+    {3, "links that show a branch", R"sql(
+CREATE TABLE conversation_shares (
+  id TEXT PRIMARY KEY, hash BYTEA NOT NULL UNIQUE, conversation TEXT NOT NULL REFERENCES conversations (id),
+  workspace TEXT NOT NULL, owner TEXT NOT NULL, member TEXT NOT NULL, title TEXT NOT NULL, turns BIGINT NOT NULL,
+  content TEXT NOT NULL, bytes BIGINT NOT NULL, created_ms BIGINT NOT NULL, expires_ms BIGINT NOT NULL);
+CREATE INDEX conversation_shares_of_owner ON conversation_shares (workspace, owner);
+CREATE INDEX conversation_shares_of_conversation ON conversation_shares (conversation);
+CREATE INDEX conversation_shares_by_end ON conversation_shares (expires_ms);
+)sql"},
 };
 
 constexpr std::string_view kConversationColumns =
@@ -254,9 +263,11 @@ int64_t BytesOf(const Conversation& c) {
 }
 
 Result<OwnerUse> ReadOwnerUse(Session& session, const ConversationOwner& owner) {
-  TP_ASSIGN(const store::Rows rows, session.Query("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM "
-                                                  "conversations WHERE workspace = $1 AND owner = $2",
-                                                  {owner.workspace, owner.owner}));
+  TP_ASSIGN(const store::Rows rows,
+            session.Query("SELECT COUNT(*), COALESCE(SUM(bytes), 0) + COALESCE((SELECT SUM(s.bytes) FROM "
+                          "conversation_shares s WHERE s.workspace = $1 AND s.owner = $2), 0) FROM "
+                          "conversations WHERE workspace = $1 AND owner = $2",
+                          {owner.workspace, owner.owner}));
   return OwnerUse{rows.front().Integer(0), rows.front().Integer(1)};
 }
 
@@ -298,6 +309,7 @@ Status UpdateConversation(Session& session, const Conversation& c, const Convers
 }
 
 Status DeleteConversation(Session& session, const std::string& id) {
+  TP_TRY(session.Execute("DELETE FROM conversation_shares WHERE conversation = $1", {id}));
   TP_TRY(session.Execute("DELETE FROM conversation_turns WHERE conversation = $1", {id}));
   TP_TRY(session.Execute("DELETE FROM conversations WHERE id = $1", {id}));
   return {};

@@ -529,7 +529,7 @@ Result<StoredConversations::Prepared> StoredConversations::Prepare(const Princip
   if (model.empty()) return Fail(ErrorKind::kInvalid, "missing_field", "model is missing.", "model");
   if (!who.models.empty()) {  // a key for some models only
     const auto found = inference_.Find(model);
-    if (!who.MayUseModel(found ? found->id : model)) {
+    if (found ? !MayUse(who, *found) : !who.MayUseModel(model)) {
       return Fail(ErrorKind::kForbidden, "model_not_allowed",
                   fmt::format("The key {}... is not for the model \"{}\".", who.key_id, model.substr(0, 100)),
                   "model");
@@ -656,9 +656,7 @@ int32_t StoredConversations::FitContext(Prepared& prepared, const Conversation& 
   prepared.request.messages = messages(0);
   const auto model = inference_.Find(prepared.request.model);
   if (!model) return 0;  // the request itself will say why
-  const int64_t context = model->engine && model->engine->info.context_length > 0
-                              ? model->engine->info.context_length
-                              : model->model.context_length;
+  const int64_t context = model->context_length;
   if (context <= 0) return 0;
   // Room for the answer: what was asked for, at most half; else a quarter, at most 1,024 tokens.
   const int64_t answer = prepared.request.sampling.max_tokens

@@ -77,7 +77,7 @@ class TestInference final : public Inference {
     if (on_find) std::exchange(on_find, nullptr)();
     DeploymentStatus status;
     status.id = model;
-    status.model.context_length = context_length;
+    status.context_length = context_length;
     return status;
   }
   // One token a byte and ten a message.

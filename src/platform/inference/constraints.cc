@@ -165,9 +165,7 @@ Result<compute::Constraint> Constraints::OfTools(const ModelAssets& assets, cons
               rules.parallel = request.parallel_tool_calls;
               rules.required = required;
               const std::string& source = assets.chat_template->source();
-              rules.newer_shape = format == toolcalls::Format::kMistral
-                                      ? source.find("[ARGS]") != std::string::npos
-                                      : source.find("```json") == std::string::npos;
+              rules.newer_shape = toolcalls::IsNewerShape(format, source);
               for (size_t i = 0; i < request.tools.size(); ++i) {
                 const Json& tool = request.tools[i];
                 const Json& function = tool["function"];

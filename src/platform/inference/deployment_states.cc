@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "platform/inference/deployments.h"
+#include "platform/inference/named_deployments.h"
 
 namespace tidepool::platform {
 namespace {
@@ -117,6 +118,7 @@ DeploymentStatus Deployments::StatusOf(const StoredModel& model,
   DeploymentStatus status;
   status.id = model.id;
   status.model = model;
+  status.context_length = CapContext(model.context_length);
   const auto it = deployments_.find(model.id);
   if (it == deployments_.end()) return status;
   const Deployment& deployment = it->second;
@@ -131,6 +133,7 @@ DeploymentStatus Deployments::StatusOf(const StoredModel& model,
   }
   if (deployment.state != DeploymentState::kReady) return status;
   status.load_share = 1;
+  status.context_length = deployment.ready.context_length;
   for (const compute::ModelEntry& entry : entries) {
     if (entry.handle == deployment.ready.handle) status.engine = entry;
   }
@@ -235,17 +238,25 @@ compute::ModelPolicy Deployments::PolicyFor(const std::string& id,
 
 Result<std::string> Deployments::SetPolicy(std::string_view name, const PolicyChange& change) {
   TP_TRY(CheckPolicyChange(change));
-  TP_ASSIGN(const StoredModel model, Resolve(name));
+  TP_ASSIGN(const StoredModel model, ResolveBase(name));
   elasticity_.Change(model.id, change);
   if (change.pinned.value_or(false)) Register(model.id);
   ApplyPolicies();
   return model.id;
 }
 
+void Deployments::AskOfDeployments() {
+  elasticity_.SetDeployed(PolicyOfDeployments(options_.deployments->List()));
+}
+
 void Deployments::LookAtClock() {
+  if (options_.deployments != nullptr) {
+    options_.deployments->Refresh();
+    AskOfDeployments();
+  }
   const std::set<std::string> wanted =
       elasticity_.Evaluate([this](const std::string& name) -> std::optional<std::string> {
-        const auto model = Resolve(name);
+        const auto model = ResolveBase(name);
         return model ? std::optional(model->id) : std::nullopt;
       });
   for (const std::string& id : wanted) Register(id);

@@ -12,6 +12,7 @@ namespace tidepool::platform {
 namespace {
 
 constexpr size_t kMaxCachedAssets = 8;
+constexpr size_t kMaxCachedTraits = 4096;  // some 50 KB each, most of it the template
 constexpr auto kWatchPeriod = std::chrono::milliseconds(100);
 
 std::string VersionOf(const StoredModel& model) {
@@ -48,12 +49,22 @@ Deployments::Deployments(Catalog& catalog, compute::Engine& engine, chips::Devic
   waiting_gauge_ = metrics.gauge("tidepool_load_waiting_requests", "Requests waiting for a model to load");
   engine_.OnLoadFailed(
       [this](compute::ModelHandle handle, const Error& error) { WeightsFailed(handle, error); });
+  if (options_.deployments != nullptr) {
+    AskOfDeployments();
+    options_.deployments->OnChange([this] {
+      AskOfDeployments();
+      const std::lock_guard lock(mutex_);
+      look_now_ = true;
+      watch_wake_.notify_one();
+    });
+  }
   loader_ = std::thread([this] { RunLoader(); });
   watch_ = std::thread([this] { RunWatch(); });
 }
 
 Deployments::~Deployments() {
   engine_.OnLoadFailed(nullptr);
+  if (options_.deployments != nullptr) options_.deployments->OnChange(nullptr);
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
@@ -77,6 +88,11 @@ Result<StoredModel> Deployments::Resolve(std::string_view name) const {
     if (it != built_in_.end()) return it->second.model;
   }
   return catalog_.Find(name);
+}
+
+Result<StoredModel> Deployments::ResolveBase(std::string_view name) const {
+  const auto spec = options_.deployments == nullptr ? nullptr : options_.deployments->Find(name);
+  return Resolve(spec ? std::string_view(spec->base) : name);
 }
 
 Status Deployments::AddScripted(chips::SimulatedDevice& device, std::string name, int32_t context_length) {
@@ -566,6 +582,7 @@ Status Deployments::Remove(const std::string& id) {
   const std::lock_guard lock(mutex_);
   arrivals_.erase(id);
   std::erase_if(assets_cache_, [&](const CachedAssets& cached) { return cached.id == id; });
+  traits_cache_.erase(id);
   return {};
 }
 
@@ -611,6 +628,27 @@ Result<std::shared_ptr<const ModelAssets>> Deployments::Assets(const StoredModel
   TP_ASSIGN(std::shared_ptr<const ModelAssets> assets, LoadModelAssets(*checkpoint));
   CacheAssets(model, assets);
   return assets;
+}
+
+Result<std::shared_ptr<const ModelTraits>> Deployments::Traits(const StoredModel& model) {
+  if (model.format == "none") {
+    TP_ASSIGN(const auto assets, Assets(model));
+    return std::shared_ptr<const ModelTraits>(assets);
+  }
+  const std::string version = VersionOf(model);
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = traits_cache_.find(model.id);
+    if (it != traits_cache_.end() && it->second.version == version) return it->second.traits;
+  }
+  TP_ASSIGN(const std::filesystem::path path, catalog_.Materialise(model));
+  TP_ASSIGN(const std::unique_ptr<formats::Checkpoint> checkpoint, formats::Checkpoint::Open(path));
+  std::shared_ptr<const ModelTraits> traits = LoadModelTraits(*checkpoint);
+  const std::lock_guard lock(mutex_);
+  if (traits_cache_.size() >= kMaxCachedTraits && !traits_cache_.contains(model.id))
+    traits_cache_.erase(traits_cache_.begin());
+  traits_cache_[model.id] = {version, traits};
+  return traits;
 }
 
 }  // namespace tidepool::platform

@@ -59,6 +59,8 @@ class Deployments {
 
   // The stored model or built-in one a name means.
   Result<StoredModel> Resolve(std::string_view name) const;
+  // The same, or a deployment's base model.
+  Result<StoredModel> ResolveBase(std::string_view name) const;
   // Ready: returns it. Otherwise the waiter is queued, the load starts if it has not, and nullopt comes back.
   // Errors: kOverloaded when too many wait.
   Result<std::optional<ReadyModel>> Acquire(const StoredModel& model, LoadWaiter waiter);
@@ -73,6 +75,8 @@ class Deployments {
   // Tokenizer and template, without loading weights: from the loaded model, a small cache, or the file.
   Result<std::shared_ptr<const ModelAssets>> Assets(const StoredModel& model);
   std::shared_ptr<const ModelAssets> AssetsIfCached(const std::string& id) const;
+  // Neither tokenizer nor weights: from a cache, or the file's head.
+  Result<std::shared_ptr<const ModelTraits>> Traits(const StoredModel& model);
 
   // A request for it came in.
   void CountArrival(const std::string& id);
@@ -121,6 +125,10 @@ class Deployments {
     std::string version;  // of the stored files
     std::shared_ptr<const ModelAssets> assets;
   };
+  struct CachedTraits {
+    std::string version;
+    std::shared_ptr<const ModelTraits> traits;
+  };
 
   void RunLoader();
   void RunWatch();
@@ -149,6 +157,7 @@ class Deployments {
   void Register(const std::string& id);
   void ApplyPolicies();
   void UnregisterIdle();
+  void AskOfDeployments();  // what they want for their base models
   compute::ModelPolicy PolicyFor(const std::string& id, const architectures::ModelInfo& info) const;
   // A fresh look where a pool load has failed (its state is the scheduler's), else nothing.
   std::shared_ptr<const compute::PoolReport> ReportIfFailing() const;
@@ -177,8 +186,9 @@ class Deployments {
   std::deque<std::string> load_queue_;
   std::deque<std::function<void()>> posted_;
   int32_t waiting_ = 0;
-  std::deque<CachedAssets> assets_cache_;  // most recent first
-  std::mutex assets_mutex_;                // one tokenizer is parsed at a time outside the loader
+  std::deque<CachedAssets> assets_cache_;             // most recent first
+  std::map<std::string, CachedTraits> traits_cache_;  // by id; of models in the store
+  std::mutex assets_mutex_;                           // one tokenizer is parsed at a time outside the loader
   std::thread loader_, watch_;
 };
 

@@ -43,6 +43,7 @@ std::string_view PinSourceName(PinSource source) {
     case PinSource::kNone: return "none";
     case PinSource::kSettings: return "settings";
     case PinSource::kSchedule: return "schedule";
+    case PinSource::kDeployment: return "deployment";
     case PinSource::kOperator: return "operator";
   }
   return "none";
@@ -55,6 +56,8 @@ Elasticity::Elasticity(const compute::ModelPolicy& defaults, ElasticityOptions o
 PinSource Elasticity::PinSourceLocked(const std::string& id) const {
   if (const auto it = changes_.find(id); it != changes_.end() && it->second.pinned)
     return *it->second.pinned ? PinSource::kOperator : PinSource::kNone;
+  if (const auto it = deployed_.find(id); it != deployed_.end() && it->second.pinned.value_or(false))
+    return PinSource::kDeployment;
   if (settings_pins_.contains(id)) return PinSource::kSettings;
   return window_pins_.contains(id) ? PinSource::kSchedule : PinSource::kNone;
 }
@@ -67,7 +70,9 @@ PinSource Elasticity::pin_source(const std::string& id) const {
 compute::ModelPolicy Elasticity::PolicyOf(const std::string& id) const {
   const std::lock_guard lock(mutex_);
   compute::ModelPolicy policy = defaults_;
-  if (const auto it = changes_.find(id); it != changes_.end()) {
+  for (const auto* changes : {&deployed_, &changes_}) {
+    const auto it = changes->find(id);
+    if (it == changes->end()) continue;
     const PolicyChange& change = it->second;
     policy.idle_ttl_s = change.idle_ttl_s.value_or(policy.idle_ttl_s);
     policy.min_resident_s = change.min_resident_s.value_or(policy.min_resident_s);
@@ -96,6 +101,28 @@ void Elasticity::Change(const std::string& id, const PolicyChange& change) {
 void Elasticity::Forget(const std::string& id) {
   const std::lock_guard lock(mutex_);
   changes_.erase(id);
+}
+
+void Elasticity::SetDeployed(std::map<std::string, PolicyChange> deployed) {
+  const std::lock_guard lock(mutex_);
+  const PolicyChange nothing;
+  for (const auto& [id, now] : deployed) {
+    const auto changed = changes_.find(id);
+    if (changed == changes_.end()) continue;
+    const auto it = deployed_.find(id);
+    const PolicyChange& before = it == deployed_.end() ? nothing : it->second;
+    const auto outdate = [](auto& word, const auto& was, const auto& is) {
+      if (is && is != was) word.reset();
+    };
+    PolicyChange& word = changed->second;
+    outdate(word.pinned, before.pinned, now.pinned);
+    outdate(word.idle_ttl_s, before.idle_ttl_s, now.idle_ttl_s);
+    outdate(word.min_resident_s, before.min_resident_s, now.min_resident_s);
+    outdate(word.ttft_s, before.ttft_s, now.ttft_s);
+    outdate(word.tpot_s, before.tpot_s, now.tpot_s);
+    outdate(word.weight, before.weight, now.weight);
+  }
+  deployed_ = std::move(deployed);
 }
 
 std::set<std::string> Elasticity::Evaluate(
@@ -129,8 +156,10 @@ std::set<std::string> Elasticity::Evaluate(
       if (PinSourceLocked(id) != PinSource::kNone) wanted.insert(id);
     }
   }
-  for (const auto& [id, change] : changes_) {
-    if (change.pinned.value_or(false)) wanted.insert(id);
+  for (const auto* changes : {&deployed_, &changes_}) {
+    for (const auto& [id, change] : *changes) {
+      if (change.pinned.value_or(false) && PinSourceLocked(id) != PinSource::kNone) wanted.insert(id);
+    }
   }
   return wanted;
 }

@@ -1,7 +1,9 @@
 // What each model is promised and whether it is kept in memory: the defaults, pins of the settings, windows
-// of the clock, and what an operator has said since the start (which lasts until the next one).
+// of the clock, deployments (kept in the store), and what an operator has said since the start (which lasts
+// until the next one).
 //
-// An operator's word beats a window, a window or a pin of the settings beats the default. Changes are kept by
+// Of an operator's word and a deployment's the later counts (at the start there are only deployments); both
+// beat a window or a pin of the settings, and these the default. Changes are kept by
 // the stored model's id, so they outlive its weights.
 //
 // Threads: any (one mutex).
@@ -40,7 +42,7 @@ struct PolicyChange {
 // min_resident_s [0, 86400]; something must be set. Errors name the field.
 Status CheckPolicyChange(const PolicyChange& change);
 
-enum class PinSource : uint8_t { kNone, kSettings, kSchedule, kOperator };
+enum class PinSource : uint8_t { kNone, kSettings, kSchedule, kDeployment, kOperator };
 std::string_view PinSourceName(PinSource source);
 
 class Elasticity {
@@ -52,6 +54,8 @@ class Elasticity {
   PinSource pin_source(const std::string& id) const;  // why it is pinned; kNone: it is not
   void Change(const std::string& id, const PolicyChange& change);
   void Forget(const std::string& id);  // the model has left the store
+  // What deployments ask for their base models, by id: all of it, in place of what they asked before.
+  void SetDeployed(std::map<std::string, PolicyChange> deployed);
 
   // Looks at the clock. `resolve` gives the stored id of a name, or nothing. Returns the ids that are to be
   // resident now.
@@ -67,7 +71,7 @@ class Elasticity {
   const ElasticityOptions options_;
   mutable std::mutex mutex_;
   std::set<std::string> settings_pins_, window_pins_;  // ids, of the last look
-  std::map<std::string, PolicyChange> changes_;
+  std::map<std::string, PolicyChange> changes_, deployed_;
   std::set<std::string> unknown_;  // names that were reported
 };
 

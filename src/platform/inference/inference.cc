@@ -10,6 +10,7 @@
 #include "platform/inference/deployments.h"
 #include "platform/inference/metering.h"
 #include "platform/inference/model_assets.h"
+#include "platform/inference/named_deployments.h"
 #include "platform/inference/prompt.h"
 #include "platform/inference/rerank.h"
 #include "platform/inference/running_generation.h"
@@ -346,35 +347,37 @@ class InferenceImpl final : public Inference {
         options_(options),
         constraints_(options.grammar_cache_bytes, metrics),
         deployments_(catalog, engine, device, ledger, clock, metrics, options),
-        pool_(deployments_, engine, ledger, clock, metrics, options, device.info().memory_bytes) {}
+        pool_(deployments_, engine, ledger, clock, metrics, options, device.info().memory_bytes),
+        memory_(ledger) {}
 
   Status AddScripted(chips::SimulatedDevice& device, std::string name, int32_t context_length) override {
     return deployments_.AddScripted(device, std::move(name), context_length);
   }
 
   Result<std::shared_ptr<Generation>> Chat(ChatRequest request, std::shared_ptr<ChatSink> sink) override {
-    TP_ASSIGN(const StoredModel model, deployments_.Resolve(request.model));
-    if (!model.generates) return Fail(CannotGenerate(model.id));
+    TP_ASSIGN(const Target target, FindTarget(request.model));
+    if (!target.model.generates) return Fail(CannotGenerate(target.name()));
     const MeteredCall call =
-        CallOf(request, "chat.completions", model, request.sampling.max_tokens.has_value());
+        CallOf(request, "chat.completions", target.model, request.sampling.max_tokens.has_value());
+    if (target.spec) FillIn(*target.spec, request);
     ApplyDefaultMaxTokens(request.sampling);
     const auto shared = std::make_shared<const ChatRequest>(std::move(request));
     return Begin(
-        model, call,
+        target, call,
         [this, shared](const ReadyModel& ready) { return PlanChat(*shared, ready, constraints_); },
         std::move(sink));
   }
 
   Status CheckChat(const ChatRequest& request) override {
-    TP_ASSIGN(const StoredModel model, deployments_.Resolve(request.model));
-    if (!model.generates) return Fail(CannotGenerate(model.id));
-    return CheckAdmissible(CallOf(request, "chat.completions", model, /*names_max_tokens=*/true));
+    TP_ASSIGN(const Target target, FindTarget(request.model));
+    if (!target.model.generates) return Fail(CannotGenerate(target.name()));
+    return CheckAdmissible(CallOf(request, "chat.completions", target.model, /*names_max_tokens=*/true));
   }
 
   Result<std::shared_ptr<Generation>> Complete(CompletionRequest request,
                                                std::shared_ptr<ChatSink> sink) override {
-    TP_ASSIGN(const StoredModel model, deployments_.Resolve(request.model));
-    if (!model.generates) return Fail(CannotGenerate(model.id));
+    TP_ASSIGN(const Target target, FindTarget(request.model));
+    if (!target.model.generates) return Fail(CannotGenerate(target.name()));
     const size_t prompts = request.prompts.size();
     if (prompts == 0 || prompts > kMaxPrompts) {
       return Fail(ErrorKind::kInvalid, "out_of_range",
@@ -386,11 +389,13 @@ class InferenceImpl final : public Inference {
                               kMaxChoices),
                   "n");
     }
-    const MeteredCall call = CallOf(request, "completions", model, request.sampling.max_tokens.has_value());
+    const MeteredCall call =
+        CallOf(request, "completions", target.model, request.sampling.max_tokens.has_value());
+    if (target.spec) FillIn(*target.spec, request.sampling);
     ApplyDefaultMaxTokens(request.sampling);
     const auto shared = std::make_shared<const CompletionRequest>(std::move(request));
     return Begin(
-        model, call,
+        target, call,
         [this, shared](const ReadyModel& ready) { return PlanCompletion(*shared, ready, constraints_); },
         std::move(sink));
   }
@@ -403,15 +408,19 @@ class InferenceImpl final : public Inference {
   void Load(const std::string& model, std::function<void(Status)> done) override;
 
   Status Unload(const std::string& model, bool force) override {
-    TP_ASSIGN(const StoredModel stored, deployments_.Resolve(model));
-    return deployments_.Unload(stored.id, force);
+    TP_ASSIGN(const Target target, FindTarget(model));
+    return deployments_.Unload(target.model.id, force);
   }
   std::vector<DeploymentStatus> List() const override { return deployments_.List(); }
-  Result<DeploymentStatus> Find(std::string_view model) const override { return deployments_.Find(model); }
-  Status Remove(const std::string& model) override {
-    TP_ASSIGN(const StoredModel stored, deployments_.Resolve(model));
-    return deployments_.Remove(stored.id);
+  std::vector<DeploymentStatus> ListCallable() const override;
+  Result<DeploymentStatus> Find(std::string_view model) const override {
+    const auto spec = FindSpec(model);
+    if (!spec) return deployments_.Find(model);
+    TP_ASSIGN(DeploymentStatus status, deployments_.Find(spec->base));
+    return Named(std::move(status), spec);
   }
+  Status Remove(const std::string& model) override;
+  Result<DeploymentFit> CheckDeployment(const DeploymentSpec& spec) const override;
 
   Result<std::vector<int32_t>> Tokenize(const std::string& model, std::string_view text, bool add_special,
                                         bool parse_special) override {
@@ -420,8 +429,12 @@ class InferenceImpl final : public Inference {
   }
   Result<std::vector<int32_t>> TokenizeChat(const ChatRequest& request) override {
     TP_ASSIGN(const auto assets, FindAssets(request.model));
-    TP_ASSIGN(RenderedPrompt prompt, RenderRequest(*assets, request));
-    return std::move(prompt.tokens);
+    const auto spec = FindSpec(request.model);
+    if (!spec)
+      return RenderRequest(*assets, request).map([](RenderedPrompt p) { return std::move(p.tokens); });
+    ChatRequest filled = request;
+    FillIn(*spec, filled);
+    return RenderRequest(*assets, filled).map([](RenderedPrompt p) { return std::move(p.tokens); });
   }
   Result<std::string> Detokenize(const std::string& model, std::span<const int32_t> tokens) override {
     TP_ASSIGN(const auto assets, FindAssets(model));
@@ -433,23 +446,43 @@ class InferenceImpl final : public Inference {
     return assets->tokenizer->Decode(tokens, /*render_special=*/true);
   }
   Result<ModelDescription> Describe(const std::string& model) override {
-    TP_ASSIGN(const auto assets, FindAssets(model));
+    TP_ASSIGN(const Target target, FindTarget(model));
+    const auto& spec = target.spec;
+    std::shared_ptr<const ModelTraits> traits;
+    if (spec && !spec->chat_template.empty()) {  // what it can do follows from that
+      TP_ASSIGN(traits, FindAssets(model));
+    } else {
+      TP_ASSIGN(traits, deployments_.Traits(target.model));
+    }
     ModelDescription out;
-    if (assets->chat_template) out.chat_template = assets->chat_template->source();
-    out.tools = assets->capabilities.tools;
-    out.reasons = !assets->capabilities.reasoning_open.empty();
-    out.sampling.temperature = assets->sampling.temperature;
-    out.sampling.top_p = assets->sampling.top_p;
-    out.sampling.min_p = assets->sampling.min_p;
-    out.sampling.repetition_penalty = assets->sampling.repetition_penalty;
-    out.sampling.top_k = assets->sampling.top_k;
+    if (traits->chat_template) out.chat_template = traits->chat_template->source();
+    out.tools = traits->capabilities.tools;
+    out.reasons = !traits->capabilities.reasoning_open.empty();
+    out.layers = traits->layers;
+    out.hidden_size = traits->hidden_size;
+    out.sampling.temperature = traits->sampling.temperature;
+    out.sampling.top_p = traits->sampling.top_p;
+    out.sampling.min_p = traits->sampling.min_p;
+    out.sampling.repetition_penalty = traits->sampling.repetition_penalty;
+    out.sampling.top_k = traits->sampling.top_k;
+    if (!spec) return out;
+    SamplingRequest sampling;
+    FillIn(*spec, sampling);
+    const auto take = [](auto& to, const auto& from) {
+      if (from) to = from;
+    };
+    take(out.sampling.temperature, sampling.temperature);
+    take(out.sampling.top_p, sampling.top_p);
+    take(out.sampling.min_p, sampling.min_p);
+    take(out.sampling.repetition_penalty, sampling.repetition_penalty);
+    take(out.sampling.top_k, sampling.top_k);
     return out;
   }
   PoolControl* pool() override { return &pool_; }
   TokenTexts FindTokenTexts(const std::string& model) const override {
-    const Result<StoredModel> stored = deployments_.Resolve(model);
+    const Result<Target> target = FindTarget(model);
     std::shared_ptr<const ModelAssets> assets;
-    if (stored) assets = deployments_.AssetsIfCached(stored->id);
+    if (target) assets = deployments_.AssetsIfCached(target->model.id);
     return [assets = std::move(assets)](int32_t token) {
       return assets ? std::string(assets->tokenizer->TokenBytes(token, /*render_special=*/true))
                     : std::string();
@@ -457,13 +490,42 @@ class InferenceImpl final : public Inference {
   }
 
  private:
+  // What a name means: a stored model, by itself or through a deployment.
+  struct Target {
+    StoredModel model;
+    std::shared_ptr<const DeploymentSpec> spec;
+    const std::string& name() const { return spec ? spec->name : model.id; }
+  };
+  std::shared_ptr<const DeploymentSpec> FindSpec(std::string_view name) const {
+    return options_.deployments == nullptr ? nullptr : options_.deployments->Find(name);
+  }
+  Result<Target> FindTarget(std::string_view name) const {
+    auto spec = FindSpec(name);
+    TP_ASSIGN(StoredModel model, deployments_.Resolve(spec ? std::string_view(spec->base) : name));
+    return Target{std::move(model), std::move(spec)};
+  }
+  static DeploymentStatus Named(DeploymentStatus status, std::shared_ptr<const DeploymentSpec> spec) {
+    status.context_length = ContextOf(*spec, status.context_length);
+    status.model.context_length = ContextOf(*spec, status.model.context_length);
+    if (status.engine)
+      status.engine->info.context_length = ContextOf(*spec, status.engine->info.context_length);
+    status.spec = std::move(spec);
+    return status;
+  }
+  void NoteUse(const Target& target, const Principal& who) {
+    if (target.spec) {
+      options_.deployments->NoteUse(target.spec->name,
+                                    {who.organisation, who.workspace, who.member, who.key, 0, 0});
+    }
+  }
   void ApplyDefaultMaxTokens(SamplingRequest& sampling) const {
     if (!sampling.max_tokens && options_.default_max_tokens > 0)
       sampling.max_tokens = options_.default_max_tokens;
   }
   Result<std::shared_ptr<const ModelAssets>> FindAssets(const std::string& model) {
-    TP_ASSIGN(const StoredModel stored, deployments_.Resolve(model));
-    return deployments_.Assets(stored);
+    TP_ASSIGN(const Target target, FindTarget(model));
+    TP_ASSIGN(auto assets, deployments_.Assets(target.model));
+    return deployed_assets_.Of(target.spec, assets);
   }
   template <typename Request>
   static MeteredCall CallOf(const Request& request, std::string_view endpoint, const StoredModel& model,
@@ -474,44 +536,131 @@ class InferenceImpl final : public Inference {
   Status CheckAdmissible(const MeteredCall& call, RateState* rates = nullptr) {
     return options_.ledger == nullptr ? Status() : options_.ledger->Check(AdmissionOf(call), rates);
   }
-  Result<std::shared_ptr<Generation>> Begin(const StoredModel& model, const MeteredCall& call,
-                                            const Plan& plan, std::shared_ptr<ChatSink> sink);
+  Result<std::shared_ptr<Generation>> Begin(const Target& target, const MeteredCall& call, const Plan& plan,
+                                            std::shared_ptr<ChatSink> sink);
   // What embeddings and scores share: a request of inputs whose states are pooled.
   Result<std::shared_ptr<Generation>> BeginPooled(
-      const StoredModel& model, const MeteredCall& call,
+      const Target& target, const MeteredCall& call,
       const std::function<Result<compute::EmbedRequest>(const ReadyModel&)>& plan_for,
       std::function<void(Result<EmbeddingReply>)> done);
-  LoadWaiter WaiterFor(const StoredModel& model, const std::shared_ptr<RunningGeneration>& running,
+  LoadWaiter WaiterFor(const Target& target, const std::shared_ptr<RunningGeneration>& running,
                        Planner planner, bool may_retry);
-  Status PlanAndStart(const ReadyModel& ready, RunningGeneration& running, const Planner& planner);
+  Status PlanAndStart(const Target& target, const ReadyModel& ready, RunningGeneration& running,
+                      const Planner& planner);
 
   compute::Engine& engine_;
   const InferenceOptions options_;
   Constraints constraints_;
   Deployments deployments_;
   DeployedPool pool_;
+  compute::Ledger& memory_;
+  DeploymentAssets deployed_assets_;
 };
 
-Status InferenceImpl::PlanAndStart(const ReadyModel& ready, RunningGeneration& running,
+std::vector<DeploymentStatus> InferenceImpl::ListCallable() const {
+  std::vector<DeploymentStatus> out = deployments_.List();
+  if (options_.deployments == nullptr) return out;
+  const size_t stored = out.size();
+  for (const auto& spec : options_.deployments->List()) {
+    // One whose base has left the store cannot be called.
+    const auto base = std::find_if(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(stored),
+                                   [&](const DeploymentStatus& status) { return status.id == spec->base; });
+    if (base != out.begin() + static_cast<std::ptrdiff_t>(stored)) out.push_back(Named(*base, spec));
+  }
+  // A deployment hides a model that was stored under its name later.
+  std::stable_sort(out.begin(), out.end(), [](const DeploymentStatus& a, const DeploymentStatus& b) {
+    return a.name() != b.name() ? a.name()<b.name() : (a.spec != nullptr)>(b.spec != nullptr);
+  });
+  out.erase(
+      std::unique(out.begin(), out.end(),
+                  [](const DeploymentStatus& a, const DeploymentStatus& b) { return a.name() == b.name(); }),
+      out.end());
+  return out;
+}
+
+Status InferenceImpl::Remove(const std::string& model) {
+  if (FindSpec(model)) {
+    return Fail(ErrorKind::kConflict, "is_deployment",
+                fmt::format("\"{}\" is a deployment and no model of the store; delete the deployment "
+                            "(tidepool deployments delete {})",
+                            model, model),
+                "model");
+  }
+  TP_ASSIGN(const StoredModel stored, deployments_.Resolve(model));
+  if (options_.deployments != nullptr) {
+    const std::vector<std::string> names = options_.deployments->NamesOf(stored.id);
+    if (!names.empty()) {
+      return Fail(ErrorKind::kConflict, "model_deployed",
+                  fmt::format("model \"{}\" is deployed as {}; delete the deployment{} first", stored.id,
+                              fmt::join(names.begin(),
+                                        names.begin() + std::min<std::ptrdiff_t>(5, std::ssize(names)), ", "),
+                              names.size() == 1 ? "" : "s"),
+                  "model");
+    }
+  }
+  return deployments_.Remove(stored.id);
+}
+
+Result<DeploymentFit> InferenceImpl::CheckDeployment(const DeploymentSpec& spec) const {
+  TP_ASSIGN(const StoredModel base, deployments_.Resolve(spec.base));
+  const bool is_new = spec.created_ms == 0 && !spec.name.empty();
+  if (const auto taken = deployments_.Resolve(spec.name); is_new && taken) {
+    return Fail(ErrorKind::kConflict, "exists",
+                fmt::format("There is a model \"{}\" already; choose another name.", taken->id), "name");
+  }
+  if (!base.generates && (!spec.chat_template.empty() || !spec.system_prompt.empty())) {
+    return Fail(
+        ErrorKind::kInvalid, "invalid_value",
+        fmt::format("model \"{}\" generates no text: it takes no template and no system prompt", base.id),
+        spec.chat_template.empty() ? "system_prompt" : "chat_template");
+  }
+  const std::vector<DeploymentStatus> models = deployments_.List();
+  const auto needed = [](const DeploymentStatus& status) {
+    const uint64_t weights = status.engine ? status.engine->weight_bytes : status.model.bytes;
+    return weights + weights / 8 + (uint64_t{64} << 20);
+  };
+  DeploymentFit fit;
+  fit.base = base.id;
+  fit.pool_bytes = memory_.limit();
+  for (const DeploymentStatus& status : models) {
+    if (status.id == base.id) {
+      fit.needed_bytes = needed(status);
+    } else if (deployments_.PolicyOf(status.id).pinned) {
+      fit.pinned_bytes += needed(status);
+    }
+  }
+  const uint64_t beside = spec.pinned ? fit.pinned_bytes : 0;
+  fit.fits = fit.needed_bytes + beside <= fit.pool_bytes;
+  uint64_t largest = 0;
+  for (const DeploymentStatus& status : models) {
+    const uint64_t bytes = needed(status);
+    const bool alike = status.model.generates == base.generates && status.model.ranks == base.ranks;
+    if (!alike || status.id == base.id || bytes + beside > fit.pool_bytes || bytes <= largest) continue;
+    largest = bytes;
+    fit.nearest = status.id;
+  }
+  return fit;
+}
+
+Status InferenceImpl::PlanAndStart(const Target& target, const ReadyModel& ready, RunningGeneration& running,
                                    const Planner& planner) {
   TP_ASSIGN(std::vector<ChoicePlan> plan, planner(ready, running));
-  const Status started = running.Start(ready.handle, ready.id, plan);
+  const Status started = running.Start(ready.handle, target.name(), plan);
   if (!started) running.SetMeter(nullptr);  // it never began
   return started;
 }
 
-LoadWaiter InferenceImpl::WaiterFor(const StoredModel& model,
-                                    const std::shared_ptr<RunningGeneration>& running, Planner planner,
-                                    bool may_retry) {
+LoadWaiter InferenceImpl::WaiterFor(const Target& target, const std::shared_ptr<RunningGeneration>& running,
+                                    Planner planner, bool may_retry) {
   LoadWaiter waiter;
   const auto since = std::chrono::steady_clock::now();
-  waiter.ready = [this, model, running, planner, may_retry, since](const ReadyModel& ready) {
+  waiter.ready = [this, target, running, planner, may_retry, since](const ReadyModel& ready) {
     running->SetLoadWait(std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count());
-    const Status started = PlanAndStart(ready, *running, planner);
+    const Status started = PlanAndStart(target, ready, *running, planner);
     if (started) return;
     if (may_retry && ModelWasUnloaded(started.error())) {
       deployments_.Forget(ready.id, ready.handle);
-      const auto again = deployments_.Acquire(model, WaiterFor(model, running, planner, false));
+      const auto again = deployments_.Acquire(target.model, WaiterFor(target, running, planner, false));
       if (again && !*again) return;
     }
     running->FailBeforeStart(started.error());
@@ -522,19 +671,21 @@ LoadWaiter InferenceImpl::WaiterFor(const StoredModel& model,
   return waiter;
 }
 
-Result<std::shared_ptr<Generation>> InferenceImpl::Begin(const StoredModel& model, const MeteredCall& call,
+Result<std::shared_ptr<Generation>> InferenceImpl::Begin(const Target& target, const MeteredCall& call,
                                                          const Plan& plan, std::shared_ptr<ChatSink> sink) {
   RateState refused;
   if (Status admissible = CheckAdmissible(call, &refused); !admissible) {
     sink->OnRates(refused);
     return Fail(std::move(admissible).error());
   }
-  const Planner planner = [this, plan, call](const ReadyModel& ready,
-                                             RunningGeneration& request) -> PlanResult {
-    TP_ASSIGN(std::vector<ChoicePlan> choices, plan(ready));
+  const Planner planner = [this, plan, call, spec = target.spec](const ReadyModel& ready,
+                                                                 RunningGeneration& request) -> PlanResult {
+    const ReadyModel seen = deployed_assets_.As(spec, ready);
+    TP_ASSIGN(std::vector<ChoicePlan> choices, plan(seen));
+    if (spec) TP_TRY(LimitPlan(*spec, seen.context_length, call.names_max_tokens, choices));
     if (options_.ledger == nullptr) return choices;
     RateState rates;
-    auto meter = AdmitPlan(*options_.ledger, call, ready.context_length, choices, rates);
+    auto meter = AdmitPlan(*options_.ledger, call, seen.context_length, choices, rates);
     request.OnRates(rates);
     if (!meter) return Fail(meter.error());
     request.SetMeter(std::move(*meter));
@@ -542,13 +693,14 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Begin(const StoredModel& mode
   };
   const auto running = std::make_shared<RunningGeneration>(
       engine_, std::move(sink), [this](std::function<void()> task) { deployments_.Post(std::move(task)); });
-  deployments_.CountArrival(model.id);
+  deployments_.CountArrival(target.model.id);
+  NoteUse(target, call.principal);
   // Twice: a model found ready may be unloaded before the request reaches the engine.
   for (int attempt = 0; attempt < 2; ++attempt) {
     TP_ASSIGN(const std::optional<ReadyModel> ready,
-              deployments_.Acquire(model, WaiterFor(model, running, planner, /*may_retry=*/true)));
+              deployments_.Acquire(target.model, WaiterFor(target, running, planner, /*may_retry=*/true)));
     if (!ready) break;
-    const Status started = PlanAndStart(*ready, *running, planner);
+    const Status started = PlanAndStart(target, *ready, *running, planner);
     if (started) break;
     if (attempt == 1 || !ModelWasUnloaded(started.error())) return Fail(started.error());
     deployments_.Forget(ready->id, ready->handle);
@@ -558,34 +710,34 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Begin(const StoredModel& mode
 
 Result<std::shared_ptr<Generation>> InferenceImpl::Embed(EmbeddingRequest request,
                                                          std::function<void(Result<EmbeddingReply>)> done) {
-  TP_ASSIGN(const StoredModel model, deployments_.Resolve(request.model));
+  TP_ASSIGN(const Target target, FindTarget(request.model));
   if (request.inputs.empty() || request.inputs.size() > kMaxEmbeddingInputs) {
     return Fail(
         ErrorKind::kInvalid, "out_of_range",
         fmt::format("give 1 to {} inputs in one request, not {}", kMaxEmbeddingInputs, request.inputs.size()),
         "input");
   }
-  const MeteredCall call = CallOf(request, "embeddings", model, /*names_max_tokens=*/true);
+  const MeteredCall call = CallOf(request, "embeddings", target.model, /*names_max_tokens=*/true);
   const auto shared = std::make_shared<const EmbeddingRequest>(std::move(request));
   return BeginPooled(
-      model, call, [shared](const ReadyModel& ready) { return PlanEmbedding(*shared, ready); },
+      target, call, [shared](const ReadyModel& ready) { return PlanEmbedding(*shared, ready); },
       std::move(done));
 }
 
 Result<std::shared_ptr<Generation>> InferenceImpl::Rerank(RerankRequest request,
                                                           std::function<void(Result<RerankReply>)> done) {
-  TP_ASSIGN(const StoredModel model, deployments_.Resolve(request.model));
-  if (!model.ranks) return Fail(CannotRank(model.id));
+  TP_ASSIGN(const Target target, FindTarget(request.model));
+  if (!target.model.ranks) return Fail(CannotRank(target.name()));
   if (request.documents.empty() || request.documents.size() > kMaxEmbeddingInputs) {
     return Fail(ErrorKind::kInvalid, "out_of_range",
                 fmt::format("give 1 to {} documents in one request, not {}", kMaxEmbeddingInputs,
                             request.documents.size()),
                 "documents");
   }
-  const MeteredCall call = CallOf(request, "rerank", model, /*names_max_tokens=*/true);
+  const MeteredCall call = CallOf(request, "rerank", target.model, /*names_max_tokens=*/true);
   const auto shared = std::make_shared<const RerankRequest>(std::move(request));
   return BeginPooled(
-      model, call, [shared](const ReadyModel& ready) { return PlanRerank(*shared, ready); },
+      target, call, [shared](const ReadyModel& ready) { return PlanRerank(*shared, ready); },
       [done = std::move(done)](Result<EmbeddingReply> pooled) {
         if (!pooled) return done(Fail(pooled.error()));
         RerankReply reply{pooled->model, {}, pooled->prompt_tokens, pooled->rates};
@@ -596,14 +748,16 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Rerank(RerankRequest request,
 }
 
 Result<std::shared_ptr<Generation>> InferenceImpl::BeginPooled(
-    const StoredModel& model, const MeteredCall& call,
+    const Target& target, const MeteredCall& call,
     const std::function<Result<compute::EmbedRequest>(const ReadyModel&)>& plan_for,
     std::function<void(Result<EmbeddingReply>)> done) {
   TP_TRY(CheckAdmissible(call));
-  deployments_.CountArrival(model.id);
+  deployments_.CountArrival(target.model.id);
+  NoteUse(target, call.principal);
   const auto running = std::make_shared<RunningEmbedding>(engine_, std::move(done));
-  const auto start = [this, call, plan_for, running](const ReadyModel& ready) -> Status {
-    TP_ASSIGN(compute::EmbedRequest plan, plan_for(ready));
+  const auto start = [this, call, plan_for, running, spec = target.spec](const ReadyModel& ready) -> Status {
+    const ReadyModel seen = deployed_assets_.As(spec, ready);
+    TP_ASSIGN(compute::EmbedRequest plan, plan_for(seen));
     if (options_.ledger != nullptr) {
       AdmissionRequest admission = AdmissionOf(call);
       admission.embeds = true;
@@ -612,7 +766,7 @@ Result<std::shared_ptr<Generation>> InferenceImpl::BeginPooled(
                 options_.ledger->Admit(admission, call.request_id, call.endpoint));
       running->SetMeter(std::move(meter));
     }
-    const Status started = running->Start(ready, std::move(plan));
+    const Status started = running->Start(seen, std::move(plan));
     if (!started) running->SetMeter(nullptr);
     return started;
   };
@@ -624,7 +778,7 @@ Result<std::shared_ptr<Generation>> InferenceImpl::BeginPooled(
   waiter.failed = [running](const Error& error) { running->FailBeforeStart(error); };
   waiter.cancelled = [running] { return running->cancelled(); };
   for (int attempt = 0; attempt < 2; ++attempt) {
-    TP_ASSIGN(const std::optional<ReadyModel> ready, deployments_.Acquire(model, waiter));
+    TP_ASSIGN(const std::optional<ReadyModel> ready, deployments_.Acquire(target.model, waiter));
     if (!ready) break;
     const Status started = start(*ready);
     if (started) break;
@@ -635,14 +789,14 @@ Result<std::shared_ptr<Generation>> InferenceImpl::BeginPooled(
 }
 
 void InferenceImpl::Load(const std::string& model, std::function<void(Status)> done) {
-  const Result<StoredModel> stored = deployments_.Resolve(model);
-  if (!stored) {
-    return deployments_.Post([done = std::move(done), error = stored.error()] { done(Fail(error)); });
+  const Result<Target> target = FindTarget(model);
+  if (!target) {
+    return deployments_.Post([done = std::move(done), error = target.error()] { done(Fail(error)); });
   }
   LoadWaiter waiter;
   waiter.ready = [done](const ReadyModel&) { done({}); };
   waiter.failed = [done](const Error& error) { done(Fail(error)); };
-  const auto acquired = deployments_.Acquire(*stored, std::move(waiter));
+  const auto acquired = deployments_.Acquire(target->model, std::move(waiter));
   if (!acquired) {
     deployments_.Post([done, error = acquired.error()] { done(Fail(error)); });
   } else if (*acquired) {

@@ -23,6 +23,7 @@
 #include "compute/residency/residency.h"
 #include "platform/accounts/principal.h"
 #include "platform/catalog/catalog.h"
+#include "platform/catalog/deployment_book.h"
 #include "platform/inference/elasticity.h"
 #include "platform/ledger/billed.h"
 #include "platform/ledger/rate_state.h"
@@ -178,7 +179,28 @@ struct DeploymentStatus {
   Error error;            // kFailed, kQuarantined
   double retry_in_s = 0;  // kQuarantined
   StoredModel model;
+  int32_t context_length = 0;                 // prompt and answer, capped as the settings say; 0: not known
   std::optional<compute::ModelEntry> engine;  // kReady
+  // Looked up by a deployment's name: its settings, and context lengths no longer than it allows. `id` is the
+  // base model's.
+  std::shared_ptr<const DeploymentSpec> spec = nullptr;
+  const std::string& name() const { return spec ? spec->name : id; }  // what clients call
+};
+
+// A key's models name stored models and deployments; who may use a model may use its deployments.
+inline bool MayUse(const Principal& who, const DeploymentStatus& status) {
+  return who.MayUseModel(status.id) || (status.spec && who.MayUseModel(status.spec->name));
+}
+
+// Whether a model's weights, with room to work in, fit the pool's memory: an estimate from the files until
+// the model was loaded once.
+struct DeploymentFit {
+  std::string base;           // the stored model's id
+  bool fits = false;          // with what is pinned beside it, if it is to be pinned
+  uint64_t needed_bytes = 0;  // weights, an eighth of them and 64 MiB
+  uint64_t pool_bytes = 0;    // the pool's limit
+  uint64_t pinned_bytes = 0;  // needed by other models that are pinned
+  std::string nearest;        // the largest stored model that generates as it does and fits; empty: none
 };
 
 struct InferenceOptions {
@@ -200,14 +222,16 @@ struct InferenceOptions {
   compute::HostKvArena* host_kv = nullptr;  // the engine's, to be shown and resized
   UsageLedger* ledger = nullptr;            // admits and meters every request; nullptr: neither
   ElasticityOptions elasticity;             // pins, windows of the clock, how many stay registered
+  DeploymentBook* deployments = nullptr;    // names besides the stored models'; nullptr: none
 };
 
-// What a model's files say besides its weights.
+// What a model's files say besides its weights: the same whether it is loaded or not.
 struct ModelDescription {
-  std::string chat_template;      // its own, or the one that is used for it
-  bool tools = false;             // the template knows tools
-  bool reasons = false;           // and reasoning
-  SamplingRequest sampling = {};  // its makers' defaults; the rest is not set
+  std::string chat_template;            // its own, or the one that is used for it
+  bool tools = false;                   // the template knows tools
+  bool reasons = false;                 // the template or the vocabulary knows reasoning
+  int32_t layers = 0, hidden_size = 0;  // 0: not said
+  SamplingRequest sampling = {};        // its makers' defaults; the rest is not set
 };
 
 class PoolControl;
@@ -240,15 +264,22 @@ class Inference {
   virtual void Load(const std::string& model, std::function<void(Status)> done) = 0;
   virtual Status Unload(const std::string& model, bool force) = 0;  // kConflict while in use
   virtual std::vector<DeploymentStatus> List() const = 0;           // stored, loading and ready
+  // The same and the deployments, by name: what clients may call.
+  virtual std::vector<DeploymentStatus> ListCallable() const { return List(); }
   virtual Result<DeploymentStatus> Find(std::string_view model) const = 0;
-  // Unloads if idle, then removes from the store; kConflict while requests run or it loads.
+  // Could this deployment be? Resolves its base and measures. Errors: kNotFound (no such model), kConflict
+  // "exists" (a model has its name), kInvalid (a default that the base cannot have).
+  virtual Result<DeploymentFit> CheckDeployment(const DeploymentSpec& /*spec*/) const {
+    return Fail(ErrorKind::kUnavailable, "not_available", "this server has no deployments");
+  }
+  // Unloads if idle, then removes from the store; kConflict while requests run, it loads, or it is deployed.
   virtual Status Remove(const std::string& model) = 0;
 
   virtual Result<std::vector<int32_t>> Tokenize(const std::string& model, std::string_view text,
                                                 bool add_special, bool parse_special) = 0;
   virtual Result<std::vector<int32_t>> TokenizeChat(const ChatRequest& request) = 0;
   virtual Result<std::string> Detokenize(const std::string& model, std::span<const int32_t> tokens) = 0;
-  // Loads only the tokenizer and the template.
+  // Opens the files the first time (some milliseconds); loads nothing.
   virtual Result<ModelDescription> Describe(const std::string& model) = 0;
   // The bytes of a model's tokens as text, control tokens included, for logprobs. Looked up once a request;
   // the function keeps what it needs, may be called from any thread, and gives "" if the model was not

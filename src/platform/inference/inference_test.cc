@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "base/ids.h"
+#include "platform/inference/model_assets.h"
 #include "platform/inference/pool_control.h"
 
 namespace tidepool::platform {
@@ -344,7 +345,8 @@ TEST_F(InferenceTest, CallsCanBeRequired) {
   request.tool_name = "other";
   request.parallel_tool_calls = false;
   request.sampling.max_tokens = 400;
-  for (const char* format : {"hermes", "qwen_xml", "llama3", "mistral", "deepseek", "json"}) {
+  for (const char* format :
+       {"hermes", "qwen_xml", "llama3", "mistral", "deepseek", "gemma", "glm", "dsml", "kimi", "json"}) {
     request.tool_call_format = format;
     const auto sink = Run(request);
     ASSERT_TRUE(sink->result.value()) << sink->result->error().message;
@@ -354,8 +356,6 @@ TEST_F(InferenceTest, CallsCanBeRequired) {
     EXPECT_TRUE(sink->calls[0].ends_with("}; ")) << format << ": " << sink->calls[0] << sink->content[0];
     EXPECT_EQ(sink->content[0], "") << format;
   }
-  request.tool_call_format = "gemma";
-  EXPECT_FALSE(inference_->Chat(request, std::make_shared<Recorder>()));
   // auto: text stays possible, and a strict call is held to its schema.
   request.tool_call_format = "";
   request.tool_choice = ToolChoice::kAuto;
@@ -661,6 +661,54 @@ class SentencePieceTest : public InferenceTest {
   int32_t yes_ = 0;
   fs::path folder_;
 };
+
+// The short way (the files' heads) says what the long one (tokenizer and all) says.
+TEST_F(SentencePieceTest, ItsTraitsAreThoseOfTheLoadedModel) {
+  const char* kTools = "{% for t in tools or [] %}<tool_call>{{ t.function.name }}{% endfor %}";
+  const char* kMessages =
+      "{% for m in messages %}{% if m.role != 'system' %}{{ bos_token }}{{ m.content }}{% endif %}{% endfor "
+      "%}";
+  std::string tokenizer = SentencePieceJson(yes_);
+  for (const bool knows_think : {false, true}) {
+    if (knows_think) {
+      Json json = Json::parse(tokenizer);
+      json["model"]["vocab"]["<think>"] = json["model"]["vocab"].size();
+      json["model"]["vocab"]["</think>"] = json["model"]["vocab"].size();
+      std::ofstream(folder_ / "tokenizer.json") << json.dump();
+    }
+    for (const std::string& source : {std::string(kMessages), std::string(kTools) + kMessages,
+                                      std::string(kMessages) + "{# <think></think> #}", std::string("{{")}) {
+      std::ofstream(folder_ / "tokenizer_config.json") << Json{{"chat_template", source}}.dump();
+      std::ofstream(folder_ / "generation_config.json") << R"({"temperature": 0.25, "top_k": 7})";
+      const auto checkpoint = formats::Checkpoint::Open(folder_);
+      ASSERT_TRUE(checkpoint) << checkpoint.error().message;
+      const auto assets = LoadModelAssets(**checkpoint);
+      ASSERT_TRUE(assets) << assets.error().message;
+      const auto traits = LoadModelTraits(**checkpoint);
+      const auto key = [](const ModelTraits& t) {
+        const templates::TemplateCapabilities& c = t.capabilities;
+        return std::tuple(t.chat_template.has_value(), t.template_error.has_value(), t.own_template, c.tools,
+                          c.tool_calls, c.system_role, c.thinking_switch, c.reasoning_open, c.reasoning_close,
+                          t.tool_calls, t.sampling.temperature, t.sampling.top_k, t.layers, t.hidden_size);
+      };
+      EXPECT_EQ(key(*traits), key(**assets)) << source;
+      EXPECT_EQ(traits->capabilities.tools, source.starts_with(kTools)) << source;
+      const bool reasons = source != "{{" && (knows_think || source.find("<think>") != std::string::npos);
+      EXPECT_EQ(!traits->capabilities.reasoning_open.empty(), reasons) << source << knows_think;
+      EXPECT_EQ(traits->sampling.temperature, 0.25);
+      EXPECT_GT(traits->layers, 0);
+    }
+  }
+}
+
+TEST_F(SentencePieceTest, IsDescribedWithoutBeingLoaded) {
+  std::ofstream(folder_ / "tokenizer.json") << "no tokenizer";  // nothing reads it
+  const auto description = inference_->Describe("tiny:spm");
+  ASSERT_TRUE(description) << description.error().message;
+  EXPECT_THAT(description->chat_template, ::testing::HasSubstr("[{{ m.role }}]"));
+  EXPECT_FALSE(description->tools);
+  EXPECT_EQ(inference_->Find("tiny:spm")->state, DeploymentState::kStored);
+}
 
 TEST_F(SentencePieceTest, AChatsAnswerBeginsWithoutTheTokenizersSpace) {
   ChatRequest request = Ask("tiny:spm", "well?");

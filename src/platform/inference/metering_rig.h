@@ -45,13 +45,17 @@ class MeteringRig {
       auto database = store::Database::Open(database_options, metrics);
       CHECK(database.has_value());
       database_ = std::move(*database);
-      const store::MigrationList lists[] = {LedgerMigrations()};
+      const store::MigrationList lists[] = {LedgerMigrations(), DeploymentBook::Migrations()};
       CHECK(database_->Migrate(lists).has_value());
       options.accounting.folder = folder_ / "ledger";
       auto opened = Accounting::Open(*database_, clock_, wall_, metrics, options.accounting);
       CHECK(opened.has_value());
       accounting = std::move(*opened);
       inference_options.ledger = &accounting->ledger();
+      auto book = DeploymentBook::Open(*database_, nullptr, wall_, metrics);
+      CHECK(book.has_value());
+      deployments = std::move(*book);
+      inference_options.deployments = deployments.get();
     } else if (options.kind == Kind::kNullStore) {
       auto files = OpenJournalFolder(folder_ / "ledger");
       CHECK(files.has_value());
@@ -82,6 +86,7 @@ class MeteringRig {
     engine.reset();
     accounting.reset();
     null_store_.reset();
+    deployments.reset();
     database_.reset();
     std::filesystem::remove_all(folder_);
   }
@@ -97,6 +102,7 @@ class MeteringRig {
 
   MetricsRegistry metrics;
   std::unique_ptr<Accounting> accounting;
+  std::unique_ptr<DeploymentBook> deployments;
   std::unique_ptr<compute::Engine> engine;
   std::unique_ptr<Inference> inference;
   const std::filesystem::path& folder() const { return folder_; }

@@ -22,16 +22,21 @@ struct SamplingDefaults {
   std::optional<int64_t> top_k;
 };
 
-struct ModelAssets {
-  std::shared_ptr<const text::Tokenizer> tokenizer;
+// What a model's files say of it, its tokenizer and weights aside.
+struct ModelTraits {
   std::optional<templates::ChatTemplate> chat_template;  // the file's own, or ChatML
   std::optional<Error> template_error;  // the file's own could not be parsed: chat is refused
   bool own_template = false;
   templates::TemplateCapabilities capabilities;
   toolcalls::Format tool_calls = toolcalls::Format::kJson;  // how the model writes them
-  std::string bos_text, eos_text;                           // "" when the tokenizer has none
-  SamplingDefaults sampling;      // generation_config.json, or GGUF's general.sampling.*
-  SamplingDefaults thinking_off;  // used instead when enable_thinking is false
+  SamplingDefaults sampling;            // generation_config.json, or GGUF's general.sampling.*
+  SamplingDefaults thinking_off;        // used instead when enable_thinking is false
+  int32_t layers = 0, hidden_size = 0;  // 0: not said
+};
+
+struct ModelAssets : ModelTraits {
+  std::shared_ptr<const text::Tokenizer> tokenizer;
+  std::string bos_text, eos_text;  // "" when the tokenizer has none
   ControlSpellings spellings;
   size_t longest_token_bytes = 1;  // a prompt of b bytes has at least b / this tokens
 };
@@ -40,6 +45,8 @@ struct ModelAssets {
 std::string_view ChatMlTemplate();
 
 Result<std::shared_ptr<const ModelAssets>> LoadModelAssets(const formats::Checkpoint& checkpoint);
+// The traits alone, without a tokenizer: some milliseconds instead of up to a second.
+std::shared_ptr<const ModelTraits> LoadModelTraits(const formats::Checkpoint& checkpoint);
 // From parts: for models without a file. An empty `template_source` is ChatML.
 std::shared_ptr<const ModelAssets> MakeModelAssets(std::shared_ptr<const text::Tokenizer> tokenizer,
                                                    std::string_view template_source);

@@ -224,5 +224,31 @@ TEST_F(PooledModels, EachModelDoesWhatItIsFor) {
   }
 }
 
+// What is told of a stored model is what loading it finds.
+TEST_F(PooledModels, StoredModelsAreDescribedAsTheyAreLoaded) {
+  for (const char* name :
+       {"bge", "bge_reranker", "cross_encoder", "qwen3_embedding", "qwen3_reranker_rows"}) {
+    for (const char* file : {"", "model.gguf"}) {
+      if (*file != 0 && !fs::exists(Fixture(name) / file)) continue;
+      const std::string model = Store(name, file);
+      const auto stored = inference_->Find(model);
+      ASSERT_TRUE(stored && !stored->engine) << model;
+      const auto description = inference_->Describe(model);
+      ASSERT_TRUE(description) << description.error().message;
+      std::promise<Status> loaded;
+      inference_->Load(model, [&](const Status& status) { loaded.set_value(status); });
+      const Status status = loaded.get_future().get();
+      ASSERT_TRUE(status) << status.error().message;
+      const auto ready = inference_->Find(model);
+      ASSERT_TRUE(ready && ready->engine) << model;
+      EXPECT_EQ(stored->context_length, ready->context_length) << model;
+      EXPECT_EQ(stored->context_length, ready->engine->info.context_length) << model;
+      EXPECT_EQ(description->layers, ready->engine->info.layers) << model;
+      EXPECT_EQ(description->hidden_size, ready->engine->info.hidden_size) << model;
+      ASSERT_TRUE(inference_->Unload(model, /*force=*/true));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tidepool::platform

@@ -7,7 +7,7 @@ import { useCursorList, useWrite } from "./lists";
 
 interface Member { id: string; organisation: string; workspace: string | null; user: string; email: string; name: string; role: string; created_at: number }
 interface Invitation { id: string; email: string; role: string; workspace: string | null; created_at: number; expires_at: number; used_at: number | null; url?: string; token?: string }
-export interface Workspace { id: string; organisation: string; name: string; weight: number; created_at: number; archived_at: number | null }
+export interface Workspace { id: string; organisation: string; name: string; weight: number; sharing: boolean; created_at: number; archived_at: number | null }
 
 export function PeoplePage() {
   const { t } = useTranslation();

@@ -42,11 +42,12 @@ export function WorkspacesPage() {
           <form className="space-y-4" onSubmit={(event) => {
             event.preventDefault();
             const form = new FormData(event.currentTarget);
-            const body = { name: String(form.get("name")).trim(), weight: Number(form.get("weight")) };
+            const body = { name: String(form.get("name")).trim(), weight: Number(form.get("weight")), ...(editing === "new" ? {} : { sharing: form.get("sharing") === "on" }) };
             write.mutate(editing === "new" ? { method: "POST", path, body } : { method: "PATCH", path: `${path}/${editing.id}`, body }, { onSuccess: () => setEditing(null) });
           }}>
             <Field label={t("keys.name")}>{(id) => <Input id={id} name="name" required maxLength={200} autoFocus defaultValue={editing === "new" ? "" : editing.name} />}</Field>
             <Field label={t("policy.weight")} help={t("workspaces.weightHelp")}>{(id, note) => <Input id={id} aria-describedby={note} name="weight" type="number" step="any" min="0.001" max="1000" required defaultValue={editing === "new" ? 1 : editing.weight} />}</Field>
+            {editing !== "new" && <label className="flex items-start gap-2 text-sm"><input type="checkbox" name="sharing" className="mt-1 accent-(--accent)" defaultChecked={editing.sharing} /><span>{t("share.allow")}<span className="block text-xs text-faint">{t("share.allowHelp")}</span></span></label>}
             {write.error && <ErrorNote error={write.error} />}
             <div className="flex justify-end gap-2"><Button onClick={() => setEditing(null)}>{t("common.cancel")}</Button><Button kind="primary" type="submit" busy={write.isPending}>{t("common.save")}</Button></div>
           </form>

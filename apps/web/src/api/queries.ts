@@ -1,6 +1,6 @@
 import { QueryClient, useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { ApiError, deleteJson, getJson, patchJson, postJson, send } from "./client";
-import type { CatalogueModel, PoolModel, PoolState, Pull, ServerStatus, Setting, StoredModel } from "./types";
+import type { CatalogueModel, Deployment, DeploymentFit, PoolModel, PoolState, Pull, ServerStatus, Setting, StoredModel } from "./types";
 
 export const queryClient = new QueryClient({
   defaultOptions: {
@@ -72,7 +72,7 @@ function useModelAction<T, Reply = unknown>(run: (argument: T) => Promise<Reply>
   const client = useQueryClient();
   return useMutation({
     mutationFn: run,
-    onSettled: () => Promise.all(["models", "pulls", "pool"].map((key) => client.invalidateQueries({ queryKey: [key] }))),
+    onSettled: () => Promise.all(["models", "deployments", "pulls", "pool"].map((key) => client.invalidateQueries({ queryKey: [key] }))),
   });
 }
 export const useLoadModel = () => useModelAction((id: string) => postJson(`${modelPath(id)}/load`, { wait: false }));
@@ -83,6 +83,20 @@ export const useChangePull = () => useModelAction(({ id, change }: { id: string;
 export const usePoolPolicy = () => useModelAction((body: { model: string } & Partial<Pick<PoolModel, "pinned" | "idle_ttl_s" | "min_resident_s" | "ttft_s" | "tpot_s" | "weight">>) => postJson<PoolModel>("/api/v1/pool/policy", body));
 export const usePoolCordon = () => useModelAction((cordoned: boolean) => postJson("/api/v1/pool/cordon", { cordoned }));
 export const usePoolResize = () => useModelAction((body: { memory?: string; warm_memory?: string; host_kv?: string }) => postJson<{ note: string }>("/api/v1/pool/resize", body));
+
+// All pages of them: there are a thousand at most.
+export function useDeployments(pollMs: number | false = false) {
+  return useQuery({ queryKey: ["deployments"], queryFn: ({ signal }) => getJson<List<Deployment>>("/api/v1/deployments?limit=1000", { signal }).then(dataOf), refetchInterval: pollMs });
+}
+export function useFit(base: string, pinned: boolean) {
+  return useQuery({ enabled: base !== "", queryKey: ["pool", "fit", base, pinned], queryFn: ({ signal }) => postJson<DeploymentFit>("/api/v1/deployments/fit", { base, pinned }, { signal }) });
+}
+const deploymentPath = (name: string) => `/api/v1/deployments/${encodeId(name)}`;
+// null unsets.
+export type DeploymentChange = Record<string, unknown>;
+export const useCreateDeployment = () => useModelAction((body: DeploymentChange & { name: string }) => postJson<Deployment>("/api/v1/deployments", body));
+export const useChangeDeployment = () => useModelAction(({ name, change }: { name: string; change: DeploymentChange }) => patchJson<Deployment>(deploymentPath(name), change));
+export const useDeleteDeployment = () => useModelAction((name: string) => deleteJson(deploymentPath(name)));
 
 // Prometheus' text format 0.0.4: name{label="value",…} number
 export interface Sample { name: string; labels: Record<string, string>; value: number }

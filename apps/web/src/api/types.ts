@@ -6,6 +6,10 @@ export type StoredModel = NonNullable<ReplyOf<"/api/v1/models", "get">["data"]>[
 export type CatalogueModel = NonNullable<ReplyOf<"/api/v1/catalogue", "get">["data"]>[number];
 export type Pull = NonNullable<ReplyOf<"/api/v1/pulls", "get">["data"]>[number];
 
+export type Deployment = NonNullable<ReplyOf<"/api/v1/deployments", "get">["data"]>[number];
+export type DeploymentFit = ReplyOf<"/api/v1/deployments/fit", "post">;
+export type Share = NonNullable<ReplyOf<"/api/v1/conversations/{id}/shares", "get">["data"]>[number];
+
 export interface Owner { owner: string; kind: "weights" | "kv" | "scratch" | "reserve" | "recurrent" | string; bytes: number }
 export interface Budget { limit_bytes: number; used_bytes: number; over_bytes: number }
 export interface ByPlace { resident: number; loading: number; warm: number; cold: number }
@@ -22,7 +26,7 @@ export interface PoolModel {
   slack_s: number | null;
   load: number;
   pinned: boolean;
-  pinned_by: "none" | "settings" | "schedule" | "operator";
+  pinned_by: "none" | "settings" | "schedule" | "deployment" | "operator";
   idle_ttl_s: number;
   min_resident_s: number;
   ttft_s: number;

@@ -4,7 +4,7 @@ import { Check, ChevronDown } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link } from "react-router";
-import { useModels, usePoolOnce } from "../api/queries";
+import { useDeployments, useModels, usePoolOnce } from "../api/queries";
 import type { PoolModel, StoredModel } from "../api/types";
 import { useMay } from "../shell/session";
 import { ModelDot } from "../overview/page";
@@ -21,9 +21,17 @@ export function placeOf(model: StoredModel, inPool: PoolModel | undefined): Plac
 }
 const placeTone: Record<Place, string> = { resident: "text-good", loading: "text-warn", warm: "text-warn", cold: "text-faint", failed: "text-bad" };
 
+export type ChatModel = StoredModel & { base?: string | undefined };
 export function useChatModels() {
   const models = useModels(5_000);
-  return { ...models, data: models.data?.filter((model) => model.generates !== false) };
+  const deployments = useDeployments(5_000);
+  // A deployment is in memory as its base model is.
+  const named = (deployments.data ?? []).flatMap((one): ChatModel[] => {
+    const model = models.data?.find((other) => other.id === one.base);
+    return model && one.name ? [{ ...model, id: one.name, base: one.base, context_length: one.context_length, engine: undefined }] : [];
+  });
+  const data = models.data && [...named, ...models.data.filter((model) => !named.some((one) => one.id === model.id))].filter((model) => model.generates !== false);
+  return { ...models, data: data as ChatModel[] | undefined };
 }
 
 // A model that is in memory, else the first: what a new conversation begins with.
@@ -39,7 +47,7 @@ export function ModelPicker({ value, onChange, className }: { value: string; onC
   const { t } = useTranslation();
   const { data: models } = useChatModels();
   const pool = usePoolOnce(useMay("operator"), 5_000);
-  const placeNow = (model: StoredModel) => placeOf(model, pool.data?.models.find((one) => one.id === model.id));
+  const placeNow = (model: ChatModel) => placeOf(model, pool.data?.models.find((one) => one.id === (model.base ?? model.id)));
   const [filter, setFilter] = useState("");
   const shown = (models ?? []).filter((model) => (model.id ?? "").toLowerCase().includes(filter.toLowerCase()));
   const chosen = models?.find((model) => model.id === value);
@@ -67,7 +75,7 @@ export function ModelPicker({ value, onChange, className }: { value: string; onC
                   <ModelDot id={model.id ?? ""} />
                   <span className="min-w-0 grow">
                     <span className="block truncate font-medium">{model.id}</span>
-                    <span className="block truncate text-xs text-faint">{[model.parameters ? formatCount(model.parameters) : "", model.quantisation, model.bytes ? formatBytes(model.bytes) : ""].filter(Boolean).join(" · ")}</span>
+                    <span className="block truncate text-xs text-faint">{[model.base ?? "", model.parameters ? formatCount(model.parameters) : "", model.quantisation, model.bytes ? formatBytes(model.bytes) : ""].filter(Boolean).join(" · ")}</span>
                   </span>
                   <span className={cx("text-xs", placeTone[place])}>{t(`place.${place}`)}</span>
                   {model.id === value && <Check className="size-4" aria-hidden />}

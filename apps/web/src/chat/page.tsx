@@ -1,4 +1,4 @@
-import { Download, MoreHorizontal, PanelLeft, SlidersHorizontal, X } from "lucide-react";
+import { Download, MoreHorizontal, PanelLeft, Share2, SlidersHorizontal, X } from "lucide-react";
 import { useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useQueryClient } from "@tanstack/react-query";
@@ -13,6 +13,7 @@ import { ConversationList } from "./list";
 import type { MessageActions } from "./message";
 import { firstModel, ModelPicker, useChatModels } from "./model_picker";
 import { ChatSettings } from "./settings_panel";
+import { ShareDialog } from "./share";
 import { Thread } from "./thread";
 import { applyEvent, branchesAt, newestLeaf, pathTo, treeOf } from "./tree";
 import type { Conversation, SamplingSettings, Turn } from "./types";
@@ -34,6 +35,7 @@ export function ChatPage() {
   const change = useChangeConversation();
   const [listOpen, setListOpen] = useState(false);
   const [settingsOpen, setSettingsOpen] = useState(false);
+  const [shareOpen, setShareOpen] = useState(false);
   const [problem, setProblem] = useState<unknown>(null);
   const mayUse = useMay("developer");
   const [fresh, setFresh] = useState<{ model: string; system: string; sampling: SamplingSettings }>({ model: "", system: "", sampling: {} });
@@ -155,6 +157,9 @@ export function ChatPage() {
           <span className="min-w-0 grow truncate px-2 text-center text-sm text-soft max-sm:invisible">{conversation?.title}</span>
           <IconButton label={t("chat.settings")} className={customised ? "text-accent" : ""} onClick={() => setSettingsOpen(true)}><SlidersHorizontal /></IconButton>
           {id && (
+            <IconButton label={t("share.title")} onClick={() => setShareOpen(true)}><Share2 /></IconButton>
+          )}
+          {id && (
             <Menu trigger={<IconButton label={t("chat.export")}><MoreHorizontal /></IconButton>} items={[
               { label: t("chat.exportMarkdown"), icon: <Download />, onSelect: () => download(`${conversationPath(id)}/export?format=markdown`) },
               { label: t("chat.exportJson"), icon: <Download />, onSelect: () => download(`${conversationPath(id)}/export?format=json`) },
@@ -173,6 +178,7 @@ export function ChatPage() {
           : error ? <div className="mx-auto w-full max-w-3xl grow p-6">{error instanceof ApiError && error.status === 404 ? <Empty title={t("chat.gone")} /> : <ErrorNote error={error} />}</div>
             : <Thread key={id} path={path} tree={tree} actions={actions} footer={composer} />}
       </section>
+      {id && <ShareDialog id={id} leaf={path.at(-1)?.id ?? null} open={shareOpen} onClose={() => setShareOpen(false)} />}
       <ChatSettings open={settingsOpen} system={system} sampling={sampling} onSave={saveSettings} onClose={() => setSettingsOpen(false)} />
     </div>
   );

@@ -69,7 +69,7 @@ export const en = {
   },
   models: {
     model: "Model", state: "State", add: "Add a model", pulls: "Downloads", stored: "On this server", storedNote: "{{count}}, {{bytes}}", none: "No models yet", noneText: "Choose one below: the small ones answer within a minute.",
-    size: "Size", parameters: "Parameters", quantisation: "Quantisation", context: "Context", licence: "Licence", added: "Added", format: "Format", does: "Does", doesChat: "text", doesEmbed: "embeddings", doesRank: "ranks documents (/v1/rerank)", architecture: "Architecture", source: "Source",
+    size: "Size", parameters: "Parameters", quantisation: "Quantisation", context: "Context", licence: "Licence", added: "Added", format: "Format", architecture: "Architecture", source: "Source", capabilities: "What it can do",
     actions: "Actions for {{model}}", load: "Load now", unload: "Unload", pin: "Keep {{model}} in memory", unpin: "Do not keep {{model}} in memory", pinShort: "Keep in memory", unpinShort: "Do not keep in memory", try: "Try it", retire: "Retire",
     retireTitle: "Retire {{model}}?", retireText: "Its files ({{bytes}}) will be deleted from this server.", retireBusy_one: "{{count}} request uses it right now; the server will refuse until it ends.", retireBusy_other: "{{count}} requests use it right now; the server will refuse until they end.",
     retireUsed_one: "It was asked {{count}} time since the server started.", retireUsed_other: "It was asked {{count}} times since the server started.",
@@ -90,7 +90,21 @@ export const en = {
   policy: { ttft_s: "First token within (s)", tpot_s: "Between tokens (s)", weight: "Weight", min_resident_s: "Stays at least (s)", idle_ttl_s: "Goes after idle (s)", pinned: "Keep it in memory" },
   policyHelp: { ttft_s: "the promise", tpot_s: "the promise", weight: "against other models", min_resident_s: "after it came", idle_ttl_s: "−1: when room is needed" },
   budget: { memory: "Pool: weights and KV in use", warm_memory: "Weights kept warm", host_kv: "KV that made way" },
-  pinned: { none: "–", settings: "by settings", schedule: "by schedule", operator: "by operator" },
+  pinned: { none: "–", settings: "by settings", schedule: "by schedule", deployment: "by a deployment", operator: "by operator" },
+  share: {
+    title: "Share", text: "A link shows this branch as it is now, to whoever holds it, without an account: what was said and answered, with its reasoning. Not the system prompt, and of files only the names. It shows nothing that comes later.", ends: "The link ends after", days_one: "{{count}} day", days_other: "{{count}} days", make: "Make a link",
+    off: "This workspace does not allow shared links. An admin of the organisation can allow them under Workspaces.", shown: "Your link, shown this once:", link: "Shared link", copy: "Copy the link", open: "Open links", none: "None.", made: "made", until: "ends {{time}}", revoke: "Take this link back",
+    page: "A shared conversation", untitled: "Conversation", gone: "This link shows nothing", goneText: "It has ended, was taken back, or never was. Ask whoever gave it to you.", asOf: "As it was {{time}}", person: "Said:", allow: "Allow shared links to conversations", allowHelp: "Members make read-only links that need no account. When this is switched off, all links of the workspace stop at once.",
+  },
+  deployments: {
+    title: "Deployments", note: "names that clients call, with defaults and limits of their own", none: "Nothing is deployed under a name of its own", noneText: "Every stored model can be called by its name. A deployment gives it another one, which can move to a better model later, with defaults, limits and a place in memory.",
+    deploy: "Deploy", deployShort: "Deploy…", deployTitle: "Deploy a model", edit: "Edit", editTitle: "Deployment {{name}}", name: "Name", nameHelp: "What clients call: letters, digits and . _ - : /", base: "Base model", baseHelp: "A model of this server.", description: "Description", missing: "base is gone", kept: "Kept", pinned: "in memory", maxOutput: "Most output",
+    fits: "It needs about {{needs}}; the pool has {{pool}}.", doesNotFit: "It does not fit: it needs about {{needs}}, the pool has {{pool}}.", beside: "{{bytes}} are kept for other models.", nearest: "The largest that fits is {{model}}.", asModel: "as the model", defaults: "Defaults", defaultsText: "What a request takes where it says nothing.", thinking: "Thinking", on: "on", off: "off",
+    system: "System prompt", systemHelp: "Of conversations that begin without one.", template: "Chat template", templateHelp: "Jinja; empty: the model's own.",
+    retireText: "Clients that call it get an error from now on. {{base}} stays on this server.", neverUsed: "Nobody has called it.", usedBy: "Called last by:", times_one: "{{count}} request", times_other: "{{count}} requests",
+    field: { temperature: "Temperature", top_p: "Top-p", top_k: "Top-k", max_tokens: "Tokens of an answer", max_context_tokens: "Most context", max_output_tokens: "Most output", idle_ttl_s: "Goes after idle (s)", weight: "Weight", ttft_s: "First token within (s)", tpot_s: "Between tokens (s)" },
+    help: { temperature: "0 to 2", top_p: "0 to 1", top_k: "0: off", max_tokens: "if a request names none", max_context_tokens: "tokens, prompt and answer", max_output_tokens: "tokens; answers end there", idle_ttl_s: "−1: when room is needed", weight: "against other models", ttft_s: "the promise", tpot_s: "the promise" },
+  },
   pool: {
     cordon: "Cordon", cordonText: "No new work begins until the pool is opened again; new requests are refused. What runs ends in peace.", cordoned: "cordoned", open: "open", policy: "Policy: {{policy}}",
     gantt: "Models on the device over time", ganttNote: "the server keeps it, within bounds", ganttHint: "The last {{span}}. Drag to move, Ctrl and wheel to zoom.", now: "now", toNow: "To now", zoomIn: "Zoom in", zoomOut: "Zoom out",

@@ -70,7 +70,7 @@ export const zhCN: Translation = {
   },
   models: {
     model: "模型", state: "状态", add: "添加模型", pulls: "下载", stored: "本服务器上", storedNote: "{{count}} 个，{{bytes}}", none: "还没有模型", noneText: "从下面选一个：小模型一分钟内即可回答。",
-    size: "大小", parameters: "参数量", quantisation: "量化", context: "上下文", licence: "许可证", added: "添加时间", format: "格式", does: "用途", doesChat: "文本", doesEmbed: "向量", doesRank: "文档重排（/v1/rerank）", architecture: "架构", source: "来源",
+    size: "大小", parameters: "参数量", quantisation: "量化", context: "上下文", licence: "许可证", added: "添加时间", format: "格式", architecture: "架构", source: "来源", capabilities: "能力",
     actions: "{{model}} 的操作", load: "立即加载", unload: "卸载", pin: "让 {{model}} 常驻内存", unpin: "不再让 {{model}} 常驻", pinShort: "常驻内存", unpinShort: "取消常驻", try: "试用", retire: "下线",
     retireTitle: "下线 {{model}}？", retireText: "它的文件（{{bytes}}）将从本服务器删除。", retireBusy_other: "现在有 {{count}} 个请求在使用它；结束之前服务器会拒绝删除。",
     retireUsed_other: "服务器启动以来它被请求过 {{count}} 次。",
@@ -91,7 +91,21 @@ export const zhCN: Translation = {
   policy: { ttft_s: "首个词元期限（秒）", tpot_s: "词元间隔（秒）", weight: "权重", min_resident_s: "至少常驻（秒）", idle_ttl_s: "闲置后离开（秒）", pinned: "常驻内存" },
   policyHelp: { ttft_s: "承诺", tpot_s: "承诺", weight: "相对其他模型", min_resident_s: "加载之后", idle_ttl_s: "−1：需要空间时" },
   budget: { memory: "资源池：权重与使用中的 KV", warm_memory: "保温的权重", host_kv: "让出的 KV" },
-  pinned: { none: "–", settings: "由设置", schedule: "由时间表", operator: "由管理员" },
+  pinned: { none: "–", settings: "由设置", schedule: "由时间表", deployment: "由部署决定", operator: "由管理员" },
+  share: {
+    title: "分享", text: "任何持有链接的人无需账户即可看到这一分支此刻的样子：说过的话、回答及其推理。不含系统提示，文件只显示名称，也不显示之后的内容。", ends: "链接有效期", days_other: "{{count}} 天", make: "生成链接",
+    off: "此工作区不允许分享链接。组织的管理员可以在“工作区”中允许。", shown: "你的链接，只显示这一次：", link: "分享链接", copy: "复制链接", open: "有效的链接", none: "没有。", made: "生成于", until: "{{time}} 失效", revoke: "收回此链接",
+    page: "分享的对话", untitled: "对话", gone: "此链接没有内容", goneText: "它已失效、已被收回，或从未存在。请询问给你链接的人。", asOf: "{{time}} 时的样子", person: "说：", allow: "允许分享对话的链接", allowHelp: "成员可以生成无需账户的只读链接。关闭后，此工作区的所有链接立即失效。",
+  },
+  deployments: {
+    title: "部署", note: "客户端调用的名称，各有自己的默认值与限制", none: "还没有以自己的名称部署的模型", noneText: "每个已存储的模型都可以按自己的名称调用。部署给它另一个名称（以后可以换成更好的模型），并带有默认值、限制和内存中的位置。",
+    deploy: "部署", deployShort: "部署…", deployTitle: "部署模型", edit: "编辑", editTitle: "部署 {{name}}", name: "名称", nameHelp: "客户端所用的名称：字母、数字和 . _ - : /", base: "基础模型", baseHelp: "本服务器上的模型。", description: "说明", missing: "基础模型已不在", kept: "常驻", pinned: "在内存中", maxOutput: "最多输出",
+    fits: "约需 {{needs}}；资源池有 {{pool}}。", doesNotFit: "放不下：约需 {{needs}}，资源池只有 {{pool}}。", beside: "其中 {{bytes}} 为其他模型保留。", nearest: "能放下的最大模型是 {{model}}。", asModel: "与模型相同", defaults: "默认值", defaultsText: "请求未说明时采用的值。", thinking: "思考", on: "开", off: "关",
+    system: "系统提示", systemHelp: "用于开头没有系统提示的对话。", template: "对话模板", templateHelp: "Jinja；留空则用模型自带的模板。",
+    retireText: "此后调用它的客户端会得到错误。{{base}} 仍保留在本服务器上。", neverUsed: "还没有人调用过它。", usedBy: "最近的调用者：", times_other: "{{count}} 次请求",
+    field: { temperature: "温度", top_p: "Top-p", top_k: "Top-k", max_tokens: "回答的 词元 数", max_context_tokens: "最大上下文", max_output_tokens: "最多输出", idle_ttl_s: "空闲多久后离开（秒）", weight: "权重", ttft_s: "首个 词元 时限（秒）", tpot_s: "词元 间隔（秒）" },
+    help: { temperature: "0 到 2", top_p: "0 到 1", top_k: "0：关闭", max_tokens: "请求未指定时", max_context_tokens: "词元，提示加回答", max_output_tokens: "词元；回答到此为止", idle_ttl_s: "−1：需要空间时", weight: "相对于其他模型", ttft_s: "承诺", tpot_s: "承诺" },
+  },
   pool: {
     cordon: "封锁", cordonText: "在重新开放之前不会开始新任务，新请求会被拒绝。正在运行的会正常结束。", cordoned: "已封锁", open: "开放", policy: "策略：{{policy}}",
     gantt: "设备上的模型（随时间）", ganttNote: "由服务器在限度内保存", ganttHint: "最近 {{span}}。拖动可移动，Ctrl 加滚轮可缩放。", now: "现在", toNow: "回到现在", zoomIn: "放大", zoomOut: "缩小",

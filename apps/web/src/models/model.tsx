@@ -11,6 +11,7 @@ import { useMay } from "../shell/session";
 import { ModelDot, PlacesBar, stateTone } from "../overview/page";
 import { formatAttainment, formatBytes, formatCount, formatPercent, formatSeconds, formatTime, grouped, significant } from "../ui/format";
 import { Badge, Button, CopyButton, Empty, ErrorNote, Loading, Page, Section, Stat, Table } from "../ui/kit";
+import { DeploymentDialog } from "./deployments";
 import { RetireDialog } from "./page";
 import { PolicyForm } from "./policy_form";
 
@@ -28,6 +29,7 @@ export function ModelPage() {
   const unload = useUnloadModel();
   const remove = useDeleteModel();
   const [retiring, setRetiring] = useState(false);
+  const [deploying, setDeploying] = useState(false);
   const model = models.data?.find((one) => one.id === id);
   const state = pool.data?.models.find((one) => one.id === id);
   if (models.isPending) return <Page title={id}><Loading rows={5} /></Page>;
@@ -47,6 +49,7 @@ export function ModelPage() {
         {operator && (model.state === "ready"
           ? <Button disabled={id === "scripted"} busy={unload.isPending} onClick={() => unload.mutate({ id, force: false })}>{t("models.unload")}</Button>
           : <Button busy={load.isPending || model.state === "loading"} onClick={() => load.mutate(id)}>{t("models.load")}</Button>)}
+        {operator && <Button onClick={() => setDeploying(true)}>{t("deployments.deployShort")}</Button>}
         {operator && <Button kind="danger" disabled={id === "scripted"} onClick={() => setRetiring(true)}>{t("models.retire")}</Button>}
       </>
     } lead={<p className="flex flex-wrap items-center gap-2"><ModelDot id={id} /><Badge tone={stateTone({ state: model.state ?? "stored" })}>{t(`state.${model.state ?? "stored"}`)}</Badge><span className="text-faint">{[model.architecture, model.parameters ? formatCount(model.parameters) : "", model.quantisation, model.bytes ? formatBytes(model.bytes) : ""].filter(Boolean).join(" · ")}</span></p>}>
@@ -74,12 +77,13 @@ export function ModelPage() {
       <RecentRequests model={id} />
       <Section title={t("model.facts")}>
         <dl className="grid grid-cols-1 gap-x-8 gap-y-1 text-sm sm:grid-cols-2">
-          {([["format", model.format], ["architecture", model.architecture], ["quantisation", model.quantisation], ["context", grouped(model.context_length ?? 0)], ["does", t(model.ranks ? "models.doesRank" : model.generates === false ? "models.doesEmbed" : "models.doesChat")], ["licence", model.licence], ["added", model.created ? formatTime(model.created) : "–"]] as const).map(([name, value]) => (
+          {([["format", model.format], ["architecture", model.architecture], ["quantisation", model.quantisation], ["context", grouped(model.context_length ?? 0)], ["licence", model.licence], ["capabilities", model.capabilities?.join(", ").replaceAll("_", " ")], ["added", model.created ? formatTime(model.created) : "–"]] as const).map(([name, value]) => (
             <div key={name} className="flex justify-between gap-4 border-b border-line py-1.5"><dt className="text-faint">{t(`models.${name}`)}</dt><dd className="truncate">{value || "–"}</dd></div>
           ))}
           <div className="flex items-center justify-between gap-4 border-b border-line py-1 sm:col-span-2"><dt className="text-faint">{t("models.source")}</dt><dd className="flex min-w-0 items-center"><span className="truncate font-mono text-xs" title={model.source}>{model.source}</span><CopyButton text={model.source ?? ""} /></dd></div>
         </dl>
       </Section>
+      <DeploymentDialog open={deploying} deployment={null} base={id} models={models.data} onClose={() => setDeploying(false)} />
       <RetireDialog model={retiring ? model : null} pool={state} busy={remove.isPending} error={remove.error} onClose={() => { setRetiring(false); remove.reset(); }}
         onConfirm={() => remove.mutate(id, { onSuccess: () => void navigate("/models") })} />
     </Page>

@@ -1,4 +1,4 @@
-import { Download, MoreHorizontal, Pause, Pin, PinOff, Play, Search, Trash2, Upload, X } from "lucide-react";
+import { Download, MoreHorizontal, Pause, Pin, PinOff, Play, Rocket, Search, Trash2, Upload, X } from "lucide-react";
 import { useMemo, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link, useNavigate } from "react-router";
@@ -8,6 +8,7 @@ import { useMay } from "../shell/session";
 import { ModelDot, PlacesBar, stateTone } from "../overview/page";
 import { formatBytes, formatCount, formatPercent, formatSeconds, significant } from "../ui/format";
 import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Menu, Meter, Page, Section, Select, Table } from "../ui/kit";
+import { DeploymentDialog, Deployments } from "./deployments";
 import { estimatedBytes, expectedTokensPerS, fits, nearestThatFits } from "./fit";
 
 const live = (pull: Pull) => pull.state === "running" || pull.state === "queued" || pull.state === "paused";
@@ -53,6 +54,7 @@ export function ModelsPage() {
   const policy = usePoolPolicy();
   const [retiring, setRetiring] = useState<StoredModel | null>(null);
   const [adding, setAdding] = useState(false);
+  const [deploying, setDeploying] = useState<string | null>(null);  // the base; "": any
   const inPool = new Map((pool.data?.models ?? []).map((model) => [model.id, model]));
   const shownPulls = (pulls.data ?? []).filter((pull) => live(pull) || pull.state === "failed");
   const problem = load.error ?? unload.error ?? policy.error;
@@ -83,6 +85,7 @@ export function ModelsPage() {
                     { label: t("models.load"), icon: <Play />, disabled: model.state === "ready" || model.state === "loading", onSelect: () => load.mutate(id) },
                     { label: t("models.unload"), icon: <X />, disabled: model.state !== "ready" || id === "scripted", onSelect: () => unload.mutate({ id, force: false }) },
                     { label: pinned ? t("models.unpinShort") : t("models.pinShort"), icon: pinned ? <PinOff /> : <Pin />, disabled: id === "scripted", onSelect: () => policy.mutate({ model: id, pinned: !pinned }) },
+                    { label: t("deployments.deployShort"), icon: <Rocket />, onSelect: () => setDeploying(id) },
                     { label: t("models.try"), icon: <Search />, onSelect: () => void navigate(`/playground?model=${encodeURIComponent(id)}`) },
                     "line",
                     { label: t("models.retire"), icon: <Trash2 />, danger: true, disabled: id === "scripted", onSelect: () => setRetiring(model) },
@@ -92,9 +95,11 @@ export function ModelsPage() {
             ]} />
           )}
       </Section>
+      <Deployments models={models.data ?? []} onDeploy={() => setDeploying("")} />
       {operator && <Catalogue stored={models.data ?? []} poolBytes={pool.data?.memory.limit_bytes ?? 0} pulls={pulls.data ?? []} />}
       <RetireDialog model={retiring} pool={retiring ? inPool.get(retiring.id ?? "") : undefined} busy={remove.isPending} error={remove.error}
         onClose={() => { setRetiring(null); remove.reset(); }} onConfirm={() => retiring && remove.mutate(retiring.id ?? "", { onSuccess: () => setRetiring(null) })} />
+      <DeploymentDialog open={deploying !== null} deployment={null} base={deploying ?? ""} models={models.data ?? []} onClose={() => setDeploying(null)} />
       <AddDialog open={adding} onClose={() => setAdding(false)} />
     </Page>
   );

@@ -32,5 +32,7 @@ const pages: RouteObject[] = [
 export const router = createBrowserRouter([
   // The one page for somebody who has no account yet.
   { path: "/setup", element: <SetupPage />, errorElement: <Broken /> },
+  // And one for somebody who needs none.
+  { path: "/shared", lazy: () => import("../chat/shared").then((page) => ({ Component: page.SharedPage })), errorElement: <Broken />, hydrateFallbackElement: <></> },
   { element: <SessionGate><Shell /></SessionGate>, errorElement: <Broken />, hydrateFallbackElement: <></>, children: [...pages, { path: "*", element: <NotFound /> }] },
 ]);
