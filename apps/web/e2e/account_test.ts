@@ -236,7 +236,7 @@ test("a limit that is reached is explained in the chat", async () => {
   await owner.go("/limits");
   await owner.page.getByRole("button", { name: "New limit" }).click();
   await owner.page.getByLabel("Requests/min").fill("0");
-  await owner.page.getByRole("button", { name: "Save" }).click();
+  await owner.page.getByRole("dialog").getByRole("button", { name: "Save" }).click();
   await owner.page.getByRole("dialog").waitFor({ state: "detached" });
   await owner.go("/chat");
   await owner.page.getByLabel("Message", { exact: true }).fill("[[say:too much]]");

@@ -231,7 +231,7 @@ test("the playground shows tokens with probabilities, and code that is the reque
 test("a model that ranks is tried where its page leads", async () => {
   await server.store(ranker, "ranker:1");
   await visit.go("/models/ranker:1");
-  await visit.page.getByText("ranks documents (/v1/rerank)").waitFor();
+  await visit.page.getByText("rerank", { exact: true }).waitFor();
   await visit.page.getByRole("link", { name: "Try it" }).click();
   await visit.page.getByLabel("Query").fill("sea");
   await visit.page.getByLabel("Documents").fill("the sea\nbread\n<b>moon</b>");

@@ -1,6 +1,7 @@
 // Deployments: /api/v1/deployments. Names that clients call, each of a stored model.
 #include <fmt/format.h>
 
+#include "gateway/errors.h"
 #include "gateway/native/call.h"
 #include "gateway/native/handlers.h"
 #include "platform/catalog/deployment_book.h"

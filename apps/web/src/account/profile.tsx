@@ -26,7 +26,8 @@ export function ProfilePage() {
 function Password() {
   const { t } = useTranslation();
   const [again, setAgain] = useState<string | null>(null);
-  const change = useMutation({ mutationFn: (body: { old_password: string; new_password: string }) => postJson("/api/v1/password", body) });
+  // A wrong old password is 401 too: that is no end of the session.
+  const change = useMutation({ mutationFn: (body: { old_password: string; new_password: string }) => postJson("/api/v1/password", body, { quiet: true }) });
   return (
     <Section title={t("profile.password")} note={t("profile.passwordNote")}>
       <form className="grid max-w-2xl grid-cols-1 gap-3 sm:grid-cols-3" onSubmit={(event) => {

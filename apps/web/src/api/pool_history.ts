@@ -73,7 +73,7 @@ export async function loadOlder(): Promise<void> {
   busy = true;
   try {
     const after = Math.max(0, oldest - 1 - 5_000);
-    const reply = await getJson<Reply>(`${path}?turns_after=${after}&limit=${oldest - 1 - after}`);
+    const reply = await getJson<Reply>(`${path}?turns_after=${after}&limit=${oldest - 1 - after}&events_after=${Number.MAX_SAFE_INTEGER}`);
     const before = reply.turns.filter((turn) => turn.number < oldest);
     publish({ ...history, turns: [...before, ...history.turns], older: after > 0 && reply.turns_missed === 0 && before.length > 0 });
   } catch {

@@ -48,7 +48,7 @@ export function suggestions(all: CatalogueModel[], poolBytes: number, memoryByte
   const best = new Map<string, CatalogueModel>();
   for (const model of all) {
     const bytes = estimatedBytes(model);
-    if (bytes === 0 || !fits(bytes, poolBytes) || /bert|roberta/i.test(model.family ?? "") || /embed|rerank/i.test(model.id ?? "")) continue;
+    if (bytes === 0 || !fits(bytes, poolBytes) || /bert|roberta/i.test(model.family ?? "") || /embed|rerank|-base\b/i.test(model.id ?? "")) continue;
     if (memoryBytesPerS > 0 && expectedTokensPerS(bytes, memoryBytesPerS) < readingTokensPerS) continue;
     const name = (model.id ?? "").split(":")[0]!;
     const known = best.get(name);
