@@ -7,7 +7,8 @@
 cost: the same load in turns against `none` (the gateway and the engine alone), `null store` (metered, rows end in the
 journal: both build/src/gateway/metering_server) and `whole` (the binary with a key, limits and budgets of every scope, prices,
 SQLite); what `whole` adds to the p99 of the first byte, and its p50 against the null store's; rows/s and the disk's fdatasync.
-noise: the p99 of a quiet key's first byte while another sends exactly its limit, and 20 times it, in turns.
+noise: the p99 of a quiet key's first byte while another sends exactly its limit, and 20 times it, in turns; what sends
+the noise is niced, for it shares the server's processors only here.
 
 Each turn of one is compared with the same turn of the other, and the median of the turns counts: a burst of something else on
 the machine meets one turn. Requests are sent by the clock, whether answers came or not, over connections that stay open; times are from the moment of
@@ -305,6 +306,7 @@ def noise(arguments, folder):
 
 
 def make_noise(told, url, key, rate, tokens, seconds):
+    os.nice(19)  # it stands for another machine: the server and the quiet sender come first
     lane = Lane(url, key, rate, tokens)
     drive([lane], seconds)
     told.put(dict(lane.statuses))
