@@ -103,7 +103,7 @@ export const zhCN: Translation = {
     fits: "约需 {{needs}}；资源池有 {{pool}}。", doesNotFit: "放不下：约需 {{needs}}，资源池只有 {{pool}}。", beside: "其中 {{bytes}} 为其他模型保留。", nearest: "能放下的最大模型是 {{model}}。", asModel: "与模型相同", defaults: "默认值", defaultsText: "请求未说明时采用的值。", thinking: "思考", on: "开", off: "关",
     system: "系统提示", systemHelp: "用于开头没有系统提示的对话。", template: "对话模板", templateHelp: "Jinja；留空则用模型自带的模板。",
     retireText: "此后调用它的客户端会得到错误。{{base}} 仍保留在本服务器上。", neverUsed: "还没有人调用过它。", usedBy: "最近的调用者：", times_other: "{{count}} 次请求",
-    field: { temperature: "温度", top_p: "Top-p", top_k: "Top-k", max_tokens: "回答的 词元 数", max_context_tokens: "最大上下文", max_output_tokens: "最多输出", idle_ttl_s: "空闲多久后离开（秒）", weight: "权重", ttft_s: "首个 词元 时限（秒）", tpot_s: "词元 间隔（秒）" },
+    field: { temperature: "温度", top_p: "Top-p", top_k: "Top-k", max_tokens: "回答的词元数", max_context_tokens: "最大上下文", max_output_tokens: "最多输出", idle_ttl_s: "空闲多久后离开（秒）", weight: "权重", ttft_s: "首个词元时限（秒）", tpot_s: "词元间隔（秒）" },
     help: { temperature: "0 到 2", top_p: "0 到 1", top_k: "0：关闭", max_tokens: "请求未指定时", max_context_tokens: "词元，提示加回答", max_output_tokens: "词元；回答到此为止", idle_ttl_s: "−1：需要空间时", weight: "相对于其他模型", ttft_s: "承诺", tpot_s: "承诺" },
   },
   pool: {
