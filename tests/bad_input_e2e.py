@@ -98,7 +98,7 @@ DIALECTS = {
             **{name: {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
                for name, schema in (("large", LARGE), ("bomb", BOMB), ("deep", DEEP))},
             "large tool": {"tools": [{"name": "f", "input_schema": LARGE}]}}},
-    "ollama": {  # (has neither tool choices, ids that must be there, nor budgets)
+    "ollama": {  # (has neither ids that must be there nor budgets)
         "path": "/api/chat", "error": ollama_error, "base": {"model": MODEL, "messages": [USER]},
         "cases": {
             "role": {"messages": [{"role": "wizard", "content": "x"}]},
@@ -107,6 +107,8 @@ DIALECTS = {
                                  {"role": "tool", "tool_call_id": "two", "content": "y"}]},
             "image": {"messages": [{"role": "user", "content": "x", "images": ["AA=="]}]},
             "effort": {"think": "maximal"},
+            "choice without tools": {"tool_choice": "required"},
+            "choice of no tool": {"tools": [OPENAI_TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
             **{name: {"format": schema} for name, schema in (("large", LARGE), ("bomb", BOMB), ("deep", DEEP))},
             "large tool": {"tools": [{"type": "function", "function": {"name": "f", "parameters": LARGE}}]}}},
     "bailian": {

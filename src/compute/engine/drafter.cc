@@ -1,6 +1,7 @@
 #include "compute/engine/drafter.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 
@@ -32,10 +33,17 @@ void Drafter::Add(std::span<const int32_t> tokens) {
   added_ = tokens.size();
 }
 
-void Drafter::Propose(std::span<const int32_t> tokens, int32_t most, std::vector<int32_t>& out) {
+void Drafter::Propose(std::span<const int32_t> tokens, std::span<const int32_t> ahead, int32_t most,
+                      std::vector<int32_t>& out) {
   const int32_t length = std::min(most, pace_.Length());
   if (length <= 0 || tokens.size() < kGram) return;
-  const int32_t* const last = tokens.data() + tokens.size() - kGram;
+  std::array<int32_t, kGram> last_tokens;
+  const size_t from_ahead = std::min(kGram, ahead.size());
+  std::copy_n(tokens.end() - static_cast<ptrdiff_t>(kGram - from_ahead), kGram - from_ahead,
+              last_tokens.begin());
+  std::copy_n(ahead.end() - static_cast<ptrdiff_t>(from_ahead), from_ahead,
+              last_tokens.begin() + static_cast<ptrdiff_t>(kGram - from_ahead));
+  const int32_t* const last = last_tokens.data();
   const auto place = static_cast<size_t>(places_[SlotOf(last)]);
   if (place == 0 || std::memcmp(tokens.data() + place - kGram, last, kGram * sizeof(int32_t)) != 0) return;
   const size_t count = std::min(static_cast<size_t>(length), tokens.size() - place);

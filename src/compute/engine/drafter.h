@@ -41,8 +41,10 @@ class Drafter {
   bool ready() const { return !places_.empty(); }
   // The sequence so far, whose last token is new since the last call (or all of them).
   void Add(std::span<const int32_t> tokens);
-  // Appends at most `most` tokens that may follow.
-  void Propose(std::span<const int32_t> tokens, int32_t most, std::vector<int32_t>& out);
+  // Appends at most `most` tokens that may follow the sequence, or, behind it, the tokens that `ahead` is
+  // certain of.
+  void Propose(std::span<const int32_t> tokens, std::span<const int32_t> ahead, int32_t most,
+               std::vector<int32_t>& out);
   DraftPace& pace() { return pace_; }
 
  private:

@@ -11,7 +11,7 @@ namespace {
 std::vector<int32_t> Proposed(Drafter& drafter, const std::vector<int32_t>& tokens, int32_t most = 16) {
   std::vector<int32_t> out;
   drafter.Add(tokens);
-  drafter.Propose(tokens, most, out);
+  drafter.Propose(tokens, {}, most, out);
   return out;
 }
 
@@ -26,6 +26,19 @@ TEST(Drafter, ProposesWhatFollowedBefore) {
   Drafter same;
   same.Reserve(100);
   EXPECT_EQ(Proposed(same, {8, 8, 8, 8}), std::vector<int32_t>{8});
+}
+
+TEST(Drafter, ProposesBehindWhatIsCertain) {
+  Drafter drafter;
+  drafter.Reserve(100);
+  const std::vector<int32_t> tokens = {1, 2, 3, 4, 5, 6, 7, 1};
+  drafter.Add(tokens);
+  std::vector<int32_t> out;
+  drafter.Propose(tokens, std::vector<int32_t>{2, 3}, 16, out);
+  EXPECT_EQ(out, (std::vector<int32_t>{4, 5}));
+  out.clear();
+  drafter.Propose(tokens, std::vector<int32_t>{9, 9, 3, 4, 5}, 1, out);
+  EXPECT_EQ(out, std::vector<int32_t>{6});
 }
 
 TEST(Drafter, ProposesMoreWhileItIsRight) {

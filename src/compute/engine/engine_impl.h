@@ -114,7 +114,11 @@ class EngineImpl final : public Engine {
   // Speculation: tokens that may follow are computed with a sequence's last one. What is said is what would
   // be said without: a draft's token is kept if the row before it draws it.
   void Draft(LoadedModel& model);
-  std::pair<int32_t, bool> DraftFor(Sequence& sequence, int32_t most);
+  struct DraftOf {
+    int32_t begin = 0, count = 0;  // in draft_
+    int32_t forced = 0;  // so many of them, the first ones, are what a grammar wants; the rest are guesses
+  };
+  DraftOf DraftFor(Sequence& sequence, int32_t most);
   void LearnDrafting(LoadedModel& model, double seconds, int32_t accepted);
   int32_t TakeDrafted(LoadedModel& model, Sequence& sequence, const architectures::StepOutput& output,
                       std::span<const int32_t> draft, int32_t row);
@@ -224,11 +228,8 @@ class EngineImpl final : public Engine {
   Nanoseconds queue_reported_at_ = 0;
   Nanoseconds last_finish_at_ = 0;
   std::vector<PoolJobId> waiting_scratch_;
-  std::vector<int32_t> draft_;  // of this step's sequences, in any order
-  struct DraftOf {
-    int32_t begin = 0, count = 0;  // in draft_
-    bool forced = false;           // it is what a grammar wants, not a guess
-  };
+  std::vector<int32_t> draft_;   // of this step's sequences, in any order
+  std::vector<int32_t> forced_;  // of the sequence that drafts
   std::vector<DraftOf> drafts_;  // by sequence of the plan
   // While a drafted step's rows are taken: jobs that end stay the scheduler's until the step is reported.
   bool taking_drafts_ = false;

@@ -123,8 +123,7 @@ class LandingTest : public EngineTest {
 
 // Copying and computing overlap: the first token comes after the longer of both and one layer more, not after
 // their sum. Seconds are long against what a busy machine adds, mostly: the best of some tries counts.
-class LandingTimeTest : public LandingTest,
-                        public ::testing::WithParamInterface<std::pair<double, double>> {
+class LandingTimeTest : public LandingTest, public ::testing::WithParamInterface<std::pair<double, double>> {
  protected:
   double FirstTokenSeconds(double copy_s, double prefill_s);
   static constexpr int32_t kLayers = 16;

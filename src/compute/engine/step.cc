@@ -121,24 +121,25 @@ void EngineImpl::LearnDrafting(LoadedModel& model, double seconds, int32_t accep
                       drafting.row_cost * static_cast<double>(decodes));
 }
 
-// Appends to draft_ what may follow: how much, and whether its grammar forces it.
-std::pair<int32_t, bool> EngineImpl::DraftFor(Sequence& sequence, int32_t most) {
+// Appends to draft_ what its grammar forces, and what followed that before.
+EngineImpl::DraftOf EngineImpl::DraftFor(Sequence& sequence, int32_t most) {
   Generation& generation = *sequence.generation;
-  const size_t before = draft_.size();
+  DraftOf draft{.begin = static_cast<int32_t>(draft_.size())};
+  forced_.clear();
   if (generation.matcher && !generation.stream.in_reasoning() && generation.usage.completion_tokens > 0) {
     const std::string text = generation.matcher->Forced(kMaxForcedBytes);
-    if (text.size() > 1) {
-      if (generation.forced_pace.Length() == 0) return {0, true};
-      const auto tokens = sequence.card->tokenizer->Encode(text);
+    if (text.size() > 1 && generation.forced_pace.Length() > 0) {
       // A text that goes on after what is forced may end in another token; that costs a row.
-      const auto count = std::min(std::ssize(tokens), static_cast<ptrdiff_t>(most));
-      draft_.insert(draft_.end(), tokens.begin(), tokens.begin() + count);
-      return {static_cast<int32_t>(count), true};
+      forced_ = sequence.card->tokenizer->Encode(text);
+      forced_.resize(std::min(forced_.size(), static_cast<size_t>(most)));
+      draft_.insert(draft_.end(), forced_.begin(), forced_.end());
+      draft.forced = static_cast<int32_t>(forced_.size());
     }
   }
   generation.drafter.Add(sequence.tokens);
-  generation.drafter.Propose(sequence.tokens, most, draft_);
-  return {static_cast<int32_t>(draft_.size() - before), false};
+  generation.drafter.Propose(sequence.tokens, forced_, most - draft.forced, draft_);
+  draft.count = static_cast<int32_t>(draft_.size()) - draft.begin;
+  return draft;
 }
 
 void EngineImpl::Draft(LoadedModel& model) {
@@ -169,9 +170,8 @@ void EngineImpl::Draft(LoadedModel& model) {
     const int32_t most = std::min(
         {planned.spare, kMaxDraft, rows, generation.max_new_tokens - generation.usage.completion_tokens - 1});
     if (most <= 0) continue;
-    const auto [count, forced] = DraftFor(sequence, most);
-    drafts_[i] = {.begin = static_cast<int32_t>(draft_.size()) - count, .count = count, .forced = forced};
-    rows -= count;
+    drafts_[i] = DraftFor(sequence, most);
+    rows -= drafts_[i].count;
   }
 }
 
@@ -292,9 +292,10 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
       const int32_t said = TakeDrafted(model, sequence, output, tokens, logit_row);
       if (said > 0) scheduler_->TokensTaken(planned.job, said);
       if (Lives(planned.job)) {
-        DraftPace& pace =
-            draft.forced ? sequence.generation->forced_pace : sequence.generation->drafter.pace();
-        pace.Learn(draft.count, said, row_cost);
+        Generation& generation = *sequence.generation;
+        generation.forced_pace.Learn(draft.forced, std::min(said, draft.forced), row_cost);
+        generation.drafter.pace().Learn(draft.count - draft.forced, std::max(0, said - draft.forced),
+                                        row_cost);
       }
       accepted += said;
     }

@@ -1,5 +1,5 @@
-// Parsers of tool calls: whatever the text and the cuts, the parts are the same, calls are well-formed, and
-// without calls nothing is swallowed. Input: one byte of format, one of cut size, the answer.
+// Parsers of tool calls: whatever the text and the cuts, the parts are the same, whole calls are well-formed,
+// and without whole calls nothing is swallowed. Input: one byte of format, one of cut size, the answer.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -14,6 +14,7 @@ using namespace tidepool::toolcalls;
 
 struct Total {
   std::string text, calls;
+  int whole = 0;
 };
 
 Total Run(Format format, std::string_view answer, size_t cut) {
@@ -35,10 +36,9 @@ Total Run(Format format, std::string_view answer, size_t cut) {
         arguments += part.text;
         break;
       case Part::Kind::kEnd:
-        if (!nlohmann::json::parse(arguments, nullptr, false).is_object() &&
-            nlohmann::json::accept(arguments)) {
-          std::abort();
-        }
+        ++total.whole;
+        for (char& c : arguments) c = static_cast<unsigned char>(c) < 0x80 ? c : 'x';  // cut characters stay
+        if (!nlohmann::json::parse(arguments, nullptr, false).is_object()) std::abort();
         break;
       case Part::Kind::kBroken: total.calls += "\nbroken"; break;
     }
@@ -55,6 +55,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Total whole = Run(format, answer, answer.size() + 1);
   const Total cuts = Run(format, answer, 1 + data[1] % 7);
   if (whole.text != cuts.text || whole.calls != cuts.calls) std::abort();
-  if (whole.calls.empty() && whole.text != answer) std::abort();
+  if (whole.whole == 0 && whole.text != answer) std::abort();
   return 0;
 }

@@ -155,8 +155,8 @@ class AccountingTest : public ::testing::TestWithParam<store::Backend> {
     return request;
   }
   Status Run(const AdmissionRequest& request, int64_t prompt, int64_t output,
-             UsageStatus status = UsageStatus::kDone) {
-    TP_ASSIGN(auto meter, accounting_->ledger().Admit(request, RandomId("req-"), "chat.completions"));
+             UsageStatus status = UsageStatus::kDone, std::string_view endpoint = "chat.completions") {
+    TP_ASSIGN(auto meter, accounting_->ledger().Admit(request, RandomId("req-"), endpoint));
     meter->Count({.prompt = prompt, .cached = prompt / 2, .output = output, .reasoning = output / 4}, 1000);
     std::promise<Status> durable;
     meter->Close(status, "", {}, [&](const Status& s) { durable.set_value(s); });
@@ -335,6 +335,21 @@ TEST_P(AccountingTest, ADryRunPricesAMonthWithoutTouchingIt) {
   EXPECT_EQ(run->was, before);
   EXPECT_EQ(run->would_be.ToString(), "0.003");  // (10*100 + 20*100)/1e6; m2 would be unpriced
   EXPECT_EQ(Total().amount, before);
+}
+
+TEST_P(AccountingTest, ADryRunPricesScoresAsEmbeddings) {
+  auto book = *ParsePriceBook(Json::parse(
+      R"({"currency":"USD","models":[{"model":"m1","tiers":[{"input":"10","output":"20"}],"embedding":"2"}]})"));
+  for (const std::string_view endpoint : {"embeddings", "rerank"}) {
+    AdmissionRequest request = Request("k1", "m1");
+    request.embeds = true;
+    ASSERT_TRUE(Run(request, 100, 0, UsageStatus::kDone, endpoint));
+  }
+  Total();
+  const auto run = accounting_->reports().PriceMonthWith(book, kNow, "o");
+  ASSERT_TRUE(run) << run.error().message;
+  EXPECT_EQ(run->rows, 2);
+  EXPECT_EQ(run->would_be.ToString(), "0.0004");  // 2 * 2*100/1e6
 }
 
 TEST_P(AccountingTest, RulesAndCountersSurviveARestart) {

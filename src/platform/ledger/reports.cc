@@ -426,7 +426,7 @@ Result<DryRun> Reports::PriceMonthWith(const PriceBook& book, int64_t month_ms,
                           const UsageRow row = UsageRowOf(r);
                           const PricedAmount priced = PriceOf(book, {.organisation = row.payer.organisation,
                                                                      .model = row.model,
-                                                                     .embeds = row.endpoint == "embeddings",
+                                                                     .embeds = row.embeds(),
                                                                      .batch = row.batch,
                                                                      .status = row.status,
                                                                      .tokens = row.tokens,

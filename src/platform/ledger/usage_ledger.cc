@@ -502,9 +502,8 @@ Status UsageLedger::Recover(const JournalRemains& remains, UsageSink& sink, Limi
     row.finished_ms = std::max(row.started_ms, std::min(now_ms, row.finished_ms));
     std::shared_ptr<const PriceBook> book = books.Version(row.price_version);
     if (book == nullptr) book = books.Version(0);
-    const Settlement settlement =
-        limiter.Account(row.payer, row.model, row.model_version, row.endpoint == "embeddings", row.batch,
-                        *book, row.status, row.tokens);
+    const Settlement settlement = limiter.Account(row.payer, row.model, row.model_version, row.embeds(),
+                                                  row.batch, *book, row.status, row.tokens);
     row.free_tokens = settlement.free_tokens;
     row.amount_nanos = static_cast<int64_t>(settlement.priced.amount.nanos);
     row.billing = settlement.priced.billing;

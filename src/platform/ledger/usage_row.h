@@ -52,7 +52,7 @@ struct UsageRow {
   Payer payer;
   std::string model;          // the name it is stored under
   std::string model_version;  // content hash
-  std::string endpoint;       // "chat.completions", "completions", "embeddings"
+  std::string endpoint;       // "chat.completions", "completions", "embeddings", "rerank", ...
   bool batch = false;
   BillableTokens tokens;
   // Waiting in line; for weights; wall time of prefill and of decode; of those two, without computing.
@@ -64,6 +64,9 @@ struct UsageRow {
   int64_t amount_nanos = 0;  // 10^-9 of the currency
   int64_t free_tokens = 0;
   Billing billing = Billing::kUnpriced;
+
+  // Priced as embeddings are: nothing is generated.
+  bool embeds() const { return endpoint == "embeddings" || endpoint == "rerank"; }
 
   friend bool operator==(const UsageRow&, const UsageRow&) = default;
 };
