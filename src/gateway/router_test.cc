@@ -84,7 +84,8 @@ TEST(Router, RoutesAreDescribedAndDistinct) {
                                                        "GET /setup",
                                                        "POST /api/v1/links/find",
                                                        "POST /api/v1/links/use",
-                                                       "POST /api/v1/sessions"};
+                                                       "POST /api/v1/sessions",
+                                                       "POST /api/v1/shared"};
     const bool is_public = kPublic.contains(std::string(route.method) + " " + std::string(route.pattern));
     EXPECT_EQ(route.access == platform::Role::kNone, is_public) << route.pattern;
     // What reads a body must not do so on an I/O thread.
