@@ -62,7 +62,8 @@ export class Visit {
       .map((one) => `${one.id}: ${one.help}\n${one.nodes.slice(0, 4).map((node) => `    ${node.target.join(" ")} ${node.html.slice(0, 200)}`).join("\n")}`);
   }
 
-  // What sticks out of the window to the right and is neither cut off nor scrolled by a box of its own.
+  // What sticks out of the window to the right and is neither cut off nor scrolled by a box of its own; and boxes made to scroll down
+  // that also scroll sideways.
   async stickingOut(): Promise<string[]> {
     return this.page.evaluate(() => {
       const width = innerWidth;
@@ -73,6 +74,7 @@ export class Visit {
           const right = child.getBoundingClientRect().right;
           if (right > width + 1 && style.display !== "none" && style.visibility !== "hidden") found.push(`<${child.tagName.toLowerCase()} class="${child.getAttribute("class") ?? ""}"> ends at ${Math.round(right)} in a window of ${width}`);
           else if (style.overflowX === "visible") look(child);
+          else if (child.classList.contains("overflow-y-auto") && child.scrollWidth > child.clientWidth + 1) found.push(`${child.getAttribute("aria-label") ?? child.getAttribute("class")} scrolls sideways: ${child.scrollWidth} in ${child.clientWidth}`);
         }
       };
       look(document.body);
