@@ -29,6 +29,16 @@ test("the link of the start makes the owner and ends in a chat", async () => {
   expect(link, server.output()).toBeTruthy();
   owner = await Visit.open(browser, server.url);
   await owner.page.goto(server.url + link);
+  await owner.page.getByLabel("Mail address").waitFor();
+  for (const scheme of ["light", "dark"] as const) {
+    await owner.page.emulateMedia({ colorScheme: scheme });
+    for (const width of [360, 3840, 1280]) {
+      await owner.page.setViewportSize({ width, height: 800 });
+      expect(await owner.stickingOut()).toEqual([]);
+    }
+    expect(await owner.checkAccessibility()).toEqual([]);
+  }
+  await owner.page.emulateMedia({ colorScheme: null });
   await owner.page.getByLabel("Mail address").fill("ann@example.org");
   await owner.page.getByLabel("Your name").fill("Ann <b>Owner</b>");
   await owner.page.getByLabel("Password").fill("short");
@@ -223,6 +233,18 @@ test("prices are put in force, and the bill is the sum of what each request cost
   expect(nanos((await owner.page.getByTestId("total").textContent())!)).toBe(total);
 });
 
+test("the CSV of a bill is the server's: every line, and the total that the page shows", async () => {
+  await owner.go("/bills");
+  await owner.page.getByTestId("total").waitFor();
+  const { file, text, rows } = await owner.saveCsv();
+  expect(file).toBe(`bill-${new Date().toISOString().slice(0, 7)}.csv`);
+  expect(text).toBe(await owner.page.evaluate(async () => (await fetch("/api/v1/bills/csv")).text()));
+  const bill = await asOwner<{ data: { key: string; model: string; output_tokens: number; amount: string }[] }>("/api/v1/bills?limit=1000");
+  expect(bill.data.length).toBeGreaterThan(1);
+  expect(rows.filter((row) => row.kind === "usage").map((row) => [row.key, row.model, row.output_tokens, row.amount])).toEqual(bill.data.map((line) => [line.key, line.model, String(line.output_tokens), line.amount]));
+  expect(rows.filter((row) => row.kind === "total").map((row) => row.amount)).toContain(await owner.page.getByTestId("total").textContent());
+});
+
 test("the page of keys says where programs find the server, in each dialect", async () => {
   await owner.go("/keys");
   const section = owner.page.getByRole("region", { name: "Connect a program" });
@@ -365,5 +387,23 @@ test("what was done is in the audit log, and the chain holds", async () => {
   await owner.go("/audit");
   await owner.page.getByText("key.revoked", { exact: true }).first().waitFor();
   await owner.page.getByText("key.created", { exact: true }).first().waitFor();
+  await owner.page.getByRole("button", { name: "Verify the chain" }).click();
+  const rows = await owner.page.getByText(/^All \d+ rows are as they were written/).textContent();
+  expect(Number(/\d+/.exec(rows!)![0])).toBeGreaterThanOrEqual((await asOwner<{ data: unknown[] }>("/api/v1/audit?limit=1000")).data.length);
+});
+
+test("the CSV of the audit log has the rows that the page has not loaded", async () => {
+  // As many as to need another page of the list.
+  for (let i = 0; i < 110; ++i) await server.ask("POST", "/api/v1/keys", { name: `=row ${i}, "quoted"` });
+  await owner.go("/audit");
+  await owner.page.getByRole("button", { name: "Show more" }).waitFor();
+  const loaded = await owner.page.getByRole("row").count();
+  const { file, rows } = await owner.saveCsv();
+  expect(file).toBe("audit.csv");
+  interface Row { number: number; action: string; object: string; after: unknown }
+  const all = await asOwner<{ data: Row[]; next_cursor: string | null }>("/api/v1/audit?limit=1000");
+  expect(all.next_cursor).toBeNull();
+  expect(rows.length).toBeGreaterThan(loaded);
+  expect(rows.map((row) => [row.number, row.action, row.object, row.after])).toEqual(all.data.map((row) => [String(row.number), row.action, row.object, row.after === null ? "" : JSON.stringify(row.after)]));
   expect(owner.problems).toEqual([]);
 });

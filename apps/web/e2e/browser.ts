@@ -1,5 +1,6 @@
 // Debian's Chromium, headless, kept off the network: names resolve to nothing but this machine, and a request to another
 // origin, a violation of the page's policy or an uncaught error fails the test.
+import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { chromium, type Browser, type BrowserContext, type BrowserContextOptions, type Page } from "playwright-core";
@@ -59,6 +60,34 @@ export class Visit {
     });
     return violations.filter((one) => one.impact === "serious" || one.impact === "critical")
       .map((one) => `${one.id}: ${one.help}\n${one.nodes.slice(0, 4).map((node) => `    ${node.target.join(" ")} ${node.html.slice(0, 200)}`).join("\n")}`);
+  }
+
+  // What sticks out of the window to the right and is neither cut off nor scrolled by a box of its own; and boxes made to scroll down
+  // that also scroll sideways.
+  async stickingOut(): Promise<string[]> {
+    return this.page.evaluate(() => {
+      const width = innerWidth;
+      const found = document.documentElement.scrollWidth > width ? [`the page is ${document.documentElement.scrollWidth} pixels wide in a window of ${width}`] : [];
+      const look = (element: Element) => {
+        for (const child of element.children) {
+          const style = getComputedStyle(child);
+          const right = child.getBoundingClientRect().right;
+          if (right > width + 1 && style.display !== "none" && style.visibility !== "hidden") found.push(`<${child.tagName.toLowerCase()} class="${child.getAttribute("class") ?? ""}"> ends at ${Math.round(right)} in a window of ${width}`);
+          else if (style.overflowX === "visible") look(child);
+          else if (child.classList.contains("overflow-y-auto") && child.scrollWidth > child.clientWidth + 1) found.push(`${child.getAttribute("aria-label") ?? child.getAttribute("class")} scrolls sideways: ${child.scrollWidth} in ${child.clientWidth}`);
+        }
+      };
+      look(document.body);
+      return found;
+    });
+  }
+
+  // What the page's CSV button saves, as Python's csv module reads it: a row is its cells by the names of the first line.
+  async saveCsv(): Promise<{ file: string; text: string; rows: Record<string, string>[] }> {
+    const [download] = await Promise.all([this.page.waitForEvent("download"), this.page.getByRole("button", { name: "CSV", exact: true }).click()]);
+    const text = readFileSync(await download.path(), "utf8");
+    const read = execFileSync("python3", ["-c", "import csv, io, json, sys\nprint(json.dumps(list(csv.DictReader(io.StringIO(sys.stdin.read(), newline='')))))"], { input: text, encoding: "utf8", maxBuffer: 64 << 20 });
+    return { file: download.suggestedFilename(), text, rows: JSON.parse(read) as Record<string, string>[] };
   }
 
   async close(): Promise<void> {

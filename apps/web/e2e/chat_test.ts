@@ -148,6 +148,30 @@ test("drafts survive a reload, a file comes along, and the tokens are counted", 
   expect(await visit.page.getByLabel("Message", { exact: true }).inputValue()).toBe("");
 });
 
+test("what is typed while a message is on its way stays, in a new conversation and in one that is there", async () => {
+  // Each is let through when the test says so.
+  let go = () => {};
+  await visit.page.route("**/turns", async (route) => {
+    await new Promise<void>((resolve) => { go = resolve; });
+    await route.continue();
+  });
+  const box = visit.page.getByLabel("Message", { exact: true });
+  await visit.go("/chat");
+  for (const [text, since] of [["[[say:one]]", "typed since"], ["[[say:two]]", "typed again"]] as const) {
+    const asked = visit.page.waitForRequest(/\/turns$/);
+    await say(text);
+    await asked;
+    await box.fill(since);
+    go();
+    await last().getByText(text === "[[say:one]]" ? "one" : "two", { exact: true }).waitFor();
+    await ended();
+    expect(await box.inputValue()).toBe(since);
+  }
+  await visit.page.reload();
+  expect(await box.inputValue()).toBe("typed again");
+  expect((await kept()).turns.filter((turn) => turn.role === "user").map((turn) => turn.content)).toEqual(["[[say:one]]", "[[say:two]]"]);
+});
+
 test("what a model says is inert", async () => {
   await visit.go("/chat");
   await say("[[say:<script>window.hit=1</script><img src=x onerror='window.hit=1'>\n\n![p](https://example.org/x.png) [l](javascript:window.hit=1)\n\n<iframe src=/></iframe>]]");
@@ -251,6 +275,17 @@ store.commit()`, path.join(server.home, "tidepool.db"), made.id]);
   console.log(`2,000 messages shown after ${Date.now() - started} ms`);
   expect(await visit.page.locator("[data-turn]").count()).toBeLessThan(60);
   const box = visit.page.getByRole("log");
+  // An edit is there again where its message is looked at again.
+  const edit = visit.page.getByLabel("Edit the message");
+  await visit.page.locator('[data-role="user"]').last().hover();
+  await visit.page.locator('[data-role="user"]').last().getByRole("button", { name: "Edit", exact: true }).click();
+  await edit.fill("half an edit");
+  await box.evaluate((element) => { element.scrollTop = 0; });
+  await visit.page.getByText("answer 0", { exact: true }).waitFor();
+  expect(await edit.count()).toBe(0);
+  await visit.page.getByRole("button", { name: "To the end" }).click();
+  await edit.waitFor();
+  expect(await edit.inputValue()).toBe("half an edit");
   await box.evaluate((element) => { element.scrollTop = 0; });
   await visit.page.getByText("answer 0", { exact: true }).waitFor();
   expect(await visit.page.locator("[data-turn]").count()).toBeLessThan(60);

@@ -355,7 +355,7 @@ import sqlite3, sys, time
 now = int(time.time() * 1000)
 names = "id started_ms finished_ms request_id organisation workspace key_id member model model_version endpoint batch prompt_tokens cached_tokens output_tokens reasoning_tokens queue_ms load_ms prefill_ms decode_ms stall_ms device_us status error_code price_version amount_nanos free_tokens billing".split()
 store = sqlite3.connect(sys.argv[1])
-rows = [(f"use-many-{i:05}", now - i * 1000 - 5, now - i * 1000, f"req-many-{i}", sys.argv[2], "ws-default", "key-x", "", "many:1", "v", "chat.completions", 0, i, 0, 7, 0, 1, 2, 3, 4, 5, 6, "done", "", 0, 0, 0, "unpriced") for i in range(10000)]
+rows = [(f"use-many-{i:05}", now - i * 1000 - 5, now - i * 1000, f"req-many-{i}", sys.argv[2], "ws-default", f"key-many-{i % 1500:04}", "", "many:1", "v", "chat.completions", 0, i, 0, 7, 0, 1, 2, 3, 4, 5, 6, "done", "", 0, 0, 0, "unpriced") for i in range(10000)]
 store.executemany(f"INSERT INTO usage_rows ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})", rows)
 store.commit()`, path.join(server.home, "tidepool.db"), organisation]);
   await server.start();
@@ -392,6 +392,27 @@ store.commit()`, path.join(server.home, "tidepool.db"), organisation]);
   await box.evaluate((element) => { element.scrollTop = 0; });
 });
 
+test("the CSV of usage has every group, also where the page shows the first thousand", async () => {
+  // The 1,500 keys of the requests above, some of which may be of yesterday: the page shows thirty days.
+  await visit.go("/usage");
+  await visit.page.getByLabel("Group by").selectOption("key");
+  await visit.page.getByRole("button", { name: "Show more" }).waitFor();
+  const { rows } = await visit.saveCsv();
+  interface Sums { key: string; requests: number; prompt_tokens: number; output_tokens: number }
+  const groups: Sums[] = [];
+  for (let after = ""; ;) {
+    const page = await server.ask<{ data: Sums[]; next_cursor: string | null }>("GET", `/api/v1/usage?group_by=key&limit=700${after && `&after=${after}`}`);
+    groups.push(...page.data);
+    if (!page.next_cursor) break;
+    after = page.next_cursor;
+  }
+  expect(groups.length).toBeGreaterThanOrEqual(1500);
+  const cells = (key: string | undefined, ...sums: (number | string | undefined)[]) => [key, ...sums.map(String)].join(" ");
+  expect(rows.map((row) => cells(row.key, row.requests, row.prompt_tokens, row.output_tokens)).sort()).toEqual(groups.map((row) => cells(row.key, row.requests, row.prompt_tokens, row.output_tokens)).sort());
+  const tokens = rows.map((row) => Number(row.prompt_tokens) + Number(row.output_tokens));
+  expect(tokens).toEqual([...tokens].sort((a, b) => b - a));
+});
+
 test("theme and language change at once and stay", async () => {
   await visit.go("/models");
   await visit.page.getByRole("button", { name: "Theme" }).click();
@@ -419,21 +440,43 @@ test("the first load is small and quick", async () => {
   console.log(`first load ${Math.round(total / 1000)} kB in ${files.length} files, usable after ${Math.round(readyMs)} ms`);
   expect(total).toBeGreaterThan(50_000);
   expect(total).toBeLessThan(300_000);
+  // A second is what is wanted (see the line above); three where the machine also builds.
+  expect(readyMs).toBeLessThan(3000);
 });
 
-const everyPage = ["/chat", "/compare", "/playground?model=smollm2:135m", "/overview", "/models", "/models/smollm2:135m", "/pool", "/planner", "/settings", "/doctor", "/welcome", "/account", "/keys", "/requests", "/usage", "/shared#tps-none", "/nothing"];
-test("axe finds nothing serious on any page, and none is wider than a phone", async () => {
-  await visit.page.setViewportSize({ width: 360, height: 740 });
+const everyPage = ["/chat", "/compare", "/playground?model=smollm2:135m", "/overview", "/models", "/models/smollm2:135m", "/pool", "/planner", "/settings", "/doctor", "/welcome", "/account", "/keys", "/people", "/workspaces", "/requests", "/usage", "/bills", "/limits", "/audit", "/shared#tps-none", "/nothing"];
+// A chat with all that may be wide: code, a table, a formula, one long word.
+async function filledChat(): Promise<string> {
+  const long = "tide".repeat(80);
+  const { id } = await server.ask<{ id: string }>("POST", "/api/v1/conversations", { model: "scripted", title: `About ${long}` });
+  const answer = `[[think:**Hm.** ${long}]][[say:${long}\n\n| a | b | c | d | e |\n|---|---|---|---|---|\n${`| ${"wide cell ".repeat(6)}`.repeat(5)}|\n\n\`\`\`js\nconst text = '${long}';\n\`\`\`\n\n$$${"x_1 + ".repeat(60)}x$$\n]]`;
+  await server.ask("POST", `/api/v1/conversations/${id}/turns`, { parent: null, content: `${long} ${answer}`, files: [{ name: `${long}.txt`, text: long }] });
+  await expect.poll(async () => (await server.ask<{ running: boolean }>("GET", `/api/v1/conversations/${id}`)).running, { timeout: 20_000 }).toBe(false);
+  return `/chat/${id}`;
+}
+
+test("axe finds nothing serious on any page, and none is wider than its window, be it a phone or a wall", async () => {
   const problems: string[] = [];
+  const chat = await filledChat();
+  const pages = [...everyPage, chat];
+  const shown = async (where: string) => {
+    await visit.go(where);
+    if (where === chat) for (const part of ["table", ".katex", ".hljs-keyword"]) await visit.page.locator(`[data-role="assistant"] ${part}`).first().waitFor();
+    await visit.page.waitForTimeout(300);
+  };
+  await visit.page.setViewportSize({ width: 3840, height: 2160 });
+  for (const where of pages) {
+    await shown(where);
+    problems.push(...(await visit.stickingOut()).map((one) => `${where}: ${one}`));
+  }
+  await visit.page.setViewportSize({ width: 360, height: 740 });
   for (const scheme of ["light", "dark"] as const) {
     await visit.page.emulateMedia({ colorScheme: scheme });
-    for (const where of everyPage) {
-      await visit.go(where);
-      await visit.page.waitForTimeout(300);
+    for (const where of pages) {
+      await shown(where);
       problems.push(...(await visit.checkAccessibility()).map((one) => `${scheme} ${where}: ${one}`));
-      const width = await visit.page.evaluate(() => document.documentElement.scrollWidth);
-      if (width > 360) problems.push(`${where} is ${width} pixels wide`);
+      problems.push(...(await visit.stickingOut()).map((one) => `${where}: ${one}`));
     }
   }
   expect(problems).toEqual([]);
-}, 120_000);
+}, 240_000);

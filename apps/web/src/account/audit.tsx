@@ -1,10 +1,11 @@
 import { useQuery } from "@tanstack/react-query";
-import { CircleAlert, CircleCheck, Download } from "lucide-react";
+import { CircleAlert, CircleCheck } from "lucide-react";
 import { useTranslation } from "react-i18next";
 import { getJson } from "../api/client";
 import { useMay } from "../shell/session";
 import { Ago, Button, Empty, ErrorNote, Loading, Page, Table } from "../ui/kit";
-import { csvOf, saveText, useCursorList } from "./lists";
+import { CsvButton, listCsv } from "./csv_button";
+import { useCursorList } from "./lists";
 
 interface AuditRow { number: number; time_ms: number; organisation: string; workspace: string; member: string; key: string; address: string; request_id: string; action: string; object: string; before: unknown; after: unknown }
 interface Verdict { good: boolean; rows: number; bad_row: number | null; problem: string | null }
@@ -19,7 +20,7 @@ export function AuditPage() {
     <Page title={t("nav.audit")} lead={t("audit.lead")} actions={
       <>
         {operator && <Button busy={verdict.isFetching} onClick={() => void verdict.refetch()}>{t("audit.verify")}</Button>}
-        <Button disabled={list.rows.length === 0} onClick={() => saveText("audit.csv", "text/csv", csvOf(columns, list.rows as unknown as Record<string, unknown>[]))}><Download className="size-4" aria-hidden />{t("common.csv")}</Button>
+        <CsvButton file="audit.csv" disabled={list.rows.length === 0} make={listCsv("/api/v1/audit", {}, columns)} />
       </>}>
       {verdict.data && <p role="status" className={`mb-3 flex items-center gap-2 text-sm ${verdict.data.good ? "text-good" : "text-bad"}`}>{verdict.data.good ? <CircleCheck className="size-4" aria-hidden /> : <CircleAlert className="size-4" aria-hidden />}{verdict.data.good ? t("audit.good", { count: verdict.data.rows }) : t("audit.bad", { row: verdict.data.bad_row ?? 0, problem: verdict.data.problem ?? "" })}</p>}
       {verdict.error && <ErrorNote error={verdict.error} />}

@@ -1,12 +1,12 @@
-import { Download } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useInfiniteQuery } from "@tanstack/react-query";
-import { getJson } from "../api/client";
+import { getJson, send } from "../api/client";
 import { useSession } from "../shell/session";
 import { formatCount, grouped } from "../ui/format";
 import { Button, Empty, ErrorNote, Input, Loading, Page, Section, Stat, Table } from "../ui/kit";
-import { csvOf, saveText, type Cursored } from "./lists";
+import { CsvButton } from "./csv_button";
+import type { Cursored } from "./lists";
 import type { UsageSums } from "./usage";
 
 interface BillLine extends UsageSums { model: string; key: string; member: string; workspace: string; price_version: number; currency: string }
@@ -27,12 +27,13 @@ export function BillsPage() {
   const all = Object.entries(first?.totals ?? {});
   const totals = all.some(([, total]) => Number(total) !== 0) ? all.filter(([, total]) => Number(total) !== 0) : all.slice(0, 1);
   const lines = bill.data?.pages.flatMap((page) => page.data) ?? [];
-  const names = ["workspace", "key", "member", "model", "requests", "prompt_tokens", "cached_tokens", "output_tokens", "free_tokens", "price_version", "currency", "amount"];
+  // The server's own: whole, with adjustments and totals, and in the audit log as an export.
+  const csv = async (_: unknown, signal: AbortSignal) => ({ text: await (await send("GET", `/api/v1/bills/csv?${new URLSearchParams({ month })}`, undefined, { signal })).text() });
   return (
     <Page title={t("nav.bills")} lead={t("bills.lead", { organisation: first?.organisation ?? session.organisation })} actions={
       <>
         <Input type="month" className="w-40" aria-label={t("bills.month")} value={month} onChange={(event) => event.target.value && setMonth(event.target.value)} />
-        <Button disabled={lines.length === 0} onClick={() => saveText(`bill-${month}.csv`, "text/csv", csvOf(names, lines as unknown as Record<string, unknown>[]))}><Download className="size-4" aria-hidden />{t("common.csv")}</Button>
+        <CsvButton file={`bill-${month}.csv`} disabled={lines.length === 0 && (first?.adjustments.length ?? 0) === 0} make={csv} />
       </>}>
       {bill.isPending ? <Loading rows={5} /> : bill.error ? <ErrorNote error={bill.error} retry={() => void bill.refetch()} /> : first && (
         <>

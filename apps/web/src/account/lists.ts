@@ -34,6 +34,23 @@ export function useLiveList<T extends { id: string }>(path: string, query: Recor
   return { ...list, rows };
 }
 
+// All of a list, page by page, for a file. `most` bounds what one click asks of the server and of this page's memory (an audit row is
+// some 500 bytes: 50 MB); `whole` tells whether there was more.
+export async function allRows<T>(path: string, query: Record<string, string>, options: { most: number; onProgress: (rows: number) => void; signal: AbortSignal }): Promise<{ rows: T[]; whole: boolean }> {
+  const rows: T[] = [];
+  for (let after = ""; ;) {
+    const search = new URLSearchParams({ ...query, limit: String(Math.min(mostOfAPage, options.most - rows.length)), ...(after ? { after } : {}) });
+    const page = await getJson<Cursored<T>>(`${path}?${search}`, { signal: options.signal });
+    rows.push(...page.data);
+    if (!page.next_cursor) return { rows, whole: true };
+    // A page without rows, or a cursor that stands still, would go on for ever.
+    if (rows.length >= options.most || page.data.length === 0 || page.next_cursor === after) return { rows, whole: false };
+    options.onProgress(rows.length);
+    after = page.next_cursor;
+  }
+}
+const mostOfAPage = 1000;  // the server's limit
+
 // What came since, before what was known. Rows are written once: what is known stays.
 export function withHead<T extends { id: string }>(head: T[], known: T[]): T[] {
   const ids = new Set(known.map((row) => row.id));

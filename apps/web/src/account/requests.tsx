@@ -40,7 +40,7 @@ export function RequestsPage() {
   useEffect(() => {
     if (end >= rows.length - 20 && rows.length > 0 && hasNextPage && !isFetchingNextPage) void fetchNextPage();
   }, [end, rows.length, hasNextPage, isFetchingNextPage, fetchNextPage]);
-  const cells = "grid grid-cols-[4.5rem_minmax(0,1fr)_4.5rem_5.5rem] items-center gap-2 sm:gap-3 sm:grid-cols-[7rem_minmax(8rem,1fr)_7rem_6rem_7rem] lg:grid-cols-[7rem_minmax(8rem,1fr)_10rem_7rem_7rem_12rem_7rem]";
+  const cells = "grid grid-cols-[4.5rem_minmax(0,1fr)_5.5rem_4.5rem] items-center gap-2 sm:gap-3 sm:grid-cols-[7rem_minmax(8rem,1fr)_7rem_6rem_7rem] lg:grid-cols-[7rem_minmax(8rem,1fr)_10rem_7rem_7rem_12rem_7rem]";
   return (
     <Page title={t("nav.requests")} lead={t("requests.lead")} actions={
       <>
@@ -63,7 +63,7 @@ export function RequestsPage() {
                     <span role="cell" className="min-w-0"><button type="button" className="flex max-w-full items-center gap-2 text-left hover:underline" onClick={() => setChosen(row)}><ModelDot id={row.model} /><span className="truncate">{row.model}</span></button></span>
                     <span role="cell" className="truncate font-mono text-xs max-lg:hidden">{row.key}</span>
                     <span role="cell"><Badge tone={row.status === "done" ? "good" : row.status === "error" ? "bad" : "neutral"}><StatusName status={row.status} /></Badge></span>
-                    <span role="cell" className="text-right whitespace-nowrap">{formatCount(row.prompt_tokens)} + {formatCount(row.output_tokens)}</span>
+                    <span role="cell" className="text-right leading-tight"><span className="whitespace-nowrap">{formatCount(row.prompt_tokens)} +</span> <span className="whitespace-nowrap">{formatCount(row.output_tokens)}</span></span>
                     <span role="cell" className="max-lg:hidden"><Phases row={row} /></span>
                     <span role="cell" className="truncate text-right max-sm:hidden">{row.amount}</span>
                   </div>

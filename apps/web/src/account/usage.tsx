@@ -1,4 +1,3 @@
-import { Download } from "lucide-react";
 import { lazy, Suspense, useMemo, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { usePrices } from "../api/queries";
@@ -9,7 +8,8 @@ import { Button, Empty, ErrorNote, Input, Loading, Page, Section, Select, Stat, 
 import { Legend } from "../overview/page";
 import { addAmounts } from "../ui/money";
 import { useDark } from "../ui/theme_hook";
-import { csvOf, saveText, useCursorList } from "./lists";
+import { CsvButton, listCsv } from "./csv_button";
+import { useCursorList } from "./lists";
 
 const Chart = lazy(() => import("../ui/chart"));
 
@@ -25,6 +25,7 @@ export function sumsOf(rows: UsageSums[]): { requests: number; errors: number; p
   }), { requests: 0, errors: 0, prompt: 0, cached: 0, output: 0, device: 0 });
 }
 
+const mostFirst = (rows: UsageSums[]) => [...rows].sort((a, b) => b.prompt_tokens + b.output_tokens - a.prompt_tokens - a.output_tokens);
 const day = (offset: number) => new Date(Date.now() + offset * 86_400_000).toISOString().slice(0, 10);
 
 export function UsagePage() {
@@ -38,7 +39,7 @@ export function UsagePage() {
   const days = useCursorList<UsageSums>("/api/v1/usage", { ...range, group_by: "day" }, { pollMs: 10_000, limit: 1000 });
   const by = useCursorList<UsageSums>("/api/v1/usage", { ...range, group_by: group }, { pollMs: 10_000, limit: 1000 });
   const sums = sumsOf(days.rows);
-  const rows = useMemo(() => [...by.rows].sort((a, b) => b.prompt_tokens + b.output_tokens - a.prompt_tokens - a.output_tokens), [by.rows]);
+  const rows = useMemo(() => mostFirst(by.rows), [by.rows]);
   const chart = useMemo(() => {
     const first = Date.parse(`${from}T00:00:00Z`) / 1e3;
     const count = Math.max(1, Math.min(366, Math.round((Date.parse(`${to}T00:00:00Z`) / 1e3 - first) / 86_400) + 1));
@@ -56,7 +57,7 @@ export function UsagePage() {
       <>
         <Input type="date" className="w-36" aria-label={t("usage.from")} value={from} max={to} onChange={(event) => event.target.value && setFrom(event.target.value)} />
         <Input type="date" className="w-36" aria-label={t("usage.to")} value={to} min={from} onChange={(event) => event.target.value && setTo(event.target.value)} />
-        <Button disabled={rows.length === 0} onClick={() => saveText(`usage-${from}-${to}.csv`, "text/csv", csvOf(names, rows as unknown as Record<string, unknown>[]))}><Download className="size-4" aria-hidden />{t("common.csv")}</Button>
+        <CsvButton file={`usage-${from}-${to}.csv`} disabled={rows.length === 0} make={listCsv("/api/v1/usage", { ...range, group_by: group }, names, mostFirst)} />
       </>}>
       {error && <ErrorNote error={error} retry={() => { void days.refetch(); void by.refetch(); }} />}
       {days.isPending ? !error && <Loading rows={6} /> : days.rows.length === 0 ? <Empty title={t("usage.none")}>{t("usage.noneText")}</Empty> : (
@@ -89,6 +90,7 @@ export function UsagePage() {
                 ...(operator ? [{ head: t("usage.margin"), right: true, hide: "lg" as const, cell: (row: UsageSums) => row.margin ?? "–" }] : []),
               ]} />
             )}
+            {by.hasNextPage && <div className="mt-3"><Button busy={by.isFetchingNextPage} onClick={() => void by.fetchNextPage()}>{t("common.more")}</Button></div>}
           </Section>
         </>
       )}

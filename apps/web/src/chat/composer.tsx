@@ -14,7 +14,8 @@ const maxFiles = 16;
 
 export interface Draft { text: string; files: AttachedFile[] }
 
-// The draft of a conversation outlives reloads and sessions; it goes when it was sent.
+// The draft of a conversation outlives reloads and sessions; it goes when it was sent. Where the browser's storage has no room for
+// its files, its text does.
 export function readDraft(id: string): Draft {
   try {
     const kept = JSON.parse(recall(`draft.${id}`) ?? "null") as Partial<Draft> | null;
@@ -24,7 +25,13 @@ export function readDraft(id: string): Draft {
   }
 }
 export function writeDraft(id: string, draft: Draft) {
-  remember(`draft.${id}`, draft.text === "" && draft.files.length === 0 ? null : JSON.stringify(draft));
+  const { text, files } = draft;
+  remember(`draft.${id}`, text === "" && files.length === 0 ? null : JSON.stringify(draft), text === "" ? null : JSON.stringify({ text, files: [] }));
+}
+const noDraft: Draft = { text: "", files: [] };
+// What could not be sent, before what was typed since.
+function joined(sent: Draft, since: Draft): Draft {
+  return { text: [sent.text, since.text].filter(Boolean).join("\n"), files: [...sent.files, ...since.files] };
 }
 
 function useTokenCount(model: string, draft: Draft): number | null {
@@ -58,9 +65,10 @@ function SpentMeter({ costs }: { costs: (Cost | null)[] }) {
   return <span data-testid="spent" className="px-1 text-xs whitespace-nowrap text-faint" title={t("cost.hint", { exact })}>{text}</span>;
 }
 
-export function Composer({ id, model, running, usedTokens, contextTokens, costs, onSend, onStop, disabled = false }: {
+export function Composer({ id, model, running, usedTokens, contextTokens, costs, onSend, onSent, onStop, disabled = false }: {
   id: string; model: string; running: boolean; usedTokens: number; contextTokens: number; costs: (Cost | null)[];
-  onSend: (draft: Draft) => Promise<void>; onStop: () => void; disabled?: boolean;
+  // Where it went: a new conversation has its id by then.
+  onSend: (draft: Draft) => Promise<string>; onSent: (conversation: string) => void; onStop: () => void; disabled?: boolean;
 }) {
   const { t } = useTranslation();
   const [draft, setDraft] = useState<Draft>(() => readDraft(id));
@@ -70,10 +78,18 @@ export function Composer({ id, model, running, usedTokens, contextTokens, costs,
   const area = useRef<HTMLTextAreaElement>(null);
   const picker = useRef<HTMLInputElement>(null);
   const tokens = useTokenCount(model, draft);
+  // As last typed, also for what goes on after a wait; and what is on its way, which a reload must still find.
+  const now = useRef({ draft, sending: null as Draft | null, home: id, shown: true });
   const change = (next: Draft) => {
+    now.current.draft = next;
     setDraft(next);
-    writeDraft(id, next);
+    writeDraft(now.current.home, now.current.sending ? joined(now.current.sending, next) : next);
   };
+  useEffect(() => {
+    const state = now.current;
+    state.shown = true;
+    return () => { state.shown = false; };
+  }, []);
   useLayoutEffect(() => {
     const element = area.current;
     if (!element) return;
@@ -88,7 +104,7 @@ export function Composer({ id, model, running, usedTokens, contextTokens, costs,
     setProblem("");
     const added: AttachedFile[] = [];
     for (const file of list) {
-      if (draft.files.length + added.length >= maxFiles) {
+      if (now.current.draft.files.length + (now.current.sending?.files.length ?? 0) + added.length >= maxFiles) {
         setProblem(t("chat.tooManyFiles", { count: maxFiles }));
         break;
       }
@@ -104,18 +120,32 @@ export function Composer({ id, model, running, usedTokens, contextTokens, costs,
         setProblem(t("chat.fileNotText", { name: file.name }));
       }
     }
-    if (added.length > 0) change({ ...draft, files: [...draft.files, ...added] });
+    if (added.length > 0) change({ ...now.current.draft, files: [...now.current.draft.files, ...added] });
   };
   const empty = draft.text.trim() === "" && draft.files.length === 0;
   const send = async () => {
     if (empty || sending || running || disabled) return;
+    const sent = draft;
+    now.current.sending = sent;
     setSending(true);
     setProblem("");
+    change(noDraft);
     try {
-      await onSend(draft);
-      change({ text: "", files: [] });
+      const conversation = await onSend(sent);
+      const { draft: since, shown } = now.current;
+      now.current.sending = null;
+      now.current.home = conversation;
+      // Somebody who went elsewhere and came back may have typed more into another box: that is newer.
+      if (shown || recall(`draft.${id}`) === JSON.stringify(joined(sent, since))) {
+        if (conversation !== id) writeDraft(id, noDraft);
+        writeDraft(conversation, since);
+      }
+      if (shown) onSent(conversation);
     } catch {
-      // The page says why; what was typed stays.
+      // The page says why; what was to be sent comes back.
+      const { draft: since, shown } = now.current;
+      now.current.sending = null;
+      if (shown) change(joined(sent, since));
     } finally {
       setSending(false);
     }

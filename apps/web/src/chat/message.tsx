@@ -3,6 +3,7 @@ import { lazy, memo, Suspense, useEffect, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { formatCount, formatPercent, formatSeconds, significant } from "../ui/format";
 import { Button, CopyButton, cx, IconButton, TextArea } from "../ui/kit";
+import { recall, remember } from "../ui/store";
 import { useCostText } from "./cost";
 import type { Turn } from "./types";
 
@@ -94,12 +95,19 @@ function Branches({ index, count, turn, onBranch }: { index: number; count: numb
   );
 }
 
-function EditBox({ turn, onDone, onEdit }: { turn: Turn; onDone: () => void; onEdit: MessageActions["onEdit"] }) {
+// A row that is scrolled away is taken down, and its box with it: what was typed is with the drafts until it is sent or given up.
+const editKey = (turn: Turn) => `edit.${turn.id}`;
+
+function EditBox({ turn, focus, onDone, onEdit }: { turn: Turn; focus: boolean; onDone: () => void; onEdit: MessageActions["onEdit"] }) {
   const { t } = useTranslation();
-  const [text, setText] = useState(turn.content);
+  const [text, setText] = useState(() => recall(editKey(turn)) ?? turn.content);
   const [busy, setBusy] = useState(false);
   const ref = useRef<HTMLTextAreaElement>(null);
-  useEffect(() => ref.current?.focus(), []);
+  useEffect(() => { if (focus) ref.current?.focus(); }, [focus]);
+  const change = (next: string) => {
+    setText(next);
+    remember(editKey(turn), next);
+  };
   const save = async () => {
     setBusy(true);
     try {
@@ -111,7 +119,7 @@ function EditBox({ turn, onDone, onEdit }: { turn: Turn; onDone: () => void; onE
   };
   return (
     <div className="w-full space-y-2">
-      <TextArea autoFocus aria-label={t("chat.editMessage")} value={text} rows={Math.min(14, text.split("\n").length + 1)} onChange={(event) => setText(event.target.value)}
+      <TextArea ref={ref} readOnly={busy} aria-label={t("chat.editMessage")} value={text} rows={Math.min(14, text.split("\n").length + 1)} onChange={(event) => change(event.target.value)}
         onKeyDown={(event) => { if (event.key === "Escape") onDone(); }} />
       <div className="flex justify-end gap-2">
         <Button kind="quiet" onClick={onDone}>{t("common.cancel")}</Button>
@@ -123,7 +131,16 @@ function EditBox({ turn, onDone, onEdit }: { turn: Turn; onDone: () => void; onE
 
 export const Message = memo(function Message({ turn, index, count, last, actions }: { turn: Turn; index: number; count: number; last: boolean; actions: MessageActions }) {
   const { t } = useTranslation();
-  const [editing, setEditing] = useState(false);
+  // "again": a box that was open before, which must not take the focus from where somebody is now.
+  const [editing, setEditing] = useState<"no" | "opened" | "again">(() => (turn.role === "user" && recall(editKey(turn)) !== null ? "again" : "no"));
+  const edit = () => {
+    remember(editKey(turn), turn.content);
+    setEditing("opened");
+  };
+  const edited = () => {
+    remember(editKey(turn), null);
+    setEditing("no");
+  };
   const controls = "flex flex-wrap items-center gap-0.5 transition-opacity group-focus-within:opacity-100 group-hover:opacity-100 [@media(hover:none)]:opacity-100";
   if (turn.role === "user") {
     return (
@@ -140,14 +157,14 @@ export const Message = memo(function Message({ turn, index, count, last, actions
             ))}
           </ul>
         )}
-        {editing
-          ? <EditBox turn={turn} onDone={() => setEditing(false)} onEdit={actions.onEdit} />
+        {editing !== "no"
+          ? <EditBox turn={turn} focus={editing === "opened"} onDone={edited} onEdit={actions.onEdit} />
           : turn.content && <div className="max-w-[min(46rem,88%)] rounded-2xl bg-sunken px-4 py-2 break-words whitespace-pre-wrap">{turn.content}</div>}
-        {!editing && (
+        {editing === "no" && (
           <div className={cx(controls, "mt-0.5", count < 2 && "opacity-0")}>
             <Branches index={index} count={count} turn={turn} onBranch={actions.onBranch} />
             <CopyButton text={turn.content} />
-            <IconButton label={t("chat.edit")} onClick={() => setEditing(true)}><Pencil /></IconButton>
+            <IconButton label={t("chat.edit")} onClick={edit}><Pencil /></IconButton>
           </div>
         )}
       </article>

@@ -66,10 +66,10 @@ export function ChatPage() {
     void client.invalidateQueries({ queryKey: ["conversations"] });
   }, [client]);
 
-  const attempt = useCallback(async (work: () => Promise<void>) => {
+  const attempt = useCallback(async <T,>(work: () => Promise<T>): Promise<T> => {
     setProblem(null);
     try {
-      await work();
+      return await work();
     } catch (failure) {
       setProblem(failure);
       throw failure;
@@ -81,13 +81,14 @@ export function ChatPage() {
     remember("model", model);
     if (id) {
       const reply = await sendTurn(id, { ...body, parent: path.at(-1)?.id ?? null });
-      return took(id, reply.turns);
+      took(id, reply.turns);
+      return id;
     }
     const created = await createConversation({ model, system, sampling });
     const reply = await sendTurn(created.id, { ...body, parent: null });
     client.setQueryData<Conversation>(["conversation", created.id], { ...created, turns: [] });
     took(created.id, reply.turns);
-    await navigate(`/chat/${created.id}`);
+    return created.id;
   });
 
   const latest = useRef({ id, tree, path, model, attempt, took });
@@ -138,6 +139,7 @@ export function ChatPage() {
       {problem !== null && <div className="pb-2"><ErrorNote error={problem} /></div>}
       {id && !connected && <p role="status" className="pb-1 text-xs text-warn">{t("chat.reconnecting")}</p>}
       <Composer key={id ?? "new"} id={id ?? "new"} model={model} running={running !== undefined} usedTokens={usedTokens} contextTokens={contextTokens} costs={costs} onSend={send}
+        onSent={(conversation) => { if (conversation !== id) void navigate(`/chat/${conversation}`); }}
         disabled={!mayUse || (id !== undefined && !conversation)} onStop={() => { if (id && running) void attempt(async () => { await stopTurn(id, running.id); }).catch(() => {}); }} />
       {/* Where it is read before the first word is typed; not under every answer. */}
       {!id && <p className="mt-1.5 text-center text-xs text-faint">{t("chat.privacy")}</p>}

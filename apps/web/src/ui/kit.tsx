@@ -3,7 +3,7 @@ import { DropdownMenu, Tooltip as RadixTooltip } from "radix-ui";
 import { Check, Copy, Loader2, X } from "lucide-react";
 import {
   useEffect, useId, useRef, useState,
-  type ButtonHTMLAttributes, type InputHTMLAttributes, type ReactNode, type SelectHTMLAttributes, type TextareaHTMLAttributes,
+  type ButtonHTMLAttributes, type InputHTMLAttributes, type ReactNode, type Ref, type SelectHTMLAttributes, type TextareaHTMLAttributes,
 } from "react";
 import { useTranslation } from "react-i18next";
 import { ApiError } from "../api/client";
@@ -97,7 +97,7 @@ const inputClass = (className: string | undefined, more = "") => cx(inputLook, m
 export function Input({ className, ...rest }: InputHTMLAttributes<HTMLInputElement>) {
   return <input {...rest} className={inputClass(className)} />;
 }
-export function TextArea({ className, ...rest }: TextareaHTMLAttributes<HTMLTextAreaElement>) {
+export function TextArea({ className, ...rest }: TextareaHTMLAttributes<HTMLTextAreaElement> & { ref?: Ref<HTMLTextAreaElement> }) {
   return <textarea {...rest} className={inputClass(className, "min-h-20 py-1.5")} />;
 }
 export function Select({ className, ...rest }: SelectHTMLAttributes<HTMLSelectElement>) {
