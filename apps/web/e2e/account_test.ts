@@ -144,8 +144,7 @@ test("a conversation is shared where the workspace allows it, read without an ac
   const chat = owner.page.url();
 
   await owner.go("/workspaces");
-  // (The button beside it is of the organisation.)
-  await owner.page.getByRole("row", { name: /default/ }).getByRole("button", { name: "Edit" }).click();
+  await owner.page.getByRole("row", { name: /you are here/ }).getByRole("button", { name: "Edit" }).click();
   await owner.page.getByLabel(/Allow shared links/).check();
   await owner.page.getByRole("button", { name: "Save" }).click();
   await dialog.waitFor({ state: "detached" });
@@ -319,8 +318,7 @@ test("another password ends one's other sessions, and a session can be ended fro
 
 test("the operator makes an organisation, and suspends it", async () => {
   await owner.go("/workspaces");
-  // (The button beside it is of the organisation.)
-  await owner.page.getByRole("row", { name: /default/ }).getByRole("button", { name: "Edit" }).click();
+  await owner.page.getByRole("button", { name: "New organisation" }).click();
   await owner.page.getByLabel("Name", { exact: true }).fill("Elsewhere <i>Ltd</i>");
   await owner.page.getByRole("dialog").getByRole("button", { name: "Save" }).click();
   const row = owner.page.getByRole("row", { name: /Elsewhere/ });
