@@ -228,6 +228,25 @@ test("the playground shows tokens with probabilities, and code that is the reque
   expect(await visit.page.getByRole("button", { name: "Run" }).isDisabled()).toBe(true);
 });
 
+test("the playground shows the tokens of a completion, also of an echoed prompt", async () => {
+  await visit.go("/playground?model=smollm2:135m");
+  await visit.page.getByRole("radio", { name: "Completion" }).click();
+  await visit.page.getByRole("button", { name: /^Model/ }).click();
+  await visit.page.getByRole("menuitem", { name: /^smollm2:135m/ }).first().click();
+  await visit.page.getByLabel("Temperature").fill("0");
+  await visit.page.getByLabel("Most tokens").fill("6");
+  await visit.page.getByLabel("Prompt", { exact: true }).fill("The sea is");
+  await visit.page.getByLabel("More fields").fill('{"echo": true}');
+  await visit.page.getByRole("button", { name: "Run" }).click();
+  await visit.page.getByText(/Ended by/).waitFor();
+  const reply = await server.ask<{ choices: { text: string; logprobs: { tokens: string[]; token_logprobs: (number | null)[] } }[] }>("POST", "/v1/completions", { model: "smollm2:135m", temperature: 0, max_tokens: 6, prompt: "The sea is", echo: true, logprobs: 5 });
+  const { text, logprobs } = reply.choices[0]!;
+  const shown = await visit.page.getByTestId("tokens").locator("[data-token]").evaluateAll((all) => all.map((one) => [one.textContent, (one as HTMLElement).dataset.logprob ?? null]));
+  expect(shown.map(([token]) => token)).toEqual(logprobs.tokens);
+  expect(shown.map(([token]) => token).join("")).toBe(text);
+  expect(shown.map(([, logprob]) => (logprob === null ? null : Number(logprob).toFixed(2)))).toEqual(logprobs.token_logprobs.map((one) => one?.toFixed(2) ?? null));
+});
+
 test("a model that ranks is tried where its page leads", async () => {
   await server.store(ranker, "ranker:1");
   await visit.go("/models/ranker:1");

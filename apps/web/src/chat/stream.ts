@@ -3,7 +3,8 @@ import { ApiError, send } from "../api/client";
 import { eventsOf } from "../api/sse";
 import type { Cost, Progress, Usage } from "../api/types";
 
-export interface TokenPiece { text: string; logprob: number; top: { text: string; logprob: number }[] }
+// Without logprob: the first token of an echoed prompt, which nothing came before.
+export interface TokenPiece { text: string; logprob: number | null; top: { text: string; logprob: number }[] }
 export interface StreamState {
   state: "waiting" | "running" | "done" | "stopped" | "failed";
   content: string;
@@ -21,10 +22,23 @@ export interface StreamState {
 export const emptyStream: StreamState = { state: "waiting", content: "", reasoning: "", tokens: [], progress: undefined, finishReason: "", usage: null, cost: null, ttftS: undefined, decodeS: undefined, error: null, ignored: "" };
 
 interface LogprobItem { token: string; logprob: number; bytes?: number[]; top_logprobs?: LogprobItem[] }
+// Of /v1/completions: lists side by side.
+interface LogprobLists { tokens: string[]; token_logprobs: (number | null)[]; top_logprobs: (Record<string, number> | null)[] }
 interface Chunk {
-  choices?: { delta?: { content?: string; reasoning_content?: string }; text?: string; logprobs?: { content?: LogprobItem[] | null } | null; finish_reason?: string | null }[];
+  choices?: { delta?: { content?: string; reasoning_content?: string }; text?: string; logprobs?: { content?: LogprobItem[] | null } | LogprobLists | null; finish_reason?: string | null }[];
   usage?: Usage | null;
   error?: { message: string; code?: string; param?: string | null };
+}
+
+export function piecesOf(logprobs: { content?: LogprobItem[] | null } | LogprobLists | null | undefined): TokenPiece[] {
+  if (!logprobs) return [];
+  if ("tokens" in logprobs) {
+    return logprobs.tokens.map((text, index) => ({
+      text, logprob: logprobs.token_logprobs[index] ?? null,
+      top: Object.entries(logprobs.top_logprobs[index] ?? {}).map(([top, logprob]) => ({ text: top, logprob })).sort((a, b) => b.logprob - a.logprob),
+    }));
+  }
+  return (logprobs.content ?? []).map((item) => ({ text: item.token, logprob: item.logprob, top: (item.top_logprobs ?? []).map((top) => ({ text: top.token, logprob: top.logprob })) }));
 }
 
 export async function streamChat(path: string, body: Record<string, unknown>, signal: AbortSignal, onState: (state: StreamState) => void): Promise<void> {
@@ -61,7 +75,7 @@ export async function streamChat(path: string, body: Record<string, unknown>, si
       const choice = chunk.choices?.[0];
       const content = choice?.delta?.content ?? choice?.text ?? "";
       const reasoning = choice?.delta?.reasoning_content ?? "";
-      const pieces = (choice?.logprobs?.content ?? []).map((item) => ({ text: item.token, logprob: item.logprob, top: (item.top_logprobs ?? []).map((top) => ({ text: top.token, logprob: top.logprob })) }));
+      const pieces = piecesOf(choice?.logprobs);
       if ((content || reasoning || pieces.length > 0) && first === 0) first = performance.now();
       show({
         ...(content || reasoning ? { state: "running" as const, progress: undefined } : {}),

@@ -50,8 +50,8 @@ export function PlaygroundPage() {
     const lines = text.split("\n").filter((line) => line.trim() !== "");
     if (mode === "embedding") return { model, input: lines };
     if (mode === "rerank") return { model, query, documents: lines };
-    const more = { ...sampling, ...extra.fields, ...(logprobs && mode === "chat" ? { logprobs: true, top_logprobs: 5 } : {}) };
-    if (mode === "completion") return { model, prompt: text, ...sampling, ...extra.fields };
+    if (mode === "completion") return { model, prompt: text, ...sampling, ...extra.fields, ...(logprobs ? { logprobs: 5 } : {}) };
+    const more = { ...sampling, ...extra.fields, ...(logprobs ? { logprobs: true, top_logprobs: 5 } : {}) };
     return { model, messages: [...(system.trim() ? [{ role: "system", content: system }] : []), { role: "user", content: text }], ...more };
   }, [mode, model, system, text, query, sampling, extra.fields, logprobs]);
   const snippets = snippetsOf(location.origin, paths[mode], body);
@@ -124,7 +124,7 @@ export function PlaygroundPage() {
           {(mode === "chat" || mode === "completion") && (
             <details open>
               <summary className="mb-3 font-semibold">{t("playground.parameters")}</summary>
-              {mode === "chat" && <label className="mb-3 flex items-center gap-2 text-sm"><input type="checkbox" className="accent-(--accent)" checked={logprobs} onChange={(event) => setLogprobs(event.target.checked)} />{t("playground.logprobs")}</label>}
+              <label className="mb-3 flex items-center gap-2 text-sm"><input type="checkbox" className="accent-(--accent)" checked={logprobs} onChange={(event) => setLogprobs(event.target.checked)} />{t("playground.logprobs")}</label>
               <SamplingForm value={sampling} onChange={setSampling} />
               <div className="mt-3"><Field label={t("sampling.stop")} help={t("samplingHelp.stop")}>{(id, note) => <Input id={id} aria-describedby={note} value={(sampling.stop ?? []).join("\\n")} onChange={(event) => {
                 const next = { ...sampling };
@@ -170,7 +170,8 @@ export function readFields(text: string): { fields: Record<string, unknown>; bad
 }
 
 // How sure the model was: from the accent (certain) over grey to red (a guess).
-export function sureness(logprob: number): string {
+export function sureness(logprob: number | null): string {
+  if (logprob === null) return "bg-transparent";
   const p = Math.exp(logprob);
   return p > 0.9 ? "bg-transparent" : p > 0.5 ? "bg-accent-soft" : p > 0.2 ? "bg-warn-soft" : "bg-bad-soft";
 }
@@ -183,9 +184,9 @@ export function TokenView({ tokens }: { tokens: TokenPiece[] }) {
         {tokens.map((token, index) => (
           <Tip key={index} text={
             <span className="block font-mono">
-              {(token.top.length > 0 ? token.top : [token]).map((top, at) => <span key={at} className={cx("flex justify-between gap-4", top.text === token.text && "font-bold")}><span>{JSON.stringify(top.text)}</span><span>{significant(100 * Math.exp(top.logprob), 3)} %</span></span>)}
+              {(token.top.length > 0 ? token.top : [token]).map((top, at) => <span key={at} className={cx("flex justify-between gap-4", top.text === token.text && "font-bold")}><span>{JSON.stringify(top.text)}</span>{top.logprob !== null && <span>{significant(100 * Math.exp(top.logprob), 3)} %</span>}</span>)}
             </span>}>
-            <span data-logprob={token.logprob} className={cx("rounded-sm border-r border-line hover:outline hover:outline-accent", sureness(token.logprob))}>{token.text}</span>
+            <span data-token data-logprob={token.logprob ?? undefined} className={cx("rounded-sm border-r border-line hover:outline hover:outline-accent", sureness(token.logprob))}>{token.text}</span>
           </Tip>
         ))}
       </p>
