@@ -2,6 +2,7 @@
 
 #include "gateway/native/accounts_handlers.h"
 #include "gateway/native/call.h"
+#include "gateway/native/ledger_call.h"
 
 namespace tidepool::gateway::native {
 namespace {
@@ -324,9 +325,46 @@ void ChangeKey(Services& services, std::shared_ptr<Exchange> exchange) {
   });
 }
 
+// A key's limits and budgets go on with its successor, whose counters begin anew: so only who may set them
+// may rotate it. (Else a key would rotate itself out of them.)
+Result<platform::CreatedKey> RotateWithRules(const Call& call, platform::Accounting& accounting) {
+  const platform::Scope old{platform::ScopeKind::kKey, call.Id()};
+  std::vector<platform::Limit> limits = accounting.limiter().limits();
+  std::erase_if(limits, [&](const platform::Limit& limit) { return limit.scope != old; });
+  auto budgets = accounting.limiter().budgets();
+  std::erase_if(budgets, [&](const auto& state) { return state.budget.scope != old; });
+  if (!limits.empty() || !budgets.empty()) {
+    if (const Status may = CheckMayRule(call, old); !may) {
+      return Fail(ErrorKind::kForbidden, "key_has_rules",
+                  "This key has limits or a budget of its own; an admin of its workspace rotates it.");
+    }
+  }
+  TP_ASSIGN(platform::CreatedKey made,
+            call.accounts().RotateKey(call.caller, call.Id(), call.Number("overlap_s").value_or(86400)));
+  const auto carry = [&]() -> Status {
+    for (platform::Limit& limit : limits) {
+      limit.scope.id = made.key.id;
+      TP_TRY(accounting.SetLimit(call.caller.actor, limit));
+    }
+    for (auto& state : budgets) {
+      state.budget.id.clear();
+      state.budget.scope.id = made.key.id;
+      TP_TRY(accounting.SetBudget(call.caller.actor, state.budget));
+    }
+    return {};
+  };
+  if (const Status carried = carry(); !carried) {  // a key without its rules must not be
+    TP_TRY(call.accounts().RevokeKey(call.caller, made.key.id));
+    return Fail(carried.error());
+  }
+  return made;
+}
+
 void RotateKey(Services& services, std::shared_ptr<Exchange> exchange) {
   Serve(services, exchange, 201, [](Call& call) -> Result<Json> {
     TP_TRY(call.ReadBody(kRotationFields, true));
+    if (call.services.hooks.accounting != nullptr)
+      return RotateWithRules(call, *call.services.hooks.accounting).map(CreatedKeyJson);
     return call.accounts()
         .RotateKey(call.caller, call.Id(), call.Number("overlap_s").value_or(86400))
         .map(CreatedKeyJson);

@@ -681,6 +681,38 @@ TEST_F(AccountsApiTest, ScopesOfAKey) {
   EXPECT_EQ(Tell(voice, "POST", "/v1/chat/completions", chat, 403)["error"]["code"], "address_not_allowed");
 }
 
+TEST_F(AccountsApiTest, ARotatedKeyKeepsItsLimitsAndBudgets) {
+  StartWithAccounts();
+  const Json made = Tell(operator_, "POST", "/api/v1/keys", {{"name", "k"}, {"service", true}}, 201);
+  const std::string id = made["id"], path = "/api/v1/keys/" + id + "/rotate";
+  const std::string free = Tell(KeyVoice(made["key"]), "POST", path, Json::object(), 201)["id"];
+  const std::string scope = "key:" + free;
+  Tell(operator_, "PUT", "/api/v1/limits", {{"scope", scope}, {"requests_per_minute", 7}}, 200);
+  Tell(operator_, "POST", "/api/v1/budgets", {{"scope", scope}, {"amount", "3"}}, 201);
+  const std::string again = "/api/v1/keys/" + free + "/rotate";
+  const std::string next = Tell(operator_, "POST", again, Json::object(), 201)["id"];
+  const Json limits = Tell(operator_, "GET", "/api/v1/limits?scope=key:" + next, nullptr, 200)["data"];
+  ASSERT_EQ(limits.size(), 1u);
+  EXPECT_EQ(limits[0]["requests_per_minute"], 7);
+  const Json budgets = Tell(operator_, "GET", "/api/v1/budgets", nullptr, 200)["data"];
+  EXPECT_EQ(std::count_if(budgets.begin(), budgets.end(),
+                          [&](const Json& budget) {
+                            return budget["scope"] == "key:" + next && budget["amount"] == "3.00";
+                          }),
+            1);
+}
+
+// Else it would begin with fresh counters whenever it liked.
+TEST_F(AccountsApiTest, AKeyWithLimitsDoesNotRotateItself) {
+  StartWithAccounts();
+  const Json made = Tell(operator_, "POST", "/api/v1/keys", {{"name", "k"}, {"service", true}}, 201);
+  const std::string id = made["id"];
+  Tell(operator_, "PUT", "/api/v1/limits", {{"scope", "key:" + id}, {"requests_per_minute", 100}}, 200);
+  const Json refused =
+      Tell(KeyVoice(made["key"]), "POST", "/api/v1/keys/" + id + "/rotate", Json::object(), 403);
+  EXPECT_EQ(refused["error"]["code"], "key_has_rules");
+}
+
 TEST_F(AccountsApiTest, ForwardedAddressesCountFromTrustedProxiesOnly) {
   const Json spec = {{"name", "n"}, {"service", true}, {"networks", {"203.0.113.0/24"}}};
   constexpr std::string_view kForwarded = "X-Forwarded-For: 203.0.113.9\r\n";
