@@ -113,7 +113,7 @@ std::vector<Case> Cases() {
        "First.\n<tool_call>\n{\"name\": \"search\", \"arguments\": {}}\n</tool_call>\nThen, at "
        "last:\n<tool_call>\n{\"name\": "
        "\"weather\", \"arguments\": {}}\n</tool_call>\nDone.",
-       "First.\nThen, at last:\nDone.",
+       "First.Then, at last:Done.",  // (white space beside calls is the format's)
        {Call("search", "{}"), Call("weather", "{}")}},
       {Format::kHermes,
        "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\", \"n\": [1, {\"a\": "
