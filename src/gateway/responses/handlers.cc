@@ -280,8 +280,10 @@ void Follow(Services& services, const std::shared_ptr<Exchange>& exchange,
             const std::shared_ptr<platform::BackgroundRun>& run, int64_t after,
             const std::vector<std::string>& ignored = {}) {
   if (auto there = run->Read(after, 1); !there) return SendError(exchange, there.error());
+  // A quarter: an OnRoom that was on its way while this wrote allows as much once more, and both have to fit
+  // beside what chunks add, or the client is taken for too slow.
   const auto follower =
-      std::make_shared<RunFollower>(exchange, run, after, services.options.max_write_buffer_bytes / 2);
+      std::make_shared<RunFollower>(exchange, run, after, services.options.max_write_buffer_bytes / 4);
   if (auto listening = run->Listen(follower); !listening) return SendError(exchange, listening.error());
   std::vector<HttpHeader> headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
   if (!ignored.empty()) headers.push_back({"Tidepool-Ignored", IgnoredHeader(ignored)});
