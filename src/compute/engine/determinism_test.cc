@@ -166,6 +166,7 @@ TEST_P(Determinism, SpeculationChangesNothingButTheSteps) {
     EXPECT_EQ(plain.Count("tidepool_steps_total") - drafting.Count("tidepool_steps_total"),
               drafting.Count("tidepool_accepted_tokens_total"))
         << "every accepted token is a step less";
+    EXPECT_EQ(plain.engine().pool()->tokens.computed, drafting.engine().pool()->tokens.computed);
   }
 }
 

@@ -1,7 +1,8 @@
 #include "compute/engine/pool_events.h"
 
-#include <algorithm>
 #include <utility>
+
+#include "compute/engine/numbered_ring.h"
 
 namespace tidepool::compute {
 
@@ -32,12 +33,7 @@ PoolEvents PoolEventLog::Since(uint64_t after, size_t most) const {
   const std::lock_guard lock(mutex_);
   PoolEvents found;
   found.last = last_;
-  if (after >= last_) return found;
-  const uint64_t kept = std::min<uint64_t>(last_, ring_.size());
-  const uint64_t first = std::max(after, last_ - kept) + 1;
-  found.missed = first - 1 - after;
-  for (uint64_t number = first; number <= last_ && found.events.size() < most; ++number)
-    found.events.push_back(ring_[number % ring_.size()]);
+  found.missed = ReadRing(ring_, last_, after, most, found.events);
   return found;
 }
 

@@ -127,8 +127,9 @@ EngineImpl::DraftOf EngineImpl::DraftFor(Sequence& sequence, int32_t most) {
   DraftOf draft{.begin = static_cast<int32_t>(draft_.size())};
   forced_.clear();
   if (generation.matcher && !generation.stream.in_reasoning() && generation.usage.completion_tokens > 0) {
-    const std::string text = generation.matcher->Forced(kMaxForcedBytes);
-    if (text.size() > 1 && generation.forced_pace.Length() > 0) {
+    const std::string text =
+        generation.forced_pace.Length() > 0 ? generation.matcher->Forced(kMaxForcedBytes) : std::string();
+    if (text.size() > 1) {
       // A text that goes on after what is forced may end in another token; that costs a row.
       forced_ = sequence.card->tokenizer->Encode(text);
       forced_.resize(std::min(forced_.size(), static_cast<size_t>(most)));
@@ -302,6 +303,8 @@ void EngineImpl::FinishStep(LoadedModel& model, const architectures::StepOutput&
     logit_row += draft.count;
   }
   LearnDrafting(model, static_cast<double>(now - started_at) * 1e-9, accepted);
+  tokens_.computed += static_cast<uint64_t>(accepted);
+  turns_.Guessed(accepted);
   if (taking_drafts_) {
     const Nanoseconds done_at = clock_.now();
     scheduler_->StepDone(0, 1, done_at - started_at, done_at);

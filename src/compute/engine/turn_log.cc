@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "compute/engine/numbered_ring.h"
+
 namespace tidepool::compute {
 
 void PoolTurnLog::Add(const std::shared_ptr<const std::string>& model, Nanoseconds from, Nanoseconds to,
@@ -22,6 +24,12 @@ void PoolTurnLog::Add(const std::shared_ptr<const std::string>& model, Nanosecon
   newest() = {.number = last_, .from = from, .to = to, .model = model, .steps = 1, .tokens = tokens};
 }
 
+void PoolTurnLog::Guessed(int64_t tokens) {
+  if (ring_.empty() || tokens == 0) return;
+  const std::lock_guard lock(mutex_);
+  if (last_ > 0) newest().tokens += tokens;
+}
+
 void PoolTurnLog::Token(double slack_s) {
   if (ring_.empty()) return;
   const std::lock_guard lock(mutex_);
@@ -36,12 +44,7 @@ PoolTurns PoolTurnLog::Since(uint64_t after, size_t most) const {
   const std::lock_guard lock(mutex_);
   PoolTurns found;
   found.last = last_;
-  if (after >= last_) return found;
-  const uint64_t kept = std::min<uint64_t>(last_, ring_.size());
-  const uint64_t first = std::max(after, last_ - kept) + 1;
-  found.missed = first - 1 - after;
-  for (uint64_t number = first; number <= last_ && found.turns.size() < most; ++number)
-    found.turns.push_back(ring_[number % ring_.size()]);
+  found.missed = ReadRing(ring_, last_, after, most, found.turns);
   return found;
 }
 

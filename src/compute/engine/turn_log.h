@@ -42,6 +42,8 @@ class PoolTurnLog {
 
   // A step of `model` was computed.
   void Add(const std::shared_ptr<const std::string>& model, Nanoseconds from, Nanoseconds to, int64_t tokens);
+  // The step added last gave so many tokens more than it planned: guesses that were right.
+  void Guessed(int64_t tokens);
   // A token of an answer was told by the step added last, so long before it was due.
   void Token(double slack_s);
   PoolTurns Since(uint64_t after, size_t most) const;

@@ -1,25 +1,20 @@
-// Accounts through HTTP: the table of rights cell by cell, isolation over every endpoint, sessions, streams
-// that are cut, idempotent creation, a full store.
+// Accounts through HTTP: the table of rights cell by cell, isolation over every endpoint, sessions, a full
+// store.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <chrono>
-#include <future>
 #include <map>
 #include <set>
 
 #include "gateway/router.h"
-#include "gateway/testing/raw_client.h"
-#include "gateway/testing/server_fixture.h"
-#include "platform/accounts/testing/accounts_fixture.h"
-#include "platform/conversations/conversations.h"
-#include "platform/conversations/shares.h"
-#include "platform/ledger/accounting.h"
-#include "platform/responses/responses.h"
+#include "gateway/testing/accounts_api_fixture.h"
 
 namespace tidepool::gateway {
 namespace {
+
+using platform::Role;
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 // The error's code; in shapes of dialects that have none of ours, what the message tells of it.
 std::string CodeIn(const Json& body) {
@@ -36,161 +31,8 @@ std::string CodeIn(const Json& body) {
   return begins("No API key") ? "missing_api_key" : "";
 }
 
-using platform::Role;
-using ::testing::HasSubstr;
-using ::testing::Not;
-
-constexpr const char* kPassword = "a long enough password";
-
-// Who calls: headers that say so.
-struct Voice {
-  std::string headers;
-};
-
-class AccountsApiTest : public ServerTest {
+class IsolationTest : public AccountsApiTest {
  protected:
-  void SetUp() override {
-    ServerTest::SetUp();
-    world_.other_floors = {platform::LedgerMigrations(), platform::DeploymentBook::Migrations(),
-                           platform::Conversations::Migrations(), platform::Responses::Migrations()};
-    const Status opened = world_.Open();
-    ASSERT_TRUE(opened) << opened.error().message;
-    platform::AccountingOptions options;
-    options.folder = world_.home() / "usage";
-    options.ledger.post_after_ms = 5;
-    options.audit = [this](store::Session& session, const platform::AuditActor& actor,
-                           std::string_view action, std::string_view object, const Json& before,
-                           const Json& after) {
-      return world_.audit->Append(session, actor, action, object, before, after);
-    };
-    auto accounting =
-        platform::Accounting::Open(*world_.database, clock_, world_.wall_clock, metrics_, std::move(options));
-    ASSERT_TRUE(accounting) << accounting.error().message;
-    accounting_ = std::move(*accounting);
-    auto conversations =
-        platform::Conversations::Open(*world_.database, inference_, clock_, world_.wall_clock, metrics_);
-    ASSERT_TRUE(conversations) << conversations.error().message;
-    conversations_ = std::move(*conversations);
-    platform::ConversationSharesOptions shares;
-    shares.audit = world_.audit.get();
-    shares.may_share = [this](const std::string& workspace, const std::string& member) {
-      return world_.accounts->MayShare(workspace, member);
-    };
-    shares_ = std::make_unique<platform::ConversationShares>(*world_.database, clock_, world_.wall_clock,
-                                                             metrics_, std::move(shares));
-    auto responses = platform::Responses::Open(*world_.database, world_.wall_clock, metrics_);
-    ASSERT_TRUE(responses) << responses.error().message;
-    responses_ = std::move(*responses);
-    auto deployments =
-        platform::DeploymentBook::Open(*world_.database, world_.audit.get(), world_.wall_clock, metrics_);
-    ASSERT_TRUE(deployments) << deployments.error().message;
-    deployments_ = std::move(*deployments);
-    operator_ = KeyVoice(world_.created_key);
-  }
-  void TearDown() override { gateway_.reset(); }
-
-  void StartWithAccounts() {
-    ServerHooks hooks;
-    hooks.version = "0.1";
-    hooks.settings = [] { return Json{{"data", Json::array()}}; };
-    hooks.change_settings = [](const Json& values, const ServerHooks::RecordChange& record) -> Status {
-      if (!values.contains("pool.ttft_s"))
-        return tidepool::Fail(ErrorKind::kForbidden, "setting_not_editable", "not here", "home");
-      return record(Json{{"pool.ttft_s", nullptr}}, values);
-    };
-    hooks.doctor = [] { return Json{{"cores", 2}}; };
-    hooks.status = [] { return Json{{"uptime_s", 1}}; };
-    hooks.accounts = world_.accounts.get();
-    hooks.audit = world_.audit.get();
-    hooks.accounting = accounting_.get();
-    hooks.conversations = conversations_.get();
-    hooks.shares = shares_.get();
-    hooks.responses = responses_.get();
-    hooks.deployments = deployments_.get();
-    hooks.bench = [](const Json&) -> Result<Json> { return Json::object(); };
-    hooks.backup = [](const std::string&, const std::string&) -> Result<Json> { return Json::object(); };
-    hooks.on_rights_changed = [this](std::function<void()> changed) {
-      world_.accounts->OnChange(std::move(changed));
-    };
-    auto gateway =
-        Gateway::Start(options_, inference_, catalog_, *world_.accounts, clock_, metrics_, std::move(hooks));
-    ASSERT_TRUE(gateway) << gateway.error().message;
-    gateway_ = std::move(*gateway);
-    const std::string url = gateway_->url();
-    port_ = static_cast<uint16_t>(std::stoi(url.substr(url.rfind(':') + 1)));
-  }
-
-  static Voice KeyVoice(const std::string& key) { return {"Authorization: Bearer " + key + "\r\n"}; }
-  static Voice SessionVoice(const platform::SignedIn& in, const std::string& workspace = "") {
-    return {"Cookie: other=1; tidepool_session=" + in.token + "\r\nTidepool-CSRF: " + in.csrf + "\r\n" +
-            (workspace.empty() ? "" : "Tidepool-Workspace: " + workspace + "\r\n")};
-  }
-  static std::string Raw(const Voice& voice, std::string_view method, std::string_view target,
-                         std::string_view body = {}, std::string_view extra = {}) {
-    std::string out = std::string(method) + " " + std::string(target) + " HTTP/1.1\r\nHost: localhost\r\n" +
-                      voice.headers + std::string(extra);
-    if (!body.empty()) {
-      out += "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) + "\r\n";
-    }
-    return out + "\r\n" + std::string(body);
-  }
-  Json Tell(const Voice& voice, std::string_view method, std::string_view target, const Json& body,
-            int status, std::string_view extra = {}) {
-    return AskJson(Raw(voice, method, target, body.is_null() ? "" : body.dump(), extra), status);
-  }
-
-  std::string Key(const std::string& role, const std::string& workspace = "default") {
-    const Json made =
-        Tell(operator_, "POST", "/api/v1/keys",
-             {{"name", role}, {"service", true}, {"role", role}, {"workspace", workspace}}, 201);
-    return made.value("key", "");
-  }
-  platform::SignedIn Join(const std::string& email, const std::string& role, const Json& workspace = nullptr,
-                          const std::string& organisation = "default") {
-    const Json link = Tell(
-        operator_, "POST", "/api/v1/invitations",
-        {{"email", email}, {"role", role}, {"workspace", workspace}, {"organisation", organisation}}, 201);
-    auto in = world_.accounts->UseLink(link.value("token", ""), "", email, kPassword,
-                                       world_.FromAddress("127.0.0.1"));
-    EXPECT_TRUE(in) << in.error().message;
-    return in.value_or(platform::SignedIn{});
-  }
-
-  // A whole answer in a conversation, so that it is in the store when the call returns.
-  Json Converse(const Voice& voice, const std::string& title) {
-    const Json made =
-        Tell(voice, "POST", "/api/v1/conversations", {{"title", title}, {"model", "scripted"}}, 201);
-    const std::string path = "/api/v1/conversations/" + made.value("id", "");
-    Tell(voice, "POST", path + "/turns", {{"content", title}}, 201);
-    Json whole;
-    for (int i = 0; i < 1000; ++i) {
-      whole = Tell(voice, "GET", path, nullptr, 200);
-      if (whole["turns"].size() == 2 && whole["turns"][1]["state"] == "done") break;
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    EXPECT_EQ(whole["turns"][1]["state"], "done") << whole.dump();
-    return whole;
-  }
-  // A request that the ledger has; gives its row's X-Request-Id.
-  std::string Meter(const std::string& organisation, const std::string& workspace, const std::string& key,
-                    const std::string& model) {
-    platform::AdmissionRequest request;
-    request.payer = {organisation, workspace, key, ""};
-    request.model = request.model_version = model;
-    request.prompt_tokens = 10;
-    request.max_output_tokens = 10;
-    const std::string id = RandomId("req-");
-    auto meter = accounting_->ledger().Admit(request, id, "chat.completions");
-    EXPECT_TRUE(meter) << meter.error().message;
-    if (!meter) return id;
-    (*meter)->Count({.prompt = 10, .output = 5}, 1000);
-    std::promise<Status> durable;
-    (*meter)->Close(platform::UsageStatus::kDone, "", {}, [&](const Status& s) { durable.set_value(s); });
-    EXPECT_TRUE(durable.get_future().get());
-    EXPECT_TRUE(accounting_->ledger().Flush(10));
-    return id;
-  }
-
   // What somebody has, and others may neither see nor change. Each name holds the word SECRET.
   struct Theirs {
     std::string organisation, workspace, key, budget, conversation, turn, share, request, response;
@@ -233,14 +75,6 @@ class AccountsApiTest : public ServerTest {
   }
   // All endpoints, asked by each of those voices for each of those things.
   void ExpectHidden(const Theirs& theirs, const std::vector<Voice>& voices, const std::string& own_scope);
-
-  platform::AccountsWorld world_;
-  std::unique_ptr<platform::Accounting> accounting_;
-  std::unique_ptr<platform::Conversations> conversations_;
-  std::unique_ptr<platform::ConversationShares> shares_;
-  std::unique_ptr<platform::Responses> responses_;
-  std::unique_ptr<platform::DeploymentBook> deployments_;
-  Voice operator_;
 };
 
 std::string Target(std::string_view pattern, const std::string& id) {
@@ -296,8 +130,8 @@ TEST_F(AccountsApiTest, EveryCellOfTheTableOfRights) {
   EXPECT_EQ(methods, (std::set<std::string>{"GET", "POST", "PUT", "PATCH", "DELETE"}));
 }
 
-void AccountsApiTest::ExpectHidden(const Theirs& theirs, const std::vector<Voice>& voices,
-                                   const std::string& own_scope) {
+void IsolationTest::ExpectHidden(const Theirs& theirs, const std::vector<Voice>& voices,
+                                 const std::string& own_scope) {
   const std::string their_scope = "workspace:" + theirs.workspace;
   // Bodies that would work on one's own: of the caller's scope where the path names what is theirs.
   const std::map<std::string_view, Json> bodies = {
@@ -367,7 +201,7 @@ void AccountsApiTest::ExpectHidden(const Theirs& theirs, const std::vector<Voice
   }
 }
 
-TEST_F(AccountsApiTest, NoEndpointShowsOneOrganisationAnother) {
+TEST_F(IsolationTest, NoEndpointShowsOneOrganisationAnother) {
   StartWithAccounts();
   const Json organisation = Tell(operator_, "POST", "/api/v1/organisations", {{"name", "SECRET org"}}, 201);
   const std::string their_org = organisation["id"];
@@ -422,7 +256,7 @@ TEST_F(AccountsApiTest, NoEndpointShowsOneOrganisationAnother) {
                                HasSubstr("limit.changed"), HasSubstr("budget.created")));
 }
 
-TEST_F(AccountsApiTest, NoEndpointShowsOneWorkspaceAnother) {
+TEST_F(IsolationTest, NoEndpointShowsOneWorkspaceAnother) {
   StartWithAccounts();
   const std::string their_ws =
       Tell(operator_, "POST", "/api/v1/workspaces", {{"name", "SECRET ws"}}, 201)["id"];
@@ -459,259 +293,6 @@ TEST_F(AccountsApiTest, NoEndpointShowsOneWorkspaceAnother) {
   Tell(SessionVoice(over, their_ws), "GET", "/api/v1/conversations/" + theirs.conversation, nullptr, 404);
   EXPECT_EQ(Tell(SessionVoice(over, their_ws), "GET", "/api/v1/conversations", nullptr, 200)["data"].size(),
             0u);
-}
-
-TEST_F(AccountsApiTest, ARevokedKeysStreamsAreCutWithinASecond) {
-  StartWithAccounts();
-  const Json made = Tell(operator_, "POST", "/api/v1/keys", {{"name", "stream"}, {"service", true}}, 201);
-  inference_.SetScript([](FakeRun& run) {
-    run.Token("first");
-    run.WaitCancelled(20);
-    run.Done(Fail(ErrorKind::kCancelled, "cancelled", "cancelled"));
-  });
-  RawClient client(port_);
-  client.Send(Raw(KeyVoice(made["key"]), "POST", "/v1/chat/completions",
-                  R"({"model":"scripted","stream":true,"messages":[{"role":"user","content":"hi"}]})"));
-  ASSERT_TRUE(client.ReadUntil("first"));
-  EXPECT_EQ(inference_.last_chat().principal.key, made["id"]);
-  EXPECT_EQ(inference_.last_chat().principal.account, "default/default/" + made["id"].get<std::string>());
-  const auto start = std::chrono::steady_clock::now();
-  Tell(operator_, "DELETE", "/api/v1/keys/" + made["id"].get<std::string>(), nullptr, 200);
-  EXPECT_TRUE(client.ReadEnd(10));
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
-  EXPECT_TRUE(WaitMetric("tidepool_http_cut_requests_total", 1));
-  for (int i = 0; i < 1000 && inference_.cancelled() == 0; ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  EXPECT_EQ(inference_.cancelled(), 1);
-  EXPECT_EQ(Tell(KeyVoice(made["key"]), "GET", "/v1/models", nullptr, 401)["error"]["code"], "key_revoked");
-}
-
-TEST_F(AccountsApiTest, ARevokedKeysConversationsStopBeingWritten) {
-  StartWithAccounts();
-  const Json made = Tell(operator_, "POST", "/api/v1/keys", {{"name", "chat"}, {"service", true}}, 201);
-  const Voice voice = KeyVoice(made["key"]);
-  inference_.SetScript([](FakeRun& run) {
-    run.Token("first");
-    run.WaitCancelled(20);
-    run.Finish(compute::FinishReason::kCancelled);
-    run.Done(compute::Usage{});
-  });
-  const std::string id =
-      Tell(voice, "POST", "/api/v1/conversations", {{"title", "t"}, {"model", "scripted"}}, 201)["id"];
-  const std::string turn = Tell(voice, "POST", "/api/v1/conversations/" + id + "/turns", {{"content", "hi"}},
-                                201)["turns"][1]["id"];
-  const auto who = world_.Who(made["key"]);
-  ASSERT_TRUE(who);
-  ASSERT_TRUE(inference_.WaitRunning(1, 10));
-  Tell(operator_, "DELETE", "/api/v1/keys/" + made["id"].get<std::string>(), nullptr, 200);
-  EXPECT_TRUE(inference_.WaitRunning(0, 10));
-  EXPECT_EQ(inference_.cancelled(), 1);
-  EXPECT_TRUE(WaitMetric("tidepool_http_cut_requests_total", 1));
-  // What had arrived is kept.
-  platform::Turn last;
-  for (int i = 0; i < 1000 && last.state != platform::TurnState::kInterrupted; ++i) {
-    const auto found = conversations_->Find(*who, id);
-    ASSERT_TRUE(found);
-    last = found->turns.back();
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  EXPECT_EQ(last.state, platform::TurnState::kInterrupted);
-  EXPECT_EQ(last.id, turn);
-  EXPECT_EQ(last.content, "first");
-}
-
-TEST_F(AccountsApiTest, AnExpiredKeysStreamsAreCut) {
-  StartWithAccounts();
-  const int64_t soon = platform::kTestTime_ms / 1000 + 60;
-  const Json made = Tell(operator_, "POST", "/api/v1/keys",
-                         {{"name", "short"}, {"service", true}, {"expires_at", soon}}, 201);
-  inference_.SetScript([](FakeRun& run) {
-    run.Token("first");
-    run.WaitCancelled(20);
-    run.Done(Fail(ErrorKind::kCancelled, "cancelled", "cancelled"));
-  });
-  RawClient client(port_);
-  client.Send(Raw(KeyVoice(made["key"]), "POST", "/v1/chat/completions",
-                  R"({"model":"scripted","stream":true,"messages":[{"role":"user","content":"hi"}]})"));
-  ASSERT_TRUE(client.ReadUntil("first"));
-  world_.wall_clock.Advance(60'000);
-  EXPECT_TRUE(client.ReadEnd(10));
-  EXPECT_EQ(Tell(KeyVoice(made["key"]), "GET", "/v1/models", nullptr, 401)["error"]["code"], "key_expired");
-}
-
-TEST_F(AccountsApiTest, DeploymentsAreTheOperatorsAndEverybodysToSee) {
-  StartWithAccounts();
-  const std::string path = "/api/v1/deployments";
-  const Json wanted = {{"name", "team/a"},
-                       {"base", "scripted"},
-                       {"defaults", {{"temperature", 0.5}, {"stop", {"END"}}, {"top_p", nullptr}}},
-                       {"max_output_tokens", 50},
-                       {"weight", 2}};
-  const Json made = Tell(operator_, "POST", path, wanted, 201, "Idempotency-Key: once\r\n");
-  EXPECT_EQ(made["defaults"]["temperature"], 0.5);
-  EXPECT_EQ(made["defaults"]["stop"], Json({"END"}));
-  EXPECT_EQ(made["pinned"], false);
-  EXPECT_EQ(made["used_by"], Json::array());
-  EXPECT_EQ(Tell(operator_, "POST", path, wanted, 201, "Idempotency-Key: once\r\n")["created_at"],
-            made["created_at"]);
-  EXPECT_EQ(Tell(operator_, "POST", path, wanted, 409)["error"]["code"], "exists");
-  Tell(operator_, "POST", path, {{"name", "b"}, {"base", "org/repo:Q4_K_M"}}, 201);
-  deployments_->NoteUse("team/a", {"default", "default", "", "key-SECRET", 0, 0});
-
-  const Voice viewer = KeyVoice(Key("viewer"));
-  const Json seen = Tell(viewer, "GET", path + "/team/a", nullptr, 200);
-  EXPECT_FALSE(seen.contains("used_by") || seen.contains("created_by"));
-  EXPECT_NE(seen["last_used_at"], nullptr);
-  EXPECT_EQ(Tell(operator_, "GET", path + "/team%2Fa", nullptr, 200)["used_by"][0]["key"], "key-SECRET");
-  EXPECT_EQ(Tell(viewer, "GET", path, nullptr, 200)["data"].size(), 2u);
-  const Json page = Tell(viewer, "GET", path + "?limit=1", nullptr, 200);
-  EXPECT_EQ(page["data"][0]["name"], "b");
-  EXPECT_EQ(Tell(viewer, "GET", path + "?limit=1&after=" + page["next_cursor"].get<std::string>(), nullptr,
-                 200)["data"][0]["name"],
-            "team/a");
-  const Json scoped = Tell(operator_, "POST", "/api/v1/keys",
-                           {{"name", "scoped"}, {"service", true}, {"models", {"team/*"}}}, 201);
-  EXPECT_EQ(Tell(KeyVoice(scoped["key"]), "GET", path, nullptr, 200)["data"].size(), 1u);
-  Tell(KeyVoice(scoped["key"]), "GET", path + "/b", nullptr, 404);
-
-  // A merge patch.
-  const Json changed = Tell(
-      operator_, "PATCH", path + "/team/a",
-      {{"pinned", true}, {"weight", nullptr}, {"defaults", {{"temperature", nullptr}, {"max_tokens", 7}}}},
-      200);
-  EXPECT_EQ(changed["pinned"], true);
-  EXPECT_EQ(changed["weight"], nullptr);
-  EXPECT_EQ(changed["defaults"]["temperature"], nullptr);
-  EXPECT_EQ(changed["defaults"]["max_tokens"], 7);
-  EXPECT_EQ(changed["defaults"]["stop"], Json({"END"}));
-  EXPECT_EQ(changed["max_output_tokens"], 50);
-  const auto code = [&](std::string_view method, const std::string& target, const Json& body, int status) {
-    return Tell(operator_, method, target, body, status)["error"]["code"];
-  };
-  EXPECT_EQ(code("PATCH", path + "/team/a", {{"name", "c"}}, 400), "unknown_field");
-  EXPECT_EQ(code("PATCH", path + "/team/a", {{"defaults", {{"heat", 1}}}}, 400), "unknown_field");
-  EXPECT_EQ(code("PATCH", path + "/team/a", {{"defaults", {{"temperature", 3}}}}, 400), "invalid_value");
-  EXPECT_EQ(code("PATCH", path + "/none", {{"pinned", true}}, 404), "deployment_not_found");
-  EXPECT_EQ(code("POST", path, {{"name", "c"}, {"base", "nothing"}}, 404), "model_not_found");
-  EXPECT_EQ(code("POST", path, {{"name", "c c"}, {"base", "scripted"}}, 400), "invalid_name");
-  EXPECT_EQ(code("POST", path, {{"base", "scripted"}}, 400), "missing_field");
-  inference_.pool_bytes = 1000;
-  EXPECT_EQ(Tell(operator_, "POST", path + "/fit", {{"base", "scripted"}}, 200)["fits"], false);
-  EXPECT_EQ(code("POST", path, {{"name", "c"}, {"base", "scripted"}}, 409), "does_not_fit");
-  Tell(operator_, "POST", path, {{"name", "c"}, {"base", "scripted"}, {"force", true}}, 201);
-  const Json gone = Tell(operator_, "DELETE", path + "/team/a", nullptr, 200);
-  EXPECT_EQ(gone["used_by"][0]["key"], "key-SECRET");
-  Tell(operator_, "GET", path + "/team/a", nullptr, 404);
-  EXPECT_THAT(Tell(operator_, "GET", "/api/v1/audit", nullptr, 200).dump(),
-              ::testing::AllOf(HasSubstr("deployment.created"), HasSubstr("deployment.changed"),
-                               HasSubstr("deployment.deleted")));
-}
-
-TEST_F(AccountsApiTest, ALinkToAConversationNeedsNoAccountAndDiesWithTheRightToIt) {
-  StartWithAccounts();
-  const std::string workspace = Tell(operator_, "POST", "/api/v1/workspaces", {{"name", "w"}}, 201)["id"];
-  const platform::SignedIn ann = Join("ann@x.y", "developer", workspace);
-  const Voice voice = SessionVoice(ann, workspace);
-  const std::string path =
-      "/api/v1/conversations/" + Converse(voice, "about tides").value("id", "") + "/shares";
-  EXPECT_EQ(Tell(voice, "POST", path, Json::object(), 403)["error"]["code"], "sharing_off") << "off at first";
-  const std::string settings = "/api/v1/workspaces/" + workspace;
-  EXPECT_EQ(Tell(voice, "GET", settings, nullptr, 200)["sharing"], false);
-  Tell(voice, "PATCH", settings, {{"sharing", true}}, 403);
-  EXPECT_EQ(Tell(operator_, "PATCH", settings, {{"sharing", true}}, 200)["sharing"], true);
-  const Json made = Tell(voice, "POST", path, {{"days", 2}}, 201);
-  const Json ask = {{"token", made["token"]}};
-  const Voice nobody{""};
-  const Json shown = Tell(nobody, "POST", "/api/v1/shared", ask, 200);
-  EXPECT_EQ(shown["title"], "about tides");
-  EXPECT_EQ(shown["turns"].size(), 2u);
-  EXPECT_EQ(shown["turns"][0]["content"], "about tides");
-  EXPECT_EQ(shown["expires_at"].get<int64_t>() - shown["created_at"].get<int64_t>(), 2 * 86400);
-  EXPECT_THAT(shown.dump(), Not(HasSubstr(ann.user.id)));
-  const Json listed = Tell(voice, "GET", path, nullptr, 200);
-  ASSERT_EQ(listed["data"].size(), 1u);
-  EXPECT_FALSE(listed["data"][0].contains("token"));
-  const auto gone = [&](const Json& body) {
-    Json reply = Tell(nobody, "POST", "/api/v1/shared", body, 404);
-    reply["error"].erase("request_id");
-    return reply;
-  };
-  const Json never = gone({{"token", "tps-never"}});
-  EXPECT_EQ(never["error"]["code"], "share_not_found");
-  Tell(operator_, "PATCH", settings, {{"sharing", false}}, 200);
-  EXPECT_EQ(gone(ask), never);
-  Tell(operator_, "PATCH", settings, {{"sharing", true}}, 200);
-  Tell(nobody, "POST", "/api/v1/shared", ask, 200);
-  const Json second = Tell(voice, "POST", path, Json::object(), 201);
-  Tell(voice, "DELETE", path + "/" + second["id"].get<std::string>(), nullptr, 200);
-  EXPECT_EQ(gone({{"token", second["token"]}}), never);
-  // Her membership ends: so do her links.
-  std::string member;
-  const Json members = Tell(operator_, "GET", "/api/v1/members?workspace=" + workspace, nullptr, 200);
-  for (const Json& one : members["data"]) {
-    if (one["email"] == "ann@x.y") member = one["id"];
-  }
-  Tell(operator_, "DELETE", "/api/v1/members/" + member, nullptr, 200);
-  EXPECT_EQ(gone(ask), never);
-  EXPECT_THAT(Tell(operator_, "GET", "/api/v1/audit", nullptr, 200).dump(),
-              ::testing::AllOf(HasSubstr("conversation.shared"), HasSubstr("conversation.unshared"),
-                               Not(HasSubstr(made["token"].get<std::string>()))));
-}
-
-TEST_F(AccountsApiTest, ScopesOfAKey) {
-  StartWithAccounts();
-  const Json made = Tell(operator_, "POST", "/api/v1/keys",
-                         {{"name", "scoped"},
-                          {"service", true},
-                          {"models", {"other:*"}},
-                          {"endpoints", {"/v1/chat/completions", "/v1/models*"}},
-                          {"networks", {"127.0.0.0/8"}}},
-                         201);
-  const Voice voice = KeyVoice(made["key"]);
-  const Json chat = {{"model", "scripted"}, {"messages", {{{"role", "user"}, {"content", "hi"}}}}};
-  EXPECT_EQ(Tell(voice, "POST", "/v1/chat/completions", chat, 403)["error"]["code"], "model_not_allowed");
-  EXPECT_EQ(Tell(voice, "GET", "/v1/models", nullptr, 200)["data"].size(), 0u);
-  EXPECT_EQ(Tell(voice, "GET", "/v1/models/scripted", nullptr, 403)["error"]["code"], "model_not_allowed");
-  EXPECT_EQ(
-      Tell(voice, "POST", "/v1/completions", {{"model", "scripted"}, {"prompt", "a"}}, 403)["error"]["code"],
-      "endpoint_not_allowed");
-  Tell(operator_, "PATCH", "/api/v1/keys/" + made["id"].get<std::string>(), {{"models", {"scripted"}}}, 200);
-  Tell(voice, "POST", "/v1/chat/completions", chat, 200);
-  Tell(operator_, "PATCH", "/api/v1/keys/" + made["id"].get<std::string>(), {{"networks", {"10.0.0.0/8"}}},
-       200);
-  EXPECT_EQ(Tell(voice, "POST", "/v1/chat/completions", chat, 403)["error"]["code"], "address_not_allowed");
-}
-
-TEST_F(AccountsApiTest, ARotatedKeyKeepsItsLimitsAndBudgets) {
-  StartWithAccounts();
-  const Json made = Tell(operator_, "POST", "/api/v1/keys", {{"name", "k"}, {"service", true}}, 201);
-  const std::string id = made["id"], path = "/api/v1/keys/" + id + "/rotate";
-  const std::string free = Tell(KeyVoice(made["key"]), "POST", path, Json::object(), 201)["id"];
-  const std::string scope = "key:" + free;
-  Tell(operator_, "PUT", "/api/v1/limits", {{"scope", scope}, {"requests_per_minute", 7}}, 200);
-  Tell(operator_, "POST", "/api/v1/budgets", {{"scope", scope}, {"amount", "3"}}, 201);
-  const std::string again = "/api/v1/keys/" + free + "/rotate";
-  const std::string next = Tell(operator_, "POST", again, Json::object(), 201)["id"];
-  const Json limits = Tell(operator_, "GET", "/api/v1/limits?scope=key:" + next, nullptr, 200)["data"];
-  ASSERT_EQ(limits.size(), 1u);
-  EXPECT_EQ(limits[0]["requests_per_minute"], 7);
-  const Json budgets = Tell(operator_, "GET", "/api/v1/budgets", nullptr, 200)["data"];
-  EXPECT_EQ(std::count_if(budgets.begin(), budgets.end(),
-                          [&](const Json& budget) {
-                            return budget["scope"] == "key:" + next && budget["amount"] == "3.00";
-                          }),
-            1);
-}
-
-// Else it would begin with fresh counters whenever it liked.
-TEST_F(AccountsApiTest, AKeyWithLimitsDoesNotRotateItself) {
-  StartWithAccounts();
-  const Json made = Tell(operator_, "POST", "/api/v1/keys", {{"name", "k"}, {"service", true}}, 201);
-  const std::string id = made["id"];
-  Tell(operator_, "PUT", "/api/v1/limits", {{"scope", "key:" + id}, {"requests_per_minute", 100}}, 200);
-  const Json refused =
-      Tell(KeyVoice(made["key"]), "POST", "/api/v1/keys/" + id + "/rotate", Json::object(), 403);
-  EXPECT_EQ(refused["error"]["code"], "key_has_rules");
 }
 
 TEST_F(AccountsApiTest, ForwardedAddressesCountFromTrustedProxiesOnly) {
@@ -819,31 +400,6 @@ TEST_F(AccountsApiTest, SignInsAreLimitedAndRecorded) {
   const Json audit = Tell(operator_, "GET", "/api/v1/audit", nullptr, 200);
   EXPECT_THAT(audit.dump(), HasSubstr("session.refused"));
   EXPECT_THAT(audit.dump(), Not(HasSubstr(kPassword)));
-}
-
-TEST_F(AccountsApiTest, AnIdempotencyKeyMakesOneKey) {
-  StartWithAccounts();
-  const Json spec = {{"name", "once"}, {"service", true}};
-  constexpr std::string_view kHeader = "Idempotency-Key: abc-1\r\n";
-  const Json first = Tell(operator_, "POST", "/api/v1/keys", spec, 201, kHeader);
-  const RawReply again = Ask(Raw(operator_, "POST", "/api/v1/keys", spec.dump(), kHeader));
-  EXPECT_EQ(again.status, 201);
-  EXPECT_EQ(again.headers.at("idempotent-replayed"), "true");
-  EXPECT_EQ(Json::parse(again.body), first);
-  EXPECT_EQ(Tell(operator_, "POST", "/api/v1/keys", {{"name", "other"}, {"service", true}}, 409,
-                 kHeader)["error"]["code"],
-            "idempotency_key_reused");
-  EXPECT_EQ(Tell(operator_, "POST", "/api/v1/keys", spec, 400, "Idempotency-Key: \r\n")["error"]["code"],
-            "bad_idempotency_key");
-  // Another caller's keys are apart.
-  const Voice other = KeyVoice(Key("admin"));
-  EXPECT_NE(Tell(other, "POST", "/api/v1/keys", spec, 201, kHeader)["id"], first["id"]);
-  // A wrong request is repeated as the same refusal.
-  const Json wrong = {{"name", ""}};
-  Tell(operator_, "POST", "/api/v1/organisations", wrong, 400, "Idempotency-Key: w\r\n");
-  EXPECT_EQ(
-      Ask(Raw(operator_, "POST", "/api/v1/organisations", wrong.dump(), "Idempotency-Key: w\r\n")).status,
-      400);
 }
 
 TEST_F(AccountsApiTest, ConversationsAreCalledAsTheRestIs) {
