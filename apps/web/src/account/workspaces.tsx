@@ -1,9 +1,10 @@
-import { Archive, Plus } from "lucide-react";
+import { Archive, FileText, Plus } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { chooseWorkspace, useMay, useSession } from "../shell/session";
 import { significant } from "../ui/format";
 import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Page, Table } from "../ui/kit";
+import { BodyRuleForm, type BodyRule } from "./body_rule";
 import { useCursorList, useWrite } from "./lists";
 import { OrganisationsSection } from "./organisations";
 import type { Workspace } from "./people";
@@ -18,6 +19,7 @@ export function WorkspacesPage() {
   const list = useCursorList<Workspace>(path);
   const write = useWrite<Workspace>([path]);
   const [editing, setEditing] = useState<Workspace | "new" | null>(null);
+  const [ruling, setRuling] = useState<(Workspace & BodyRule) | null>(null);
   const [archiving, setArchiving] = useState<Workspace | null>(null);
   return (
     <Page title={t("nav.workspaces")} lead={t("workspaces.lead")} actions={admin && <Button kind="primary" onClick={() => { write.reset(); setEditing("new"); }}><Plus className="size-4" aria-hidden />{t("workspaces.create")}</Button>}>
@@ -27,11 +29,13 @@ export function WorkspacesPage() {
             { head: t("keys.name"), wide: true, cell: (one) => <span className="block min-w-32 truncate font-medium" title={one.name}>{one.name}</span> },
             { head: t("models.state"), cell: (one) => (one.archived_at !== null ? <Badge>{t("workspaces.archived")}</Badge> : one.id === session.workspace ? <Badge tone="accent">{t("workspaces.current")}</Badge> : "") },
             { head: t("policy.weight"), right: true, hide: "sm", cell: (one) => significant(one.weight, 2) },
+            { head: t("bodies.title"), hide: "md", cell: (one) => ((one as Workspace & BodyRule).store_bodies ? <Badge tone="warn">{t("bodies.kept", { count: (one as Workspace & BodyRule).retention_days })}</Badge> : <span className="text-faint">{t("bodies.off")}</span>) },
             { head: t("models.added"), hide: "md", cell: (one) => <Ago at={one.created_at} /> },
             { head: "", right: true, cell: (one) => one.archived_at === null && (
               <span className="inline-flex">
                 {one.id !== session.workspace && session.session !== null && <Button kind="quiet" onClick={() => chooseWorkspace(one.id)}>{t("workspaces.switch")}</Button>}
                 {admin && <Button kind="quiet" onClick={() => { write.reset(); setEditing(one); }}>{t("workspaces.edit")}</Button>}
+                {admin && "store_bodies" in one && <IconButton label={t("bodies.of", { name: one.name })} onClick={() => setRuling(one as Workspace & BodyRule)}><FileText /></IconButton>}
                 {admin && <IconButton label={t("workspaces.archive", { name: one.name })} onClick={() => setArchiving(one)}><Archive /></IconButton>}
               </span>) },
           ]} />
@@ -53,6 +57,7 @@ export function WorkspacesPage() {
           </form>
         )}
       </Dialog>
+      <Dialog open={ruling !== null} onClose={() => setRuling(null)} title={t("bodies.of", { name: ruling?.name ?? "" })}>{ruling && <BodyRuleForm key={ruling.id} workspace={ruling} onClose={() => setRuling(null)} />}</Dialog>
       <Confirm open={archiving !== null} title={t("workspaces.archive", { name: archiving?.name ?? "" })} text={t("workspaces.archiveText")} action={t("workspaces.archiveAction")} busy={write.isPending} error={write.error}
         onClose={() => { setArchiving(null); write.reset(); }} onConfirm={() => archiving && write.mutate({ method: "DELETE", path: `${path}/${archiving.id}` }, { onSuccess: () => setArchiving(null) })} />
     </Page>
