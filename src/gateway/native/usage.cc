@@ -331,7 +331,7 @@ Json UsageSchema() {
   Json item = SchemaLike(SumsJson({}));
   for (const char* name : {"model", "key", "member", "workspace", "organisation", "endpoint", "status", "day",
                            "cost", "margin", "cost_currency"}) {
-    item["properties"][name]["type"] = "string";
+    item["properties"][name] = {{"type", "string"}, {"optional", true}};
   }
   return ListSchemaOf(std::move(item));
 }
@@ -362,7 +362,9 @@ Json BillSchema() {
   schema["properties"]["adjustments"] = Json{{"type", "array"}, {"items", AdjustmentSchema()}};
   schema["properties"]["totals"] =
       Json{{"type", "object"}, {"description", "by currency: all lines and adjustments of the month"}};
-  schema["properties"]["usage"]["type"] = "object";
+  schema["properties"]["totals"]["additionalProperties"]["type"] = "string";
+  schema["properties"]["usage"] = SchemaLike(SumsJson({}));
+  schema["properties"]["usage"]["properties"].erase("amount");
   return schema;
 }
 

@@ -1,17 +1,12 @@
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useInfiniteQuery } from "@tanstack/react-query";
-import { getJson, send } from "../api/client";
+import { at, getJson, send } from "../api/client";
 import { useSession } from "../shell/session";
 import { formatCount, grouped } from "../ui/format";
 import { Button, Empty, ErrorNote, Input, Loading, Page, Section, Stat, Table } from "../ui/kit";
 import { CsvButton } from "./csv_button";
-import type { Cursored } from "./lists";
-import type { UsageSums } from "./usage";
 
-interface BillLine extends UsageSums { model: string; key: string; member: string; workspace: string; price_version: number; currency: string }
-interface Adjustment { id: string; created_at: number; amount: string; currency: string; reason: string }
-interface Bill extends Cursored<BillLine> { organisation: string; from: string; to: string; adjustments: Adjustment[]; totals: Record<string, string>; usage: UsageSums }
 
 export function BillsPage() {
   const { t } = useTranslation();
@@ -19,7 +14,7 @@ export function BillsPage() {
   const [month, setMonth] = useState(new Date().toISOString().slice(0, 7));
   const bill = useInfiniteQuery({
     queryKey: ["bill", month], initialPageParam: "",
-    queryFn: ({ pageParam, signal }) => getJson<Bill>(`/api/v1/bills?${new URLSearchParams({ month, limit: "1000", ...(pageParam ? { after: pageParam } : {}) })}`, { signal }),
+    queryFn: ({ pageParam, signal }) => getJson(at("/api/v1/bills", {}, { month, limit: 1000, ...(pageParam ? { after: pageParam } : {}) }), { signal }),
     getNextPageParam: (page) => page.next_cursor ?? undefined,
   });
   const first = bill.data?.pages[0];

@@ -2,16 +2,14 @@ import { KeyRound, MoreHorizontal, Plus, RotateCw, Trash2 } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useModels } from "../api/queries";
+import type { ReplyOf } from "../api/client";
+import type { ApiKey } from "../api/types";
 import { useMay } from "../shell/session";
 import { snippetsOf } from "../playground/snippets";
 import { Ago, Badge, Button, Confirm, CopyButton, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Menu, Page, Select, Table } from "../ui/kit";
 import { ConnectSection } from "./connect";
 import { useCursorList, useWrite } from "./lists";
 
-export interface ApiKey {
-  id: string; prefix: string; name: string; workspace: string; service: boolean; user: string | null; role: string; models: string[]; endpoints: string[]; networks: string[];
-  created_at: number; expires_at: number | null; revoked_at: number | null; last_used_at: number | null; key?: string;
-}
 const path = "/api/v1/keys";
 const listOf = (text: string) => text.split(/[\s,]+/).filter(Boolean);
 
@@ -22,10 +20,10 @@ function stateOf(key: ApiKey): "active" | "revoked" | "expired" {
 export function KeysPage() {
   const { t } = useTranslation();
   const admin = useMay("workspace_admin");
-  const list = useCursorList<ApiKey>(path);
-  const write = useWrite<ApiKey>([path]);
+  const list = useCursorList(path);
+  const write = useWrite<"/api/v1/keys">([path]);
   const [creating, setCreating] = useState(false);
-  const [shown, setShown] = useState<ApiKey | null>(null);
+  const [shown, setShown] = useState<ReplyOf<"/api/v1/keys", "post"> | null>(null);
   const [revoking, setRevoking] = useState<ApiKey | null>(null);
   const keys = [...list.rows].sort((a, b) => Number(stateOf(a) !== "active") - Number(stateOf(b) !== "active") || b.created_at - a.created_at);
   return (
@@ -96,7 +94,7 @@ function CreateForm({ admin, busy, error, onCreate, onClose }: { admin: boolean;
 }
 
 // Once, and never again: with what it takes to use it right away.
-function ShownKey({ made, onClose }: { made: ApiKey | null; onClose: () => void }) {
+function ShownKey({ made, onClose }: { made: ReplyOf<typeof path, "post"> | null; onClose: () => void }) {
   const { t } = useTranslation();
   const models = useModels();
   const model = made?.models[0] && !made.models[0].endsWith("*") ? made.models[0] : models.data?.find((one) => one.generates !== false)?.id ?? "smollm2:135m";

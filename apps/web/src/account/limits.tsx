@@ -2,25 +2,22 @@ import { useQueryClient } from "@tanstack/react-query";
 import { Plus, Trash2 } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
-import type { Budget } from "../api/queries";
+import type { RowOf } from "../api/client";
 import { useMay, useSession } from "../shell/session";
 import { formatCount, grouped } from "../ui/format";
 import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Meter, Page, Section, Select, Table } from "../ui/kit";
-import type { ApiKey } from "./keys";
 import { useCursorList, useWrite, type Write } from "./lists";
-import type { Workspace } from "./people";
-import { PriceBookForm, type PriceBook } from "./price_book";
+import { PriceBookForm } from "./price_book";
 import { WebhookSection } from "./webhook";
 
-interface Limit { scope: string; model: string; requests_per_minute: number | null; tokens_per_minute: number | null; tokens_per_day: number | null; concurrent_requests: number | null; context_length: number | null; max_output_tokens: number | null; burst_s: number }
-interface Quota { model: string; total: number; used: number; remaining: number; expires_at: number; stop_when_exhausted: boolean }
+type Limit = RowOf<"/api/v1/limits">;
 const numbers = ["requests_per_minute", "tokens_per_minute", "tokens_per_day", "concurrent_requests", "context_length", "max_output_tokens"] as const;
 
 function ScopeSelect({ id }: { id: string }) {
   const { t } = useTranslation();
   const session = useSession();
-  const workspaces = useCursorList<Workspace>("/api/v1/workspaces");
-  const keys = useCursorList<ApiKey>("/api/v1/keys");
+  const workspaces = useCursorList("/api/v1/workspaces");
+  const keys = useCursorList("/api/v1/keys");
   return (
     <Select id={id} name="scope">
       <option value={`organisation:${session.organisation}`}>{t("people.wholeOrganisation")}</option>
@@ -36,16 +33,16 @@ export function LimitsPage() {
   const operator = useMay("operator");
   const organisationAdmin = useMay("admin");
   const client = useQueryClient();
-  const limits = useCursorList<Limit>("/api/v1/limits", {}, { limit: 0 });
-  const quotas = useCursorList<Quota>("/api/v1/quotas", {}, { limit: 0 });
-  const budgets = useCursorList<Budget>("/api/v1/budgets", {}, { limit: 0 });
-  const prices = useCursorList<PriceBook>("/api/v1/prices", {}, { limit: 0 });
+  const limits = useCursorList("/api/v1/limits", {}, { limit: 0 });
+  const quotas = useCursorList("/api/v1/quotas", {}, { limit: 0 });
+  const budgets = useCursorList("/api/v1/budgets", {}, { limit: 0 });
+  const prices = useCursorList("/api/v1/prices", {}, { limit: 0 });
   const write = useWrite(["/api/v1/limits", "/api/v1/quotas", "/api/v1/budgets", "/api/v1/prices"]);
   const [pricing, setPricing] = useState(false);
   const [adding, setAdding] = useState<"limit" | "budget" | null>(null);
   const [removing, setRemoving] = useState<{ text: string; write: Write } | null>(null);
   const add = (what: "limit" | "budget") => admin && <Button onClick={() => { write.reset(); setAdding(what); }}><Plus className="size-4" aria-hidden />{t(`limits.add_${what}`)}</Button>;
-  const share = (budget: Budget) => (Number(budget.amount) > 0 ? Number(budget.spent) / Number(budget.amount) : 0);
+  const share = (budget: RowOf<"/api/v1/budgets">) => (Number(budget.amount) > 0 ? Number(budget.spent) / Number(budget.amount) : 0);
   return (
     <Page title={t("nav.limits")} lead={t("limits.lead")}>
       {write.error && !adding && !removing && !pricing && <div className="mb-3"><ErrorNote error={write.error} /></div>}

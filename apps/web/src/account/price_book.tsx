@@ -4,14 +4,11 @@ import { useState } from "react";
 import { useMutation } from "@tanstack/react-query";
 import { useTranslation } from "react-i18next";
 import { postJson } from "../api/client";
+import type { PriceBook } from "../api/types";
 import { useModels } from "../api/queries";
 import { Button, ErrorNote, Field, IconButton, Input } from "../ui/kit";
 
-export interface Tier { up_to?: number; input: string; cached_input: string; output: string; reasoning_output: string }
-export interface PricedModel { model: string; tiers?: Tier[] }
-export interface PriceBook { version: number; currency: string; valid_from: string; valid_to: string | null; note?: string; models: PricedModel[]; charge_failed?: boolean; discounts?: unknown[] }
 export interface PriceLine { model: string; input: string; cached: string; output: string }
-interface DryRun { requests: number; was: string; would_be: string }
 
 const decimal = /^\d+(\.\d{1,9})?$/;
 
@@ -41,7 +38,7 @@ export function PriceBookForm({ current, busy, error, onSave, onClose }: { curre
   const [currency, setCurrency] = useState(current?.currency ?? "USD");
   const [note, setNote] = useState("");
   const [lines, setLines] = useState<PriceLine[]>(() => { const known = linesOf(current); return known.length > 0 ? known : [{ model: "*", input: "", cached: "", output: "" }]; });
-  const dry = useMutation({ mutationFn: (book: Record<string, unknown>) => postJson<DryRun>("/api/v1/prices/dry_run", { book, month: new Date().toISOString().slice(0, 7) }) });
+  const dry = useMutation({ mutationFn: (book: Record<string, unknown>) => postJson("/api/v1/prices/dry_run", { book, month: new Date().toISOString().slice(0, 7) }) });
   const change = (index: number, next: Partial<PriceLine>) => { dry.reset(); setLines(lines.map((line, at) => (at === index ? { ...line, ...next } : line))); };
   const good = /^[A-Za-z]{3}$/.test(currency.trim()) && lines.every((line) => line.model.trim() !== "" && decimal.test(line.input.trim()) && decimal.test(line.output.trim()) && (line.cached.trim() === "" || decimal.test(line.cached.trim())));
   const book = bookOf(current, currency, note, lines);

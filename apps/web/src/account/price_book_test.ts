@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
-import { bookOf, linesOf, type PriceBook } from "./price_book";
+import type { PriceBook } from "../api/types";
+import { bookOf, linesOf } from "./price_book";
 
 const tier = (input: string, output: string, more = {}) => ({ input, cached_input: input, output, reasoning_output: output, ...more });
 const book = {

@@ -2,16 +2,12 @@ import { useVirtualizer } from "@tanstack/react-virtual";
 import { useEffect, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link, useSearchParams } from "react-router";
+import type { RequestRow } from "../api/types";
 import { formatAgo, formatCount, formatSeconds, formatTime, grouped } from "../ui/format";
 import { Badge, cx, Dialog, Empty, ErrorNote, Input, Loading, Page, Section, Select, Table } from "../ui/kit";
 import { ModelDot } from "../overview/page";
 import { useCursorList, useLiveList } from "./lists";
 
-export interface RequestRow {
-  id: string; request_id: string; started_at: number; finished_at: number; organisation: string; workspace: string; key: string; member: string | null; model: string; endpoint: string;
-  prompt_tokens: number; cached_tokens: number; output_tokens: number; reasoning_tokens: number; queue_ms: number; load_ms: number; prefill_ms: number; decode_ms: number; stall_ms: number; device_seconds: number;
-  status: string; error_code: string | null; amount: string; free_tokens: number; billing: string; price_version: number;
-}
 const looks = { queue: "bg-line-strong", load: "bg-warn", prefill: "bg-[#8d7fd8]", decode: "bg-accent", stall: "hatched bg-accent-soft" } as const;
 type Phase = keyof typeof looks;
 const statuses = ["done", "cancelled", "error", "interrupted"] as const;
@@ -30,7 +26,7 @@ export function RequestsPage() {
   const [model, setModel] = useState(search.get("model") ?? "");
   const [status, setStatus] = useState("");
   const [chosen, setChosen] = useState<RequestRow | null>(null);
-  const list = useLiveList<RequestRow>("/api/v1/requests", { model: model.trim(), status }, { pollMs: 5_000, limit: 200 });
+  const list = useLiveList("/api/v1/requests", { model: model.trim(), status }, { pollMs: 5_000, limit: 200 });
   const box = useRef<HTMLDivElement>(null);
   const rows = list.rows;
   const virtual = useVirtualizer({ count: rows.length, getScrollElement: () => box.current, estimateSize: () => 40, overscan: 10, getItemKey: (index) => rows[index]!.id });
@@ -82,7 +78,7 @@ export function RequestsPage() {
 export function RecentRequests({ model }: { model: string }) {
   const { t } = useTranslation();
   const [chosen, setChosen] = useState<RequestRow | null>(null);
-  const list = useCursorList<RequestRow>("/api/v1/requests", { model }, { pollMs: 5_000, limit: 8 });
+  const list = useCursorList("/api/v1/requests", { model }, { pollMs: 5_000, limit: 8 });
   if (list.rows.length === 0 && !list.error) return null;
   return (
     <Section title={t("requests.recent")} actions={<Link className="text-sm text-accent underline" to={`/requests?model=${encodeURIComponent(model)}`}>{t("requests.allOf")}</Link>}>

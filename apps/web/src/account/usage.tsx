@@ -1,6 +1,7 @@
 import { lazy, Suspense, useMemo, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { usePrices } from "../api/queries";
+import type { UsageRow } from "../api/types";
 import { useMay } from "../shell/session";
 import { modelColor } from "../ui/colors";
 import { formatCount, formatSeconds, grouped, significant } from "../ui/format";
@@ -13,10 +14,7 @@ import { useCursorList } from "./lists";
 
 const Chart = lazy(() => import("../ui/chart"));
 
-export interface UsageSums {
-  requests: number; errors: number; cancelled: number; prompt_tokens: number; cached_tokens: number; output_tokens: number; reasoning_tokens: number; free_tokens: number; device_seconds: number; amount: string;
-  day?: string; model?: string; key?: string; member?: string; workspace?: string; cost?: string; margin?: string; cost_currency?: string;
-}
+type UsageSums = UsageRow;
 const groups = ["model", "key", "member", "workspace"] as const;
 
 export function sumsOf(rows: UsageSums[]): { requests: number; errors: number; prompt: number; cached: number; output: number; device: number } {
@@ -36,8 +34,8 @@ export function UsagePage() {
   const [to, setTo] = useState(day(0));
   const [group, setGroup] = useState<(typeof groups)[number]>("model");
   const range = { from: `${from}T00:00:00Z`, to: new Date(Date.parse(`${to}T00:00:00Z`) + 86_400_000).toISOString().replace(".000", "") };
-  const days = useCursorList<UsageSums>("/api/v1/usage", { ...range, group_by: "day" }, { pollMs: 10_000, limit: 1000 });
-  const by = useCursorList<UsageSums>("/api/v1/usage", { ...range, group_by: group }, { pollMs: 10_000, limit: 1000 });
+  const days = useCursorList("/api/v1/usage", { ...range, group_by: "day" }, { pollMs: 10_000, limit: 1000 });
+  const by = useCursorList("/api/v1/usage", { ...range, group_by: group }, { pollMs: 10_000, limit: 1000 });
   const sums = sumsOf(days.rows);
   const rows = useMemo(() => mostFirst(by.rows), [by.rows]);
   const chart = useMemo(() => {

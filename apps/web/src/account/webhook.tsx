@@ -7,12 +7,11 @@ import { Button, CopyButton, ErrorNote, Field, IconButton, Input, Loading, Secti
 import { useWrite } from "./lists";
 
 const path = "/api/v1/webhook";
-interface Webhook { url: string | null; secret?: string }
 
 export function WebhookSection() {
   const { t } = useTranslation();
-  const webhook = useQuery({ queryKey: ["list", path], queryFn: ({ signal }) => getJson<Webhook>(path, { signal }) });
-  const write = useWrite<Webhook>([path]);
+  const webhook = useQuery({ queryKey: ["list", path], queryFn: ({ signal }) => getJson(path, { signal }) });
+  const write = useWrite<typeof path, "put">([path]);
   const secret = write.data?.secret;
   return (
     <Section title={t("webhook.title")} note={t("webhook.note")}>
