@@ -69,6 +69,7 @@ nlohmann::ordered_json BudgetRequestSchema();
 nlohmann::ordered_json BudgetSchema();
 nlohmann::ordered_json PricesSchema();
 nlohmann::ordered_json PriceBookSchema();
+nlohmann::ordered_json StoredBookSchema();
 nlohmann::ordered_json DryRunRequestSchema();
 nlohmann::ordered_json DryRunSchema();
 nlohmann::ordered_json WebhookRequestSchema();

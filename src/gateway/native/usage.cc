@@ -334,7 +334,7 @@ Json UsageSchema() {
   Json item = SchemaLike(SumsJson({}));
   for (const char* name : {"model", "key", "member", "workspace", "organisation", "endpoint", "status", "day",
                            "cost", "margin", "cost_currency"}) {
-    item["properties"][name]["type"] = "string";
+    item["properties"][name] = {{"type", "string"}, {"optional", true}};
   }
   return ListSchemaOf(std::move(item));
 }
@@ -345,11 +345,16 @@ Json RequestSchema() {
 }
 Json RequestListSchema() { return ListSchemaOf(RequestSchema()); }
 Json RangeSchema() {
-  return Json::parse(R"json({"type": "object", "properties": {
+  Json schema = Json::parse(R"json({"type": "object", "properties": {
     "data": {"type": "array", "items": {"type": "object", "properties": {"points": {"type": "array",
-      "items": {"type": "array", "description": "seconds since 1970, value; steps without requests are left out"}},
-      "others": {"type": "boolean", "description": "with top: all groups beyond it, as one"}}}},
+      "items": {"type": "array", "items": {"type": "number"}, "description": "seconds since 1970, value; steps without requests are left out"}},
+      "others": {"type": "boolean", "optional": true, "description": "with top: all groups beyond it, as one"}}}},
     "from": {"type": "number"}, "to": {"type": "number"}, "step": {"type": "integer"}}})json");
+  for (const char* name : {"model", "key", "member", "workspace", "organisation", "endpoint", "status"}) {
+    schema["properties"]["data"]["items"]["properties"][name] =
+        Json{{"type", {"string", "null"}}, {"optional", true}, {"description", "of group_by; null: the others"}};
+  }
+  return schema;
 }
 Json AdjustmentSchema() { return SchemaLike(AdjustmentJson({})); }
 Json AdjustmentRequestSchema() {
@@ -366,7 +371,9 @@ Json BillSchema() {
   schema["properties"]["adjustments"] = Json{{"type", "array"}, {"items", AdjustmentSchema()}};
   schema["properties"]["totals"] =
       Json{{"type", "object"}, {"description", "by currency: all lines and adjustments of the month"}};
-  schema["properties"]["usage"]["type"] = "object";
+  schema["properties"]["totals"]["additionalProperties"]["type"] = "string";
+  schema["properties"]["usage"] = SchemaLike(SumsJson({}));
+  schema["properties"]["usage"]["properties"].erase("amount");
   return schema;
 }
 

@@ -2,19 +2,14 @@ import { Plus } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useInfiniteQuery, useQueryClient } from "@tanstack/react-query";
-import { getJson, send } from "../api/client";
+import { at, getJson, send } from "../api/client";
 import { useMay, useSession } from "../shell/session";
 import { formatCount, grouped } from "../ui/format";
 import { Ago, Button, Dialog, Empty, ErrorNote, Field, Input, Loading, Page, Section, Select, Stat, Table, TextArea } from "../ui/kit";
 import { usePrices } from "../api/queries";
 import { CsvButton } from "./csv_button";
-import { useCursorList, useWrite, type Cursored } from "./lists";
+import { useCursorList, useWrite } from "./lists";
 import { useNames } from "./names";
-import type { UsageSums } from "./usage";
-
-interface BillLine extends UsageSums { model: string; key: string; member: string; workspace: string; price_version: number; currency: string }
-interface Adjustment { id: string; created_at: number; amount: string; currency: string; reason: string; created_by: string; model: string | null }
-interface Bill extends Cursored<BillLine> { organisation: string; from: string; to: string; adjustments: Adjustment[]; totals: Record<string, string>; usage: UsageSums }
 
 export function BillsPage() {
   const { t } = useTranslation();
@@ -23,14 +18,14 @@ export function BillsPage() {
   const operator = useMay("operator");
   const client = useQueryClient();
   const [organisation, setOrganisation] = useState("");  // "": one's own
-  const organisations = useCursorList<{ id: string; name: string }>("/api/v1/organisations", {}, { enabled: operator, limit: 1000 });
+  const organisations = useCursorList("/api/v1/organisations", {}, { enabled: operator, limit: 1000 });
   const [adjusting, setAdjusting] = useState(false);
-  const write = useWrite<Adjustment>([]);
+  const write = useWrite([]);
   const names = useNames();
   const whose: Record<string, string> = organisation ? { organisation } : {};
   const bill = useInfiniteQuery({
     queryKey: ["bill", month, organisation], initialPageParam: "",
-    queryFn: ({ pageParam, signal }) => getJson<Bill>(`/api/v1/bills?${new URLSearchParams({ month, ...whose, limit: "1000", ...(pageParam ? { after: pageParam } : {}) })}`, { signal }),
+    queryFn: ({ pageParam, signal }) => getJson(at("/api/v1/bills", {}, { month, ...whose, limit: 1000, ...(pageParam ? { after: pageParam } : {}) }), { signal }),
     getNextPageParam: (page) => page.next_cursor ?? undefined,
   });
   const first = bill.data?.pages[0];

@@ -3,10 +3,10 @@ import { Check } from "lucide-react";
 import { useState, type ReactNode } from "react";
 import { useTranslation } from "react-i18next";
 import { useDeployments, useModels } from "../api/queries";
+import type { ApiKey } from "../api/types";
 import { formatTime, grouped, significant } from "../ui/format";
 import { Ago, Badge, Button, cx, ErrorNote, Field, Input, Loading } from "../ui/kit";
-import { limitNumbers, LimitFields, limitsOf, type Limit } from "./limit_forms";
-import type { ApiKey } from "./keys";
+import { limitNumbers, LimitFields, limitsOf } from "./limit_forms";
 import { useCursorList, useWrite } from "./lists";
 import { useNames } from "./names";
 
@@ -66,7 +66,7 @@ const dateOf = (unixS: number | null) => (unixS === null ? "" : new Date(unixS *
 export function KeyDetails({ shown, admin, active }: { shown: ApiKey; admin: boolean; active: boolean }) {
   const { t } = useTranslation();
   const names = useNames();
-  const write = useWrite<ApiKey>(["/api/v1/keys"]);
+  const write = useWrite(["/api/v1/keys"]);
   const [key, setKey] = useState(shown);
   const [editing, setEditing] = useState(false);
   const facts: [string, ReactNode][] = [
@@ -86,7 +86,7 @@ export function KeyDetails({ shown, admin, active }: { shown: ApiKey; admin: boo
           const date = String(form.get("expires") ?? "");
           // A date that was not touched is no other time of that day.
           const expires = date === dateOf(key.expires_at) ? {} : { expires_at: expiryOf(date) };
-          write.mutate({ method: "PATCH", path: `/api/v1/keys/${key.id}`, body: { name: String(form.get("name")).trim(), weight: Number(form.get("weight")), ...scopeOf(form), ...expires } }, { onSuccess: (changed) => { setKey(changed); setEditing(false); } });
+          write.mutate({ method: "PATCH", path: `/api/v1/keys/${key.id}`, body: { name: String(form.get("name")).trim(), weight: Number(form.get("weight")), ...scopeOf(form), ...expires } }, { onSuccess: (changed) => { setKey(changed as ApiKey); setEditing(false); } });
         }}>
           <Field label={t("keys.name")}>{(id) => <Input id={id} name="name" required maxLength={200} defaultValue={key.name} />}</Field>
           <ScopeFields old={key} />
@@ -117,7 +117,7 @@ export function KeyDetails({ shown, admin, active }: { shown: ApiKey; admin: boo
 function KeyLimits({ id, active }: { id: string; active: boolean }) {
   const { t } = useTranslation();
   const scope = `key:${id}`;
-  const list = useCursorList<Limit>("/api/v1/limits", { scope }, { limit: 0 });
+  const list = useCursorList("/api/v1/limits", { scope }, { limit: 0 });
   const write = useWrite(["/api/v1/limits"]);
   const [editing, setEditing] = useState(false);
   const all = list.rows.find((one) => one.model === "*") ?? null;

@@ -1,7 +1,9 @@
 import { Eye, KeyRound, MoreHorizontal, Plus, RotateCw, Trash2 } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
+import type { ReplyOf } from "../api/client";
 import { useModels } from "../api/queries";
+import type { ApiKey } from "../api/types";
 import { useMay } from "../shell/session";
 import { snippetsOf } from "../playground/snippets";
 import { Ago, Badge, Button, Confirm, CopyButton, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Menu, Page, Select, Table } from "../ui/kit";
@@ -10,10 +12,6 @@ import { KeyDetails, ScopeFields, scopeOf } from "./key_scope";
 import { LimitFields, limitsOf } from "./limit_forms";
 import { useCursorList, useWrite } from "./lists";
 
-export interface ApiKey {
-  id: string; prefix: string; name: string; workspace: string; service: boolean; user: string | null; role: string; models: string[]; endpoints: string[]; networks: string[]; weight: number;
-  created_at: number; expires_at: number | null; revoked_at: number | null; last_used_at: number | null; key?: string;
-}
 const path = "/api/v1/keys";
 
 function stateOf(key: ApiKey): "active" | "revoked" | "expired" {
@@ -23,10 +21,10 @@ function stateOf(key: ApiKey): "active" | "revoked" | "expired" {
 export function KeysPage() {
   const { t } = useTranslation();
   const admin = useMay("workspace_admin");
-  const list = useCursorList<ApiKey>(path);
-  const write = useWrite<ApiKey>([path]);
+  const list = useCursorList(path);
+  const write = useWrite<typeof path>([path]);
   const [creating, setCreating] = useState(false);
-  const [shown, setShown] = useState<ApiKey | null>(null);
+  const [shown, setShown] = useState<ReplyOf<typeof path, "post"> | null>(null);
   const [looking, setLooking] = useState<ApiKey | null>(null);
   const limit = useWrite(["/api/v1/limits"]);
   const [revoking, setRevoking] = useState<ApiKey | null>(null);
@@ -106,7 +104,7 @@ function CreateForm({ admin, busy, error, onCreate, onClose }: { admin: boolean;
 }
 
 // Once, and never again: with what it takes to use it right away.
-function ShownKey({ made, problem, onClose }: { made: ApiKey | null; problem: unknown; onClose: () => void }) {
+function ShownKey({ made, problem, onClose }: { made: ReplyOf<typeof path, "post"> | null; problem: unknown; onClose: () => void }) {
   const { t } = useTranslation();
   const models = useModels();
   const model = made?.models[0] && !made.models[0].endsWith("*") ? made.models[0] : models.data?.find((one) => one.generates !== false)?.id ?? "smollm2:135m";

@@ -1,14 +1,11 @@
 // Forms of limits and budgets: new ones, and those that are there.
 import { useTranslation } from "react-i18next";
-import type { Budget } from "../api/queries";
+import type { Budget, Limit } from "../api/types";
 import { useSession } from "../shell/session";
 import { Button, ErrorNote, Field, Input, Select } from "../ui/kit";
-import type { ApiKey } from "./keys";
 import { useCursorList } from "./lists";
 import type { NamedKind } from "./names";
-import type { Workspace } from "./people";
 
-export interface Limit { scope: string; model: string; requests_per_minute: number | null; tokens_per_minute: number | null; tokens_per_day: number | null; concurrent_requests: number | null; context_length: number | null; max_output_tokens: number | null; burst_s: number }
 export const limitNumbers = ["requests_per_minute", "tokens_per_minute", "tokens_per_day", "concurrent_requests", "context_length", "max_output_tokens"] as const;
 type Names = (kind: NamedKind, id: string) => string | undefined;
 
@@ -27,8 +24,8 @@ export function ScopeName({ scope, names }: { scope: string; names: Names }) {
 function ScopeSelect({ id }: { id: string }) {
   const { t } = useTranslation();
   const session = useSession();
-  const workspaces = useCursorList<Workspace>("/api/v1/workspaces", {}, { limit: 1000 });
-  const keys = useCursorList<ApiKey>("/api/v1/keys", {}, { limit: 1000 });
+  const workspaces = useCursorList("/api/v1/workspaces", {}, { limit: 1000 });
+  const keys = useCursorList("/api/v1/keys", {}, { limit: 1000 });
   return (
     <Select id={id} name="scope">
       <option value={`organisation:${session.organisation}`}>{t("people.wholeOrganisation")}</option>

@@ -2,17 +2,16 @@ import { useQueryClient } from "@tanstack/react-query";
 import { Pencil, Plus, Trash2 } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
-import type { Budget } from "../api/queries";
+import type { Budget, Limit } from "../api/types";
 import { useMay } from "../shell/session";
 import { formatCount, grouped } from "../ui/format";
 import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, IconButton, Loading, Meter, Page, Section, Table } from "../ui/kit";
 import { useCursorList, useWrite, type Write } from "./lists";
-import { BudgetForm, limitNumbers, LimitForm, ScopeName, type Limit } from "./limit_forms";
+import { BudgetForm, limitNumbers, LimitForm, ScopeName } from "./limit_forms";
 import { useNames } from "./names";
-import { PriceBookForm, type PriceBook } from "./price_book";
+import { PriceBookForm } from "./price_book";
 import { WebhookSection } from "./webhook";
 
-interface Quota { model: string; total: number; used: number; remaining: number; expires_at: number; stop_when_exhausted: boolean }
 
 export function LimitsPage() {
   const { t } = useTranslation();
@@ -20,10 +19,10 @@ export function LimitsPage() {
   const operator = useMay("operator");
   const organisationAdmin = useMay("admin");
   const client = useQueryClient();
-  const limits = useCursorList<Limit>("/api/v1/limits", {}, { limit: 0 });
-  const quotas = useCursorList<Quota>("/api/v1/quotas", {}, { limit: 0 });
-  const budgets = useCursorList<Budget>("/api/v1/budgets", {}, { limit: 0 });
-  const prices = useCursorList<PriceBook>("/api/v1/prices", {}, { limit: 0 });
+  const limits = useCursorList("/api/v1/limits", {}, { limit: 0 });
+  const quotas = useCursorList("/api/v1/quotas", {}, { limit: 0 });
+  const budgets = useCursorList("/api/v1/budgets", {}, { limit: 0 });
+  const prices = useCursorList("/api/v1/prices", {}, { limit: 0 });
   const write = useWrite(["/api/v1/limits", "/api/v1/quotas", "/api/v1/budgets", "/api/v1/prices"]);
   const [pricing, setPricing] = useState(false);
   const [adding, setAdding] = useState<{ what: "limit"; old: Limit | null } | { what: "budget"; old: Budget | null } | null>(null);

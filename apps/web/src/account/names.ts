@@ -3,15 +3,14 @@ import { useMemo } from "react";
 import { useMay } from "../shell/session";
 import { useCursorList } from "./lists";
 
-interface Named { id: string; name: string; user?: string; email?: string }
 export type NamedKind = "key" | "member" | "workspace";
 
 export function useNames(): (kind: NamedKind, id: string) => string | undefined {
   const developer = useMay("developer");
   const admin = useMay("workspace_admin");
-  const keys = useCursorList<Named>("/api/v1/keys", {}, { enabled: developer, limit: 1000 });
-  const members = useCursorList<Named>("/api/v1/members", {}, { enabled: admin, limit: 1000 });
-  const workspaces = useCursorList<Named>("/api/v1/workspaces", {}, { limit: 1000 });
+  const keys = useCursorList("/api/v1/keys", {}, { enabled: developer, limit: 1000 });
+  const members = useCursorList("/api/v1/members", {}, { enabled: admin, limit: 1000 });
+  const workspaces = useCursorList("/api/v1/workspaces", {}, { limit: 1000 });
   return useMemo(() => {
     const known = {
       key: new Map(keys.rows.map((one) => [one.id, one.name])),

@@ -4,16 +4,13 @@ import { useState } from "react";
 import { useMutation } from "@tanstack/react-query";
 import { useTranslation } from "react-i18next";
 import { postJson } from "../api/client";
+import type { PriceBook } from "../api/types";
 import { useModels } from "../api/queries";
 import { Button, ErrorNote, Field, IconButton, Input } from "../ui/kit";
 
-export interface Tier { up_to?: number; input: string; cached_input: string; output: string; reasoning_output: string }
-export interface PricedModel { model: string; tiers?: Tier[] }
-export interface PriceBook { version: number; currency: string; valid_from: string; valid_to: string | null; note?: string; models: PricedModel[]; charge_failed?: boolean; discounts?: unknown[] }
 // One tier of one model: what a prompt of at most so many tokens costs. An empty `upTo`: any longer one. Empty `cached` and
 // `reasoning`: as input and output.
 export interface PriceLine { model: string; upTo: string; input: string; cached: string; output: string; reasoning: string }
-interface DryRun { requests: number; was: string; would_be: string }
 
 const decimal = /^\d+(\.\d{1,9})?$/;
 const emptyLine: PriceLine = { model: "", upTo: "", input: "", cached: "", output: "", reasoning: "" };
@@ -65,7 +62,7 @@ export function PriceBookForm({ current, busy, error, onSave, onClose }: { curre
   const [currency, setCurrency] = useState(current?.currency ?? "USD");
   const [note, setNote] = useState("");
   const [lines, setLines] = useState<PriceLine[]>(() => { const known = linesOf(current); return known.length > 0 ? known : [{ ...emptyLine, model: "*" }]; });
-  const dry = useMutation({ mutationFn: (book: Record<string, unknown>) => postJson<DryRun>("/api/v1/prices/dry_run", { book, month: new Date().toISOString().slice(0, 7) }) });
+  const dry = useMutation({ mutationFn: (book: Record<string, unknown>) => postJson("/api/v1/prices/dry_run", { book, month: new Date().toISOString().slice(0, 7) }) });
   const change = (index: number, next: Partial<PriceLine>) => { dry.reset(); setLines(lines.map((line, at) => (at === index ? { ...line, ...next } : line))); };
   const money = (text: string, needed: boolean) => (text.trim() === "" ? !needed : decimal.test(text.trim()));
   const whole = (text: string) => text.trim() === "" || (/^\d{1,15}$/.test(text.trim()) && Number(text) > 0);

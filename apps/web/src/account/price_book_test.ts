@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
-import { bookOf, linesOf, tierProblem, withTier, type PriceBook, type PriceLine } from "./price_book";
+import type { PriceBook } from "../api/types";
+import { bookOf, linesOf, tierProblem, withTier, type PriceLine } from "./price_book";
 
 const tier = (input: string, output: string, more = {}) => ({ input, cached_input: input, output, reasoning_output: output, ...more });
 const book = {

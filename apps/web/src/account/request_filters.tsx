@@ -46,14 +46,12 @@ export function useRequestFilters() {
   return { filters, change };
 }
 
-interface Named { id: string; name: string; user?: string; email?: string }
-
 export function RequestFilters({ filters, change }: ReturnType<typeof useRequestFilters>) {
   const { t } = useTranslation();
   const developer = useMay("developer");
   const admin = useMay("workspace_admin");
-  const keys = useCursorList<Named>("/api/v1/keys", {}, { enabled: developer, limit: 1000 });
-  const members = useCursorList<Named>("/api/v1/members", {}, { enabled: admin, limit: 1000 });
+  const keys = useCursorList("/api/v1/keys", {}, { enabled: developer, limit: 1000 });
+  const members = useCursorList("/api/v1/members", {}, { enabled: admin, limit: 1000 });
   const people = [...new Map(members.rows.map((one) => [one.user ?? one.id, one.name || one.email || one.id]))];
   // What the address names is shown, also where the caller may not list it.
   const options = (known: [string, string][], value: string) => (value && !known.some(([id]) => id === value) ? [...known, [value, value] as [string, string]] : known);

@@ -4,20 +4,15 @@ import { useEffect, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link, useSearchParams } from "react-router";
 import { formatAgo, formatCount, formatSeconds, formatTime, grouped } from "../ui/format";
-import { getJson } from "../api/client";
+import { at, getJson } from "../api/client";
+import type { RequestRow } from "../api/types";
 import { Badge, cx, Dialog, Empty, ErrorNote, Loading, Page, Section, Table } from "../ui/kit";
 import { ModelDot } from "../overview/page";
 import { useCursorList, useLiveList } from "./lists";
 import { useNames } from "./names";
 import { queryOf, RequestFilters, statuses, useRequestFilters } from "./request_filters";
 import { RunningRequests } from "./running_requests";
-import { StoredBodySection } from "./stored_body";
 
-export interface RequestRow {
-  id: string; request_id: string; started_at: number; finished_at: number; organisation: string; workspace: string; key: string; member: string | null; model: string; endpoint: string;
-  prompt_tokens: number; cached_tokens: number; output_tokens: number; reasoning_tokens: number; queue_ms: number; load_ms: number; prefill_ms: number; decode_ms: number; stall_ms: number; device_seconds: number;
-  status: string; body_stored?: boolean; error_code: string | null; amount: string; free_tokens: number; billing: string; price_version: number;
-}
 const looks = { queue: "bg-line-strong", load: "bg-warn", prefill: "bg-[#8d7fd8]", decode: "bg-accent", stall: "hatched bg-accent-soft" } as const;
 type Phase = keyof typeof looks;
 
@@ -45,7 +40,7 @@ export function RequestsPage() {
   }, []);
   const query = queryOf(filters, minute * 60_000);
   const onlyRunning = filters.status === "running";
-  const list = useLiveList<RequestRow>("/api/v1/requests", query, { pollMs: 5_000, limit: 200 });
+  const list = useLiveList("/api/v1/requests", query, { pollMs: 5_000, limit: 200 });
   const box = useRef<HTMLDivElement>(null);
   const rows = list.rows;
   const virtual = useVirtualizer({ count: rows.length, getScrollElement: () => box.current, estimateSize: () => 40, overscan: 10, getItemKey: (index) => rows[index]!.id });
@@ -95,7 +90,7 @@ export function RequestsPage() {
 export function RecentRequests({ model }: { model: string }) {
   const { t } = useTranslation();
   const [chosen, setChosen] = useState<RequestRow | null>(null);
-  const list = useCursorList<RequestRow>("/api/v1/requests", { model }, { pollMs: 5_000, limit: 8 });
+  const list = useCursorList("/api/v1/requests", { model }, { pollMs: 5_000, limit: 8 });
   if (list.rows.length === 0 && !list.error) return null;
   return (
     <Section title={t("requests.recent")} actions={<Link className="text-sm text-accent underline" to={`/requests?model=${encodeURIComponent(model)}`}>{t("requests.allOf")}</Link>}>
@@ -135,7 +130,7 @@ function Phases({ row, tall = false }: { row: RequestRow; tall?: boolean }) {
 
 // By its address also where no list shows it.
 function OneRequest({ id, known }: { id: string; known: RequestRow | undefined }) {
-  const found = useQuery({ queryKey: ["request", id], enabled: known === undefined, staleTime: Infinity, queryFn: ({ signal }) => getJson<RequestRow>(`/api/v1/requests/${encodeURIComponent(id)}`, { signal }) });
+  const found = useQuery({ queryKey: ["request", id], enabled: known === undefined, staleTime: Infinity, queryFn: ({ signal }) => getJson(at("/api/v1/requests/{id}", { id }), { signal }) });
   const row = known ?? found.data;
   if (row) return <Details row={row} />;
   return found.error ? <ErrorNote error={found.error} retry={() => void found.refetch()} /> : <Loading rows={5} />;
@@ -157,7 +152,6 @@ function Details({ row }: { row: RequestRow }) {
           [t("usage.device"), formatSeconds(row.device_seconds)], [t("usage.amount"), `${row.amount} · ${row.billing}`], [t("models.state"), row.error_code ? `${row.status}: ${row.error_code}` : row.status],
         ] as const).map(([label, value]) => <div key={label} className="flex justify-between gap-3 border-b border-line py-1.5"><dt className="text-faint">{label}</dt><dd className="min-w-0 truncate text-right" title={value}>{value}</dd></div>)}
       </dl>
-      {row.body_stored && <StoredBodySection key={row.id} id={row.id} />}
     </div>
   );
 }

@@ -2,17 +2,13 @@
 import { useState } from "react";
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useTranslation } from "react-i18next";
-import { getJson, postJson } from "../api/client";
+import { at, getJson, postJson } from "../api/client";
+import type { RunningRequest } from "../api/types";
 import { ModelDot } from "../overview/page";
 import { formatAgo, formatCount, formatPercent, formatSeconds, grouped } from "../ui/format";
 import { Badge, Button, Confirm, ErrorNote, Section, Table, type Tone } from "../ui/kit";
 import type { NamedKind } from "./names";
 
-export interface RunningRequest {
-  id: string; request_id: string; started_at: number; workspace: string; key: string; member: string | null; model: string; deployment: string | null; endpoint: string;
-  state: "queued" | "loading" | "prefill" | "decode"; queue_position: number | null; share: number | null; prompt_tokens: number; output_tokens: number; stopped: boolean; may_cancel: boolean;
-}
-interface Running { data: RunningRequest[]; total: number }
 const path = "/api/v1/requests/running";
 const tones: Record<RunningRequest["state"], Tone> = { queued: "neutral", loading: "warn", prefill: "accent", decode: "good" };
 const most = 50;
@@ -24,10 +20,10 @@ export function RunningRequests({ query, names, alone }: { query: Record<string,
   const asked = Object.fromEntries(["model", "key", "member", "endpoint"].map((name) => [name, query[name] ?? ""]).filter(([, value]) => value !== ""));
   const list = useQuery({
     queryKey: ["list", path, asked], refetchInterval: 1_000,
-    queryFn: ({ signal }) => getJson<Running>(`${path}?${new URLSearchParams({ ...asked, limit: String(most) })}`, { signal }),
+    queryFn: ({ signal }) => getJson(at(path, {}, { ...asked, limit: most }), { signal }),
   });
   const stop = useMutation({
-    mutationFn: (one: RunningRequest) => postJson(`/api/v1/requests/${encodeURIComponent(one.id)}/cancel`),
+    mutationFn: (one: RunningRequest) => postJson(at("/api/v1/requests/{id}/cancel", { id: one.id })),
     onSuccess: () => setStopping(null),
     onSettled: () => client.invalidateQueries({ queryKey: ["list", path] }),
   });

@@ -10,11 +10,10 @@ import { useWrite } from "./lists";
 const path = "/api/v1/secrets";
 // What the server reads (platform/accounts/secrets.cc refuses others).
 const names = ["hub.token"] as const;
-interface Secret { name: string; created_at: number }
 
 export function SecretsSection() {
   const { t } = useTranslation();
-  const list = useQuery({ queryKey: ["list", path], queryFn: ({ signal }) => getJson<{ data: Secret[] }>(path, { signal }).then((reply) => reply.data) });
+  const list = useQuery({ queryKey: ["list", path], queryFn: ({ signal }) => getJson(path, { signal }).then((reply) => reply.data) });
   const write = useWrite([path]);
   const [editing, setEditing] = useState<string | null>(null);
   const [removing, setRemoving] = useState<string | null>(null);

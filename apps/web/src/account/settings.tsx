@@ -1,6 +1,7 @@
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useSettings } from "../api/queries";
+import { settingHelp } from "../i18n/server_texts";
 import { ErrorNote, Input, Loading, Page, Section } from "../ui/kit";
 import { SecretsSection } from "./secrets";
 import { SettingRow } from "./setting";
@@ -12,7 +13,7 @@ export function SettingsPage() {
   const [search, setSearch] = useState("");
   const [changed, setChanged] = useState(false);
   const all = settings.data ?? [];
-  const shown = all.filter((one) => `${one.id} ${one.help}`.toLowerCase().includes(search.toLowerCase()) && (!changed || one.source !== "default" || one.next !== null));
+  const shown = all.filter((one) => `${one.id} ${settingHelp(one)}`.toLowerCase().includes(search.toLowerCase()) && (!changed || one.source !== "default" || one.next !== null));
   const groups = new Map<string, typeof shown>();
   for (const one of shown) {
     const group = one.id.includes(".") ? one.id.split(".")[0]! : t("settings.general");

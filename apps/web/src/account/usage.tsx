@@ -1,6 +1,7 @@
 import { useCallback, useMemo, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { usePrices } from "../api/queries";
+import type { UsageRow } from "../api/types";
 import { useMay } from "../shell/session";
 import { modelColor } from "../ui/colors";
 import { formatCount, formatSeconds, grouped, significant } from "../ui/format";
@@ -12,20 +13,16 @@ import { useCursorList } from "./lists";
 import { useNames } from "./names";
 import { measures, UsageChart, useLayers, type Grouping, type Measure } from "./usage_chart";
 
-export interface UsageSums {
-  requests: number; errors: number; cancelled: number; prompt_tokens: number; cached_tokens: number; output_tokens: number; reasoning_tokens: number; free_tokens: number; device_seconds: number; amount: string;
-  day?: string; model?: string; key?: string; member?: string; workspace?: string; cost?: string; margin?: string; cost_currency?: string;
-}
 const groups = ["model", "key", "member", "workspace", "kind"] as const;
 
-export function sumsOf(rows: UsageSums[]): { requests: number; errors: number; prompt: number; cached: number; output: number; device: number } {
+export function sumsOf(rows: UsageRow[]): { requests: number; errors: number; prompt: number; cached: number; output: number; device: number } {
   return rows.reduce((all, row) => ({
     requests: all.requests + row.requests, errors: all.errors + row.errors, prompt: all.prompt + row.prompt_tokens, cached: all.cached + row.cached_tokens, output: all.output + row.output_tokens, device: all.device + row.device_seconds,
   }), { requests: 0, errors: 0, prompt: 0, cached: 0, output: 0, device: 0 });
 }
 
-const mostFirst = (rows: UsageSums[]) => [...rows].sort((a, b) => b.prompt_tokens + b.output_tokens - a.prompt_tokens - a.output_tokens);
-const latestFirst = (rows: UsageSums[]) => [...rows].sort((a, b) => (b.day ?? "").localeCompare(a.day ?? ""));
+const mostFirst = (rows: UsageRow[]) => [...rows].sort((a, b) => b.prompt_tokens + b.output_tokens - a.prompt_tokens - a.output_tokens);
+const latestFirst = (rows: UsageRow[]) => [...rows].sort((a, b) => (b.day ?? "").localeCompare(a.day ?? ""));
 const day = (offset: number) => new Date(Date.now() + offset * 86_400_000).toISOString().slice(0, 10);
 
 export function UsagePage() {
@@ -39,8 +36,8 @@ export function UsagePage() {
   const range = { from: `${from}T00:00:00Z`, to: new Date(Date.parse(`${to}T00:00:00Z`) + 86_400_000).toISOString().replace(".000", "") };
   // Tokens in and out are those of a day; everything else has rows of its own.
   const column = group === "kind" ? "day" : group;
-  const days = useCursorList<UsageSums>("/api/v1/usage", { ...range, group_by: "day" }, { pollMs: 10_000, limit: 1000 });
-  const by = useCursorList<UsageSums>("/api/v1/usage", { ...range, group_by: column }, { pollMs: 10_000, limit: 1000 });
+  const days = useCursorList("/api/v1/usage", { ...range, group_by: "day" }, { pollMs: 10_000, limit: 1000 });
+  const by = useCursorList("/api/v1/usage", { ...range, group_by: column }, { pollMs: 10_000, limit: 1000 });
   const sums = sumsOf(days.rows);
   const order = group === "kind" ? latestFirst : mostFirst;
   const rows = useMemo(() => order(by.rows), [by.rows, order]);
@@ -51,7 +48,7 @@ export function UsagePage() {
   const prices = usePrices();
   const error = days.error ?? by.error;
   const csvNames = [column, "requests", "errors", "cancelled", "prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "free_tokens", "device_seconds", "amount", ...(operator ? ["cost", "margin"] : [])];
-  const nameCell = (row: UsageSums) => {
+  const nameCell = (row: UsageRow) => {
     const id = group === "kind" ? (row.day ?? "").slice(0, 10) : row[group] ?? "";
     const name = nameOf(id);
     return (
@@ -96,7 +93,7 @@ export function UsagePage() {
                 { head: t("model.outputTokens"), right: true, cell: (row) => grouped(row.output_tokens) },
                 { head: t("usage.device"), right: true, hide: "lg", cell: (row) => `${significant(row.device_seconds, 3)} s` },
                 { head: t("usage.amount"), right: true, cell: (row) => row.amount },
-                ...(operator ? [{ head: t("usage.margin"), right: true, hide: "lg" as const, cell: (row: UsageSums) => row.margin ?? "–" }] : []),
+                ...(operator ? [{ head: t("usage.margin"), right: true, hide: "lg" as const, cell: (row: UsageRow) => row.margin ?? "–" }] : []),
               ]} />
             )}
             {by.hasNextPage && <div className="mt-3"><Button busy={by.isFetchingNextPage} onClick={() => void by.fetchNextPage()}>{t("common.more")}</Button></div>}

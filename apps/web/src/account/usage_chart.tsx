@@ -2,13 +2,13 @@
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { lazy, Suspense, useMemo, useState } from "react";
 import { useTranslation } from "react-i18next";
-import { getJson } from "../api/client";
+import { at, getJson } from "../api/client";
 import { groupColors } from "../ui/colors";
 import { formatCount, formatSeconds } from "../ui/format";
 import { cx, Empty, ErrorNote, Loading } from "../ui/kit";
 import { shortAmount } from "../ui/money";
 import { useDark } from "../ui/theme_hook";
-import { daysOf, largestFirst, stacked, sum, valuesOf, type RangeSeries } from "./usage_picture";
+import { daysOf, largestFirst, stacked, sum, valuesOf } from "./usage_picture";
 
 const Chart = lazy(() => import("../ui/chart"));
 
@@ -28,7 +28,7 @@ export function useLayers(range: { from: string; to: string }, group: Grouping, 
   const days = useMemo(() => daysOf(range.from, range.to), [range.from, range.to]);
   const time = { from: new Date(days[0]! * 1e3).toISOString().replace(".000", ""), to: new Date((days.at(-1)! + 86_400) * 1e3).toISOString().replace(".000", ""), step: "86400" };
   const ask = (metric: string, by: string, signal: AbortSignal) =>
-    getJson<{ data: RangeSeries[] }>(`/api/v1/query_range?${new URLSearchParams({ metric, ...time, ...(by ? { group_by: by, top: String(mostGroups) } : {}) })}`, { signal }).then((reply) => reply.data);
+    getJson(at("/api/v1/query_range", {}, { metric, ...time, ...(by ? { group_by: by, top: mostGroups } : {}) }), { signal }).then((reply) => reply.data);
   const query = useQuery({
     queryKey: ["usage chart", time, group, measure], refetchInterval: 10_000, placeholderData: keepPreviousData,
     queryFn: async ({ signal }) => ({
@@ -52,20 +52,20 @@ export function useLayers(range: { from: string; to: string }, group: Grouping, 
 
 export function UsageChart({ label, measure, days, layers, error, isPending, refetch }: { label: string; measure: Measure } & Pick<ReturnType<typeof useLayers>, "days" | "layers" | "error" | "isPending" | "refetch">) {
   const { t } = useTranslation();
-  const [at, setAt] = useState<number | null>(null);
+  const [pointed, setPointed] = useState<number | null>(null);
   const format = formatOf(measure);
   // Drawn from the tallest to the lowest, so that each shows above the next.
   const series = useMemo(() => stacked(layers.map((one) => one.values)).map((values, index) => ({ label: `${index} ${layers[index]!.name}`, color: layers[index]!.color, values, bars: true })).reverse(), [layers]);
   if (error) return <ErrorNote error={error} retry={() => void refetch()} />;
   if (isPending) return <Loading rows={5} />;
   if (layers.every((one) => sum(one.values) === 0)) return <Empty title={t("usage.noBars")} />;
-  const day = at === null ? undefined : days[at];
+  const day = pointed === null ? undefined : days[pointed];
   return (
     <>
       <Suspense fallback={<Loading rows={5} />}>
-        <Chart label={label} height={200} times={days} format={format} timeFormat={(unixS) => new Date(unixS * 1e3).toISOString().slice(5, 10)} series={series} onPoint={setAt} />
+        <Chart label={label} height={200} times={days} format={format} timeFormat={(unixS) => new Date(unixS * 1e3).toISOString().slice(5, 10)} series={series} onPoint={setPointed} />
       </Suspense>
-      <UsageLegend layers={layers} at={day === undefined ? null : at} when={day === undefined ? t("usage.wholeTime") : new Date(day * 1e3).toISOString().slice(0, 10)} format={format} />
+      <UsageLegend layers={layers} at={day === undefined ? null : pointed} when={day === undefined ? t("usage.wholeTime") : new Date(day * 1e3).toISOString().slice(0, 10)} format={format} />
     </>
   );
 }

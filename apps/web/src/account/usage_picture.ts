@@ -1,8 +1,5 @@
 // Days of usage as a stacked picture: which bars, how high, of which colour.
 
-// As GET /api/v1/query_range has it, one step a day.
-export interface RangeSeries { others?: boolean; points: [unixS: number, value: number][]; model?: string | null; key?: string | null; member?: string | null; workspace?: string | null }
-
 const dayS = 86_400;
 const mostDays = 366;
 
@@ -14,8 +11,8 @@ export function daysOf(from: string, to: string): number[] {
 }
 
 // One value a day; a day without requests is 0.
-export function valuesOf(points: [number, number][], days: number[]): number[] {
-  const at = new Map(points.map(([time, value]) => [time - (time % dayS), value]));
+export function valuesOf(points: number[][], days: number[]): number[] {
+  const at = new Map(points.map(([time = 0, value = 0]) => [time - (time % dayS), value]));
   return days.map((day) => at.get(day) ?? 0);
 }
 

@@ -8,12 +8,11 @@ import { Button, Confirm, CopyButton, ErrorNote, Field, IconButton, Input, Loadi
 import { useWrite } from "./lists";
 
 const path = "/api/v1/webhook";
-interface Webhook { url: string | null; secret?: string }
 
 export function WebhookSection() {
   const { t } = useTranslation();
-  const webhook = useQuery({ queryKey: ["list", path], queryFn: ({ signal }) => getJson<Webhook>(path, { signal }) });
-  const write = useWrite<Webhook>([path]);
+  const webhook = useQuery({ queryKey: ["list", path], queryFn: ({ signal }) => getJson(path, { signal }) });
+  const write = useWrite<typeof path, "put">([path]);
   const [renewing, setRenewing] = useState(false);
   const secret = write.data?.secret;
   return (

@@ -1,13 +1,12 @@
-import { Archive, FileText, Plus } from "lucide-react";
+import { Archive, Plus } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
+import type { Workspace } from "../api/types";
 import { chooseWorkspace, useMay, useSession } from "../shell/session";
 import { significant } from "../ui/format";
 import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Page, Table } from "../ui/kit";
-import { BodyRuleForm, type BodyRule } from "./body_rule";
 import { useCursorList, useWrite } from "./lists";
 import { OrganisationsSection } from "./organisations";
-import type { Workspace } from "./people";
 
 const path = "/api/v1/workspaces";
 
@@ -16,10 +15,9 @@ export function WorkspacesPage() {
   const session = useSession();
   const admin = useMay("admin");
   const operator = useMay("operator");
-  const list = useCursorList<Workspace>(path);
-  const write = useWrite<Workspace>([path]);
+  const list = useCursorList(path);
+  const write = useWrite([path]);
   const [editing, setEditing] = useState<Workspace | "new" | null>(null);
-  const [ruling, setRuling] = useState<(Workspace & BodyRule) | null>(null);
   const [archiving, setArchiving] = useState<Workspace | null>(null);
   return (
     <Page title={t("nav.workspaces")} lead={t("workspaces.lead")} actions={admin && <Button kind="primary" onClick={() => { write.reset(); setEditing("new"); }}><Plus className="size-4" aria-hidden />{t("workspaces.create")}</Button>}>
@@ -29,13 +27,11 @@ export function WorkspacesPage() {
             { head: t("keys.name"), wide: true, cell: (one) => <span className="block min-w-32 truncate font-medium" title={one.name}>{one.name}</span> },
             { head: t("models.state"), cell: (one) => (one.archived_at !== null ? <Badge>{t("workspaces.archived")}</Badge> : one.id === session.workspace ? <Badge tone="accent">{t("workspaces.current")}</Badge> : "") },
             { head: t("policy.weight"), right: true, hide: "sm", cell: (one) => significant(one.weight, 2) },
-            { head: t("bodies.title"), hide: "md", cell: (one) => ((one as Workspace & BodyRule).store_bodies ? <Badge tone="warn">{t("bodies.kept", { count: (one as Workspace & BodyRule).retention_days })}</Badge> : <span className="text-faint">{t("bodies.off")}</span>) },
             { head: t("models.added"), hide: "md", cell: (one) => <Ago at={one.created_at} /> },
             { head: "", right: true, cell: (one) => one.archived_at === null && (
               <span className="inline-flex">
                 {one.id !== session.workspace && session.session !== null && <Button kind="quiet" onClick={() => chooseWorkspace(one.id)}>{t("workspaces.switch")}</Button>}
                 {admin && <Button kind="quiet" onClick={() => { write.reset(); setEditing(one); }}>{t("workspaces.edit")}</Button>}
-                {admin && "store_bodies" in one && <IconButton label={t("bodies.of", { name: one.name })} onClick={() => setRuling(one as Workspace & BodyRule)}><FileText /></IconButton>}
                 {admin && <IconButton label={t("workspaces.archive", { name: one.name })} onClick={() => setArchiving(one)}><Archive /></IconButton>}
               </span>) },
           ]} />
@@ -57,7 +53,6 @@ export function WorkspacesPage() {
           </form>
         )}
       </Dialog>
-      <Dialog open={ruling !== null} onClose={() => setRuling(null)} title={t("bodies.of", { name: ruling?.name ?? "" })}>{ruling && <BodyRuleForm key={ruling.id} workspace={ruling} onClose={() => setRuling(null)} />}</Dialog>
       <Confirm open={archiving !== null} title={t("workspaces.archive", { name: archiving?.name ?? "" })} text={t("workspaces.archiveText")} action={t("workspaces.archiveAction")} busy={write.isPending} error={write.error}
         onClose={() => { setArchiving(null); write.reset(); }} onConfirm={() => archiving && write.mutate({ method: "DELETE", path: `${path}/${archiving.id}` }, { onSuccess: () => setArchiving(null) })} />
     </Page>

@@ -12,7 +12,7 @@ export const en = {
   unit: { tokensPerS: "tokens/s", tokens: "tokens" },
   state: { stored: "stored", loading: "loading", ready: "ready", failed: "failed", quarantined: "put aside" },
   place: { resident: "resident", loading: "loading", warm: "warm", cold: "on disk", failed: "failed" },
-  memory: { picture: "Memory of the pool by owner", weights: "weights", kv: "KV", scratch: "work space", reserve: "kept ready for KV", recurrent: "state", free: "free" },
+  memory: { picture: "Memory of the pool by owner", weights: "weights", kv: "KV", scratch: "work space", reserve: "kept ready for KV", state: "state", free: "free" },
   overview: {
     well: "All is well", concerns_one: "{{count}} thing needs attention", concerns_other: "{{count}} things need attention", attention: "Needs attention",
     running: "{{model}} is running", waitingWork: "Work waits for its turn", idle: "Nothing to do right now", up: "up {{time}}",

@@ -13,7 +13,7 @@ export const zhCN: Translation = {
   unit: { tokensPerS: "词元/秒", tokens: "词元" },
   state: { stored: "已存储", loading: "加载中", ready: "就绪", failed: "失败", quarantined: "已隔离" },
   place: { resident: "常驻", loading: "加载中", warm: "温", cold: "在磁盘", failed: "失败" },
-  memory: { picture: "资源池内存（按所有者）", weights: "权重", kv: "KV", scratch: "工作区", reserve: "为 KV 预留", recurrent: "状态", free: "空闲" },
+  memory: { picture: "资源池内存（按所有者）", weights: "权重", kv: "KV", scratch: "工作区", reserve: "为 KV 预留", state: "状态", free: "空闲" },
   overview: {
     well: "一切正常", concerns_other: "{{count}} 项需要处理", attention: "需要处理",
     running: "{{model}} 正在运行", waitingWork: "有任务在等待", idle: "当前空闲", up: "已运行 {{time}}",

@@ -14,7 +14,8 @@ export function parametersOf(text: string | undefined): number {
   return (match[1] ? Number(match[1]) : 1) * Number(match[2]) * unit;
 }
 
-export function bitsPerWeight(model: CatalogueModel): number {
+type Sized = Pick<CatalogueModel, "id" | "parameters" | "sources">;
+export function bitsPerWeight(model: Pick<Sized, "id" | "sources">): number {
   const text = [model.id ?? "", ...(model.sources ?? [])].join(" ");
   // The name says it best; a GGUF without one is Q4_K_M by custom, a safetensors file 16 bits.
   for (const [pattern, bits] of bitsOf) if (pattern.test(model.id ?? "")) return bits;
@@ -22,7 +23,7 @@ export function bitsPerWeight(model: CatalogueModel): number {
   return /gguf/i.test(text) ? 4.85 : 16;
 }
 
-export function estimatedBytes(model: CatalogueModel): number {
+export function estimatedBytes(model: Sized): number {
   return parametersOf(model.parameters) * bitsPerWeight(model) / 8;
 }
 

@@ -16,7 +16,7 @@ test("bytes from parameters and quantisation, against real files", () => {
   expect(bitsPerWeight({ id: "qwen3:8b", sources: ["Qwen/Qwen3-8B"] })).toBe(16);
 });
 
-const family = ["0.6B", "1.7B", "8B", "32B"].map((parameters) => ({ id: `qwen3:${parameters.toLowerCase()}`, parameters, family: "qwen3", sources: ["Qwen/x-GGUF:Q4_K_M"] }));
+const family = ["0.6B", "1.7B", "8B", "32B"].map((parameters) => ({ id: `qwen3:${parameters.toLowerCase()}`, parameters, family: "qwen3", sources: ["Qwen/x-GGUF:Q4_K_M"] })) as CatalogueModel[];
 test("the nearest that fits is the largest of the same name that does", () => {
   const pool = 6e9;
   expect(fits(estimatedBytes(family[3]!), pool)).toBe(false);

@@ -4,7 +4,8 @@ import { useTranslation } from "react-i18next";
 import { Link, useNavigate, useParams } from "react-router";
 import { postJson } from "../api/client";
 import { fetchMetrics, quantileOf, type Sample, useDeleteModel, useLoadModel, useModels, usePoolOnce, useStatus, useUnloadModel } from "../api/queries";
-import type { PoolModel } from "../api/types";
+import type { BenchRow, PoolModel } from "../api/types";
+import { serverError } from "../i18n/server_texts";
 import { RecentRequests } from "../account/requests";
 import { onTimeShare } from "../overview/rates";
 import { useMay } from "../shell/session";
@@ -15,8 +16,6 @@ import { DeploymentDialog } from "./deployments";
 import { expectedTokensPerS, neededBytes } from "./fit";
 import { RetireDialog } from "./retire";
 import { PolicyForm } from "./policy_form";
-
-interface BenchRow { test: string; batch: number; tokens: number; seconds: number; tokens_per_s: number; share_of_limit: number }
 
 export function ModelPage() {
   const { t } = useTranslation();
@@ -45,7 +44,7 @@ export function ModelPage() {
   const cached = of("tidepool_cached_tokens_total");
   const weights = model.engine?.weight_bytes || model.bytes || 0;
   const problem = load.error ?? unload.error;
-  const error = model.error as { message?: string } | undefined;
+  const error = model.error;
   return (
     <Page title={id} actions={
       <>
@@ -58,7 +57,7 @@ export function ModelPage() {
       </>
     } lead={<p className="flex flex-wrap items-center gap-2"><ModelDot id={id} /><Badge tone={stateTone({ state: model.state ?? "stored" })}>{t(`state.${model.state ?? "stored"}`)}</Badge><span className="text-faint">{[model.architecture, model.parameters ? formatCount(model.parameters) : "", model.quantisation, model.bytes ? formatBytes(model.bytes) : ""].filter(Boolean).join(" · ")}</span></p>}>
       {problem != null && <div className="mb-3"><ErrorNote error={problem} /></div>}
-      {error?.message && <p role="alert" className="mb-3 rounded-md bg-bad-soft px-3 py-2 text-sm break-words text-bad">{error.message}{model.retry_in_s ? ` ${t("models.retryIn", { time: formatSeconds(model.retry_in_s) })}` : ""}</p>}
+      {error && <p role="alert" className="mb-3 rounded-md bg-bad-soft px-3 py-2 text-sm break-words text-bad">{serverError(error)}{model.retry_in_s ? ` ${t("models.retryIn", { time: formatSeconds(model.retry_in_s) })}` : ""}</p>}
       {operator && <dl className="mb-5 grid grid-cols-2 gap-x-6 gap-y-4 sm:grid-cols-3 lg:grid-cols-6">
         <Stat label={t("model.requests")} value={grouped(of("tidepool_requests_total"))} hint={t("model.now", { active: state?.active ?? 0, waiting: state?.waiting ?? 0 })} />
         <Stat label={t("model.failed")} value={grouped(of("tidepool_requests_total", { finish: "error" }))} hint={t("model.cancelled", { count: of("tidepool_requests_total", { finish: "cancelled" }) })} tone={of("tidepool_requests_total", { finish: "error" }) > 0 ? "bad" : undefined} />
@@ -119,7 +118,7 @@ function Bench({ id, generates }: { id: string; generates: boolean }) {
     setBusy(true);
     setError(null);
     try {
-      setRows((await postJson<{ data: BenchRow[] }>("/api/v1/bench", { model: id, prompt_tokens: 256, generate_tokens: 32, batch: generates ? [1, 4] : [], repeat: 1 })).data);
+      setRows((await postJson("/api/v1/bench", { model: id, prompt_tokens: 256, generate_tokens: 32, batch: generates ? [1, 4] : [], repeat: 1 })).data);
     } catch (problem) {
       setError(problem);
     } finally {

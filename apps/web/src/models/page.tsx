@@ -4,6 +4,7 @@ import { useTranslation } from "react-i18next";
 import { Link, useNavigate } from "react-router";
 import { useChangePull, useDeleteModel, useLoadModel, useModels, usePoolOnce, usePoolPolicy, usePulls, useStartPull, useStatus, useUnloadModel } from "../api/queries";
 import type { PoolModel, Pull, StoredModel } from "../api/types";
+import { serverError } from "../i18n/server_texts";
 import { useMay } from "../shell/session";
 import { ModelDot, PlacesBar, stateTone } from "../overview/page";
 import { formatBytes, formatCount, formatPercent, formatSeconds, significant } from "../ui/format";
@@ -20,7 +21,7 @@ export function PullRow({ pull }: { pull: Pull }) {
   const done = pull.bytes_done ?? 0;
   const total = pull.bytes_total ?? 0;
   const rate = pull.bytes_per_s ?? 0;
-  const problem = (pull.error as { message?: string } | null)?.message;
+  const problem = pull.error && serverError(pull.error);
   return (
     <li className="flex flex-wrap items-center gap-x-4 gap-y-1 py-2">
       <div className="min-w-0 grow basis-60">

@@ -1,14 +1,12 @@
 // Retiring a stored model: what goes, who uses it now, and who used it last.
 import { useQuery } from "@tanstack/react-query";
 import { useTranslation } from "react-i18next";
-import { getJson } from "../api/client";
+import { at, getJson } from "../api/client";
 import type { PoolModel, StoredModel } from "../api/types";
 import { useNames } from "../account/names";
 import { formatBytes, formatTime } from "../ui/format";
 import { Ago, Confirm } from "../ui/kit";
 
-interface Row { finished_at: number; organisation: string; workspace: string; key: string; member: string | null; endpoint: string }
-interface Sums { key: string; requests: number }
 const days = 30;
 
 export function RetireDialog({ model, pool, busy, error, onClose, onConfirm }: { model: StoredModel | null; pool: PoolModel | undefined; busy: boolean; error: unknown; onClose: () => void; onConfirm: () => void }) {
@@ -29,9 +27,9 @@ export function RetireDialog({ model, pool, busy, error, onClose, onConfirm }: {
 function LastUse({ model }: { model: string }) {
   const { t } = useTranslation();
   const names = useNames();
-  const last = useQuery({ queryKey: ["last use", model], queryFn: ({ signal }) => getJson<{ data: Row[] }>(`/api/v1/requests?${new URLSearchParams({ model, limit: "1" })}`, { signal }).then((reply) => reply.data[0] ?? null) });
+  const last = useQuery({ queryKey: ["last use", model], queryFn: ({ signal }) => getJson(at("/api/v1/requests", {}, { model, limit: 1 }), { signal }).then((reply) => reply.data[0] ?? null) });
   const from = new Date(Math.floor(Date.now() / 86_400_000 - days) * 86_400_000).toISOString().replace(".000", "");
-  const users = useQuery({ queryKey: ["users", model, from], queryFn: ({ signal }) => getJson<{ data: Sums[] }>(`/api/v1/usage?${new URLSearchParams({ model, from, group_by: "key", limit: "1000" })}`, { signal }).then((reply) => [...reply.data].sort((a, b) => b.requests - a.requests)) });
+  const users = useQuery({ queryKey: ["users", model, from], queryFn: ({ signal }) => getJson(at("/api/v1/usage", {}, { model, from, group_by: "key", limit: 1000 }), { signal }).then((reply) => [...reply.data].sort((a, b) => b.requests - a.requests)) });
   if (last.isPending) return <p className="text-faint">…</p>;
   if (last.error) return null;
   if (last.data === null) return <p>{t("models.neverUsed")}</p>;
@@ -45,7 +43,7 @@ function LastUse({ model }: { model: string }) {
           <p>{t("models.usedIn", { count: days })}</p>
           <ul className="mt-1 space-y-1">
             {users.data.slice(0, 5).map((one) => (
-              <li key={one.key} className="flex flex-wrap justify-between gap-x-3"><span className="min-w-0 truncate" title={one.key}>{names("key", one.key) ?? <span className="font-mono text-xs">{one.key}</span>}</span><span className="text-xs text-faint">{t("deployments.times", { count: one.requests })}</span></li>
+              <li key={one.key} className="flex flex-wrap justify-between gap-x-3"><span className="min-w-0 truncate" title={one.key}>{names("key", one.key ?? "") ?? <span className="font-mono text-xs">{one.key}</span>}</span><span className="text-xs text-faint">{t("deployments.times", { count: one.requests })}</span></li>
             ))}
             {users.data.length > 5 && <li className="text-xs text-faint">{t("models.andMore", { count: users.data.length - 5 })}</li>}
           </ul>
