@@ -93,9 +93,9 @@ class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
     const auto self = shared_from_this();
     if (meter_ != nullptr) {
       request.computed = [self](const compute::Usage& so_far, double device_s) {
-        self->entry_->OnProgress(
-            {.phase = compute::ProgressEvent::Phase::kPrefill,
-             .share = self->prompt_tokens_ > 0 ? static_cast<float>(so_far.prompt_tokens) /
+        self->entry_->OnProgress({.phase = compute::ProgressEvent::Phase::kPrefill,
+                                  .share = self->prompt_tokens_ > 0
+                                               ? static_cast<float>(so_far.prompt_tokens) /
                                                      static_cast<float>(self->prompt_tokens_)
                                                : 0});
         const auto micros = static_cast<int64_t>(device_s * 1e6);
