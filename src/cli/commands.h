@@ -86,6 +86,7 @@ Status Stop(Session& session, const std::string& model, bool force);
 struct DeploymentOptions {
   std::string name, base;
   std::optional<std::string> description, system, template_file;  // an empty file name: the model's own
+  std::optional<std::string> priority;
   std::optional<double> temperature, top_p, ttl_s, ttft_s, tpot_s, weight;
   std::optional<int64_t> top_k, max_tokens, context, max_output;
   std::vector<std::string> stop;

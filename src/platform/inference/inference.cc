@@ -251,6 +251,7 @@ PlanResult PlanChat(const ChatRequest& request, const ReadyModel& model, Constra
   choice.request.workspace = request.principal.workspace;
   choice.request.account = request.principal.account;
   choice.request.account_weights = request.principal.account_weights;
+  choice.request.job_class = request.sampling.priority.value_or(compute::JobClass::kNormal);
   std::vector<ChoicePlan> plan;
   AddChoices(std::move(choice), request.sampling, plan);
   return plan;
@@ -284,6 +285,7 @@ PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& mo
     choice.request.workspace = request.principal.workspace;
     choice.request.account = request.principal.account;
     choice.request.account_weights = request.principal.account_weights;
+    choice.request.job_class = sampling.priority.value_or(compute::JobClass::kNormal);
     choice.discard_output = only_echo;
     AddChoices(std::move(choice), sampling, plan);
   }
@@ -357,8 +359,7 @@ class InferenceImpl final : public Inference {
   Result<std::shared_ptr<Generation>> Chat(ChatRequest request, std::shared_ptr<ChatSink> sink) override {
     TP_ASSIGN(const Target target, FindTarget(request.model));
     if (!target.model.generates) return Fail(CannotGenerate(target.name()));
-    const MeteredCall call =
-        CallOf(request, "chat.completions", target.model, request.sampling.max_tokens.has_value());
+    const MeteredCall call = GenerateCallOf(request, "chat.completions", target);
     if (target.spec) FillIn(*target.spec, request);
     ApplyDefaultMaxTokens(request.sampling);
     const auto shared = std::make_shared<const ChatRequest>(std::move(request));
@@ -371,7 +372,7 @@ class InferenceImpl final : public Inference {
   Status CheckChat(const ChatRequest& request) override {
     TP_ASSIGN(const Target target, FindTarget(request.model));
     if (!target.model.generates) return Fail(CannotGenerate(target.name()));
-    return CheckAdmissible(CallOf(request, "chat.completions", target.model, /*names_max_tokens=*/true));
+    return CheckAdmissible(GenerateCallOf(request, "chat.completions", target));
   }
 
   Result<std::shared_ptr<Generation>> Complete(CompletionRequest request,
@@ -389,8 +390,7 @@ class InferenceImpl final : public Inference {
                               kMaxChoices),
                   "n");
     }
-    const MeteredCall call =
-        CallOf(request, "completions", target.model, request.sampling.max_tokens.has_value());
+    const MeteredCall call = GenerateCallOf(request, "completions", target);
     if (target.spec) FillIn(*target.spec, request.sampling);
     ApplyDefaultMaxTokens(request.sampling);
     const auto shared = std::make_shared<const CompletionRequest>(std::move(request));
@@ -531,6 +531,14 @@ class InferenceImpl final : public Inference {
   static MeteredCall CallOf(const Request& request, std::string_view endpoint, const StoredModel& model,
                             bool names_max_tokens) {
     return {request.principal, request.request_id, endpoint, model.id, ModelVersion(model), names_max_tokens};
+  }
+  template <typename Request>
+  static MeteredCall GenerateCallOf(const Request& request, std::string_view endpoint, const Target& target) {
+    MeteredCall call = CallOf(request, endpoint, target.model, request.sampling.max_tokens.has_value());
+    const auto priority = request.sampling.priority || !target.spec ? request.sampling.priority
+                                                                    : target.spec->defaults.priority;
+    call.batch = priority == compute::JobClass::kBatch;
+    return call;
   }
   // Before anything is loaded or tokenized: could a request of this caller start at all?
   Status CheckAdmissible(const MeteredCall& call, RateState* rates = nullptr) {

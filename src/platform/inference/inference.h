@@ -55,6 +55,9 @@ struct SamplingRequest {
   int32_t top_logprobs = -1;
   int32_t n = 1;  // 1..128
   OutputFormat output;
+  // Absent: the deployment's, else normal. Batch work costs the price book's batch factor and takes nothing
+  // of the free quota.
+  std::optional<compute::JobClass> priority;
 };
 
 enum class ToolChoice : uint8_t { kAuto, kNone, kRequired, kNamed };
