@@ -279,7 +279,7 @@ Json DeploymentSchema() {
       "pinned": {"type": "boolean"}, "idle_ttl_s": {"type": ["number", "null"]},
       "min_resident_s": {"type": ["number", "null"]}, "ttft_s": {"type": ["number", "null"]},
       "tpot_s": {"type": ["number", "null"]}, "weight": {"type": ["number", "null"]},
-      "created_by": {"type": "string", "description": "for operators"},
+      "created_by": {"type": "string", "optional": true, "description": "for operators"},
       "state": {"enum": ["stored", "loading", "ready", "failed", "quarantined", "missing"], "description": "of the base model; missing: it has left the store"},
       "context_length": {"type": "integer", "description": "of a request"}, "generates": {"type": "boolean"},
       "created_at": {"type": "integer", "description": "seconds since 1970"},
@@ -287,7 +287,7 @@ Json DeploymentSchema() {
       "last_used_at": {"type": ["integer", "null"], "description": "seconds since 1970"}}
   })json");
   schema["properties"]["used_by"] = Json::parse(R"json({
-    "type": "array", "description": "the last 16 callers, newest first; for operators",
+    "type": "array", "optional": true, "description": "the last 16 callers, newest first; for operators",
     "items": {"type": "object", "properties": {
       "organisation": {"type": "string"}, "workspace": {"type": "string"}, "member": {"type": "string"},
       "key": {"type": "string"}, "requests": {"type": "integer"}, "last_used_at": {"type": "integer"}}}

@@ -5,6 +5,7 @@ import { Link } from "react-router";
 import { useBudgets, useChangePull, useLoadModel, useModels, usePoolCordon, usePoolPolicy, usePrices, usePulls, useSettings, useStatus, useUsageSince } from "../api/queries";
 import { usePoolView, type PoolMoment } from "../api/pool_feed";
 import type { PoolModel, PoolState } from "../api/types";
+import { serverError } from "../i18n/server_texts";
 import { modelColor } from "../ui/colors";
 import { formatAttainment, formatBytes, formatCount, formatPercent, formatSeconds, grouped, significant } from "../ui/format";
 import { Badge, Button, Empty, ErrorNote, errorText, IconButton, Loading, Meter, Page, Section, Stat, Table, type Tone } from "../ui/kit";
@@ -76,7 +77,7 @@ function useConcerns(state: PoolState | null, share: number | null): Concern[] {
   for (const model of state.models) {
     if (model.state !== "failed" && model.state !== "quarantined") continue;
     out.push({
-      key: `model ${model.id}`, text: t("overview.modelFailed", { model: model.id, reason: model.error?.message ?? model.state }),
+      key: `model ${model.id}`, text: t("overview.modelFailed", { model: model.id, reason: model.error ? serverError(model.error) : model.state }),
       action: <Button busy={load.isPending && load.variables === model.id} onClick={() => load.mutate(model.id)}>{t("overview.tryAgain")}</Button>,
     });
   }
@@ -84,7 +85,7 @@ function useConcerns(state: PoolState | null, share: number | null): Concern[] {
     if (pull.state !== "failed" || !pull.id) continue;
     const id = pull.id;
     out.push({
-      key: `pull ${id}`, text: t("overview.pullFailed", { model: pull.model ?? "", reason: (pull.error as { message?: string } | null)?.message ?? "" }),
+      key: `pull ${id}`, text: t("overview.pullFailed", { model: pull.model ?? "", reason: pull.error ? serverError(pull.error) : "" }),
       action: <Button busy={change.isPending} onClick={() => change.mutate({ id, change: "resume" })}>{t("overview.tryAgain")}</Button>,
     });
   }
