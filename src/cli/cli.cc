@@ -324,6 +324,8 @@ void AddStudies(CLI::App& root, Options& o, std::vector<Entry>& entries) {
   sim->add_option("--split", o.study.split, "Devices that prefill and that decode, for aegaeon: 6:10");
   sim->add_option("--sweep", o.study.sweep, "models=10..120:10, also devices=, rate= and slo= (multiples)");
   sim->add_option("--csv", o.study.csv, "Write the rows into this file");
+  sim->add_option("--replay", o.study.replay,
+                  "Instead: a file of GET /api/v1/pool/trace, its events decided again and compared");
   AddStudyOptions(sim, o.study);
   entries.push_back({sim, [](Session& s, Options& options) { return Simulate(s, options.study); }});
 

@@ -112,7 +112,7 @@ Status BenchProfile(Session& session, const BenchOptions& options);
 // What `sim` and `plan` share; empty and unset values are left to the simulator.
 struct StudyOptions {
   std::string workload, models, devices, lengths, popularity, split, sweep, title;
-  std::string svg, csv;
+  std::string svg, csv, replay;
   std::vector<std::string> profiles, policies, prices;
   std::string seeds, slo;
   std::optional<double> ttft, tpot, repeat_until, duration, input_scale, output_scale, copy_gbps,

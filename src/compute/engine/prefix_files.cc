@@ -72,7 +72,7 @@ void EngineImpl::SavePrefixCaches() {
 
 std::string EngineImpl::DecisionTrace(bool requests) const {
   if (recorder_ == nullptr) return {};
-  Trace trace;
+  SchedulerTrace trace;
   std::map<ModelHandle, std::string> names;
   Call([&] {
     trace = recorder_->trace();
