@@ -104,6 +104,7 @@ class FakeInference final : public platform::Inference {
   platform::PoolControl* pool() override { return pool_control; }
   platform::PoolControl* pool_control = nullptr;
   mutable std::atomic<int> token_text_lookups{0};
+  std::string chat_template = "{{ messages }}";  // of every model
 
  private:
   friend class FakeGeneration;
