@@ -193,7 +193,7 @@ Status PlanTools(const ChatRequest& request, const ModelAssets& assets, ChoicePl
     const auto found = toolcalls::FindFormat(request.tool_call_format);
     if (!found) {
       return Fail(ErrorKind::kInvalid, "invalid_value",
-                  fmt::format("unknown format \"{}\" of tool calls; there are {}",
+                  fmt::format("tool_call_format \"{}\" is unknown; there are {}",
                               request.tool_call_format.substr(0, 64), toolcalls::FormatNames()),
                   "tool_call_format");
     }
