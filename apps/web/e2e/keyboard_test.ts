@@ -49,7 +49,7 @@ test("sign in, pick a model, send, stop, answer again, branch, menus and dialogs
   await page.keyboard.press("Enter");
   await page.getByLabel("Message", { exact: true }).waitFor();
 
-  await visit.tabTo(/^Model/);
+  await visit.tabTo(/^Model \w/);
   await page.keyboard.press("Enter");
   const menu = page.getByRole("menu");
   await menu.waitFor();

@@ -73,6 +73,10 @@ std::string Reply::Prefix(std::string_view object) const {
   out.append(id_).append(R"(","object":")").append(object);
   fmt::format_to(std::back_inserter(out), R"(","created":{},"model":)", created_);
   AppendJsonString(out, model_);
+  if (!options_.service_tier.empty()) {
+    out.append(R"(,"service_tier":)");
+    AppendJsonString(out, options_.service_tier);
+  }
   out.append(R"(,"choices":[)");
   return out;
 }

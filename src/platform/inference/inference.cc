@@ -235,7 +235,7 @@ Status PlanTools(const ChatRequest& request, const ModelAssets& assets, ChoicePl
     const auto found = toolcalls::FindFormat(request.tool_call_format);
     if (!found) {
       return Fail(ErrorKind::kInvalid, "invalid_value",
-                  fmt::format("unknown format \"{}\" of tool calls; there are {}",
+                  fmt::format("tool_call_format \"{}\" is unknown; there are {}",
                               request.tool_call_format.substr(0, 64), toolcalls::FormatNames()),
                   "tool_call_format");
     }
@@ -293,6 +293,7 @@ PlanResult PlanChat(const ChatRequest& request, const ReadyModel& model, Constra
   choice.request.workspace = request.principal.workspace;
   choice.request.account = request.principal.account;
   choice.request.account_weights = request.principal.account_weights;
+  choice.request.job_class = request.sampling.priority.value_or(compute::JobClass::kNormal);
   std::vector<ChoicePlan> plan;
   AddChoices(std::move(choice), request.sampling, plan);
   return plan;
@@ -326,6 +327,7 @@ PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& mo
     choice.request.workspace = request.principal.workspace;
     choice.request.account = request.principal.account;
     choice.request.account_weights = request.principal.account_weights;
+    choice.request.job_class = sampling.priority.value_or(compute::JobClass::kNormal);
     choice.discard_output = only_echo;
     AddChoices(std::move(choice), sampling, plan);
   }
@@ -381,6 +383,25 @@ Result<compute::EmbedRequest> PlanEmbedding(const EmbeddingRequest& request, con
   return out;
 }
 
+// As https://huggingface.co/Qwen/Qwen3-Embedding-0.6B has it: no blank after "Query:".
+Status WriteInstruction(const StoredModel& model, const std::string& name, EmbeddingRequest& request) {
+  const auto unsupported = [](std::string message) {
+    return Fail(ErrorKind::kInvalid, "instruction_unsupported", std::move(message), "instruction");
+  };
+  if (!ReadsInstruction(model)) {
+    return unsupported(
+        fmt::format("model \"{}\" was not trained to read an instruction; leave it out, or write what the "
+                    "model's makers want before a query into the input",
+                    name));
+  }
+  for (Prompt& input : request.inputs) {
+    if (input.is_tokens)
+      return unsupported("an instruction is put before text; send the input as strings, not tokens");
+    input.text = fmt::format("Instruct: {}\nQuery:{}", request.instruction, input.text);
+  }
+  return {};
+}
+
 class InferenceImpl final : public Inference {
  public:
   InferenceImpl(Catalog& catalog, compute::Engine& engine, chips::Device& device, compute::Ledger& ledger,
@@ -400,8 +421,7 @@ class InferenceImpl final : public Inference {
   Result<std::shared_ptr<Generation>> Chat(ChatRequest request, std::shared_ptr<ChatSink> sink) override {
     TP_ASSIGN(const Target target, FindTarget(request.model));
     if (!target.model.generates) return Fail(CannotGenerate(target.name()));
-    const MeteredCall call =
-        CallOf(request, "chat.completions", target.model, request.sampling.max_tokens.has_value());
+    const MeteredCall call = GenerateCallOf(request, "chat.completions", target);
     if (target.spec) FillIn(*target.spec, request);
     ApplyDefaultMaxTokens(request.sampling);
     const auto shared = std::make_shared<const ChatRequest>(std::move(request));
@@ -414,7 +434,7 @@ class InferenceImpl final : public Inference {
   Status CheckChat(const ChatRequest& request) override {
     TP_ASSIGN(const Target target, FindTarget(request.model));
     if (!target.model.generates) return Fail(CannotGenerate(target.name()));
-    return CheckAdmissible(CallOf(request, "chat.completions", target.model, /*names_max_tokens=*/true));
+    return CheckAdmissible(GenerateCallOf(request, "chat.completions", target));
   }
 
   Result<std::shared_ptr<Generation>> Complete(CompletionRequest request,
@@ -432,8 +452,7 @@ class InferenceImpl final : public Inference {
                               kMaxChoices),
                   "n");
     }
-    const MeteredCall call =
-        CallOf(request, "completions", target.model, request.sampling.max_tokens.has_value());
+    const MeteredCall call = GenerateCallOf(request, "completions", target);
     if (target.spec) FillIn(*target.spec, request.sampling);
     ApplyDefaultMaxTokens(request.sampling);
     const auto shared = std::make_shared<const CompletionRequest>(std::move(request));
@@ -592,6 +611,14 @@ class InferenceImpl final : public Inference {
   static MeteredCall CallOf(const Request& request, std::string_view endpoint, const StoredModel& model,
                             bool names_max_tokens) {
     return {request.principal, request.request_id, endpoint, model.id, ModelVersion(model), names_max_tokens};
+  }
+  template <typename Request>
+  static MeteredCall GenerateCallOf(const Request& request, std::string_view endpoint, const Target& target) {
+    MeteredCall call = CallOf(request, endpoint, target.model, request.sampling.max_tokens.has_value());
+    const auto priority = request.sampling.priority || !target.spec ? request.sampling.priority
+                                                                    : target.spec->defaults.priority;
+    call.batch = priority == compute::JobClass::kBatch;
+    return call;
   }
   // Before anything is loaded or tokenized: could a request of this caller start at all?
   Status CheckAdmissible(const MeteredCall& call, RateState* rates = nullptr) {
@@ -780,6 +807,7 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Embed(EmbeddingRequest reques
         fmt::format("give 1 to {} inputs in one request, not {}", kMaxEmbeddingInputs, request.inputs.size()),
         "input");
   }
+  if (!request.instruction.empty()) TP_TRY(WriteInstruction(target.model, target.name(), request));
   const MeteredCall call = CallOf(request, "embeddings", target.model, /*names_max_tokens=*/true);
   const auto shared = std::make_shared<const EmbeddingRequest>(std::move(request));
   return BeginPooled(
@@ -870,6 +898,9 @@ void InferenceImpl::Load(const std::string& model, std::function<void(Status)> d
 }
 
 }  // namespace
+
+// Only the Qwen3 family reads free text; what others want before a query is a fixed word of theirs.
+bool ReadsInstruction(const StoredModel& model) { return model.architecture == "qwen3"; }
 
 std::unique_ptr<Inference> Inference::Create(Catalog& catalog, compute::Engine& engine, chips::Device& device,
                                              compute::Ledger& ledger, const Clock& clock,

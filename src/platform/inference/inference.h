@@ -55,6 +55,9 @@ struct SamplingRequest {
   int32_t top_logprobs = -1;
   int32_t n = 1;  // 1..128
   OutputFormat output;
+  // Absent: the deployment's, else normal. Batch work costs the price book's batch factor and takes nothing
+  // of the free quota.
+  std::optional<compute::JobClass> priority;
 };
 
 enum class ToolChoice : uint8_t { kAuto, kNone, kRequired, kNamed };
@@ -100,8 +103,16 @@ struct EmbeddingRequest {
   std::string model;
   std::vector<Prompt> inputs;  // 1..2048
   bool truncate = false;       // inputs that are too long are cut, their last special token kept
+  // Of queries: what is looked for, written before each text as the model was trained to read it; empty:
+  // none. Error "instruction_unsupported" of models that read none (ReadsInstruction), and with tokens.
+  std::string instruction;
   Principal principal;
 };
+// Was this model trained to read an instruction before what it embeds?
+bool ReadsInstruction(const StoredModel& model);
+// The makers' own, of a web search: Qwen3's for embedding queries and for ranking.
+inline constexpr std::string_view kSearchInstruction =
+    "Given a web search query, retrieve relevant passages that answer the query";
 struct EmbeddingReply {
   std::string model;
   std::vector<std::vector<float>> vectors;
