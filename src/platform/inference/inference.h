@@ -186,8 +186,8 @@ std::string_view DeploymentStateName(DeploymentState state);
 // "queued", "loading", "prefill", "decode".
 std::string_view ProgressPhaseName(compute::ProgressEvent::Phase phase);
 
-// Where a model's weights are. kResident: its answers begin at once; kWarm: after a moment, they are in memory
-// beside the pool; kCold: after a load from disk.
+// Where a model's weights are. kResident: its answers begin at once; kWarm: after a moment, they are in
+// memory beside the pool; kCold: after a load from disk.
 enum class WeightPlace : uint8_t { kCold, kWarm, kLoading, kResident };
 std::string_view WeightPlaceName(WeightPlace place);
 
@@ -196,7 +196,7 @@ struct DeploymentStatus {
   DeploymentState state = DeploymentState::kStored;
   double load_share = 0;  // kLoading
   WeightPlace place = WeightPlace::kCold;
-  Error error;  // kFailed, kQuarantined
+  Error error;            // kFailed, kQuarantined
   double retry_in_s = 0;  // kQuarantined
   StoredModel model;
   int32_t context_length = 0;                 // prompt and answer, capped as the settings say; 0: not known
