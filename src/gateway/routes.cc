@@ -465,7 +465,7 @@ std::span<const Route> Routes() {
        "The price book in force, and all versions", nullptr, native::PricesSchema},
       {"POST", "/api/v1/prices", kOperator, kWorker, false, native::AddPrices, "money",
        "The next version of the price book; rows that are there never change", native::PriceBookSchema,
-       native::PriceBookSchema, 201},
+       native::StoredBookSchema, 201},
       {"POST", "/api/v1/prices/dry_run", kOperator, kSlow, false, native::DryRunPrices, "money",
        "What a month would have cost with another book", native::DryRunRequestSchema, native::DryRunSchema},
       {"GET", "/api/v1/webhook", kAdmin, kWorker, false, native::GetWebhook, "money",
