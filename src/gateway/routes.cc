@@ -424,6 +424,13 @@ std::span<const Route> Routes() {
       {"GET", "/api/v1/requests", kViewer, kWorker, false, native::ListRequests, "money",
        "Usage rows, newest first", nullptr, native::RequestListSchema, 200, false, "application/json",
        native::kRequestsQuery},
+      {"GET", "/api/v1/requests/running", kViewer, kWorker, false, native::ListRunningRequests, "money",
+       "Requests that run or wait now, newest first: how far each is", nullptr,
+       native::RunningRequestListSchema, 200, false, "application/json", native::kRunningQuery},
+      {"POST", "/api/v1/requests/{id}/cancel", kDeveloper, kWorker, false, native::CancelRequest, "money",
+       "Stops a request that runs or waits, by its X-Request-Id or its id in that list: one's own, as an admin "
+       "those of the workspace or organisation; what was computed stays on the bill",
+       nullptr, native::CancelledRequestSchema},
       {"GET", "/api/v1/requests/{id}", kViewer, kWorker, false, native::GetRequest, "money",
        "The usage row of a request, by its X-Request-Id or the row's id", nullptr, native::RequestSchema},
       {"GET", "/api/v1/query_range", kViewer, kSlow, false, native::QueryRange, "money",

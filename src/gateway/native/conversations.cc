@@ -179,12 +179,6 @@ Result<platform::NewTurn> ReadTurn(Call& call) {
   return turn;
 }
 
-std::string_view PhaseName(compute::ProgressEvent::Phase phase) {
-  return phase == compute::ProgressEvent::Phase::kQueued    ? "queued"
-         : phase == compute::ProgressEvent::Phase::kLoading ? "loading"
-                                                            : "prefill";
-}
-
 // "id: 7\nevent: delta\ndata: {...}\n\n"
 void AppendConversationEvent(std::string& out, const ConversationEvent& event) {
   using Kind = ConversationEvent::Kind;
@@ -204,7 +198,7 @@ void AppendConversationEvent(std::string& out, const ConversationEvent& event) {
     case Kind::kProgress:
       name = "progress";
       data["turn"] = event.turn_id;
-      data["phase"] = PhaseName(event.progress.phase);
+      data["phase"] = platform::ProgressPhaseName(event.progress.phase);
       if (event.progress.phase == compute::ProgressEvent::Phase::kQueued) {
         data["queue_position"] = event.progress.queue_position;
       } else {

@@ -18,6 +18,10 @@ void GetBill(Services& services, std::shared_ptr<Exchange> exchange);
 void GetBillCsv(Services& services, std::shared_ptr<Exchange> exchange);
 void AdjustBill(Services& services, std::shared_ptr<Exchange> exchange);
 
+// requests.cc: what runs
+void ListRunningRequests(Services& services, std::shared_ptr<Exchange> exchange);
+void CancelRequest(Services& services, std::shared_ptr<Exchange> exchange);
+
 // money.cc: what may be used, and what it costs
 void ListLimits(Services& services, std::shared_ptr<Exchange> exchange);
 void PutLimit(Services& services, std::shared_ptr<Exchange> exchange);
@@ -39,14 +43,17 @@ inline constexpr std::string_view kUsageQuery =
     "group_by from to organisation workspace key member model status endpoint limit:integer after";
 inline constexpr std::string_view kRequestsQuery =
     "from to organisation workspace key member model status endpoint limit:integer after";
+inline constexpr std::string_view kRunningQuery = "organisation workspace key member model endpoint limit:integer";
 inline constexpr std::string_view kRangeQuery =
-    "metric from to step:integer group_by organisation workspace key member model status endpoint";
+    "metric from to step:integer group_by top:integer organisation workspace key member model status endpoint";
 inline constexpr std::string_view kBillQuery = "month organisation limit:integer after";
 inline constexpr std::string_view kLimitQuery = "scope model";
 
 nlohmann::ordered_json UsageSchema();
 nlohmann::ordered_json RequestSchema();
 nlohmann::ordered_json RequestListSchema();
+nlohmann::ordered_json RunningRequestListSchema();
+nlohmann::ordered_json CancelledRequestSchema();
 nlohmann::ordered_json RangeSchema();
 nlohmann::ordered_json BillSchema();
 nlohmann::ordered_json AdjustmentRequestSchema();

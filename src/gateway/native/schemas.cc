@@ -25,6 +25,7 @@ Json ModelSchema() {
       "deployment": {"type": "string", "optional": true, "description": "the name it was asked for by, if that is a deployment's"},
       "state": {"enum": ["stored", "loading", "ready", "failed", "quarantined"]},
       "load_share": {"type": "number", "minimum": 0, "maximum": 1},
+      "place": {"enum": ["resident", "loading", "warm", "cold"], "description": "of its weights: resident answers at once, warm in a moment, cold after a load from disk"},
       "bytes": {"type": "integer"}, "format": {"type": "string"}, "architecture": {"type": "string"},
       "quantisation": {"type": "string"}, "parameters": {"type": "integer"},
       "context_length": {"type": "integer"}, "licence": {"type": "string"}, "source": {"type": "string"},

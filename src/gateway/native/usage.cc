@@ -243,12 +243,15 @@ void QueryRange(Services& services, std::shared_ptr<Exchange> exchange) {
     if (const std::string text = call.Query("group_by"); !text.empty()) {
       TP_ASSIGN(query.group_by, platform::ParseGroupBy(text));
     }
+    TP_ASSIGN(const std::optional<int64_t> top, call.QueryInteger("top"));
+    query.top = top.value_or(0);
     TP_ASSIGN(const auto series, accounting.reports().Range(query));
     Json data = Json::array();
     for (const platform::RangeSeries& one : series) {
       Json item = Json::object();
       if (query.group_by != platform::GroupBy::kNone)
-        item[std::string(platform::GroupByName(query.group_by))] = one.group;
+        item[std::string(platform::GroupByName(query.group_by))] = one.others ? Json(nullptr) : Json(one.group);
+      if (query.top > 0) item["others"] = one.others;
       item["points"] = Json::array();
       for (const auto& [at, value] : one.points) item["points"].push_back(Json::array({at / 1000, value}));
       data.push_back(std::move(item));
@@ -342,10 +345,16 @@ Json RequestSchema() {
 }
 Json RequestListSchema() { return ListSchemaOf(RequestSchema()); }
 Json RangeSchema() {
-  return Json::parse(R"json({"type": "object", "properties": {
+  Json schema = Json::parse(R"json({"type": "object", "properties": {
     "data": {"type": "array", "items": {"type": "object", "properties": {"points": {"type": "array",
-      "items": {"type": "array", "description": "seconds since 1970, value; steps without requests are left out"}}}}},
+      "items": {"type": "array", "items": {"type": "number"}, "description": "seconds since 1970, value; steps without requests are left out"}},
+      "others": {"type": "boolean", "optional": true, "description": "with top: all groups beyond it, as one"}}}},
     "from": {"type": "number"}, "to": {"type": "number"}, "step": {"type": "integer"}}})json");
+  for (const char* name : {"model", "key", "member", "workspace", "organisation", "endpoint", "status"}) {
+    schema["properties"]["data"]["items"]["properties"][name] =
+        Json{{"type", {"string", "null"}}, {"optional", true}, {"description", "of group_by; null: the others"}};
+  }
+  return schema;
 }
 Json AdjustmentSchema() { return SchemaLike(AdjustmentJson({})); }
 Json AdjustmentRequestSchema() {

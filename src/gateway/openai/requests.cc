@@ -274,6 +274,8 @@ Result<ParsedChat> ParseChat(const Json& body) {
   if (messages == nullptr) return Fail(BadField("messages", "messages is missing.", "missing_field"));
   TP_ASSIGN(parsed.request.messages, ReadMessages(*messages));
   TP_ASSIGN(parsed.request.sampling, ReadSampling(reader));
+  if (const auto& priority = parsed.request.sampling.priority)
+    parsed.reply.service_tier = ServiceTierName(*priority);
   if (const auto tokens = reader.Integer("max_completion_tokens")) {
     const auto& older = parsed.request.sampling.max_tokens;
     if (older && *older != *tokens) {
@@ -311,6 +313,8 @@ Result<ParsedCompletion> ParseCompletion(const Json& body) {
   TP_ASSIGN(parsed.request.model, ReadModelName(reader));
   TP_ASSIGN(parsed.request.prompts, ReadPrompts(reader, "prompt", kMaxPrompts, false));
   TP_ASSIGN(parsed.request.sampling, ReadSampling(reader));
+  if (const auto& priority = parsed.request.sampling.priority)
+    parsed.reply.service_tier = ServiceTierName(*priority);
   platform::SamplingRequest& sampling = parsed.request.sampling;
   if (!sampling.max_tokens) {
     sampling.max_tokens = std::max<int64_t>(kCompletionMaxTokens, sampling.min_tokens.value_or(0));

@@ -19,6 +19,7 @@ struct ReplyOptions {
   bool include_usage = false;  // a last chunk with the usage
   bool logprobs = false;
   bool tools = false;                // tools were offered: an answer may begin with a call
+  std::string service_tier;          // where the request named one
   bool events = true;                // the stream is server-sent events, so progress can go along
   std::vector<std::string> ignored;  // for the header Tidepool-Ignored
 };

@@ -143,13 +143,26 @@ TEST(ChatRequest, UnsupportedFieldsAreRefusedByName) {
   }
 }
 
+TEST(ChatRequest, ServiceTiersAreClassesOfWork) {
+  using compute::JobClass;
+  const auto priority = [](std::string_view tier) {
+    const auto parsed = ParseChat(Chat(R"(,"service_tier":")" + std::string(tier) + "\""));
+    EXPECT_TRUE(parsed) << tier;
+    return std::pair(parsed->request.sampling.priority, parsed->reply.service_tier);
+  };
+  EXPECT_EQ(priority("auto"), std::pair(std::optional<JobClass>(), std::string()));
+  EXPECT_EQ(priority("default"), std::pair(std::optional(JobClass::kNormal), std::string("default")));
+  EXPECT_EQ(priority("flex"), std::pair(std::optional(JobClass::kBatch), std::string("flex")));
+  EXPECT_EQ(priority("priority"), std::pair(std::optional(JobClass::kInteractive), std::string("priority")));
+  EXPECT_EQ(ParseChat(Chat(R"(,"service_tier":"gold")")).error().param, "service_tier");
+}
+
 TEST(ChatRequest, WhatHasNoEffectIsReported) {
   const auto parsed = ParseChat(Chat(
-      R"(,"user":"u","metadata":{},"service_tier":"auto","frobnicate":1,"stream":true,
+      R"(,"user":"u","metadata":{},"frobnicate":1,"stream":true,
       "stream_options":{"odd":1})"));
   ASSERT_TRUE(parsed);
-  EXPECT_EQ(IgnoredHeader(parsed->reply.ignored),
-            "user, metadata, service_tier, frobnicate, stream_options.odd");
+  EXPECT_EQ(IgnoredHeader(parsed->reply.ignored), "user, metadata, frobnicate, stream_options.odd");
   EXPECT_EQ(IgnoredHeader({"a\r\nX: y", "ok"}), "a??X??y, ok");
   EXPECT_LT(IgnoredHeader(std::vector<std::string>(1000, std::string(1000, 'x'))).size(), 1500u);
 }

@@ -71,6 +71,37 @@ Status ReadStop(const FieldReader& reader, std::vector<std::string>& out) {
   return {};
 }
 
+// OpenAI's tiers are the pool's classes of work.
+constexpr struct {
+  std::string_view tier;
+  std::optional<compute::JobClass> priority;
+} kServiceTiers[] = {
+    {"auto", std::nullopt},
+    {"default", compute::JobClass::kNormal},
+    {"flex", compute::JobClass::kBatch},
+    {"priority", compute::JobClass::kInteractive},
+};
+
+Status ReadServiceTier(const FieldReader& reader, std::optional<compute::JobClass>& out) {
+  const auto said = reader.String("service_tier");
+  if (!said) return {};
+  for (const auto& [tier, priority] : kServiceTiers) {
+    if (*said != tier) continue;
+    out = priority;
+    return {};
+  }
+  return Fail(BadField("service_tier", fmt::format("service_tier is {}; it can be auto, default, flex or "
+                                                   "priority.",
+                                                   Shown(*reader.Find("service_tier")))));
+}
+
+std::string_view ServiceTierName(compute::JobClass priority) {
+  for (const auto& tier : kServiceTiers) {
+    if (tier.priority == priority) return tier.tier;
+  }
+  return "auto";
+}
+
 bool IsEmptyOrFalse(const Json& value) {
   if (value.is_boolean()) return !value.get<bool>();
   if (value.is_string()) return value.get_ref<const std::string&>().empty();
@@ -105,7 +136,7 @@ const std::vector<Field>& SamplingFields() {
       {"thinking_budget", kInteger, kRead, "Tokens of reasoning before it is closed", 0, kMaxTokens},
       {"user", kAny, kIgnored, ""},
       {"metadata", kAny, kIgnored, ""},
-      {"service_tier", kAny, kIgnored, ""},
+      {"service_tier", kString, kRead, kServiceTierHelp},
       {"safety_identifier", kAny, kIgnored, ""},
       {"prompt_cache_key", kAny, kIgnored, "prefixes are found without it"},
       {"prompt_cache_retention", kAny, kIgnored, ""},
@@ -160,6 +191,7 @@ Result<platform::SamplingRequest> ReadSampling(const FieldReader& reader) {
   sampling.reasoning_budget = reader.Integer("thinking_budget");
   sampling.include_stop = reader.Boolean("include_stop_str_in_output").value_or(false);
   sampling.n = static_cast<int32_t>(reader.Integer("n").value_or(1));
+  TP_TRY(ReadServiceTier(reader, sampling.priority));
   TP_TRY(ReadStop(reader, sampling.stop));
   TP_TRY(ReadBias(reader, sampling.logit_bias));
   if (const Json* tokens = reader.Find("stop_token_ids")) {

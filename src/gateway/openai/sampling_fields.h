@@ -13,6 +13,13 @@ const std::vector<Field>& SamplingFields();
 // max.
 Result<platform::SamplingRequest> ReadSampling(const FieldReader& reader);
 
+inline constexpr std::string_view kServiceTierHelp =
+    "priority: before other work of its account, refused last; flex: when there is time, at the batch price; "
+    "default: "
+    "neither; auto: as the deployment says";
+Status ReadServiceTier(const FieldReader& reader, std::optional<compute::JobClass>& out);
+std::string_view ServiceTierName(compute::JobClass priority);
+
 // `stop`: a string or at most 16 strings.
 Status ReadStop(const FieldReader& reader, std::vector<std::string>& out);
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "gateway/openai/sampling_fields.h"
 #include "gateway/responses/items.h"
 #include "gateway/tool_list.h"
 
@@ -48,7 +49,7 @@ constexpr Field kFields[] = {
      "here"},
     {"user", kAny, kIgnored, ""},
     {"safety_identifier", kAny, kIgnored, ""},
-    {"service_tier", kAny, kIgnored, ""},
+    {"service_tier", kString, kRead, openai::kServiceTierHelp},
     {"prompt_cache_key", kAny, kIgnored, "prefixes are found without it"},
     {"prompt_cache_options", kAny, kIgnored, ""},
     {"prompt_cache_retention", kAny, kIgnored, ""},
@@ -106,6 +107,7 @@ class RequestReader {
     sampling.temperature = reader_.Number("temperature");
     sampling.top_p = reader_.Number("top_p");
     sampling.reasoning_budget = reader_.Integer("thinking_budget");
+    TP_TRY(openai::ReadServiceTier(reader_, sampling.priority));
     TP_TRY(Include());
     TP_TRY(Options());
     TP_TRY(Metadata());
@@ -351,6 +353,8 @@ class RequestReader {
     shown["previous_response_id"] = or_null("previous_response_id");
     shown["reasoning"] = Json{{"effort", effort_.empty() ? Json(nullptr) : Json(effort_)},
                               {"summary", summary_.empty() ? Json(nullptr) : Json(summary_)}};
+    const auto& priority = request_.sampling.priority;
+    shown["service_tier"] = priority ? openai::ServiceTierName(*priority) : "auto";
     shown["store"] = out_.store;
     shown["temperature"] = or_null("temperature");
     shown["text"] = Json{{"format", format_}};

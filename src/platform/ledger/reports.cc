@@ -380,24 +380,55 @@ Result<std::vector<RangeSeries>> Reports::Range(const RangeQuery& query) {
         fmt::format("{}: refusals are counted by key and model; this question needs another metric", name),
         name);
   }
+  if (query.top < 0 || query.top >= static_cast<int64_t>(kMaxRangeSeries)) {
+    return Fail(ErrorKind::kInvalid, "bad_top", fmt::format("top: 1 to {}", kMaxRangeSeries - 1), "top");
+  }
   const std::string_view time = refusals ? "minute_ms" : "finished_ms";
+  const std::string_view table = refusals ? "refusals" : "usage_rows";
   Conditions c = ConditionsOf(f, time);
+  std::string column(group.column), others = "0";
+  if (query.top > 0 && query.group_by != GroupBy::kNone) {
+    std::vector<Value> values = c.values;
+    values.emplace_back(query.top);
+    const std::string largest =
+        fmt::format("SELECT {0} AS grp, {1} AS size FROM {2}{3} GROUP BY grp ORDER BY size DESC, grp LIMIT ${4}",
+                    group.column, metric.expression, table, c.text, values.size());
+    TP_ASSIGN(const std::vector<std::string> names,
+              database_.Get<std::vector<std::string>>([&](Session& session) -> Result<std::vector<std::string>> {
+                std::vector<std::string> found;
+                TP_TRY(session.Each(largest, values, [&](const Row& row) {
+                  found.push_back(row.Text(0));
+                  return true;
+                }));
+                return found;
+              }));
+    if (names.empty()) return std::vector<RangeSeries>{};
+    std::string listed;
+    for (const std::string& name : names) {
+      c.values.emplace_back(name);
+      listed += fmt::format("{}${}", listed.empty() ? "" : ", ", c.values.size());
+    }
+    others = fmt::format("(CASE WHEN {} IN ({}) THEN 0 ELSE 1 END)", group.column, listed);
+    column = fmt::format("(CASE WHEN {0} IN ({1}) THEN {0} ELSE '' END)", group.column, listed);
+  }
   c.values.emplace_back(query.step_ms);
   const size_t step = c.values.size();
   const std::string sql = fmt::format(
-      "SELECT {0} AS grp, {1} - {1} % ${2} AS step, {3} FROM {4}{5} GROUP BY grp, step ORDER BY grp, step",
-      group.column, time, step, metric.expression, refusals ? "refusals" : "usage_rows", c.text);
+      "SELECT {0} AS grp, {1} - {1} % ${2} AS step, {3}, {6} AS others FROM {4}{5} GROUP BY grp, others, step "
+      "ORDER BY others, grp, step",
+      column, time, step, metric.expression, table, c.text, others);
   return database_.Get<std::vector<RangeSeries>>([&](Session& session) -> Result<std::vector<RangeSeries>> {
     std::vector<RangeSeries> series;
     bool too_many = false;
     TP_TRY(session.Each(sql, c.values, [&](const Row& row) {
       const std::string name = row.Text(0);
-      if (series.empty() || series.back().group != name) {
+      const bool rest = row.Integer(3) != 0;
+      if (series.empty() || series.back().group != name || series.back().others != rest) {
         if (series.size() == kMaxRangeSeries) {
           too_many = true;
           return false;
         }
-        series.push_back({name, {}});
+        series.push_back({.group = name, .others = rest});
       }
       series.back().points.emplace_back(row.Integer(1), row.Number(2) * metric.scale);
       return true;

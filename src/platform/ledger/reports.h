@@ -93,10 +93,12 @@ struct RangeQuery {
   Metric metric = Metric::kRequests;
   int64_t step_ms = 60'000;
   GroupBy group_by = GroupBy::kNone;
+  int64_t top = 0;  // 1 to kMaxRangeSeries - 1: this many groups, the largest of the time; the rest is one. 0: all
 };
 struct RangeSeries {
   std::string group;
-  std::vector<std::pair<int64_t, double>> points;  // start of the step; steps without rows are left out
+  std::vector<std::pair<int64_t, double>> points{};  // start of the step; steps without rows are left out
+  bool others = false;                               // all groups beyond `top`; comes last
 };
 inline constexpr int64_t kMaxRangePoints = 11'000;  // of one series, as Prometheus has it
 inline constexpr size_t kMaxRangeSeries = 50;

@@ -3,6 +3,7 @@ import { useTranslation } from "react-i18next";
 import { useSettings } from "../api/queries";
 import { settingHelp } from "../i18n/server_texts";
 import { ErrorNote, Input, Loading, Page, Section } from "../ui/kit";
+import { SecretsSection } from "./secrets";
 import { SettingRow } from "./setting";
 
 // Generated from the server's own table of settings: what it lists, this page shows, and changes where that is allowed.
@@ -28,6 +29,7 @@ export function SettingsPage() {
       {settings.isPending && <Loading rows={8} />}
       {settings.error && <ErrorNote error={settings.error} retry={() => void settings.refetch()} />}
       {waiting.length > 0 && <p role="status" className="mb-4 rounded-md bg-warn-soft px-3 py-2 text-sm text-warn">{t("settings.waiting", { count: waiting.length, names: waiting.map((one) => one.id).join(", ") })}</p>}
+      {search === "" && !changed && <SecretsSection />}
       {[...groups].map(([group, list]) => (
         <Section key={group} title={group}>
           <ul className="divide-y divide-line">{list.map((one) => <SettingRow key={one.id} setting={one} />)}</ul>

@@ -32,6 +32,10 @@ export type AuditRow = RowOf<"/api/v1/audit">;
 export type RequestRow = RowOf<"/api/v1/requests">;
 export type UsageRow = RowOf<"/api/v1/usage">;
 export type PriceBook = RowOf<"/api/v1/prices">;
+export type Limit = RowOf<"/api/v1/limits">;
+export type Budget = RowOf<"/api/v1/budgets">;
+export type RunningRequest = RowOf<"/api/v1/requests/running">;
+export type RangeSeries = RowOf<"/api/v1/query_range">;
 
 export type Usage = NonNullable<EventOf<"ChatEvents", "chunk">["usage"]>;
 // What a request came to, a decimal of its currency.

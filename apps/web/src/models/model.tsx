@@ -3,17 +3,18 @@ import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link, useNavigate, useParams } from "react-router";
 import { postJson } from "../api/client";
-import { fetchMetrics, quantileOf, type Sample, useDeleteModel, useLoadModel, useModels, usePoolOnce, useUnloadModel } from "../api/queries";
+import { fetchMetrics, quantileOf, type Sample, useDeleteModel, useLoadModel, useModels, usePoolOnce, useStatus, useUnloadModel } from "../api/queries";
 import type { BenchRow, PoolModel } from "../api/types";
+import { serverError } from "../i18n/server_texts";
 import { RecentRequests } from "../account/requests";
 import { onTimeShare } from "../overview/rates";
-import { serverError } from "../i18n/server_texts";
 import { useMay } from "../shell/session";
 import { ModelDot, PlacesBar, stateTone } from "../overview/page";
 import { formatAttainment, formatBytes, formatCount, formatPercent, formatSeconds, formatTime, grouped, significant } from "../ui/format";
 import { Badge, Button, CopyButton, Empty, ErrorNote, Loading, Page, Section, Stat, Table } from "../ui/kit";
 import { DeploymentDialog } from "./deployments";
-import { RetireDialog } from "./page";
+import { expectedTokensPerS, neededBytes } from "./fit";
+import { RetireDialog } from "./retire";
 import { PolicyForm } from "./policy_form";
 
 export function ModelPage() {
@@ -24,6 +25,8 @@ export function ModelPage() {
   const operator = useMay("operator");
   const pool = usePoolOnce(operator);
   const metrics = useQuery({ queryKey: ["metrics"], queryFn: ({ signal }) => fetchMetrics(signal), refetchInterval: 5_000, enabled: operator });
+  const status = useStatus();
+  const bandwidth = status.data?.roofline.memory_bytes_per_s ?? 0;
   const load = useLoadModel();
   const unload = useUnloadModel();
   const remove = useDeleteModel();
@@ -39,6 +42,7 @@ export function ModelPage() {
     .reduce((all, sample) => all + sample.value, 0);
   const prompt = of("tidepool_prompt_tokens_total");
   const cached = of("tidepool_cached_tokens_total");
+  const weights = model.engine?.weight_bytes || model.bytes || 0;
   const problem = load.error ?? unload.error;
   const error = model.error;
   return (
@@ -76,7 +80,7 @@ export function ModelPage() {
       <RecentRequests model={id} />
       <Section title={t("model.facts")}>
         <dl className="grid grid-cols-1 gap-x-8 gap-y-1 text-sm sm:grid-cols-2">
-          {([["format", model.format], ["architecture", model.architecture], ["quantisation", model.quantisation], ["context", grouped(model.context_length ?? 0)], ["licence", model.licence], ["capabilities", model.capabilities?.join(", ").replaceAll("_", " ")], ["added", model.created ? formatTime(model.created) : "–"]] as const).map(([name, value]) => (
+          {([["format", model.format], ["architecture", model.architecture], ["quantisation", model.quantisation], ["context", grouped(model.context_length ?? 0)], ["needed", weights > 0 ? formatBytes(neededBytes(weights)) : "–"], ["speed", weights > 0 && bandwidth > 0 && model.generates !== false ? t("models.upTo", { speed: significant(expectedTokensPerS(weights, bandwidth), 2) }) : "–"], ["licence", model.licence], ["capabilities", model.capabilities?.join(", ").replaceAll("_", " ")], ["added", model.created ? formatTime(model.created) : "–"]] as const).map(([name, value]) => (
             <div key={name} className="flex justify-between gap-4 border-b border-line py-1.5"><dt className="text-faint">{t(`models.${name}`)}</dt><dd className="truncate">{value || "–"}</dd></div>
           ))}
           <div className="flex items-center justify-between gap-4 border-b border-line py-1 sm:col-span-2"><dt className="text-faint">{t("models.source")}</dt><dd className="flex min-w-0 items-center"><span className="truncate font-mono text-xs" title={model.source}>{model.source}</span><CopyButton text={model.source ?? ""} /></dd></div>
