@@ -40,6 +40,12 @@ export function firstModel(models: Pick<StoredModel, "id" | "state">[] | undefin
   return (order.find((model) => model.state === "ready") ?? order[0]!).id;
 }
 
+// What to do where there is nothing to chat with.
+export function NoModels() {
+  const { t } = useTranslation();
+  return <>{t("chat.noModelsYet")} <Link to="/models" className="whitespace-nowrap text-accent underline">{t("overview.getModel")}</Link></>;
+}
+
 export function ModelPicker({ value, onChange, className }: { value: string; onChange: (model: string) => void; className?: string }) {
   const { t } = useTranslation();
   const { data: models } = useChatModels();
