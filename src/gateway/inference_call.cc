@@ -21,6 +21,11 @@ std::shared_ptr<ExchangeListener> MakeCancelListener(std::shared_ptr<platform::G
   return std::make_shared<CancelListener>(std::move(generation));
 }
 
+HttpResponse WithRates(HttpResponse response, const platform::RateState& rates) {
+  AppendRateHeaders(rates, response.headers);
+  return response;
+}
+
 HttpResponse WithIgnored(HttpResponse response, const std::vector<std::string>& ignored) {
   if (!ignored.empty()) response.headers.push_back({"Tidepool-Ignored", IgnoredHeader(ignored)});
   return response;

@@ -77,7 +77,7 @@ class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
     request.done = [self, id = model.id, prompt_tokens](Result<std::vector<std::vector<float>>> vectors) {
       Result<EmbeddingReply> reply = Fail(ErrorKind::kInternal, "", "");
       if (vectors) {
-        reply = EmbeddingReply{id, std::move(*vectors), prompt_tokens, {}};
+        reply = EmbeddingReply{id, std::move(*vectors), prompt_tokens};
       } else {
         reply = Fail(vectors.error());
       }
@@ -100,7 +100,6 @@ class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
   void End(Result<EmbeddingReply> reply) {
     const std::shared_ptr<Meter> meter = std::move(meter_);
     if (meter == nullptr) return done_(std::move(reply));
-    if (reply) reply->rates = meter->rates();
     const UsageStatus status = reply                                                 ? UsageStatus::kDone
                                : finish_.reason == compute::FinishReason::kCancelled ? UsageStatus::kCancelled
                                                                                      : UsageStatus::kError;
@@ -542,7 +541,7 @@ class InferenceImpl final : public Inference {
   Result<std::shared_ptr<Generation>> BeginPooled(
       const Target& target, const MeteredCall& call,
       const std::function<Result<compute::EmbedRequest>(const ReadyModel&)>& plan_for,
-      std::function<void(Result<EmbeddingReply>)> done);
+      std::shared_ptr<RateState> rates, std::function<void(Result<EmbeddingReply>)> done);
   LoadWaiter WaiterFor(const Target& target, const std::shared_ptr<RunningGeneration>& running,
                        Planner planner, bool may_retry);
   Status PlanAndStart(const Target& target, const ReadyModel& ready, RunningGeneration& running,
@@ -721,7 +720,7 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Embed(EmbeddingRequest reques
   const auto shared = std::make_shared<const EmbeddingRequest>(std::move(request));
   return BeginPooled(
       target, call, [shared](const ReadyModel& ready) { return PlanEmbedding(*shared, ready); },
-      std::move(done));
+      shared->rates, std::move(done));
 }
 
 Result<std::shared_ptr<Generation>> InferenceImpl::Rerank(RerankRequest request,
@@ -737,10 +736,10 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Rerank(RerankRequest request,
   const MeteredCall call = CallOf(request, "rerank", target.model, /*names_max_tokens=*/true);
   const auto shared = std::make_shared<const RerankRequest>(std::move(request));
   return BeginPooled(
-      target, call, [shared](const ReadyModel& ready) { return PlanRerank(*shared, ready); },
+      target, call, [shared](const ReadyModel& ready) { return PlanRerank(*shared, ready); }, shared->rates,
       [done = std::move(done)](Result<EmbeddingReply> pooled) {
         if (!pooled) return done(Fail(pooled.error()));
-        RerankReply reply{pooled->model, {}, pooled->prompt_tokens, pooled->rates};
+        RerankReply reply{pooled->model, {}, pooled->prompt_tokens};
         for (const std::vector<float>& logit : pooled->vectors)
           reply.scores.push_back(Relevance(logit.at(0)));
         done(std::move(reply));
@@ -750,12 +749,13 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Rerank(RerankRequest request,
 Result<std::shared_ptr<Generation>> InferenceImpl::BeginPooled(
     const Target& target, const MeteredCall& call,
     const std::function<Result<compute::EmbedRequest>(const ReadyModel&)>& plan_for,
-    std::function<void(Result<EmbeddingReply>)> done) {
-  TP_TRY(CheckAdmissible(call));
+    std::shared_ptr<RateState> rates, std::function<void(Result<EmbeddingReply>)> done) {
+  TP_TRY(CheckAdmissible(call, rates.get()));
   deployments_.CountArrival(target.model.id);
   NoteUse(target, call.principal);
   const auto running = std::make_shared<RunningEmbedding>(engine_, std::move(done));
-  const auto start = [this, call, plan_for, running, spec = target.spec](const ReadyModel& ready) -> Status {
+  const auto start = [this, call, plan_for, running, rates,
+                      spec = target.spec](const ReadyModel& ready) -> Status {
     const ReadyModel seen = deployed_assets_.As(spec, ready);
     TP_ASSIGN(compute::EmbedRequest plan, plan_for(seen));
     if (options_.ledger != nullptr) {
@@ -763,7 +763,7 @@ Result<std::shared_ptr<Generation>> InferenceImpl::BeginPooled(
       admission.embeds = true;
       for (const auto& input : plan.inputs) admission.prompt_tokens += static_cast<int64_t>(input.size());
       TP_ASSIGN(std::shared_ptr<Meter> meter,
-                options_.ledger->Admit(admission, call.request_id, call.endpoint));
+                options_.ledger->Admit(admission, call.request_id, call.endpoint, rates.get()));
       running->SetMeter(std::move(meter));
     }
     const Status started = running->Start(seen, std::move(plan));
