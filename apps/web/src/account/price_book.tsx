@@ -6,12 +6,13 @@ import { useTranslation } from "react-i18next";
 import { postJson } from "../api/client";
 import { useModels } from "../api/queries";
 import { Button, ErrorNote, Field, IconButton, Input } from "../ui/kit";
+import { amountsText } from "../ui/money";
 
 export interface Tier { up_to?: number; input: string; cached_input: string; output: string; reasoning_output: string }
 export interface PricedModel { model: string; tiers?: Tier[] }
 export interface PriceBook { version: number; currency: string; valid_from: string; valid_to: string | null; note?: string; models: PricedModel[]; charge_failed?: boolean; discounts?: unknown[] }
 export interface PriceLine { model: string; input: string; cached: string; output: string }
-interface DryRun { requests: number; was: string; would_be: string }
+interface DryRun { requests: number; was_by_currency: Record<string, string>; would_be: string }
 
 const decimal = /^\d+(\.\d{1,9})?$/;
 
@@ -70,7 +71,7 @@ export function PriceBookForm({ current, busy, error, onSave, onClose }: { curre
         </table>
       </div>
       <Button onClick={() => setLines([...lines, { model: "", input: "", cached: "", output: "" }])}><Plus className="size-4" aria-hidden />{t("prices.addLine")}</Button>
-      {dry.data && <p role="status" className="rounded-md bg-sunken px-3 py-2 text-sm">{t("prices.wouldBe", { requests: dry.data.requests, was: dry.data.was, amount: dry.data.would_be, currency: currency.toUpperCase() })}</p>}
+      {dry.data && <p role="status" className="rounded-md bg-sunken px-3 py-2 text-sm">{t("prices.wouldBe", { requests: dry.data.requests, was: amountsText([{ amount_by_currency: dry.data.was_by_currency }]), amount: dry.data.would_be, currency: currency.toUpperCase() })}</p>}
       {dry.error && <ErrorNote error={dry.error} />}
       {error != null && <ErrorNote error={error} />}
       <div className="flex flex-wrap justify-end gap-2">

@@ -1,12 +1,11 @@
 import { lazy, Suspense, useMemo, useState } from "react";
 import { useTranslation } from "react-i18next";
-import { usePrices } from "../api/queries";
 import { useMay } from "../shell/session";
 import { modelColor } from "../ui/colors";
 import { formatCount, formatSeconds, grouped, significant } from "../ui/format";
 import { Button, Empty, ErrorNote, Input, Loading, Page, Section, Select, Stat, Table } from "../ui/kit";
 import { Legend } from "../overview/page";
-import { addAmounts } from "../ui/money";
+import { addAmounts, amountsText } from "../ui/money";
 import { useDark } from "../ui/theme_hook";
 import { CsvButton, listCsv } from "./csv_button";
 import { useCursorList } from "./lists";
@@ -14,8 +13,8 @@ import { useCursorList } from "./lists";
 const Chart = lazy(() => import("../ui/chart"));
 
 export interface UsageSums {
-  requests: number; errors: number; cancelled: number; prompt_tokens: number; cached_tokens: number; output_tokens: number; reasoning_tokens: number; free_tokens: number; device_seconds: number; amount: string;
-  day?: string; model?: string; key?: string; member?: string; workspace?: string; cost?: string; margin?: string; cost_currency?: string;
+  requests: number; errors: number; cancelled: number; prompt_tokens: number; cached_tokens: number; output_tokens: number; reasoning_tokens: number; free_tokens: number; device_seconds: number; amount: string | null; amount_by_currency: Record<string, string>;
+  day?: string; model?: string; key?: string; member?: string; workspace?: string; cost?: string; margin?: string | null; no_margin_because?: string | null; cost_currency?: string;
 }
 const groups = ["model", "key", "member", "workspace"] as const;
 
@@ -49,9 +48,8 @@ export function UsagePage() {
     // Drawn from the tallest to the lowest, so that each shows above the next: a stack.
     return { times, all: pick((row) => row.prompt_tokens + row.output_tokens), prompt: pick((row) => row.prompt_tokens) };
   }, [days.rows, from, to]);
-  const prices = usePrices();
   const error = days.error ?? by.error;
-  const names = [group, "requests", "errors", "cancelled", "prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "free_tokens", "device_seconds", "amount", ...(operator ? ["cost", "margin"] : [])];
+  const names = [group, "requests", "errors", "cancelled", "prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "free_tokens", "device_seconds", "amount", "amount_by_currency", ...(operator ? ["cost", "cost_currency", "margin"] : [])];
   return (
     <Page title={t("nav.usage")} lead={t("usage.lead")} actions={
       <>
@@ -66,7 +64,7 @@ export function UsagePage() {
             <Stat label={t("model.requests")} value={grouped(sums.requests)} hint={t("usage.errors", { count: sums.errors })} />
             <Stat label={t("model.promptTokens")} value={formatCount(sums.prompt)} hint={t("overview.cached", { tokens: formatCount(sums.cached) })} />
             <Stat label={t("model.outputTokens")} value={formatCount(sums.output)} />
-            <Stat label={t("usage.amount")} value={addAmounts(days.rows.map((row) => row.amount))} {...(prices.data?.priced ? { unit: prices.data.current.currency } : {})} />
+            <Stat label={t("usage.amount")} value={amountsText(days.rows)} />
             <Stat label={t("usage.device")} value={formatSeconds(sums.device)} />
             {operator && <Stat label={t("usage.cost")} value={addAmounts(days.rows.map((row) => row.cost ?? "0"))} unit={days.rows[0]?.cost_currency ?? ""} />}
           </dl>
@@ -86,8 +84,8 @@ export function UsagePage() {
                 { head: t("usage.cachedTokens"), right: true, hide: "md", cell: (row) => grouped(row.cached_tokens) },
                 { head: t("model.outputTokens"), right: true, cell: (row) => grouped(row.output_tokens) },
                 { head: t("usage.device"), right: true, hide: "lg", cell: (row) => `${significant(row.device_seconds, 3)} s` },
-                { head: t("usage.amount"), right: true, cell: (row) => row.amount },
-                ...(operator ? [{ head: t("usage.margin"), right: true, hide: "lg" as const, cell: (row: UsageSums) => row.margin ?? "–" }] : []),
+                { head: t("usage.amount"), right: true, cell: (row) => row.amount ?? amountsText([row]) },
+                ...(operator ? [{ head: t("usage.margin"), right: true, hide: "lg" as const, cell: (row: UsageSums) => row.margin ?? <span title={row.no_margin_because ?? undefined}>–</span> }] : []),
               ]} />
             )}
             {by.hasNextPage && <div className="mt-3"><Button busy={by.isFetchingNextPage} onClick={() => void by.fetchNextPage()}>{t("common.more")}</Button></div>}

@@ -1,4 +1,5 @@
 import { QueryClient, useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
+import { allRows } from "../account/lists";
 import { ApiError, deleteJson, getJson, patchJson, postJson, send } from "./client";
 import type { CatalogueModel, Deployment, DeploymentFit, PoolModel, PoolState, Pull, ServerStatus, Setting, StoredModel } from "./types";
 
@@ -49,11 +50,11 @@ export function usePoolOnce(enabled = true, pollMs: number | false = false) {
 }
 
 // Of all organisations for the operator. `day`: "2026-11-28", in UTC.
-export interface DaySums { requests: number; prompt_tokens: number; output_tokens: number; amount: string }
+export interface DaySums { requests: number; prompt_tokens: number; output_tokens: number; amount_by_currency: Record<string, string> }
 export function useUsageSince(day: string) {
   return useQuery({
     queryKey: ["usage since", day], refetchInterval: 5_000,
-    queryFn: ({ signal }) => getJson<{ data: DaySums[] }>(`/api/v1/usage?from=${day}T00:00:00Z`, { signal }).then((reply) => reply.data[0] ?? { requests: 0, prompt_tokens: 0, output_tokens: 0, amount: "0.00" }),
+    queryFn: ({ signal }) => getJson<{ data: DaySums[] }>(`/api/v1/usage?from=${day}T00:00:00Z`, { signal }).then((reply) => reply.data[0] ?? { requests: 0, prompt_tokens: 0, output_tokens: 0, amount_by_currency: {} }),
   });
 }
 export interface Prices { priced: boolean; current: { version: number; currency: string } }
@@ -62,7 +63,7 @@ export function usePrices() {
 }
 export interface Budget { id: string; scope: string; period: string; amount: string; spent: string; thresholds: number[]; block: boolean }
 export function useBudgets() {
-  return useQuery({ queryKey: ["budgets"], queryFn: ({ signal }) => getJson<List<Budget>>("/api/v1/budgets", { signal }).then(dataOf), refetchInterval: 30_000 });
+  return useQuery({ queryKey: ["budgets"], queryFn: ({ signal }) => allRows<Budget>("/api/v1/budgets", {}, { most: 10_000, onProgress: () => undefined, signal }).then((list) => list.rows), refetchInterval: 30_000 });
 }
 
 const encodeId = (id: string) => id.split("/").map(encodeURIComponent).join("/");
