@@ -1,6 +1,9 @@
 """What is wrong with a request is told in the shape of the dialect that it speaks, and is never the server's fault."""
 
+import concurrent.futures
 import json
+import pathlib
+import time
 
 import httpx2 as httpx
 import pytest
@@ -149,3 +152,83 @@ def test_each_is_told_in_its_own_shape(server, dialect):
         message = spoken["error"](reply.json())
         assert 10 < len(message) < 1000, f"{dialect}, {name}: {message[:2000]}"
     assert server.ask("GET", "/health")["status"] == "ok"
+
+
+def doubling(word, levels):
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    for _ in range(levels):
+        schema = {word: [schema, schema]}
+    return schema
+
+
+# What each is refused for: the code and the beginning of the field. (grammar_test.cc has more, with the bounds of compiling.)
+SCHEMA_BOMBS = {
+    "2 MB": (LARGE, "schema_too_large", ""),
+    "anyOf inside allOf": (BOMB, "unsupported_schema", "/$defs/0/allOf/1"),
+    "anyOf written out": (doubling("anyOf", 12), "grammar_too_complex", ""),
+    "deep": (DEEP, "json_too_deep", None),
+    "a list times a list": ({"enum": list(range(5000)), "allOf": [{"minimum": 0}] * 5000}, "schema_too_complex", "/allOf/"),
+    "oneOf of many": ({"oneOf": [{"const": number} for number in range(5000)]}, "schema_too_complex", "/oneOf"),
+    "half of many properties": ({"type": "object", "properties": {f"p{i}": {"type": "null"} for i in range(3000)}, "minProperties": 1500},
+                                "schema_too_complex", ""),
+    "properties": ({"type": "object", "properties": {f"p{i}": {} for i in range(10000)}}, "json_too_large", None),
+    "giant pattern": ({"type": "string", "pattern": "a" * 400000}, "unsupported_schema", "/pattern"),
+    "pattern of repetitions": ({"type": "string", "pattern": "^(((a{0,1000}){0,1000}){0,1000}){0,1000}$"}, "grammar_too_complex", ""),
+    "pattern of gaps": ({"type": "string", "pattern": "(.*a.{0,500})" * 4000}, "grammar_too_large", ""),
+}
+# These cost nothing: repetitions are counted, and what is referred to is compiled once.
+CHEAP_SCHEMAS = {
+    "minItems": {"type": "array", "items": {"type": "integer"}, "minItems": 10**9},
+    "maxLength": {"type": "object", "properties": {f"p{i}": {"type": "string", "maxLength": 10**9} for i in range(2000)}},
+    "references": {"$ref": "#/$defs/0", "$defs": {**{str(i): {"anyOf": [{"$ref": f"#/$defs/{i + 1}"}] * 2} for i in range(40)}, "40": {"type": "null"}}},
+    "a long name": {"type": "object", "properties": {"n" * 400000: {"type": "null"}}},
+}
+
+
+def peak_bytes(server):
+    status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) << 10
+
+
+def test_schema_bombs_are_told_by_code_in_time_and_memory(server):
+    def send(schema, max_tokens=9):
+        began = time.monotonic()
+        reply = httpx.post(server.url + "/v1/chat/completions", timeout=60, headers={"authorization": f"Bearer {server.key}"}, json={
+            "model": MODEL, "messages": [USER], "max_tokens": max_tokens,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}})
+        return reply, time.monotonic() - began
+
+    send({"type": "null"})
+    before = peak_bytes(server)
+    for name, (schema, code, at) in SCHEMA_BOMBS.items():
+        reply, took_s = send(schema)
+        assert reply.status_code == 400, f"{name}: {reply.status_code} {reply.text[:500]}"
+        error = reply.json()["error"]
+        assert error["code"] == code, f"{name}: {str(error)[:1000]}"
+        assert at is None or error["param"].startswith("response_format.json_schema.schema" + at), f"{name}: {str(error)[:1000]}"
+        assert took_s < 10, f"{name}: {took_s:.1f} s"
+    for name, schema in CHEAP_SCHEMAS.items():
+        reply, took_s = send(schema)
+        assert reply.status_code == 200, f"{name}: {reply.status_code} {reply.text[:500]}"
+        assert took_s < 10, f"{name}: {took_s:.1f} s"
+    grown = peak_bytes(server) - before
+    assert grown < 384 << 20, f"{grown >> 20} MiB"
+
+
+def test_a_schema_asked_for_by_many_at_once_is_compiled_once(server):
+    """By the counters that operators see."""
+    def counters():
+        text = httpx.get(server.url + "/metrics", headers={"authorization": f"Bearer {server.key}"}).text
+        return [float(next(line for line in text.splitlines() if line.startswith(f"tidepool_grammar_{name}_total")).split()[-1])
+                for name in ("compiled", "reused")]
+
+    # Some tenths of a second to compile: the others come meanwhile.
+    schema = {"type": "object", "properties": {f"once{i}": {"type": "string", "maxLength": 7} for i in range(1500)}, "additionalProperties": False}
+    before = counters()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: httpx.post(
+            server.url + "/v1/chat/completions", timeout=60, headers={"authorization": f"Bearer {server.key}"}, json={
+                "model": MODEL, "messages": [USER], "max_tokens": 3,
+                "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}}).status_code, range(8)))
+    assert replies == [200] * 8
+    assert [after - was for after, was in zip(counters(), before)] == [1, 7]

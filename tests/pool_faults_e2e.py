@@ -3,10 +3,12 @@ the middle of answers and of packing, ten thousand requests for a model that is 
 what is kept over a restart: prefix caches of pinned models, the record of decisions."""
 
 import concurrent.futures
+import copy
 import http.client
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import threading
@@ -224,8 +226,8 @@ def test_prefix_caches_of_pinned_models_over_a_restart(tmp_path):
     assert not list((home / "prefixes").iterdir()), "nothing is kept of a model that is not pinned any more"
 
 
-def test_a_recorded_pool_is_a_workload(tmp_path):
-    """The record of a real pool's decisions, and its requests simulated."""
+def test_a_recorded_pool_is_replayed_and_is_a_workload(tmp_path):
+    """The record of a real pool's decisions: decided again, equal but where it was changed; and its requests simulated."""
     with Server("--simulated", settings={**SETTINGS, "TIDEPOOL_POOL_TRACE_RECORDS": "20000"}) as server:
         for i in range(5):
             chat(server, MODEL, 3 + i, f"{i}: hello")
@@ -241,6 +243,30 @@ def test_a_recorded_pool_is_a_workload(tmp_path):
 
         decisions = [json.loads(line) for line in lines("/api/v1/pool/trace")]
         assert sum(record.get("e") == "arrive" for record in decisions) == 5
+        recorded = tmp_path / "decisions.jsonl"
+
+        def replay(records, *more):
+            recorded.write_text("".join(json.dumps(record) + "\n" for record in records))
+            return tidepool(server.home, "sim", "--replay", str(recorded), *more)
+
+        decided = sum(record.get("e") == "decide" for record in decisions)
+        assert decided > 5
+        same = replay(decisions)
+        assert same.returncode == 0 and same.stdout.startswith(f"{decided} decisions in ") and "all equal" in same.stdout, same.stderr
+        told = json.loads(replay(decisions, "--json").stdout)
+        assert told["equal"] is True and told["decisions"] == decided and told["policy"] == "tidepool"
+        # One effect changed: found, with both sides, and an error.
+        changed = copy.deepcopy(decisions)
+        at = next(i for i, record in enumerate(changed) if any(effect[6] > 0 for effect in record.get("fx", [])))
+        next(effect for effect in changed[at]["fx"] if effect[6] > 0)[6] += 1
+        other = replay(changed)
+        assert other.returncode == 1 and "recorded" in other.stderr and "seen" in other.stderr and not other.stdout, other.stderr
+        assert json.loads(replay(changed, "--json").stdout)["equal"] is False
+        for wrong, says in (([{"incomplete": True}, *decisions], "larger bound"),
+                            ([{**decisions[0], "policy": "lru"}], "lru"), ([], "no decision"), ([{"t": 0, "e": "surprise"}], "line 1"),
+                            ([*decisions[:3], {"t": 0, "e": "grown", "job": 77}, {"t": 0, "e": "step_done", "value": 1}], "nothing that was asked")):
+            reply = replay(wrong)
+            assert reply.returncode != 0 and re.search(says, reply.stderr), (says, reply.returncode, reply.stderr)
         requests = lines("/api/v1/pool/trace/requests")
         assert [json.loads(line)["output_tokens"] for line in requests] == [3, 4, 5, 6, 7]
         trace = tmp_path / "trace.jsonl"

@@ -1,15 +1,23 @@
 """Structured output against Python's jsonschema: what comes out under a schema validates, always.
 
 Two sources of schemas: 500 that are generated here, and the JSON-Schema-Test-Suite as the source package of jsonschema
-carries it. A model of random weights (schema_tool) and SmolLM2 behind the real server say something under them."""
+carries it. Under them say something: a model of random weights and SmolLM2 behind the real server, and, for more masks than
+a server makes in the time, random tokens drawn over two vocabularies (schema_tool)."""
 
+import collections
+import concurrent.futures
 import json
 import os
 import pathlib
 import random
 import subprocess
+import urllib.error
+import urllib.request
 
 import jsonschema
+import make_pool_models
+import make_synthetic_checkpoint as synthetic
+import numpy as np
 import pytest
 
 from server_process import Server
@@ -17,6 +25,7 @@ from server_process import Server
 DATA = pathlib.Path(os.environ.get("TIDEPOOL_TEST_DATA", ""))
 TOOL = pathlib.Path(os.environ["TIDEPOOL_BINARY"]).parent / "src/models/grammar/schema_tool"
 SMOLLM2 = DATA / "SmolLM2-135M-Instruct.Q4_1.gguf"
+VOCABULARY = DATA / "llama.cpp/models/ggml-vocab-qwen2.gguf"
 SUITE = DATA / "json-schema-test-suite"
 CHECKER = jsonschema.Draft202012Validator.FORMAT_CHECKER
 
@@ -134,6 +143,60 @@ def test_every_finished_answer_validates(vocabulary):
     assert finished >= 350 and refused <= 50
 
 
+def random_weights(path):
+    """A Qwen3 of 4 layers and 4,096 tokens in which every token, those that end an answer too, has a random row. Its logits
+    are a few tenths apart: at temperature 1.5 next to every token that a grammar allows is drawn sooner or later."""
+    shape = json.loads(synthetic.SHAPES.read_text())["pool-tiny"]
+    values = synthetic.metadata(shape, "pool-tiny", "Q4_0") | make_pool_models.read_vocabulary(VOCABULARY, shape["vocab"])
+    weights = make_pool_models.Weights("structured output", np.ones(shape["vocab"], bool))
+    synthetic.write_tensors(shape, "Q4_0", values, weights, path)
+    return path
+
+
+@pytest.mark.skipif(not VOCABULARY.is_file(), reason="no vocabularies in TIDEPOOL_TEST_DATA")
+def test_a_model_of_random_weights_behind_the_server(tmp_path):
+    """500 schemas, 16 answers in the batch at a time, temperature 1.5."""
+    made = schemas(500, 2027)
+    with Server() as server:
+        model = server.store(random_weights(tmp_path / "random.gguf"))
+
+        def answer(number):
+            schema = made[number]
+            body = {"model": model, "messages": [{"role": "user", "content": "Say something."}], "max_tokens": 250, "temperature": 1.5,
+                    "seed": number, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+            request = urllib.request.Request(server.url + "/v1/chat/completions", json.dumps(body).encode(), {
+                "Authorization": f"Bearer {server.key}", "Content-Type": "application/json"})
+            try:
+                with urllib.request.urlopen(request, timeout=120) as reply:
+                    choice = json.load(reply)["choices"][0]
+            except urllib.error.HTTPError as refused:
+                error = json.load(refused)["error"]
+                assert refused.code == 400, (number, error)
+                return error["code"]
+            if choice["finish_reason"] == "stop":
+                try:
+                    validate(choice["message"]["content"], schema)
+                except Exception as problem:
+                    raise AssertionError(f"{choice['message']['content']}\n{json.dumps(schema)}\n{problem}") from None
+            return choice["finish_reason"], choice["message"]["content"]
+
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(answer, range(500)))
+        request = urllib.request.Request(server.url + "/metrics", headers={"Authorization": f"Bearer {server.key}"})
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            metrics = reply.read().decode()
+    ends = collections.Counter(answer if isinstance(answer, str) else answer[0] for answer in answers)
+    said = [answer[1] for answer in answers if answer[0] == "stop"]
+    print(dict(ends), f"{len(set(said))} different answers")
+    # Refused: only what the grammar says of itself. Cut off: keys and strings that are free to go on for ever.
+    assert set(ends) <= {"stop", "length", "unsupported_schema", "unsatisfiable"}, ends
+    assert ends["stop"] >= 450 and ends["length"] <= 50, ends
+    assert len(set(said)) >= 250
+    tokens, steps = (sum(float(line.split()[-1]) for line in metrics.splitlines() if line.startswith(name))
+                     for name in ("tidepool_completion_tokens_total", "tidepool_steps_total"))
+    assert tokens > 3 * steps > 0, "they were answered together"
+
+
 # Suites whose schemas are refused, whole or for the most part, by keyword.
 REFUSED = {"anchor", "contains", "dependentRequired", "dependentSchemas", "dynamicRef", "if-then-else", "maxContains", "minContains", "not",
            "patternProperties", "propertyNames", "refRemote", "unevaluatedItems", "unevaluatedProperties", "uniqueItems", "vocabulary"}
@@ -160,6 +223,33 @@ def test_the_json_schema_test_suite_decides():
     print(f"{compiled} of {len(groups)} schemas compile; of their valid instances {accepted} of {valid} are accepted")
     assert not loose, loose
     assert compiled >= 150 and accepted >= 0.5 * valid
+
+
+# Of the valid strings of a format's cases, how many must be taken: what is told here and in json_schema.h is narrower than
+# the standard (years of four digits; lower case; no leap second; ipv6 written out; uri of http; ASCII hosts).
+FORMATS = {"date": 13, "time": 5, "date-time": 4, "duration": 4, "uuid": 6, "ipv4": 2, "ipv6": 1, "hostname": 7, "email": 2, "uri": 3}
+
+
+@pytest.mark.skipif(not (SUITE / "format").is_dir(), reason="no cases of formats in TIDEPOOL_TEST_DATA")
+def test_the_json_schema_test_suite_decides_formats():
+    """A format that is taken never lets through a string that the suite calls wrong; any other format is refused by its pointer."""
+    groups = [(path.stem, group) for path in sorted((SUITE / "format").glob("*.json")) for group in json.loads(path.read_text())
+              if "format" in group["schema"]]
+    questions = [{"schema": {"type": "string", "format": group["schema"]["format"]},
+                  "texts": [json.dumps(test["data"], ensure_ascii=False) for test in group["tests"]]} for _, group in groups]
+    taken = collections.Counter()
+    for question, (stem, group), answer in zip(questions, groups, ask_tool(questions)):
+        name = question["schema"]["format"]
+        if name not in FORMATS:
+            assert (answer.get("param"), answer.get("code")) == ("schema/format", "unsupported_schema"), (stem, answer)
+            continue
+        assert "error" not in answer, answer
+        for test, accepts in zip(group["tests"], answer["accepts"]):
+            assert not accepts or test["valid"], (stem, test)
+            taken[name] += accepts
+    print(dict(taken))
+    assert {name for _, group in groups for name in [group["schema"]["format"]]} > set(FORMATS)
+    assert all(taken[name] >= least for name, least in FORMATS.items()), taken
 
 
 @pytest.mark.skipif(not SMOLLM2.is_file(), reason="no SmolLM2 in TIDEPOOL_TEST_DATA")

@@ -197,13 +197,15 @@ void AddDeployments(CLI::App& root, DeploymentOptions& o, std::vector<Entry>& en
     app->add_option("--description", o.description);
     app->add_option("--system", o.system, "The system prompt of conversations that begin without one");
     app->add_option("--template", o.template_file, "A file with a Jinja template; \"\": the model's own");
-    app->add_option("--temperature", o.temperature, "Where a request says nothing; so, too, the next five");
+    app->add_option("--temperature", o.temperature, "Where a request says nothing; so, too, the next six");
     app->add_option("--top-p", o.top_p);
     app->add_option("--top-k", o.top_k);
     app->add_option("--max-tokens", o.max_tokens);
     app->add_option("--stop", o.stop, "May be given again");
     app->add_flag("--think,!--no-think", o.flag, "Turn the model's reasoning on or off")
         ->each([&o](const std::string& v) { o.thinking = v == "true"; });
+    app->add_option("--priority", o.priority,
+                    "interactive (before other work), normal, or batch (when there is time, at its price)");
     app->add_option("--context", o.context, "The most tokens of prompt and answer; 0: the model's");
     app->add_option("--max-output", o.max_output, "The most tokens of an answer; 0: the context");
     app->add_flag("--pin,!--no-pin", o.flag, "Keep the model in memory")->each([&o](const std::string& v) {
@@ -322,6 +324,8 @@ void AddStudies(CLI::App& root, Options& o, std::vector<Entry>& entries) {
   sim->add_option("--split", o.study.split, "Devices that prefill and that decode, for aegaeon: 6:10");
   sim->add_option("--sweep", o.study.sweep, "models=10..120:10, also devices=, rate= and slo= (multiples)");
   sim->add_option("--csv", o.study.csv, "Write the rows into this file");
+  sim->add_option("--replay", o.study.replay,
+                  "Instead: a file of GET /api/v1/pool/trace, its events decided again and compared");
   AddStudyOptions(sim, o.study);
   entries.push_back({sim, [](Session& s, Options& options) { return Simulate(s, options.study); }});
 

@@ -39,6 +39,9 @@ struct Hooks {
   using Study = std::function<Result<nlohmann::ordered_json>(const nlohmann::ordered_json& request, int jobs,
                                                              const Progress& progress)>;
   Study simulate, plan;
+  // `tidepool sim --replay FILE`: a trace of decisions through a fresh scheduler. {"policy", "records",
+  // "decisions", "equal", "difference"}.
+  std::function<Result<nlohmann::ordered_json>(const std::string& path)> replay;
   // What works on the home's files while no server runs (restore) or beside one (reset_password): the first
   // says what it did, the second gives the link's path ("/setup#...").
   std::function<Result<std::string>(const std::string& home, const std::string& file,

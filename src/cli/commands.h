@@ -86,6 +86,7 @@ Status Stop(Session& session, const std::string& model, bool force);
 struct DeploymentOptions {
   std::string name, base;
   std::optional<std::string> description, system, template_file;  // an empty file name: the model's own
+  std::optional<std::string> priority;
   std::optional<double> temperature, top_p, ttl_s, ttft_s, tpot_s, weight;
   std::optional<int64_t> top_k, max_tokens, context, max_output;
   std::vector<std::string> stop;
@@ -111,7 +112,7 @@ Status BenchProfile(Session& session, const BenchOptions& options);
 // What `sim` and `plan` share; empty and unset values are left to the simulator.
 struct StudyOptions {
   std::string workload, models, devices, lengths, popularity, split, sweep, title;
-  std::string svg, csv;
+  std::string svg, csv, replay;
   std::vector<std::string> profiles, policies, prices;
   std::string seeds, slo;
   std::optional<double> ttft, tpot, repeat_until, duration, input_scale, output_scale, copy_gbps,

@@ -55,6 +55,7 @@ Result<Json> DeploymentBody(const DeploymentOptions& o) {
   set(defaults, "top_k", o.top_k);
   set(defaults, "max_tokens", o.max_tokens);
   set(defaults, "thinking", o.thinking);
+  set(defaults, "priority", o.priority);
   if (!o.stop.empty()) defaults["stop"] = o.stop;
   if (!defaults.empty()) body["defaults"] = std::move(defaults);
   if (o.force) body["force"] = true;

@@ -213,8 +213,8 @@ Result<Json> RunStudy(Session& session, const Hooks::Study& study, const StudyOp
     const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
     if (elapsed - shown > 0.1) {
       shown = elapsed;
-      terminal.ShowStatus(ProgressText(what, share * 100, 100, elapsed > 1 ? share * 100 / elapsed : 0,
-                                       terminal.status_width(), terminal.unicode()));
+      terminal.ShowStatus(
+          ShareProgressText(what, share, elapsed, terminal.status_width(), terminal.unicode()));
     }
     return !Interrupts::Pending();
   };
@@ -387,7 +387,35 @@ void PrintPlan(Session& session, const Json& reply) {
 
 }  // namespace
 
+namespace {
+
+// Equal is said; the first difference is an error, so that scripts see it.
+Status ReplayTrace(Session& session, const StudyOptions& options) {
+  if (!options.workload.empty()) return StudyUsage("sim takes --replay or --workload, not both");
+  if (!session.hooks().replay)
+    return Fail(ErrorKind::kInternal, "not_available", "this binary has no simulator");
+  std::error_code problem;
+  const uintmax_t bytes = std::filesystem::file_size(options.replay, problem);
+  if (problem) return StudyUsage(fmt::format("cannot read {}: {}", options.replay, problem.message()));
+  if (bytes > kMaxFileBytes) return StudyUsage(fmt::format("{} is larger than 256 MiB", options.replay));
+  TP_ASSIGN(const Json reply, session.hooks().replay(options.replay));
+  const bool equal = reply["equal"].get<bool>();
+  if (session.json()) {
+    PrintJson(reply);
+  } else if (equal) {
+    fmt::print("{} decisions in {} records, all equal\n", reply["decisions"].get<size_t>(),
+               reply["records"].get<size_t>());
+  }
+  if (equal) return {};
+  return Fail(ErrorKind::kConflict, "replay_differs",
+              fmt::format("decision {} is another one: {}", reply["decisions"].get<size_t>(),
+                          reply["difference"].get<std::string>()));
+}
+
+}  // namespace
+
 Status Simulate(Session& session, const StudyOptions& options) {
+  if (!options.replay.empty()) return ReplayTrace(session, options);
   if (options.workload.empty() && options.models.empty()) {
     return StudyUsage("sim wants --workload: poisson:0.1x70, or a file");
   }

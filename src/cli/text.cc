@@ -159,20 +159,11 @@ std::string TableText(std::vector<Column> columns, std::vector<std::vector<std::
   return out;
 }
 
-std::string ProgressText(std::string_view label, double done, double total, double per_s, size_t width,
+namespace {
+
+// `share` below 0: unknown, no bar. The first of `parts` stays longest.
+std::string ProgressLine(std::string_view label, double share, std::vector<std::string> parts, size_t width,
                          bool unicode) {
-  const double share = total > 0 ? std::clamp(done / total, 0.0, 1.0) : 0;
-  std::vector<std::string> parts;
-  if (total > 0) {
-    parts.push_back(fmt::format("{:3.0f}%", std::floor(share * 100)));
-    parts.push_back(BytesText(done) + " / " + BytesText(total));
-  } else if (done > 0) {
-    parts.push_back(BytesText(done));
-  }
-  if (per_s > 0) {
-    parts.push_back(RateText(per_s));
-    if (total > 0 && done < total) parts.push_back(SecondsText((total - done) / per_s) + " left");
-  }
   const auto rest = [&] {
     std::string text;
     for (const auto& part : parts) text += "  " + part;
@@ -189,12 +180,42 @@ std::string ProgressText(std::string_view label, double done, double total, doub
   const size_t label_room = width > tail_width + kSmallestBar + 2 ? width - tail_width - kSmallestBar - 2 : 0;
   const std::string head = Fit(label, label_room);
   const size_t used = DisplayWidth(head) + tail_width + 2;
-  if (total <= 0 || used + kSmallestBar > width) return Fit(head + tail, width);
+  if (share < 0 || used + kSmallestBar > width) return Fit(head + tail, width);
   const size_t bar = std::min(width - used, kLargestBar);
   const auto filled = static_cast<size_t>(share * static_cast<double>(bar));
   std::string out = head + "  ";
   for (size_t i = 0; i < bar; ++i) out += i < filled ? (unicode ? "█" : "#") : (unicode ? "░" : ".");
   return out + tail;
+}
+
+std::string PercentText(double share) { return fmt::format("{:3.0f}%", std::floor(share * 100)); }
+
+}  // namespace
+
+std::string ProgressText(std::string_view label, double done, double total, double per_s, size_t width,
+                         bool unicode) {
+  const double share = total > 0 ? std::clamp(done / total, 0.0, 1.0) : -1;
+  std::vector<std::string> parts;
+  if (total > 0) {
+    parts.push_back(PercentText(share));
+    parts.push_back(BytesText(done) + " / " + BytesText(total));
+  } else if (done > 0) {
+    parts.push_back(BytesText(done));
+  }
+  if (per_s > 0) {
+    parts.push_back(RateText(per_s));
+    if (total > 0 && done < total) parts.push_back(SecondsText((total - done) / per_s) + " left");
+  }
+  return ProgressLine(label, share, std::move(parts), width, unicode);
+}
+
+std::string ShareProgressText(std::string_view label, double share, double elapsed_s, size_t width,
+                              bool unicode) {
+  share = std::clamp(share, 0.0, 1.0);
+  std::vector<std::string> parts = {PercentText(share)};
+  if (elapsed_s > 1 && share > 0 && share < 1)
+    parts.push_back(SecondsText(elapsed_s * (1 - share) / share) + " left");
+  return ProgressLine(label, share, std::move(parts), width, unicode);
 }
 
 namespace {

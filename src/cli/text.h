@@ -34,6 +34,9 @@ std::string TableText(std::vector<Column> columns, std::vector<std::vector<std::
 // unknown.
 std::string ProgressText(std::string_view label, double done, double total, double per_s, size_t width,
                          bool unicode);
+// The same of what has no bytes: "label  ██████░░░░  61%  12 s left". The time left from the first second on.
+std::string ShareProgressText(std::string_view label, double share, double elapsed_s, size_t width,
+                              bool unicode);
 
 // The option closest to `name` by edit distance, or empty when none is near.
 std::string Closest(std::string_view name, const std::vector<std::string>& options);

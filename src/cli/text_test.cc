@@ -81,6 +81,11 @@ TEST(Text, ProgressBar) {
   EXPECT_EQ(ProgressText("m", 50e6, 100e6, 10e6, 80, false),
             "m  ###############...............   50%  50.0 MB / 100 MB  10.0 MB/s  5.0 s left");
   EXPECT_EQ(ProgressText("m", 0, 0, 0, 80, true), "m");
+  EXPECT_EQ(ShareProgressText("m", 0.5, 10, 80, false),
+            "m  ####################....................   50%  10 s left");
+  EXPECT_EQ(ShareProgressText("m", 0.25, 0.5, 80, false),
+            "m  ##########..............................   25%");
+  EXPECT_EQ(ShareProgressText("m", 1, 10, 80, false), "m  ########################################  100%");
   EXPECT_EQ(ProgressText("m", 3, 0, 0, 80, true), "m  3 B");
   EXPECT_EQ(ProgressText("m", 10, 10, 5, 40, true), "m  ███████████  100%  10 B / 10 B  5 B/s");
 }

@@ -5,8 +5,11 @@
 #include "gateway/bailian/handlers.h"
 #include "gateway/bailian/reply.h"
 #include "gateway/gateway.h"
+#include "gateway/native/conversations.h"
+#include "gateway/native/handlers.h"
 #include "gateway/ollama/handlers.h"
 #include "gateway/ollama/reply.h"
+#include "gateway/openai/handlers.h"
 #include "gateway/router.h"
 
 namespace tidepool::gateway {
@@ -75,6 +78,31 @@ Json Parameters(std::string_view pattern, std::string_view query) {
   return parameters;
 }
 
+// Replies of Tidepool's own API hold every field that their schema names, unless it says "optional": pages
+// take their types from here, and the browser tests hold every reply against it.
+void RequireFields(Json& schema) {
+  if (schema.is_array()) {
+    for (Json& one : schema) RequireFields(one);
+    return;
+  }
+  if (!schema.is_object()) return;
+  if (const auto properties = schema.find("properties"); properties != schema.end()) {
+    Json required = Json::array();
+    for (auto& [name, property] : properties->items()) {
+      if (property.erase("optional") == 0) required.push_back(name);
+      RequireFields(property);
+    }
+    if (!schema.contains("required") && !required.empty()) schema["required"] = std::move(required);
+  }
+  for (const char* name : {"items", "oneOf", "additionalProperties"}) {
+    if (const auto inner = schema.find(name); inner != schema.end()) RequireFields(*inner);
+  }
+}
+bool IsOwn(const Route& route) {
+  return route.errors == nullptr &&
+         (route.pattern.starts_with("/api/v1/") || route.tag == "text" || route.tag == "server");
+}
+
 Json ErrorReply(const Route& route, std::string_view description) {
   std::string_view schema = "Error";
   if (route.errors == static_cast<ErrorShape>(ollama::ErrorReply)) schema = "OllamaError";
@@ -104,6 +132,7 @@ Json Operation(const Route& route) {
   Json& success = operation["responses"][std::to_string(route.success)];
   success["description"] = "Success";
   Json schema = route.response != nullptr ? route.response() : Json{{"type", "object"}};
+  if (IsOwn(route)) RequireFields(schema);
   if (route.content_type != "application/json") schema = Json{{"type", "string"}};
   success["content"][std::string(route.content_type)]["schema"] = std::move(schema);
   if (route.streams && route.tag == "ollama") {
@@ -117,8 +146,8 @@ Json Operation(const Route& route) {
         {"description",
          "With \"stream\": true: chunks as data lines, then [DONE]. With the header Tidepool-Progress: 1 "
          "also `progress` events (queue position, loading and prefill shares), and at the end `cost`: what "
-         "it "
-         "came to."}};
+         "it came to. The data of each event, by its name: ChatEvents, ConversationEvents, PoolEvents among "
+         "the components."}};
   }
   if (route.request != nullptr)
     operation["responses"]["400"] = ErrorReply(route, "The request is wrong; param names the field");
@@ -151,6 +180,14 @@ Json OpenApiDocument() {
   document["components"]["schemas"]["Error"] = Json::parse(kErrorSchema);
   document["components"]["schemas"]["OllamaError"] = ollama::ErrorSchema();
   document["components"]["schemas"]["BailianError"] = bailian::ErrorSchema();
+  for (const auto& [name, events] : {std::pair("ChatEvents", openai::ChatEventsSchema()),
+                                     std::pair("ConversationEvents", native::ConversationEventsSchema()),
+                                     std::pair("PoolEvents", native::PoolEventsSchema())}) {
+    Json& schema = document["components"]["schemas"][name];
+    schema = events;
+    RequireFields(schema);
+    schema.erase("required");  // one at a time
+  }
   for (const Route& route : Routes()) {
     std::string method(route.method);
     for (char& c : method) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "gateway/native/handlers.h"
 #include "platform/accounts/home.h"
 
 namespace tidepool::server {
@@ -58,49 +59,79 @@ double LoadAverage() {
   return ::getloadavg(&load, 1) == 1 ? load : 0;
 }
 
+// One of gateway::native::kDoctorFindings, or it does not compile: the web application has a text for each,
+// which it fills with the finding's values.
+struct FindingId {
+  consteval FindingId(const char* text) : id(text) {
+    if (std::ranges::find(gateway::native::kDoctorFindings, id) == std::end(gateway::native::kDoctorFindings))
+      throw "a finding that kDoctorFindings lacks";
+  }
+  std::string_view id;
+};
+
+void AddFinding(Json& advice, FindingId id, const char* topic, const char* level, std::string text,
+                Json values = Json::object()) {
+  advice.push_back({{"id", id.id},
+                    {"topic", topic},
+                    {"level", level},
+                    {"text", std::move(text)},
+                    {"values", std::move(values)}});
+}
+
 Json Advice(const chips::DeviceInfo& info, const chips::Roofline& roofline, uint64_t pool_bytes,
             const Disk& disk) {
   Json advice = Json::array();
-  const auto add = [&](const char* topic, const char* level, std::string text) {
-    advice.push_back({{"topic", topic}, {"level", level}, {"text", std::move(text)}});
-  };
   const std::vector<std::string> sets = chips::CpuInstructionSets();
   if (sets.front() == "reference") {
-    add("processor", "warn", "no AVX2: only the slow reference kernels run here; use a newer processor");
+    AddFinding(advice, "processor_reference", "processor", "warn",
+               "no AVX2: only the slow reference kernels run here; use a newer processor");
   } else if (info.instruction_set != sets.front()) {
-    add("processor", "hint",
-        fmt::format("{} is used although this processor has {}; unset pool.instruction_set",
-                    info.instruction_set, sets.front()));
+    AddFinding(advice, "processor_not_best", "processor", "hint",
+               fmt::format("{} is used although this processor has {}; unset pool.instruction_set",
+                           info.instruction_set, sets.front()),
+               {{"used", info.instruction_set}, {"best", sets.front()}});
   } else {
-    add("processor", "ok",
-        fmt::format("the best kernels for this processor are in use ({})", info.instruction_set));
+    AddFinding(advice, "processor_best", "processor", "ok",
+               fmt::format("the best kernels for this processor are in use ({})", info.instruction_set),
+               {{"used", info.instruction_set}});
   }
-  if (LoadAverage() > info.threads * 0.5) {
-    add("load", "warn",
+  if (const double load = LoadAverage(); load > info.threads * 0.5) {
+    AddFinding(
+        advice, "load_high", "load", "warn",
         fmt::format("other programs use the processor (load {:.1f} on {} threads): answers will be slower",
-                    LoadAverage(), info.threads));
+                    load, info.threads),
+        {{"load", fmt::format("{:.1f}", load)}, {"threads", info.threads}});
   }
   // Decode reads every weight once per token, so this is the ceiling that people meet first.
-  add("memory", "hint",
-      fmt::format(
-          "memory reads at {:.1f} GB/s: one stream of a model with 1 GB of weights decodes at most {:.0f} "
-          "tokens/s; smaller quantisations (Q4_K_M) and several requests at once raise the total",
-          roofline.memory_bytes_per_s / 1e9, roofline.memory_bytes_per_s / 1e9));
+  const double gb_per_s = roofline.memory_bytes_per_s / 1e9;
+  AddFinding(
+      advice, "memory_speed", "memory", "hint",
+      fmt::format("memory reads at {:.1f} GB/s: one stream of a model with 1 GB of weights decodes at most "
+                  "{:.0f} tokens/s; smaller quantisations (Q4_K_M) and several requests at once raise the "
+                  "total",
+                  gb_per_s, gb_per_s),
+      {{"rate", fmt::format("{:.1f}", gb_per_s)}, {"tokens", fmt::format("{:.0f}", gb_per_s)}});
+  const auto gib = [](uint64_t bytes) {
+    return fmt::format("{:.1f}", static_cast<double>(bytes) / (1 << 30));
+  };
   if (pool_bytes < (uint64_t{2} << 30)) {
-    add("pool", "warn",
-        fmt::format("the pool has only {:.1f} GiB; raise pool.memory to hold more than small models",
-                    static_cast<double>(pool_bytes) / (1 << 30)));
+    AddFinding(advice, "pool_small", "pool", "warn",
+               fmt::format("the pool has only {} GiB; raise pool.memory to hold more than small models",
+                           gib(pool_bytes)),
+               {{"gib", gib(pool_bytes)}});
   }
   if (disk.free_bytes < (uint64_t{10} << 30)) {
-    add("disk", "warn",
-        fmt::format("{:.1f} GiB free: remove models (tidepool rm) or move TIDEPOOL_HOME",
-                    static_cast<double>(disk.free_bytes) / (1 << 30)));
+    AddFinding(
+        advice, "disk_low", "disk", "warn",
+        fmt::format("{} GiB free: remove models (tidepool rm) or move TIDEPOOL_HOME", gib(disk.free_bytes)),
+        {{"gib", gib(disk.free_bytes)}});
   }
   rlimit files{};
   if (::getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < 4096) {
-    add("files", "hint",
-        fmt::format("open files are limited to {}; `ulimit -n 65536` allows more connections",
-                    static_cast<uint64_t>(files.rlim_cur)));
+    const auto limit = static_cast<uint64_t>(files.rlim_cur);
+    AddFinding(advice, "files_few", "files", "hint",
+               fmt::format("open files are limited to {}; `ulimit -n 65536` allows more connections", limit),
+               {{"limit", limit}});
   }
   return advice;
 }
@@ -115,19 +146,21 @@ void AddSlowModels(const chips::Device& device, const platform::Catalog& catalog
     if (!path) continue;
     const auto checkpoint = formats::Checkpoint::Open(*path);
     if (!checkpoint) {
-      advice.push_back(
-          {{"topic", "model"},
-           {"level", "warn"},
-           {"text", fmt::format("{} cannot be opened: {}", models[i].id, checkpoint.error().message)}});
+      AddFinding(advice, "model_broken", "model", "warn",
+                 fmt::format("{} cannot be opened: {}", models[i].id, checkpoint.error().message),
+                 {{"model", models[i].id}, {"why", checkpoint.error().message}});
       continue;
     }
     for (const Json& row : SlowTensors(device, **checkpoint)) {
-      advice.push_back(
-          {{"topic", "kernels"},
-           {"level", "hint"},
-           {"text", fmt::format("{}: {} tensors of type {} ({}) take a slower path: {}", models[i].id,
-                                row["tensors"].get<int64_t>(), row["type"].get<std::string>(),
-                                row["example"].get<std::string>(), row["why"].get<std::string>())}});
+      AddFinding(advice, "kernels_slow", "kernels", "hint",
+                 fmt::format("{}: {} tensors of type {} ({}) take a slower path: {}", models[i].id,
+                             row["tensors"].get<int64_t>(), row["type"].get<std::string>(),
+                             row["example"].get<std::string>(), row["why"].get<std::string>()),
+                 {{"model", models[i].id},
+                  {"tensors", row["tensors"]},
+                  {"type", row["type"]},
+                  {"example", row["example"]},
+                  {"why", row["why"]}});
     }
   }
 }
@@ -191,7 +224,7 @@ Json DescribeMachine(const DoctorInput& input) {
   const Disk disk = MeasureDisk(home);
   Json advice = Advice(info, roofline, pool_bytes, disk);
   if (const std::string wrong = platform::CheckKeyFile(home); !wrong.empty())
-    advice.push_back({{"topic", "keys"}, {"level", "warn"}, {"text", wrong}});
+    AddFinding(advice, "key_file", "keys", "warn", wrong, {{"why", wrong}});
   if (input.catalog != nullptr) AddSlowModels(device, *input.catalog, advice);
   return {{"device", info.name},
           {"threads", info.threads},

@@ -2,9 +2,13 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -12,6 +16,7 @@
 #include <vector>
 
 #include "cli/cli.h"
+#include "compute/scheduler/trace.h"
 #include "compute/simulator/planner.h"
 #include "server/accounts_store.h"
 #include "server/server.h"
@@ -90,6 +95,59 @@ tidepool::cli::Hooks::Study StudyHook(decltype(tidepool::compute::SimulateStudy)
   };
 }
 
+nlohmann::ordered_json ReplayOf(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  const auto trace = tidepool::compute::ReadTrace(file);
+  const auto replay = trace ? tidepool::compute::Replay(*trace)
+                            : Result<tidepool::compute::ReplayResult>(tidepool::Fail(trace.error()));
+  if (!replay) return {{"code", replay.error().code}, {"message", replay.error().message}};
+  nlohmann::ordered_json out = {{"policy", trace->policy},
+                                {"records", replay->records},
+                                {"decisions", replay->decisions},
+                                {"equal", replay->equal}};
+  if (!replay->equal) out["difference"] = replay->difference;
+  return out;
+}
+
+// In a process of its own: events that answer nothing break the scheduler's contract, and a CHECK ends it.
+Result<nlohmann::ordered_json> ReplayHook(const std::string& path) {
+  using tidepool::ErrorKind;
+  using tidepool::Fail;
+  int ends[2];
+  if (::pipe(ends) != 0) return Fail(ErrorKind::kInternal, "no_pipe", std::strerror(errno));
+  const pid_t child = ::fork();
+  if (child < 0) return Fail(ErrorKind::kInternal, "no_process", std::strerror(errno));
+  if (child == 0) {
+    ::close(ends[0]);
+    const std::string text = ReplayOf(path).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    const ssize_t written = ::write(ends[1], text.data(), text.size());
+    ::_exit(written == static_cast<ssize_t>(text.size()) ? 0 : 1);
+  }
+  ::close(ends[1]);
+  std::string text;
+  char part[4096];
+  for (ssize_t got; (got = ::read(ends[0], part, sizeof part)) != 0;) {
+    if (got < 0 && errno != EINTR) break;
+    if (got > 0) text.append(part, static_cast<size_t>(got));
+  }
+  ::close(ends[0]);
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  auto reply = nlohmann::ordered_json::parse(text, nullptr, false);
+  if (status != 0 || !reply.is_object()) {
+    return Fail(
+        ErrorKind::kCorrupt, "bad_trace",
+        fmt::format("{} is not the record of one pool: an event in it is an answer to nothing that was "
+                    "asked (see above)",
+                    path));
+  }
+  if (reply.contains("code"))
+    return Fail(ErrorKind::kCorrupt, reply["code"].get<std::string>(),
+                fmt::format("{}: {}", path, reply["message"].get<std::string>()));
+  return reply;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -101,6 +159,7 @@ int main(int argc, char** argv) {
   hooks.settings_reference = tidepool::server::SettingsReference;
   hooks.simulate = StudyHook(&tidepool::compute::SimulateStudy);
   hooks.plan = StudyHook(&tidepool::compute::PlanStudy);
+  hooks.replay = ReplayHook;
   hooks.restore = [](const std::string& home, const std::string& file,
                      const std::string& passphrase) -> Result<std::string> {
     TP_ASSIGN(const Settings settings, ResolveSettings(InputFor({"--home=" + home})));

@@ -192,7 +192,7 @@ const std::vector<Spec>& Specs() {
        TP_FIELD(pool.prefix_files), 0, 1e13},
       {"pool.trace_records", Kind::kInt, "0",
        "Events and decisions of the scheduler that are kept (some hundred bytes each), for GET "
-       "/api/v1/pool/trace; 0: none.",
+       "/api/v1/pool/trace and tidepool sim --replay; 0: none.",
        TP_FIELD(pool.trace_records), 0, 1000000},
       {"pool.history_turns", Kind::kInt, "16384",
        "Turns (stretches in which one model was computed) that are kept for GET /api/v1/pool/history, a "

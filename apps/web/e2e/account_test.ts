@@ -96,6 +96,14 @@ test("a session that ends loses no draft", async () => {
   await owner.page.getByRole("button", { name: "Sign in", exact: true }).click();
   await owner.page.getByRole("heading", { name: "Sign in again" }).waitFor({ state: "detached" });
   expect(await owner.page.getByLabel("Message", { exact: true }).inputValue()).toBe("[[say:still here]]");
+  // Nor does one that was ended elsewhere, with the page closed meanwhile.
+  await owner.context.clearCookies();
+  await owner.page.reload();
+  await owner.page.getByLabel("Mail address").fill("ann@example.org");
+  await owner.page.getByLabel("Password").fill(password);
+  await owner.page.getByRole("button", { name: "Sign in", exact: true }).click();
+  await owner.page.getByLabel("Message", { exact: true }).waitFor();
+  expect(await owner.page.getByLabel("Message", { exact: true }).inputValue()).toBe("[[say:still here]]");
   await owner.page.getByRole("button", { name: "Send" }).click();
   await owner.page.locator('[data-role="assistant"][data-state="done"]').last().waitFor();
 });

@@ -1,9 +1,11 @@
 // Debian's Chromium, headless, kept off the network: names resolve to nothing but this machine, and a request to another
-// origin, a violation of the page's policy or an uncaught error fails the test.
+// origin, a violation of the page's policy, an uncaught error or a reply that is not as api/openapi.json says fails the test.
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { chromium, type Browser, type BrowserContext, type BrowserContextOptions, type Page } from "playwright-core";
+import path from "node:path";
+import Ajv, { type ValidateFunction } from "@redocly/ajv/dist/2020";
+import { chromium, type Browser, type BrowserContext, type BrowserContextOptions, type Page, type Response } from "playwright-core";
 
 const flags = [
   "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--disable-default-apps", "--disable-domain-reliability", "--disable-sync",
@@ -17,8 +19,33 @@ export async function launch(): Promise<Browser> {
 
 const axeSource = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
+interface Operation { responses: Record<string, { content?: Record<string, { schema: object }> }> }
+const documented = JSON.parse(readFileSync(path.resolve(import.meta.dirname, "../../../api/openapi.json"), "utf8")) as { paths: Record<string, Record<string, Operation>> };
+const ajv = new Ajv({ strict: false, allErrors: true });
+const checks = new Map<string, ValidateFunction>();
+// "/api/v1/models/{id}" before "/api/v1/models/{id}/load", whose {id} holds slashes: the longest that fits.
+const patterns = Object.keys(documented.paths).map((name) => ({ name, fits: new RegExp(`^${name.replace(/[.]/g, "\\.").replace(/\{\w+\}/g, ".+")}$`) })).sort((a, b) => b.name.length - a.name.length);
+
+// What a reply has otherwise than its schema says: the types that pages use come from there.
+async function replyProblem(reply: Response): Promise<string | null> {
+  const method = reply.request().method().toLowerCase();
+  const where = new URL(reply.url()).pathname;
+  if (!reply.ok() || !(reply.headers()["content-type"] ?? "").startsWith("application/json")) return null;
+  const at = patterns.find((one) => one.name === where) ?? patterns.find((one) => one.fits.test(where) && documented.paths[one.name]![method]);
+  const operation = at && documented.paths[at.name]![method];
+  if (!operation) return `${method} ${where} is not in api/openapi.json`;
+  const body = await reply.json().catch(() => undefined) as unknown;
+  if (body === undefined) return null;  // the page has gone on
+  const success = Object.entries(operation.responses).find(([code]) => code.startsWith("2"))![1];
+  const key = `${method} ${at.name}`;
+  let check = checks.get(key);
+  if (!check) checks.set(key, check = ajv.compile(success.content?.["application/json"]?.schema ?? {}));
+  return check(body) ? null : `${key}: ${ajv.errorsText(check.errors?.slice(0, 5))}`;
+}
+
 export class Visit {
   readonly problems: string[] = [];
+  private readonly checking: Promise<void>[] = [];
   private constructor(readonly context: BrowserContext, readonly page: Page, readonly origin: string) {}
 
   static async open(browser: Browser, origin: string, options: BrowserContextOptions = {}, language = "en"): Promise<Visit> {
@@ -38,6 +65,10 @@ export class Visit {
     page.on("request", (request) => {
       const url = request.url();
       if (!url.startsWith(`${origin}/`) && !url.startsWith("blob:") && !url.startsWith("data:")) visit.problems.push(`request to ${url}`);
+    });
+    page.on("response", (reply) => {
+      if (!/\/(api|v1|tokenize|ready|health)\b/.test(new URL(reply.url()).pathname)) return;
+      visit.checking.push(replyProblem(reply).then((problem) => { if (problem) visit.problems.push(problem); }));
     });
     await page.addInitScript(() => {
       addEventListener("securitypolicyviolation", (event) => console.error(`Content Security Policy: ${event.violatedDirective} ${event.blockedURI}`));
@@ -90,7 +121,41 @@ export class Visit {
     return { file: download.suggestedFilename(), text, rows: JSON.parse(read) as Record<string, string>[] };
   }
 
+  // Tab until what has the focus is named so: reached by keyboard alone, and seen to have it.
+  async tabTo(name: string | RegExp, most = 80): Promise<void> {
+    const named = this.page.locator(":focus").and(this.page.getByLabel(name, { exact: true }).or(this.page.getByRole("button", { name, exact: true })).or(this.page.getByRole("link", { name, exact: true })));
+    for (let i = 0; i < most; ++i) {
+      await this.page.keyboard.press("Tab");
+      if ((await named.count()) === 0) continue;
+      await this.expectFocusSeen();
+      return;
+    }
+    throw new Error(`${String(name)} is not reached by Tab`);
+  }
+
+  // An outline, a ring or a border in another colour around what has the focus, or around the box that it fills.
+  async expectFocusSeen(): Promise<void> {
+    const seen = await this.page.evaluate(() => {
+      const element = document.activeElement!;
+      if (!element.matches(":focus-visible")) return false;
+      for (let at: Element | null = element, up = 0; at && up < 3; at = at.parentElement, ++up) {
+        const style = getComputedStyle(at);
+        if ((style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0) || style.boxShadow.includes("0px 0px 0px 2px")) return true;
+        if (at !== element && at.matches(":focus-within") && getComputedStyle(at).borderColor === getComputedStyle(document.documentElement).getPropertyValue("--accent")) return true;
+        if (at !== element && at.className.includes("focus-within:border-accent")) return true;
+      }
+      return false;
+    });
+    if (!seen) throw new Error(`the focus is not seen on ${await this.page.evaluate(() => document.activeElement!.outerHTML.slice(0, 200))}`);
+  }
+
+  copied(): Promise<string> {
+    return this.page.evaluate(() => navigator.clipboard.readText());
+  }
+
   async close(): Promise<void> {
+    await Promise.all(this.checking);
     await this.context.close();
+    if (this.problems.length > 0) throw new Error(this.problems.join("\n"));
   }
 }

@@ -184,6 +184,31 @@ test("what a model says is inert", async () => {
   expect(await last().locator('a[href^="javascript"]').count()).toBe(0);
 });
 
+test("names of files and what errors say are inert", async () => {
+  const hostile = "<img src=x onerror=\"window.hit=1\"><script>window.hit=1</script>";
+  const inert = async () => {
+    expect(await visit.page.locator("main img[src=x], main script").count()).toBe(0);
+    expect(await visit.page.evaluate(() => (window as { hit?: number }).hit)).toBeUndefined();
+  };
+  await visit.go("/chat");
+  await visit.page.locator('input[type="file"]').setInputFiles({ name: `${hostile}.txt`, mimeType: "text/plain", buffer: Buffer.from(hostile) });
+  await visit.page.getByText("<img src=x").first().waitFor();
+  await inert();
+  await say(`[[say:ok]] ${hostile}`);
+  await ended();
+  const question = visit.page.locator('[data-role="user"]');
+  await question.locator("summary").click();
+  expect(await question.locator("pre").textContent()).toBe(hostile);
+  expect(await question.textContent()).toContain("<script>");
+  await inert();
+  await visit.page.route("**/turns", (route) => route.fulfill({ status: 400, contentType: "application/json", body: JSON.stringify({ error: { message: hostile, code: "invalid_value", param: null } }) }));
+  await say("[[say:again]]");
+  await visit.page.getByRole("alert").getByText("<img src=x").waitFor();
+  await inert();
+  // What could not be sent is there again.
+  expect(await visit.page.getByLabel("Message", { exact: true }).inputValue()).toBe("[[say:again]]");
+});
+
 test("formulas, tables and code are drawn", async () => {
   await visit.go("/chat");
   await say("[[say:$$E = mc^2$$\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```js\nconst x = 1;\n```\n]]");

@@ -455,12 +455,19 @@ test("the first load is small and quick", async () => {
   await visit.page.getByLabel("Message", { exact: true }).waitFor();
   const files = [...sizes].filter(([url]) => !url.includes("/api/"));
   const total = files.reduce((all, [, bytes]) => all + bytes, 0);
-  const readyMs = await visit.page.evaluate(() => performance.now());
-  console.log(`first load ${Math.round(total / 1000)} kB in ${files.length} files, usable after ${Math.round(readyMs)} ms`);
   expect(total).toBeGreaterThan(50_000);
   expect(total).toBeLessThan(300_000);
-  // A second is what is wanted (see the line above); three where the machine also builds.
-  expect(readyMs).toBeLessThan(3000);
+  // Without anything kept, and the best of several: the machine may also build.
+  const readyMs: number[] = [];
+  while (readyMs.length < 8 && Math.min(...readyMs, Infinity) >= 1000) {
+    const fresh = await Visit.open(browser, server.url);
+    await fresh.page.goto(`${server.url}/chat`);
+    await fresh.page.getByLabel("Message", { exact: true }).waitFor();
+    readyMs.push(Math.round(await fresh.page.evaluate(() => performance.now())));
+    await fresh.close();
+  }
+  console.log(`first load ${Math.round(total / 1000)} kB in ${files.length} files, usable after ${readyMs.join(", ")} ms`);
+  expect(Math.min(...readyMs)).toBeLessThan(1000);
 });
 
 const everyPage = ["/chat", "/compare", "/playground?model=smollm2:135m", "/overview", "/models", "/models/smollm2:135m", "/pool", "/planner", "/settings", "/doctor", "/welcome", "/account", "/keys", "/people", "/workspaces", "/requests", "/usage", "/bills", "/limits", "/audit", "/shared#tps-none", "/nothing"];

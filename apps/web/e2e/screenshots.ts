@@ -1,7 +1,10 @@
-// Pictures of every page: three widths in light and English, one width in dark and in Chinese. Writes them to a folder:
+// Pictures of every page, and of its states (empty, loading, failed, full of long names and huge numbers; signing in, set-up):
+// three widths in light and English, one width in dark and in Chinese. Writes them to a folder:
 //   scripts/web_screenshots FOLDER
+import { execFileSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
 import path from "node:path";
+import type { Browser } from "playwright-core";
 import { expect, test } from "vitest";
 import { launch, Visit } from "./browser";
 import { Server, smallModel, testData } from "./server";
@@ -11,6 +14,35 @@ const out = process.env.TIDEPOOL_SCREENSHOTS ?? "screenshots";
 const only = process.env.TIDEPOOL_LOOKS;
 const onlyPages = process.env.TIDEPOOL_PAGES;
 mkdirSync(out, { recursive: true });
+
+const looks = [
+  { name: "wide", width: 1440, height: 900, theme: "light", language: "en" }, { name: "tablet", width: 820, height: 1100, theme: "light", language: "en" },
+  { name: "phone", width: 360, height: 740, theme: "light", language: "en" }, { name: "dark", width: 1440, height: 900, theme: "dark", language: "en" }, { name: "chinese", width: 1440, height: 900, theme: "light", language: "zh-CN" },
+].filter((look) => !only || only.split(",").includes(look.name));
+const wanted = (name: string) => !onlyPages || onlyPages.split(",").some((one) => name === one || (one.endsWith("*") && name.startsWith(one.slice(0, -1))));
+
+// A name, where it is, what is done there before the picture, and what is done before the page is opened.
+interface Scene { name: string; where: string; then?: (visit: Visit) => Promise<void>; before?: (visit: Visit) => Promise<void>; waitMs?: number }
+async function take(browser: Browser, server: Server, scenes: Scene[]) {
+  for (const look of looks) {
+    for (const scene of scenes) {
+      if (!wanted(scene.name)) continue;
+      const visit = await Visit.open(browser, server.url, { viewport: { width: look.width, height: look.height }, colorScheme: look.theme as "light" | "dark", locale: look.language });
+      await scene.before?.(visit);
+      await visit.page.goto(server.url + scene.where);
+      await visit.page.locator("main, h1").first().waitFor({ state: "attached" });
+      await scene.then?.(visit);
+      await visit.page.waitForTimeout(scene.waitMs ?? 900);
+      await visit.page.screenshot({ path: path.join(out, `${scene.name}-${look.name}.png`) });
+      expect(visit.problems).toEqual([]);
+      await visit.context.close();
+    }
+  }
+}
+// Every answer of the API but who one is: held back for ever, or an error in many words.
+const hold = (visit: Visit) => visit.page.route(/\/(api\/v1|v1|ready|metrics)/, (route) => (route.request().url().includes("/sessions/current") ? route.continue() : undefined));
+const fail = (visit: Visit) => visit.page.route(/\/(api\/v1|v1|ready|metrics)/, (route) => (route.request().url().includes("/sessions/current") ? route.continue()
+  : route.fulfill({ status: 503, contentType: "application/json", headers: { "X-Request-Id": "req-0123456789abcdef" }, body: JSON.stringify({ error: { message: "The store does not answer: could not connect to server \"db.internal.example.org\" (10.20.30.40), port 5432: Connection refused. Is it running on that host and accepting connections?", type: "server_error", code: "store_unavailable_here", param: null } }) })));
 
 test("pictures of every page", async () => {
   const server = new Server(["--open", "--simulated", "--simulated-step-ms", "8"], { TIDEPOOL_POOL_MEMORY: "1GiB", TIDEPOOL_POOL_WARM_MEMORY: "256MiB", TIDEPOOL_LEDGER_FREE_TOKENS: "0" });
@@ -50,15 +82,10 @@ test("pictures of every page", async () => {
         await page.getByRole("button", { name: /^(Make a link|生成链接)$/ }).click();
       }], ["shared", `/shared#${token}`], ["model", "/models/smollm2:135m"], ["pool", "/pool"], ["planner", "/planner"], ["requests", "/requests"], ["usage", "/usage"], ["bills", "/bills"], ["limits", "/limits"], ["keys", "/keys"], ["people", "/people"], ["workspaces", "/workspaces"], ["audit", "/audit"], ["settings", "/settings"], ["health", "/doctor"], ["welcome", "/welcome"], ["account", "/account"], ["not-found", "/nothing"],
     ];
-    const looks = [
-      { name: "wide", width: 1440, height: 900, theme: "light", language: "en" }, { name: "tablet", width: 820, height: 1100, theme: "light", language: "en" },
-      { name: "phone", width: 360, height: 740, theme: "light", language: "en" }, { name: "dark", width: 1440, height: 900, theme: "dark", language: "en" }, { name: "chinese", width: 1440, height: 900, theme: "light", language: "zh-CN" },
-    ];
     for (const look of looks) {
-      if (only && !only.split(",").some((one) => one === look.name)) continue;
       const visit = await Visit.open(browser, server.url, { viewport: { width: look.width, height: look.height }, colorScheme: look.theme as "light" | "dark", locale: look.language });
       for (const [name, where, then] of pages) {
-        if (onlyPages && !onlyPages.split(",").includes(name)) continue;
+        if (!wanted(name)) continue;
         await visit.go(where);
         const live = name === "overview" || name === "pool";
         const work = live ? busy(9_000) : Promise.resolve();
@@ -72,6 +99,126 @@ test("pictures of every page", async () => {
       expect(visit.problems).toEqual([]);
       await visit.close();
     }
+  } finally {
+    await browser.close();
+    await server.remove();
+  }
+});
+
+const consolePages = ["overview", "models", "pool", "requests", "usage", "bills", "limits", "keys", "people", "workspaces", "audit", "settings", "doctor"];
+
+test("pictures of pages that are empty, wait, or failed", async () => {
+  const server = new Server(["--open"], { TIDEPOOL_POOL_MEMORY: "1GiB", TIDEPOOL_LEDGER_FREE_TOKENS: "0" });
+  await server.start();
+  const browser = await launch();
+  const every = ["chat", "compare", "playground", ...consolePages];
+  try {
+    await take(browser, server, [
+      ...["chat", "compare", "playground", ...consolePages.filter((name) => name !== "settings" && name !== "doctor"), "welcome", "account", "models/nothing:1", "chat/conv-gone"].map((name) => ({ name: `empty-${name.replace("/", "-")}`, where: `/${name}` })),
+      ...every.map((name) => ({ name: `loading-${name}`, where: `/${name}`, before: hold })),
+      ...[...every, "models/some:1", "chat/conv-some", "welcome"].map((name) => ({ name: `error-${name.replace("/", "-")}`, where: `/${name}`, before: fail, waitMs: 6_000 })),
+      { name: "error-session", where: "/chat", before: (visit) => visit.page.route("**/sessions/current", (route) => route.abort()), waitMs: 8_000 },
+      { name: "loading-session", where: "/chat", before: (visit) => visit.page.route("**/sessions/current", () => {}) },
+    ]);
+  } finally {
+    await browser.close();
+    await server.remove();
+  }
+});
+
+test("pictures of signing in and set-up", async () => {
+  const server = new Server(["--simulated"], { TIDEPOOL_POOL_MEMORY: "1GiB" });
+  await server.start();
+  const browser = await launch();
+  const setup = /\/setup#\S+/.exec(server.output())![0];
+  const email = "ann.longfellow-featherstonehaugh@harbour-authority.example.org";
+  const password = "correct horse battery";
+  const signIn = async ({ page }: Visit, secret: string) => {
+    await page.locator('input[name="email"]').fill(email);
+    await page.locator('input[name="password"]').fill(secret);
+    await page.locator('button[type="submit"]').click();
+  };
+  try {
+    await take(browser, server, [
+      { name: "setup", where: setup }, { name: "setup-no-link", where: "/setup" }, { name: "setup-bad-link", where: "/setup#tpl-nothing" },
+      { name: "setup-error", where: setup, then: async ({ page }) => {
+        await page.route("**/links/use", (route) => route.fulfill({ status: 400, contentType: "application/json", body: JSON.stringify({ error: { message: "A password has 10 to 1024 characters.", code: "invalid_value", param: "password" } }) }));
+        await page.locator('input[name="email"]').fill(email);
+        await page.locator('input[name="name"]').fill("Ann");
+        await page.locator('input[name="password"]').fill("0123456789");
+        await page.locator('button[type="submit"]').click();
+      } },
+    ]);
+    const made = await fetch(`${server.url}/api/v1/links/use`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token: setup.split("#")[1], email, name: "Ann Longfellow-Featherstonehaugh of the Harbour Authority", password }) });
+    expect(made.status).toBe(201);
+    const { path: invitation } = await server.ask<{ path: string }>("POST", "/api/v1/invitations", { email: "vic@example.org", role: "viewer" });
+    const { id } = (await server.ask<{ data: { id: string }[] }>("GET", "/api/v1/members")).data[0]!;
+    const { path: reset } = await server.ask<{ path: string }>("POST", `/api/v1/members/${id}/reset`);
+    await take(browser, server, [
+      { name: "sign-in", where: "/chat" },
+      { name: "sign-in-error", where: "/chat", then: (visit) => signIn(visit, "wrong horse") },
+      { name: "setup-invitation", where: invitation }, { name: "setup-reset", where: reset },
+      { name: "signed-in", where: "/chat", then: async (visit) => { await signIn(visit, password); await visit.page.locator("textarea").waitFor(); } },
+      { name: "session-ended", where: "/chat", then: async (visit) => {
+        await signIn(visit, password);
+        await visit.page.locator("textarea").fill("What I was about to ask");
+        await visit.context.clearCookies();
+        await visit.page.keyboard.press("Enter");
+        await visit.page.getByRole("dialog").waitFor();
+      } },
+    ]);
+  } finally {
+    await browser.close();
+    await server.remove();
+  }
+});
+
+test("pictures of answers that wait, failed, stopped, and of long names and huge numbers", async () => {
+  const server = new Server(["--open", "--simulated", "--simulated-step-ms", "2"], { TIDEPOOL_POOL_MEMORY: "1GiB", TIDEPOOL_LEDGER_FREE_TOKENS: "0" });
+  await server.start();
+  const browser = await launch();
+  const long = "a-very-long-name-of-a-model-that-somebody-made-for-a-special-purpose-and-could-not-make-shorter:instruct-q4_k_m-2026-11-28";
+  const words = "The mooring fees of the last three years and what the harbour master might be persuaded to do about them ".repeat(2).trim();
+  const make = async (title: string, content: string) => {
+    const { id } = await server.ask<{ id: string }>("POST", "/api/v1/conversations", { model: "scripted", title });
+    const { turns } = await server.ask<{ turns: { id: string }[] }>("POST", `/api/v1/conversations/${id}/turns`, { parent: null, content });
+    return { id, turn: turns.at(-1)!.id };
+  };
+  try {
+    await server.ask("POST", "/api/v1/deployments", { name: long, base: "scripted", description: words });
+    await server.ask("POST", "/api/v1/workspaces", { name: words.slice(0, 190) });
+    for (const name of [words.slice(0, 180), "CI"]) await server.ask("POST", "/api/v1/keys", { name, models: [long, "qwen3:*"], endpoints: ["/v1/chat/completions"], networks: ["10.0.0.0/8"] });
+    await server.ask("POST", "/api/v1/invitations", { email: `${"somebody-".repeat(6)}@example.org`, role: "developer" });
+    await server.ask("POST", "/api/v1/prices", { currency: "EUR", note: words.slice(0, 200), models: [{ model: "*", tiers: [{ input: "123456.789", output: "987654321.5" }] }, { model: long, tiers: [{ up_to: 1000000, input: "0.000000001", output: "1" }, { input: "2", output: "3" }] }] });
+    const { organisation } = await server.ask<{ organisation: string }>("GET", "/api/v1/sessions/current");
+    await server.ask("PUT", "/api/v1/limits", { scope: `organisation:${organisation}`, model: long, requests_per_minute: 999999999999, tokens_per_minute: 999999999999, tokens_per_day: 0 });
+    await server.ask("POST", "/api/v1/budgets", { scope: `organisation:${organisation}`, amount: "9000000000", block: false });
+    const failed = await make("It failed", "Tell me everything. [[fail_after:3]][[tokens:20]]");
+    const stopped = await make(words, `${words}\n\n[[stall_ms:60]][[repeat:200:Once upon a time ]]`);
+    const running = await make("Still thinking", "Think hard. [[stall_ms:4000]][[think:Let me see.]][[say:Well.]]");
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    await server.ask("POST", `/api/v1/conversations/${stopped.id}/turns/${stopped.turn}/stop`);
+    await server.ask("POST", `/api/v1/conversations/${running.id}/turns/${running.turn}/stop`);
+    await server.stop();
+    execFileSync("python3", ["-c", `
+import sqlite3, sys, time
+now = int(time.time() * 1000)
+names = "id started_ms finished_ms request_id organisation workspace key_id member model model_version endpoint batch prompt_tokens cached_tokens output_tokens reasoning_tokens queue_ms load_ms prefill_ms decode_ms stall_ms device_us status error_code price_version amount_nanos free_tokens billing".split()
+store = sqlite3.connect(sys.argv[1])
+statuses = ["done", "error", "cancelled", "interrupted"]
+rows = [(f"use-huge-{i:05}", now - i * 7200000 - 5000, now - i * 7200000, f"req-huge-{i}", sys.argv[2], "ws-default", f"key-{i % 3}", "", [sys.argv[3], "scripted", "many:1"][i % 3], "v", "chat.completions", 0, 987654321 if i % 3 == 0 else 0, 12345678 if i % 3 == 0 else 0, 123456789 if i % 3 == 0 else 1, 0, 86400000 if i % 3 == 0 else 0, 2, 3, 400000, 5, 9876543210123 if i % 3 == 0 else 0, statuses[i % 4], "out_of_memory" if i % 4 == 1 else "", 1, 123456789012345678 if i % 3 == 0 else 0, 0, "paid") for i in range(60)]
+store.executemany(f"INSERT INTO usage_rows ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})", rows)
+store.commit()`, path.join(server.home, "tidepool.db"), organisation, long]);
+    await server.start();
+    const again = async () => { await server.ask("POST", `/api/v1/conversations/${running.id}/turns`, { parent: null, content: "Think hard. [[stall_ms:4000]][[think:Let me see.]][[say:Well.]]" }); };
+    await take(browser, server, [
+      { name: "chat-failed", where: `/chat/${failed.id}` }, { name: "chat-stopped", where: `/chat/${stopped.id}` },
+      { name: "chat-waiting", where: `/chat/${running.id}`, before: again },
+      { name: "chat-picker", where: "/chat", then: async ({ page }) => { await page.locator("header button[aria-haspopup=menu]").click(); } },
+      { name: "chat-settings", where: "/chat", then: async ({ page }) => { await page.getByRole("button", { name: /^(Prompt and sampling|提示词与采样)$/ }).click(); } },
+      ...["models", "requests", "usage", "bills", "limits", "keys", "people", "workspaces", "audit", "overview"].map((name) => ({ name: `huge-${name}`, where: `/${name}` })),
+      { name: "huge-request", where: "/requests", then: async ({ page }) => { await page.getByRole("row").nth(1).getByRole("button").click(); } },
+    ]);
   } finally {
     await browser.close();
     await server.remove();

@@ -8,7 +8,7 @@ export default defineConfig({
     environment: "node",
     include: process.env.TIDEPOOL_SCREENSHOTS ? ["e2e/screenshots.ts"] : ["e2e/*_test.ts"],
     fileParallelism: false,
-    testTimeout: process.env.TIDEPOOL_SCREENSHOTS ? 540_000 : 60_000,
+    testTimeout: process.env.TIDEPOOL_SCREENSHOTS ? 1_200_000 : 60_000,
     hookTimeout: 120_000,
     bail: process.env.CI ? 1 : 0,
   },

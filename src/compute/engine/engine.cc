@@ -44,7 +44,8 @@ EngineImpl::EngineImpl(chips::Device& device, Ledger& ledger, const Clock& clock
       kv_mover_(MakeKvMover(options_.kv_mover)),
       ledger_metrics_(ledger, metrics) {
   if (options_.trace_records > 0) {
-    auto recorder = std::make_unique<TraceRecorder>(std::move(scheduler_), options_.trace_records);
+    auto recorder =
+        std::make_unique<TraceRecorder>(std::move(scheduler_), options_.trace_records, options_.pool);
     recorder_ = recorder.get();
     scheduler_ = std::move(recorder);
   }

@@ -156,6 +156,7 @@ struct EmbedRequest {
   std::vector<std::vector<int32_t>> inputs;  // each at least one token, at most the context
   std::string workspace, account;
   std::vector<double> account_weights = {};
+  JobClass job_class = JobClass::kNormal;
   // Of encoders that rank: where in each input the second text of its pair begins. Empty: no pairs.
   std::vector<int32_t> second_from = {};
   std::function<void(Result<std::vector<std::vector<float>>>)> done;  // engine thread

@@ -89,6 +89,7 @@ void EngineImpl::Arrive(std::unique_ptr<Sequence> arrived) {
               .model = sequence.card->handle,
               .account = sequence.account(),
               .account_weights = sequence.account_weights(),
+              .job_class = sequence.job_class(),
               .prompt_tokens = sequence.prompt_tokens,
               .max_output_tokens = sequence.reserve_tokens - sequence.prompt_tokens,
               .wants_logits = generates};
@@ -96,7 +97,6 @@ void EngineImpl::Arrive(std::unique_ptr<Sequence> arrived) {
     const GenerateRequest& request = sequence.generation->request;
     if (request.sampling.max_tokens == 0) job.open_output_tokens = options_.open_answer_tokens;
     job.prompt_logits = request.sampling.prompt_logprobs;
-    job.job_class = request.job_class;
   }
   scheduler_->Arrive(job, clock_.now());
   UpdateGauges(*sequence.model);

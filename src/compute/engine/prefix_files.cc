@@ -72,7 +72,7 @@ void EngineImpl::SavePrefixCaches() {
 
 std::string EngineImpl::DecisionTrace(bool requests) const {
   if (recorder_ == nullptr) return {};
-  Trace trace;
+  SchedulerTrace trace;
   std::map<ModelHandle, std::string> names;
   Call([&] {
     trace = recorder_->trace();
@@ -90,14 +90,13 @@ std::string EngineImpl::DecisionTrace(bool requests) const {
   const std::vector<TraceArrival> arrivals = ArrivalsOf(trace);
   const Nanoseconds begin = arrivals.empty() ? 0 : arrivals.front().at;
   for (const TraceArrival& arrival : arrivals) {
-    constexpr const char* kClasses[] = {"interactive", "normal", "batch"};
     const nlohmann::ordered_json line = {
         {"arrival_s", static_cast<double>(arrival.at - begin) * 1e-9},
         {"model", names.contains(arrival.job.model) ? names[arrival.job.model] : "unknown"},
         {"prompt_tokens", arrival.job.prompt_tokens},
         {"output_tokens", std::max(arrival.produced, 1)},
         {"account", arrival.job.account},
-        {"class", kClasses[static_cast<size_t>(arrival.job.job_class)]}};
+        {"class", JobClassName(arrival.job.job_class)}};
     out << line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
   }
   return std::move(out).str();

@@ -159,6 +159,9 @@ struct Sequence {
   const std::vector<double>& account_weights() const {
     return generation != nullptr ? generation->request.account_weights : embed->request.account_weights;
   }
+  JobClass job_class() const {
+    return generation != nullptr ? generation->request.job_class : embed->request.job_class;
+  }
 };
 
 }  // namespace tidepool::compute

@@ -187,6 +187,8 @@ Result<PackedModel> PackedCache::OpenOrBuild(const formats::Checkpoint& checkpoi
   pack.keep_in_memory_bytes = options_.keep_in_memory_bytes;
   TP_ASSIGN(const architectures::PackReport report,
             architectures::WritePackedModel(checkpoint, device, pack, path, key));
+  // The source will not be read again: its pages, as many as the weights, are nobody's budget.
+  checkpoint.ReleasePages();
   TP_ASSIGN(PackedModel built, OpenExisting(checkpoint, device, load, key, /*trusted=*/true));
   ++(damaged ? rebuilds_ : misses_);
   built.built = true;

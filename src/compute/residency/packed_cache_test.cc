@@ -12,7 +12,9 @@
 #include <fstream>
 #include <thread>
 
+#include "compute/residency/file_operations.h"
 #include "compute/residency/residency_fixture.h"
+#include "models/formats/mapped_file.h"
 
 namespace tidepool::compute::testing {
 namespace {
@@ -68,6 +70,28 @@ TEST_F(PackedCacheTest, BuildsOnceAndOpensEverAfter) {
   EXPECT_EQ(stats.files, 1u);
   EXPECT_EQ(stats.bytes, opened.file->table().file_bytes());
   EXPECT_EQ(Files().size(), 1u) << "no lock and no temporary is left";
+}
+
+// What packing read is as large as the weights and in no budget: it does not stay in the page cache.
+TEST_F(PackedCacheTest, TheSourceLeavesMemoryWhenItIsPacked) {
+  const fs::path folder = folder_.path() / "source";
+  fs::copy(Tiny("llama"), folder);
+  const fs::path weights = folder / "model.safetensors";
+  const int descriptor = open(weights.c_str(), O_RDONLY | O_CLOEXEC);
+  ASSERT_GE(descriptor, 0);
+  ASSERT_EQ(fsync(descriptor), 0);  // pages that are not written yet cannot go
+  const auto in_memory = [&] {
+    const auto file = Must(formats::MappedFile::Open(weights));
+    return FileOperations::Real().BytesInMemory(file.bytes().data(), file.bytes().size());
+  };
+  const auto device = Must(chips::MakeCpuDevice({.threads = 1, .instruction_set = "reference"}));
+  const auto checkpoint = Must(formats::Checkpoint::Open(folder));
+  const PackedModel built = Must(Cache()->OpenOrBuild(*checkpoint, *device, {}, "a copy"));
+  EXPECT_TRUE(built.built);
+  EXPECT_EQ(in_memory(), 0u);
+  EXPECT_TRUE(formats::TensorToFloat(*checkpoint, checkpoint->tensors().front())) << "it can be read again";
+  EXPECT_GT(in_memory(), 0u);
+  close(descriptor);
 }
 
 TEST_F(PackedCacheTest, DamagedFilesAreBuiltAgain) {

@@ -31,6 +31,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -98,7 +99,11 @@ struct PoolModel {
   std::vector<PoolHostId> warm_hosts;  // where its packed weights are in memory already
 };
 
+// Within one account's share: interactive work goes before normal work that is due at the same time and is
+// refused last; batch work is promised no time (an hour), takes what is left and is never refused for load.
 enum class JobClass : uint8_t { kInteractive, kNormal, kBatch };
+std::string_view JobClassName(JobClass job_class);  // "interactive", "normal", "batch"
+std::optional<JobClass> FindJobClass(std::string_view name);
 
 struct PoolJob {
   PoolJobId job = 0;

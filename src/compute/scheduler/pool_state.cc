@@ -25,6 +25,22 @@ std::string_view EffectKindName(EffectKind kind) {
   return "unknown";
 }
 
+std::string_view JobClassName(JobClass job_class) {
+  switch (job_class) {
+    case JobClass::kInteractive: return "interactive";
+    case JobClass::kNormal: return "normal";
+    case JobClass::kBatch: return "batch";
+  }
+  return "unknown";
+}
+
+std::optional<JobClass> FindJobClass(std::string_view name) {
+  for (const JobClass one : {JobClass::kInteractive, JobClass::kNormal, JobClass::kBatch}) {
+    if (name == JobClassName(one)) return one;
+  }
+  return std::nullopt;
+}
+
 std::string_view ReasonName(Reason reason) {
   switch (reason) {
     case Reason::kNone: return "none";

@@ -207,7 +207,8 @@ double TidepoolScheduler::Overload(const Job& job, const Device& device, Nanosec
   const bool beyond = accounts_.shared() && Beyond(job, now);
   // Promises that are not kept were too many: whatever the estimates say, fewer are made until they are. Not
   // to an account that keeps within its share.
-  double limit = kPromise * options_.admission_load;
+  const bool interactive = job.job.job_class == JobClass::kInteractive;
+  double limit = (interactive ? 1 : kPromise) * options_.admission_load;
   if (beyond || !accounts_.shared())
     limit *= std::clamp(1 - kLateCuts * (device.late_share - kLateMeant), kLeastPromise, 1.0);
   if (job.job.job_class == JobClass::kBatch) limit *= kBatchShare;

@@ -23,7 +23,9 @@ inline constexpr double kLeastPromise = 0.5;  // that is left of them at least
 inline constexpr double kJoins = 2;           // of that, in copies, for one more of a model that is at work
 inline constexpr double kRoundOfTtft = 0.5;   // a round of switches that keeps within promises
 inline constexpr double kBatchShare = 0.8;    // of that, for batch work
-inline constexpr double kBeyondShare = 0.55;  // of that, beyond an account's share
+inline constexpr double kInteractiveAhead =
+    0.25;                                         // of its TTFT: so much more urgent is who waits at a screen
+inline constexpr double kBeyondShare = 0.55;      // of that, beyond an account's share
 inline constexpr double kSwitchHysteresis = 1.0;  // of both loads' time
 inline constexpr double kOverdue = 0.25;          // of a load's time
 inline constexpr double kUnserved = 10;           // likewise, of a model that was not served since it came

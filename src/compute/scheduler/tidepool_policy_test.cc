@@ -54,6 +54,16 @@ class PolicyTest : public ::testing::Test {
                    output);
     return last_job_;
   }
+  PoolJobId AskAs(JobClass job_class, PoolModelId model) {
+    world_->Arrive({.job = ++last_job_,
+                    .model = model,
+                    .account = "a",
+                    .job_class = job_class,
+                    .prompt_tokens = 400,
+                    .max_output_tokens = 20},
+                   20);
+    return last_job_;
+  }
   PoolWorld& world() { return *world_; }
   int64_t Count(EffectKind kind, PoolModelId model = 0) const {
     return std::count_if(world_->log.begin(), world_->log.end(), [&](const Effect& effect) {
@@ -463,6 +473,58 @@ TEST_F(PolicyTest, BatchWorkWaitsAndIsInNobodysWay) {
   world().Finish();
   EXPECT_TRUE(world().rejected.empty()) << "it is never refused for load";
   EXPECT_LT(FirstToken(person), 500 * kMillisecond);
+}
+
+// A full device of requests with equal promises: the one that came last goes first when a person waits for
+// it.
+TEST_F(PolicyTest, InteractiveWorkGoesBeforeNormalWorkDueAtTheSameTime) {
+  Start({8});
+  world().AddModel(Warm(1, 4));
+  Use(1);
+  std::vector<PoolJobId> normal;
+  for (int32_t i = 0; i < 24; ++i) normal.push_back(Ask(1, 20, 400));
+  const PoolJobId person = AskAs(JobClass::kInteractive, 1);
+  const PoolJobId after = AskAs(JobClass::kNormal, 1);
+  world().Finish();
+  int64_t before_person = 0;
+  for (const PoolJobId job : normal) before_person += FirstToken(job) < FirstToken(person);
+  EXPECT_LE(before_person, 4) << "those of steps under way";
+  EXPECT_GT(FirstToken(after), FirstToken(person));
+}
+
+TEST_F(PolicyTest, InteractiveWorkIsRefusedLast) {
+  const auto admitted = [&](JobClass job_class) {
+    Start({8}, 1);
+    world().AddModel(Warm(1, 4));
+    Use(1);
+    int32_t count = 0;
+    for (; count < 2000 && world().rejected.empty(); ++count) {
+      AskAs(job_class, 1);
+      world().RunUntil(world().now() + kMillisecond / 100);
+    }
+    const bool refused = !world().rejected.empty();
+    world().Finish();
+    EXPECT_TRUE(refused);
+    return count;
+  };
+  const int32_t normal = admitted(JobClass::kNormal), interactive = admitted(JobClass::kInteractive);
+  EXPECT_GT(interactive, normal * 1.05);
+  EXPECT_LT(interactive, normal * 1.4) << "promises to a person are kept too";
+}
+
+// What nobody served for the age bound goes first even then.
+TEST_F(PolicyTest, InteractiveWorkDoesNotStarveOldWork) {
+  Start({4});
+  world().AddModel(Warm(1, 4));
+  world().AddModel(Warm(2, 4));
+  Use(1);
+  const PoolJobId old = AskFor(2, kMillisecond, kMillisecond);
+  for (int32_t i = 0; i < 900; ++i) {
+    AskAs(JobClass::kInteractive, 1);
+    world().RunUntil(world().now() + 50 * kMillisecond);
+  }
+  EXPECT_LT(FirstToken(old), 40 * kSecond);
+  world().Finish();
 }
 
 // ---- accounts

@@ -31,6 +31,11 @@ double TidepoolScheduler::Urgency(const Job& job, Nanoseconds now) const {
       slack = -kLateGrace_s + std::min(-kLateGrace_s - slack, static_cast<double>(job.ttft) * 0.5e-9);
     }
   }
+  if (job.job.job_class == JobClass::kInteractive) {
+    // Never before what has gone unserved for the age bound.
+    const double ahead = slack - kInteractiveAhead * static_cast<double>(job.ttft) * 1e-9;
+    slack = std::max(ahead, std::min(slack, -1.5 * kLateGrace_s));
+  }
   return device == nullptr ? slack : slack + AheadSeconds(job, *device);
 }
 

@@ -4,7 +4,8 @@
 //               beyond its account's share, and, when promises are not kept, because its account has had
 //               more than its share (accounts.h).
 //               One that is late counts as the less urgent the later it is (its next tokens are lost anyway),
-//               until it has gone unserved for the age bound; then it goes first.
+//               until it has gone unserved for the age bound; then it goes first. Interactive work counts as
+//               due earlier by a quarter of its TTFT.
 //   Turns       Among the resident models of a device the one with the most urgent job runs, and keeps the
 //               device until its slack exceeds the next one's by a few tokens' time. Between resident models
 //               a turn costs nothing. A step holds all decodes of the model and prefill chunks.
@@ -23,7 +24,8 @@
 //   Admission   A request is refused when, with it, more would be due within some time than can be computed
 //               and copied in that time (processor demand). One more of a model that is at work is refused
 //               last, what came beyond an account's share first; what an account needs within its share is
-//               never refused for what others sent. Batch work waits instead, and is in nobody's way.
+//               never refused for what others sent. Interactive work has the reserve above what else is
+//               promised; batch work waits instead, and is in nobody's way.
 #pragma once
 
 #include "compute/scheduler/pool_state.h"

@@ -41,8 +41,9 @@ std::string_view TraceKindName(TraceKind kind) {
 
 // ---- recording
 
-TraceRecorder::TraceRecorder(std::unique_ptr<PoolScheduler> inner, size_t most_records)
-    : inner_(std::move(inner)), most_records_(most_records) {}
+TraceRecorder::TraceRecorder(std::unique_ptr<PoolScheduler> inner, size_t most_records,
+                             const PoolPolicyOptions& options)
+    : inner_(std::move(inner)), most_records_(most_records), options_(options) {}
 
 void TraceRecorder::Keep(TraceRecord record) {
   const bool setup = record.kind <= TraceKind::kModel;
@@ -60,8 +61,9 @@ void TraceRecorder::Keep(TraceRecord record) {
   records_.push_back(std::move(record));
 }
 
-Trace TraceRecorder::trace() const {
-  Trace trace{.records = setup_, .complete = complete_};
+SchedulerTrace TraceRecorder::trace() const {
+  SchedulerTrace trace{
+      .records = setup_, .complete = complete_, .policy = std::string(inner_->name()), .options = options_};
   trace.records.insert(trace.records.end(), records_.begin(), records_.end());
   return trace;
 }
@@ -264,7 +266,7 @@ void Tell(const TraceRecord& r, PoolScheduler& s) {
 
 }  // namespace
 
-Result<ReplayResult> Replay(const Trace& trace, PoolScheduler& scheduler) {
+Result<ReplayResult> Replay(const SchedulerTrace& trace, PoolScheduler& scheduler) {
   if (!trace.complete) {
     return Fail(ErrorKind::kInvalid, "trace_incomplete",
                 "the trace does not reach back to the start of its scheduler; record with a larger bound",
@@ -292,7 +294,21 @@ Result<ReplayResult> Replay(const Trace& trace, PoolScheduler& scheduler) {
   return result;
 }
 
-std::vector<TraceArrival> ArrivalsOf(const Trace& trace) {
+Result<ReplayResult> Replay(const SchedulerTrace& trace) {
+  if (trace.policy != "tidepool") {
+    return Fail(ErrorKind::kInvalid, "unknown_policy",
+                fmt::format("the trace was recorded under the policy \"{}\"; only \"tidepool\" is replayed",
+                            trace.policy.substr(0, 64)),
+                "trace");
+  }
+  const auto scheduler = MakeTidepoolScheduler(trace.options);
+  TP_ASSIGN(ReplayResult result, Replay(trace, *scheduler));
+  if (result.decisions == 0)
+    return Fail(ErrorKind::kInvalid, "empty_trace", "there is no decision in the trace", "trace");
+  return result;
+}
+
+std::vector<TraceArrival> ArrivalsOf(const SchedulerTrace& trace) {
   std::vector<TraceArrival> arrivals;
   std::unordered_map<PoolJobId, size_t> at;
   for (const TraceRecord& record : trace.records) {

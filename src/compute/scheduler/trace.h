@@ -1,10 +1,11 @@
 // A record of what a PoolScheduler was told and what it said, bounded, in a form that can be replayed: the
 // same events given to a fresh scheduler give the same effects, or Replay says where they part.
 //
-// A trace is JSON, one object a line. The first lines (host, device, model) say what there is; the others are
-// events
-// {"t": ns, "e": name, ...} in order, and a decision {"t": ns, "e": "decide", "fx": [[kind, reason, device,
-// model, job, segments, tokens], ...]}. Decisions without effects are events too: time passes in them.
+// A trace is JSON, one object a line. The first is {"policy": name, "options": {...}}: which scheduler it
+// was. The next ones (host, device, model) say what there is; the others are events {"t": ns, "e": name, ...}
+// in order, and a decision {"t": ns, "e": "decide", "fx": [[kind, reason, device, model, job, segments,
+// tokens],
+// ...]}. Decisions without effects are events too: time passes in them.
 #pragma once
 
 #include <cstdint>
@@ -66,17 +67,21 @@ struct TraceRecord {
   std::vector<Effect> effects = {};
 };
 
-struct Trace {
+struct SchedulerTrace {
   std::vector<TraceRecord> records;
   bool complete = true;  // from the first event on: only such a trace can be replayed
+  std::string policy = "tidepool";
+  PoolPolicyOptions options = {};
 };
 
 // Passes everything on to `inner` and keeps the last `most_records`. What there was at the beginning (hosts,
 // devices, models) is always kept.
 class TraceRecorder final : public PoolScheduler {
  public:
-  TraceRecorder(std::unique_ptr<PoolScheduler> inner, size_t most_records);
-  Trace trace() const;  // a copy
+  // `options`: what `inner` was made with, for the file.
+  TraceRecorder(std::unique_ptr<PoolScheduler> inner, size_t most_records,
+                const PoolPolicyOptions& options = {});
+  SchedulerTrace trace() const;  // a copy
   PoolScheduler& inner() { return *inner_; }
 
   std::string_view name() const override { return inner_->name(); }
@@ -125,6 +130,7 @@ class TraceRecorder final : public PoolScheduler {
 
   std::unique_ptr<PoolScheduler> inner_;
   const size_t most_records_;
+  const PoolPolicyOptions options_;
   std::vector<TraceRecord> setup_;
   std::deque<TraceRecord> records_;
   bool complete_ = true, begun_ = false;
@@ -142,12 +148,15 @@ struct ReplayResult {
 };
 // The trace must be complete. `scheduler` is fresh: of the recorded policy and options, or of others to
 // compare.
-Result<ReplayResult> Replay(const Trace& trace, PoolScheduler& scheduler);
+Result<ReplayResult> Replay(const SchedulerTrace& trace, PoolScheduler& scheduler);
+// By a fresh scheduler of the trace's own policy and options. Errors, beside an incomplete trace: a policy
+// that is not "tidepool", no decision at all.
+Result<ReplayResult> Replay(const SchedulerTrace& trace);
 
-void WriteTrace(const Trace& trace, std::ostream& out);
+void WriteTrace(const SchedulerTrace& trace, std::ostream& out);
 // Errors: a line that is no such record (its number is named), more than a million records or a line over 1
 // MiB.
-Result<Trace> ReadTrace(std::istream& in);
+Result<SchedulerTrace> ReadTrace(std::istream& in);
 
 // The requests of a trace: who asked when for what, and how many tokens it got before it was removed.
 struct TraceArrival {
@@ -156,6 +165,6 @@ struct TraceArrival {
   int32_t produced = 0;
   bool rejected = false;
 };
-std::vector<TraceArrival> ArrivalsOf(const Trace& trace);
+std::vector<TraceArrival> ArrivalsOf(const SchedulerTrace& trace);
 
 }  // namespace tidepool::compute

@@ -179,15 +179,22 @@ TraceRecord RecordFrom(const Json& j) {
 
 }  // namespace
 
-void WriteTrace(const Trace& trace, std::ostream& out) {
+void WriteTrace(const SchedulerTrace& trace, std::ostream& out) {
+  const PoolPolicyOptions& o = trace.options;
+  const Json options = {{"admission_load", o.admission_load},
+                        {"overcommit", o.overcommit},
+                        {"max_turn_steps", o.max_turn_steps},
+                        {"age_bound_s", o.age_bound_s}};
+  const Json policy = {{"policy", trace.policy}, {"options", options}};
+  out << policy.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
   if (!trace.complete) out << R"({"incomplete":true})" << '\n';
   for (const TraceRecord& record : trace.records) {
     out << RecordJson(record).dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
   }
 }
 
-Result<Trace> ReadTrace(std::istream& in) {
-  Trace trace;
+Result<SchedulerTrace> ReadTrace(std::istream& in) {
+  SchedulerTrace trace;
   std::string line;
   size_t number = 0;
   const auto fail = [&](const std::string& why) {
@@ -203,6 +210,15 @@ Result<Trace> ReadTrace(std::istream& in) {
       const Json json = Json::parse(line);
       if (json.contains("incomplete")) {
         trace.complete = false;
+        continue;
+      }
+      if (json.contains("policy")) {
+        trace.policy = json.at("policy").get<std::string>();
+        const Json& options = json.at("options");
+        trace.options = {.admission_load = options.at("admission_load").get<double>(),
+                         .overcommit = options.at("overcommit").get<double>(),
+                         .max_turn_steps = options.at("max_turn_steps").get<int32_t>(),
+                         .age_bound_s = options.at("age_bound_s").get<double>()};
         continue;
       }
       trace.records.push_back(RecordFrom(json));

@@ -10,10 +10,11 @@ namespace tidepool::compute {
 namespace {
 
 // A pool under load, recorded: more models than memory, cancels, failing loads and moves.
-Trace Recorded(size_t bound) {
+SchedulerTrace Recorded(size_t bound) {
   TraceRecorder* recorder = nullptr;
-  auto inner = MakeTidepoolScheduler({.admission_load = 0});
-  auto outer = std::make_unique<TraceRecorder>(std::move(inner), bound);
+  const PoolPolicyOptions options = {.admission_load = 0};
+  auto inner = MakeTidepoolScheduler(options);
+  auto outer = std::make_unique<TraceRecorder>(std::move(inner), bound, options);
   recorder = outer.get();
   pool::PoolWorld world(std::move(outer), 5);
   world.faults = {.no_room = 20, .load_fails = 20, .spill_fails = 20, .partial_run = 50};
@@ -37,7 +38,7 @@ Trace Recorded(size_t bound) {
 }
 
 TEST(TraceTest, AReplayGivesTheSameEffects) {
-  const Trace trace = Recorded(1'000'000);
+  const SchedulerTrace trace = Recorded(1'000'000);
   ASSERT_TRUE(trace.complete);
   const auto scheduler = MakeTidepoolScheduler({.admission_load = 0});
   const auto replay = Replay(trace, *scheduler);
@@ -48,7 +49,7 @@ TEST(TraceTest, AReplayGivesTheSameEffects) {
 }
 
 TEST(TraceTest, AFileHoldsAllOfIt) {
-  const Trace trace = Recorded(1'000'000);
+  const SchedulerTrace trace = Recorded(1'000'000);
   std::stringstream file;
   WriteTrace(trace, file);
   const auto read = ReadTrace(file);
@@ -60,8 +61,27 @@ TEST(TraceTest, AFileHoldsAllOfIt) {
   EXPECT_TRUE(replay->equal) << replay->difference;
 }
 
+TEST(TraceTest, AFileSaysWhichSchedulerItWas) {
+  SchedulerTrace trace = Recorded(1'000'000);
+  trace.options.age_bound_s = 7.25;
+  std::stringstream file;
+  WriteTrace(trace, file);
+  auto read = ReadTrace(file);
+  ASSERT_TRUE(read.has_value()) << read.error().message;
+  EXPECT_EQ(read->policy, "tidepool");
+  EXPECT_EQ(read->options.admission_load, 0);
+  EXPECT_EQ(read->options.age_bound_s, 7.25);
+  read->options.age_bound_s = PoolPolicyOptions().age_bound_s;
+  const auto replay = Replay(*read);
+  ASSERT_TRUE(replay.has_value()) << replay.error().message;
+  EXPECT_TRUE(replay->equal) << replay->difference;
+  read->policy = "lru";
+  EXPECT_EQ(Replay(*read).error().code, "unknown_policy");
+  EXPECT_EQ(Replay(SchedulerTrace{}).error().code, "empty_trace");
+}
+
 TEST(TraceTest, ADifferenceIsFound) {
-  Trace trace = Recorded(1'000'000);
+  SchedulerTrace trace = Recorded(1'000'000);
   for (TraceRecord& record : trace.records) {
     if (record.kind != TraceKind::kDecide || record.effects.empty()) continue;
     record.effects[0].tokens += 1;
@@ -75,7 +95,7 @@ TEST(TraceTest, ADifferenceIsFound) {
 }
 
 TEST(TraceTest, TheRecordIsBounded) {
-  const Trace trace = Recorded(100);
+  const SchedulerTrace trace = Recorded(100);
   EXPECT_FALSE(trace.complete);
   EXPECT_EQ(trace.records.size(), 100u + 1 + 2 + 6) << "what there is, and the last hundred events";
   const auto scheduler = MakeTidepoolScheduler({});

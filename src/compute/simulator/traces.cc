@@ -169,13 +169,9 @@ Status TraceReader::ParseJson(std::string_view line, Line* out) const {
       (key == "prompt_tokens" ? out->prompt : out->output) = tokens;
     } else if (key == "class" && value.is_string()) {
       const auto name = value.get<std::string>();
-      if (name == "interactive") {
-        out->job_class = JobClass::kInteractive;
-      } else if (name == "batch") {
-        out->job_class = JobClass::kBatch;
-      } else if (name != "normal") {
-        return Bad("has a class that is neither interactive, normal nor batch:", name);
-      }
+      const auto job_class = FindJobClass(name);
+      if (!job_class) return Bad("has a class that is neither interactive, normal nor batch:", name);
+      out->job_class = *job_class;
     } else if (key == "arrival_s" || key == "model" || key == "account" || key == "prompt_tokens" ||
                key == "output_tokens" || key == "class") {
       return Bad(key + " is of the wrong type:", line);

@@ -77,6 +77,7 @@ nlohmann::ordered_json KeyRotationSchema();
 nlohmann::ordered_json LinkTokenSchema();
 nlohmann::ordered_json LinkUseSchema();
 nlohmann::ordered_json SignInSchema();
+nlohmann::ordered_json LinkFoundSchema();
 nlohmann::ordered_json SignedInSchema();
 nlohmann::ordered_json SessionListSchema();
 nlohmann::ordered_json CurrentSessionSchema();

@@ -35,7 +35,7 @@ class IsolationTest : public AccountsApiTest {
  protected:
   // What somebody has, and others may neither see nor change. Each name holds the word SECRET.
   struct Theirs {
-    std::string organisation, workspace, key, budget, conversation, turn, share, request, response;
+    std::string organisation, workspace, key, budget, conversation, turn, share, request, running, response;
     std::vector<std::string> ids, words;
   };
   Theirs MakeTheirs(const std::string& organisation, const std::string& workspace,
@@ -64,7 +64,17 @@ class IsolationTest : public AccountsApiTest {
     out.response = Tell(SessionVoice(member, workspace), "POST", "/v1/responses",
                         {{"model", "scripted"}, {"input", "SECRET question"}}, 200)
                        .value("id", "");
-    out.ids = {workspace, out.key, out.budget, out.conversation, out.request, out.response, member.session};
+    platform::RequestInFlight who;
+    who.request_id = "SECRET-request";
+    who.organisation = organisation;
+    who.workspace = workspace;
+    who.key = out.key;
+    who.model = who.called = model;
+    who.endpoint = "chat.completions";
+    running_ = inference_.requests_in_flight.Begin(who, [this] { stopped_ = true; });
+    out.running = inference_.requests_in_flight.List([](const auto&) { return true; }, 1).at(0).id;
+    out.ids = {workspace,  out.key,      out.budget,       out.conversation, out.request,
+               out.response, out.running, "SECRET-request", member.session};
     out.words = out.ids;
     for (const char* word : {"SECRET", "secret@", "77777"}) out.words.emplace_back(word);
     out.words.push_back(out.turn);
@@ -73,6 +83,8 @@ class IsolationTest : public AccountsApiTest {
     out.words.push_back(key.value("prefix", ""));
     return out;
   }
+  std::shared_ptr<platform::RequestsInFlight::Entry> running_;
+  std::atomic<bool> stopped_{false};
   // All endpoints, asked by each of those voices for each of those things.
   void ExpectHidden(const Theirs& theirs, const std::vector<Voice>& voices, const std::string& own_scope);
 };
@@ -250,6 +262,14 @@ TEST_F(IsolationTest, NoEndpointShowsOneOrganisationAnother) {
             "SECRET chat");
   // They see their own.
   Tell(SessionVoice(them), "GET", "/api/v1/requests/" + theirs.request, nullptr, 200);
+  EXPECT_FALSE(stopped_);
+  const Json running = Tell(SessionVoice(them), "GET", "/api/v1/requests/running", nullptr, 200);
+  EXPECT_EQ(running["total"], 1);
+  EXPECT_EQ(running["data"][0]["id"], theirs.running);
+  EXPECT_EQ(running["data"][0]["state"], "queued");
+  EXPECT_EQ(running["data"][0]["may_cancel"], true);
+  Tell(SessionVoice(them), "POST", "/api/v1/requests/SECRET-request/cancel", nullptr, 200);
+  EXPECT_TRUE(stopped_);
   Tell(SessionVoice(them), "GET", "/v1/responses/" + theirs.response, nullptr, 200);
   EXPECT_THAT(Tell(SessionVoice(them), "GET", "/api/v1/audit", nullptr, 200).dump(),
               ::testing::AllOf(HasSubstr("bill.exported"), HasSubstr("bill.adjusted"),
@@ -288,6 +308,18 @@ TEST_F(IsolationTest, NoEndpointShowsOneWorkspaceAnother) {
   const std::string made = Tell(SessionVoice(admin), "POST", "/api/v1/budgets", own, 201)["id"];
   Tell(SessionVoice(admin), "PUT", "/api/v1/budgets/" + made, own, 200);
   Tell(SessionVoice(admin), "DELETE", "/api/v1/budgets/" + made, nullptr, 200);
+  // What runs in their workspace its members see; who neither asked nor rules it does not stop it.
+  EXPECT_FALSE(stopped_);
+  const std::string cancel = "/api/v1/requests/" + theirs.running + "/cancel";
+  EXPECT_EQ(Tell(SessionVoice(them), "GET", "/api/v1/requests/running", nullptr, 200)["data"][0]["may_cancel"],
+            false);
+  Tell(SessionVoice(them), "POST", cancel, nullptr, 404);
+  EXPECT_FALSE(stopped_);
+  EXPECT_EQ(Tell(operator_, "GET", "/api/v1/requests/running?key=" + theirs.key + "&model=other", nullptr,
+                 200)["total"],
+            0);
+  EXPECT_EQ(Tell(operator_, "POST", cancel, nullptr, 200)["cancelled"], 1);
+  EXPECT_TRUE(stopped_);
   // A conversation is the member's, whoever rules the workspace.
   const platform::SignedIn over = Join("owner@x.y", "owner");
   Tell(SessionVoice(over, their_ws), "GET", "/api/v1/conversations/" + theirs.conversation, nullptr, 404);

@@ -10,6 +10,7 @@
 #include "gateway/json_body.h"
 #include "gateway/native/call.h"
 #include "gateway/openai/fields.h"
+#include "gateway/openai/handlers.h"
 #include "gateway/openai/reply.h"
 #include "gateway/openai/sampling_fields.h"
 #include "gateway/router.h"
@@ -112,7 +113,12 @@ Status CheckOnlyKnown(FieldReader& reader) {
 Result<platform::SamplingRequest> SamplingOf(const Json& sampling) {
   FieldReader reader(sampling, openai::SamplingFields());
   TP_TRY(CheckOnlyKnown(reader));
-  return openai::ReadSampling(reader);
+  std::vector<std::string> unknown;  // within objects
+  auto out = openai::ReadSampling(reader, unknown);
+  if (out && !unknown.empty())
+    return Fail(BadField(unknown.front(), fmt::format("There is no field \"{}\" here.", unknown.front()),
+                         "unknown_field"));
+  return out;
 }
 
 std::span<const Field> ChangeFields() {
@@ -178,12 +184,6 @@ Result<platform::NewTurn> ReadTurn(Call& call) {
   return turn;
 }
 
-std::string_view PhaseName(compute::ProgressEvent::Phase phase) {
-  return phase == compute::ProgressEvent::Phase::kQueued    ? "queued"
-         : phase == compute::ProgressEvent::Phase::kLoading ? "loading"
-                                                            : "prefill";
-}
-
 // "id: 7\nevent: delta\ndata: {...}\n\n"
 void AppendConversationEvent(std::string& out, const ConversationEvent& event) {
   using Kind = ConversationEvent::Kind;
@@ -203,7 +203,7 @@ void AppendConversationEvent(std::string& out, const ConversationEvent& event) {
     case Kind::kProgress:
       name = "progress";
       data["turn"] = event.turn_id;
-      data["phase"] = PhaseName(event.progress.phase);
+      data["phase"] = platform::ProgressPhaseName(event.progress.phase);
       if (event.progress.phase == compute::ProgressEvent::Phase::kQueued) {
         data["queue_position"] = event.progress.queue_position;
       } else {
@@ -403,11 +403,24 @@ constexpr const char* kTurnSchema = R"json({
     "content": {"type": "string"}, "reasoning": {"type": "string"},
     "files": {"type": "array", "items": {"type": "object", "properties": {"name": {"type": "string"}, "text": {"type": "string"}}}},
     "model": {"type": "string"}, "state": {"enum": ["running", "done", "stopped", "interrupted", "failed"]},
-    "finish_reason": {"type": "string"}, "error": {"type": ["object", "null"]}, "usage": {"type": ["object", "null"]}, "cost": {"type": ["object", "null"], "description": "amount, currency, billing (paid, free, mixed, unpriced, waived), free_tokens"},
-    "timings": {"type": "object", "description": "queue_s, ttft_s, reasoning_s, decode_s, where they are known"},
+    "finish_reason": {"type": "string"},
+    "error": {"type": ["object", "null"], "properties": {"code": {"type": "string"}, "message": {"type": "string"}}},
+    "usage": {}, "cost": {},
+    "timings": {"type": "object", "description": "where they are known", "properties": {
+      "queue_s": {"type": "number", "optional": true}, "ttft_s": {"type": "number", "optional": true},
+      "reasoning_s": {"type": "number", "optional": true}, "decode_s": {"type": "number", "optional": true}}},
     "dropped_turns": {"type": "integer", "description": "the oldest turns, left out because the context was full"},
     "created": {"type": "number", "description": "seconds since 1970"}}
 })json";
+
+Json TurnSchema() {
+  Json schema = Json::parse(kTurnSchema);
+  schema["properties"]["usage"] = openai::UsageSchema();
+  schema["properties"]["cost"] = openai::BilledSchema();
+  for (const char* name : {"usage", "cost"})
+    schema["properties"][name]["type"] = Json::array({"object", "null"});
+  return schema;
+}
 
 Json SummarySchema() {
   return Json::parse(R"json({
@@ -421,12 +434,23 @@ Json SummarySchema() {
 
 }  // namespace
 
-Json ConversationSchema() {
+Json ConversationDetailsSchema() {
   Json schema = SummarySchema();
   schema["properties"]["system"] = {{"type", "string"}};
-  schema["properties"]["sampling"] = {{"type", "object"}};
+  Json& sampling = schema["properties"]["sampling"];
+  sampling = {{"type", "object"}, {"description", "as it was set"}};
+  for (const char* name : {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty",
+                           "frequency_penalty", "seed", "max_tokens", "thinking_budget"})
+    sampling["properties"][name] = {{"type", Json::array({"number", "null"})}, {"optional", true}};
+  sampling["properties"]["stop"] = {{"type", Json::array({"array", "string", "null"})},
+                                    {"items", {{"type", "string"}}},
+                                    {"optional", true}};
   schema["properties"]["leaf"] = {{"type", Json::array({"string", "null"})}};
-  schema["properties"]["turns"] = {{"type", "array"}, {"items", Json::parse(kTurnSchema)}};
+  return schema;
+}
+Json ConversationSchema() {
+  Json schema = ConversationDetailsSchema();
+  schema["properties"]["turns"] = {{"type", "array"}, {"items", TurnSchema()}};
   schema["properties"]["sequence"] = {{"type", "integer"}, {"description", "for events?after="}};
   return schema;
 }
@@ -445,7 +469,24 @@ Json NewTurnSchema() {
 }
 Json TurnsSchema() {
   Json schema = Json::parse(R"json({"type": "object", "properties": {"turns": {"type": "array"}}})json");
-  schema["properties"]["turns"]["items"] = Json::parse(kTurnSchema);
+  schema["properties"]["turns"]["items"] = TurnSchema();
+  return schema;
+}
+Json ConversationEventsSchema() {
+  Json schema = Json::parse(R"json({
+    "type": "object", "description": "of /api/v1/conversations/{id}/events",
+    "properties": {
+      "turn": {"type": "object", "properties": {"turn": {}}},
+      "delta": {"type": "object", "properties": {
+        "turn": {"type": "string"}, "content": {"type": "string", "optional": true}, "reasoning": {"type": "string", "optional": true}}},
+      "conversation": {"type": "object", "properties": {"conversation": {}}},
+      "reload": {"type": "object", "description": "read the conversation again"}}
+  })json");
+  schema["properties"]["turn"]["properties"]["turn"] = TurnSchema();
+  schema["properties"]["conversation"]["properties"]["conversation"] = ConversationDetailsSchema();
+  Json progress = openai::ProgressSchema();
+  progress["properties"]["turn"] = {{"type", "string"}};
+  schema["properties"]["progress"] = std::move(progress);
   return schema;
 }
 

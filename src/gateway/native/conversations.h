@@ -26,6 +26,8 @@ void ReadShared(Services& services, std::shared_ptr<Exchange> exchange);
 
 nlohmann::ordered_json ConversationSchema();
 nlohmann::ordered_json ConversationListSchema();
+nlohmann::ordered_json ConversationDetailsSchema();  // without its turns
+nlohmann::ordered_json ConversationEventsSchema();   // the data of the events, by name
 nlohmann::ordered_json ConversationChangeSchema();
 nlohmann::ordered_json NewTurnSchema();
 nlohmann::ordered_json TurnsSchema();

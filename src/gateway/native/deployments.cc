@@ -54,6 +54,8 @@ constexpr Field kDefaultsFields[] = {
      kMostTokens},
     {"stop", FieldType::kArray, Treatment::kRead, "at most 16 texts that end an answer"},
     {"thinking", FieldType::kBoolean, Treatment::kRead, "enable_thinking of the template"},
+    {"priority", FieldType::kString, Treatment::kRead,
+     "interactive: before other work of its account; normal; batch: when there is time, at the batch price"},
 };
 
 constexpr Field kFitFields[] = {
@@ -77,6 +79,12 @@ Status ReadDeployment(Call& call, std::span<const Field> table) {
   if (!reader.ignored().empty()) {
     const std::string name = reader.ignored().front().substr(0, 80);
     return Fail(BadField(name, fmt::format("There is no field \"{}\" here.", name), "unknown_field"));
+  }
+  if (const Json* priority = reader.Find("priority"); priority != nullptr && !priority->is_null()) {
+    if (!compute::FindJobClass(priority->get<std::string>()))
+      return Fail(BadField("defaults.priority", fmt::format("defaults.priority is {}; it can be interactive, "
+                                                            "normal or batch.",
+                                                            openai::Shown(*priority))));
   }
   const Json* stop = reader.Find("stop");
   if (stop == nullptr) return {};
@@ -265,12 +273,13 @@ Json DeploymentSchema() {
         "repetition_penalty": {"type": ["number", "null"]}, "presence_penalty": {"type": ["number", "null"]},
         "frequency_penalty": {"type": ["number", "null"]}, "max_tokens": {"type": ["integer", "null"]},
         "reasoning_budget": {"type": ["integer", "null"]}, "thinking": {"type": ["boolean", "null"]},
+        "priority": {"enum": ["interactive", "normal", "batch", null]},
         "stop": {"type": "array", "items": {"type": "string"}}}},
       "max_context_tokens": {"type": "integer"}, "max_output_tokens": {"type": "integer"},
       "pinned": {"type": "boolean"}, "idle_ttl_s": {"type": ["number", "null"]},
       "min_resident_s": {"type": ["number", "null"]}, "ttft_s": {"type": ["number", "null"]},
       "tpot_s": {"type": ["number", "null"]}, "weight": {"type": ["number", "null"]},
-      "created_by": {"type": "string", "description": "for operators"},
+      "created_by": {"type": "string", "optional": true, "description": "for operators"},
       "state": {"enum": ["stored", "loading", "ready", "failed", "quarantined", "missing"], "description": "of the base model; missing: it has left the store"},
       "context_length": {"type": "integer", "description": "of a request"}, "generates": {"type": "boolean"},
       "created_at": {"type": "integer", "description": "seconds since 1970"},
@@ -278,7 +287,7 @@ Json DeploymentSchema() {
       "last_used_at": {"type": ["integer", "null"], "description": "seconds since 1970"}}
   })json");
   schema["properties"]["used_by"] = Json::parse(R"json({
-    "type": "array", "description": "the last 16 callers, newest first; for operators",
+    "type": "array", "optional": true, "description": "the last 16 callers, newest first; for operators",
     "items": {"type": "object", "properties": {
       "organisation": {"type": "string"}, "workspace": {"type": "string"}, "member": {"type": "string"},
       "key": {"type": "string"}, "requests": {"type": "integer"}, "last_used_at": {"type": "integer"}}}

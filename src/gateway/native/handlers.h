@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 
 #include "gateway/http.h"
 #include "gateway/services.h"
@@ -42,6 +43,7 @@ void PoolPolicy(Services& services, std::shared_ptr<Exchange> exchange);
 void PoolCordon(Services& services, std::shared_ptr<Exchange> exchange);
 nlohmann::ordered_json PoolSchema();
 nlohmann::ordered_json PoolModelSchema();
+nlohmann::ordered_json PoolEventsSchema();  // the data of the events that pages read, by name
 nlohmann::ordered_json PoolHistorySchema();
 nlohmann::ordered_json PoolResizeRequestSchema();
 nlohmann::ordered_json PoolResizeSchema();
@@ -90,6 +92,15 @@ nlohmann::ordered_json PullSchema();
 nlohmann::ordered_json PullListSchema();
 nlohmann::ordered_json BenchRequestSchema();
 nlohmann::ordered_json BenchSchema();
+nlohmann::ordered_json StatusSchema();
+// What doctor may find: each has a text in every language of the web application.
+inline constexpr std::string_view kDoctorFindings[] = {
+    "processor_reference", "processor_not_best", "processor_best", "load_high", "memory_speed",
+    "pool_small",          "disk_low",           "files_few",      "key_file",  "model_broken",
+    "kernels_slow",
+};
+nlohmann::ordered_json DoctorSchema();
+nlohmann::ordered_json DeletedSchema();
 nlohmann::ordered_json HealthSchema();
 nlohmann::ordered_json ReadySchema();
 nlohmann::ordered_json VersionSchema();

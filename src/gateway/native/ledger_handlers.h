@@ -18,6 +18,10 @@ void GetBill(Services& services, std::shared_ptr<Exchange> exchange);
 void GetBillCsv(Services& services, std::shared_ptr<Exchange> exchange);
 void AdjustBill(Services& services, std::shared_ptr<Exchange> exchange);
 
+// requests.cc: what runs
+void ListRunningRequests(Services& services, std::shared_ptr<Exchange> exchange);
+void CancelRequest(Services& services, std::shared_ptr<Exchange> exchange);
+
 // money.cc: what may be used, and what it costs
 void ListLimits(Services& services, std::shared_ptr<Exchange> exchange);
 void PutLimit(Services& services, std::shared_ptr<Exchange> exchange);
@@ -40,8 +44,9 @@ inline constexpr std::string_view kUsageQuery =
     "group_by from to organisation workspace key member model status endpoint limit:integer after";
 inline constexpr std::string_view kRequestsQuery =
     "from to organisation workspace key member model status endpoint limit:integer after";
+inline constexpr std::string_view kRunningQuery = "organisation workspace key member model endpoint limit:integer";
 inline constexpr std::string_view kRangeQuery =
-    "metric from to step:integer group_by organisation workspace key member model status endpoint";
+    "metric from to step:integer group_by top:integer organisation workspace key member model status endpoint";
 inline constexpr std::string_view kBillQuery = "month organisation limit:integer after";
 inline constexpr std::string_view kLimitQuery = "scope model";
 inline constexpr std::string_view kLimitsQuery = "scope model limit:integer after";
@@ -50,6 +55,8 @@ inline constexpr std::string_view kQuotasQuery = "organisation limit:integer aft
 nlohmann::ordered_json UsageSchema();
 nlohmann::ordered_json RequestSchema();
 nlohmann::ordered_json RequestListSchema();
+nlohmann::ordered_json RunningRequestListSchema();
+nlohmann::ordered_json CancelledRequestSchema();
 nlohmann::ordered_json RangeSchema();
 nlohmann::ordered_json BillSchema();
 nlohmann::ordered_json AdjustmentRequestSchema();
@@ -65,6 +72,7 @@ nlohmann::ordered_json BudgetRequestSchema();
 nlohmann::ordered_json BudgetSchema();
 nlohmann::ordered_json PricesSchema();
 nlohmann::ordered_json PriceBookSchema();
+nlohmann::ordered_json StoredBookSchema();
 nlohmann::ordered_json DryRunRequestSchema();
 nlohmann::ordered_json DryRunSchema();
 nlohmann::ordered_json WebhookRequestSchema();

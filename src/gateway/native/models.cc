@@ -20,6 +20,7 @@ Json ModelJson(const Services& services, const platform::DeploymentStatus& statu
   if (status.spec) out["deployment"] = status.spec->name;
   out["state"] = platform::DeploymentStateName(status.state);
   out["load_share"] = status.state == platform::DeploymentState::kReady ? 1.0 : status.load_share;
+  out["place"] = platform::WeightPlaceName(status.place);
   out["bytes"] = model.bytes;
   out["format"] = model.format;
   out["architecture"] = model.architecture;

@@ -546,9 +546,23 @@ Json BudgetSchema() {
 Json BudgetListSchema() { return ListSchemaOf(BudgetSchema()); }
 Json BudgetRequestSchema() { return openai::SchemaOf(kBudgetFields, {"scope", "amount"}); }
 Json PriceBookSchema() { return openai::SchemaOf(kPriceBookFields, {"currency", "models"}); }
+Json StoredBookSchema() {
+  return Json::parse(R"json({"type": "object", "properties": {
+    "version": {"type": "integer"}, "currency": {"type": "string"}, "valid_from": {"type": "string"},
+    "valid_to": {"type": ["string", "null"]}, "note": {"type": "string", "optional": true}, "charge_failed": {"type": "boolean"},
+    "models": {"type": "array", "items": {"type": "object", "properties": {
+      "model": {"type": "string"},
+      "tiers": {"type": "array", "optional": true, "items": {"type": "object", "properties": {
+        "up_to": {"type": "integer", "optional": true, "description": "tokens of prompt; the last tier has none"},
+        "input": {"type": "string"}, "cached_input": {"type": "string"}, "output": {"type": "string"}, "reasoning_output": {"type": "string"}}}},
+      "embedding": {"type": "string", "optional": true}, "batch_factor": {"type": "string"}, "minimum_charge": {"type": "string"}}}},
+    "discounts": {"type": "array", "items": {"type": "object", "properties": {
+      "organisation": {"type": "string"}, "factor": {"type": "string"}}}}}})json");
+}
 Json PricesSchema() {
-  Json schema = ListSchemaOf(Json{{"type", "object"}});
-  schema["properties"]["current"] = Json{{"type", "object"}, {"description", "the book in force"}};
+  Json schema = ListSchemaOf(StoredBookSchema());
+  schema["properties"]["current"] = StoredBookSchema();
+  schema["properties"]["current"]["description"] = "the book in force";
   schema["properties"]["priced"] =
       Json{{"type", "boolean"}, {"description", "false: everything costs nothing"}};
   return schema;
@@ -558,8 +572,11 @@ Json DryRunSchema() {
   return Json::parse(R"json({"type": "object", "properties": {
     "from": {"type": "string"}, "to": {"type": "string"}, "requests": {"type": "integer"},
     "was": {"type": ["string", "null"], "description": "null where it was of several currencies"},
-    "was_by_currency": {"type": "object"}, "currency": {"type": "string", "description": "of would_be"},
-    "would_be": {"type": "string"}, "data": {"type": "array", "items": {"type": "object"}}}})json");
+    "was_by_currency": {"type": "object", "additionalProperties": {"type": "string"}},
+    "currency": {"type": "string", "description": "of would_be"}, "would_be": {"type": "string"},
+    "data": {"type": "array", "items": {"type": "object", "properties": {
+      "model": {"type": "string"}, "requests": {"type": "integer"}, "was": {"type": ["string", "null"]},
+      "was_by_currency": {"type": "object", "additionalProperties": {"type": "string"}}, "would_be": {"type": "string"}}}}}})json");
 }
 Json WebhookRequestSchema() { return openai::SchemaOf(kWebhookFields, {"url"}); }
 Json WebhookTestSchema() {
@@ -568,7 +585,7 @@ Json WebhookTestSchema() {
 }
 Json WebhookSchema() {
   return Json::parse(R"json({"type": "object", "properties": {"organisation": {"type": "string"},
-    "url": {"type": ["string", "null"]}, "secret": {"type": "string", "description": "shown once"}}})json");
+    "url": {"type": ["string", "null"]}, "secret": {"type": "string", "optional": true, "description": "shown once"}}})json");
 }
 
 }  // namespace tidepool::gateway::native

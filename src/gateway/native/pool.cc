@@ -181,15 +181,37 @@ void PoolCordon(Services& services, std::shared_ptr<Exchange> exchange) {
 
 // ---- schemas ------------------------------------------------------------------------------------------
 
+namespace {
+
+Json PlacesSchema(std::string_view description) {
+  Json schema = Json::parse(R"json({"type": "object", "properties": {
+    "resident": {"type": "integer"}, "loading": {"type": "integer"}, "warm": {"type": "integer"}, "cold": {"type": "integer"}}})json");
+  schema["description"] = description;
+  return schema;
+}
+
+Json BudgetStateSchema() {
+  return Json::parse(R"json({"type": "object", "properties": {
+    "limit_bytes": {"type": "integer"}, "used_bytes": {"type": "integer"}, "over_bytes": {"type": "integer"}}})json");
+}
+Json MemorySchema() {
+  Json schema = BudgetStateSchema();
+  schema["properties"]["owners"] =
+      Json::parse(R"json({"type": "array", "items": {"type": "object", "properties": {
+    "owner": {"type": "string"}, "kind": {"enum": ["weights", "kv", "state", "scratch", "reserve"]}, "bytes": {"type": "integer"}}}})json");
+  return schema;
+}
+
+}  // namespace
+
 Json PoolModelSchema() {
-  return Json::parse(R"json({
+  Json schema = Json::parse(R"json({
     "type": "object",
     "properties": {
       "id": {"type": "string"},
       "state": {"enum": ["stored", "loading", "ready", "failed", "quarantined"]},
       "load_share": {"type": "number"},
-      "segments": {"type": "object", "description": "weights in the order a step needs them, counted by where they are: resident, loading, warm, cold"},
-      "bytes": {"type": "object", "description": "the same in bytes"},
+      "segments": {}, "bytes": {},
       "pooled": {"type": "boolean", "description": "its weights come and go as the pool decides"},
       "waiting": {"type": "integer"}, "active": {"type": "integer"}, "spilled": {"type": "integer"},
       "slack_s": {"type": ["number", "null"], "description": "until the next token of the most urgent request is due; negative: late"},
@@ -200,9 +222,19 @@ Json PoolModelSchema() {
       "arrivals": {"type": "integer", "description": "requests since the start"},
       "loads": {"type": "integer"}, "failed_loads": {"type": "integer"}, "evictions": {"type": "integer"},
       "load_seconds": {"type": "number"}, "bytes_from_disk": {"type": "integer"}, "bytes_from_memory": {"type": "integer"},
-      "engine": {"type": "object"}, "failures": {"type": "integer"}, "error": {"type": "object"},
-      "retry_in_s": {"type": "number", "description": "state quarantined: when it is tried again"}}
+      "engine": {"type": "object", "optional": true, "description": "of a loaded model", "properties": {
+        "weight_bytes": {"type": "integer"}, "workspace_bytes": {"type": "integer"}, "kv_bytes": {"type": "integer"},
+        "kv_blocks_used": {"type": "integer"}, "kv_blocks_cached": {"type": "integer"},
+        "tokens_on_time": {"type": "integer"}, "tokens_late": {"type": "integer"},
+        "running": {"type": "integer"}, "waiting": {"type": "integer"}}},
+      "failures": {"type": "integer", "optional": true},
+      "error": {"type": "object", "optional": true, "properties": {"message": {"type": "string"}, "code": {"type": ["string", "null"]}}},
+      "retry_in_s": {"type": "number", "optional": true, "description": "state quarantined: when it is tried again"}}
   })json");
+  schema["properties"]["segments"] =
+      PlacesSchema("weights in the order a step needs them, counted by where they are");
+  schema["properties"]["bytes"] = PlacesSchema("the same in bytes");
+  return schema;
 }
 
 Json PoolSchema() {
@@ -210,22 +242,34 @@ Json PoolSchema() {
     "type": "object",
     "properties": {
       "policy": {"type": "string"},
-      "memory": {"type": "object", "description": "limit_bytes, used_bytes, over_bytes, and owners: bytes by owner and kind"},
-      "warm": {"type": "object"}, "host_kv": {"type": "object"}, "packed_cache": {"type": "object"},
-      "load_rates": {"type": "object"},
+      "memory": {}, "warm": {}, "host_kv": {},
+      "packed_cache": {"type": "object", "optional": true, "properties": {
+        "bytes": {"type": "integer"}, "files": {"type": "integer"}, "hits": {"type": "integer"}, "misses": {"type": "integer"},
+        "rebuilds": {"type": "integer"}, "evictions": {"type": "integer"}}},
+      "load_rates": {"type": "object", "properties": {"disk_bytes_per_s": {"type": "number"}, "memory_bytes_per_s": {"type": "number"}}},
       "device": {"type": "object", "properties": {
         "arena_bytes": {"type": "integer"}, "weight_bytes": {"type": "integer"}, "kv_bytes": {"type": "integer"},
         "cordoned": {"type": "boolean"}, "busy": {"type": "boolean"}, "running": {"type": ["string", "null"]},
         "load": {"type": "number", "description": "1: exactly enough for the pace of all requests"},
         "switch_share": {"type": "number", "description": "of its time that waited for weights with work at hand, over a minute"},
         "switches_per_s": {"type": "number"}, "kv_moves": {"type": "integer"}}},
-      "counters": {"type": "object"},
+      "counters": {"type": "object", "description": "since the start", "additionalProperties": {"type": "integer"}},
       "tokens": {"type": "object", "description": "since the start, as they happen", "properties": {
         "computed": {"type": "integer", "description": "of prompts and of answers"}, "generated": {"type": "integer", "description": "of answers"},
         "on_time": {"type": "integer", "description": "of these, when their model's ttft_s and tpot_s promise"}, "late": {"type": "integer"}}},
       "models": {"type": "array"}}
   })json");
+  schema["properties"]["memory"] = MemorySchema();
+  schema["properties"]["warm"] = BudgetStateSchema();
+  schema["properties"]["host_kv"] = BudgetStateSchema();
   schema["properties"]["models"]["items"] = PoolModelSchema();
+  return schema;
+}
+
+Json PoolEventsSchema() {
+  Json schema{{"type", "object"},
+              {"description", "of /api/v1/pool/events; those of the pool are as in its history"}};
+  schema["properties"]["state"] = PoolSchema();
   return schema;
 }
 
@@ -241,7 +285,12 @@ Json PoolHistorySchema() {
         "late": {"type": "integer", "description": "of these, after it"},
         "least_slack_s": {"type": ["number", "null"], "description": "of these: the time left; negative: late"}}}},
       "turns_missed": {"type": "integer", "description": "that are not kept any more"}, "turns_last": {"type": "integer"},
-      "events": {"type": "array", "items": {"type": "object"}},
+      "events": {"type": "array", "items": {"type": "object", "properties": {
+        "event": {"type": "string", "description": "load, loaded, load_failed, load_stopped, evict, spill, restore, recompute, reject, switch, weights_lost"},
+        "number": {"type": "integer"}, "time": {"type": "number", "description": "seconds since 1970"},
+        "model": {"type": "string", "optional": true}, "reason": {"type": "string", "optional": true},
+        "bytes": {"type": "integer", "optional": true}, "seconds": {"type": "number", "optional": true},
+        "resident_segments": {"type": "integer", "optional": true, "description": "of the model, after it"}}}},
       "events_missed": {"type": "integer"}, "events_last": {"type": "integer"}}
   })json");
 }
@@ -256,12 +305,16 @@ Json PoolResizeRequestSchema() {
   })json");
 }
 Json PoolResizeSchema() {
-  return Json::parse(R"json({
+  Json schema = Json::parse(R"json({
     "type": "object",
-    "properties": {"memory": {"type": "object"}, "warm": {"type": "object"}, "host_kv": {"type": "object"},
+    "properties": {"memory": {}, "warm": {}, "host_kv": {},
       "draining": {"type": "boolean", "description": "more is in use than the new limit; nothing new is taken until it has drained"},
       "note": {"type": "string"}}
   })json");
+  schema["properties"]["memory"] = MemorySchema();
+  schema["properties"]["warm"] = BudgetStateSchema();
+  schema["properties"]["host_kv"] = BudgetStateSchema();
+  return schema;
 }
 Json PoolPolicyRequestSchema() { return openai::SchemaOf(PoolPolicyFields(), {"model"}); }
 Json PoolCordonSchema() {

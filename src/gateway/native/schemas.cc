@@ -22,9 +22,10 @@ Json ModelSchema() {
     "type": "object",
     "properties": {
       "id": {"type": "string"},
-      "deployment": {"type": "string", "description": "the name it was asked for by, if that is a deployment's"},
+      "deployment": {"type": "string", "optional": true, "description": "the name it was asked for by, if that is a deployment's"},
       "state": {"enum": ["stored", "loading", "ready", "failed", "quarantined"]},
       "load_share": {"type": "number", "minimum": 0, "maximum": 1},
+      "place": {"enum": ["resident", "loading", "warm", "cold"], "description": "of its weights: resident answers at once, warm in a moment, cold after a load from disk"},
       "bytes": {"type": "integer"}, "format": {"type": "string"}, "architecture": {"type": "string"},
       "quantisation": {"type": "string"}, "parameters": {"type": "integer"},
       "context_length": {"type": "integer"}, "licence": {"type": "string"}, "source": {"type": "string"},
@@ -32,13 +33,14 @@ Json ModelSchema() {
       "generates": {"type": "boolean", "description": "false: embeddings or scores only"},
       "ranks": {"type": "boolean", "description": "scores pairs of texts: for /v1/rerank"},
       "capabilities": {"type": "array", "description": "as GET /v1/models has them", "items": {"type": "string"}},
-      "error": {"type": "object", "description": "state failed or quarantined: why"},
-      "retry_in_s": {"type": "number", "description": "state quarantined: when it is tried again"},
-      "engine": {"type": "object", "description": "state ready: what it holds and does", "properties": {
+      "error": {"type": "object", "optional": true, "description": "state failed or quarantined: why", "properties": {"message": {"type": "string"}, "code": {"type": ["string", "null"]}}},
+      "retry_in_s": {"type": "number", "optional": true, "description": "state quarantined: when it is tried again"},
+      "engine": {"type": "object", "optional": true, "description": "state ready: what it holds and does", "properties": {
         "context_length": {"type": "integer"},
         "weight_bytes": {"type": "integer"}, "workspace_bytes": {"type": "integer"}, "kv_bytes": {"type": "integer"},
-        "kv_blocks_used": {"type": "integer"}, "kv_blocks_cached": {"type": "integer"},
-        "running": {"type": "integer"}, "waiting": {"type": "integer"}}}
+        "kv_blocks_used": {"type": "integer", "optional": true, "description": "this and the next: for operators"},
+        "kv_blocks_cached": {"type": "integer", "optional": true},
+        "running": {"type": "integer", "optional": true}, "waiting": {"type": "integer", "optional": true}}}
     }
   })json");
 }
@@ -89,7 +91,7 @@ Json PullSchema() {
       "state": {"enum": ["queued", "running", "paused", "done", "failed", "cancelled"]},
       "phase": {"type": "string"}, "bytes_done": {"type": "integer"},
       "bytes_total": {"type": "integer", "description": "0: not known yet"},
-      "bytes_per_s": {"type": "number"}, "error": {"type": ["object", "null"]}, "created": {"type": "integer"}
+      "bytes_per_s": {"type": "number"}, "error": {"type": ["object", "null"], "properties": {"message": {"type": "string"}, "code": {"type": ["string", "null"]}}}, "created": {"type": "integer"}
     }
   })json");
 }
@@ -127,12 +129,58 @@ Json BenchSchema() {
   return schema;
 }
 
+Json StatusSchema() {
+  return Json::parse(R"json({
+    "type": "object",
+    "properties": {
+      "version": {"type": "string"}, "pid": {"type": "integer"}, "uptime_s": {"type": "number"},
+      "device": {"type": "string"}, "instruction_set": {"type": "string"}, "threads": {"type": "integer"},
+      "roofline": {"type": "object", "description": "as measured; 0: not yet", "properties": {
+        "memory_bytes_per_s": {"type": "number"}, "int8_ops_per_s": {"type": "number"}, "f32_flops_per_s": {"type": "number"}}},
+      "pool": {"type": "object", "properties": {
+        "limit_bytes": {"type": "integer"}, "used_bytes": {"type": "integer"},
+        "owners": {"type": "array", "items": {"type": "object", "properties": {
+          "owner": {"type": "string"}, "kind": {"type": "string"}, "bytes": {"type": "integer"}}}}}},
+      "running": {"type": "integer"}, "waiting": {"type": "integer"}, "steps": {"type": "integer"}}
+  })json");
+}
+
+Json DoctorSchema() {
+  Json schema = Json::parse(R"json({
+    "type": "object",
+    "properties": {
+      "device": {"type": "string"}, "threads": {"type": "integer"}, "instruction_set": {"type": "string"},
+      "instruction_sets": {"type": "array", "items": {"type": "string"}, "description": "that the processor has, best first"},
+      "memory_bytes": {"type": "integer"}, "pool_bytes": {"type": "integer"},
+      "memory_bytes_per_s": {"type": "number"}, "int8_ops_per_s": {"type": "number"}, "f32_flops_per_s": {"type": "number"},
+      "disk_free_bytes": {"type": "integer"}, "disk_write_bytes_per_s": {"type": "number"},
+      "home": {"type": "string"}, "load_average": {"type": "number"},
+      "tuned": {"type": "boolean"}, "tuning": {"type": "object"},
+      "kernels": {"type": "array", "items": {"type": "object", "properties": {
+        "type": {"type": "string"}, "kernel": {"type": "string"},
+        "one_row_bytes_per_s": {"type": "number"}, "one_row_share": {"type": "number"},
+        "many_rows_ops_per_s": {"type": "number"}, "many_rows_share": {"type": "number"}}}},
+      "advice": {"type": "array", "items": {"type": "object", "properties": {
+        "id": {}, "topic": {"type": "string"}, "level": {"enum": ["ok", "hint", "warn"]}, "text": {"type": "string"},
+        "values": {"type": "object", "description": "what the text holds, by name", "additionalProperties": {"type": ["string", "number"]}}}}}}
+  })json");
+  Json ids = Json::array();
+  for (const std::string_view id : kDoctorFindings) ids.push_back(id);
+  schema["properties"]["advice"]["items"]["properties"]["id"]["enum"] = std::move(ids);
+  return schema;
+}
+
+Json DeletedSchema() {
+  return Json::parse(
+      R"json({"type": "object", "properties": {"id": {"type": "string"}, "deleted": {"type": "boolean"}}})json");
+}
+
 Json HealthSchema() {
   return Json::parse(R"json({"type": "object", "properties": {"status": {"const": "ok"}}})json");
 }
 Json ReadySchema() {
   return Json::parse(
-      R"json({"type": "object", "properties": {"ready": {"type": "boolean"}, "reason": {"type": "string"}}})json");
+      R"json({"type": "object", "properties": {"ready": {"type": "boolean"}, "reason": {"type": "string", "optional": true}}})json");
 }
 Json VersionSchema() {
   return Json::parse(

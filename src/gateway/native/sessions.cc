@@ -218,6 +218,11 @@ void ChangePassword(Services& services, std::shared_ptr<Exchange> exchange) {
 Json LinkTokenSchema() { return openai::SchemaOf(kLinkTokenFields, {"token"}); }
 Json LinkUseSchema() { return openai::SchemaOf(kLinkUseFields, {"token", "password"}); }
 Json SignInSchema() { return openai::SchemaOf(kSignInFields, {"email", "password"}); }
+Json LinkFoundSchema() {
+  return Json::parse(R"json({"type": "object", "properties": {
+    "kind": {"enum": ["setup", "invitation", "reset"]}, "email": {"type": "string"}, "role": {"type": "string"},
+    "expires_at": {"type": "integer", "description": "seconds since 1970"}}})json");
+}
 Json SignedInSchema() {
   return Json::parse(R"json({"type": "object", "properties": {
     "session": {"type": "string"}, "csrf_token": {"type": "string", "description": "for the header Tidepool-CSRF"},
@@ -233,10 +238,13 @@ Json SessionListSchema() {
 }
 Json CurrentSessionSchema() {
   return Json::parse(R"json({"type": "object", "properties": {
-    "organisation": {"type": "string"}, "workspace": {"type": "string"}, "role": {"type": "string"}, "key": {"type": "string"},
+    "organisation": {"type": "string"}, "workspace": {"type": "string"},
+    "role": {"enum": ["none", "viewer", "developer", "workspace_admin", "admin", "owner", "operator"]}, "key": {"type": "string"},
     "session": {"type": ["string", "null"]}, "models": {"type": "array", "items": {"type": "string"}},
-    "endpoints": {"type": "array", "items": {"type": "string"}}, "user": {"type": ["object", "null"]},
-    "csrf_token": {"type": "string"}, "workspaces": {"type": "array", "items": {"type": "object"}}}})json");
+    "endpoints": {"type": "array", "items": {"type": "string"}}, "user": {"type": ["object", "null"], "properties": {"id": {"type": "string"}, "email": {"type": "string"}, "name": {"type": "string"}, "is_operator": {"type": "boolean"}}},
+    "csrf_token": {"type": "string", "optional": true, "description": "of a session: for the header Tidepool-CSRF"},
+    "workspaces": {"type": "array", "items": {"type": "object", "properties": {"id": {"type": "string"},
+      "role": {"enum": ["none", "viewer", "developer", "workspace_admin", "admin", "owner", "operator"]}}}}}})json");
 }
 Json PasswordChangeSchema() { return openai::SchemaOf(kPasswordFields, {"old_password", "new_password"}); }
 

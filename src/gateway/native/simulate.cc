@@ -107,10 +107,10 @@ Json SimulateSchema() {
       "switches": {"type": "integer"}, "bytes_moved": {"type": "integer"}, "wall_s": {"type": "number"},
       "refused_share": {"type": "number"}, "admitted_on_time": {"type": "number", "description": "share of the tokens of requests that were not refused"}, "unfinished": {"type": "integer"}, "tokens": {"type": "integer"},
       "makespan_s": {"type": "number"}, "qos_sosp25": {"type": "number", "description": "the SOSP'25 artifact's softer measure"},
-      "sweep": {"type": "string"}, "sweep_value": {"type": "number"},
-      "seeds": {"type": "array", "items": {"type": "object"}, "description": "several seeds: each one's row; the row above is the worst of them, field by field"}}}},
+      "sweep": {"optional": true, "type": "string"}, "sweep_value": {"optional": true, "type": "number"},
+      "seeds": {"type": "array", "optional": true, "items": {"type": "object"}, "description": "several seeds: each one's row; the row above is the worst of them, field by field"}}}},
     "ttft_s": {"type": "number"}, "tpot_s": {"type": "number"}, "seeds": {"type": "array", "items": {"type": "integer"}},
-    "svg": {"type": "string"}}})json");
+    "svg": {"type": "string", "optional": true}}})json");
 }
 
 Json PlanRequestSchema() {
@@ -128,17 +128,17 @@ Json PlanRequestSchema() {
 Json PlanSchema() {
   Json sized = Json::parse(R"json({"type": "object", "properties": {
     "devices": {"type": ["integer", "null"]}, "tokens_on_time": {"type": "number"},
-    "requests_on_time": {"type": "number"}, "per_hour": {"type": "number"}, "per_million_tokens": {"type": "number"},
-    "at_risk": {"type": "object", "properties": {"load": {"type": "number"}, "tokens_on_time": {"type": "number"}, "refused_share": {"type": "number"}}}}})json");
+    "requests_on_time": {"type": "number"}, "per_hour": {"optional": true, "type": "number"}, "per_million_tokens": {"optional": true, "type": "number"},
+    "at_risk": {"optional": true, "type": "object", "properties": {"load": {"type": "number"}, "tokens_on_time": {"type": "number"}, "refused_share": {"optional": true, "type": "number"}}}}})json");
   Json schema = Json::parse(R"json({"type": "object", "properties": {
     "models": {"type": "integer"}, "requests_per_s": {"type": "number"}, "tokens_per_s": {"type": "number"},
     "share": {"type": "number"},
     "data": {"type": "array", "items": {"type": "object", "properties": {
-      "kind": {"type": "string"}, "price_per_hour": {"type": "number"}, "saving": {"type": "number"},
-      "placement": {"type": "array", "items": {"type": "object", "properties": {
+      "kind": {"type": "string"}, "price_per_hour": {"optional": true, "type": "number"}, "saving": {"optional": true, "type": "number"},
+      "placement": {"optional": true, "type": "array", "items": {"type": "object", "properties": {
         "device": {"type": "integer"}, "host": {"type": "integer"}, "busy": {"type": "number"},
         "models": {"type": "array", "items": {"type": "object", "properties": {"model": {"type": "string"}, "share": {"type": "number"}}}}}}}}}},
-    "svg": {"type": "string"}}})json");
+    "svg": {"optional": true, "type": "string"}}})json");
   schema["properties"]["data"]["items"]["properties"]["pooled"] = sized;
   schema["properties"]["data"]["items"]["properties"]["dedicated"] = std::move(sized);
   return schema;

@@ -263,12 +263,15 @@ void QueryRange(Services& services, std::shared_ptr<Exchange> exchange) {
     if (const std::string text = call.Query("group_by"); !text.empty()) {
       TP_ASSIGN(query.group_by, platform::ParseGroupBy(text));
     }
+    TP_ASSIGN(const std::optional<int64_t> top, call.QueryInteger("top"));
+    query.top = top.value_or(0);
     TP_ASSIGN(const auto series, accounting.reports().Range(query));
     Json data = Json::array();
     for (const platform::RangeSeries& one : series) {
       Json item = Json::object();
       if (query.group_by != platform::GroupBy::kNone)
-        item[std::string(platform::GroupByName(query.group_by))] = one.group;
+        item[std::string(platform::GroupByName(query.group_by))] = one.others ? Json(nullptr) : Json(one.group);
+      if (query.top > 0) item["others"] = one.others;
       if (!one.currency.empty()) item["currency"] = one.currency;
       item["points"] = Json::array();
       for (const auto& [at, value] : one.points) item["points"].push_back(Json::array({at / 1000, value}));
@@ -354,14 +357,16 @@ Json UsageSchema() {
   Json item = SchemaLike(SumsJson({}));
   for (const char* name : {"model", "key", "member", "workspace", "organisation", "endpoint", "status", "day",
                            "cost", "cost_currency"}) {
-    item["properties"][name]["type"] = "string";
+    item["properties"][name] = {{"type", "string"}, {"optional", true}};
   }
   const Json text_or_null = Json::array({"string", "null"});
   item["properties"]["amount"] = {{"type", text_or_null},
                                   {"description", "null where there are several currencies"}};
+  item["properties"]["amount_by_currency"]["additionalProperties"]["type"] = "string";
   item["properties"]["margin"] = {{"type", text_or_null},
+                                  {"optional", true},
                                   {"description", "amount less cost; null where their currencies differ"}};
-  item["properties"]["no_margin_because"]["type"] = text_or_null;
+  item["properties"]["no_margin_because"] = {{"type", text_or_null}, {"optional", true}};
   return ListSchemaOf(std::move(item));
 }
 Json RequestSchema() {
@@ -371,11 +376,18 @@ Json RequestSchema() {
 }
 Json RequestListSchema() { return ListSchemaOf(RequestSchema()); }
 Json RangeSchema() {
-  return Json::parse(R"json({"type": "object", "properties": {
+  Json schema = Json::parse(R"json({"type": "object", "properties": {
     "data": {"type": "array", "items": {"type": "object", "properties": {"points": {"type": "array",
-      "items": {"type": "array", "description": "seconds since 1970, value (of amount a decimal, as text); steps without requests are left out"}},
-      "currency": {"type": "string", "description": "of amounts: each currency is a series of its own"}}}},
+      "items": {"type": "array", "items": {"type": ["number", "string"]},
+        "description": "seconds since 1970, value (of amount a decimal, as text); steps without requests are left out"}},
+      "currency": {"type": "string", "optional": true, "description": "of amounts: each currency is a series of its own"},
+      "others": {"type": "boolean", "optional": true, "description": "with top: all groups beyond it, as one"}}}},
     "from": {"type": "number"}, "to": {"type": "number"}, "step": {"type": "integer"}}})json");
+  for (const char* name : {"model", "key", "member", "workspace", "organisation", "endpoint", "status"}) {
+    schema["properties"]["data"]["items"]["properties"][name] =
+        Json{{"type", {"string", "null"}}, {"optional", true}, {"description", "of group_by; null: the others"}};
+  }
+  return schema;
 }
 Json AdjustmentSchema() { return SchemaLike(AdjustmentJson({})); }
 Json AdjustmentRequestSchema() {
@@ -393,7 +405,9 @@ Json BillSchema() {
   schema["properties"]["adjustments"] = Json{{"type", "array"}, {"items", AdjustmentSchema()}};
   schema["properties"]["totals"] =
       Json{{"type", "object"}, {"description", "by currency: all lines and adjustments of the month"}};
-  schema["properties"]["usage"]["type"] = "object";
+  schema["properties"]["totals"]["additionalProperties"]["type"] = "string";
+  schema["properties"]["usage"] = SchemaLike(SumsJson({}));
+  for (const char* name : {"amount", "amount_by_currency"}) schema["properties"]["usage"]["properties"].erase(name);
   return schema;
 }
 

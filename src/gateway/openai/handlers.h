@@ -18,6 +18,12 @@ void Detokenize(Services& services, std::shared_ptr<Exchange> exchange);
 
 nlohmann::ordered_json ChatReplySchema();
 nlohmann::ordered_json CompletionReplySchema();
+// The data of a stream's events, by name: chunk (without a name on the wire), progress, cost.
+nlohmann::ordered_json ChatEventsSchema();
+// What a request was billed; where it is while there is no token yet; what it took.
+nlohmann::ordered_json BilledSchema();
+nlohmann::ordered_json ProgressSchema();
+nlohmann::ordered_json UsageSchema();
 nlohmann::ordered_json EmbeddingReplySchema();
 nlohmann::ordered_json ModelListSchema();
 nlohmann::ordered_json ModelSchema();

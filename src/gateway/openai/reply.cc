@@ -20,17 +20,6 @@ bool WantsProgress(const HttpRequest& request) {
   return value != nullptr && *value == "1";
 }
 
-std::string_view PhaseName(compute::ProgressEvent::Phase phase) {
-  using Phase = compute::ProgressEvent::Phase;
-  switch (phase) {
-    case Phase::kQueued: return "queued";
-    case Phase::kLoading: return "loading";
-    case Phase::kPrefill: return "prefill";
-    case Phase::kDecode: return "decode";
-  }
-  return "queued";
-}
-
 // A call that is none after all is text, so its answer just stopped.
 std::string_view ReasonJson(compute::FinishReason reason, bool calls) {
   if (reason == compute::FinishReason::kLength) return R"("length")";
@@ -84,6 +73,10 @@ std::string Reply::Prefix(std::string_view object) const {
   out.append(id_).append(R"(","object":")").append(object);
   fmt::format_to(std::back_inserter(out), R"(","created":{},"model":)", created_);
   AppendJsonString(out, model_);
+  if (!options_.service_tier.empty()) {
+    out.append(R"(,"service_tier":)");
+    AppendJsonString(out, options_.service_tier);
+  }
   out.append(R"(,"choices":[)");
   return out;
 }
@@ -133,7 +126,7 @@ void Reply::OnProgress(const compute::ProgressEvent& event) {
   if (same) return;
   any_progress_ = true;
   last_progress_ = event;
-  std::string data = fmt::format(R"({{"phase":"{}")", PhaseName(event.phase));
+  std::string data = fmt::format(R"({{"phase":"{}")", platform::ProgressPhaseName(event.phase));
   if (event.phase == compute::ProgressEvent::Phase::kQueued) {
     fmt::format_to(std::back_inserter(data), R"(,"queue_position":{}}})", event.queue_position);
   } else {

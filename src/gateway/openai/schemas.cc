@@ -45,6 +45,69 @@ Json ChatReplySchema() {
   return schema;
 }
 
+Json BilledSchema() {
+  return Parsed(R"({
+    "type": "object",
+    "properties": {
+      "amount": {"type": "string", "description": "a decimal of its currency"}, "currency": {"type": "string"},
+      "billing": {"enum": ["paid", "free", "mixed", "unpriced", "waived"]}, "free_tokens": {"type": "integer"}}
+  })");
+}
+
+Json ProgressSchema() {
+  return Parsed(R"({
+    "type": "object",
+    "properties": {
+      "phase": {"enum": ["queued", "loading", "prefill"]},
+      "queue_position": {"type": "integer", "optional": true, "description": "of phase queued"},
+      "share": {"type": "number", "optional": true, "description": "of the other phases, 0 to 1"}}
+  })");
+}
+
+Json UsageSchema() {
+  return Parsed(R"({
+    "type": "object",
+    "properties": {
+      "prompt_tokens": {"type": "integer"}, "completion_tokens": {"type": "integer"}, "total_tokens": {"type": "integer"},
+      "prompt_tokens_details": {"type": "object", "properties": {"cached_tokens": {"type": "integer"}}},
+      "completion_tokens_details": {"type": "object", "properties": {"reasoning_tokens": {"type": "integer"}}}}
+  })");
+}
+
+Json ChatEventsSchema() {
+  Json schema = Parsed(R"({
+    "type": "object", "description": "of /v1/chat/completions and /v1/completions with \"stream\": true",
+    "properties": {
+      "chunk": {"type": "object", "description": "events without a name", "properties": {
+        "id": {"type": "string", "optional": true}, "model": {"type": "string", "optional": true},
+        "choices": {"type": "array", "optional": true, "items": {"type": "object", "properties": {
+          "index": {"type": "integer"},
+          "delta": {"type": "object", "optional": true, "description": "of a chat", "properties": {
+            "content": {"type": ["string", "null"], "optional": true}, "reasoning_content": {"type": "string", "optional": true}}},
+          "text": {"type": "string", "optional": true, "description": "of a completion"},
+          "logprobs": {"optional": true, "oneOf": [
+            {"type": "object", "description": "of a chat", "properties": {"content": {"type": ["array", "null"], "items": {
+              "type": "object", "properties": {
+                "token": {"type": "string"}, "logprob": {"type": "number"},
+                "top_logprobs": {"type": "array", "optional": true, "items": {"type": "object", "properties": {"token": {"type": "string"}, "logprob": {"type": "number"}}}}}}}}},
+            {"type": "object", "description": "of a completion", "properties": {
+              "tokens": {"type": "array", "items": {"type": "string"}},
+              "token_logprobs": {"type": "array", "items": {"type": ["number", "null"]}},
+              "top_logprobs": {"type": "array", "items": {"type": ["object", "null"], "additionalProperties": {"type": "number"}}}}},
+            {"type": "null"}]},
+          "finish_reason": {"type": ["string", "null"], "optional": true}}}},
+        "error": {"type": "object", "optional": true, "description": "the end of a stream that failed", "properties": {
+          "message": {"type": "string"}, "code": {"type": ["string", "null"]}, "param": {"type": ["string", "null"]}}}}}}
+  })");
+  Json usage = UsageSchema();
+  usage["type"] = Json::array({"object", "null"});
+  usage["optional"] = true;
+  schema["properties"]["chunk"]["properties"]["usage"] = std::move(usage);
+  schema["properties"]["progress"] = ProgressSchema();
+  schema["properties"]["cost"] = BilledSchema();
+  return schema;
+}
+
 Json CompletionReplySchema() {
   Json schema = Parsed(R"({
     "type": "object",
@@ -63,14 +126,14 @@ Json CompletionReplySchema() {
 
 Json EmbeddingReplySchema() {
   return Parsed(R"({
-    "type": "object",
+    "type": "object", "required": ["data", "usage"],
     "properties": {
       "object": {"const": "list"},
-      "data": {"type": "array", "items": {"type": "object", "properties": {
+      "data": {"type": "array", "items": {"type": "object", "required": ["index", "embedding"], "properties": {
         "object": {"const": "embedding"}, "index": {"type": "integer"},
         "embedding": {"type": ["array", "string"], "items": {"type": "number"}}}}},
       "model": {"type": "string"},
-      "usage": {"type": "object", "properties": {
+      "usage": {"type": "object", "required": ["prompt_tokens"], "properties": {
         "prompt_tokens": {"type": "integer"}, "total_tokens": {"type": "integer"}}}
     }
   })");

@@ -86,12 +86,12 @@ void Rerank(Services& services, std::shared_ptr<Exchange> exchange) {
 }
 
 nlohmann::ordered_json RerankReplySchema() {
-  return Json::parse(R"({"type": "object", "properties": {
+  return Json::parse(R"({"type": "object", "required": ["results", "usage"], "properties": {
     "id": {"type": "string"}, "object": {"const": "list"}, "model": {"type": "string"},
-    "results": {"type": "array", "items": {"type": "object", "properties": {
+    "results": {"type": "array", "items": {"type": "object", "required": ["index", "relevance_score"], "properties": {
       "index": {"type": "integer"}, "relevance_score": {"type": "number"},
       "document": {"type": "object", "properties": {"text": {"type": "string"}}}}}},
-    "usage": {"type": "object", "properties": {
+    "usage": {"type": "object", "required": ["total_tokens"], "properties": {
       "prompt_tokens": {"type": "integer"}, "total_tokens": {"type": "integer"}}}}})");
 }
 

@@ -15,6 +15,7 @@
 #include "platform/accounts/authenticator.h"
 #include "platform/catalog/catalog.h"
 #include "platform/inference/inference.h"
+#include "platform/inference/requests_in_flight.h"
 
 namespace tidepool::gateway {
 
@@ -103,7 +104,12 @@ class FakeInference final : public platform::Inference {
   TokenTexts FindTokenTexts(const std::string& model) const override;
   platform::PoolControl* pool() override { return pool_control; }
   platform::PoolControl* pool_control = nullptr;
+  // What tests say runs.
+  platform::RequestsInFlight* in_flight() override { return &requests_in_flight; }
+  SteadyClock clock;
+  platform::RequestsInFlight requests_in_flight{clock};
   mutable std::atomic<int> token_text_lookups{0};
+  std::string chat_template = "{{ messages }}";  // of every model
 
  private:
   friend class FakeGeneration;

@@ -90,6 +90,8 @@ class Checkpoint {
   // chat_template.jinja, else tokenizer_config.json's chat_template (the "default" one of a list), else
   // GGUF's tokenizer.chat_template. Empty: none.
   virtual std::string_view chat_template() const = 0;
+  // The memory that reading tensors has filled goes back to the system; they can be read again.
+  virtual void ReleasePages() const = 0;
   // Other text files of the folder by name ("vocab.txt", "modules.json", "1_Pooling/config.json"); bounded.
   virtual std::optional<std::string> ReadSideFile(std::string_view name) const = 0;
 };

@@ -58,6 +58,9 @@ class GgufCheckpoint final : public Checkpoint {
   std::string_view chat_template() const override {
     return metadata_.String("tokenizer.chat_template").value_or(std::string_view{});
   }
+  void ReleasePages() const override {
+    for (const MappedFile& file : files_) file.ReleasePages();
+  }
   std::optional<std::string> ReadSideFile(std::string_view name) const override {
     return ReadTextBeside(path_.parent_path(), name);
   }

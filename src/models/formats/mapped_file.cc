@@ -41,6 +41,16 @@ MappedFile::~MappedFile() {
   if (!bytes_.empty()) munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
+void MappedFile::ReleasePages() const {
+  if (bytes_.empty()) return;
+  // Mapped pages would stay in the cache.
+  madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_DONTNEED);
+  const int descriptor = open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  if (descriptor < 0) return;  // removed meanwhile: its pages go with it
+  posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED);
+  close(descriptor);
+}
+
 Result<MappedFile> MappedFile::Open(const std::filesystem::path& path) {
   const FileProblem problem(path.string());
   // O_NONBLOCK: a pipe put in a file's place must not hang the server before fstat can tell.
@@ -57,6 +67,7 @@ Result<MappedFile> MappedFile::Open(const std::filesystem::path& path) {
   if (!bytes) return Fail(std::move(bytes).error());
   MappedFile file;
   file.bytes_ = *bytes;
+  file.path_ = path;
   return file;
 }
 

@@ -20,9 +20,11 @@ namespace tidepool::formats {
 class MappedFile {
  public:
   MappedFile() = default;
-  MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+  MappedFile(MappedFile&& other) noexcept
+      : bytes_(std::exchange(other.bytes_, {})), path_(std::move(other.path_)) {}
   MappedFile& operator=(MappedFile&& other) noexcept {
     std::swap(bytes_, other.bytes_);
+    std::swap(path_, other.path_);
     return *this;
   }
   ~MappedFile();
@@ -34,8 +36,13 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return bytes_; }
   std::string_view text() const { return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()}; }
 
+  // Gives its pages back to the system, the page cache's too, where nobody else has them mapped. They come
+  // again when they are read.
+  void ReleasePages() const;
+
  private:
   std::span<const std::byte> bytes_;
+  std::filesystem::path path_;
 };
 
 }  // namespace tidepool::formats

@@ -107,6 +107,9 @@ class SafetensorsCheckpoint final : public Checkpoint {
   std::string_view tokenizer_config_json() const override { return tokenizer_config_json_.text(); }
   std::string_view generation_config_json() const override { return generation_config_json_.text(); }
   std::string_view chat_template() const override { return chat_template_; }
+  void ReleasePages() const override {
+    for (const MappedFile& file : files_) file.ReleasePages();
+  }
   std::optional<std::string> ReadSideFile(std::string_view name) const override {
     return ReadTextBeside(folder_, name);
   }

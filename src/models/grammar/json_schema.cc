@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <map>
 #include <set>
+#include <tuple>
 
 #include "models/grammar/json_values.h"
 #include "models/grammar/regex.h"
@@ -114,9 +116,8 @@ class SchemaCompiler {
   Result<std::optional<int32_t>> Count(const Json& schema, const char* key, const std::string& at) {
     const auto found = schema.find(key);
     if (found == schema.end()) return std::optional<int32_t>();
-    const bool whole =
-        found->is_number_integer() ||
-        (found->is_number_float() && found->get<double>() == static_cast<double>(found->get<int64_t>()));
+    const bool whole = found->is_number_integer() ||
+                       (found->is_number_float() && found->get<double>() == std::floor(found->get<double>()));
     if (!found->is_number() || !whole || found->get<double>() < 0)
       return Invalid(Under(at, key), "must be a whole number of 0 or more");
     return std::optional<int32_t>(
@@ -264,6 +265,8 @@ class SchemaCompiler {
       if (std::string_view(word) == "oneOf" && !out_.IsNever(choice)) {
         for (size_t j = 0; j < branches.size(); ++j) {
           if (merge_.Apart(branches[j], branch) && merge_.Apart(branch, branches[j])) continue;
+          if (merge_.exhausted())
+            return Refuse(place, "it has too many branches to tell apart", "schema_too_complex");
           return Refuse(place,
                         fmt::format("branch {} may overlap with one before it, so that exactly one cannot be "
                                     "promised; give the "
@@ -296,6 +299,8 @@ class SchemaCompiler {
           !(types.contains("number") && value.is_number()))
         continue;
       const Fits fits = merge_.ValueFits(value, schema);
+      if (merge_.exhausted())
+        return Refuse(at, "too many values and keywords beside them", "schema_too_complex");
       if (fits == Fits::kUnknown) {
         return Refuse(Under(at, schema.contains("enum") ? "enum" : "const"),
                       "other keywords beside it cannot be checked against its values; leave them out");
@@ -495,16 +500,18 @@ class SchemaCompiler {
 
     std::vector<Property> listed;
     std::vector<std::string> names;
+    std::set<std::string> missing;
+    for (const Json& name : required) missing.insert(name.get<std::string>());
     for (const auto& [name, sub] : properties.items()) {
       TP_ASSIGN(const ExprId value, Value(sub, Under(Under(at, "properties"), name), depth + 1));
-      const bool needed = std::find(required.begin(), required.end(), Json(name)) != required.end();
+      const bool needed = missing.erase(name) > 0;
       names.push_back(name);
       if (!out_.IsNever(value) || needed) listed.push_back({name, value, needed});
     }
     // Required without being described: as additionalProperties says, or, where that is not said, anything.
     for (const Json& name : required) {
       const auto& text = name.get_ref<const std::string&>();
-      if (std::find(names.begin(), names.end(), text) != names.end()) continue;
+      if (missing.erase(text) == 0) continue;
       const Json described = schema.contains("additionalProperties") ? additional : Json(true);
       TP_ASSIGN(const ExprId value, Value(described, additional_at, depth + 1));
       names.push_back(text);
@@ -525,15 +532,25 @@ class SchemaCompiler {
     }
     const ExprId pair = out_.Sequence({values_.Key(names), out_.Bytes(":"), values_.Space(), extra});
     ObjectTails tails{
-        .listed = std::move(listed), .pair = pair, .min = min, .max = most.value_or(kUnbounded), .known = {}};
-    return out_.Sequence({out_.Bytes("{"), values_.Space(), Tail(tails, 0, 0)});
+        .listed = std::move(listed), .pair = pair, .min = min, .max = most.value_or(kUnbounded)};
+    const ExprId first = Tail(tails, 0, 0);
+    while (!tails.open.empty()) {
+      if (out_.overflow())
+        return Refuse(at, "the schema has too many ways to leave properties out", "schema_too_complex");
+      const auto [i, said, rule] = tails.open.back();
+      tails.open.pop_back();
+      out_.Define(rule, TailBody(tails, i, said));
+    }
+    return out_.Sequence({out_.Bytes("{"), values_.Space(), first});
   }
 
   struct ObjectTails {
     std::vector<Property> listed;
     ExprId pair = 0;
     int32_t min = 0, max = kUnbounded;
-    std::map<std::pair<size_t, int32_t>, RuleId> known;
+    std::map<std::pair<size_t, int32_t>, RuleId> known{};
+    // Named and not yet defined: a list, not a recursion, because properties may be thousands.
+    std::vector<std::tuple<size_t, int32_t, RuleId>> open{};
   };
 
   // What may stand from property `i` on, when `said` came before (counted no further than it matters).
@@ -542,10 +559,9 @@ class SchemaCompiler {
     said = std::min(said, cap);
     const auto [entry, fresh] = tails.known.try_emplace({i, said}, RuleId{0});
     if (!fresh) return out_.Rule(entry->second);
-    const RuleId rule = out_.AddRule("properties");
-    entry->second = rule;
-    out_.Define(rule, TailBody(tails, i, said));
-    return out_.Rule(rule);
+    entry->second = out_.AddRule("properties");
+    tails.open.emplace_back(i, said, entry->second);
+    return out_.Rule(entry->second);
   }
 
   ExprId TailBody(ObjectTails& tails, size_t i, int32_t said) {

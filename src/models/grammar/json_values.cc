@@ -19,6 +19,7 @@ constexpr int32_t kMaxFractionDigits = 16;
 // Readers round to doubles: beside a bound there must be room, or 0.1000...01 is no more than 0.1.
 constexpr int32_t kBoundedFractionDigits = 6;
 constexpr int32_t kMaxBoundedDigits = 15;
+constexpr size_t kMaxKey = 64;  // characters of a key that no property names, beyond what it shares with one
 
 Range One(char c) { return {static_cast<unsigned char>(c), static_cast<unsigned char>(c)}; }
 Range DigitRange(char first, char last) {
@@ -128,23 +129,26 @@ ExprId JsonValues::Key(const std::vector<std::string>& other_than) {
   return out_.Sequence({out_.Bytes("\""), KeyFrom(keys, 0)});
 }
 
-// What may follow the first `at` characters, which all `keys` share; the closing quote included.
-ExprId JsonValues::KeyFrom(const std::vector<std::u32string>& keys, size_t at) {
+// What may follow the first `at` characters, which all `keys` share; the closing quote included. A key that
+// goes along with others for kMaxKey characters ends there: names may be long and many.
+ExprId JsonValues::KeyFrom(std::span<const std::u32string> keys, size_t at) {
   const std::vector<Range> plain = {{' ', '!'}, {'#', '['}, {']', 0x10FFFF}};
   const ExprId quote = out_.Bytes("\"");
-  if (keys.empty()) return out_.Sequence({out_.Repeat(out_.OneOf(plain), 0, 64), quote});
+  if (keys.empty())
+    return out_.Sequence({out_.Repeat(out_.OneOf(plain), 0, static_cast<int32_t>(kMaxKey)), quote});
   std::vector<ExprId> choices;
   if (keys.front().size() != at) choices.push_back(quote);
   std::vector<Range> used = {{0, 0x1F}, One('"'), One('\\')};
-  for (size_t begin = keys.front().size() == at ? 1 : 0; begin < keys.size();) {
+  size_t begin = 0;
+  while (begin < keys.size() && keys[begin].size() == at) ++begin;
+  while (begin < keys.size()) {
     const char32_t next = keys[begin][at];
     size_t end = begin;
     while (end < keys.size() && keys[end][at] == next) ++end;
     used.push_back({next, next});
-    if (next >= 0x20 && next != '"' && next != '\\') {
-      const std::vector<std::u32string> below(keys.begin() + static_cast<ptrdiff_t>(begin),
-                                              keys.begin() + static_cast<ptrdiff_t>(end));
-      choices.push_back(out_.Sequence({out_.OneOf({{next, next}}), KeyFrom(below, at + 1)}));
+    if (next >= 0x20 && next != '"' && next != '\\' && at < kMaxKey && !out_.overflow()) {
+      choices.push_back(
+          out_.Sequence({out_.OneOf({{next, next}}), KeyFrom(keys.subspan(begin, end - begin), at + 1)}));
     }
     begin = end;
   }

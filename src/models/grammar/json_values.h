@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -51,7 +52,7 @@ class JsonValues {
   ExprId FractionAtMost(std::string_view digits, bool below, int32_t room, bool first);
   ExprId FractionBetween(std::string_view low, bool above, std::string_view high, bool below, int32_t room,
                          bool first);
-  ExprId KeyFrom(const std::vector<std::u32string>& keys, size_t at);
+  ExprId KeyFrom(std::span<const std::u32string> keys, size_t at);
 
   Expressions& out_;
   std::optional<RuleId> space_, string_, any_, object_, array_;

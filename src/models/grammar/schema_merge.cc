@@ -99,6 +99,20 @@ bool Requires(const Json& schema, const std::string& name) {
          std::find(required->begin(), required->end(), Json(name)) != required->end();
 }
 
+// What a copy of it costs.
+size_t ValuesIn(const Json& value) {
+  size_t count = 1;
+  if (value.is_structured()) {
+    for (const Json& part : value) count += ValuesIn(part);
+  }
+  return count;
+}
+
+size_t SizeOf(const Json& schema, const char* key) {
+  const auto found = schema.find(key);
+  return found == schema.end() ? 0 : found->size();
+}
+
 size_t Characters(const std::string& text) {
   return static_cast<size_t>(std::count_if(
       text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
@@ -183,6 +197,12 @@ Result<Json> SchemaMerge::Both(const Json& first, const Json& second, int depth)
   }
   const Json& a = Resolved(first);
   const Json& b = Resolved(second);
+  size_t work = ValuesIn(a) + ValuesIn(b) + SizeOf(a, "properties") * SizeOf(b, "properties");
+  for (const char* list : {"type", "required", "enum"}) work += SizeOf(a, list) * SizeOf(b, list);
+  if (!Charge(work)) {
+    return Fail(ErrorKind::kInvalid, "schema_too_complex",
+                "its alternatives and parts are too many to be merged; write them out, or leave some out");
+  }
   if (a.is_boolean()) return a.get<bool>() ? b : a;
   if (b.is_boolean()) return b.get<bool>() ? a : b;
   if (!a.is_object() || !b.is_object()) {
@@ -312,6 +332,11 @@ bool SchemaMerge::Apart(const Json& first, const Json& second, int depth) const 
   if (depth > 8) return false;
   const Json& made = Resolved(first);
   const Json& other = Resolved(second);
+  const size_t properties = std::max<size_t>(1, SizeOf(made, "properties"));
+  if (!Charge(1 + SizeOf(made, "enum") * std::max<size_t>(1, SizeOf(other, "enum")) + SizeOf(other, "enum") +
+              properties * (SizeOf(made, "required") + SizeOf(other, "properties") + 1) +
+              SizeOf(other, "required") * (properties + SizeOf(made, "required"))))
+    return false;
   if (made == false || other == false) return true;
   if (!made.is_object() || !other.is_object()) return false;
   // A branch of branches: all of them.
@@ -360,6 +385,7 @@ bool SchemaMerge::Apart(const Json& first, const Json& second, int depth) const 
 }
 
 Fits SchemaMerge::ValueFits(const Json& value, const Json& schema) const {
+  if (!Charge(schema.size())) return Fits::kUnknown;
   for (const auto& [key, said] : schema.items()) {
     if (IsAnnotation(key) || key == "enum" || key == "const" || key == "type") continue;
     bool fits = true;

@@ -4,7 +4,7 @@
 //   schema_tool [MODEL.gguf]    the vocabulary: the file's, else one token a byte
 //
 // One JSON object a line on the standard input, one answer a line:
-//   {"schema", "texts": [..]}              -> {"accepts": [..]} or {"error", "param"}
+//   {"schema", "texts": [..]}              -> {"accepts": [..]} or {"error", "param", "code"}
 //   {"schema", "seed", "max_tokens"}       -> {"text", "finished"}: tokens drawn at temperature 1.5 from
 //   logits that are
 //                                             normal random numbers (of standard deviation 3, as of random
@@ -36,7 +36,10 @@ Result<std::shared_ptr<grammar::CompiledGrammar>> Compiled(
 Json Answer(const Json& question, const text::Tokenizer& tokenizer,
             const std::shared_ptr<const grammar::TokenTrie>& trie) {
   auto compiled = Compiled(question["schema"], trie);
-  if (!compiled) return {{"error", compiled.error().message}, {"param", compiled.error().param}};
+  if (!compiled) {
+    const Error& error = compiled.error();
+    return {{"error", error.message}, {"param", error.param}, {"code", error.code}};
+  }
   if (question.contains("texts")) {
     Json accepts = Json::array();
     for (const Json& text : question["texts"]) {

@@ -69,6 +69,7 @@ class FakeCheckpoint final : public formats::Checkpoint {
   std::string_view tokenizer_config_json() const override { return {}; }
   std::string_view generation_config_json() const override { return {}; }
   std::string_view chat_template() const override { return {}; }
+  void ReleasePages() const override {}
   std::optional<std::string> ReadSideFile(std::string_view) const override { return std::nullopt; }
 
  private:

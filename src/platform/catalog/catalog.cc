@@ -99,6 +99,9 @@ class CatalogImpl final : public Catalog {
   void DropOldJobs();
   Job* FindJob(std::string_view id) const;
   Result<Job*> ActiveJob(std::string_view id) const;
+  // The same, or one that failed: it may be tried again, or its bytes dropped.
+  Result<Job*> OpenJob(std::string_view id) const;
+  bool IsFetchedByAnother(const Job& job) const;
   static PullStatus StatusOf(const Job& job);
   void Enqueue(const std::shared_ptr<Job>& job);
   void Continue(const std::shared_ptr<Job>& job);
@@ -190,9 +193,10 @@ void CatalogImpl::Enqueue(const std::shared_ptr<Job>& job) {
   wake_.notify_one();
 }
 
-// A paused job goes on; one that is just pausing goes on as soon as its thread has let go.
+// A paused job goes on, one that failed tries again; one that is just pausing goes on as soon as its thread
+// has let go.
 void CatalogImpl::Continue(const std::shared_ptr<Job>& job) {
-  if (job->status.state == PullState::kPaused) Enqueue(job);
+  if (job->status.state == PullState::kPaused || job->status.state == PullState::kFailed) Enqueue(job);
   if (job->status.state == PullState::kRunning && job->wish == Wish::kPause) job->wish = Wish::kRestart;
 }
 
@@ -296,6 +300,17 @@ Result<CatalogImpl::Job*> CatalogImpl::ActiveJob(std::string_view id) const {
               fmt::format("the pull is {} already", PullStateName(job->status.state)), "id");
 }
 
+Result<CatalogImpl::Job*> CatalogImpl::OpenJob(std::string_view id) const {
+  if (Job* job = FindJob(id); job != nullptr && job->status.state == PullState::kFailed) return job;
+  return ActiveJob(id);
+}
+
+bool CatalogImpl::IsFetchedByAnother(const Job& job) const {
+  return std::any_of(jobs_.begin(), jobs_.end(), [&](const auto& other) {
+    return other.get() != &job && other->key == job.key && IsActive(other->status.state);
+  });
+}
+
 Status CatalogImpl::PausePull(std::string_view id) {
   const std::lock_guard lock(mutex_);
   TP_ASSIGN(Job* const job, ActiveJob(id));
@@ -309,7 +324,10 @@ Status CatalogImpl::PausePull(std::string_view id) {
 
 Status CatalogImpl::ResumePull(std::string_view id) {
   const std::lock_guard lock(mutex_);
-  TP_ASSIGN(const Job* const found, ActiveJob(id));
+  TP_ASSIGN(const Job* const found, OpenJob(id));
+  if (found->status.state == PullState::kFailed && IsFetchedByAnother(*found)) {
+    return Fail(ErrorKind::kConflict, "pull_ended", "the same was asked for again, and is on its way", "id");
+  }
   if (found->wish == Wish::kCancel) {
     return Fail(ErrorKind::kConflict, "pull_ended", "the pull is just being cancelled; start it again", "id");
   }
@@ -321,14 +339,14 @@ Status CatalogImpl::ResumePull(std::string_view id) {
 
 Status CatalogImpl::CancelPull(std::string_view id) {
   const std::lock_guard lock(mutex_);
-  TP_ASSIGN(Job* const job, ActiveJob(id));
+  TP_ASSIGN(Job* const job, OpenJob(id));
   if (job->status.state == PullState::kRunning) {
     job->wish = Wish::kCancel;
     job->monitor->Stop();
     return {};
   }
   job->status.state = PullState::kCancelled;
-  puller_.DropPartial(job->source);
+  if (!IsFetchedByAnother(*job)) puller_.DropPartial(job->source);
   return {};
 }
 

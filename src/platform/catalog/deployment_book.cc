@@ -215,7 +215,8 @@ Json DeploymentSpecJson(const DeploymentSpec& spec) {
             {"max_tokens", OrNull(d.max_tokens)},
             {"reasoning_budget", OrNull(d.reasoning_budget)},
             {"stop", d.stop},
-            {"thinking", OrNull(d.thinking)}}},
+            {"thinking", OrNull(d.thinking)},
+            {"priority", d.priority ? Json(compute::JobClassName(*d.priority)) : Json(nullptr)}}},
           {"max_context_tokens", spec.max_context_tokens},
           {"max_output_tokens", spec.max_output_tokens},
           {"pinned", spec.pinned},
@@ -248,6 +249,7 @@ DeploymentSpec DeploymentSpecOf(const Json& json) {
     Take(*it, "max_tokens", d.max_tokens);
     Take(*it, "reasoning_budget", d.reasoning_budget);
     Take(*it, "thinking", d.thinking);
+    d.priority = compute::FindJobClass(TakeText(*it, "priority"));
     if (const auto stop = it->find("stop"); stop != it->end() && stop->is_array()) {
       for (const Json& one : *stop) {
         if (one.is_string()) d.stop.push_back(one.get<std::string>());

@@ -20,6 +20,7 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "base/wall_clock.h"
+#include "compute/scheduler/pool_scheduler.h"
 #include "platform/accounts/audit.h"
 #include "platform/store/database.h"
 
@@ -31,6 +32,7 @@ struct DeploymentDefaults {
   std::optional<int64_t> top_k, max_tokens, reasoning_budget;
   std::vector<std::string> stop;
   std::optional<bool> thinking;  // the template's enable_thinking
+  std::optional<compute::JobClass> priority;
 };
 
 struct DeploymentSpec {

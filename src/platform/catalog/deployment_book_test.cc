@@ -76,7 +76,8 @@ TEST_P(DeploymentBookTest, WhatWasMadeIsThereAfterARestart) {
                    .max_tokens = 100,
                    .reasoning_budget = 50,
                    .stop = {"END", "\n\n"},
-                   .thinking = false};
+                   .thinking = false,
+                   .priority = compute::JobClass::kBatch};
   spec.max_context_tokens = 1000;
   spec.max_output_tokens = 200;
   spec.pinned = true;
@@ -97,6 +98,7 @@ TEST_P(DeploymentBookTest, WhatWasMadeIsThereAfterARestart) {
   EXPECT_EQ(DeploymentSpecJson(*found), DeploymentSpecJson(*made));
   EXPECT_EQ(found->defaults.stop, spec.defaults.stop);
   EXPECT_EQ(found->defaults.thinking, false);
+  EXPECT_EQ(found->defaults.priority, compute::JobClass::kBatch);
   EXPECT_EQ(found->idle_ttl_s, -1);
   EXPECT_EQ(found->created_ms, made->created_ms);
   EXPECT_EQ(book_->Find("Support"), nullptr);

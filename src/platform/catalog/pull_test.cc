@@ -315,6 +315,36 @@ TEST_F(PullTest, PauseKeepsTheBytesResumeGoesOnCancelDropsThem) {
   EXPECT_EQ(PartialBytes(), 0u);
 }
 
+TEST_F(PullTest, WhatFailedIsTriedAgainWhereItWasOrDropped) {
+  const std::string wanted = MakeGguf(100'000);
+  hub_.Add("o/r", "m-Q8_0.gguf", "GGUF, they said");
+  Open();
+  const auto started = catalog_->StartPull("o/r", "named:1", {true});
+  ASSERT_TRUE(started);
+  ASSERT_EQ(Wait(started->id).state, PullState::kFailed);
+  EXPECT_EQ(catalog_->PausePull(started->id).error().kind, ErrorKind::kConflict);
+  hub_.Add("o/r", "m-Q8_0.gguf", wanted);
+  ASSERT_TRUE(catalog_->ResumePull(started->id));
+  const PullStatus done = Wait(started->id);
+  EXPECT_EQ(done.state, PullState::kDone) << done.error.message;
+  EXPECT_EQ(done.result, "named:1");
+  EXPECT_EQ(ReadStored("named:1"), wanted);
+  EXPECT_EQ(catalog_->ResumePull(started->id).error().kind, ErrorKind::kConflict);
+
+  // Asked for anew meanwhile: there is one that fetches, not two.
+  hub_.Add("o/other", "m-Q8_0.gguf", "GGUF, they said");
+  const auto failed = catalog_->StartPull("o/other", "", {true});
+  ASSERT_EQ(Wait(failed->id).state, PullState::kFailed);
+  hub_.Add("o/other", "m-Q8_0.gguf", MakeGguf(400'000, 3));
+  hub_.spoil = [](int, const TestRequest&, TestReply& reply) { reply.ms_per_chunk = 20; };
+  const auto anew = catalog_->StartPull("o/other", "", {true});
+  EXPECT_NE(anew->id, failed->id);
+  EXPECT_EQ(catalog_->ResumePull(failed->id).error().kind, ErrorKind::kConflict);
+  ASSERT_TRUE(catalog_->CancelPull(failed->id));
+  EXPECT_EQ(catalog_->FindPull(failed->id)->state, PullState::kCancelled);
+  EXPECT_EQ(Wait(anew->id).state, PullState::kDone);
+}
+
 // Ctrl-C and the same command again: the second may come while the first one's pause has not yet taken hold.
 TEST_F(PullTest, AskedForAgainWhileItIsPausingItGoesOn) {
   const std::string wanted = MakeGguf(400'000);

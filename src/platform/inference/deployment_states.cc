@@ -124,6 +124,7 @@ DeploymentStatus Deployments::StatusOf(const StoredModel& model,
   const Deployment& deployment = it->second;
   status.state = deployment.state;
   status.load_share = deployment.share;
+  if (deployment.state == DeploymentState::kLoading) status.place = WeightPlace::kLoading;
   if (deployment.state == DeploymentState::kFailed) {
     status.error = deployment.error;
     if (InQuarantine(deployment)) {
@@ -136,6 +137,15 @@ DeploymentStatus Deployments::StatusOf(const StoredModel& model,
   status.context_length = deployment.ready.context_length;
   for (const compute::ModelEntry& entry : entries) {
     if (entry.handle == deployment.ready.handle) status.engine = entry;
+  }
+  if (!status.engine || !status.engine->pooled) {
+    status.place = WeightPlace::kResident;
+  } else if (status.engine->weights_loading) {
+    status.place = WeightPlace::kLoading;
+  } else if (status.engine->resident_weight_bytes > 0) {
+    status.place = WeightPlace::kResident;
+  } else if (const auto weights = deployment.weights.lock(); weights != nullptr && weights->counts().warm > 0) {
+    status.place = WeightPlace::kWarm;
   }
   const compute::ReplicaState* replica = FindReplica(report, deployment.ready.handle);
   if (deployment.weights_error && replica != nullptr && replica->load_failures > 0) {

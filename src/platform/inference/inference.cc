@@ -12,11 +12,33 @@
 #include "platform/inference/model_assets.h"
 #include "platform/inference/named_deployments.h"
 #include "platform/inference/prompt.h"
+#include "platform/inference/requests_in_flight.h"
 #include "platform/inference/rerank.h"
 #include "platform/inference/running_generation.h"
 #include "platform/inference/sampling.h"
 
 namespace tidepool::platform {
+
+std::string_view ProgressPhaseName(compute::ProgressEvent::Phase phase) {
+  using Phase = compute::ProgressEvent::Phase;
+  switch (phase) {
+    case Phase::kQueued: return "queued";
+    case Phase::kLoading: return "loading";
+    case Phase::kPrefill: return "prefill";
+    case Phase::kDecode: return "decode";
+  }
+  return "queued";
+}
+
+std::string_view WeightPlaceName(WeightPlace place) {
+  switch (place) {
+    case WeightPlace::kCold: return "cold";
+    case WeightPlace::kWarm: return "warm";
+    case WeightPlace::kLoading: return "loading";
+    case WeightPlace::kResident: return "resident";
+  }
+  return "unknown";
+}
 
 std::string_view DeploymentStateName(DeploymentState state) {
   switch (state) {
@@ -59,13 +81,23 @@ class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
   RunningEmbedding(compute::Engine& engine, Done done) : engine_(engine), done_(std::move(done)) {}
 
   void SetMeter(std::shared_ptr<Meter> meter) { meter_ = std::move(meter); }
+  // Before it is handed to another thread.
+  void SetEntry(std::shared_ptr<RequestsInFlight::Entry> entry) { entry_ = std::move(entry); }
+  void OnProgress(const compute::ProgressEvent& event) { entry_->OnProgress(event); }
   Status Start(const ReadyModel& model, compute::EmbedRequest request) {
     int32_t prompt_tokens = 0;
     for (const auto& input : request.inputs) prompt_tokens += static_cast<int32_t>(input.size());
+    prompt_tokens_ = prompt_tokens;
+    entry_->SetPrompt(prompt_tokens);
     request.model = model.handle;
     const auto self = shared_from_this();
     if (meter_ != nullptr) {
       request.computed = [self](const compute::Usage& so_far, double device_s) {
+        self->entry_->OnProgress(
+            {.phase = compute::ProgressEvent::Phase::kPrefill,
+             .share = self->prompt_tokens_ > 0 ? static_cast<float>(so_far.prompt_tokens) /
+                                                     static_cast<float>(self->prompt_tokens_)
+                                               : 0});
         const auto micros = static_cast<int64_t>(device_s * 1e6);
         self->meter_->Count({.prompt = so_far.prompt_tokens - self->told_tokens_},
                             micros - self->told_device_us_);
@@ -88,7 +120,10 @@ class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
     if (cancelled_.load()) engine_.Cancel(handle);
     return {};
   }
-  void FailBeforeStart(const Error& error) { done_(Fail(error)); }
+  void FailBeforeStart(const Error& error) {
+    entry_->End();
+    done_(Fail(ForClient(error)));
+  }
   void Cancel() {
     cancelled_.store(true);
     if (const compute::RequestHandle handle = handle_.load(); handle != 0) engine_.Cancel(handle);
@@ -96,8 +131,13 @@ class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
   bool cancelled() const { return cancelled_.load(); }
 
  private:
+  Error ForClient(const Error& error) const {
+    return entry_->stopped() && error.kind == ErrorKind::kCancelled ? StoppedError() : error;
+  }
   // Engine thread. A metered request's end is told when its row is on disk.
   void End(Result<EmbeddingReply> reply) {
+    entry_->End();
+    if (!reply) reply = Fail(ForClient(reply.error()));
     const std::shared_ptr<Meter> meter = std::move(meter_);
     if (meter == nullptr) return done_(std::move(reply));
     const UsageStatus status = reply                                                 ? UsageStatus::kDone
@@ -118,6 +158,8 @@ class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
   compute::Engine& engine_;
   const Done done_;
   std::shared_ptr<Meter> meter_;
+  std::shared_ptr<RequestsInFlight::Entry> entry_;
+  int32_t prompt_tokens_ = 0;
   compute::FinishEvent finish_;
   int64_t told_tokens_ = 0, told_device_us_ = 0;
   std::atomic<compute::RequestHandle> handle_{0};
@@ -192,7 +234,7 @@ Status PlanTools(const ChatRequest& request, const ModelAssets& assets, ChoicePl
     const auto found = toolcalls::FindFormat(request.tool_call_format);
     if (!found) {
       return Fail(ErrorKind::kInvalid, "invalid_value",
-                  fmt::format("unknown format \"{}\" of tool calls; there are {}",
+                  fmt::format("tool_call_format \"{}\" is unknown; there are {}",
                               request.tool_call_format.substr(0, 64), toolcalls::FormatNames()),
                   "tool_call_format");
     }
@@ -250,6 +292,7 @@ PlanResult PlanChat(const ChatRequest& request, const ReadyModel& model, Constra
   choice.request.workspace = request.principal.workspace;
   choice.request.account = request.principal.account;
   choice.request.account_weights = request.principal.account_weights;
+  choice.request.job_class = request.sampling.priority.value_or(compute::JobClass::kNormal);
   std::vector<ChoicePlan> plan;
   AddChoices(std::move(choice), request.sampling, plan);
   return plan;
@@ -283,6 +326,7 @@ PlanResult PlanCompletion(const CompletionRequest& request, const ReadyModel& mo
     choice.request.workspace = request.principal.workspace;
     choice.request.account = request.principal.account;
     choice.request.account_weights = request.principal.account_weights;
+    choice.request.job_class = sampling.priority.value_or(compute::JobClass::kNormal);
     choice.discard_output = only_echo;
     AddChoices(std::move(choice), sampling, plan);
   }
@@ -338,12 +382,32 @@ Result<compute::EmbedRequest> PlanEmbedding(const EmbeddingRequest& request, con
   return out;
 }
 
+// As https://huggingface.co/Qwen/Qwen3-Embedding-0.6B has it: no blank after "Query:".
+Status WriteInstruction(const StoredModel& model, const std::string& name, EmbeddingRequest& request) {
+  const auto unsupported = [](std::string message) {
+    return Fail(ErrorKind::kInvalid, "instruction_unsupported", std::move(message), "instruction");
+  };
+  if (!ReadsInstruction(model)) {
+    return unsupported(
+        fmt::format("model \"{}\" was not trained to read an instruction; leave it out, or write what the "
+                    "model's makers want before a query into the input",
+                    name));
+  }
+  for (Prompt& input : request.inputs) {
+    if (input.is_tokens)
+      return unsupported("an instruction is put before text; send the input as strings, not tokens");
+    input.text = fmt::format("Instruct: {}\nQuery:{}", request.instruction, input.text);
+  }
+  return {};
+}
+
 class InferenceImpl final : public Inference {
  public:
   InferenceImpl(Catalog& catalog, compute::Engine& engine, chips::Device& device, compute::Ledger& ledger,
                 const Clock& clock, MetricsRegistry& metrics, const InferenceOptions& options)
       : engine_(engine),
         options_(options),
+        in_flight_(clock),
         constraints_(options.grammar_cache_bytes, metrics),
         deployments_(catalog, engine, device, ledger, clock, metrics, options),
         pool_(deployments_, engine, ledger, clock, metrics, options, device.info().memory_bytes),
@@ -356,8 +420,7 @@ class InferenceImpl final : public Inference {
   Result<std::shared_ptr<Generation>> Chat(ChatRequest request, std::shared_ptr<ChatSink> sink) override {
     TP_ASSIGN(const Target target, FindTarget(request.model));
     if (!target.model.generates) return Fail(CannotGenerate(target.name()));
-    const MeteredCall call =
-        CallOf(request, "chat.completions", target.model, request.sampling.max_tokens.has_value());
+    const MeteredCall call = GenerateCallOf(request, "chat.completions", target);
     if (target.spec) FillIn(*target.spec, request);
     ApplyDefaultMaxTokens(request.sampling);
     const auto shared = std::make_shared<const ChatRequest>(std::move(request));
@@ -370,7 +433,7 @@ class InferenceImpl final : public Inference {
   Status CheckChat(const ChatRequest& request) override {
     TP_ASSIGN(const Target target, FindTarget(request.model));
     if (!target.model.generates) return Fail(CannotGenerate(target.name()));
-    return CheckAdmissible(CallOf(request, "chat.completions", target.model, /*names_max_tokens=*/true));
+    return CheckAdmissible(GenerateCallOf(request, "chat.completions", target));
   }
 
   Result<std::shared_ptr<Generation>> Complete(CompletionRequest request,
@@ -388,8 +451,7 @@ class InferenceImpl final : public Inference {
                               kMaxChoices),
                   "n");
     }
-    const MeteredCall call =
-        CallOf(request, "completions", target.model, request.sampling.max_tokens.has_value());
+    const MeteredCall call = GenerateCallOf(request, "completions", target);
     if (target.spec) FillIn(*target.spec, request.sampling);
     ApplyDefaultMaxTokens(request.sampling);
     const auto shared = std::make_shared<const CompletionRequest>(std::move(request));
@@ -478,6 +540,7 @@ class InferenceImpl final : public Inference {
     return out;
   }
   PoolControl* pool() override { return &pool_; }
+  RequestsInFlight* in_flight() override { return &in_flight_; }
   TokenTexts FindTokenTexts(const std::string& model) const override {
     const Result<Target> target = FindTarget(model);
     std::shared_ptr<const ModelAssets> assets;
@@ -511,6 +574,23 @@ class InferenceImpl final : public Inference {
     status.spec = std::move(spec);
     return status;
   }
+  // The entry holds what runs weakly: who holds the request ends it by letting go.
+  template <typename Running>
+  std::shared_ptr<RequestsInFlight::Entry> EntryOf(const Target& target, const MeteredCall& call,
+                                                   const std::shared_ptr<Running>& running) {
+    RequestInFlight who;
+    who.request_id = call.request_id;
+    who.organisation = call.principal.organisation;
+    who.workspace = call.principal.workspace;
+    who.key = call.principal.key;
+    who.member = call.principal.member;
+    who.model = target.model.id;
+    who.called = target.name();
+    who.endpoint = call.endpoint;
+    return in_flight_.Begin(std::move(who), [weak = std::weak_ptr<Running>(running)] {
+      if (const auto alive = weak.lock()) alive->Cancel();
+    });
+  }
   void NoteUse(const Target& target, const Principal& who) {
     if (target.spec) {
       options_.deployments->NoteUse(target.spec->name,
@@ -531,6 +611,14 @@ class InferenceImpl final : public Inference {
                             bool names_max_tokens) {
     return {request.principal, request.request_id, endpoint, model.id, ModelVersion(model), names_max_tokens};
   }
+  template <typename Request>
+  static MeteredCall GenerateCallOf(const Request& request, std::string_view endpoint, const Target& target) {
+    MeteredCall call = CallOf(request, endpoint, target.model, request.sampling.max_tokens.has_value());
+    const auto priority = request.sampling.priority || !target.spec ? request.sampling.priority
+                                                                    : target.spec->defaults.priority;
+    call.batch = priority == compute::JobClass::kBatch;
+    return call;
+  }
   // Before anything is loaded or tokenized: could a request of this caller start at all?
   Status CheckAdmissible(const MeteredCall& call, RateState* rates = nullptr) {
     return options_.ledger == nullptr ? Status() : options_.ledger->Check(AdmissionOf(call), rates);
@@ -549,6 +637,7 @@ class InferenceImpl final : public Inference {
 
   compute::Engine& engine_;
   const InferenceOptions options_;
+  RequestsInFlight in_flight_;
   Constraints constraints_;
   Deployments deployments_;
   DeployedPool pool_;
@@ -692,6 +781,7 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Begin(const Target& target, c
   };
   const auto running = std::make_shared<RunningGeneration>(
       engine_, std::move(sink), [this](std::function<void()> task) { deployments_.Post(std::move(task)); });
+  running->SetEntry(EntryOf(target, call, running));
   deployments_.CountArrival(target.model.id);
   NoteUse(target, call.principal);
   // Twice: a model found ready may be unloaded before the request reaches the engine.
@@ -716,6 +806,7 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Embed(EmbeddingRequest reques
         fmt::format("give 1 to {} inputs in one request, not {}", kMaxEmbeddingInputs, request.inputs.size()),
         "input");
   }
+  if (!request.instruction.empty()) TP_TRY(WriteInstruction(target.model, target.name(), request));
   const MeteredCall call = CallOf(request, "embeddings", target.model, /*names_max_tokens=*/true);
   const auto shared = std::make_shared<const EmbeddingRequest>(std::move(request));
   return BeginPooled(
@@ -754,6 +845,7 @@ Result<std::shared_ptr<Generation>> InferenceImpl::BeginPooled(
   deployments_.CountArrival(target.model.id);
   NoteUse(target, call.principal);
   const auto running = std::make_shared<RunningEmbedding>(engine_, std::move(done));
+  running->SetEntry(EntryOf(target, call, running));
   const auto start = [this, call, plan_for, running, rates,
                       spec = target.spec](const ReadyModel& ready) -> Status {
     const ReadyModel seen = deployed_assets_.As(spec, ready);
@@ -776,6 +868,7 @@ Result<std::shared_ptr<Generation>> InferenceImpl::BeginPooled(
     if (!started) running->FailBeforeStart(started.error());
   };
   waiter.failed = [running](const Error& error) { running->FailBeforeStart(error); };
+  waiter.progress = [running](const compute::ProgressEvent& event) { running->OnProgress(event); };
   waiter.cancelled = [running] { return running->cancelled(); };
   for (int attempt = 0; attempt < 2; ++attempt) {
     TP_ASSIGN(const std::optional<ReadyModel> ready, deployments_.Acquire(target.model, waiter));
@@ -805,6 +898,9 @@ void InferenceImpl::Load(const std::string& model, std::function<void(Status)> d
 }
 
 }  // namespace
+
+// Only the Qwen3 family reads free text; what others want before a query is a fixed word of theirs.
+bool ReadsInstruction(const StoredModel& model) { return model.architecture == "qwen3"; }
 
 std::unique_ptr<Inference> Inference::Create(Catalog& catalog, compute::Engine& engine, chips::Device& device,
                                              compute::Ledger& ledger, const Clock& clock,

@@ -55,6 +55,9 @@ struct SamplingRequest {
   int32_t top_logprobs = -1;
   int32_t n = 1;  // 1..128
   OutputFormat output;
+  // Absent: the deployment's, else normal. Batch work costs the price book's batch factor and takes nothing
+  // of the free quota.
+  std::optional<compute::JobClass> priority;
 };
 
 enum class ToolChoice : uint8_t { kAuto, kNone, kRequired, kNamed };
@@ -100,11 +103,19 @@ struct EmbeddingRequest {
   std::string model;
   std::vector<Prompt> inputs;  // 1..2048
   bool truncate = false;       // inputs that are too long are cut, their last special token kept
+  // Of queries: what is looked for, written before each text as the model was trained to read it; empty:
+  // none. Error "instruction_unsupported" of models that read none (ReadsInstruction), and with tokens.
+  std::string instruction;
   Principal principal;
   // Filled with what its limits have left once it was admitted or refused: before `done` is called, and
   // before an error is returned. nullptr: nobody wants to know.
   std::shared_ptr<RateState> rates = nullptr;
 };
+// Was this model trained to read an instruction before what it embeds?
+bool ReadsInstruction(const StoredModel& model);
+// The makers' own, of a web search: Qwen3's for embedding queries and for ranking.
+inline constexpr std::string_view kSearchInstruction =
+    "Given a web search query, retrieve relevant passages that answer the query";
 struct EmbeddingReply {
   std::string model;
   std::vector<std::vector<float>> vectors;
@@ -174,11 +185,20 @@ class Generation {
 enum class DeploymentState : uint8_t { kStored, kLoading, kReady, kFailed, kQuarantined };
 std::string_view DeploymentStateName(DeploymentState state);
 
+// "queued", "loading", "prefill", "decode".
+std::string_view ProgressPhaseName(compute::ProgressEvent::Phase phase);
+
+// Where a model's weights are. kResident: its answers begin at once; kWarm: after a moment, they are in memory
+// beside the pool; kCold: after a load from disk.
+enum class WeightPlace : uint8_t { kCold, kWarm, kLoading, kResident };
+std::string_view WeightPlaceName(WeightPlace place);
+
 struct DeploymentStatus {
   std::string id;  // the stored model's id
   DeploymentState state = DeploymentState::kStored;
   double load_share = 0;  // kLoading
-  Error error;            // kFailed, kQuarantined
+  WeightPlace place = WeightPlace::kCold;
+  Error error;  // kFailed, kQuarantined
   double retry_in_s = 0;  // kQuarantined
   StoredModel model;
   int32_t context_length = 0;                 // prompt and answer, capped as the settings say; 0: not known
@@ -237,6 +257,7 @@ struct ModelDescription {
 };
 
 class PoolControl;
+class RequestsInFlight;
 
 class Inference {
  public:
@@ -291,6 +312,8 @@ class Inference {
 
   // What the operator sees and steers (pool_control.h); nullptr: nothing.
   virtual PoolControl* pool() { return nullptr; }
+  // What was begun and has not ended (requests_in_flight.h); nullptr: nobody counts.
+  virtual RequestsInFlight* in_flight() { return nullptr; }
 };
 
 }  // namespace tidepool::platform

@@ -29,6 +29,7 @@ AdmissionRequest AdmissionOf(const MeteredCall& call) {
   request.model = call.model;
   request.model_version = call.model_version;
   request.may_lower_output = !call.names_max_tokens;
+  request.batch = call.batch;
   return request;
 }
 

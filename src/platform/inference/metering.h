@@ -20,6 +20,7 @@ struct MeteredCall {
   std::string_view endpoint;  // "chat.completions", "completions", "embeddings"
   std::string model, model_version;
   bool names_max_tokens = true;  // false: limits may lower the output
+  bool batch = false;
 };
 
 // What a model is, whatever it is called: the digest of its weights' files, so that another name, or another

@@ -76,6 +76,8 @@ class MeteringRig {
     // A rejected draft is computed by the device and owed by nobody: the count would not be the meter's.
     compute::EngineOptions engine_options;
     engine_options.speculation = false;
+    engine_options.trace_records = 4096;
+    inference_options.traced = true;
     engine = compute::Engine::Start(*simulated_, memory_, clock_, metrics, engine_options);
     inference =
         Inference::Create(*catalog_, *engine, *simulated_, memory_, clock_, metrics, inference_options);

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "platform/inference/metering_rig.h"
+#include "platform/inference/requests_in_flight.h"
 
 namespace tidepool::platform {
 namespace {
@@ -23,7 +24,9 @@ class MeteredSink final : public ChatSink {
     tokens += static_cast<int64_t>(event.tokens.size());
     changed_.notify_all();
   }
-  void OnFinish(int32_t, const compute::FinishEvent&) override {}
+  void OnFinish(int32_t, const compute::FinishEvent& event) override {
+    if (event.reason == compute::FinishReason::kError) failure = event.error;
+  }
   void OnBilled(const Billed& came_to) override {
     EXPECT_FALSE(result) << "before the end";
     billed = came_to;
@@ -45,6 +48,7 @@ class MeteredSink final : public ChatSink {
   std::atomic<int64_t> tokens{0};
   RateState rates;
   std::optional<Billed> billed;
+  std::optional<Error> failure;  // of a choice
   std::optional<Result<compute::Usage>> result;
   std::function<void()> at_done;
 
@@ -156,6 +160,51 @@ TEST_F(MeteringTest, ACancelIsBilledUntilItTookEffect) {
     EXPECT_GE(row.tokens.output, tag * 3);
     EXPECT_EQ(row.tokens.prompt + row.tokens.output - 1, truth.positions);
   }
+}
+
+TEST_F(MeteringTest, WhatRunsIsListedAndStoppedAndIsBilledUntilThen) {
+  Start({.device = {.memory_bytes = 1 << 30, .step_base_s = 0.002, .step_per_token_s = 0, .tally_file = ""}});
+  RequestsInFlight& in_flight = *rig_->inference->in_flight();
+  const auto any = [](const RequestInFlight&) { return true; };
+  ASSERT_TRUE(in_flight.List(any, 10).empty());
+  auto stopped = std::make_shared<MeteredSink>(), other = std::make_shared<MeteredSink>();
+  const auto first = rig_->inference->Chat(Ask(1, "[[tokens:4000]]", 4000), stopped);
+  ChatRequest elsewhere = Ask(2, "[[tokens:4000]]", 4000);
+  elsewhere.principal.workspace = "other";
+  const auto second = rig_->inference->Chat(std::move(elsewhere), other);
+  ASSERT_TRUE(first && second);
+  stopped->WaitForTokens(5);
+  other->WaitForTokens(5);
+  size_t all = 0;
+  ASSERT_EQ(in_flight.List(any, 1, &all).size(), 1u);
+  EXPECT_EQ(all, 2u);
+  const auto mine = [](const RequestInFlight& one) { return one.workspace == "ws"; };
+  const std::vector<RequestInFlight> listed = in_flight.List(mine, 10);
+  ASSERT_EQ(listed.size(), 1u);
+  EXPECT_EQ(listed[0].request_id, "t1");
+  EXPECT_EQ(listed[0].key, "key-1");
+  EXPECT_EQ(listed[0].model, "scripted");
+  EXPECT_EQ(listed[0].endpoint, "chat.completions");
+  EXPECT_EQ(listed[0].phase, compute::ProgressEvent::Phase::kDecode);
+  EXPECT_GE(listed[0].output_tokens, 5);
+  EXPECT_GT(listed[0].prompt_tokens, 0);
+  EXPECT_GT(listed[0].age_s, 0);
+
+  ASSERT_EQ(in_flight.Stop(mine).size(), 1u);
+  ASSERT_TRUE(stopped->Wait());
+  const UsageRow row = Row("t1");
+  EXPECT_EQ(row.status, UsageStatus::kCancelled);
+  EXPECT_EQ(row.tokens.output, rig_->Tally(1).sampled);
+  EXPECT_EQ(row.tokens.prompt, listed[0].prompt_tokens);
+  ASSERT_TRUE(stopped->failure) << "its client is told why";
+  EXPECT_EQ(stopped->failure->code, "request_stopped");
+  EXPECT_FALSE(other->result) << "others go on";
+  ASSERT_EQ(in_flight.List(any, 10).size(), 1u);
+  EXPECT_EQ(in_flight.List(any, 10)[0].request_id, "t2");
+  (*second)->Cancel();
+  ASSERT_TRUE(other->Wait());
+  EXPECT_FALSE(other->failure) << "a client that leaves stops nothing of others";
+  EXPECT_TRUE(in_flight.List(any, 10).empty());
 }
 
 TEST_F(MeteringTest, AFailureIsMeteredAndWaived) {

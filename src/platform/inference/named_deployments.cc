@@ -43,6 +43,7 @@ void FillIn(const DeploymentSpec& spec, SamplingRequest& sampling) {
   Default(sampling.max_tokens, d.max_tokens);
   Default(sampling.reasoning_budget, d.reasoning_budget);
   if (sampling.stop.empty()) sampling.stop = d.stop;
+  Default(sampling.priority, d.priority);
 }
 
 void FillIn(const DeploymentSpec& spec, ChatRequest& request) {

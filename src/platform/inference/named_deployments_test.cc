@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <sstream>
 #include <thread>
 
 #include "platform/inference/metering.h"
@@ -125,6 +126,50 @@ TEST_F(NamedDeploymentsTest, ARequestTakesTheDefaultsWhereItIsSilentAndIsBilledA
   ASSERT_EQ(callers.size(), 1u);
   EXPECT_EQ(callers[0].key, "key-1");
   EXPECT_EQ(callers[0].requests, 3);
+}
+
+// Said, or the deployment's: what the scheduler is told, and what the row is priced as.
+TEST_F(NamedDeploymentsTest, PriorityReachesTheSchedulerAndTheBill) {
+  using compute::JobClass;
+  Deploy("nightly", [](auto& s) { s.defaults.priority = JobClass::kBatch; });
+  ChatRequest silent = Ask("nightly", "hi"), said = Ask("nightly", "hi"), plain = Ask("scripted", "hi");
+  said.sampling.priority = JobClass::kInteractive;
+  CompletionRequest completion;
+  completion.request_id = "flex";
+  completion.model = "scripted";
+  completion.prompts = {{"hi", {}, false}};
+  completion.sampling.priority = JobClass::kBatch;
+  completion.principal = said.principal;
+  for (const ChatRequest& request : {silent, said, plain}) ASSERT_TRUE(*Run(request)->result);
+  auto completed = std::make_shared<NamedSink>();
+  ASSERT_TRUE(rig_->inference->Complete(completion, completed));
+  ASSERT_TRUE(completed->Wait());
+
+  const auto trace = rig_->inference->pool()->Trace(/*requests=*/true);
+  ASSERT_TRUE(trace) << trace.error().message;
+  std::vector<std::string> classes;
+  std::istringstream lines(*trace);
+  for (std::string line; std::getline(lines, line);) classes.push_back(Json::parse(line).value("class", ""));
+  EXPECT_THAT(classes, ::testing::ElementsAre("batch", "interactive", "normal", "batch"));
+
+  ASSERT_TRUE(rig_->accounting->ledger().Flush(10));
+  const auto is_batch = [&](const std::string& id) {
+    const auto row = rig_->accounting->reports().FindRequest({}, id);
+    EXPECT_TRUE(row) << id;
+    return row && row->batch;
+  };
+  EXPECT_TRUE(is_batch(silent.request_id));
+  EXPECT_FALSE(is_batch(said.request_id));
+  EXPECT_FALSE(is_batch(plain.request_id));
+  EXPECT_TRUE(is_batch("flex"));
+  const auto quotas = rig_->accounting->limiter().quotas("org");
+  ASSERT_EQ(quotas.size(), 1u);
+  const auto used = [&](const std::string& id) {
+    const auto row = rig_->accounting->reports().FindRequest({}, id);
+    return row->tokens.prompt + row->tokens.output;
+  };
+  EXPECT_EQ(quotas[0].used, used(said.request_id) + used(plain.request_id))
+      << "batch work has no free tokens";
 }
 
 TEST_F(NamedDeploymentsTest, LimitsCutAnswersAndRefusePrompts) {

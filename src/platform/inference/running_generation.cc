@@ -20,7 +20,7 @@ class RunningGeneration::ChoiceSink final : public compute::GenerateSink {
 
   void OnProgress(const compute::ProgressEvent& event) override {
     // One choice speaks for all: they wait in the same queue.
-    if (choice_ == 0) owner_->sink_->OnProgress(event);
+    if (choice_ == 0) owner_->OnProgress(event);
   }
   void OnPromptLogprobs(std::span<const compute::TokenLogprob> logprobs) override {
     owner_->EnsureStarted();
@@ -37,7 +37,6 @@ class RunningGeneration::ChoiceSink final : public compute::GenerateSink {
     Tell(first);
   }
   void OnComputed(const compute::Usage& so_far, double device_s) override {
-    if (owner_->meter_ == nullptr) return;
     const auto micros = static_cast<int64_t>(device_s * 1e6);
     BillableTokens more;
     if (counts_prompt_) {
@@ -48,7 +47,8 @@ class RunningGeneration::ChoiceSink final : public compute::GenerateSink {
       more.output = so_far.completion_tokens - told_.completion_tokens;
       more.reasoning = so_far.reasoning_tokens - told_.reasoning_tokens;
     }
-    owner_->meter_->Count(more, micros - told_device_us_);
+    if (owner_->entry_ != nullptr && more.output > 0) owner_->entry_->CountOutput(more.output);
+    if (owner_->meter_ != nullptr) owner_->meter_->Count(more, micros - told_device_us_);
     told_ = so_far;
     told_device_us_ = micros;
   }
@@ -124,6 +124,7 @@ Status RunningGeneration::Start(compute::ModelHandle model, const std::string& m
       first_of_prompt_.push_back(choice.first_of_prompt);
       discard_.push_back(choice.discard_output);
     }
+    if (entry_ != nullptr) entry_->SetPrompt(prompt_tokens_);
   }
   for (int32_t i = 0; i < count; ++i) {
     ChoicePlan& choice = plan[static_cast<size_t>(i)];
@@ -154,11 +155,16 @@ Status RunningGeneration::Start(compute::ModelHandle model, const std::string& m
   return {};
 }
 
-void RunningGeneration::FailBeforeStart(const Error& error) { sink_->OnDone(Fail(error)); }
+void RunningGeneration::FailBeforeStart(const Error& error) {
+  const bool stopped = entry_ != nullptr && entry_->stopped();
+  if (entry_ != nullptr) entry_->End();
+  sink_->OnDone(Fail(stopped && error.kind == ErrorKind::kCancelled ? StoppedError() : error));
+}
 
 void RunningGeneration::EnsureStarted() {
   if (started_) return;
   started_ = true;
+  if (entry_ != nullptr) entry_->OnProgress({.phase = compute::ProgressEvent::Phase::kDecode});
   sink_->OnStart(model_name_, choices_);
   sink_->OnPrompt(prompt_tokens_);
 }
@@ -186,6 +192,10 @@ void RunningGeneration::ChoiceFinished(int32_t choice, const compute::FinishEven
     worst_ = std::max(worst_, event.reason);  // an error is worse than a cancel is worse than an end
     if (event.reason == compute::FinishReason::kError && error_code_.empty()) error_code_ = event.error.code;
   }
+  if (event.reason == compute::FinishReason::kCancelled && entry_ != nullptr && entry_->stopped()) {
+    shown.reason = compute::FinishReason::kError;
+    shown.error = StoppedError();
+  }
   sink_->OnFinish(choice, shown);
   bool done = false;
   {
@@ -208,6 +218,7 @@ void RunningGeneration::Leave(int32_t choices) {
 }
 
 void RunningGeneration::Done() {
+  if (entry_ != nullptr) entry_->End();
   std::optional<Error> failure;
   UsageStatus status = UsageStatus::kDone;
   std::string error_code;

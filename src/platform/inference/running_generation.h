@@ -16,6 +16,7 @@
 #include "compute/engine/engine.h"
 #include "models/toolcalls/parser.h"
 #include "platform/inference/inference.h"
+#include "platform/inference/requests_in_flight.h"
 #include "platform/ledger/usage_ledger.h"
 
 namespace tidepool::platform {
@@ -36,6 +37,8 @@ class RunningGeneration : public std::enable_shared_from_this<RunningGeneration>
 
   // Before Start. It counts what is computed and is closed at the end; nullptr: nothing is metered.
   void SetMeter(std::shared_ptr<Meter> meter) { meter_ = std::move(meter); }
+  // Before it is handed to another thread. It is told what happens, and ended.
+  void SetEntry(std::shared_ptr<RequestsInFlight::Entry> entry) { entry_ = std::move(entry); }
   // How long the request waited for its model to be opened.
   void SetLoadWait(double seconds) { load_wait_s_ = seconds; }
   void OnRates(const RateState& rates) { sink_->OnRates(rates); }
@@ -44,7 +47,10 @@ class RunningGeneration : public std::enable_shared_from_this<RunningGeneration>
   Status Start(compute::ModelHandle model, const std::string& model_name, std::vector<ChoicePlan>& plan);
   // Ends a request that has not started. Calls OnDone on this thread, once.
   void FailBeforeStart(const Error& error);
-  void OnProgress(const compute::ProgressEvent& event) { sink_->OnProgress(event); }
+  void OnProgress(const compute::ProgressEvent& event) {
+    if (entry_ != nullptr) entry_->OnProgress(event);
+    sink_->OnProgress(event);
+  }
 
   void Cancel();
   void SetPaused(bool paused);
@@ -72,6 +78,7 @@ class RunningGeneration : public std::enable_shared_from_this<RunningGeneration>
   compute::Usage usage_;
 
   std::shared_ptr<Meter> meter_;
+  std::shared_ptr<RequestsInFlight::Entry> entry_;  // nullptr: nobody looks
   double load_wait_s_ = 0;
   MeterTimes times_;  // the longest of the choices
   compute::FinishReason worst_ = compute::FinishReason::kStop;

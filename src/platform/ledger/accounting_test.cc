@@ -577,6 +577,33 @@ TEST_P(AccountingTest, HistoryIsBoundedAndGrouped) {
   }
 }
 
+TEST_P(AccountingTest, OfManyGroupsTheLargestAreTheirOwnAndTheRestIsOne) {
+  // Keys k0 to k59 with 1 to 60 tokens each: more than one answer may hold, were each its own.
+  for (int i = 0; i < 60; ++i) ASSERT_TRUE(Run(Request(fmt::format("k{}", i)), 1, i));
+  Total();
+  RangeQuery query;
+  query.filter.from_ms = kNow - kNow % 86'400'000;
+  query.filter.to_ms = query.filter.from_ms + 86'400'000;
+  query.step_ms = 86'400'000;
+  query.metric = Metric::kTotalTokens;
+  query.group_by = GroupBy::kKey;
+  EXPECT_EQ(accounting_->reports().Range(query).error().code, "too_many_series");
+  query.top = 2;
+  const auto series = accounting_->reports().Range(query);
+  ASSERT_TRUE(series) << series.error().message;
+  ASSERT_EQ(series->size(), 3u);
+  const auto value = [&](size_t at) { return (*series)[at].points.at(0).second; };
+  EXPECT_EQ((*series)[0].group, "k58");
+  EXPECT_EQ((*series)[1].group, "k59");
+  EXPECT_EQ(value(0), 59);
+  EXPECT_EQ(value(1), 60);
+  EXPECT_TRUE((*series)[2].others);
+  EXPECT_EQ(value(2), 58 * 59 / 2);  // 1 + ... + 58
+  EXPECT_FALSE((*series)[0].others);
+  query.top = 50;
+  EXPECT_EQ(accounting_->reports().Range(query).error().code, "bad_top");
+}
+
 TEST_P(AccountingTest, RefusalsAreCountedByMinute) {
   ASSERT_TRUE(accounting_->SetLimit(
       Actor(), {.scope = {ScopeKind::kKey, "k1"}, .organisation = "o", .requests_per_minute = 0}));

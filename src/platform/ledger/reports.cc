@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <tuple>
 
 namespace tidepool::platform {
 namespace {
@@ -97,7 +98,8 @@ constexpr MetricShape kMetrics[] = {
     {Metric::kReasoningTokens, "reasoning_tokens", "SUM(reasoning_tokens)", 1},
     {Metric::kTotalTokens, "total_tokens", "SUM(prompt_tokens + output_tokens)", 1},
     {Metric::kDeviceSeconds, "device_seconds", "SUM(device_us)", 1e-6},
-    {Metric::kAmount, "amount", kAmountSums, 1},
+    // Only to put groups in order: sums are AmountRange's.
+    {Metric::kAmount, "amount", "SUM(amount_nanos / 1000)", 1},
     {Metric::kQueueSeconds, "queue_seconds", "AVG(queue_ms)", 1e-3},
     {Metric::kTtftSeconds, "ttft_seconds", "AVG(queue_ms + prefill_ms)", 1e-3},
     {Metric::kDecodeSeconds, "decode_seconds", "AVG(decode_ms)", 1e-3},
@@ -406,25 +408,64 @@ Result<std::vector<RangeSeries>> Reports::Range(const RangeQuery& query) {
         fmt::format("{}: refusals are counted by key and model; this question needs another metric", name),
         name);
   }
-  if (query.metric == Metric::kAmount) return AmountRange(query);
+  if (query.top < 0 || query.top >= static_cast<int64_t>(kMaxRangeSeries)) {
+    return Fail(ErrorKind::kInvalid, "bad_top", fmt::format("top: 1 to {}", kMaxRangeSeries - 1), "top");
+  }
   const std::string_view time = refusals ? "minute_ms" : "finished_ms";
+  const std::string_view table = refusals ? "refusals" : "usage_rows";
   Conditions c = ConditionsOf(f, time);
+  std::string column(group.column), others = "0";
+  if (query.top > 0 && query.group_by != GroupBy::kNone) {
+    std::vector<Value> values = c.values;
+    values.emplace_back(query.top);
+    const std::string largest =
+        fmt::format("SELECT {0} AS grp, {1} AS size FROM {2}{3} GROUP BY grp ORDER BY size DESC, grp LIMIT ${4}",
+                    group.column, metric.expression, table, c.text, values.size());
+    TP_ASSIGN(const std::vector<std::string> names,
+              database_.Get<std::vector<std::string>>([&](Session& session) -> Result<std::vector<std::string>> {
+                std::vector<std::string> found;
+                TP_TRY(session.Each(largest, values, [&](const Row& row) {
+                  found.push_back(row.Text(0));
+                  return true;
+                }));
+                return found;
+              }));
+    if (names.empty()) return std::vector<RangeSeries>{};
+    std::string listed;
+    for (const std::string& name : names) {
+      c.values.emplace_back(name);
+      listed += fmt::format("{}${}", listed.empty() ? "" : ", ", c.values.size());
+    }
+    others = fmt::format("(CASE WHEN {} IN ({}) THEN 0 ELSE 1 END)", group.column, listed);
+    column = fmt::format("(CASE WHEN {0} IN ({1}) THEN {0} ELSE '' END)", group.column, listed);
+  }
+  const bool amounts = query.metric == Metric::kAmount;
+  if (amounts) c.Add("price_version > ?", int64_t{0});
   c.values.emplace_back(query.step_ms);
   const size_t step = c.values.size();
+  if (amounts) {
+    return AmountRange(fmt::format("SELECT {0} AS grp, {1} AS others, price_version, finished_ms - finished_ms % ${2} AS "
+                                   "step, {3} FROM usage_rows{4} GROUP BY grp, others, price_version, step "
+                                   "ORDER BY others, grp, step, price_version",
+                                   column, others, step, kAmountSums, c.text),
+                       c.values);
+  }
   const std::string sql = fmt::format(
-      "SELECT {0} AS grp, {1} - {1} % ${2} AS step, {3} FROM {4}{5} GROUP BY grp, step ORDER BY grp, step",
-      group.column, time, step, metric.expression, refusals ? "refusals" : "usage_rows", c.text);
+      "SELECT {0} AS grp, {1} - {1} % ${2} AS step, {3}, {6} AS others FROM {4}{5} GROUP BY grp, others, step "
+      "ORDER BY others, grp, step",
+      column, time, step, metric.expression, table, c.text, others);
   return database_.Get<std::vector<RangeSeries>>([&](Session& session) -> Result<std::vector<RangeSeries>> {
     std::vector<RangeSeries> series;
     bool too_many = false;
     TP_TRY(session.Each(sql, c.values, [&](const Row& row) {
       const std::string name = row.Text(0);
-      if (series.empty() || series.back().group != name) {
+      const bool rest = row.Integer(3) != 0;
+      if (series.empty() || series.back().group != name || series.back().others != rest) {
         if (series.size() == kMaxRangeSeries) {
           too_many = true;
           return false;
         }
-        series.push_back({name, {}, {}, {}});
+        series.push_back({.group = name, .others = rest});
       }
       series.back().points.emplace_back(row.Integer(1), row.Number(2) * metric.scale);
       return true;
@@ -434,26 +475,21 @@ Result<std::vector<RangeSeries>> Reports::Range(const RangeQuery& query) {
   });
 }
 
-Result<std::vector<RangeSeries>> Reports::AmountRange(const RangeQuery& query) {
-  Conditions c = ConditionsOf(query.filter);
-  c.Add("price_version > ?", int64_t{0});
-  c.values.emplace_back(query.step_ms);
-  const std::string sql = fmt::format(
-      "SELECT {0} AS grp, price_version, finished_ms - finished_ms % ${1} AS step, {2} FROM usage_rows{3} "
-      "GROUP BY grp, price_version, step ORDER BY grp, step, price_version",
-      ShapeOf(query.group_by).column, c.values.size(), kAmountSums, c.text);
+Result<std::vector<RangeSeries>> Reports::AmountRange(const std::string& sql,
+                                                      const std::vector<Value>& values) {
   return database_.Get<std::vector<RangeSeries>>([&](Session& session) -> Result<std::vector<RangeSeries>> {
     // Versions of one currency are one series.
-    std::map<std::pair<std::string, std::string>, RangeSeries> series;
-    TP_TRY(session.Each(sql, c.values, [&](const Row& row) {
+    std::map<std::tuple<bool, std::string, std::string>, RangeSeries> series;
+    TP_TRY(session.Each(sql, values, [&](const Row& row) {
       Amounts one;
-      AddAmount(one, row.Integer(1), MoneyOfSums(row, 3));
+      AddAmount(one, row.Integer(2), MoneyOfSums(row, 4));
       const auto& [currency, amount] = *one.begin();
-      RangeSeries& of = series[{row.Text(0), currency}];
+      RangeSeries& of = series[{row.Integer(1) != 0, row.Text(0), currency}];
       of.group = row.Text(0);
       of.currency = currency;
-      if (of.amounts.empty() || of.amounts.back().first != row.Integer(2))
-        of.amounts.emplace_back(row.Integer(2), Money{});
+      of.others = row.Integer(1) != 0;
+      if (of.amounts.empty() || of.amounts.back().first != row.Integer(3))
+        of.amounts.emplace_back(row.Integer(3), Money{});
       of.amounts.back().second += amount;
       return series.size() <= kMaxRangeSeries;
     }));

@@ -101,13 +101,15 @@ struct RangeQuery {
   Metric metric = Metric::kRequests;
   int64_t step_ms = 60'000;
   GroupBy group_by = GroupBy::kNone;
+  int64_t top = 0;  // 1 to kMaxRangeSeries - 1: this many groups, the largest of the time; the rest is one. 0: all
 };
 // Steps without rows are left out; a step is named by its start. kAmount has a series for each currency of a
 // group, and exact amounts; the others have points.
 struct RangeSeries {
-  std::string group, currency;
-  std::vector<std::pair<int64_t, double>> points;
-  std::vector<std::pair<int64_t, Money>> amounts;
+  std::string group, currency{};
+  std::vector<std::pair<int64_t, double>> points{};
+  std::vector<std::pair<int64_t, Money>> amounts{};
+  bool others = false;  // all groups beyond `top`; comes last
 };
 inline constexpr int64_t kMaxRangePoints = 11'000;  // of one series, as Prometheus has it
 inline constexpr size_t kMaxRangeSeries = 50;
@@ -143,7 +145,8 @@ class Reports {
 
  private:
   void AddAmount(Amounts& amounts, int64_t price_version, Money amount) const;
-  Result<std::vector<RangeSeries>> AmountRange(const RangeQuery& query);
+  // `sql`: group, whether it is the others, price version, step, amount; in this order but for the version.
+  Result<std::vector<RangeSeries>> AmountRange(const std::string& sql, const std::vector<store::Value>& values);
 
   store::Database& database_;
   const PriceBooks& books_;

@@ -7,15 +7,13 @@ import { Ago, Button, Empty, ErrorNote, Loading, Page, Table } from "../ui/kit";
 import { CsvButton, listCsv } from "./csv_button";
 import { useCursorList } from "./lists";
 
-interface AuditRow { number: number; time_ms: number; organisation: string; workspace: string; member: string; key: string; address: string; request_id: string; action: string; object: string; before: unknown; after: unknown }
-interface Verdict { good: boolean; rows: number; bad_row: number | null; problem: string | null }
 const columns = ["number", "time_ms", "organisation", "workspace", "member", "key", "address", "request_id", "action", "object", "before", "after"];
 
 export function AuditPage() {
   const { t } = useTranslation();
   const operator = useMay("operator");
-  const list = useCursorList<AuditRow>("/api/v1/audit");
-  const verdict = useQuery({ queryKey: ["audit-verdict"], queryFn: ({ signal }) => getJson<Verdict>("/api/v1/audit/verify", { signal }), enabled: false });
+  const list = useCursorList("/api/v1/audit");
+  const verdict = useQuery({ queryKey: ["audit-verdict"], queryFn: ({ signal }) => getJson("/api/v1/audit/verify", { signal }), enabled: false });
   return (
     <Page title={t("nav.audit")} lead={t("audit.lead")} actions={
       <>

@@ -2,9 +2,10 @@
 import { Download } from "lucide-react";
 import { useEffect, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
+import type { RowOf } from "../api/client";
 import { grouped } from "../ui/format";
 import { Button, ErrorNote } from "../ui/kit";
-import { allRows, csvOf, saveText } from "./lists";
+import { allRows, type CursorPath, csvOf, saveText } from "./lists";
 
 const mostRows = 100_000;  // as the server's own export of a bill
 
@@ -12,9 +13,9 @@ const mostRows = 100_000;  // as the server's own export of a bill
 export interface Csv { text: string; cutAt?: number }
 export type MakeCsv = (onProgress: (rows: number) => void, signal: AbortSignal) => Promise<Csv>;
 
-export function listCsv<T extends object>(path: string, query: Record<string, string>, names: string[], order: (rows: T[]) => T[] = (rows) => rows): MakeCsv {
+export function listCsv<P extends CursorPath>(path: P, query: Record<string, string>, names: string[], order: (rows: RowOf<P>[]) => RowOf<P>[] = (rows) => rows): MakeCsv {
   return async (onProgress, signal) => {
-    const { rows, whole } = await allRows<T>(path, query, { most: mostRows, onProgress, signal });
+    const { rows, whole } = await allRows(path, query, { most: mostRows, onProgress, signal });
     return { text: csvOf(names, order(rows) as Record<string, unknown>[]), ...(whole ? {} : { cutAt: rows.length }) };
   };
 }

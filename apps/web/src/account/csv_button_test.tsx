@@ -30,7 +30,7 @@ function serve(count: number, hold: (after: number) => Promise<void> | void = ()
   });
   return asked;
 }
-const show = () => render(<CsvButton file="rows.csv" disabled={false} make={listCsv("/api/v1/rows", { organisation: "a" }, ["number", "name"])} />);
+const show = () => render(<CsvButton file="rows.csv" disabled={false} make={listCsv("/api/v1/audit", { organisation: "a" }, ["number", "name"])} />);
 const click = () => fireEvent.click(screen.getByRole("button", { name: "CSV" }));
 const lines = async () => {
   await waitFor(() => expect(saved).not.toBeNull(), { timeout: 10_000 });
@@ -46,7 +46,7 @@ test("every row of every page is in the file, once and in order", async () => {
   show();
   click();
   expect(await lines()).toEqual(["number,name", ...Array.from({ length: 2345 }, (_, index) => `${index + 1},"row, ${index + 1}"`)]);
-  expect(asked).toEqual(["", "&after=1000", "&after=2000"].map((after) => `/api/v1/rows?organisation=a&limit=1000${after}`));
+  expect(asked).toEqual(["", "&after=1000", "&after=2000"].map((after) => `/api/v1/audit?organisation=a&limit=1000${after}`));
   expect(screen.queryByRole("status")).toBeNull();
 });
 

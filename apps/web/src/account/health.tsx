@@ -3,22 +3,15 @@ import { CircleAlert, CircleCheck, Info } from "lucide-react";
 import { useTranslation } from "react-i18next";
 import { getJson } from "../api/client";
 import { useStatus } from "../api/queries";
+import { findingText } from "../i18n/server_texts";
 import { formatBytes, formatCount, formatPercent, formatSeconds } from "../ui/format";
 import { Button, ErrorNote, Loading, Page, Section, Stat, Table } from "../ui/kit";
-
-interface Kernel { type: string; kernel: string; one_row_bytes_per_s: number; one_row_share: number; many_rows_ops_per_s: number; many_rows_share: number }
-interface DoctorReport {
-  device: string; threads: number; instruction_set: string; instruction_sets: string[]; memory_bytes: number; pool_bytes: number;
-  memory_bytes_per_s: number; int8_ops_per_s: number; f32_flops_per_s: number; disk_free_bytes: number; disk_write_bytes_per_s: number;
-  load_average: number; tuned: boolean; kernels: Kernel[];
-  advice: { topic: string; level: "ok" | "hint" | "warn" | "bad"; text: string }[];
-}
 
 export function HealthPage() {
   const { t } = useTranslation();
   const status = useStatus();
-  const ready = useQuery({ queryKey: ["ready"], queryFn: ({ signal }) => getJson<{ ready: boolean; reason?: string }>("/ready", { signal }), refetchInterval: 5_000 });
-  const doctor = useQuery({ queryKey: ["doctor"], queryFn: ({ signal }) => getJson<DoctorReport>("/api/v1/doctor", { signal }), staleTime: Infinity });
+  const ready = useQuery({ queryKey: ["ready"], queryFn: ({ signal }) => getJson("/ready", { signal }), refetchInterval: 5_000 });
+  const doctor = useQuery({ queryKey: ["doctor"], queryFn: ({ signal }) => getJson("/api/v1/doctor", { signal }), staleTime: Infinity });
   const report = doctor.data;
   return (
     <Page title={t("nav.health")} actions={<Button busy={doctor.isFetching} onClick={() => void doctor.refetch()}>{t("health.measure")}</Button>}
@@ -32,7 +25,7 @@ export function HealthPage() {
               {report.advice.map((one) => (
                 <li key={one.topic + one.text} className="flex items-start gap-2 text-sm">
                   {one.level === "ok" ? <CircleCheck className="mt-0.5 size-4 shrink-0 text-good" aria-label={t("health.ok")} /> : one.level === "hint" ? <Info className="mt-0.5 size-4 shrink-0 text-accent" aria-label={t("health.hint")} /> : <CircleAlert className="mt-0.5 size-4 shrink-0 text-warn" aria-label={t("health.warning")} />}
-                  <span className="min-w-0 break-words">{one.text}</span>
+                  <span className="min-w-0 break-words">{findingText(one)}</span>
                 </li>
               ))}
             </ul>

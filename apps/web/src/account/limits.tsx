@@ -1,34 +1,17 @@
 import { useQueryClient } from "@tanstack/react-query";
-import { Plus, Trash2 } from "lucide-react";
+import { Pencil, Plus, Trash2 } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
-import type { Budget } from "../api/queries";
-import { useMay, useSession } from "../shell/session";
+import type { Budget, Limit } from "../api/types";
+import { useMay } from "../shell/session";
 import { formatCount, grouped } from "../ui/format";
-import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Meter, Page, Section, Select, Table } from "../ui/kit";
-import type { ApiKey } from "./keys";
+import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, IconButton, Loading, Meter, Page, Section, Table } from "../ui/kit";
 import { useCursorList, useWrite, type Write } from "./lists";
-import type { Workspace } from "./people";
-import { PriceBookForm, type PriceBook } from "./price_book";
+import { BudgetForm, limitNumbers, LimitForm, ScopeName } from "./limit_forms";
+import { useNames } from "./names";
+import { PriceBookForm } from "./price_book";
 import { WebhookSection } from "./webhook";
 
-interface Limit { scope: string; model: string; requests_per_minute: number | null; tokens_per_minute: number | null; tokens_per_day: number | null; concurrent_requests: number | null; context_length: number | null; max_output_tokens: number | null; burst_s: number }
-interface Quota { model: string; total: number; used: number; remaining: number; expires_at: number; stop_when_exhausted: boolean }
-const numbers = ["requests_per_minute", "tokens_per_minute", "tokens_per_day", "concurrent_requests", "context_length", "max_output_tokens"] as const;
-
-function ScopeSelect({ id }: { id: string }) {
-  const { t } = useTranslation();
-  const session = useSession();
-  const workspaces = useCursorList<Workspace>("/api/v1/workspaces");
-  const keys = useCursorList<ApiKey>("/api/v1/keys");
-  return (
-    <Select id={id} name="scope">
-      <option value={`organisation:${session.organisation}`}>{t("people.wholeOrganisation")}</option>
-      {workspaces.rows.filter((one) => one.archived_at === null).map((one) => <option key={one.id} value={`workspace:${one.id}`}>{t("usage.workspace")}: {one.name}</option>)}
-      {keys.rows.filter((one) => one.revoked_at === null).map((one) => <option key={one.id} value={`key:${one.id}`}>{t("usage.key")}: {one.name}</option>)}
-    </Select>
-  );
-}
 
 function More({ list }: { list: { hasNextPage: boolean; isFetchingNextPage: boolean; fetchNextPage: () => unknown } }) {
   const { t } = useTranslation();
@@ -41,15 +24,16 @@ export function LimitsPage() {
   const operator = useMay("operator");
   const organisationAdmin = useMay("admin");
   const client = useQueryClient();
-  const limits = useCursorList<Limit>("/api/v1/limits");
-  const quotas = useCursorList<Quota>("/api/v1/quotas");
-  const budgets = useCursorList<Budget>("/api/v1/budgets");
-  const prices = useCursorList<PriceBook>("/api/v1/prices");
+  const limits = useCursorList("/api/v1/limits");
+  const quotas = useCursorList("/api/v1/quotas");
+  const budgets = useCursorList("/api/v1/budgets");
+  const prices = useCursorList("/api/v1/prices");
   const write = useWrite(["/api/v1/limits", "/api/v1/quotas", "/api/v1/budgets", "/api/v1/prices"]);
   const [pricing, setPricing] = useState(false);
-  const [adding, setAdding] = useState<"limit" | "budget" | null>(null);
+  const [adding, setAdding] = useState<{ what: "limit"; old: Limit | null } | { what: "budget"; old: Budget | null } | null>(null);
+  const names = useNames();
   const [removing, setRemoving] = useState<{ text: string; write: Write } | null>(null);
-  const add = (what: "limit" | "budget") => admin && <Button onClick={() => { write.reset(); setAdding(what); }}><Plus className="size-4" aria-hidden />{t(`limits.add_${what}`)}</Button>;
+  const add = (what: "limit" | "budget") => admin && <Button onClick={() => { write.reset(); setAdding({ what, old: null }); }}><Plus className="size-4" aria-hidden />{t(`limits.add_${what}`)}</Button>;
   const share = (budget: Budget) => (Number(budget.amount) > 0 ? Number(budget.spent) / Number(budget.amount) : 0);
   return (
     <Page title={t("nav.limits")} lead={t("limits.lead")}>
@@ -57,10 +41,11 @@ export function LimitsPage() {
       <Section title={t("limits.limits")} actions={add("limit")}>
         {limits.isPending ? <Loading /> : limits.error ? <ErrorNote error={limits.error} /> : limits.rows.length === 0 ? <Empty title={t("limits.noLimits")}>{t("limits.noLimitsText")}</Empty> : (
           <Table label={t("limits.limits")} rows={limits.rows} keyOf={(one) => `${one.scope} ${one.model}`} columns={[
-            { head: t("limits.scope"), wide: true, cell: (one) => <span className="block min-w-32 truncate font-mono text-xs" title={one.scope}>{one.scope}</span> },
+            { head: t("limits.scope"), wide: true, cell: (one) => <ScopeName scope={one.scope} names={names} /> },
             { head: t("usage.model"), cell: (one) => (one.model === "*" ? t("limits.allModels") : one.model) },
-            ...numbers.map((name, index) => ({ head: t(`limits.${name}`), right: true, ...(index > 2 ? { hide: "lg" as const } : index > 0 ? { hide: "md" as const } : {}), cell: (one: Limit) => (one[name] === null ? "–" : formatCount(one[name]!)) })),
-            { head: "", right: true, cell: (one) => admin && <IconButton label={t("limits.remove")} onClick={() => setRemoving({ text: `${one.scope} · ${one.model}`, write: { method: "DELETE", path: `/api/v1/limits?${new URLSearchParams({ scope: one.scope, model: one.model })}` } })}><Trash2 /></IconButton> },
+            ...limitNumbers.map((name, index) => ({ head: t(`limits.${name}`), right: true, ...(index > 2 ? { hide: "lg" as const } : index > 0 ? { hide: "md" as const } : {}), cell: (one: Limit) => (one[name] === null ? "–" : formatCount(one[name]!)) })),
+            { head: t("limits.burst_s"), right: true, hide: "lg", cell: (one) => `${one.burst_s} s` },
+            { head: "", right: true, cell: (one) => admin && <span className="inline-flex"><IconButton label={t("limits.change_limit")} onClick={() => { write.reset(); setAdding({ what: "limit", old: one }); }}><Pencil /></IconButton><IconButton label={t("limits.remove")} onClick={() => setRemoving({ text: `${one.scope} · ${one.model}`, write: { method: "DELETE", path: `/api/v1/limits?${new URLSearchParams({ scope: one.scope, model: one.model })}` } })}><Trash2 /></IconButton></span> },
           ]} />
         )}
         <More list={limits} />
@@ -80,11 +65,11 @@ export function LimitsPage() {
       <Section title={t("limits.budgets")} actions={add("budget")}>
         {budgets.isPending ? <Loading /> : budgets.error ? <ErrorNote error={budgets.error} /> : budgets.rows.length === 0 ? <Empty title={t("limits.noBudgets")}>{t("limits.noBudgetsText")}</Empty> : (
           <Table label={t("limits.budgets")} rows={budgets.rows} keyOf={(one) => one.id} columns={[
-            { head: t("limits.scope"), wide: true, cell: (one) => <span className="block min-w-28 truncate font-mono text-xs">{one.scope}</span> },
+            { head: t("limits.scope"), wide: true, cell: (one) => <ScopeName scope={one.scope} names={names} /> },
             { head: t("limits.period"), cell: (one) => t(one.period === "day" ? "limits.day" : "limits.month") },
             { head: t("limits.spent"), cell: (one) => <div className="w-40"><div className="mb-1 text-xs text-faint">{one.spent} / {one.amount}</div><Meter value={share(one)} max={1} label={t("limits.spentOf", { scope: one.scope })} /></div> },
             { head: t("limits.then"), hide: "sm", cell: (one) => <Badge tone={one.block ? "warn" : "neutral"}>{t(one.block ? "limits.blocks" : "limits.tells")}</Badge> },
-            { head: "", right: true, cell: (one) => admin && <IconButton label={t("limits.remove")} onClick={() => setRemoving({ text: one.scope, write: { method: "DELETE", path: `/api/v1/budgets/${one.id}` } })}><Trash2 /></IconButton> },
+            { head: "", right: true, cell: (one) => admin && <span className="inline-flex"><IconButton label={t("limits.change_budget")} onClick={() => { write.reset(); setAdding({ what: "budget", old: one }); }}><Pencil /></IconButton><IconButton label={t("limits.remove")} onClick={() => setRemoving({ text: one.scope, write: { method: "DELETE", path: `/api/v1/budgets/${one.id}` } })}><Trash2 /></IconButton></span> },
           ]} />
         )}
         <More list={budgets} />
@@ -102,35 +87,11 @@ export function LimitsPage() {
         ))}
         <More list={prices} />
       </Section>
-      <Dialog open={adding !== null} onClose={() => setAdding(null)} title={adding ? t(`limits.add_${adding}`) : ""}>
-        {adding && (
-          <form className="space-y-4" onSubmit={(event) => {
-            event.preventDefault();
-            const form = new FormData(event.currentTarget);
-            const text = (name: string) => String(form.get(name) ?? "").trim();
-            const done = { onSuccess: () => setAdding(null) };
-            if (adding === "budget") return write.mutate({ method: "POST", path: "/api/v1/budgets", body: { scope: text("scope"), period: text("period"), amount: text("amount"), block: form.get("block") === "on" } }, done);
-            write.mutate({ method: "PUT", path: "/api/v1/limits", body: { scope: text("scope"), model: text("model") || "*", ...Object.fromEntries(numbers.filter((name) => text(name) !== "").map((name) => [name, Number(text(name))])) } }, done);
-          }}>
-            <Field label={t("limits.scope")}>{(id) => <ScopeSelect id={id} />}</Field>
-            {adding === "limit" ? (
-              <>
-                <Field label={t("usage.model")} help={t("limits.modelHelp")}>{(id, note) => <Input id={id} aria-describedby={note} name="model" placeholder="*" />}</Field>
-                <div className="grid grid-cols-2 gap-3">{numbers.map((name) => <Field key={name} label={t(`limits.${name}`)}>{(id) => <Input id={id} name={name} type="number" min={0} step={1} placeholder="–" />}</Field>)}</div>
-              </>
-            ) : (
-              <>
-                <div className="grid grid-cols-2 gap-3">
-                  <Field label={t("usage.amount")}>{(id) => <Input id={id} name="amount" required inputMode="decimal" pattern="\d+(\.\d{1,9})?" placeholder="100.00" />}</Field>
-                  <Field label={t("limits.period")}>{(id) => <Select id={id} name="period" defaultValue="month"><option value="month">{t("limits.month")}</option><option value="day">{t("limits.day")}</option></Select>}</Field>
-                </div>
-                <label className="flex items-center gap-2 text-sm"><input type="checkbox" name="block" defaultChecked className="accent-(--accent)" />{t("limits.block")}</label>
-              </>
-            )}
-            {write.error && <ErrorNote error={write.error} />}
-            <div className="flex justify-end gap-2"><Button onClick={() => setAdding(null)}>{t("common.cancel")}</Button><Button kind="primary" type="submit" busy={write.isPending}>{t("common.save")}</Button></div>
-          </form>
-        )}
+      <Dialog open={adding !== null} onClose={() => setAdding(null)} title={adding ? t(`limits.${adding.old ? "change" : "add"}_${adding.what}`) : ""}>
+        {adding?.what === "limit" && <LimitForm old={adding.old} names={names} busy={write.isPending} error={write.error} onClose={() => setAdding(null)}
+          onSave={(body) => write.mutate({ method: "PUT", path: "/api/v1/limits", body }, { onSuccess: () => setAdding(null) })} />}
+        {adding?.what === "budget" && <BudgetForm old={adding.old} names={names} busy={write.isPending} error={write.error} onClose={() => setAdding(null)}
+          onSave={(body) => write.mutate(adding.old ? { method: "PUT", path: `/api/v1/budgets/${adding.old.id}`, body } : { method: "POST", path: "/api/v1/budgets", body }, { onSuccess: () => setAdding(null) })} />}
       </Dialog>
       <Dialog open={pricing} onClose={() => setPricing(false)} title={t("prices.new")} wide>
         {pricing && <PriceBookForm current={(prices.data?.pages[0] as { current?: PriceBook } | undefined)?.current} busy={write.isPending} error={write.error} onClose={() => setPricing(false)}

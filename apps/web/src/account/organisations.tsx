@@ -2,17 +2,17 @@
 import { Plus } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
+import type { Organisation } from "../api/types";
 import { significant } from "../ui/format";
 import { Ago, Badge, Button, Confirm, Dialog, ErrorNote, Field, Input, Loading, Section, Table } from "../ui/kit";
 import { useCursorList, useWrite } from "./lists";
 
-interface Organisation { id: string; name: string; weight: number; suspended: boolean; created_at: number }
 const path = "/api/v1/organisations";
 
 export function OrganisationsSection() {
   const { t } = useTranslation();
-  const list = useCursorList<Organisation>(path);
-  const write = useWrite<Organisation>([path]);
+  const list = useCursorList(path);
+  const write = useWrite([path]);
   const [editing, setEditing] = useState<Organisation | "new" | null>(null);
   const [suspending, setSuspending] = useState<Organisation | null>(null);
   const change = (one: Organisation, body: Partial<Organisation>, done?: () => void) => write.mutate({ method: "PATCH", path: `${path}/${one.id}`, body }, { onSuccess: done });

@@ -1,27 +1,25 @@
 import { Plus, Trash2 } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
+import type { ReplyOf } from "../api/client";
+import type { Member } from "../api/types";
 import { useMay, useSession } from "../shell/session";
 import { Ago, Badge, Button, Confirm, CopyButton, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Page, Section, Select, Table } from "../ui/kit";
 import { useCursorList, useWrite } from "./lists";
-
-interface Member { id: string; organisation: string; workspace: string | null; user: string; email: string; name: string; role: string; created_at: number }
-interface Invitation { id: string; email: string; role: string; workspace: string | null; created_at: number; expires_at: number; used_at: number | null; url?: string; token?: string }
-export interface Workspace { id: string; organisation: string; name: string; weight: number; sharing: boolean; created_at: number; archived_at: number | null }
 
 export function PeoplePage() {
   const { t } = useTranslation();
   const session = useSession();
   const admin = useMay("admin");
-  const members = useCursorList<Member>("/api/v1/members");
-  const invitations = useCursorList<Invitation>("/api/v1/invitations");
-  const workspaces = useCursorList<Workspace>("/api/v1/workspaces");
-  const write = useWrite<Invitation>(["/api/v1/members", "/api/v1/invitations"]);
+  const members = useCursorList("/api/v1/members");
+  const invitations = useCursorList("/api/v1/invitations");
+  const workspaces = useCursorList("/api/v1/workspaces");
+  const write = useWrite<"/api/v1/invitations">(["/api/v1/members", "/api/v1/invitations"]);
   const [inviting, setInviting] = useState(false);
-  const [link, setLink] = useState<Invitation | null>(null);
+  const [link, setLink] = useState<ReplyOf<"/api/v1/invitations", "post"> | null>(null);
   const [removing, setRemoving] = useState<Member | null>(null);
   const nameOf = (id: string | null) => (id === null ? t("people.wholeOrganisation") : workspaces.rows.find((one) => one.id === id)?.name ?? id);
-  const address = link?.url ?? (link?.token ? `${location.origin}/setup#${link.token}` : "");
+  const address = link ? `${location.origin}${link.path}` : "";
   const open = invitations.rows.filter((one) => one.used_at === null);
   return (
     <Page title={t("nav.people")} lead={t("people.lead")} actions={<Button kind="primary" onClick={() => { write.reset(); setInviting(true); }}><Plus className="size-4" aria-hidden />{t("people.invite")}</Button>}>

@@ -1,39 +1,60 @@
 // A new version of the price book: what there is, changed; and what the month so far would have cost with it.
-import { Plus, Trash2 } from "lucide-react";
+import { Layers, Plus, Trash2 } from "lucide-react";
 import { useState } from "react";
 import { useMutation } from "@tanstack/react-query";
 import { useTranslation } from "react-i18next";
 import { postJson } from "../api/client";
+import type { PriceBook } from "../api/types";
 import { useModels } from "../api/queries";
 import { Button, ErrorNote, Field, IconButton, Input } from "../ui/kit";
 import { amountsText } from "../ui/money";
 
-export interface Tier { up_to?: number; input: string; cached_input: string; output: string; reasoning_output: string }
-export interface PricedModel { model: string; tiers?: Tier[] }
-export interface PriceBook { version: number; currency: string; valid_from: string; valid_to: string | null; note?: string; models: PricedModel[]; charge_failed?: boolean; discounts?: unknown[] }
-export interface PriceLine { model: string; input: string; cached: string; output: string }
-interface DryRun { requests: number; was_by_currency: Record<string, string>; would_be: string }
+// One tier of one model: what a prompt of at most so many tokens costs. An empty `upTo`: any longer one. Empty `cached` and
+// `reasoning`: as input and output.
+export interface PriceLine { model: string; upTo: string; input: string; cached: string; output: string; reasoning: string }
 
 const decimal = /^\d+(\.\d{1,9})?$/;
+const emptyLine: PriceLine = { model: "", upTo: "", input: "", cached: "", output: "", reasoning: "" };
 
-// Models with several tiers, and whatever else a form of one line has no place for, stay as they are.
+// What a form of lines has no place for (prices of embeddings alone) has none, and stays as it is.
 export function linesOf(book: PriceBook | undefined): PriceLine[] {
-  return (book?.models ?? []).filter((one) => one.tiers?.length === 1).map((one) => {
-    const tier = one.tiers![0]!;
-    return { model: one.model, input: tier.input, cached: tier.cached_input === tier.input ? "" : tier.cached_input, output: tier.output };
-  });
+  return (book?.models ?? []).flatMap((one) => (one.tiers ?? []).map((tier) => ({
+    model: one.model, upTo: tier.up_to ? String(tier.up_to) : "", input: tier.input, cached: tier.cached_input === tier.input ? "" : tier.cached_input, output: tier.output, reasoning: tier.reasoning_output === tier.output ? "" : tier.reasoning_output,
+  })));
 }
+const lengthOf = (line: PriceLine) => (line.upTo.trim() === "" ? Infinity : Number(line.upTo));
 export function bookOf(before: PriceBook | undefined, currency: string, note: string, lines: PriceLine[]): Record<string, unknown> {
-  const edited = lines.filter((line) => line.model.trim() !== "");
-  const kept = (before?.models ?? []).filter((one) => one.tiers?.length !== 1 && !edited.some((line) => line.model.trim() === one.model));
+  const byModel = new Map<string, PriceLine[]>();
+  for (const line of lines) if (line.model.trim() !== "") byModel.set(line.model.trim(), [...(byModel.get(line.model.trim()) ?? []), line]);
+  const kept = (before?.models ?? []).filter((one) => !one.tiers?.length && !byModel.has(one.model));
   return {
     currency: currency.trim(), ...(note.trim() ? { note: note.trim() } : {}), ...(before?.charge_failed ? { charge_failed: true } : {}), ...(before?.discounts?.length ? { discounts: before.discounts } : {}),
-    models: [...kept, ...edited.map((line) => {
-      const old = before?.models.find((one) => one.model === line.model.trim() && one.tiers?.length === 1);
-      const tier = { input: line.input.trim(), output: line.output.trim(), ...(line.cached.trim() ? { cached_input: line.cached.trim() } : {}), ...(old?.tiers![0]!.reasoning_output && old.tiers![0]!.reasoning_output !== old.tiers![0]!.output ? { reasoning_output: old.tiers![0]!.reasoning_output } : {}) };
-      return { ...old, model: line.model.trim(), tiers: [tier] };
-    })],
+    models: [...kept, ...[...byModel].map(([model, own]) => ({
+      ...before?.models.find((one) => one.model === model), model,
+      tiers: [...own].sort((a, b) => lengthOf(a) - lengthOf(b)).map((line) => ({
+        ...(line.upTo.trim() ? { up_to: Number(line.upTo) } : {}), input: line.input.trim(), output: line.output.trim(), ...(line.cached.trim() ? { cached_input: line.cached.trim() } : {}), ...(line.reasoning.trim() ? { reasoning_output: line.reasoning.trim() } : {}),
+      })),
+    }))],
   };
+}
+// One more tier of that line's model, below the one that goes on for ever.
+export function withTier(lines: PriceLine[], index: number): PriceLine[] {
+  const line = lines[index]!;
+  const own = (one: PriceLine) => one.model.trim() === line.model.trim();
+  const ends = lines.filter(own).map(lengthOf).filter((end) => Number.isFinite(end) && end > 0);
+  const last = lines.findIndex((one) => own(one) && one.upTo.trim() === "");
+  const at = last < 0 ? index + 1 : last;
+  return [...lines.slice(0, at), { ...line, upTo: String(ends.length > 0 ? 2 * Math.max(...ends) : 32_768) }, ...lines.slice(at)];
+}
+
+// Every length of prompt has one price: exactly one line of a model goes on for ever, and no two end at the same length.
+export function tierProblem(lines: PriceLine[]): { model: string; problem: "noEnd" | "twice" } | null {
+  for (const model of new Set(lines.map((line) => line.model.trim()))) {
+    const ends = lines.filter((line) => line.model.trim() === model).map(lengthOf);
+    if (new Set(ends).size < ends.length) return { model, problem: "twice" };
+    if (!ends.includes(Infinity)) return { model, problem: "noEnd" };
+  }
+  return null;
 }
 
 export function PriceBookForm({ current, busy, error, onSave, onClose }: { current: PriceBook | undefined; busy: boolean; error: unknown; onSave: (book: Record<string, unknown>) => void; onClose: () => void }) {
@@ -41,10 +62,14 @@ export function PriceBookForm({ current, busy, error, onSave, onClose }: { curre
   const models = useModels();
   const [currency, setCurrency] = useState(current?.currency ?? "USD");
   const [note, setNote] = useState("");
-  const [lines, setLines] = useState<PriceLine[]>(() => { const known = linesOf(current); return known.length > 0 ? known : [{ model: "*", input: "", cached: "", output: "" }]; });
-  const dry = useMutation({ mutationFn: (book: Record<string, unknown>) => postJson<DryRun>("/api/v1/prices/dry_run", { book, month: new Date().toISOString().slice(0, 7) }) });
+  const [lines, setLines] = useState<PriceLine[]>(() => { const known = linesOf(current); return known.length > 0 ? known : [{ ...emptyLine, model: "*" }]; });
+  const dry = useMutation({ mutationFn: (book: Record<string, unknown>) => postJson("/api/v1/prices/dry_run", { book, month: new Date().toISOString().slice(0, 7) }) });
   const change = (index: number, next: Partial<PriceLine>) => { dry.reset(); setLines(lines.map((line, at) => (at === index ? { ...line, ...next } : line))); };
-  const good = /^[A-Za-z]{3}$/.test(currency.trim()) && lines.every((line) => line.model.trim() !== "" && decimal.test(line.input.trim()) && decimal.test(line.output.trim()) && (line.cached.trim() === "" || decimal.test(line.cached.trim())));
+  const money = (text: string, needed: boolean) => (text.trim() === "" ? !needed : decimal.test(text.trim()));
+  const whole = (text: string) => text.trim() === "" || (/^\d{1,15}$/.test(text.trim()) && Number(text) > 0);
+  const wellFormed = lines.every((line) => line.model.trim() !== "" && whole(line.upTo) && money(line.input, true) && money(line.output, true) && money(line.cached, false) && money(line.reasoning, false));
+  const problem = wellFormed ? tierProblem(lines) : null;
+  const good = /^[A-Za-z]{3}$/.test(currency.trim()) && wellFormed && problem === null;
   const book = bookOf(current, currency, note, lines);
   return (
     <form className="space-y-4" onSubmit={(event) => { event.preventDefault(); if (good) onSave(book); }}>
@@ -55,22 +80,28 @@ export function PriceBookForm({ current, busy, error, onSave, onClose }: { curre
       </div>
       <datalist id="priced-models">{["*", ...(models.data ?? []).map((model) => model.id ?? "")].map((id) => <option key={id} value={id} />)}</datalist>
       <div className="overflow-x-auto" tabIndex={0} role="region" aria-label={t("limits.prices")}>
-        <table className="w-full min-w-[34rem] text-sm">
-          <thead><tr className="text-left text-xs text-faint">{[t("usage.model"), t("limits.input"), t("limits.cachedInput"), t("limits.output"), ""].map((head) => <th key={head} scope="col" className="pb-1 pr-2 font-medium">{head}</th>)}</tr></thead>
+        <table className="w-full min-w-[40rem] text-sm">
+          <thead><tr className="text-left text-xs text-faint">{[t("usage.model"), t("limits.upTo"), t("limits.input"), t("limits.cachedInput"), t("limits.output"), t("prices.reasoning"), ""].map((head) => <th key={head} scope="col" className="pb-1 pr-2 font-medium">{head}</th>)}</tr></thead>
           <tbody>
             {lines.map((line, index) => (
               <tr key={index}>
                 <td className="pr-2 pb-2"><Input aria-label={`${t("usage.model")} ${index + 1}`} list="priced-models" value={line.model} onChange={(event) => change(index, { model: event.target.value })} /></td>
-                {(["input", "cached", "output"] as const).map((name) => (
-                  <td key={name} className="w-28 pr-2 pb-2"><Input aria-label={`${t(name === "cached" ? "limits.cachedInput" : `limits.${name}`)} ${index + 1}`} inputMode="decimal" placeholder={name === "cached" ? line.input : "0.00"} aria-invalid={line[name].trim() !== "" && !decimal.test(line[name].trim())} value={line[name]} onChange={(event) => change(index, { [name]: event.target.value })} /></td>
+                <td className="w-24 pr-2 pb-2"><Input aria-label={`${t("limits.upTo")} ${index + 1}`} inputMode="numeric" placeholder="∞" aria-invalid={!whole(line.upTo)} value={line.upTo} onChange={(event) => change(index, { upTo: event.target.value })} /></td>
+                {([["input", t("limits.input"), "0.00"], ["cached", t("limits.cachedInput"), line.input], ["output", t("limits.output"), "0.00"], ["reasoning", t("prices.reasoning"), line.output]] as const).map(([name, label, placeholder]) => (
+                  <td key={name} className="w-22 pr-2 pb-2"><Input aria-label={`${label} ${index + 1}`} inputMode="decimal" placeholder={placeholder} aria-invalid={!money(line[name], false)} value={line[name]} onChange={(event) => change(index, { [name]: event.target.value })} /></td>
                 ))}
-                <td className="w-8 pb-2"><IconButton label={t("prices.removeLine", { model: line.model })} disabled={lines.length === 1} onClick={() => setLines(lines.filter((_, at) => at !== index))}><Trash2 /></IconButton></td>
+                <td className="w-16 pb-2 whitespace-nowrap">
+                  <IconButton label={t("prices.addTier", { model: line.model })} disabled={line.model.trim() === ""} onClick={() => { dry.reset(); setLines(withTier(lines, index)); }}><Layers /></IconButton>
+                  <IconButton label={t("prices.removeLine", { model: line.model })} disabled={lines.length === 1} onClick={() => { dry.reset(); setLines(lines.filter((_, at) => at !== index)); }}><Trash2 /></IconButton>
+                </td>
               </tr>
             ))}
           </tbody>
         </table>
       </div>
-      <Button onClick={() => setLines([...lines, { model: "", input: "", cached: "", output: "" }])}><Plus className="size-4" aria-hidden />{t("prices.addLine")}</Button>
+      <p className="text-xs text-faint">{t("prices.tierHelp")}</p>
+      {problem && <p role="alert" className="text-sm text-bad">{t(problem.problem === "twice" ? "prices.tierTwice" : "prices.tierNoEnd", { model: problem.model })}</p>}
+      <Button onClick={() => setLines([...lines, emptyLine])}><Plus className="size-4" aria-hidden />{t("prices.addLine")}</Button>
       {dry.data && <p role="status" className="rounded-md bg-sunken px-3 py-2 text-sm">{t("prices.wouldBe", { requests: dry.data.requests, was: amountsText([{ amount_by_currency: dry.data.was_by_currency }]), amount: dry.data.would_be, currency: currency.toUpperCase() })}</p>}
       {dry.error && <ErrorNote error={dry.error} />}
       {error != null && <ErrorNote error={error} />}

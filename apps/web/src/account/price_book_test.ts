@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
-import { bookOf, linesOf, type PriceBook } from "./price_book";
+import type { PriceBook } from "../api/types";
+import { bookOf, linesOf, tierProblem, withTier, type PriceLine } from "./price_book";
 
 const tier = (input: string, output: string, more = {}) => ({ input, cached_input: input, output, reasoning_output: output, ...more });
 const book = {
@@ -7,11 +8,30 @@ const book = {
   models: [{ model: "a", tiers: [tier("1", "2", { cached_input: "0.5", reasoning_output: "9" })], minimum_charge: "0.01" }, { model: "b", tiers: [tier("1", "2", { up_to: 1000 }), tier("3", "4")] }],
 } as PriceBook;
 
-test("a line is changed, and what has no line stays", () => {
-  expect(linesOf(book)).toEqual([{ model: "a", input: "1", cached: "0.5", output: "2" }]);
-  expect(bookOf(book, "EUR", " up ", [{ model: "a", input: "7", cached: "", output: "2" }, { model: "c", input: "1", cached: "", output: "1" }, { model: " ", input: "", cached: "", output: "" }])).toEqual({
+const line = (model: string, upTo: string, input: string, output: string, more: Partial<PriceLine> = {}): PriceLine => ({ model, upTo, input, cached: "", output, reasoning: "", ...more });
+
+test("a line is a tier, and what has no line stays", () => {
+  const embeds = { model: "e", embedding: "0.1" };
+  const before = { ...book, models: [...book.models, embeds] } as PriceBook;
+  const lines = linesOf(before);
+  expect(lines).toEqual([line("a", "", "1", "2", { cached: "0.5", reasoning: "9" }), line("b", "1000", "1", "2"), line("b", "", "3", "4")]);
+  // Nothing changed: the same book, where a price that is as another's need not be said.
+  expect(bookOf(before, "EUR", "", lines).models).toEqual([embeds, { model: "a", minimum_charge: "0.01", tiers: [{ input: "1", output: "2", cached_input: "0.5", reasoning_output: "9" }] }, { model: "b", tiers: [{ up_to: 1000, input: "1", output: "2" }, { input: "3", output: "4" }] }]);
+  expect(bookOf(before, "EUR", " up ", [line("a", "", "7", "2"), line("c", "", "1", "1"), line(" ", "", "", "")])).toEqual({
     currency: "EUR", note: "up", charge_failed: true, discounts: book.discounts,
-    models: [book.models[1], { model: "a", minimum_charge: "0.01", tiers: [{ input: "7", output: "2", reasoning_output: "9" }] }, { model: "c", tiers: [{ input: "1", output: "1" }] }],
+    models: [embeds, { model: "a", minimum_charge: "0.01", tiers: [{ input: "7", output: "2" }] }, { model: "c", tiers: [{ input: "1", output: "1" }] }],
   });
   expect(linesOf(undefined)).toEqual([]);
+});
+
+test("tiers go by length, and every length has one price", () => {
+  const lines = [line("m", "", "3", "3"), line("m", "8000", "2", "2"), line("m", "1000", "1", "1")];
+  expect(tierProblem(lines)).toBeNull();
+  expect((bookOf(undefined, "EUR", "", lines).models as { tiers: { up_to?: number }[] }[])[0]!.tiers.map((one) => one.up_to)).toEqual([1000, 8000, undefined]);
+  expect(tierProblem(lines.slice(1))).toEqual({ model: "m", problem: "noEnd" });
+  expect(tierProblem([...lines, line("m", "1000", "1", "1")])).toEqual({ model: "m", problem: "twice" });
+  const more = withTier(lines, 0);
+  expect(more.map((one) => one.upTo)).toEqual(["16000", "", "8000", "1000"]);
+  expect(tierProblem(more)).toBeNull();
+  expect(withTier([line("n", "", "1", "1")], 0).map((one) => one.upTo)).toEqual(["32768", ""]);
 });

@@ -8,7 +8,6 @@ import { useSession } from "../shell/session";
 import { Ago, Badge, Button, Empty, ErrorNote, Field, IconButton, Input, Loading, Page, Section, Table } from "../ui/kit";
 import { useCursorList, useWrite } from "./lists";
 
-interface SessionRow { id: string; address: string; created_at: number; expires_at: number; current: boolean }
 const path = "/api/v1/sessions";
 
 export function ProfilePage() {
@@ -50,7 +49,7 @@ function Password() {
 
 function Sessions() {
   const { t } = useTranslation();
-  const list = useCursorList<SessionRow>(path, {}, { limit: 0 });
+  const list = useCursorList(path, {}, { limit: 0 });
   const write = useWrite([path]);
   return (
     <Section title={t("profile.sessions")}>

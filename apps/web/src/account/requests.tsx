@@ -1,20 +1,20 @@
 import { useVirtualizer } from "@tanstack/react-virtual";
+import { useQuery } from "@tanstack/react-query";
 import { useEffect, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link, useSearchParams } from "react-router";
 import { formatAgo, formatCount, formatSeconds, formatTime, grouped } from "../ui/format";
-import { Badge, cx, Dialog, Empty, ErrorNote, Input, Loading, Page, Section, Select, Table } from "../ui/kit";
+import { at, getJson } from "../api/client";
+import type { RequestRow } from "../api/types";
+import { Badge, cx, Dialog, Empty, ErrorNote, Loading, Page, Section, Table } from "../ui/kit";
 import { ModelDot } from "../overview/page";
 import { useCursorList, useLiveList } from "./lists";
+import { useNames } from "./names";
+import { queryOf, RequestFilters, statuses, useRequestFilters } from "./request_filters";
+import { RunningRequests } from "./running_requests";
 
-export interface RequestRow {
-  id: string; request_id: string; started_at: number; finished_at: number; organisation: string; workspace: string; key: string; member: string | null; model: string; endpoint: string;
-  prompt_tokens: number; cached_tokens: number; output_tokens: number; reasoning_tokens: number; queue_ms: number; load_ms: number; prefill_ms: number; decode_ms: number; stall_ms: number; device_seconds: number;
-  status: string; error_code: string | null; amount: string; free_tokens: number; billing: string; price_version: number;
-}
 const looks = { queue: "bg-line-strong", load: "bg-warn", prefill: "bg-[#8d7fd8]", decode: "bg-accent", stall: "hatched bg-accent-soft" } as const;
 type Phase = keyof typeof looks;
-const statuses = ["done", "cancelled", "error", "interrupted"] as const;
 
 // Where the time went, each millisecond once: loading may be part of the queue, and stalls (waiting for other models' turns) are
 // part of prefill and decode.
@@ -26,11 +26,21 @@ export function timelineOf(row: Pick<RequestRow, "queue_ms" | "load_ms" | "prefi
 
 export function RequestsPage() {
   const { t } = useTranslation();
-  const [search] = useSearchParams();
-  const [model, setModel] = useState(search.get("model") ?? "");
-  const [status, setStatus] = useState("");
-  const [chosen, setChosen] = useState<RequestRow | null>(null);
-  const list = useLiveList<RequestRow>("/api/v1/requests", { model: model.trim(), status }, { pollMs: 5_000, limit: 200 });
+  const names = useNames();
+  const choice = useRequestFilters();
+  const { filters } = choice;
+  const [search, setSearch] = useSearchParams();
+  const opened = search.get("request") ?? "";
+  const show = (id: string | null) => setSearch((now) => { const next = new URLSearchParams(now); if (id) next.set("request", id); else next.delete("request"); return next; });
+  // Counted anew each minute, for spans that end now.
+  const [minute, setMinute] = useState(() => Math.floor(Date.now() / 60_000));
+  useEffect(() => {
+    const timer = setInterval(() => setMinute(Math.floor(Date.now() / 60_000)), 5_000);
+    return () => clearInterval(timer);
+  }, []);
+  const query = queryOf(filters, minute * 60_000);
+  const onlyRunning = filters.status === "running";
+  const list = useLiveList("/api/v1/requests", query, { pollMs: 5_000, limit: 200 });
   const box = useRef<HTMLDivElement>(null);
   const rows = list.rows;
   const virtual = useVirtualizer({ count: rows.length, getScrollElement: () => box.current, estimateSize: () => 40, overscan: 10, getItemKey: (index) => rows[index]!.id });
@@ -42,12 +52,10 @@ export function RequestsPage() {
   }, [end, rows.length, hasNextPage, isFetchingNextPage, fetchNextPage]);
   const cells = "grid grid-cols-[4.5rem_minmax(0,1fr)_5.5rem_4.5rem] items-center gap-2 sm:gap-3 sm:grid-cols-[7rem_minmax(8rem,1fr)_7rem_6rem_7rem] lg:grid-cols-[7rem_minmax(8rem,1fr)_10rem_7rem_7rem_12rem_7rem]";
   return (
-    <Page title={t("nav.requests")} lead={t("requests.lead")} actions={
-      <>
-        <Input type="search" className="w-44" aria-label={t("usage.model")} placeholder={t("usage.model")} value={model} onChange={(event) => setModel(event.target.value)} />
-        <Select className="w-36" aria-label={t("models.state")} value={status} onChange={(event) => setStatus(event.target.value)}><option value="">{t("requests.all")}</option>{statuses.map((one) => <option key={one} value={one}>{t(`requests.${one}`)}</option>)}</Select>
-      </>}>
-      {list.isPending ? <Loading rows={8} /> : list.error ? <ErrorNote error={list.error} retry={() => void list.refetch()} /> : rows.length === 0 ? <Empty title={t("requests.none")}>{t("usage.noneText")}</Empty> : (
+    <Page title={t("nav.requests")} lead={t("requests.lead")}>
+      <RequestFilters {...choice} />
+      {(filters.status === "" || onlyRunning) && (filters.span !== "dates" || onlyRunning) && <RunningRequests query={query} names={names} alone={onlyRunning} />}
+      {onlyRunning ? null : list.isPending ? <Loading rows={8} /> : list.error ? <ErrorNote error={list.error} retry={() => void list.refetch()} /> : rows.length === 0 ? <Empty title={t("requests.none")}>{t("usage.noneText")}</Empty> : (
         <div role="table" aria-label={t("nav.requests")} aria-rowcount={rows.length} className="text-sm">
           <div role="row" className={cx(cells, "border-b border-line-strong pb-1.5 text-xs text-faint")}>
             <span role="columnheader">{t("audit.when")}</span><span role="columnheader">{t("usage.model")}</span><span role="columnheader" className="max-lg:hidden">{t("usage.key")}</span><span role="columnheader">{t("models.state")}</span>
@@ -60,8 +68,8 @@ export function RequestsPage() {
                 return (
                   <div key={item.key} role="row" aria-rowindex={item.index + 1} className={cx(cells, "absolute inset-x-0 h-10 border-b border-line hover:bg-sunken/60")} style={{ transform: `translateY(${item.start}px)` }}>
                     <span role="cell" className="truncate text-faint" title={formatTime(row.finished_at)}>{formatAgo(row.finished_at)}</span>
-                    <span role="cell" className="min-w-0"><button type="button" className="flex max-w-full items-center gap-2 text-left hover:underline" onClick={() => setChosen(row)}><ModelDot id={row.model} /><span className="truncate">{row.model}</span></button></span>
-                    <span role="cell" className="truncate font-mono text-xs max-lg:hidden">{row.key}</span>
+                    <span role="cell" className="min-w-0"><button type="button" className="flex max-w-full items-center gap-2 text-left hover:underline" onClick={() => show(row.id)}><ModelDot id={row.model} /><span className="truncate">{row.model}</span></button></span>
+                    <span role="cell" className="truncate max-lg:hidden" title={row.key}>{names("key", row.key) ?? <span className="font-mono text-xs">{row.key}</span>}</span>
                     <span role="cell"><Badge tone={row.status === "done" ? "good" : row.status === "error" ? "bad" : "neutral"}><StatusName status={row.status} /></Badge></span>
                     <span role="cell" className="text-right leading-tight"><span className="whitespace-nowrap">{formatCount(row.prompt_tokens)} +</span> <span className="whitespace-nowrap">{formatCount(row.output_tokens)}</span></span>
                     <span role="cell" className="max-lg:hidden"><Phases row={row} /></span>
@@ -73,7 +81,7 @@ export function RequestsPage() {
           </div>
         </div>
       )}
-      <Dialog open={chosen !== null} onClose={() => setChosen(null)} title={t("requests.one")} wide>{chosen && <Details row={chosen} />}</Dialog>
+      <Dialog open={opened !== ""} onClose={() => show(null)} title={t("requests.one")} wide>{opened && <OneRequest id={opened} known={rows.find((row) => row.id === opened)} />}</Dialog>
     </Page>
   );
 }
@@ -82,7 +90,7 @@ export function RequestsPage() {
 export function RecentRequests({ model }: { model: string }) {
   const { t } = useTranslation();
   const [chosen, setChosen] = useState<RequestRow | null>(null);
-  const list = useCursorList<RequestRow>("/api/v1/requests", { model }, { pollMs: 5_000, limit: 8 });
+  const list = useCursorList("/api/v1/requests", { model }, { pollMs: 5_000, limit: 8 });
   if (list.rows.length === 0 && !list.error) return null;
   return (
     <Section title={t("requests.recent")} actions={<Link className="text-sm text-accent underline" to={`/requests?model=${encodeURIComponent(model)}`}>{t("requests.allOf")}</Link>}>
@@ -99,6 +107,8 @@ export function RecentRequests({ model }: { model: string }) {
     </Section>
   );
 }
+
+const withName = (name: string | undefined, id: string) => (name && name !== id ? `${name} · ${id}` : id);
 
 function StatusName({ status }: { status: string }) {
   const { t } = useTranslation();
@@ -118,8 +128,17 @@ function Phases({ row, tall = false }: { row: RequestRow; tall?: boolean }) {
   );
 }
 
+// By its address also where no list shows it.
+function OneRequest({ id, known }: { id: string; known: RequestRow | undefined }) {
+  const found = useQuery({ queryKey: ["request", id], enabled: known === undefined, staleTime: Infinity, queryFn: ({ signal }) => getJson(at("/api/v1/requests/{id}", { id }), { signal }) });
+  const row = known ?? found.data;
+  if (row) return <Details row={row} />;
+  return found.error ? <ErrorNote error={found.error} retry={() => void found.refetch()} /> : <Loading rows={5} />;
+}
+
 function Details({ row }: { row: RequestRow }) {
   const { t } = useTranslation();
+  const names = useNames();
   return (
     <div className="space-y-4 text-sm">
       <Phases row={row} tall />
@@ -128,7 +147,7 @@ function Details({ row }: { row: RequestRow }) {
       </dl>
       <dl className="grid grid-cols-1 gap-x-6 sm:grid-cols-2">
         {([
-          [t("requests.id"), row.request_id], [t("requests.started"), formatTime(row.started_at)], [t("requests.endpoint"), row.endpoint], [t("usage.model"), row.model], [t("usage.key"), row.key], [t("usage.member"), row.member ?? "–"],
+          [t("requests.id"), row.request_id], [t("requests.started"), formatTime(row.started_at)], [t("requests.endpoint"), row.endpoint], [t("usage.model"), row.model], [t("usage.key"), withName(names("key", row.key), row.key)], [t("usage.member"), row.member === null ? "–" : withName(names("member", row.member), row.member)], [t("usage.workspace"), withName(names("workspace", row.workspace), row.workspace)],
           [t("model.promptTokens"), `${grouped(row.prompt_tokens)} (${t("overview.cached", { tokens: grouped(row.cached_tokens) })})`], [t("model.outputTokens"), `${grouped(row.output_tokens)} (${t("model.reasoning", { tokens: grouped(row.reasoning_tokens) })})`],
           [t("usage.device"), formatSeconds(row.device_seconds)], [t("usage.amount"), `${row.amount} · ${row.billing}`], [t("models.state"), row.error_code ? `${row.status}: ${row.error_code}` : row.status],
         ] as const).map(([label, value]) => <div key={label} className="flex justify-between gap-3 border-b border-line py-1.5"><dt className="text-faint">{label}</dt><dd className="min-w-0 truncate text-right" title={value}>{value}</dd></div>)}

@@ -4,6 +4,7 @@ import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useChangeSettings, useSettings } from "../api/queries";
 import type { Setting } from "../api/types";
+import { settingAllowed, settingHelp } from "../i18n/server_texts";
 import { formatBytes } from "../ui/format";
 import { Badge, Button, CopyButton, ErrorNote, errorText, Field, IconButton, Input, Loading, Select, TextArea, Tip } from "../ui/kit";
 
@@ -66,7 +67,7 @@ export function SettingRow({ setting: one }: { setting: Setting }) {
   return (
     <li data-setting={one.id} className="grid grid-cols-1 gap-x-6 gap-y-1 py-2 md:grid-cols-[16rem_minmax(0,1fr)_19rem]">
       <div className="min-w-0"><span className="font-mono text-sm break-all">{one.id}</span></div>
-      <div className="min-w-0 text-sm"><p>{one.help}</p><p className="text-xs text-faint">{t("settings.allowed", { allowed: one.allowed })} · {t("settings.default", { value: one.default || "–" })} · <span className="font-mono">{one.environment}</span></p></div>
+      <div className="min-w-0 text-sm"><p>{settingHelp(one)}</p><p className="text-xs text-faint">{t("settings.allowed", { allowed: settingAllowed(one) })} · {t("settings.default", { value: one.default || "–" })} · <span className="font-mono">{one.environment}</span></p></div>
       <div className="min-w-0 text-sm">
         <div className="flex min-w-0 items-start gap-1.5 md:justify-end">
           <span className="min-w-0 truncate py-1 font-mono" title={one.value}>{shown(one, one.value)}</span>

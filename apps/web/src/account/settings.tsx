@@ -1,7 +1,9 @@
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useSettings } from "../api/queries";
+import { settingHelp } from "../i18n/server_texts";
 import { ErrorNote, Input, Loading, Page, Section } from "../ui/kit";
+import { SecretsSection } from "./secrets";
 import { SettingRow } from "./setting";
 
 // Generated from the server's own table of settings: what it lists, this page shows, and changes where that is allowed.
@@ -11,7 +13,7 @@ export function SettingsPage() {
   const [search, setSearch] = useState("");
   const [changed, setChanged] = useState(false);
   const all = settings.data ?? [];
-  const shown = all.filter((one) => `${one.id} ${one.help}`.toLowerCase().includes(search.toLowerCase()) && (!changed || one.source !== "default" || one.next !== null));
+  const shown = all.filter((one) => `${one.id} ${settingHelp(one)}`.toLowerCase().includes(search.toLowerCase()) && (!changed || one.source !== "default" || one.next !== null));
   const groups = new Map<string, typeof shown>();
   for (const one of shown) {
     const group = one.id.includes(".") ? one.id.split(".")[0]! : t("settings.general");
@@ -27,6 +29,7 @@ export function SettingsPage() {
       {settings.isPending && <Loading rows={8} />}
       {settings.error && <ErrorNote error={settings.error} retry={() => void settings.refetch()} />}
       {waiting.length > 0 && <p role="status" className="mb-4 rounded-md bg-warn-soft px-3 py-2 text-sm text-warn">{t("settings.waiting", { count: waiting.length, names: waiting.map((one) => one.id).join(", ") })}</p>}
+      {search === "" && !changed && <SecretsSection />}
       {[...groups].map(([group, list]) => (
         <Section key={group} title={group}>
           <ul className="divide-y divide-line">{list.map((one) => <SettingRow key={one.id} setting={one} />)}</ul>

@@ -5,12 +5,10 @@ import { postJson, setCsrfToken } from "../api/client";
 import { Button, Dialog, ErrorNote, Field, Input, Loading } from "../ui/kit";
 import { Preferences } from "../shell/shell";
 
-interface SignedIn { csrf_token: string; user: { name: string } }
-
 function SignInForm({ onSignedIn }: { onSignedIn: () => unknown }) {
   const { t } = useTranslation();
   const signIn = useMutation({
-    mutationFn: (body: { email: string; password: string }) => postJson<SignedIn>("/api/v1/sessions", body, { quiet: true }),
+    mutationFn: (body: { email: string; password: string }) => postJson("/api/v1/sessions", body, { quiet: true }),
     onSuccess: (reply) => { setCsrfToken(reply.csrf_token); onSignedIn(); },
   });
   return (
@@ -60,15 +58,13 @@ export function SignInDialog({ open, onSignedIn }: { open: boolean; onSignedIn: 
   );
 }
 
-interface LinkInfo { kind: "setup" | "invitation" | "reset"; email: string; role: string; expires_at: number }
-
 // The link's secret stands behind the #: it never reaches a server's log, and leaves the address bar at once.
 export function SetupPage() {
   const { t } = useTranslation();
   const [token] = useState(() => location.hash.slice(1));
-  const find = useMutation({ mutationFn: () => postJson<LinkInfo>("/api/v1/links/find", { token }, { quiet: true }) });
+  const find = useMutation({ mutationFn: () => postJson("/api/v1/links/find", { token }, { quiet: true }) });
   const use = useMutation({
-    mutationFn: (body: { email?: string; name?: string; password: string }) => postJson<SignedIn>("/api/v1/links/use", { token, ...body }, { quiet: true }),
+    mutationFn: (body: { email?: string; name?: string; password: string }) => postJson("/api/v1/links/use", { token, ...body }, { quiet: true }),
     onSuccess: (reply) => {
       setCsrfToken(reply.csrf_token);
       // Whoever set the server up is offered models that fit, and may skip that; others come for the chat.

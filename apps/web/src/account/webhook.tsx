@@ -1,18 +1,19 @@
 // Where the organisation is told of budgets and quotas, by POSTs that are signed with a secret shown once.
-import { Trash2 } from "lucide-react";
+import { RotateCw, Trash2 } from "lucide-react";
 import { useQuery } from "@tanstack/react-query";
+import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { getJson } from "../api/client";
-import { Button, CopyButton, ErrorNote, Field, IconButton, Input, Loading, Section } from "../ui/kit";
+import { Button, Confirm, CopyButton, ErrorNote, Field, IconButton, Input, Loading, Section } from "../ui/kit";
 import { useWrite } from "./lists";
 
 const path = "/api/v1/webhook";
-interface Webhook { url: string | null; secret?: string }
 
 export function WebhookSection() {
   const { t } = useTranslation();
-  const webhook = useQuery({ queryKey: ["list", path], queryFn: ({ signal }) => getJson<Webhook>(path, { signal }) });
-  const write = useWrite<Webhook>([path]);
+  const webhook = useQuery({ queryKey: ["list", path], queryFn: ({ signal }) => getJson(path, { signal }) });
+  const write = useWrite<typeof path, "put">([path]);
+  const [renewing, setRenewing] = useState(false);
   const secret = write.data?.secret;
   return (
     <Section title={t("webhook.title")} note={t("webhook.note")}>
@@ -20,6 +21,7 @@ export function WebhookSection() {
         <>
           {webhook.data.url !== null && (
             <p className="mb-3 flex min-w-0 items-center gap-2 text-sm"><code className="min-w-0 truncate font-mono" title={webhook.data.url}>{webhook.data.url}</code>
+              <IconButton label={t("webhook.renew")} disabled={write.isPending} onClick={() => setRenewing(true)}><RotateCw /></IconButton>
               <IconButton label={t("webhook.remove")} disabled={write.isPending} onClick={() => write.mutate({ method: "DELETE", path })}><Trash2 /></IconButton></p>
           )}
           <form className="flex max-w-2xl flex-wrap items-end gap-3" onSubmit={(event) => {
@@ -31,7 +33,9 @@ export function WebhookSection() {
             <Button type="submit" busy={write.isPending}>{t("common.save")}</Button>
           </form>
           {secret && <p role="status" className="mt-3 flex flex-wrap items-center gap-2 rounded-md bg-accent-soft px-3 py-2 text-sm">{t("webhook.secret")} <code className="min-w-0 font-mono break-all">{secret}</code><CopyButton text={secret} /></p>}
-          {write.error && <div className="mt-3"><ErrorNote error={write.error} /></div>}
+          {write.error && !renewing && <div className="mt-3"><ErrorNote error={write.error} /></div>}
+          <Confirm open={renewing} title={t("webhook.renewTitle")} text={t("webhook.renewText")} action={t("webhook.renew")} busy={write.isPending} error={write.error}
+            onClose={() => setRenewing(false)} onConfirm={() => write.mutate({ method: "PUT", path, body: { url: webhook.data.url } }, { onSuccess: () => setRenewing(false) })} />
         </>
       )}
     </Section>

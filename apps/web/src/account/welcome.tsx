@@ -6,7 +6,7 @@ import { useTranslation } from "react-i18next";
 import { Link, Navigate } from "react-router";
 import { useCatalogue, usePoolOnce, usePulls, useStartPull, useStatus } from "../api/queries";
 import { firstModel, useChatModels } from "../chat/model_picker";
-import { estimatedBytes, expectedTokensPerS, suggestions } from "../models/fit";
+import { estimatedBytes, expectedTokensPerS, neededBytes, suggestions } from "../models/fit";
 import { PullRow } from "../models/page";
 import { useMay } from "../shell/session";
 import { formatBytes, formatCount, significant } from "../ui/format";
@@ -48,7 +48,7 @@ export function WelcomePage() {
                   <div className="min-w-0 grow">
                     <p className="truncate font-medium">{model.id}</p>
                     <p className="truncate text-xs text-faint">{[model.parameters, t("models.contextOf", { tokens: formatCount(model.context_length ?? 0) }), model.licence].filter(Boolean).join(" · ")}</p>
-                    <p className="truncate text-xs text-faint">≈ {formatBytes(bytes * 1.1, 2)}{bandwidth > 0 && ` · ${t("models.upTo", { speed: significant(expectedTokensPerS(bytes, bandwidth), 2) })}`}</p>
+                    <p className="truncate text-xs text-faint">≈ {formatBytes(neededBytes(bytes), 2)}{bandwidth > 0 && ` · ${t("models.upTo", { speed: significant(expectedTokensPerS(bytes, bandwidth), 2) })}`}</p>
                   </div>
                   {has ? <Badge tone="good">{t("models.here")}</Badge> : coming.some((one) => one.model === model.id) ? <Badge tone="accent">{t("models.pulling")}</Badge>
                     : <Button disabled={pull.isPending} aria-label={t("models.pullNamed", { model: model.id ?? "" })} onClick={() => pull.mutate({ source: model.id ?? "" })}><Download className="size-4" aria-hidden />{t("models.pull")}</Button>}

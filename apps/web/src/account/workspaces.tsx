@@ -1,12 +1,12 @@
 import { Archive, Plus } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
+import type { Workspace } from "../api/types";
 import { chooseWorkspace, useMay, useSession } from "../shell/session";
 import { significant } from "../ui/format";
 import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Page, Table } from "../ui/kit";
 import { useCursorList, useWrite } from "./lists";
 import { OrganisationsSection } from "./organisations";
-import type { Workspace } from "./people";
 
 const path = "/api/v1/workspaces";
 
@@ -15,8 +15,8 @@ export function WorkspacesPage() {
   const session = useSession();
   const admin = useMay("admin");
   const operator = useMay("operator");
-  const list = useCursorList<Workspace>(path);
-  const write = useWrite<Workspace>([path]);
+  const list = useCursorList(path);
+  const write = useWrite([path]);
   const [editing, setEditing] = useState<Workspace | "new" | null>(null);
   const [archiving, setArchiving] = useState<Workspace | null>(null);
   return (

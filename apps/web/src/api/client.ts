@@ -1,6 +1,32 @@
 // Requests to the public API of the server that served this page. Signed in by cookie; a write carries the token that a
 // foreign page cannot read. Nothing here keeps a key.
-import type { paths } from "./openapi";
+//
+// A reply has the type that api/openapi.json gives its path and method: no caller names one of its own.
+import type { components, paths } from "./openapi";
+
+type Method = "get" | "post" | "put" | "patch" | "delete";
+type JsonOf<Reply> = Reply extends { content: { "application/json": infer Body } } ? Body : never;
+type SuccessOf<Replies> = Replies extends { 200: infer Reply } | { 201: infer Reply } | { 202: infer Reply } ? JsonOf<Reply> : never;
+export type PathOf<M extends Method> = { [P in keyof paths]: paths[P][M] extends { responses: object } ? P : never }[keyof paths];
+// The success reply of a route.
+export type ReplyOf<P extends keyof paths, M extends Method> = paths[P][M] extends { responses: infer Replies } ? SuccessOf<Replies> : never;
+// Lists, { data: […] }, and their rows.
+export type ListPath = { [P in PathOf<"get">]: ReplyOf<P, "get"> extends { data: unknown[] } ? P : never }[PathOf<"get">];
+export type RowOf<P extends ListPath> = ReplyOf<P, "get"> extends { data: (infer Row)[] } ? Row : never;
+// The data of a stream's event, by name.
+type Events = { [Name in keyof components["schemas"] as Name extends `${string}Events` ? Name : never]: Required<components["schemas"][Name]> };
+export type EventOf<Stream extends keyof Events, Name extends keyof Events[Stream]> = Events[Stream][Name];
+
+// A path with its {parts} and query filled in.
+declare const pattern: unique symbol;
+export type Address<P extends keyof paths> = string & { readonly [pattern]: P };
+type PartsOf<P> = P extends `${string}{${infer Name}}${infer Rest}` ? { [K in Name]: string } & PartsOf<Rest> : unknown;
+export function at<P extends keyof paths>(path: P, parts: PartsOf<P>, query: Record<string, string | number> = {}): Address<P> {
+  // Names of models hold slashes.
+  const encoded = path.replace(/\{(\w+)\}/g, (_, name: string) => String((parts as Record<string, string>)[name]).split("/").map(encodeURIComponent).join("/"));
+  const search = new URLSearchParams(Object.entries(query).map(([name, value]) => [name, String(value)]));
+  return (search.size > 0 ? `${encoded}?${search}` : encoded) as Address<P>;
+}
 
 export interface Problem {
   message: string;
@@ -93,19 +119,18 @@ async function json<T>(reply: Response): Promise<T> {
   return (text ? JSON.parse(text) : null) as T;
 }
 
-export async function getJson<T>(path: string, options?: RequestOptions): Promise<T> {
-  return json<T>(await send("GET", path, undefined, options));
+export async function getJson<P extends PathOf<"get">>(where: P | Address<P>, options?: RequestOptions): Promise<ReplyOf<P, "get">> {
+  return json(await send("GET", where, undefined, options));
 }
-export async function postJson<T>(path: string, body: unknown = {}, options?: RequestOptions): Promise<T> {
-  return json<T>(await send("POST", path, body, options));
+export async function postJson<P extends PathOf<"post">>(where: P | Address<P>, body: unknown = {}, options?: RequestOptions): Promise<ReplyOf<P, "post">> {
+  return json(await send("POST", where, body, options));
 }
-export async function patchJson<T>(path: string, body: unknown, options?: RequestOptions): Promise<T> {
-  return json<T>(await send("PATCH", path, body, options));
+export async function putJson<P extends PathOf<"put">>(where: P | Address<P>, body: unknown, options?: RequestOptions): Promise<ReplyOf<P, "put">> {
+  return json(await send("PUT", where, body, options));
 }
-export async function deleteJson<T>(path: string, options?: RequestOptions): Promise<T> {
-  return json<T>(await send("DELETE", path, undefined, options));
+export async function patchJson<P extends PathOf<"patch">>(where: P | Address<P>, body: unknown, options?: RequestOptions): Promise<ReplyOf<P, "patch">> {
+  return json(await send("PATCH", where, body, options));
 }
-
-// The success reply of a route, as the API's document describes it.
-export type ReplyOf<Path extends keyof paths, Method extends keyof paths[Path], Code extends number = 200> =
-  paths[Path][Method] extends { responses: { [K in Code]: { content: { "application/json": infer Body } } } } ? Body : never;
+export async function deleteJson<P extends PathOf<"delete">>(where: P | Address<P>, options?: RequestOptions): Promise<ReplyOf<P, "delete">> {
+  return json(await send("DELETE", where, undefined, options));
+}

@@ -1,7 +1,7 @@
 // The pool as it moves: one stream for all pages, open while a page looks at it and the tab is visible, with what it said
 // since it was opened. What was before: pool_history.ts.
 import { useSyncExternalStore } from "react";
-import { send } from "./client";
+import { send, type EventOf } from "./client";
 import { eventsOf } from "./sse";
 import type { PoolState, TokenCounts } from "./types";
 
@@ -53,7 +53,7 @@ async function follow(signal: AbortSignal) {
         waitMs = 500;
         const atMs = Date.now();
         if (event.event !== "state") continue;
-        const state = JSON.parse(event.data) as PoolState;
+        const state = JSON.parse(event.data) as EventOf<"PoolEvents", "state">;
         publish({ state, error: null, moments: [...view.moments.slice(-maxMoments + 1), momentOf(state, atMs)] });
       }
     } catch (error) {

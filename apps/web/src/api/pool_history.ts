@@ -1,16 +1,12 @@
 // What the device computed when, and what the pool did: from the server's own record, so that it is there before the page was
 // opened, and looked at again every second while a page shows it.
 import { useSyncExternalStore } from "react";
-import { getJson } from "./client";
+import { at, getJson } from "./client";
+import type { PoolHappening, PoolTurn } from "./types";
 
 // Consecutive steps of one model. The newest one may still grow.
-export interface Turn {
-  number: number; model: string; from: number; to: number; steps: number; tokens: number; answered: number; late: number; least_slack_s: number | null;
-}
-export interface Happening {
-  number: number; event: string; time: number; model?: string; reason?: string; bytes?: number; seconds?: number; resident_segments?: number;
-}
-interface Reply { turns: Turn[]; turns_missed: number; turns_last: number; events: Happening[]; events_missed: number; events_last: number }
+export type Turn = PoolTurn;
+export type Happening = PoolHappening;
 export interface History {
   turns: Turn[];  // oldest first, by number
   happenings: Happening[];
@@ -45,14 +41,14 @@ async function look() {
   busy = true;
   try {
     if (!history.loaded) {
-      const { turns_last } = await getJson<Reply>(`${path}?limit=1`);
+      const { turns_last } = await getJson(at(path, {}, { limit: 1 }));
       const after = Math.max(0, turns_last - first);
-      const reply = await getJson<Reply>(`${path}?turns_after=${after}`);
+      const reply = await getJson(at(path, {}, { turns_after: after }));
       publish({ turns: reply.turns, happenings: reply.events, older: after > 0 && reply.turns_missed === 0, loaded: true });
     } else {
       const lastTurn = history.turns.at(-1)?.number ?? 0;
       const lastEvent = history.happenings.at(-1)?.number ?? 0;
-      const reply = await getJson<Reply>(`${path}?turns_after=${Math.max(0, lastTurn - 1)}&events_after=${lastEvent}`);
+      const reply = await getJson(at(path, {}, { turns_after: Math.max(0, lastTurn - 1), events_after: lastEvent }));
       // A server that started again counts from 1.
       if (reply.turns_last < lastTurn || reply.events_last < lastEvent) publish(nothing);
       else if (reply.turns.length > 0 || reply.events.length > 0) {
@@ -73,7 +69,7 @@ export async function loadOlder(): Promise<void> {
   busy = true;
   try {
     const after = Math.max(0, oldest - 1 - 5_000);
-    const reply = await getJson<Reply>(`${path}?turns_after=${after}&limit=${oldest - 1 - after}&events_after=${Number.MAX_SAFE_INTEGER}`);
+    const reply = await getJson(at(path, {}, { turns_after: after, limit: oldest - 1 - after, events_after: Number.MAX_SAFE_INTEGER }));
     const before = reply.turns.filter((turn) => turn.number < oldest);
     publish({ ...history, turns: [...before, ...history.turns], older: after > 0 && reply.turns_missed === 0 && before.length > 0 });
   } catch {

@@ -1,7 +1,7 @@
 import { QueryClient, useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { allRows } from "../account/lists";
-import { ApiError, deleteJson, getJson, patchJson, postJson, send } from "./client";
-import type { CatalogueModel, Deployment, DeploymentFit, PoolModel, PoolState, Pull, ServerStatus, Setting, StoredModel } from "./types";
+import { ApiError, at, deleteJson, getJson, patchJson, postJson, send } from "./client";
+import type { PoolModel } from "./types";
 
 export const queryClient = new QueryClient({
   defaultOptions: {
@@ -14,60 +14,55 @@ export const queryClient = new QueryClient({
   },
 });
 
-interface List<T> { data?: T[] }
-const dataOf = <T,>(list: List<T>) => list.data ?? [];
+const dataOf = <T,>(list: { data: T[] }) => list.data;
 
 export function useModels(pollMs: number | false = false) {
-  return useQuery({ queryKey: ["models"], queryFn: ({ signal }) => getJson<List<StoredModel>>("/api/v1/models", { signal }).then(dataOf), refetchInterval: pollMs });
+  return useQuery({ queryKey: ["models"], queryFn: ({ signal }) => getJson("/api/v1/models", { signal }).then(dataOf), refetchInterval: pollMs });
 }
 export function useCatalogue() {
-  return useQuery({ queryKey: ["catalogue"], queryFn: ({ signal }) => getJson<List<CatalogueModel>>("/api/v1/catalogue", { signal }).then(dataOf), staleTime: Infinity });
+  return useQuery({ queryKey: ["catalogue"], queryFn: ({ signal }) => getJson("/api/v1/catalogue", { signal }).then(dataOf), staleTime: Infinity });
 }
 // Pulls and the pool are the operator's to see.
 export function usePulls(enabled = true) {
   return useQuery({
     enabled,
     queryKey: ["pulls"],
-    queryFn: ({ signal }) => getJson<List<Pull>>("/api/v1/pulls", { signal }).then(dataOf),
+    queryFn: ({ signal }) => getJson("/api/v1/pulls", { signal }).then(dataOf),
     refetchInterval: (query) => (query.state.data?.some((pull) => pull.state === "running" || pull.state === "queued") ? 500 : 10_000),
   });
 }
 export function useStatus() {
-  return useQuery({ queryKey: ["status"], queryFn: ({ signal }) => getJson<ServerStatus>("/api/v1/status", { signal }), refetchInterval: 5_000 });
+  return useQuery({ queryKey: ["status"], queryFn: ({ signal }) => getJson("/api/v1/status", { signal }), refetchInterval: 5_000 });
 }
 export function useSettings() {
-  return useQuery({ queryKey: ["settings"], queryFn: ({ signal }) => getJson<List<Setting>>("/api/v1/settings", { signal }).then(dataOf), staleTime: Infinity });
+  return useQuery({ queryKey: ["settings"], queryFn: ({ signal }) => getJson("/api/v1/settings", { signal }).then(dataOf), staleTime: Infinity });
 }
 export function useChangeSettings() {
   const client = useQueryClient();
   return useMutation({
-    mutationFn: (values: Record<string, string | null>) => patchJson<List<Setting>>("/api/v1/settings", { values }).then(dataOf),
+    mutationFn: (values: Record<string, string | null>) => patchJson("/api/v1/settings", { values }).then(dataOf),
     onSuccess: (rows) => client.setQueryData(["settings"], rows),
   });
 }
 export function usePoolOnce(enabled = true, pollMs: number | false = false) {
-  return useQuery({ enabled, refetchInterval: pollMs, queryKey: ["pool"], queryFn: ({ signal }) => getJson<PoolState>("/api/v1/pool", { signal }) });
+  return useQuery({ enabled, refetchInterval: pollMs, queryKey: ["pool"], queryFn: ({ signal }) => getJson("/api/v1/pool", { signal }) });
 }
 
 // Of all organisations for the operator. `day`: "2026-11-28", in UTC.
-export interface DaySums { requests: number; prompt_tokens: number; output_tokens: number; amount_by_currency: Record<string, string> }
 export function useUsageSince(day: string) {
   return useQuery({
     queryKey: ["usage since", day], refetchInterval: 5_000,
-    queryFn: ({ signal }) => getJson<{ data: DaySums[] }>(`/api/v1/usage?from=${day}T00:00:00Z`, { signal }).then((reply) => reply.data[0] ?? { requests: 0, prompt_tokens: 0, output_tokens: 0, amount_by_currency: {} }),
+    queryFn: ({ signal }) => getJson(at("/api/v1/usage", {}, { from: `${day}T00:00:00Z` }), { signal }).then((reply) => reply.data[0] ?? { requests: 0, prompt_tokens: 0, output_tokens: 0, amount_by_currency: {} }),
   });
 }
-export interface Prices { priced: boolean; current: { version: number; currency: string } }
 export function usePrices() {
-  return useQuery({ queryKey: ["prices"], queryFn: ({ signal }) => getJson<Prices>("/api/v1/prices", { signal }), staleTime: 60_000 });
+  return useQuery({ queryKey: ["prices"], queryFn: ({ signal }) => getJson("/api/v1/prices", { signal }), staleTime: 60_000 });
 }
-export interface Budget { id: string; scope: string; period: string; amount: string; spent: string; thresholds: number[]; block: boolean }
 export function useBudgets() {
-  return useQuery({ queryKey: ["budgets"], queryFn: ({ signal }) => allRows<Budget>("/api/v1/budgets", {}, { most: 10_000, onProgress: () => undefined, signal }).then((list) => list.rows), refetchInterval: 30_000 });
+  return useQuery({ queryKey: ["budgets"], queryFn: ({ signal }) => allRows("/api/v1/budgets", {}, { most: 10_000, onProgress: () => undefined, signal }).then((list) => list.rows), refetchInterval: 30_000 });
 }
 
-const encodeId = (id: string) => id.split("/").map(encodeURIComponent).join("/");
-export const modelPath = (id: string) => `/api/v1/models/${encodeId(id)}`;
+export const modelPath = (id: string) => at("/api/v1/models/{id}", { id });
 
 function useModelAction<T, Reply = unknown>(run: (argument: T) => Promise<Reply>) {
   const client = useQueryClient();
@@ -76,27 +71,27 @@ function useModelAction<T, Reply = unknown>(run: (argument: T) => Promise<Reply>
     onSettled: () => Promise.all(["models", "deployments", "pulls", "pool"].map((key) => client.invalidateQueries({ queryKey: [key] }))),
   });
 }
-export const useLoadModel = () => useModelAction((id: string) => postJson(`${modelPath(id)}/load`, { wait: false }));
-export const useUnloadModel = () => useModelAction(({ id, force }: { id: string; force: boolean }) => postJson(`${modelPath(id)}/unload`, { force }));
+export const useLoadModel = () => useModelAction((id: string) => postJson(at("/api/v1/models/{id}/load", { id }), { wait: false }));
+export const useUnloadModel = () => useModelAction(({ id, force }: { id: string; force: boolean }) => postJson(at("/api/v1/models/{id}/unload", { id }), { force }));
 export const useDeleteModel = () => useModelAction((id: string) => deleteJson(modelPath(id)));
-export const useStartPull = () => useModelAction((body: { source: string; name?: string }) => postJson<Pull>("/api/v1/pulls", body));
-export const useChangePull = () => useModelAction(({ id, change }: { id: string; change: "pause" | "resume" | "cancel" }) => postJson(`/api/v1/pulls/${encodeURIComponent(id)}/${change}`));
-export const usePoolPolicy = () => useModelAction((body: { model: string } & Partial<Pick<PoolModel, "pinned" | "idle_ttl_s" | "min_resident_s" | "ttft_s" | "tpot_s" | "weight">>) => postJson<PoolModel>("/api/v1/pool/policy", body));
+export const useStartPull = () => useModelAction((body: { source: string; name?: string }) => postJson("/api/v1/pulls", body));
+export const useChangePull = () => useModelAction(({ id, change }: { id: string; change: "pause" | "resume" | "cancel" }) => postJson(at(`/api/v1/pulls/{id}/${change}`, { id })));
+export const usePoolPolicy = () => useModelAction((body: { model: string } & Partial<Pick<PoolModel, "pinned" | "idle_ttl_s" | "min_resident_s" | "ttft_s" | "tpot_s" | "weight">>) => postJson("/api/v1/pool/policy", body));
 export const usePoolCordon = () => useModelAction((cordoned: boolean) => postJson("/api/v1/pool/cordon", { cordoned }));
-export const usePoolResize = () => useModelAction((body: { memory?: string; warm_memory?: string; host_kv?: string }) => postJson<{ note: string }>("/api/v1/pool/resize", body));
+export const usePoolResize = () => useModelAction((body: { memory?: string; warm_memory?: string; host_kv?: string }) => postJson("/api/v1/pool/resize", body));
 
 // All pages of them: there are a thousand at most.
 export function useDeployments(pollMs: number | false = false) {
-  return useQuery({ queryKey: ["deployments"], queryFn: ({ signal }) => getJson<List<Deployment>>("/api/v1/deployments?limit=1000", { signal }).then(dataOf), refetchInterval: pollMs });
+  return useQuery({ queryKey: ["deployments"], queryFn: ({ signal }) => getJson(at("/api/v1/deployments", {}, { limit: 1000 }), { signal }).then(dataOf), refetchInterval: pollMs });
 }
 export function useFit(base: string, pinned: boolean) {
-  return useQuery({ enabled: base !== "", queryKey: ["pool", "fit", base, pinned], queryFn: ({ signal }) => postJson<DeploymentFit>("/api/v1/deployments/fit", { base, pinned }, { signal }) });
+  return useQuery({ enabled: base !== "", queryKey: ["pool", "fit", base, pinned], queryFn: ({ signal }) => postJson("/api/v1/deployments/fit", { base, pinned }, { signal }) });
 }
-const deploymentPath = (name: string) => `/api/v1/deployments/${encodeId(name)}`;
+const deploymentPath = (name: string) => at("/api/v1/deployments/{id}", { id: name });
 // null unsets.
 export type DeploymentChange = Record<string, unknown>;
-export const useCreateDeployment = () => useModelAction((body: DeploymentChange & { name: string }) => postJson<Deployment>("/api/v1/deployments", body));
-export const useChangeDeployment = () => useModelAction(({ name, change }: { name: string; change: DeploymentChange }) => patchJson<Deployment>(deploymentPath(name), change));
+export const useCreateDeployment = () => useModelAction((body: DeploymentChange & { name: string }) => postJson("/api/v1/deployments", body));
+export const useChangeDeployment = () => useModelAction(({ name, change }: { name: string; change: DeploymentChange }) => patchJson(deploymentPath(name), change));
 export const useDeleteDeployment = () => useModelAction((name: string) => deleteJson(deploymentPath(name)));
 
 // Prometheus' text format 0.0.4: name{label="value",…} number

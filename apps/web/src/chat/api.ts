@@ -1,22 +1,19 @@
 import { useInfiniteQuery, useMutation, useQuery, useQueryClient, type QueryClient } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
-import { ApiError, deleteJson, getJson, patchJson, postJson, send } from "../api/client";
+import { ApiError, at, deleteJson, getJson, patchJson, postJson, send } from "../api/client";
 import { eventsOf } from "../api/sse";
 import { applyEvent, type ConversationEvent } from "./tree";
-import type { AttachedFile, Conversation, SamplingSettings, Summary, Turn } from "./types";
+import type { AttachedFile, Conversation, SamplingSettings } from "./types";
 
 const root = "/api/v1/conversations";
-export const conversationPath = (id: string) => `${root}/${encodeURIComponent(id)}`;
+export const conversationPath = (id: string) => at("/api/v1/conversations/{id}", { id });
 
 export function useConversations(query: string) {
   return useInfiniteQuery({
     queryKey: ["conversations", query],
     initialPageParam: "",
     queryFn: ({ pageParam, signal }) => {
-      const search = new URLSearchParams({ limit: "50" });
-      if (query) search.set("query", query);
-      if (pageParam) search.set("after", pageParam);
-      return getJson<{ data: Summary[]; next: string | null }>(`${root}?${search}`, { signal });
+      return getJson(at(root, {}, { limit: 50, ...(query ? { query } : {}), ...(pageParam ? { after: pageParam } : {}) }), { signal });
     },
     getNextPageParam: (page) => page.next ?? undefined,
     refetchInterval: 20_000,
@@ -32,14 +29,14 @@ export interface NewTurn {
 }
 export interface ConversationChange { title?: string; pinned?: boolean; model?: string; system?: string; sampling?: SamplingSettings; leaf?: string | null }
 
-export const createConversation = (body: ConversationChange) => postJson<Conversation>(root, body);
-export const sendTurn = (id: string, body: NewTurn) => postJson<{ turns: Turn[] }>(`${conversationPath(id)}/turns`, body);
-export const stopTurn = (id: string, turn: string) => postJson(`${conversationPath(id)}/turns/${encodeURIComponent(turn)}/stop`);
+export const createConversation = (body: ConversationChange) => postJson(root, body);
+export const sendTurn = (id: string, body: NewTurn) => postJson(at("/api/v1/conversations/{id}/turns", { id }), body);
+export const stopTurn = (id: string, turn: string) => postJson(at("/api/v1/conversations/{id}/turns/{turn}/stop", { id, turn }));
 
 export function useChangeConversation() {
   const client = useQueryClient();
   return useMutation({
-    mutationFn: ({ id, change }: { id: string; change: ConversationChange }) => patchJson<Summary>(conversationPath(id), change),
+    mutationFn: ({ id, change }: { id: string; change: ConversationChange }) => patchJson(conversationPath(id), change),
     onMutate: ({ id, change }) => client.setQueryData<Conversation>(["conversation", id], (old) => (old ? { ...old, ...change } : old)),
     onError: (_, { id }) => client.invalidateQueries({ queryKey: ["conversation", id] }),
     onSuccess: (_, { change }) => {
@@ -102,7 +99,7 @@ export function useConversation(id: string | undefined) {
   const client = useQueryClient();
   const query = useQuery({
     queryKey: ["conversation", id],
-    queryFn: ({ signal }) => getJson<Conversation>(conversationPath(id!), { signal }),
+    queryFn: ({ signal }) => getJson(conversationPath(id!), { signal }),
     enabled: id !== undefined,
     staleTime: Infinity,
     refetchOnWindowFocus: false,

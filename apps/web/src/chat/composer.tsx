@@ -44,7 +44,7 @@ function useTokenCount(model: string, draft: Draft): number | null {
     }
     const abort = new AbortController();
     const timer = setTimeout(() => {
-      postJson<{ count: number }>("/tokenize", { model, prompt: text, add_special_tokens: false }, { signal: abort.signal })
+      postJson("/tokenize", { model, prompt: text, add_special_tokens: false }, { signal: abort.signal })
         .then((reply) => setCount(reply.count), () => setCount(null));
     }, 400);
     return () => {

@@ -1,6 +1,7 @@
 import { Brain, ChevronLeft, ChevronRight, FileText, Pencil, Play, RefreshCw, RotateCcw } from "lucide-react";
 import { lazy, memo, Suspense, useEffect, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
+import { serverError } from "../i18n/server_texts";
 import { formatCount, formatPercent, formatSeconds, significant } from "../ui/format";
 import { Button, CopyButton, cx, IconButton, TextArea } from "../ui/kit";
 import { recall, remember } from "../ui/store";
@@ -179,7 +180,7 @@ export const Message = memo(function Message({ turn, index, count, last, actions
       {turn.content && <MarkdownText text={turn.content} />}
       {running && !turn.content && !turn.reasoning && <ProgressLine turn={turn} />}
       {turn.state === "failed" && (
-        <p role="alert" className="mt-2 rounded-md bg-bad-soft px-3 py-2 text-sm break-words text-bad">{turn.error?.message ?? t("common.failed")}</p>
+        <p role="alert" className="mt-2 rounded-md bg-bad-soft px-3 py-2 text-sm break-words text-bad">{turn.error ? serverError(turn.error) : t("common.failed")}</p>
       )}
       {turn.state === "interrupted" && <p className="mt-2 rounded-md bg-warn-soft px-3 py-2 text-sm text-warn">{t("chat.interrupted")}</p>}
       {!running && (

@@ -13,7 +13,7 @@ import { cx } from "../ui/kit";
 
 export type Place = "resident" | "loading" | "warm" | "cold" | "failed";
 // An operator sees the pool's bytes; a member what the model's state tells.
-export function placeOf(model: StoredModel, inPool: PoolModel | undefined): Place {
+export function placeOf(model: Pick<StoredModel, "state">, inPool: PoolModel | undefined): Place {
   if (model.state === "failed" || model.state === "quarantined") return "failed";
   if (model.state === "loading" || (inPool?.segments.loading ?? 0) > 0) return "loading";
   if (inPool?.pooled) return inPool.bytes.resident > 0 ? "resident" : inPool.bytes.warm > 0 ? "warm" : "cold";
@@ -35,12 +35,12 @@ export function useChatModels() {
 }
 
 // A model that is in memory, else the first: what a new conversation begins with.
-export function firstModel(models: StoredModel[] | undefined, preferred: string | null): string {
+export function firstModel(models: Pick<StoredModel, "id" | "state">[] | undefined, preferred: string | null): string {
   if (!models || models.length === 0) return "";
   if (preferred && models.some((model) => model.id === preferred)) return preferred;
   const real = models.filter((model) => model.id !== "scripted");
   const order = real.length > 0 ? real : models;
-  return (order.find((model) => model.state === "ready") ?? order[0]!).id ?? "";
+  return (order.find((model) => model.state === "ready") ?? order[0]!).id;
 }
 
 export function ModelPicker({ value, onChange, className }: { value: string; onChange: (model: string) => void; className?: string }) {

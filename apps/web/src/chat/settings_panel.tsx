@@ -54,7 +54,7 @@ function Form({ system, sampling, onSave, onClose }: { system: string; sampling:
   const { t } = useTranslation();
   const [text, setText] = useState(system);
   const [values, setValues] = useState(sampling);
-  const [stop, setStop] = useState((sampling.stop ?? []).join("\n"));
+  const [stop, setStop] = useState([sampling.stop ?? []].flat().join("\n"));
   return (
     <form className="space-y-4" onSubmit={(event) => {
       event.preventDefault();

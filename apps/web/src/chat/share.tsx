@@ -3,11 +3,9 @@ import { Trash2 } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
-import { ApiError, deleteJson, getJson, postJson } from "../api/client";
-import type { Share } from "../api/types";
+import { ApiError, at, deleteJson, getJson, postJson } from "../api/client";
 import { formatTime } from "../ui/format";
 import { Ago, Button, CopyButton, Dialog, ErrorNote, Field, IconButton, Input, Loading, Select } from "../ui/kit";
-import { conversationPath } from "./api";
 
 export function ShareDialog({ id, leaf, open, onClose }: { id: string; leaf: string | null; open: boolean; onClose: () => void }) {
   const { t } = useTranslation();
@@ -17,13 +15,13 @@ export function ShareDialog({ id, leaf, open, onClose }: { id: string; leaf: str
 function ShareForm({ id, leaf }: { id: string; leaf: string | null }) {
   const { t } = useTranslation();
   const client = useQueryClient();
-  const path = `${conversationPath(id)}/shares`;
+  const path = at("/api/v1/conversations/{id}/shares", { id });
   const key = ["shares", id];
-  const shares = useQuery({ queryKey: key, queryFn: ({ signal }) => getJson<{ data: Share[] }>(path, { signal }).then((list) => list.data) });
+  const shares = useQuery({ queryKey: key, queryFn: ({ signal }) => getJson(path, { signal }).then((list) => list.data) });
   const [days, setDays] = useState("7");
   const settled = () => client.invalidateQueries({ queryKey: key });
-  const make = useMutation({ mutationFn: () => postJson<Share & { token: string }>(path, { days: Number(days), ...(leaf ? { leaf } : {}) }), onSettled: settled });
-  const revoke = useMutation({ mutationFn: (share: string) => deleteJson(`${path}/${encodeURIComponent(share)}`), onSettled: settled });
+  const make = useMutation({ mutationFn: () => postJson(path, { days: Number(days), ...(leaf ? { leaf } : {}) }), onSettled: settled });
+  const revoke = useMutation({ mutationFn: (share: string) => deleteJson(at("/api/v1/conversations/{id}/shares/{share}", { id, share })), onSettled: settled });
   const link = make.data ? `${location.origin}/shared#${make.data.token}` : "";
   const off = make.error instanceof ApiError && make.error.code === "sharing_off";
   return (
@@ -49,8 +47,8 @@ function ShareForm({ id, leaf }: { id: string; leaf: string | null }) {
             <ul className="divide-y divide-line">
               {shares.data.map((one) => (
                 <li key={one.id} className="flex items-center gap-2 py-1">
-                  <span className="min-w-0 grow">{t("share.made")} <Ago at={one.created_at ?? 0} /> · {t("share.until", { time: formatTime(one.expires_at ?? 0) })}</span>
-                  <IconButton label={t("share.revoke")} disabled={revoke.isPending} onClick={() => revoke.mutate(one.id ?? "")}><Trash2 /></IconButton>
+                  <span className="min-w-0 grow">{t("share.made")} <Ago at={one.created_at} /> · {t("share.until", { time: formatTime(one.expires_at) })}</span>
+                  <IconButton label={t("share.revoke")} disabled={revoke.isPending} onClick={() => revoke.mutate(one.id)}><Trash2 /></IconButton>
                 </li>
               ))}
             </ul>

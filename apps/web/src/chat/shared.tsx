@@ -4,13 +4,11 @@ import { FileText } from "lucide-react";
 import { useEffect, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useQuery } from "@tanstack/react-query";
-import { ApiError, postJson, type ReplyOf } from "../api/client";
+import { ApiError, postJson } from "../api/client";
 import { Preferences } from "../shell/shell";
 import { formatTime } from "../ui/format";
 import { Empty, ErrorNote, Loading } from "../ui/kit";
 import { MarkdownText, Reasoning } from "./message";
-
-type Shared = ReplyOf<"/api/v1/shared", "post">;
 
 export function SharedPage() {
   const { t } = useTranslation();
@@ -20,7 +18,7 @@ export function SharedPage() {
     addEventListener("hashchange", changed);
     return () => removeEventListener("hashchange", changed);
   }, []);
-  const { data, error, isPending, refetch } = useQuery({ enabled: token !== "", queryKey: ["shared", token], queryFn: ({ signal }) => postJson<Shared>("/api/v1/shared", { token }, { quiet: true, signal }), staleTime: Infinity, refetchOnWindowFocus: false });
+  const { data, error, isPending, refetch } = useQuery({ enabled: token !== "", queryKey: ["shared", token], queryFn: ({ signal }) => postJson("/api/v1/shared", { token }, { quiet: true, signal }), staleTime: Infinity, refetchOnWindowFocus: false });
   const title = data?.title || t("share.untitled");
   useEffect(() => { document.title = `${data ? title : t("share.page")} · Tidepool`; }, [data, title, t]);
   const gone = token === "" || (error instanceof ApiError && error.status === 404);

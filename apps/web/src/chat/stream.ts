@@ -1,5 +1,5 @@
 // One streamed answer of /v1/chat/completions, for pages that keep nothing (compare, playground).
-import { ApiError, send } from "../api/client";
+import { ApiError, send, type EventOf } from "../api/client";
 import { eventsOf } from "../api/sse";
 import type { Cost, Progress, Usage } from "../api/types";
 
@@ -21,16 +21,9 @@ export interface StreamState {
 }
 export const emptyStream: StreamState = { state: "waiting", content: "", reasoning: "", tokens: [], progress: undefined, finishReason: "", usage: null, cost: null, ttftS: undefined, decodeS: undefined, error: null, ignored: "" };
 
-interface LogprobItem { token: string; logprob: number; bytes?: number[]; top_logprobs?: LogprobItem[] }
-// Of /v1/completions: lists side by side.
-interface LogprobLists { tokens: string[]; token_logprobs: (number | null)[]; top_logprobs: (Record<string, number> | null)[] }
-interface Chunk {
-  choices?: { delta?: { content?: string; reasoning_content?: string }; text?: string; logprobs?: { content?: LogprobItem[] | null } | LogprobLists | null; finish_reason?: string | null }[];
-  usage?: Usage | null;
-  error?: { message: string; code?: string; param?: string | null };
-}
+type Chunk = EventOf<"ChatEvents", "chunk">;
 
-export function piecesOf(logprobs: { content?: LogprobItem[] | null } | LogprobLists | null | undefined): TokenPiece[] {
+export function piecesOf(logprobs: NonNullable<Chunk["choices"]>[number]["logprobs"]): TokenPiece[] {
   if (!logprobs) return [];
   if ("tokens" in logprobs) {
     return logprobs.tokens.map((text, index) => ({
@@ -63,14 +56,14 @@ export async function streamChat(path: string, body: Record<string, unknown>, si
     for await (const event of eventsOf(reply)) {
       if (event.data === "[DONE]") break;
       if (event.event === "progress") {
-        show({ progress: JSON.parse(event.data) as Progress });
+        show({ progress: JSON.parse(event.data) as EventOf<"ChatEvents", "progress"> });
         continue;
       }
       if (event.event === "cost") {
-        show({ cost: JSON.parse(event.data) as Cost });
+        show({ cost: JSON.parse(event.data) as EventOf<"ChatEvents", "cost"> });
         continue;
       }
-      const chunk = JSON.parse(event.data) as Chunk;
+      const chunk = JSON.parse(event.data) as EventOf<"ChatEvents", "chunk">;
       if (chunk.error) throw new ApiError({ message: chunk.error.message, code: chunk.error.code ?? "", param: chunk.error.param ?? null, status: 200, retryAfterS: 0, requestId: reply.headers.get("x-request-id") ?? "" });
       const choice = chunk.choices?.[0];
       const content = choice?.delta?.content ?? choice?.text ?? "";

@@ -1,4 +1,5 @@
 // A conversation is a tree of turns; a page shows the way from a root to one leaf.
+import type { EventOf } from "../api/client";
 import type { Conversation, Turn } from "./types";
 
 export interface Tree {
@@ -47,11 +48,8 @@ export function branchesAt(tree: Tree, turn: Turn): { siblings: Turn[]; index: n
   return { siblings, index: Math.max(0, siblings.findIndex((sibling) => sibling.id === turn.id)) };
 }
 
-export type ConversationEvent =
-  | { event: "turn"; turn: Turn }
-  | { event: "delta"; turn: string; content?: string; reasoning?: string }
-  | { event: "progress"; turn: string; phase: "queued" | "loading" | "prefill"; queue_position?: number; share?: number }
-  | { event: "conversation"; conversation: Partial<Conversation> };
+type Named<Name extends "turn" | "delta" | "progress" | "conversation"> = { event: Name } & EventOf<"ConversationEvents", Name>;
+export type ConversationEvent = Named<"turn"> | Named<"delta"> | Named<"progress"> | Named<"conversation">;
 
 // The conversation after an event. Objects that did not change stay the same ones, so that only what changed is drawn again.
 export function applyEvent(conversation: Conversation, event: ConversationEvent, sequence: number): Conversation {

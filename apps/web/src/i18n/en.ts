@@ -12,7 +12,7 @@ export const en = {
   unit: { tokensPerS: "tokens/s", tokens: "tokens" },
   state: { stored: "stored", loading: "loading", ready: "ready", failed: "failed", quarantined: "put aside" },
   place: { resident: "resident", loading: "loading", warm: "warm", cold: "on disk", failed: "failed" },
-  memory: { picture: "Memory of the pool by owner", weights: "weights", kv: "KV", scratch: "work space", reserve: "kept ready for KV", recurrent: "state", free: "free" },
+  memory: { picture: "Memory of the pool by owner", weights: "weights", kv: "KV", scratch: "work space", reserve: "kept ready for KV", state: "state", free: "free" },
   overview: {
     well: "All is well", concerns_one: "{{count}} thing needs attention", concerns_other: "{{count}} things need attention", attention: "Needs attention",
     running: "{{model}} is running", waitingWork: "Work waits for its turn", idle: "Nothing to do right now", up: "up {{time}}",
@@ -79,6 +79,7 @@ export const en = {
     contextOf: "{{tokens}} context", doesNotFit: "does not fit", upTo: "at most {{speed}} tokens/s here", here: "here",
     fitTitle: "This model does not fit", fitText: "{{model}} needs about {{needs}}, the pool has {{pool}}.", fitOther: "The nearest that fits is {{model}}, with about {{needs}}.", fitNone: "Nothing of its family fits.", pullAnyway: "Get it all the same",
     notHere: "{{model}} is not on this server", toModels: "All models", retryIn: "It is tried again in {{time}}.",
+    needed: "Memory needed", needs: "needs {{bytes}}", speed: "Speed here", speedHelp: "At most: one stream reads every weight once a token.", variants: "Quantisations of {{model}}", neverUsed: "Nobody has used it yet.", lastUsedBy: "it was used last, by {{who}} in {{workspace}}.", usedIn: "In the last {{count}} days it was used by:", andMore: "and {{count}} more keys",
   },
   pullState: { queued: "queued", running: "running", paused: "paused", done: "done", failed: "failed", cancelled: "cancelled" },
   model: {
@@ -99,7 +100,7 @@ export const en = {
   deployments: {
     title: "Deployments", note: "names that clients call, with defaults and limits of their own", none: "Nothing is deployed under a name of its own", noneText: "Every stored model can be called by its name. A deployment gives it another one, which can move to a better model later, with defaults, limits and a place in memory.",
     deploy: "Deploy", deployShort: "Deploy…", deployTitle: "Deploy a model", edit: "Edit", editTitle: "Deployment {{name}}", name: "Name", nameHelp: "What clients call: letters, digits and . _ - : /", base: "Base model", baseHelp: "A model of this server.", description: "Description", missing: "base is gone", kept: "Kept", pinned: "in memory", maxOutput: "Most output",
-    fits: "It needs about {{needs}}; the pool has {{pool}}.", doesNotFit: "It does not fit: it needs about {{needs}}, the pool has {{pool}}.", beside: "{{bytes}} are kept for other models.", nearest: "The largest that fits is {{model}}.", asModel: "as the model", defaults: "Defaults", defaultsText: "What a request takes where it says nothing.", thinking: "Thinking", on: "on", off: "off",
+    fits: "It needs about {{needs}}; the pool has {{pool}}.", doesNotFit: "It does not fit: it needs about {{needs}}, the pool has {{pool}}.", beside: "{{bytes}} are kept for other models.", nearest: "The largest that fits is {{model}}.", asModel: "as the model", defaults: "Defaults", defaultsText: "What a request takes where it says nothing.", thinking: "Thinking", on: "on", off: "off", priority: "Priority", interactive: "interactive: goes first", normal: "normal", batch: "batch: when there is time",
     system: "System prompt", systemHelp: "Of conversations that begin without one.", template: "Chat template", templateHelp: "Jinja; empty: the model's own.",
     retireText: "Clients that call it get an error from now on. {{base}} stays on this server.", neverUsed: "Nobody has called it.", usedBy: "Called last by:", times_one: "{{count}} request", times_other: "{{count}} requests",
     field: { temperature: "Temperature", top_p: "Top-p", top_k: "Top-k", max_tokens: "Tokens of an answer", max_context_tokens: "Most context", max_output_tokens: "Most output", idle_ttl_s: "Goes after idle (s)", weight: "Weight", ttft_s: "First token within (s)", tpot_s: "Between tokens (s)" },
@@ -149,6 +150,7 @@ export const en = {
     active: "active", revoked: "revoked", expired: "expired", actions: "Actions for {{name}}", rotate: "Rotate (the old one works for a day)", revoke: "Revoke", revokeTitle: "Revoke {{name}}?", revokeText: "It stops working within a second, and the answers it is getting are cut off.",
     days: "Days until it expires", daysHelp: "Empty: never.", restrict: "Restrict", models: "Models", modelsHelp: "Ids, or prefixes that end in *.", endpoints: "Endpoints", endpointsHelp: "Paths, or prefixes that end in *.", networks: "Networks", networksHelp: "Addresses or CIDR ranges.",
     shownTitle: "Your new key", shownText: "It is shown this once. Keep it where secrets are kept.", copy: "Copy the key", kept: "I have kept it",
+    id: "Id", change: "Change name, scope or expiry", details: "Show and change", until: "Works until (UTC)", weightHelp: "Its share of what the workspace gets.", noLimits: "None of its own; those of its workspace and organisation hold.", limitsFailed: "The key works, but its limits could not be set:",
   },
   people: {
     lead: "Who belongs to the organisation and its workspaces, and what they may do.", invite: "Invite", none: "Nobody yet", noneText: "Invite the first member: you get a link to pass on.", name: "Name", you: "you", where: "In", wholeOrganisation: "The whole organisation", roleOf: "Role of {{name}}", reset: "Password link", remove: "Remove {{name}}",
@@ -164,12 +166,14 @@ export const en = {
     when: "When", action: "Action", object: "Object", who: "Who", from: "From", machine: "this machine", change: "Change", show: "show",
   },
   usage: {
-    lead: "What was used, as it is billed: the tokens that were scheduled.", from: "From", to: "To", none: "Nothing was used in this time", noneText: "It appears here a second after the first request.", errors: "{{count}} failed", amount: "Amount", device: "Device time", cost: "Own cost", margin: "Margin", byDay: "Tokens by day",
+    lead: "What was used, as it is billed: the tokens that were scheduled.", from: "From", to: "To", none: "Nothing was used in this time", noneText: "It appears here a second after the first request.", errors: "{{count}} failed", amount: "Amount", device: "Device time", cost: "Own cost", margin: "Margin", byDay: "Day by day",
     byGroup: "Who used what", group: "Group by", model: "Model", key: "Key", member: "Member", workspace: "Workspace", cachedTokens: "Cached",
+    kind: "Input and output", others: "All others", wholeTime: "The whole time", legend: "Legend with sums", noBars: "Nothing to draw", measure: "Show", measure_total_tokens: "Tokens", measure_requests: "Requests", measure_amount: "Amount", measure_device_seconds: "Device time", day: "Day", eachDay: "Each day",
   },
-  bills: { lead: "{{organisation}}: the sum of its requests, and of adjustments with their reasons.", month: "Month", total: "Total", unpriced: "unpriced", none: "Nothing on this bill yet", free: "Free tokens", book: "Price book", adjustments: "Adjustments", reason: "Reason" },
+  bills: { lead: "{{organisation}}: the sum of its requests, and of adjustments with their reasons.", month: "Month", total: "Total", unpriced: "unpriced", none: "Nothing on this bill yet", free: "Free tokens", book: "Price book", adjustments: "Adjustments", reason: "Reason", organisation: "Organisation", adjust: "Adjust", adjustTitle: "Adjust the bill of {{month}}", adjustText: "A row of its own on the bill. It cannot be changed later, only followed by another; usage stays as it was.", amountHelp: "Below zero it is a credit.", reasonHelp: "Shown on the bill.", modelHelp: "For the reader; may be empty.", by: "By" },
   requests: {
-    lead: "As they end, newest first; where each one's time went.", all: "All", none: "No requests", tokens: "In + out", time: "Time", one: "One request", recent: "Recent requests", allOf: "All of them", id: "Request id", started: "Started", endpoint: "Endpoint", queue: "Queue", load: "Load", prefill: "Prefill", decode: "Decode", stall: "Others' turns", done: "done", cancelled: "cancelled", error: "failed", interrupted: "cut off",
+    lead: "Those in flight, and those that ended, newest first: where each one's time went.", all: "All", none: "No requests", tokens: "In + out", time: "Time", one: "One request", recent: "Recent requests", allOf: "All of them", id: "Request id", started: "Started", endpoint: "Endpoint", queue: "Queue", load: "Load", prefill: "Prefill", decode: "Decode", stall: "Others' turns", done: "done", cancelled: "cancelled", error: "failed", interrupted: "cut off",
+    inFlight: "in flight", allKeys: "All keys", allMembers: "All members", allEndpoints: "All endpoints", when: "Time", anyTime: "Any time", last_1h: "Last hour", last_24h: "Last 24 hours", last_7d: "Last 7 days", last_30d: "Last 30 days", dates: "Days …", clear: "Clear", now: "Right now", nowNote_one: "{{count}} in flight", nowNote_other: "{{count}} in flight", nowMore: "{{formatted}} more, older ones.", nothingRuns: "Nothing runs or waits.", since: "For", state_queued: "queued", state_loading: "loading", state_prefill: "prefill", state_decode: "decode", queuedBehind_one: "queued behind {{count}}", queuedBehind_other: "queued behind {{count}}", stopping: "stopping", cancel: "Cancel", cancelNamed: "Cancel {{id}}", cancelTitle: "Cancel this request?", cancelAction: "Cancel the request", cancelText: "{{who}} is waiting for {{model}}. The answer ends here, its client is told so; what was computed stays on the bill.",
   },
   limits: {
     lead: "What may be used, and what it may cost.", limits: "Limits", add_limit: "New limit", add_budget: "New budget", noLimits: "No limits", noLimitsText: "Requests and tokens are bounded by the pool alone.", scope: "Scope", allModels: "all models", requests_per_minute: "Requests/min", tokens_per_minute: "Tokens/min", tokens_per_day: "Tokens/day", concurrent_requests: "At once", context_length: "Context", max_output_tokens: "Most output",
@@ -177,12 +181,13 @@ export const en = {
     budgets: "Budgets", noBudgets: "No budgets", noBudgetsText: "A budget warns, and then refuses, before a bill surprises.", period: "Period", day: "a day", month: "a month", spent: "Spent", spentOf: "Spent of the budget of {{scope}}", then: "At 100 %", blocks: "refuses", tells: "only tells", block: "Refuse what would go beyond",
     prices: "Prices", pricesNote: "for a million tokens", noPrices: "Unpriced", noPricesText: "The operator has set no prices: everything costs 0.", book: "Book {{version}}, {{currency}}", upTo: "Prompt up to", input: "Input", cachedInput: "Cached", output: "Output", modelHelp: "A stored model's id; * means all together.",
     remove: "Remove", removeTitle: "Remove this rule?", removeText: "What it held back may go on at once.",
+    change_limit: "Change the limit", change_budget: "Change the budget", burst_s: "Burst", burst: "Burst (s)", burstHelp: "How many seconds' worth of the rates a minute may come at once: 60 is a whole minute's.", spentSoFar: "{{spent}} of {{amount}} is spent; it stays so.", thresholds: "Tell at (%)", thresholdsHelp: "Percents at which the organisation's webhook is told.",
   },
   profile: {
     title: "Your account", noUser: "Nobody is signed in", noUserText: "This server is open, or a key is used: there is no password and no session.", password: "Password", passwordNote: "your other sessions end with it", old: "Password now", new: "New password", again: "New password again",
     notTheSame: "These two are not the same.", changePassword: "Change the password", sessions: "Where you are signed in", begun: "Signed in", thisOne: "here", end: "Sign out there",
   },
-  webhook: { title: "Webhook", note: "told of budgets and free quotas, signed", url: "Address", another: "Another address", remove: "Remove the webhook", secret: "Signed with this secret, shown this once:" },
+  webhook: { title: "Webhook", note: "told of budgets and free quotas, signed", url: "Address", another: "Another address", remove: "Remove the webhook", secret: "Signed with this secret, shown this once:", renew: "Replace the secret", renewTitle: "Replace the secret of the webhook?", renewText: "What is sent from now on is signed with a new one, which is shown once. The old one signs nothing any more." },
   organisations: {
     title: "Organisations", note: "of this server", create: "New organisation", suspended: "suspended", suspend: "Suspend", resume: "Let in again", weightHelp: "Its share of the pool against other organisations.",
     suspendTitle: "Suspend {{name}}?", suspendText: "Its keys and sessions are refused at once, and the answers they are getting are cut off. Nothing is deleted.",
@@ -190,6 +195,21 @@ export const en = {
   prices: {
     new: "New price book", text: "The next version, from now on. Requests that were made keep the prices of their time. Prices are for a million tokens; * means all models without a line.", currency: "Currency", note: "Note", addLine: "Add a model", removeLine: "Remove {{model}}", save: "Put in force",
     try: "What would this month have cost?", wouldBe: "{{requests}} requests of this month: {{amount}} {{currency}} instead of {{was}}.",
+    reasoning: "Reasoning", addTier: "Another price for longer prompts of {{model}}", tierHelp: "A model may have several lines: a prompt takes the first whose length reaches it, as a whole. Empty: any longer one. Empty prices are as input and as output.", tierTwice: "Two lines of {{model}} end at the same length.", tierNoEnd: "One line of {{model}} must have no length, so that every prompt has a price.",
+  },
+  secrets: {
+    title: "Secrets", note: "kept encrypted, never shown again", hub_token: "Token for the hub that models come from. Used from the next start on, unless a setting names one.", kept: "kept", none: "none kept", set: "Set", replace: "Replace", setNamed: "Set {{name}}", replaceNamed: "Replace {{name}}", remove: "Remove {{name}}",
+    value: "New value of {{name}}", valueHelp: "It takes the place of what is kept.", removeTitle: "Remove {{name}}?", removeText: "The server forgets it; what needs it stops working at the next start.", removeAction: "Remove",
+  },
+  bodies: {
+    title: "Request bodies", of: "Request bodies of {{name}}", off: "not kept", kept_one: "kept {{count}} day", kept_other: "kept {{count}} days", rule: "What is kept",
+    text: "The server meters every request, but keeps nothing of what it says or is answered, unless it is turned on here. What is kept is redacted first, then sealed on the disk; admins of the workspace can read it, and members their own requests. Each reading is in the audit log.",
+    notConversations: "Conversations of the chat are not covered by this rule: they belong to the member who had them, who deletes them.",
+    store: "Keep what requests say and are answered", storeHelp: "From now on. Turning it off deletes everything that was kept.", days: "Days it is kept", daysHelp: "1 to 365; the operator may allow fewer.", redact: "Taken out before it is kept",
+    kind_email: "Mail addresses", kind_phone: "Phone numbers", kind_card: "Card numbers", kind_iban: "IBANs", kind_token: "Keys and tokens", kind_ip: "IP addresses", patterns: "And what these match", patternsHelp: "Regular expressions, one a line, at most 16; without anchors, look-around and back references.",
+    responses: "Stored responses (API “store”)", responsesHelp: "Never: a response that asks to be stored is refused, and those that were stored are deleted.", responses_as_asked: "as the request asks", responses_never: "never", willDelete: "Saving this deletes what was kept until now and is not covered any more. That cannot be undone.", deleted: "{{formatted}} kept texts were deleted.",
+    body: "What was said", show: "Show what was said", audited: "Reading it is noted in the audit log.", until: "Kept until {{time}}.", redactions_one: "{{count}} place was taken out.", redactions_other: "{{count}} places were taken out.", request: "Request", answer: "Answer", call: "Call of", cut: "cut off", vectors_one: "{{count}} vector of {{dimensions}} dimensions", vectors_other: "{{count}} vectors of {{dimensions}} dimensions", scores: "Scores",
+    remove: "Delete it", removeTitle: "Delete what was said?", removeText: "The text goes; the row of usage stays on the bill.", gone: "What was said is deleted.",
   },
   health: {
     ready: "The server takes work", measure: "Measure again", measuring: "Looking at the machine; this takes a few seconds.", findings: "Findings", ok: "Good", hint: "Hint", warning: "Warning",

@@ -2,6 +2,7 @@ import i18n from "i18next";
 import { initReactI18next } from "react-i18next";
 import { recall, remember } from "../ui/store";
 import { en } from "./en";
+import { addServerTexts } from "./server_texts";
 
 export const languages = { en: "English", "zh-CN": "简体中文" } as const;
 export type Language = keyof typeof languages;
@@ -15,7 +16,8 @@ function preferred(): Language {
 // English is in the first load; the other language comes when it is asked for.
 export async function setLanguage(language: Language, keep = true) {
   if (language === "zh-CN" && !i18n.hasResourceBundle("zh-CN", "translation")) {
-    const { zhCN } = await import("./zh-CN");
+    const [{ zhCN }, { serverZhCN }] = await Promise.all([import("./zh-CN"), import("./server_zh-CN")]);
+    addServerTexts("zh-CN", serverZhCN);
     i18n.addResourceBundle("zh-CN", "translation", zhCN);
   }
   await i18n.changeLanguage(language);

@@ -13,7 +13,7 @@ export const zhCN: Translation = {
   unit: { tokensPerS: "词元/秒", tokens: "词元" },
   state: { stored: "已存储", loading: "加载中", ready: "就绪", failed: "失败", quarantined: "已隔离" },
   place: { resident: "常驻", loading: "加载中", warm: "温", cold: "在磁盘", failed: "失败" },
-  memory: { picture: "资源池内存（按所有者）", weights: "权重", kv: "KV", scratch: "工作区", reserve: "为 KV 预留", recurrent: "状态", free: "空闲" },
+  memory: { picture: "资源池内存（按所有者）", weights: "权重", kv: "KV", scratch: "工作区", reserve: "为 KV 预留", state: "状态", free: "空闲" },
   overview: {
     well: "一切正常", concerns_other: "{{count}} 项需要处理", attention: "需要处理",
     running: "{{model}} 正在运行", waitingWork: "有任务在等待", idle: "当前空闲", up: "已运行 {{time}}",
@@ -80,6 +80,7 @@ export const zhCN: Translation = {
     contextOf: "上下文 {{tokens}}", doesNotFit: "放不下", upTo: "本机至多 {{speed}} 词元/秒", here: "已有",
     fitTitle: "这个模型放不下", fitText: "{{model}} 约需 {{needs}}，资源池只有 {{pool}}。", fitOther: "最接近且放得下的是 {{model}}，约需 {{needs}}。", fitNone: "同系列中没有放得下的。", pullAnyway: "仍然获取",
     notHere: "本服务器上没有 {{model}}", toModels: "所有模型", retryIn: "{{time}} 后重试。",
+    needed: "所需内存", needs: "需要 {{bytes}}", speed: "本机速度", speedHelp: "上限：单个流每个词元读取一遍全部权重。", variants: "{{model}} 的量化版本", neverUsed: "还没有人使用过。", lastUsedBy: "最后一次使用：{{who}}，工作区 {{workspace}}。", usedIn: "最近 {{count}} 天的使用者：", andMore: "以及另外 {{count}} 个密钥",
   },
   pullState: { queued: "排队", running: "下载中", paused: "已暂停", done: "完成", failed: "失败", cancelled: "已取消" },
   model: {
@@ -100,7 +101,7 @@ export const zhCN: Translation = {
   deployments: {
     title: "部署", note: "客户端调用的名称，各有自己的默认值与限制", none: "还没有以自己的名称部署的模型", noneText: "每个已存储的模型都可以按自己的名称调用。部署给它另一个名称（以后可以换成更好的模型），并带有默认值、限制和内存中的位置。",
     deploy: "部署", deployShort: "部署…", deployTitle: "部署模型", edit: "编辑", editTitle: "部署 {{name}}", name: "名称", nameHelp: "客户端所用的名称：字母、数字和 . _ - : /", base: "基础模型", baseHelp: "本服务器上的模型。", description: "说明", missing: "基础模型已不在", kept: "常驻", pinned: "在内存中", maxOutput: "最多输出",
-    fits: "约需 {{needs}}；资源池有 {{pool}}。", doesNotFit: "放不下：约需 {{needs}}，资源池只有 {{pool}}。", beside: "其中 {{bytes}} 为其他模型保留。", nearest: "能放下的最大模型是 {{model}}。", asModel: "与模型相同", defaults: "默认值", defaultsText: "请求未说明时采用的值。", thinking: "思考", on: "开", off: "关",
+    fits: "约需 {{needs}}；资源池有 {{pool}}。", doesNotFit: "放不下：约需 {{needs}}，资源池只有 {{pool}}。", beside: "其中 {{bytes}} 为其他模型保留。", nearest: "能放下的最大模型是 {{model}}。", asModel: "与模型相同", defaults: "默认值", defaultsText: "请求未说明时采用的值。", thinking: "思考", on: "开", off: "关", priority: "优先级", interactive: "交互：优先处理", normal: "普通", batch: "批处理：空闲时处理",
     system: "系统提示", systemHelp: "用于开头没有系统提示的对话。", template: "对话模板", templateHelp: "Jinja；留空则用模型自带的模板。",
     retireText: "此后调用它的客户端会得到错误。{{base}} 仍保留在本服务器上。", neverUsed: "还没有人调用过它。", usedBy: "最近的调用者：", times_other: "{{count}} 次请求",
     field: { temperature: "温度", top_p: "Top-p", top_k: "Top-k", max_tokens: "回答的词元数", max_context_tokens: "最大上下文", max_output_tokens: "最多输出", idle_ttl_s: "空闲多久后离开（秒）", weight: "权重", ttft_s: "首个词元时限（秒）", tpot_s: "词元间隔（秒）" },
@@ -150,6 +151,7 @@ export const zhCN: Translation = {
     active: "有效", revoked: "已吊销", expired: "已过期", actions: "{{name}} 的操作", rotate: "轮换（旧密钥再用一天）", revoke: "吊销", revokeTitle: "吊销 {{name}}？", revokeText: "一秒内失效，正在接收的回答会被切断。",
     days: "有效天数", daysHelp: "留空：永不过期。", restrict: "限制范围", models: "模型", modelsHelp: "模型名，或以 * 结尾的前缀。", endpoints: "接口", endpointsHelp: "路径，或以 * 结尾的前缀。", networks: "网络", networksHelp: "地址或 CIDR 网段。",
     shownTitle: "您的新密钥", shownText: "只显示这一次。请妥善保存。", copy: "复制密钥", kept: "我已保存",
+    id: "标识", change: "更改名称、范围或有效期", details: "查看与更改", until: "有效期至（UTC）", weightHelp: "在工作区所得份额中的占比。", noLimits: "没有自己的限额；工作区和组织的限额仍然有效。", limitsFailed: "密钥可用，但限额未能设置：",
   },
   people: {
     lead: "组织及其工作区的成员，以及他们的权限。", invite: "邀请", none: "还没有成员", noneText: "邀请第一位成员：您会得到一个可转发的链接。", name: "姓名", you: "您", where: "所在", wholeOrganisation: "整个组织", roleOf: "{{name}} 的角色", reset: "密码链接", remove: "移除 {{name}}",
@@ -165,12 +167,14 @@ export const zhCN: Translation = {
     when: "时间", action: "操作", object: "对象", who: "操作者", from: "来源", machine: "本机", change: "变更", show: "显示",
   },
   usage: {
-    lead: "按计费口径的用量：即被调度的词元。", from: "从", to: "到", none: "这段时间没有用量", noneText: "首个请求一秒后会出现在这里。", errors: "{{count}} 个失败", amount: "金额", device: "设备时间", cost: "自有成本", margin: "毛利", byDay: "每日词元",
+    lead: "按计费口径的用量：即被调度的词元。", from: "从", to: "到", none: "这段时间没有用量", noneText: "首个请求一秒后会出现在这里。", errors: "{{count}} 个失败", amount: "金额", device: "设备时间", cost: "自有成本", margin: "毛利", byDay: "逐日",
     byGroup: "用量明细", group: "分组方式", model: "模型", key: "密钥", member: "成员", workspace: "工作区", cachedTokens: "缓存",
+    kind: "输入与输出", others: "其他全部", wholeTime: "全部时间", legend: "图例与合计", noBars: "没有可绘制的内容", measure: "显示", measure_total_tokens: "词元", measure_requests: "请求数", measure_amount: "金额", measure_device_seconds: "设备时间", day: "日期", eachDay: "每日明细",
   },
-  bills: { lead: "{{organisation}}：所有请求之和，以及附有理由的调整。", month: "月份", total: "合计", unpriced: "未定价", none: "本账单还没有内容", free: "免费词元", book: "价目表", adjustments: "调整", reason: "理由" },
+  bills: { lead: "{{organisation}}：所有请求之和，以及附有理由的调整。", month: "月份", total: "合计", unpriced: "未定价", none: "本账单还没有内容", free: "免费词元", book: "价目表", adjustments: "调整", reason: "理由", organisation: "组织", adjust: "调整", adjustTitle: "调整 {{month}} 的账单", adjustText: "账单上的单独一行。之后不能更改，只能再加一行；用量保持不变。", amountHelp: "负数为退款。", reasonHelp: "显示在账单上。", modelHelp: "供查看者参考；可留空。", by: "操作者" },
   requests: {
-    lead: "按结束时间从新到旧；各自的时间花在哪里。", all: "全部", none: "没有请求", tokens: "输入 + 输出", time: "耗时", one: "单个请求", recent: "最近的请求", allOf: "查看全部", id: "请求编号", started: "开始", endpoint: "接口", queue: "排队", load: "加载", prefill: "预填充", decode: "解码", stall: "其他模型的轮次", done: "完成", cancelled: "已取消", error: "失败", interrupted: "中断",
+    lead: "进行中的请求，以及已结束的（从新到旧）：各自的时间花在哪里。", all: "全部", none: "没有请求", tokens: "输入 + 输出", time: "耗时", one: "单个请求", recent: "最近的请求", allOf: "查看全部", id: "请求编号", started: "开始", endpoint: "接口", queue: "排队", load: "加载", prefill: "预填充", decode: "解码", stall: "其他模型的轮次", done: "完成", cancelled: "已取消", error: "失败", interrupted: "中断",
+    inFlight: "进行中", allKeys: "全部密钥", allMembers: "全部成员", allEndpoints: "全部端点", when: "时间", anyTime: "不限时间", last_1h: "最近 1 小时", last_24h: "最近 24 小时", last_7d: "最近 7 天", last_30d: "最近 30 天", dates: "按日期…", clear: "清除", now: "当前", nowNote_other: "{{count}} 个进行中", nowMore: "另有 {{formatted}} 个更早的。", nothingRuns: "没有正在运行或等待的请求。", since: "已持续", state_queued: "排队", state_loading: "加载", state_prefill: "预填充", state_decode: "解码", queuedBehind_other: "前面还有 {{count}} 个", stopping: "正在停止", cancel: "取消", cancelNamed: "取消 {{id}}", cancelTitle: "取消此请求？", cancelAction: "取消请求", cancelText: "{{who}} 正在等待 {{model}}。回答到此为止，客户端会收到通知；已计算的部分仍计入账单。",
   },
   limits: {
     lead: "可以使用多少，可以花费多少。", limits: "限额", add_limit: "新建限额", add_budget: "新建预算", noLimits: "没有限额", noLimitsText: "请求与词元只受资源池本身限制。", scope: "范围", allModels: "所有模型", requests_per_minute: "请求/分", tokens_per_minute: "词元/分", tokens_per_day: "词元/天", concurrent_requests: "并发", context_length: "上下文", max_output_tokens: "最多输出",
@@ -178,12 +182,13 @@ export const zhCN: Translation = {
     budgets: "预算", noBudgets: "没有预算", noBudgetsText: "预算会先提醒，再拒绝，避免账单意外。", period: "周期", day: "每天", month: "每月", spent: "已花费", spentOf: "{{scope}} 预算已花费", then: "达到 100 % 时", blocks: "拒绝", tells: "仅提醒", block: "拒绝会超出的请求",
     prices: "价格", pricesNote: "每百万词元", noPrices: "未定价", noPricesText: "管理员尚未定价：一切为 0。", book: "价目表 {{version}}，{{currency}}", upTo: "提示长度至", input: "输入", cachedInput: "缓存", output: "输出", modelHelp: "已存储模型的名称；* 表示全部合计。",
     remove: "删除", removeTitle: "删除这条规则？", removeText: "它所限制的请求可立即继续。",
+    change_limit: "更改限额", change_budget: "更改预算", burst_s: "突发", burst: "突发（秒）", burstHelp: "每分钟速率中可一次用掉多少秒的额度：60 即一整分钟的量。", spentSoFar: "{{amount}} 中已花费 {{spent}}；更改后保持不变。", thresholds: "提醒阈值（%）", thresholdsHelp: "达到这些百分比时通知组织的 Webhook。",
   },
   profile: {
     title: "您的账户", noUser: "没有登录用户", noUserText: "此服务器为开放模式或使用密钥：没有密码，也没有会话。", password: "密码", passwordNote: "更改后其他会话会结束", old: "当前密码", new: "新密码", again: "再次输入新密码",
     notTheSame: "两次输入不一致。", changePassword: "更改密码", sessions: "已登录的会话", begun: "登录时间", thisOne: "当前", end: "退出该会话",
   },
-  webhook: { title: "Webhook", note: "预算与免费额度的签名通知", url: "地址", another: "更换地址", remove: "移除 Webhook", secret: "签名密钥（只显示这一次）：" },
+  webhook: { title: "Webhook", note: "预算与免费额度的签名通知", url: "地址", another: "更换地址", remove: "移除 Webhook", secret: "签名密钥（只显示这一次）：", renew: "更换密钥", renewTitle: "更换 Webhook 的密钥？", renewText: "此后发送的内容用新密钥签名，新密钥只显示一次。旧密钥不再使用。" },
   organisations: {
     title: "组织", note: "本服务器上的", create: "新建组织", suspended: "已停用", suspend: "停用", resume: "重新启用", weightHelp: "相对其他组织的资源份额。",
     suspendTitle: "停用 {{name}}？", suspendText: "其密钥与会话立即被拒绝，正在接收的回答会被切断。不会删除任何内容。",
@@ -191,6 +196,21 @@ export const zhCN: Translation = {
   prices: {
     new: "新价目表", text: "下一个版本，自现在起生效。已完成的请求保持当时的价格。价格按每百万词元计；* 表示没有单独列出的所有模型。", currency: "货币", note: "备注", addLine: "添加模型", removeLine: "移除 {{model}}", save: "生效",
     try: "本月会是多少？", wouldBe: "本月 {{requests}} 个请求：{{amount}} {{currency}}，原为 {{was}}。",
+    reasoning: "推理", addTier: "为 {{model}} 的更长提示另设价格", tierHelp: "一个模型可有多行：提示整体按第一个长度够用的行计价。长度留空表示更长的全部。价格留空则与输入、输出相同。", tierTwice: "{{model}} 有两行的长度相同。", tierNoEnd: "{{model}} 须有一行不设长度，使每个提示都有价格。",
+  },
+  secrets: {
+    title: "机密", note: "加密保存，不再显示", hub_token: "模型来源站点的令牌。下次启动后使用，除非设置中另有指定。", kept: "已保存", none: "未保存", set: "设置", replace: "更换", setNamed: "设置 {{name}}", replaceNamed: "更换 {{name}}", remove: "移除 {{name}}",
+    value: "{{name}} 的新值", valueHelp: "它将取代已保存的值。", removeTitle: "移除 {{name}}？", removeText: "服务器将忘记它；依赖它的功能在下次启动后停止工作。", removeAction: "移除",
+  },
+  bodies: {
+    title: "请求内容", of: "{{name}} 的请求内容", off: "不保存", kept_other: "保存 {{count}} 天", rule: "保存规则",
+    text: "服务器对每个请求计量，但不保存其内容和回答，除非在此开启。保存前先脱敏，再加密写入磁盘；工作区管理员可以查看，成员可以查看自己的请求。每次查看都会记入审计日志。",
+    notConversations: "聊天中的对话不受此规则约束：它们属于相应成员，由其自行删除。",
+    store: "保存请求内容和回答", storeHelp: "从现在起生效。关闭时会删除已保存的全部内容。", days: "保存天数", daysHelp: "1 到 365；运营者可能限定更少。", redact: "保存前去除",
+    kind_email: "邮箱地址", kind_phone: "电话号码", kind_card: "银行卡号", kind_iban: "IBAN", kind_token: "密钥与令牌", kind_ip: "IP 地址", patterns: "以及匹配以下表达式的内容", patternsHelp: "正则表达式，每行一个，最多 16 个；不支持锚点、环视和反向引用。",
+    responses: "存储的响应（API 的 store）", responsesHelp: "从不：要求存储的响应会被拒绝，已存储的会被删除。", responses_as_asked: "按请求要求", responses_never: "从不", willDelete: "保存此更改会删除此前已保存且不再适用的内容，无法恢复。", deleted: "已删除 {{formatted}} 条保存的内容。",
+    body: "内容", show: "显示内容", audited: "查看会记入审计日志。", until: "保存至 {{time}}。", redactions_other: "已去除 {{count}} 处。", request: "请求", answer: "回答", call: "调用", cut: "已截断", vectors_other: "{{count}} 个向量，{{dimensions}} 维", scores: "得分",
+    remove: "删除", removeTitle: "删除内容？", removeText: "内容将被删除；用量记录仍保留在账单中。", gone: "内容已删除。",
   },
   health: {
     ready: "服务器正常接受任务", measure: "重新测量", measuring: "正在检查机器，需要几秒钟。", findings: "检查结果", ok: "正常", hint: "提示", warning: "警告",

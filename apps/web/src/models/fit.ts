@@ -14,7 +14,8 @@ export function parametersOf(text: string | undefined): number {
   return (match[1] ? Number(match[1]) : 1) * Number(match[2]) * unit;
 }
 
-export function bitsPerWeight(model: CatalogueModel): number {
+type Sized = Pick<CatalogueModel, "id" | "parameters" | "sources">;
+export function bitsPerWeight(model: Pick<Sized, "id" | "sources">): number {
   const text = [model.id ?? "", ...(model.sources ?? [])].join(" ");
   // The name says it best; a GGUF without one is Q4_K_M by custom, a safetensors file 16 bits.
   for (const [pattern, bits] of bitsOf) if (pattern.test(model.id ?? "")) return bits;
@@ -22,14 +23,38 @@ export function bitsPerWeight(model: CatalogueModel): number {
   return /gguf/i.test(text) ? 4.85 : 16;
 }
 
-export function estimatedBytes(model: CatalogueModel): number {
+export function estimatedBytes(model: Sized): number {
   return parametersOf(model.parameters) * bitsPerWeight(model) / 8;
 }
 
-// A tenth for work space, and KV for a short conversation.
-export const overhead = 1.1;
+// What the server asks of the pool for a model, as POST /api/v1/deployments/fit has it: weights, an eighth of them for KV and work
+// space, and 64 MiB.
+export function neededBytes(bytes: number): number {
+  return bytes + bytes / 8 + 64 * 2 ** 20;
+}
 export function fits(bytes: number, poolBytes: number): boolean {
-  return bytes * overhead <= poolBytes;
+  return neededBytes(bytes) <= poolBytes;
+}
+
+// "qwen3:0.6b-q4_k_m" -> "qwen3:0.6b": what differs in its quantisation alone is one model in several sizes.
+export function modelOf(id: string): string {
+  return id.replace(/-(?:qat|q\d+_[a-z0-9_]+|iq\d+_[a-z]+|b?f16|f32|fp8|mxfp4)$/i, "");
+}
+// What its name or its source says; safetensors without one are 16 bits.
+export function quantisationOf(model: CatalogueModel): string {
+  for (const text of [model.id ?? "", ...(model.sources ?? [])]) {
+    const found = /(?:^|[-_.:])(i?q\d+_[a-z0-9]+(?:_[a-z]+)?|bf16|f16|f32|fp8|mxfp4)(?=$|[-_.:])/i.exec(text.replace(/\.gguf$/i, ""));
+    if (found) return /qat/i.test(text) || /qat/i.test(model.id ?? "") ? `${found[1]!.toUpperCase()} (QAT)` : found[1]!.toUpperCase();
+  }
+  return (model.sources ?? []).some((source) => /gguf/i.test(source)) ? "Q4_K_M" : (model.sources ?? []).some((source) => source.startsWith("pypi:")) ? "" : "BF16";
+}
+
+export interface ModelCard { name: string; variants: CatalogueModel[] }
+// The catalogue as cards, in its order; of each model the smallest first.
+export function cardsOf(all: CatalogueModel[]): ModelCard[] {
+  const cards = new Map<string, CatalogueModel[]>();
+  for (const model of all) cards.set(modelOf(model.id ?? ""), [...(cards.get(modelOf(model.id ?? "")) ?? []), model]);
+  return [...cards].map(([name, variants]) => ({ name, variants: [...variants].sort((a, b) => estimatedBytes(a) - estimatedBytes(b)) }));
 }
 
 // The largest of the same family that fits; of any family if none does.

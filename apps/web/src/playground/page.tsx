@@ -2,7 +2,7 @@ import { Square } from "lucide-react";
 import { useEffect, useMemo, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useSearchParams } from "react-router";
-import { postJson } from "../api/client";
+import { postJson, type ReplyOf } from "../api/client";
 import { useModels } from "../api/queries";
 import { AnswerFigures, AnswerView } from "../chat/compare";
 import { ModelPicker, firstModel } from "../chat/model_picker";
@@ -15,9 +15,9 @@ import { snippetsOf } from "./snippets";
 
 type Mode = "chat" | "completion" | "embedding" | "rerank";
 const modes: Mode[] = ["chat", "completion", "embedding", "rerank"];
-const paths: Record<Mode, string> = { chat: "/v1/chat/completions", completion: "/v1/completions", embedding: "/v1/embeddings", rerank: "/v1/rerank" };
+const paths = { chat: "/v1/chat/completions", completion: "/v1/completions", embedding: "/v1/embeddings", rerank: "/v1/rerank" } as const;
 
-interface Ranking { results: { index: number; relevance_score: number }[]; tokens: number; seconds: number }
+interface Ranking { results: ReplyOf<"/v1/rerank", "post">["results"]; tokens: number; seconds: number }
 interface Embeddings { vectors: number[][]; tokens: number; seconds: number }
 
 export function PlaygroundPage() {
@@ -73,11 +73,11 @@ export function PlaygroundPage() {
     const started = performance.now();
     try {
       if (mode === "rerank") {
-        const reply = await postJson<{ results: Ranking["results"]; usage?: { total_tokens?: number } }>(paths.rerank, body, { signal: control.signal });
-        return setRanking({ results: reply.results, tokens: reply.usage?.total_tokens ?? 0, seconds: (performance.now() - started) / 1e3 });
+        const reply = await postJson(paths.rerank, body, { signal: control.signal });
+        return setRanking({ results: reply.results, tokens: reply.usage.total_tokens, seconds: (performance.now() - started) / 1e3 });
       }
-      const reply = await postJson<{ data: { embedding: number[] }[]; usage: { prompt_tokens: number } }>(paths.embedding, body, { signal: control.signal });
-      setEmbeddings({ vectors: reply.data.map((item) => item.embedding), tokens: reply.usage.prompt_tokens, seconds: (performance.now() - started) / 1e3 });
+      const reply = await postJson(paths.embedding, body, { signal: control.signal });
+      setEmbeddings({ vectors: reply.data.flatMap((item) => (Array.isArray(item.embedding) ? [item.embedding] : [])), tokens: reply.usage.prompt_tokens, seconds: (performance.now() - started) / 1e3 });
     } catch (problem) {
       if (!control.signal.aborted) setError(problem);
     }
@@ -126,7 +126,7 @@ export function PlaygroundPage() {
               <summary className="mb-3 font-semibold">{t("playground.parameters")}</summary>
               <label className="mb-3 flex items-center gap-2 text-sm"><input type="checkbox" className="accent-(--accent)" checked={logprobs} onChange={(event) => setLogprobs(event.target.checked)} />{t("playground.logprobs")}</label>
               <SamplingForm value={sampling} onChange={setSampling} />
-              <div className="mt-3"><Field label={t("sampling.stop")} help={t("samplingHelp.stop")}>{(id, note) => <Input id={id} aria-describedby={note} value={(sampling.stop ?? []).join("\\n")} onChange={(event) => {
+              <div className="mt-3"><Field label={t("sampling.stop")} help={t("samplingHelp.stop")}>{(id, note) => <Input id={id} aria-describedby={note} value={[sampling.stop ?? []].flat().join("\\n")} onChange={(event) => {
                 const next = { ...sampling };
                 const list = event.target.value.split("\\n").filter(Boolean);
                 if (list.length > 0) next.stop = list; else delete next.stop;

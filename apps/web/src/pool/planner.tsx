@@ -7,12 +7,12 @@ import { modelColor } from "../ui/colors";
 import { Button, Empty, ErrorNote, Field, Input, Page, Section, Table } from "../ui/kit";
 
 type Plan = ReplyOf<"/api/v1/plan", "post">;
-type PlanRow = NonNullable<Plan["data"]>[number];
+type PlanRow = Plan["data"][number];
 
 export function PlannerPage() {
   const { t } = useTranslation();
   const [trace, setTrace] = useState<{ name: string; text: string } | null>(null);
-  const plan = useMutation({ mutationFn: (body: Record<string, unknown>) => postJson<Plan>("/api/v1/plan", body) });
+  const plan = useMutation({ mutationFn: (body: Record<string, unknown>) => postJson("/api/v1/plan", body) });
   return (
     <Page title={t("nav.planner")} lead={t("planner.lead")}>
       <form className="space-y-4" onSubmit={(event) => {

@@ -2,21 +2,13 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { createContext, useContext, useEffect, useState, type ReactNode } from "react";
 import { ApiError, getJson, setCsrfToken, setWorkspace, whenSignedOut } from "../api/client";
+import type { Session } from "../api/types";
 import { ErrorNote, Loading } from "../ui/kit";
 import { recall, remember } from "../ui/store";
 import { SignInDialog, SignInPage } from "../account/sign_in";
 
-const roles = ["none", "viewer", "developer", "workspace_admin", "admin", "owner", "operator"] as const;
-export type Role = (typeof roles)[number];
-export interface Session {
-  organisation: string;
-  workspace: string;
-  role: Role;
-  session: string | null;
-  csrf_token?: string;
-  user: { id: string; email: string; name: string; is_operator: boolean } | null;
-  workspaces: { id: string; role: Role }[];
-}
+export type Role = Session["role"];
+const roles: readonly Role[] = ["none", "viewer", "developer", "workspace_admin", "admin", "owner", "operator"];
 
 const Context = createContext<Session | null>(null);
 
@@ -47,13 +39,13 @@ export function SessionGate({ children }: { children: ReactNode }) {
       setWorkspace(kept);
       let session: Session;
       try {
-        session = await getJson<Session>("/api/v1/sessions/current", { signal, quiet: true });
+        session = await getJson("/api/v1/sessions/current", { signal, quiet: true });
       } catch (error) {
         // The workspace that was chosen last is not one's own any more.
         if (!kept || !(error instanceof ApiError) || (error.status !== 403 && error.status !== 404)) throw error;
         remember("workspace", null);
         setWorkspace("");
-        session = await getJson<Session>("/api/v1/sessions/current", { signal, quiet: true });
+        session = await getJson("/api/v1/sessions/current", { signal, quiet: true });
       }
       setCsrfToken(session.csrf_token ?? "");
       return session;

@@ -8,7 +8,7 @@ import { useTranslation } from "react-i18next";
 import { NavLink, Outlet, useLocation, useNavigate, useNavigation } from "react-router";
 import { languages, setLanguage, type Language } from "../i18n";
 import { cx, IconButton, Menu } from "../ui/kit";
-import { deleteJson } from "../api/client";
+import { at, deleteJson } from "../api/client";
 import { recall, remember } from "../ui/store";
 import { atLeast, chooseWorkspace, useSession, type Role } from "./session";
 
@@ -78,7 +78,7 @@ function Account() {
   const client = useQueryClient();
   const navigate = useNavigate();
   if (session.session === null) return <span className="min-w-0 truncate text-xs text-faint" title={t("shell.openServer")}>{t("shell.openServer")}</span>;
-  const signOut = () => void deleteJson("/api/v1/sessions/current").finally(() => { client.clear(); location.assign("/chat"); });
+  const signOut = () => void deleteJson(at("/api/v1/sessions/{id}", { id: "current" })).finally(() => { client.clear(); location.assign("/chat"); });
   return (
     <Menu align="start" trigger={<IconButton label={`${t("shell.account")}: ${session.user?.email ?? ""}`}><CircleUser /></IconButton>} items={[
       { label: `${session.user?.name || session.user?.email || ""} · ${session.role}`, disabled: true, onSelect: () => {} },

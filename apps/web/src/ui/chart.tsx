@@ -6,15 +6,16 @@ import { useDark } from "./theme_hook";
 
 export interface Series { label: string; color: string; values: (number | null)[]; fill?: boolean; bars?: boolean }
 
-export default function Chart({ times, series, format, height = 140, label, timeFormat }:
-  { times: number[]; series: Series[]; format: (value: number) => string; height?: number; label: string; timeFormat?: (unixS: number) => string }) {
+// `onPoint`: which of the times is pointed at, null: none.
+export default function Chart({ times, series, format, height = 140, label, timeFormat, onPoint }:
+  { times: number[]; series: Series[]; format: (value: number) => string; height?: number; label: string; timeFormat?: (unixS: number) => string; onPoint?: (index: number | null) => void }) {
   const host = useRef<HTMLDivElement>(null);
   const chart = useRef<uPlot | null>(null);
   const dark = useDark();
   const shape = series.map((one) => `${one.label}|${one.color}|${one.bars ?? false}`).join(",");
   const data: uPlot.AlignedData = [times, ...series.map((one) => one.values)];
-  const latest = useRef({ data, format, series, timeFormat });
-  latest.current = { data, format, series, timeFormat };
+  const latest = useRef({ data, format, series, timeFormat, onPoint });
+  latest.current = { data, format, series, timeFormat, onPoint };
   useEffect(() => {
     const element = host.current!;
     const style = getComputedStyle(document.documentElement);
@@ -23,6 +24,7 @@ export default function Chart({ times, series, format, height = 140, label, time
       width: Math.max(200, element.clientWidth), height, legend: { show: false },
       padding: [8, 8, 0, 0],
       cursor: { y: false, points: { size: 6 } },
+      hooks: { setCursor: [(self) => latest.current.onPoint?.(self.cursor.idx ?? null)] },
       scales: {
         // At least a minute, so that a page just opened does not stretch a second over its width.
         x: { time: true, range: (_, min, max) => (latest.current.series.some((one) => one.bars) ? [min - 43_200, max + 43_200] : [Math.min(min ?? 0, (max ?? 60) - 60), max ?? 60]) },

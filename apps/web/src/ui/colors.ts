@@ -29,12 +29,25 @@ export function modelHue(id: string): number {
   return hues[slot]!;
 }
 
+// Of things that are shown together, such as the bars of one chart: each its own colour, and each that it has elsewhere as long
+// as there are enough. A name of another kind ("key:…") does not meet a model's.
+export function groupColors(ids: string[], dark = isDark()): string[] {
+  const used = new Set<number>();
+  return ids.map((id) => {
+    let at = hues.indexOf(modelHue(id));
+    for (let tries = 0; tries < hues.length && used.has(at); ++tries) at = (at + 1) % hues.length;
+    used.add(at);
+    return colorOf(hues[at]!, dark);
+  });
+}
+
 export function isDark(): boolean {
   return document.documentElement.classList.contains("dark");
 }
 
+const colorOf = (hue: number, dark: boolean) => `oklch(${dark ? 0.7 : 0.58} 0.13 ${hue})`;
 export function modelColor(id: string, dark = isDark()): string {
-  return `oklch(${dark ? 0.7 : 0.58} 0.13 ${modelHue(id)})`;
+  return colorOf(modelHue(id), dark);
 }
 // KV of the same model: the same hue, lighter.
 export function modelTint(id: string, dark = isDark()): string {

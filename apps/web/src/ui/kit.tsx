@@ -7,6 +7,7 @@ import {
 } from "react";
 import { useTranslation } from "react-i18next";
 import { ApiError } from "../api/client";
+import { serverError } from "../i18n/server_texts";
 import { formatAgo, formatTime } from "./format";
 
 export function cx(...names: (string | false | null | undefined)[]): string {
@@ -212,7 +213,7 @@ export function ErrorNote({ error, retry }: { error: unknown; retry?: () => void
 }
 
 export function errorText(error: unknown, t: (key: "common.unreachable" | "common.failed") => string): string {
-  if (error instanceof ApiError) return error.code === "unreachable" ? t("common.unreachable") : error.message;
+  if (error instanceof ApiError) return error.code === "unreachable" ? t("common.unreachable") : serverError(error.problem);
   return error instanceof Error && error.message ? error.message : t("common.failed");
 }
 
@@ -257,12 +258,15 @@ export function CopyButton({ text, label }: { text: string | (() => string); lab
       await navigator.clipboard.writeText(content);
     } catch {
       // No clipboard without TLS beyond localhost: the old way still works.
+      // Within a dialog that is open: what is outside of it cannot be selected.
+      const before = document.activeElement;
       const area = document.createElement("textarea");
       area.value = content;
-      document.body.append(area);
+      (before?.closest("dialog") ?? document.body).append(area);
       area.select();
       document.execCommand("copy");
       area.remove();
+      if (before instanceof HTMLElement) before.focus();
     }
     setDone(true);
   };

@@ -1,0 +1,108 @@
+// What a person sees while there is nothing to read yet: the place in the waiting line, how full the context is, where models are.
+// Oracles: the API's own answers.
+import type { Browser } from "playwright-core";
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { launch, Visit } from "./browser";
+import { Server, smallModel } from "./server";
+
+// One sequence at a time: who comes second waits, and is not turned away.
+const server = new Server(["--open", "--simulated", "--simulated-step-ms", "4", "--simulated-context-length", "320"], {
+  TIDEPOOL_POOL_MEMORY: "500MiB", TIDEPOOL_POOL_WARM_MEMORY: "256MiB", TIDEPOOL_POOL_MAX_SEQUENCES: "1", TIDEPOOL_POOL_ADMISSION_LOAD: "0", TIDEPOOL_LEDGER_FREE_TOKENS: "0",
+});
+let browser: Browser;
+let visit: Visit;
+
+beforeAll(async () => {
+  await server.start();
+  browser = await launch();
+});
+afterAll(async () => {
+  await browser?.close();
+  await server.remove();
+});
+beforeEach(async () => { visit = await Visit.open(browser, server.url); });
+afterEach(async () => {
+  expect(visit.problems).toEqual([]);
+  await visit.close();
+});
+
+const last = () => visit.page.locator('[data-role="assistant"]').last();
+async function say(text: string) {
+  await visit.page.getByLabel("Message", { exact: true }).fill(text);
+  await visit.page.getByRole("button", { name: "Send" }).click();
+}
+const ended = () => visit.page.locator('[data-role="assistant"][data-state="done"]').last().waitFor();
+const direct = (content: string) => fetch(`${server.url}/v1/chat/completions`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ model: "scripted", messages: [{ role: "user", content }] }) });
+interface Pool { models: { id: string; waiting: number; active: number; pooled: boolean; bytes: { resident: number; warm: number } }[] }
+const pool = async (id: string) => (await server.ask<Pool>("GET", "/api/v1/pool")).models.find((one) => one.id === id)!;
+
+test("the place in the waiting line is shown while a request waits, and moves up", async () => {
+  const ahead = [direct("[[stall_ms:40]][[repeat:20:first ]]")];
+  await expect.poll(async () => (await pool("scripted")).active).toBe(1);
+  ahead.push(direct("[[stall_ms:40]][[repeat:15:second ]]"));
+  await expect.poll(async () => (await pool("scripted")).waiting).toBe(1);
+  await visit.go("/chat");
+  await say("[[say:at last]]");
+  const line = last().getByRole("status");
+  await line.getByText(/^Waiting in the queue, 1 ahead/).waitFor();
+  expect((await pool("scripted")).waiting).toBe(2);
+  await line.getByText(/^Waiting in the queue, 0 ahead/).waitFor({ timeout: 20_000 });
+  await ended();
+  expect(await last().locator(".prose-answer").textContent()).toContain("at last");
+  expect((await Promise.all(ahead)).map((reply) => reply.status)).toEqual([200, 200]);
+});
+
+interface Kept { turns: { role: string; dropped_turns: number; usage: { prompt_tokens: number; completion_tokens: number } | null }[] }
+test("the meter counts the draft and the context, warns when it fills, and what is left out is said", async () => {
+  await visit.go("/chat");
+  const draft = "How many tokens is this?";
+  await visit.page.getByLabel("Message", { exact: true }).fill(draft);
+  const { count } = await server.ask<{ count: number }>("POST", "/tokenize", { model: "scripted", prompt: draft, add_special_tokens: false });
+  const meter = visit.page.getByTitle(/how much of the model's context/);
+  const text = async () => (await meter.textContent())!.trim();
+  await expect.poll(text).toBe(`${count} tokens`);
+  const kept = async () => (await server.ask<Kept>("GET", `/api/v1/conversations/${visit.page.url().split("/").pop()}`)).turns.filter((turn) => turn.role === "assistant");
+  await say("[[repeat:20:wave ]]");
+  await ended();
+  await visit.page.waitForURL(/\/chat\/conv-/);
+  const { usage } = (await kept()).at(-1)!;
+  await expect.poll(text).toBe(`${usage!.prompt_tokens + usage!.completion_tokens} of 320 context`);
+  expect(await meter.getAttribute("class")).toContain("text-faint");
+  // Filled up: first a warning, then the oldest turns go, in sight.
+  for (let i = 0; i < 12 && !(await kept()).at(-1)!.dropped_turns; ++i) {
+    await say(`[[repeat:30:wave ]] ${i}`);
+    await visit.page.waitForFunction((number) => document.querySelectorAll('[data-role="user"]').length >= number || document.body.textContent!.includes(`]] ${number - 2}`), i + 2);
+    await ended();
+    await expect.poll(async () => (await kept()).length).toBe(i + 2);
+    await expect.poll(async () => (await kept()).at(-1)!.usage).not.toBeNull();
+  }
+  expect((await kept()).at(-1)!.dropped_turns).toBeGreaterThan(0);
+  await last().getByText(/^The oldest .*left out here: the context was full/).waitFor();
+  await visit.page.getByLabel("Message", { exact: true }).fill("tide ".repeat(300));
+  await expect.poll(() => meter.getAttribute("class"), { timeout: 5_000 }).toContain("text-bad");
+});
+
+test("the picker says of each model whether it is in memory, warm or on disk", async () => {
+  const name = "smollm2:135m";
+  await server.store(smallModel, name);
+  await visit.go("/chat");
+  const trigger = visit.page.getByRole("button", { name: /^Model/ });
+  const placeOf = async () => {
+    await trigger.click();
+    const text = (await visit.page.getByRole("menuitem", { name: new RegExp(`^${name}`) }).textContent())!;
+    await visit.page.keyboard.press("Escape");
+    return /(resident|warm|on disk|loading)$/.exec(text)?.[1];
+  };
+  await expect.poll(placeOf, { timeout: 15_000 }).toBe("on disk");
+  await server.ask("POST", "/v1/chat/completions", { model: name, messages: [{ role: "user", content: "Hi" }], max_tokens: 4 });
+  expect((await pool(name)).bytes.resident).toBeGreaterThan(0);
+  await expect.poll(placeOf, { timeout: 15_000 }).toBe("resident");
+  // Idle weights leave memory; what they are read from stays.
+  await server.ask("POST", "/api/v1/pool/policy", { model: name, idle_ttl_s: 0.5 });
+  await expect.poll(async () => (await pool(name)).bytes.resident, { timeout: 20_000 }).toBe(0);
+  expect((await pool(name)).bytes.warm).toBeGreaterThan(0);
+  await expect.poll(placeOf, { timeout: 15_000 }).toBe("warm");
+  await trigger.click();
+  await visit.page.getByRole("menuitem", { name: new RegExp(`^${name}`) }).click();
+  expect(await trigger.textContent()).toMatch(/warm$/);
+});
