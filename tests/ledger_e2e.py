@@ -4,11 +4,14 @@ client meets them, bills, a full disk, the command line."""
 import argparse
 import concurrent.futures
 import csv
+import hmac
+import http.server
 import io
 import json
 import os
 import pathlib
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -234,6 +237,8 @@ def test_requests_and_history(server):
     assert series[0]["model"] == MODEL and series[0]["points"][-1][1] > 0
     refused = call(server, "GET", "/api/v1/query_range?metric=refusals&step=60")
     assert refused[0] == 200
+    amounts = call(server, "GET", "/api/v1/query_range?metric=amount&step=60")[2]["data"]
+    assert all(isinstance(value, str) for one in amounts for _, value in one["points"]), amounts
     for path in ("/api/v1/usage?group_by=x", "/api/v1/usage?from=yesterday", "/api/v1/usage?limit=0", "/api/v1/usage?after=zz&group_by=key",
                  "/api/v1/query_range?metric=passwords", "/api/v1/query_range?from=1&step=1", "/api/v1/requests?sql=1",
                  "/api/v1/bills?month=2026-13"):
@@ -271,6 +276,159 @@ def test_the_command_line_tells_the_same(server):
     assert json.loads(done.stdout)["data"][0]["requests_per_minute"] == 5, done.stderr
     assert cli(server, "limits", "--remove", key["id"]).returncode == 0
     assert cli(server, "limits", "nonsense:x", "--requests-per-minute", "5").returncode == 1
+    rows = json.loads(cli(server, "audit", "list", "--limit", "2", "--json").stdout)["data"]
+    before = json.loads(cli(server, "audit", "list", "--limit", "1", "--before", str(rows[0]["number"]), "--json").stdout)["data"]
+    assert before == rows[1:] and before[0]["number"] == rows[0]["number"] - 1
+
+
+class Receiver(http.server.ThreadingHTTPServer):
+    """Takes POSTs on a free port of 127.0.0.1; answers with `status`."""
+
+    def __init__(self, status=204):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                self.server.taken.append((self.headers["Tidepool-Signature"], body))
+                self.send_response(self.server.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.taken, self.status = [], status
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server_port}/hook"
+
+
+def run(server, *arguments, code=0):
+    done = cli(server, *arguments)
+    assert done.returncode == code, (arguments, done.stdout, done.stderr)
+    return done.stdout if code == 0 else done.stderr
+
+
+def test_adjustments_and_csv_by_the_command_line(server):
+    made = json.loads(run(server, "bill", "adjust", "--organisation", "default", "--amount", "-0.000001", "--reason", "a credit, \"ours\"",
+                          "--month", "2026-01", "--currency", "CHF", "--json"))
+    assert made["amount"] == "-0.000001" and made["currency"] == "CHF" and made["month"] == "2026-01", made
+    listed = json.loads(run(server, "bill", "adjustments", "--month", "2026-01", "--json"))["data"]
+    assert [one["id"] for one in listed] == [made["id"]]
+    assert "a credit" in run(server, "bill", "adjustments", "--month", "2026-01")
+    assert "-0.000001" in run(server, "bill", "--month", "2026-01")
+    rows = list(csv.DictReader(io.StringIO(run(server, "bill", "--csv", "--month", "2026-01"))))
+    assert [(row["amount"], row["reason"]) for row in rows if row["kind"] == "adjustment"] == [("-0.000001", "a credit, \"ours\"")]
+    assert [row["amount"] for row in rows if row["kind"] == "total"] == ["-0.000001"]
+    run(server, "bill", "--csv", "--json", code=2)
+    run(server, "bill", "adjust", "--organisation", "default", "--amount", "1", code=2)  # without a reason
+    assert "organisation" in run(server, "bill", "adjust", "--organisation", "nobody", "--amount", "1", "--reason", "x", code=1)
+    assert "amount" in run(server, "bill", "adjust", "--organisation", "default", "--amount", "1e3", "--reason", "x", code=1)
+
+
+def test_budgets_quotas_and_limits_by_the_command_line(server):
+    key = new_key(server, "budgeted")["id"]
+    made = json.loads(run(server, "budget", key, "--amount", "12.5", "--period", "day", "--thresholds", "10,90", "--tell", "--json"))["data"][0]
+    assert (made["scope"], made["amount"], made["period"], made["thresholds"], made["block"]) == (f"key:{key}", "12.50", "day", [10, 90], False)
+    changed = json.loads(run(server, "budget", key, "--amount", "1", "--id", made["id"], "--json"))["data"][0]
+    assert changed["id"] == made["id"] and changed["amount"] == "1.00" and changed["thresholds"] == [50, 80, 100] and changed["block"]
+    assert "50,80,100" in run(server, "budget")
+    run(server, "budget", key, "--amount", "1", "--thresholds", "90,10", code=1)
+    assert json.loads(run(server, "budget", "--remove", made["id"], "--json"))["deleted"]
+    run(server, "limits", key, "--tokens-per-minute", "600", "--burst", "7", "--model", MODEL)
+    run(server, "limits", key, "--concurrent", "3")
+    limits = json.loads(run(server, "limits", key, "--json"))["data"]
+    assert [(one["model"], one["tokens_per_minute"], one["concurrent_requests"], one["burst_s"]) for one in limits] == [("*", None, 3, 60), (MODEL, 600, None, 7)]
+    run(server, "limits", "--remove", key, "--model", MODEL)
+    run(server, "limits", "--remove", key)
+    quota = json.loads(run(server, "quota", MODEL, "--days", "10", "--json"))["data"][0]
+    assert 9.9 < (quota["expires_at"] - time.time()) / 86400 < 10.1
+    run(server, "quota", MODEL, "--days", "90")
+
+
+def test_pages_are_one_list_to_the_command_line(server):
+    key = new_key(server, "many limits")["id"]
+    for i in range(12):
+        call(server, "PUT", "/api/v1/limits", {"scope": f"key:{key}", "model": f"m{i:02}", "requests_per_minute": i})
+    first = call(server, "GET", f"/api/v1/limits?scope=key:{key}&limit=5")[2]
+    assert len(first["data"]) == 5 and first["has_more"]
+    rest = call(server, "GET", f"/api/v1/limits?scope=key:{key}&limit=1000&after={first['next_cursor']}")[2]
+    assert [one["model"] for one in first["data"] + rest["data"]] == [f"m{i:02}" for i in range(12)] and not rest["has_more"]
+    whole = json.loads(run(server, "limits", key, "--json"))
+    assert len(whole["data"]) == 12 and whole["has_more"] is False
+    for i in range(12):
+        run(server, "limits", "--remove", key, "--model", f"m{i:02}") if i == 0 else call(server, "DELETE", f"/api/v1/limits?scope=key:{key}&model=m{i:02}")
+
+
+def test_a_webhook_by_the_command_line(tmp_path):
+    with Receiver() as receiver, Server("--simulated", settings={"TIDEPOOL_LEDGER_WEBHOOK_PRIVATE": "true"}) as server:
+        assert "none" in run(server, "webhook", "show")
+        run(server, "webhook", "test", code=1)
+        secret = json.loads(run(server, "webhook", "set", receiver.url, "--json"))["secret"]
+        assert receiver.url in run(server, "webhook", "show")
+        assert "secret" not in json.loads(run(server, "webhook", "show", "--json"))
+        assert json.loads(run(server, "webhook", "test", "--json"))["delivered"]
+        signature, body = receiver.taken[0]
+        assert json.loads(body)["type"] == "webhook.test"
+        at = signature.split(",")[0].removeprefix("t=")
+        assert signature == f"t={at},v1=" + hmac.new(secret.encode(), f"{at}.".encode() + body, "sha256").hexdigest()
+        receiver.status = 500
+        assert "500" in run(server, "webhook", "test", code=1)
+        run(server, "webhook", "remove")
+        assert json.loads(run(server, "webhook", "show", "--json"))["url"] is None
+        receiver.shutdown()
+    # Elsewhere nothing leads to private addresses.
+    with Server("--simulated") as server:
+        assert "private" in run(server, "webhook", "set", "http://127.0.0.1:9/x", code=1)
+
+
+def test_help_names_every_option(server):
+    for command, words in {"bill": ["--csv", "adjust", "--month"], "bill adjust": ["--amount", "--reason", "--currency"], "budget": ["--thresholds", "--id", "--tell"],
+                           "limits": ["--burst", "--concurrent", "--max-output"], "webhook": ["show", "set", "test", "remove"], "quota": ["--days", "--stop"]}.items():
+        text = run(server, *command.split(), "--help")
+        assert all(word in text for word in words), (command, text)
+
+
+def test_open_meters_everything_under_workspace_default(tmp_path):
+    with Server("--simulated", "--open", home=tmp_path, settings=ledger_load.settings_for(tmp_path)) as server:
+        def ask(path, body, headers=None):
+            request = urllib.request.Request(server.url + path, json.dumps({"model": MODEL, **body}).encode(), headers={"Content-Type": "application/json", **(headers or {})})
+            with urllib.request.urlopen(request, timeout=60) as reply:
+                return reply.read()
+
+        messages = [{"role": "user", "content": "[[tokens:3]]"}]
+        asked = [("chat.completions", "/v1/chat/completions", {"messages": messages}, None),
+                 # SDKs insist on sending some key.
+                 ("chat.completions", "/v1/chat/completions", {"messages": messages}, {"Authorization": "Bearer sk-anything"}),
+                 ("completions", "/v1/completions", {"prompt": "[[tokens:3]]"}, None),
+                 ("embeddings", "/v1/embeddings", {"input": "a"}, None),
+                 ("messages", "/v1/messages", {"messages": messages, "max_tokens": 5}, None),
+                 ("chat", "/api/chat", {"messages": messages, "stream": False}, None)]
+        for _, path, body, headers in asked:
+            ask(path, body, headers)
+        rows = eventually(lambda: (lambda r: r if len(r) == len(asked) else None)(ledger_load.sqlite3.connect(tmp_path / "tidepool.db").execute(
+            "SELECT organisation, workspace, key_id, member, status, prompt_tokens FROM usage_rows").fetchall()))
+        assert rows and {row[:5] for row in rows} == {("default", "default", "open", "", "done")} and all(row[5] > 0 for row in rows), rows
+        with urllib.request.urlopen(server.url + "/api/v1/usage?group_by=workspace") as reply:
+            shown = json.load(reply)["data"]
+        assert [(one["workspace"], one["requests"]) for one in shown] == [("default", len(asked))]
+        # What there is not is not found before any limit is looked at.
+        with pytest.raises(urllib.error.HTTPError) as missing:
+            ask("/v1/chat/completions", {"model": "no-such-model", "messages": messages})
+        assert missing.value.code == 404
+
+
+def test_embeddings_tell_what_limits_have_left(server):
+    key = new_key(server, "embedding")
+    call(server, "PUT", "/api/v1/limits", {"scope": f"key:{key['id']}", "requests_per_minute": 1, "tokens_per_minute": 1000})
+    body = {"model": MODEL, "input": "some words"}
+    status, headers, _ = call(server, "POST", "/v1/embeddings", body, key=key["key"])
+    assert status == 200 and headers["x-ratelimit-remaining-requests"] == "0" and int(headers["x-ratelimit-remaining-tokens"]) < 1000
+    status, headers, reply = call(server, "POST", "/v1/embeddings", body, key=key["key"])
+    assert status == 429 and reply["error"]["code"] == "rate_limit_exceeded", reply
+    assert headers["x-ratelimit-limit-requests"] == "1" and headers["x-ratelimit-remaining-requests"] == "0" and int(headers["Retry-After"]) >= 1
+    assert int(headers["x-ratelimit-remaining-tokens"]) < 1000
+    status, headers, _ = call(server, "POST", "/v1/embeddings", {**body, "model": "no-such-model"}, key=key["key"])
+    assert status == 404 and "x-ratelimit-limit-requests" not in headers
 
 
 # ---- what goes wrong ---------------------------------------------------------------------------------

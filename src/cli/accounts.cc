@@ -20,22 +20,6 @@ const Json& ListOf(const Json& reply) {
   return it != reply.end() && it->is_array() ? *it : none;
 }
 
-// Every page, as one list.
-Result<Json> AllPages(ApiClient& api, const std::string& path) {
-  Json all;
-  all["data"] = Json::array();
-  std::string after;
-  do {
-    const char joint = path.find('?') == std::string::npos ? '?' : '&';
-    TP_ASSIGN(const Json page,
-              api.Get(fmt::format("{}{}limit=1000{}{}", path, joint,
-                                  after.empty() ? "" : "&after=", ApiClient::Segment(after))));
-    for (const Json& item : ListOf(page)) all["data"].push_back(item);
-    after = TextField(page, "next_cursor");
-  } while (!after.empty());
-  return all;
-}
-
 std::string When(const Json& item, const char* field) {
   const auto at = static_cast<int64_t>(NumberField(item, field));
   if (at == 0) return "";
@@ -132,7 +116,7 @@ Status ListKeys(Session& session, const AccountsOptions& o) {
   TP_ASSIGN(ApiClient * api, session.Api());
   const std::string path =
       o.workspace.empty() ? "/api/v1/keys" : "/api/v1/keys?workspace=" + ApiClient::Segment(o.workspace);
-  TP_ASSIGN(const Json reply, AllPages(*api, path));
+  TP_ASSIGN(const Json reply, api->GetAll(path));
   return PrintTable(session, reply,
                     {{"ID"},
                      {"KEY"},
@@ -200,7 +184,7 @@ Status ListWorkspaces(Session& session, const AccountsOptions& o) {
   const std::string path = o.organisation.empty()
                                ? "/api/v1/workspaces"
                                : "/api/v1/workspaces?organisation=" + ApiClient::Segment(o.organisation);
-  TP_ASSIGN(const Json reply, AllPages(*api, path));
+  TP_ASSIGN(const Json reply, api->GetAll(path));
   return PrintTable(
       session, reply, {{"ID"}, {"NAME"}, {"ORGANISATION"}, {"WEIGHT", Align::kRight}, {"STATE"}},
       [](const Json& workspace) -> std::vector<std::string> {
@@ -227,7 +211,7 @@ Status ArchiveWorkspace(Session& session, const AccountsOptions& o) {
 
 Status ListOrganisations(Session& session, const AccountsOptions&) {
   TP_ASSIGN(ApiClient * api, session.Api());
-  TP_ASSIGN(const Json reply, AllPages(*api, "/api/v1/organisations"));
+  TP_ASSIGN(const Json reply, api->GetAll("/api/v1/organisations"));
   return PrintTable(session, reply, {{"ID"}, {"NAME"}, {"WEIGHT", Align::kRight}, {"STATE"}},
                     [](const Json& organisation) -> std::vector<std::string> {
                       return {TextField(organisation, "id"), TextField(organisation, "name"),
@@ -255,7 +239,7 @@ Status ListMembers(Session& session, const AccountsOptions& o) {
   const std::string path = o.workspace.empty()
                                ? "/api/v1/members"
                                : "/api/v1/members?workspace=" + ApiClient::Segment(o.workspace);
-  TP_ASSIGN(const Json reply, AllPages(*api, path));
+  TP_ASSIGN(const Json reply, api->GetAll(path));
   return PrintTable(session, reply, {{"ID"}, {"MAIL"}, {"NAME"}, {"ROLE"}, {"WORKSPACE"}},
                     [](const Json& member) -> std::vector<std::string> {
                       return {TextField(member, "id"), TextField(member, "email"), TextField(member, "name"),
@@ -292,7 +276,10 @@ Status ResetMember(Session& session, const AccountsOptions& o) {
 
 Status ListAudit(Session& session, const AccountsOptions& o) {
   TP_ASSIGN(ApiClient * api, session.Api());
-  TP_ASSIGN(const Json reply, api->Get(fmt::format("/api/v1/audit?limit={}", o.limit)));
+  std::string path = fmt::format("/api/v1/audit?limit={}", o.limit);
+  if (o.before) path += fmt::format("&after={}", *o.before);
+  if (!o.organisation.empty()) path += "&organisation=" + ApiClient::Segment(o.organisation);
+  TP_ASSIGN(const Json reply, api->Get(path));
   return PrintTable(session, reply,
                     {{"ROW", Align::kRight}, {"WHEN"}, {"WHO"}, {"FROM"}, {"WHAT"}, {"OBJECT"}},
                     [](const Json& row) -> std::vector<std::string> {

@@ -147,8 +147,8 @@ Status ApiClient::Perform(Request& request) {
               fmt::format("the connection to {} failed: {}", url_, curl_easy_strerror(code)));
 }
 
-Result<Json> ApiClient::Exchange(const char* method, std::string_view path, const Json* body,
-                                 double timeout_s) {
+Result<std::string> ApiClient::ExchangeText(const char* method, std::string_view path, const Json* body,
+                                            double timeout_s) {
   Request request;
   const std::string url = url_ + std::string(path);
   curl_easy_setopt(request.easy, CURLOPT_URL, url.c_str());
@@ -160,7 +160,7 @@ Result<Json> ApiClient::Exchange(const char* method, std::string_view path, cons
   curl_easy_setopt(request.easy, CURLOPT_TIMEOUT_MS, static_cast<long>(timeout_s * 1000));
   curl_easy_setopt(request.easy, CURLOPT_WRITEFUNCTION, Request::Write);
   curl_easy_setopt(request.easy, CURLOPT_WRITEDATA, &request);
-  request.Header("Accept: application/json");
+  request.Header("Accept: application/json, */*;q=0.5");
   if (!key_.empty()) request.Header("Authorization: Bearer " + key_);
   if (body != nullptr) {
     request.body = body->dump(-1, ' ', false, Json::error_handler_t::replace);
@@ -173,16 +173,48 @@ Result<Json> ApiClient::Exchange(const char* method, std::string_view path, cons
   TP_TRY(Perform(request));
   const auto status = static_cast<int>(request.status());
   if (status >= 400) return Fail(ServerError(status, request.reply));
-  auto json = Json::parse(request.reply, nullptr, false);
+  return std::move(request.reply);
+}
+
+Result<Json> ApiClient::Exchange(const char* method, std::string_view path, const Json* body,
+                                 double timeout_s) {
+  TP_ASSIGN(const std::string text, ExchangeText(method, path, body, timeout_s));
+  auto json = Json::parse(text, nullptr, false);
   if (json.is_discarded()) {
     return Fail(ErrorKind::kCorrupt, "bad_reply",
-                fmt::format("{} did not answer with JSON; is it a Tidepool server?", url));
+                fmt::format("{}{} did not answer with JSON; is it a Tidepool server?", url_, path));
   }
   return json;
 }
 
+Result<std::string> ApiClient::GetText(std::string_view path, double timeout_s) {
+  return ExchangeText("GET", path, nullptr, timeout_s);
+}
 Result<Json> ApiClient::Get(std::string_view path, double timeout_s) {
   return Exchange("GET", path, nullptr, timeout_s);
+}
+Result<Json> ApiClient::GetAll(const std::string& path, double timeout_s) {
+  Json all;
+  std::string after;
+  do {
+    TP_ASSIGN(Json page,
+              Get(fmt::format("{}{}limit=1000{}{}", path, path.find('?') == std::string::npos ? '?' : '&',
+                              after.empty() ? "" : "&after=", Segment(after)),
+                  timeout_s));
+    const std::string next = TextField(page, "next_cursor");
+    const Json rows = page.value("data", Json::array());
+    if (!next.empty() && (next == after || rows.empty()))
+      return Fail(ErrorKind::kInternal, "endless_list", fmt::format("the pages of {} do not end", path));
+    if (all.is_null()) {
+      all = std::move(page);
+    } else {
+      for (const Json& row : rows) all["data"].push_back(row);
+    }
+    after = next;
+  } while (!after.empty());
+  all["has_more"] = false;
+  all["next_cursor"] = nullptr;
+  return all;
 }
 Result<Json> ApiClient::Post(std::string_view path, const Json& body, double timeout_s) {
   return Exchange("POST", path, &body, timeout_s);

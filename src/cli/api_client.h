@@ -33,6 +33,10 @@ class ApiClient {
 
   // Errors of the server come back with its code and message; no server is kUnavailable "no_server".
   Result<Json> Get(std::string_view path, double timeout_s = 30);
+  // All pages of a list, as one reply: that of the first page with every page's `data`.
+  Result<Json> GetAll(const std::string& path, double timeout_s = 60);
+  // As it is, for answers that are not JSON.
+  Result<std::string> GetText(std::string_view path, double timeout_s = 60);
   Result<Json> Post(std::string_view path, const Json& body, double timeout_s = 30);
   Result<Json> Put(std::string_view path, const Json& body, double timeout_s = 30);
   Result<Json> Patch(std::string_view path, const Json& body, double timeout_s = 30);
@@ -52,6 +56,8 @@ class ApiClient {
 
  private:
   struct Request;
+  Result<std::string> ExchangeText(const char* method, std::string_view path, const Json* body,
+                                   double timeout_s);
   Result<Json> Exchange(const char* method, std::string_view path, const Json* body, double timeout_s);
   Status Perform(Request& request);
   Status ReadEvents(std::string_view path, const Json* body, const std::vector<std::string>& headers,

@@ -341,6 +341,37 @@ void AddStudies(CLI::App& root, Options& o, std::vector<Entry>& entries) {
   entries.push_back({plan, [](Session& s, Options& options) { return Plan(s, options.study); }});
 }
 
+// A command of two words: "webhook set".
+CLI::App* AddMoneyAction(CLI::App* parent, const char* name, const char* help, std::vector<Entry>& entries,
+                         Status (*run)(Session&, const MoneyOptions&)) {
+  CLI::App* app = parent->add_subcommand(name, help);
+  entries.push_back({app, [run](Session& s, Options& options) { return run(s, options.money); }});
+  return app;
+}
+
+void AddBill(CLI::App& root, MoneyOptions& o, std::vector<Entry>& entries) {
+  CLI::App* bill = root.add_subcommand("bill", "A month's bill; or its adjustments: adjustments, adjust");
+  bill->require_subcommand(0, 1);
+  bill->add_option("--month", o.month, "2026-11; this month if not given");
+  bill->add_option("--organisation", o.organisation, "Another one's, for the operator");
+  bill->add_flag("--csv", o.csv, "The whole bill as CSV");
+  // Before the bill itself: the first command that was parsed runs.
+  CLI::App* list = AddMoneyAction(bill, "adjustments", "Those of a month", entries, ShowAdjustments);
+  CLI::App* adjust = AddMoneyAction(bill, "adjust", "A row of its own on a bill", entries, AdjustBill);
+  for (CLI::App* app : {list, adjust}) {
+    app->add_option("--month", o.month, "2026-11; this month if not given");
+    app->add_option("--organisation", o.organisation, "Whose bill it is");
+  }
+  adjust->get_option("--organisation")->required();
+  adjust->add_option("--amount", o.amount, "A decimal; below zero it is a credit")->required();
+  adjust->add_option("--reason", o.reason, "Shown on the bill")->required();
+  adjust->add_option("--currency", o.currency, "EUR; the price book's if not given");
+  adjust->add_option("--workspace", o.workspace, "That it concerns, for the reader");
+  adjust->add_option("--of-key", o.key, "That it concerns, for the reader");
+  adjust->add_option("--model", o.model, "That it concerns, for the reader");
+  entries.push_back({bill, [](Session& s, Options& options) { return ShowBill(s, options.money); }});
+}
+
 void AddMoney(CLI::App& root, MoneyOptions& o, std::vector<Entry>& entries) {
   const auto add = [&](const char* name, const char* help, Status (*run)(Session&, const MoneyOptions&)) {
     CLI::App* app = root.add_subcommand(name, help);
@@ -357,10 +388,7 @@ void AddMoney(CLI::App& root, MoneyOptions& o, std::vector<Entry>& entries) {
   usage->add_option("--of-key", o.key, "One key's id");
   usage->add_option("--model", o.model);
 
-  CLI::App* bill = add("bill", "A month's bill", ShowBill);
-  bill->add_option("--month", o.month, "2026-11; this month if not given");
-  bill->add_option("--organisation", o.organisation);
-
+  AddBill(root, o, entries);
   CLI::App* prices = add("prices", "The price book", ShowPrices);
   prices->add_option("--set", o.file, "A JSON file: the next version, valid at once or from its valid_from");
   prices->add_flag("--dry-run", o.dry_run, "Price a past month with the file instead");
@@ -371,28 +399,46 @@ void AddMoney(CLI::App& root, MoneyOptions& o, std::vector<Entry>& entries) {
   quota->add_option("MODEL", o.model);
   quota->add_flag("--stop,!--go-on", o.flag, "Refuse what goes beyond, or go on at the price list")
       ->each([&o](const std::string& v) { o.stop = v == "true"; });
-  quota->add_option("--total", o.total, "Tokens");
+  quota->add_option("--total", o.total, "Tokens; the operator's to set");
+  quota->add_option("--days", o.days, "It ends so many days from now; the operator's to set");
   quota->add_option("--organisation", o.organisation);
 
   CLI::App* budget = add("budget", "Budgets: what may be spent in a period", ShowBudget);
   budget->add_option("SCOPE", o.scope, "organisation:ID, workspace:ID or key:ID: a new budget; none: list");
   budget->add_option("--amount", o.amount, "A decimal in the price book's currency");
   budget->add_option("--period", o.period, "day or month (default)");
+  budget->add_option("--thresholds", o.thresholds, "Percents spent at which the webhook is told (50,80,100)")
+      ->delimiter(',');
+  budget->add_option("--id", o.id, "Change this budget instead of making one");
   budget->add_flag("--block,!--tell", o.flag, "Refuse what could go beyond (default), or only tell")
       ->each([&o](const std::string& v) { o.block = v == "true"; });
   budget->add_option("--remove", o.remove, "A budget's id");
 
   CLI::App* limits = add("limits", "Limits of rates, tokens and lengths", ShowLimits);
-  limits->add_option("SCOPE", o.scope, "organisation:ID, workspace:ID or key:ID; with numbers: set it");
+  limits->add_option(
+      "SCOPE", o.scope,
+      "organisation:ID, workspace:ID or key:ID; with numbers: its limit becomes these, all others "
+      "none");
   limits->add_option("--model", o.model, "One model; else all together");
-  limits->add_option("--requests-per-minute", o.requests_per_minute);
-  limits->add_option("--tokens-per-minute", o.tokens_per_minute);
-  limits->add_option("--tokens-per-day", o.tokens_per_day);
-  limits->add_option("--concurrent", o.concurrent);
-  limits->add_option("--context", o.context_length);
-  limits->add_option("--max-output", o.max_output_tokens);
+  limits->add_option("--requests-per-minute", o.requests_per_minute, "0 forbids, as everywhere");
+  limits->add_option("--tokens-per-minute", o.tokens_per_minute, "Prompt and output");
+  limits->add_option("--tokens-per-day", o.tokens_per_day, "Prompt and output, by UTC days");
+  limits->add_option("--concurrent", o.concurrent, "Requests that run or wait");
+  limits->add_option("--context", o.context_length, "Prompt and most output of a request");
+  limits->add_option("--max-output", o.max_output_tokens, "Of each choice");
   limits->add_option("--burst", o.burst_s, "Seconds' worth that may come at once (60)");
   limits->add_option("--remove", o.remove, "The scope whose limit goes");
+
+  CLI::App* webhook = root.add_subcommand(
+      "webhook", "Where the organisation is told of budgets and quotas: show, set, test, remove");
+  webhook->require_subcommand(1);
+  AddMoneyAction(webhook, "show", "Its address", entries, ShowWebhook)
+      ->add_option("--organisation", o.organisation, "Another one's, for the operator");
+  AddMoneyAction(webhook, "set", "Another address; the secret that signs is shown once", entries, SetWebhook)
+      ->add_option("URL", o.url, "https://..., which takes signed POSTs")
+      ->required();
+  AddMoneyAction(webhook, "test", "Send it a notice for trying", entries, TestWebhook);
+  AddMoneyAction(webhook, "remove", "Tell nobody any more", entries, RemoveWebhook);
 }
 
 // A command of two words: "keys create".
@@ -492,10 +538,10 @@ void AddAccounts(CLI::App& root, AccountsOptions& o, std::vector<Entry>& entries
 
   CLI::App* audit = root.add_subcommand("audit", "What happened: list, verify");
   audit->require_subcommand(1);
-  AddAction(audit, "list", "The newest rows", entries, ListAudit)
-      ->add_option("--limit", o.limit)
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
+  CLI::App* rows = AddAction(audit, "list", "The newest rows, or those before one", entries, ListAudit);
+  rows->add_option("--limit", o.limit)->check(CLI::Range(1, 1000))->capture_default_str();
+  rows->add_option("--before", o.before, "A row's number");
+  rows->add_option("--organisation", o.organisation, "One's only, for the operator");
   AddAction(audit, "verify", "Find a changed, removed, moved or cut row", entries, VerifyAudit);
 
   CLI::App* secret = root.add_subcommand("secret", "Secrets kept encrypted: list, set, rm");

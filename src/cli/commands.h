@@ -125,19 +125,26 @@ Status Plan(Session& session, const StudyOptions& options);
 
 // Usage and money; empty and unset values are left out.
 struct MoneyOptions {
-  std::string group_by, from, to, month, organisation, workspace, key, model, file, scope, amount, period,
-      remove;
-  bool dry_run = false, flag = false;
+  std::string group_by, from, to, month, organisation, workspace, key, model, file, scope, amount, currency,
+      reason, period, id, url, remove;
+  std::vector<int64_t> thresholds;
+  bool dry_run = false, csv = false, flag = false;
   std::optional<bool> stop, block;  // as --stop, --go-on and --block, --tell say
-  std::optional<int64_t> total, requests_per_minute, tokens_per_minute, tokens_per_day, concurrent,
+  std::optional<int64_t> total, days, requests_per_minute, tokens_per_minute, tokens_per_day, concurrent,
       context_length, max_output_tokens, burst_s;
 };
 Status ShowUsage(Session& session, const MoneyOptions& options);
 Status ShowBill(Session& session, const MoneyOptions& options);
+Status ShowAdjustments(Session& session, const MoneyOptions& options);
+Status AdjustBill(Session& session, const MoneyOptions& options);
 Status ShowPrices(Session& session, const MoneyOptions& options);
 Status ShowQuota(Session& session, const MoneyOptions& options);
 Status ShowBudget(Session& session, const MoneyOptions& options);
 Status ShowLimits(Session& session, const MoneyOptions& options);
+Status ShowWebhook(Session& session, const MoneyOptions& options);
+Status SetWebhook(Session& session, const MoneyOptions& options);
+Status TestWebhook(Session& session, const MoneyOptions& options);
+Status RemoveWebhook(Session& session, const MoneyOptions& options);
 
 // Who may use the server.
 struct AccountsOptions {
@@ -146,6 +153,7 @@ struct AccountsOptions {
   std::optional<double> weight;
   bool service = false, with_keys = false;
   int64_t limit = 50;
+  std::optional<int64_t> before;
 };
 Status ListKeys(Session& session, const AccountsOptions& options);
 Status CreateKey(Session& session, const AccountsOptions& options);

@@ -1,6 +1,7 @@
-// usage, bill, prices, quota, budget, limits: what was used, what it costs, what may be used.
+// usage, bill, prices, quota, budget, limits, webhook: what was used, what it costs, what may be used.
 #include <fmt/format.h>
 
+#include <ctime>
 #include <fstream>
 #include <sstream>
 
@@ -21,29 +22,18 @@ std::string QueryText(std::initializer_list<std::pair<const char*, std::string>>
   return query;
 }
 
-// All pages of a list, as one.
-Result<Json> GetAll(ApiClient& api, const std::string& path) {
-  Json all;
-  std::string after;
-  do {
-    const std::string page =
-        after.empty() ? path
-                      : fmt::format("{}{}after={}", path, path.find('?') == std::string::npos ? "?" : "&",
-                                    Escaped(after));
-    TP_ASSIGN(const Json reply, api.Get(page, 60));
-    if (all.is_null()) {
-      all = reply;
-    } else {
-      for (const Json& item : reply.value("data", Json::array())) all["data"].push_back(item);
-    }
-    after = TextField(reply, "next_cursor");
-  } while (!after.empty());
-  return all;
-}
-
 std::string Whole(const Json& row, const char* key) {
   const std::string text = TextField(row, key);
   return text.empty() ? "-" : text;
+}
+
+// "1.25 EUR", "1.00 EUR + 2.00 USD": what came to something in each currency.
+std::string AmountsText(const Json& row, const std::string& name) {
+  std::string text;
+  const Json amounts = row.value(name + "_by_currency", Json::object());
+  for (const auto& [currency, amount] : amounts.items())
+    text += fmt::format("{}{} {}", text.empty() ? "" : " + ", amount.get<std::string>(), currency);
+  return text.empty() ? "0.00" : text;
 }
 
 std::string ScopeOf(const std::string& text) {
@@ -75,8 +65,11 @@ void PrintSums(const std::string& label, const Json& data, const char* key) {
                                    Whole(row, "output_tokens"),
                                    Whole(row, "reasoning_tokens"),
                                    NumberText(NumberField(row, "device_seconds")),
-                                   Whole(row, "amount")};
-    if (margins) cells.push_back(Whole(row, "margin"));
+                                   AmountsText(row, "amount")};
+    if (margins) {
+      const std::string margin = TextField(row, "margin");
+      cells.push_back(margin.empty() ? "-" : margin + " " + TextField(row, "cost_currency"));
+    }
     rows.push_back(std::move(cells));
   }
   std::vector<Column> columns{{label},
@@ -89,6 +82,13 @@ void PrintSums(const std::string& label, const Json& data, const char* key) {
                               {"AMOUNT", Align::kRight}};
   if (margins) columns.push_back({"MARGIN", Align::kRight, true});
   fmt::print("{}", TableText(std::move(columns), std::move(rows)));
+}
+
+std::string ThresholdsText(const Json& budget) {
+  std::string text;
+  const Json thresholds = budget.value("thresholds", Json::array());
+  for (const Json& percent : thresholds) text += fmt::format("{}{}", text.empty() ? "" : ",", percent.dump());
+  return text.empty() ? "-" : text;
 }
 
 std::string UpperCase(std::string text) {
@@ -107,20 +107,32 @@ Status ShowUsage(Session& session, const MoneyOptions& o) {
                                        {"workspace", o.workspace},
                                        {"key", o.key},
                                        {"model", o.model}});
-  TP_ASSIGN(const Json reply, GetAll(*api, "/api/v1/usage" + query));
+  TP_ASSIGN(const Json reply, api->GetAll("/api/v1/usage" + query));
   if (session.json()) {
     PrintJson(reply);
     return {};
   }
   PrintSums(o.group_by.empty() ? "" : UpperCase(o.group_by), reply.value("data", Json::array()),
             o.group_by.empty() ? nullptr : o.group_by.c_str());
+  for (const Json& row : reply.value("data", Json::array())) {
+    const std::string reason = TextField(row, "no_margin_because");
+    if (reason.empty()) continue;
+    fmt::print("no margin: {}\n", reason);
+    break;
+  }
   return {};
 }
 
 Status ShowBill(Session& session, const MoneyOptions& o) {
   TP_ASSIGN(ApiClient * api, session.Api());
   const std::string query = QueryText({{"month", o.month}, {"organisation", o.organisation}});
-  TP_ASSIGN(const Json bill, GetAll(*api, "/api/v1/bills" + query));
+  if (o.csv) {
+    if (session.json()) return Fail(ErrorKind::kInvalid, "usage", "choose one of --csv and --json");
+    TP_ASSIGN(const std::string csv, api->GetText("/api/v1/bills/csv" + query));
+    fmt::print("{}", csv);
+    return {};
+  }
+  TP_ASSIGN(const Json bill, api->GetAll("/api/v1/bills" + query));
   if (session.json()) {
     PrintJson(bill);
     return {};
@@ -154,6 +166,45 @@ Status ShowBill(Session& session, const MoneyOptions& o) {
   return {};
 }
 
+Status ShowAdjustments(Session& session, const MoneyOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(
+      const Json bill,
+      api->Get("/api/v1/bills" + QueryText({{"month", o.month}, {"organisation", o.organisation}}), 60));
+  const Json adjustments = bill.value("adjustments", Json::array());
+  if (session.json()) {
+    PrintJson({{"organisation", bill["organisation"]}, {"from", bill["from"]}, {"data", adjustments}});
+    return {};
+  }
+  std::vector<std::vector<std::string>> rows;
+  for (const Json& a : adjustments) {
+    rows.push_back({Whole(a, "id"), Whole(a, "amount"), Whole(a, "currency"), Whole(a, "created_by"),
+                    Whole(a, "reason")});
+  }
+  fmt::print("{}",
+             TableText({{"ID"}, {"AMOUNT", Align::kRight}, {""}, {"BY", Align::kLeft, true}, {"REASON"}},
+                       std::move(rows)));
+  return {};
+}
+
+Status AdjustBill(Session& session, const MoneyOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  Json body{{"organisation", o.organisation}, {"amount", o.amount}, {"reason", o.reason}};
+  for (const auto& [name, value] :
+       {std::pair("month", &o.month), std::pair("currency", &o.currency),
+        std::pair("workspace", &o.workspace), std::pair("key", &o.key), std::pair("model", &o.model)}) {
+    if (!value->empty()) body[name] = *value;
+  }
+  TP_ASSIGN(const Json made, api->Post("/api/v1/bills/adjustments", body));
+  if (session.json()) {
+    PrintJson(made);
+  } else {
+    fmt::print("{}: {} {} on the bill of {} for {}\n", Whole(made, "id"), Whole(made, "amount"),
+               Whole(made, "currency"), Whole(made, "organisation"), Whole(made, "month"));
+  }
+  return {};
+}
+
 Status ShowPrices(Session& session, const MoneyOptions& o) {
   TP_ASSIGN(ApiClient * api, session.Api());
   Json reply;
@@ -171,12 +222,14 @@ Status ShowPrices(Session& session, const MoneyOptions& o) {
     if (!o.organisation.empty()) body["organisation"] = o.organisation;
     TP_ASSIGN(reply, api->Post("/api/v1/prices/dry_run", body, 300));
     if (!session.json()) {
+      const std::string currency = TextField(reply, "currency");
       std::vector<std::vector<std::string>> rows;
       for (const Json& line : reply.value("data", Json::array())) {
-        rows.push_back(
-            {Whole(line, "model"), Whole(line, "requests"), Whole(line, "was"), Whole(line, "would_be")});
+        rows.push_back({Whole(line, "model"), Whole(line, "requests"), AmountsText(line, "was"),
+                        Whole(line, "would_be") + " " + currency});
       }
-      rows.push_back({"total", Whole(reply, "requests"), Whole(reply, "was"), Whole(reply, "would_be")});
+      rows.push_back({"total", Whole(reply, "requests"), AmountsText(reply, "was"),
+                      Whole(reply, "would_be") + " " + currency});
       fmt::print(
           "{}",
           TableText(
@@ -185,7 +238,7 @@ Status ShowPrices(Session& session, const MoneyOptions& o) {
       return {};
     }
   } else {
-    TP_ASSIGN(reply, api->Get("/api/v1/prices"));
+    TP_ASSIGN(reply, api->GetAll("/api/v1/prices"));
     if (!session.json()) {
       const Json book = reply.value("current", Json::object());
       if (!reply.value("priced", false)) {
@@ -222,17 +275,18 @@ Status ShowPrices(Session& session, const MoneyOptions& o) {
 Status ShowQuota(Session& session, const MoneyOptions& o) {
   TP_ASSIGN(ApiClient * api, session.Api());
   Json reply;
-  if (o.stop || o.total) {
+  if (o.stop || o.total || o.days) {
     if (o.model.empty())
       return Fail(ErrorKind::kInvalid, "usage", "name the model: tidepool quota MODEL --stop");
     Json body{{"model", o.model}};
     if (o.stop) body["stop_when_exhausted"] = *o.stop;
     if (o.total) body["total"] = *o.total;
+    if (o.days) body["expires_at"] = static_cast<int64_t>(std::time(nullptr)) + *o.days * 86'400;
     if (!o.organisation.empty()) body["organisation"] = o.organisation;
     TP_ASSIGN(const Json changed, api->Put("/api/v1/quotas", body));
     reply = Json{{"data", Json::array({changed})}};
   } else {
-    TP_ASSIGN(reply, GetAll(*api, "/api/v1/quotas" + QueryText({{"organisation", o.organisation}})));
+    TP_ASSIGN(reply, api->GetAll("/api/v1/quotas" + QueryText({{"organisation", o.organisation}})));
   }
   if (session.json()) {
     PrintJson(reply);
@@ -271,10 +325,12 @@ Status ShowBudget(Session& session, const MoneyOptions& o) {
     Json body{{"scope", ScopeOf(o.scope)}, {"amount", o.amount}};
     if (!o.period.empty()) body["period"] = o.period;
     if (o.block) body["block"] = *o.block;
-    TP_ASSIGN(const Json made, api->Post("/api/v1/budgets", body));
+    if (!o.thresholds.empty()) body["thresholds"] = o.thresholds;
+    TP_ASSIGN(const Json made, o.id.empty() ? api->Post("/api/v1/budgets", body)
+                                            : api->Put("/api/v1/budgets/" + Escaped(o.id), body));
     reply = Json{{"data", Json::array({made})}};
   } else {
-    TP_ASSIGN(reply, GetAll(*api, "/api/v1/budgets"));
+    TP_ASSIGN(reply, api->GetAll("/api/v1/budgets"));
   }
   if (session.json()) {
     PrintJson(reply);
@@ -283,13 +339,17 @@ Status ShowBudget(Session& session, const MoneyOptions& o) {
   std::vector<std::vector<std::string>> rows;
   for (const Json& budget : reply.value("data", Json::array())) {
     rows.push_back({Whole(budget, "id"), Whole(budget, "scope"), Whole(budget, "period"),
-                    Whole(budget, "spent"), Whole(budget, "amount"),
+                    Whole(budget, "spent"), Whole(budget, "amount"), ThresholdsText(budget),
                     budget.value("block", true) ? "blocks" : "tells"});
   }
-  fmt::print(
-      "{}",
-      TableText({{"ID"}, {"SCOPE"}, {"PERIOD"}, {"SPENT", Align::kRight}, {"OF", Align::kRight}, {"THEN"}},
-                std::move(rows)));
+  fmt::print("{}", TableText({{"ID"},
+                              {"SCOPE"},
+                              {"PERIOD"},
+                              {"SPENT", Align::kRight},
+                              {"OF", Align::kRight},
+                              {"TOLD AT %", Align::kLeft, true},
+                              {"THEN"}},
+                             std::move(rows)));
   return {};
 }
 
@@ -324,8 +384,8 @@ Status ShowLimits(Session& session, const MoneyOptions& o) {
     reply = Json{{"data", Json::array({made})}};
   } else {
     TP_ASSIGN(reply,
-              GetAll(*api, "/api/v1/limits" + QueryText({{"scope", o.scope.empty() ? "" : ScopeOf(o.scope)},
-                                                         {"model", o.model}})));
+              api->GetAll("/api/v1/limits" + QueryText({{"scope", o.scope.empty() ? "" : ScopeOf(o.scope)},
+                                                        {"model", o.model}})));
   }
   if (session.json()) {
     PrintJson(reply);
@@ -336,7 +396,7 @@ Status ShowLimits(Session& session, const MoneyOptions& o) {
     rows.push_back({Whole(limit, "scope"), Whole(limit, "model"), Whole(limit, "requests_per_minute"),
                     Whole(limit, "tokens_per_minute"), Whole(limit, "tokens_per_day"),
                     Whole(limit, "concurrent_requests"), Whole(limit, "context_length"),
-                    Whole(limit, "max_output_tokens")});
+                    Whole(limit, "max_output_tokens"), Whole(limit, "burst_s")});
   }
   fmt::print("{}", TableText({{"SCOPE"},
                               {"MODEL"},
@@ -345,8 +405,55 @@ Status ShowLimits(Session& session, const MoneyOptions& o) {
                               {"TOKENS/DAY", Align::kRight},
                               {"AT A TIME", Align::kRight},
                               {"CONTEXT", Align::kRight, true},
-                              {"OUTPUT", Align::kRight, true}},
+                              {"OUTPUT", Align::kRight, true},
+                              {"BURST S", Align::kRight, true}},
                              std::move(rows)));
+  return {};
+}
+
+Status ShowWebhook(Session& session, const MoneyOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json webhook, api->Get("/api/v1/webhook" + QueryText({{"organisation", o.organisation}})));
+  if (session.json()) {
+    PrintJson(webhook);
+  } else {
+    const std::string url = TextField(webhook, "url");
+    fmt::print("{}\n", url.empty() ? "none: tidepool webhook set https://..." : url);
+  }
+  return {};
+}
+
+Status SetWebhook(Session& session, const MoneyOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json webhook, api->Put("/api/v1/webhook", {{"url", o.url}}));
+  if (session.json()) {
+    PrintJson(webhook);
+  } else {
+    fmt::print("{}\nsigns what is sent; it is shown once\n", Whole(webhook, "secret"));
+  }
+  return {};
+}
+
+Status TestWebhook(Session& session, const MoneyOptions&) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json tried, api->Post("/api/v1/webhook/test", Json::object(), 60));
+  if (session.json()) PrintJson(tried);
+  if (!tried.value("delivered", false)) {
+    return Fail(ErrorKind::kUnavailable, "webhook_not_delivered",
+                fmt::format("{} did not take it: {}", Whole(tried, "url"), Whole(tried, "problem")));
+  }
+  if (!session.json()) fmt::print("{} took it\n", Whole(tried, "url"));
+  return {};
+}
+
+Status RemoveWebhook(Session& session, const MoneyOptions&) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json removed, api->Delete("/api/v1/webhook"));
+  if (session.json()) {
+    PrintJson(removed);
+  } else {
+    fmt::print("removed\n");
+  }
   return {};
 }
 

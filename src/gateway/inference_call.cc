@@ -19,6 +19,11 @@ std::shared_ptr<ExchangeListener> MakeCancelListener(std::shared_ptr<platform::G
   return std::make_shared<CancelListener>(std::move(generation));
 }
 
+HttpResponse WithRates(HttpResponse response, const platform::RateState& rates) {
+  AppendRateHeaders(rates, response.headers);
+  return response;
+}
+
 void NameUnread(Services& services, const std::string& model, const std::vector<TemplateMember>& members,
                 std::vector<std::string>& ignored) {
   if (members.empty()) return;

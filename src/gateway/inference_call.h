@@ -19,6 +19,14 @@ void FillCaller(Request& request, const HttpRequest& http) {
   request.principal = http.principal;
 }
 
+// Embeddings and scores: the limits that they are answered or refused with, to be given to WithRates.
+template <typename Request>
+std::shared_ptr<const platform::RateState> WatchRates(Request& request) {
+  request.rates = std::make_shared<platform::RateState>();
+  return request.rates;
+}
+HttpResponse WithRates(HttpResponse response, const platform::RateState& rates);
+
 // Work without a stream: only a client that leaves ends it early.
 std::shared_ptr<ExchangeListener> MakeCancelListener(std::shared_ptr<platform::Generation> generation);
 

@@ -362,6 +362,55 @@ TEST_F(ServerTest, ErrorsHaveOpenAisShape) {
       "model_not_found");
 }
 
+// Whatever is asked, and in whatever dialect: what is left, and when to come again.
+TEST_F(ServerTest, EveryRefusalByALimitTellsWhatIsLeft) {
+  Start();
+  const std::string messages = R"("messages":[{"role":"user","content":"a"}])";
+  const std::vector<std::pair<std::string, std::string>> calls = {
+      {"/v1/chat/completions", R"({"model":"scripted",)" + messages + "}"},
+      {"/v1/chat/completions", R"({"model":"scripted","stream":true,)" + messages + "}"},
+      {"/v1/completions", R"({"model":"scripted","prompt":"a"})"},
+      {"/v1/embeddings", R"({"model":"scripted","input":"a"})"},
+      {"/v1/rerank", R"({"model":"scripted","query":"a","documents":["b"]})"},
+      {"/v1/responses", R"({"model":"scripted","input":"a","store":false})"},
+      {"/v1/messages", R"({"model":"scripted","max_tokens":5,)" + messages + "}"},
+      {"/api/chat", R"({"model":"scripted",)" + messages + "}"},
+      {"/api/generate", R"({"model":"scripted","prompt":"a"})"},
+      {"/api/embed", R"({"model":"scripted","input":"a"})"},
+      {"/api/embeddings", R"({"model":"scripted","prompt":"a"})"},
+      {"/api/v1/services/aigc/text-generation/generation", R"({"model":"scripted","input":{"prompt":"a"}})"},
+      {"/api/v1/services/embeddings/text-embedding/text-embedding",
+       R"({"model":"scripted","input":{"texts":["a"]}})"},
+      {"/api/v1/services/rerank/text-rerank/text-rerank",
+       R"({"model":"scripted","input":{"query":"a","documents":["b"]}})"},
+  };
+  const platform::RateState rates{.requests = platform::RateState::Window{60, 0, 1.5},
+                                  .tokens = platform::RateState::Window{1000, 40, 90}};
+  for (const auto& [path, body] : calls) {
+    inference_.FailNext({ErrorKind::kOverloaded, "rate_limit_exceeded", "Too many requests.", "", 1.2},
+                        rates);
+    const RawReply reply = Ask(Post(path, body));
+    EXPECT_EQ(reply.status, 429) << path << reply.body;
+    const auto header = [&](const std::string& name) {
+      const auto it = reply.headers.find(name);
+      return it == reply.headers.end() ? std::string() : it->second;
+    };
+    EXPECT_EQ(header("retry-after"), "2") << path;
+    if (path == "/v1/messages") {
+      EXPECT_EQ(header("anthropic-ratelimit-requests-limit"), "60");
+      EXPECT_EQ(header("anthropic-ratelimit-requests-remaining"), "0");
+      EXPECT_EQ(header("anthropic-ratelimit-tokens-remaining"), "40");
+      continue;
+    }
+    EXPECT_EQ(header("x-ratelimit-limit-requests"), "60") << path;
+    EXPECT_EQ(header("x-ratelimit-remaining-requests"), "0") << path;
+    EXPECT_EQ(header("x-ratelimit-reset-requests"), "2s") << path;
+    EXPECT_EQ(header("x-ratelimit-limit-tokens"), "1000") << path;
+    EXPECT_EQ(header("x-ratelimit-remaining-tokens"), "40") << path;
+    EXPECT_EQ(header("x-ratelimit-reset-tokens"), "1m30s") << path;
+  }
+}
+
 TEST_F(ServerTest, SecurityIsCheckedBeforeTheBody) {
   Start();
   const auto status = [&](const std::string& lines) {

@@ -43,7 +43,7 @@ Status CheckSqlite(const Settings& settings) {
   return Fail(
       ErrorKind::kInvalid, "backup_not_here",
       "The store is PostgreSQL: back it up and restore it with its own tools (pg_dump and pg_restore), and "
-      "the home's secrets.key beside it.");
+      "the home's secrets.key and audit.head beside it: docs/postgresql.md.");
 }
 
 }  // namespace

@@ -295,6 +295,13 @@ Result<platform::AccountingOptions> MakeAccountingOptions(const Settings& s) {
   o.max_limits = s.ledger.max_limits;
   o.max_budgets = s.ledger.max_budgets;
   o.webhooks.allow_private_addresses = s.ledger.webhook_private;
+  if (!platform::IsCurrency(s.ledger.cost_currency)) {
+    return Fail(
+        ErrorKind::kInvalid, "bad_setting",
+        fmt::format("ledger.cost_currency: \"{}\" is no code of three capitals such as EUR (ISO 4217)",
+                    s.ledger.cost_currency),
+        "ledger.cost_currency");
+  }
   o.cost.currency = s.ledger.cost_currency;
   o.cost.power_watts = s.ledger.power_watts;
   const auto money = [](const char* setting, const std::string& text) -> Result<platform::Money> {

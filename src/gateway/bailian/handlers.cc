@@ -44,7 +44,6 @@ HttpResponse EmbeddingResponse(const Result<platform::EmbeddingReply>& reply, in
                  reply->prompt_tokens, http.id);  // (ids are of letters, digits and .:_-)
   HttpResponse response;
   response.body = std::move(out);
-  AppendRateHeaders(reply->rates, response.headers);
   return response;
 }
 
@@ -77,17 +76,19 @@ void TextEmbedding(Services& services, std::shared_ptr<Exchange> exchange) {
   FillCaller(parsed->request, http);
   if (auto allowed = CheckModel(services, http, parsed->request.model); !allowed)
     return refuse(allowed.error());
+  const auto rates = WatchRates(parsed->request);
   // Spelling out a thousand vectors takes milliseconds: not on the engine's thread.
-  auto done = [workers = services.workers, exchange, dimensions = parsed->dimensions,
+  auto done = [workers = services.workers, exchange, rates, dimensions = parsed->dimensions,
                ignored = parsed->ignored](Result<platform::EmbeddingReply> vectors) {
-    auto send = [exchange, dimensions, ignored,
+    auto send = [exchange, rates, dimensions, ignored,
                  vectors = std::make_shared<Result<platform::EmbeddingReply>>(std::move(vectors))] {
-      exchange->Send(WithIgnored(EmbeddingResponse(*vectors, dimensions, exchange->request()), ignored));
+      exchange->Send(WithIgnored(
+          WithRates(EmbeddingResponse(*vectors, dimensions, exchange->request()), *rates), ignored));
     };
     if (!workers->Submit(send)) send();
   };
   auto generation = services.inference.Embed(std::move(parsed->request), std::move(done));
-  if (!generation) return refuse(generation.error());
+  if (!generation) return exchange->Send(WithRates(ErrorReply(generation.error(), http), *rates));
   exchange->Listen(MakeCancelListener(std::move(*generation)));
 }
 

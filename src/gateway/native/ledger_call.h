@@ -27,5 +27,7 @@ bool IsOrganisationAdmin(const platform::Principal& principal);  // or operator
 
 Json SecondsJson(int64_t unix_ms);  // with milliseconds
 Json SumsJson(const platform::UsageSums& sums);
+// item[name]: the amount, null where it is of several currencies; item[name + "_by_currency"]: all of them.
+void PutAmounts(Json& item, const platform::Amounts& amounts, const std::string& name);
 
 }  // namespace tidepool::gateway::native

@@ -38,6 +38,7 @@ void DryRunPrices(Services& services, std::shared_ptr<Exchange> exchange);
 void GetWebhook(Services& services, std::shared_ptr<Exchange> exchange);
 void PutWebhook(Services& services, std::shared_ptr<Exchange> exchange);
 void DeleteWebhook(Services& services, std::shared_ptr<Exchange> exchange);
+void TestWebhook(Services& services, std::shared_ptr<Exchange> exchange);
 
 inline constexpr std::string_view kUsageQuery =
     "group_by from to organisation workspace key member model status endpoint limit:integer after";
@@ -50,6 +51,8 @@ inline constexpr std::string_view kRangeQuery =
     "endpoint";
 inline constexpr std::string_view kBillQuery = "month organisation limit:integer after";
 inline constexpr std::string_view kLimitQuery = "scope model";
+inline constexpr std::string_view kLimitsQuery = "scope model limit:integer after";
+inline constexpr std::string_view kQuotasQuery = "organisation limit:integer after";
 
 nlohmann::ordered_json UsageSchema();
 nlohmann::ordered_json RequestSchema();
@@ -76,5 +79,6 @@ nlohmann::ordered_json DryRunRequestSchema();
 nlohmann::ordered_json DryRunSchema();
 nlohmann::ordered_json WebhookRequestSchema();
 nlohmann::ordered_json WebhookSchema();
+nlohmann::ordered_json WebhookTestSchema();
 
 }  // namespace tidepool::gateway::native

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 
 #include "gateway/native/ledger_call.h"
 #include "gateway/native/ledger_handlers.h"
@@ -181,20 +182,69 @@ Json DryRunJson(const platform::DryRun& run) {
   Json out{{"from", platform::TimeText(run.from_ms)},
            {"to", platform::TimeText(run.to_ms)},
            {"requests", run.rows},
-           {"was", run.was.ToString()},
+           {"currency", run.currency},
            {"would_be", run.would_be.ToString()}};
+  PutAmounts(out, run.was, "was");
   out["data"] = Json::array();
   for (const platform::DryRunLine& line : run.lines) {
-    out["data"].push_back({{"model", line.model},
-                           {"currency", line.currency},
-                           {"requests", line.requests},
-                           {"was", line.was.ToString()},
-                           {"would_be", line.would_be.ToString()}});
+    Json item{{"model", line.model}, {"requests", line.requests}, {"would_be", line.would_be.ToString()}};
+    PutAmounts(item, line.was, "was");
+    out["data"].push_back(std::move(item));
   }
   return out;
 }
 
-Json AllOf(Json data) { return ListJson(std::move(data), ""); }
+// A page of rules that have names in a fixed order. `following` gives those after a name, at most `most`; it
+// is asked until enough of them are the caller's to see. A cursor names only what was shown.
+template <typename Rule>
+struct RuleList {
+  std::function<Result<std::vector<Rule>>(const std::string& after, size_t most)> following;
+  std::function<std::string(const Rule&)> name;
+  std::function<bool(const Rule&)> shown;
+  std::function<Json(const Rule&)> encode;
+};
+
+template <typename Rule>
+Result<Json> PageOf(const Call& call, const RuleList<Rule>& list) {
+  constexpr size_t kAtATime = 256;
+  TP_ASSIGN(const platform::Page page, call.Page());
+  TP_ASSIGN(std::string after, platform::TextOfCursor(page.after));
+  std::string last;
+  Json data = Json::array();
+  while (true) {
+    TP_ASSIGN(const std::vector<Rule> rules, list.following(after, kAtATime));
+    for (const Rule& rule : rules) {
+      after = list.name(rule);
+      if (!list.shown(rule)) continue;
+      if (std::ssize(data) == page.limit) return ListJson(std::move(data), platform::CursorOf(last));
+      data.push_back(list.encode(rule));
+      last = after;
+    }
+    if (rules.size() < kAtATime) return ListJson(std::move(data), "");
+  }
+}
+
+tl::unexpected<Error> NoCursor() {
+  return Fail(openai::BadField("after", "after must be next_cursor of the page before.", "bad_cursor"));
+}
+
+Result<int64_t> VersionNamed(const std::string& name) {
+  int64_t version = 0;
+  const auto [end, problem] = std::from_chars(name.data(), name.data() + name.size(), version);
+  if (name.empty() || (problem == std::errc() && end == name.data() + name.size())) return version;
+  return NoCursor();
+}
+
+// "key:key-1 qwen3:4b": a scope that exists has no space in it.
+std::string LimitName(const platform::Limit& limit) { return ScopeText(limit.scope) + " " + limit.model; }
+Result<std::optional<platform::Limiter::LimitKey>> LimitNamed(const std::string& name) {
+  if (name.empty()) return std::optional<platform::Limiter::LimitKey>();
+  const size_t space = std::min(name.find(' '), name.size());
+  auto scope = platform::ParseScope(std::string_view(name).substr(0, space));
+  if (!scope) return NoCursor();
+  return std::optional(
+      platform::Limiter::LimitKey{std::move(*scope), name.substr(std::min(space + 1, name.size()))});
+}
 
 }  // namespace
 
@@ -207,14 +257,19 @@ void ListLimits(Services& services, std::shared_ptr<Exchange> exchange) {
       TP_ASSIGN(scope, platform::ParseScope(text));
     }
     const std::string model = call.Query("model");
-    Json data = Json::array();
-    for (const platform::Limit& limit : accounting.limiter().limits(Whose(call))) {
-      if (!Sees(call, limit.scope, limit.organisation) || (scope && limit.scope != *scope) ||
-          (!model.empty() && limit.model != model))
-        continue;
-      data.push_back(platform::LimitJson(limit));
-    }
-    return AllOf(std::move(data));
+    return PageOf<platform::Limit>(
+        call,
+        {.following = [&](const std::string& name, size_t most) -> Result<std::vector<platform::Limit>> {
+           TP_ASSIGN(const auto after, LimitNamed(name));
+           return accounting.limiter().limits(Whose(call), after, most);
+         },
+         .name = LimitName,
+         .shown =
+             [&](const platform::Limit& limit) {
+               return (!scope || limit.scope == *scope) && (model.empty() || limit.model == model) &&
+                      Sees(call, limit.scope, limit.organisation);
+             },
+         .encode = platform::LimitJson});
   });
 }
 
@@ -254,10 +309,14 @@ void DeleteLimit(Services& services, std::shared_ptr<Exchange> exchange) {
 void ListQuotas(Services& services, std::shared_ptr<Exchange> exchange) {
   ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
     TP_ASSIGN(const std::string organisation, OrganisationOf(call, call.Query("organisation")));
-    Json data = Json::array();
-    for (const platform::FreeQuota& quota : accounting.limiter().quotas(organisation))
-      data.push_back(platform::QuotaJson(quota));
-    return AllOf(std::move(data));
+    return PageOf<platform::FreeQuota>(
+        call, {.following = [&](const std::string& version,
+                                size_t most) -> Result<std::vector<platform::FreeQuota>> {
+                 return accounting.limiter().quotas(organisation, version, most);
+               },
+               .name = [](const platform::FreeQuota& quota) { return quota.model_version; },
+               .shown = [](const platform::FreeQuota&) { return true; },
+               .encode = platform::QuotaJson});
   });
 }
 
@@ -308,11 +367,16 @@ void PutQuota(Services& services, std::shared_ptr<Exchange> exchange) {
 
 void ListBudgets(Services& services, std::shared_ptr<Exchange> exchange) {
   ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
-    Json data = Json::array();
-    for (const auto& state : accounting.limiter().budgets(Whose(call))) {
-      if (Sees(call, state.budget.scope, state.budget.organisation)) data.push_back(BudgetStateJson(state));
-    }
-    return AllOf(std::move(data));
+    using State = platform::Limiter::BudgetState;
+    return PageOf<State>(
+        call,
+        {.following = [&](const std::string& id, size_t most) -> Result<std::vector<State>> {
+           return accounting.limiter().budgets(Whose(call), id, most);
+         },
+         .name = [](const State& state) { return state.budget.id; },
+         .shown =
+             [&](const State& state) { return Sees(call, state.budget.scope, state.budget.organisation); },
+         .encode = BudgetStateJson});
   });
 }
 
@@ -364,8 +428,16 @@ void ListPrices(Services& services, std::shared_ptr<Exchange> exchange) {
       return json;
     };
     const auto current = accounting.books().At(accounting.now_ms());
-    Json out = AllOf(Json::array());
-    for (const auto& book : accounting.books().All()) out["data"].push_back(shown(*book));
+    using Book = std::shared_ptr<const platform::PriceBook>;
+    const RuleList<Book> list{
+        .following = [&](const std::string& version, size_t most) -> Result<std::vector<Book>> {
+          TP_ASSIGN(const int64_t after, VersionNamed(version));
+          return accounting.books().After(after, most);
+        },
+        .name = [](const Book& book) { return fmt::to_string(book->version); },
+        .shown = [](const Book&) { return true; },
+        .encode = [&](const Book& book) { return shown(*book); }};
+    TP_ASSIGN(Json out, PageOf(call, list));
     out["current"] = shown(*current);
     out["priced"] = !current->models.empty();
     return out;
@@ -427,6 +499,21 @@ void DeleteWebhook(Services& services, std::shared_ptr<Exchange> exchange) {
   });
 }
 
+void TestWebhook(Services& services, std::shared_ptr<Exchange> exchange) {
+  ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
+    TP_TRY(call.ReadBody({}, /*optional=*/true));
+    const std::string& organisation = call.caller.principal.organisation;
+    TP_ASSIGN(const auto webhook, accounting.FindWebhook(organisation));
+    if (!webhook)
+      return Fail(ErrorKind::kNotFound, "webhook_not_found", "The organisation has set no webhook.");
+    const Status sent = accounting.TestWebhook(*webhook);
+    return Json{{"organisation", organisation},
+                {"url", webhook->url},
+                {"delivered", sent.has_value()},
+                {"problem", sent ? Json(nullptr) : Json(sent.error().message)}};
+  });
+}
+
 // ---- schemas -----------------------------------------------------------------------------------------
 
 Json LimitSchema() {
@@ -483,12 +570,19 @@ Json PricesSchema() {
 Json DryRunRequestSchema() { return openai::SchemaOf(kDryRunFields, {"book"}); }
 Json DryRunSchema() {
   return Json::parse(R"json({"type": "object", "properties": {
-    "from": {"type": "string"}, "to": {"type": "string"}, "requests": {"type": "integer"}, "was": {"type": "string"},
-    "would_be": {"type": "string"}, "data": {"type": "array", "items": {"type": "object", "properties": {
-      "model": {"type": "string"}, "currency": {"type": "string"}, "requests": {"type": "integer"}, "was": {"type": "string"},
-      "would_be": {"type": "string"}}}}}})json");
+    "from": {"type": "string"}, "to": {"type": "string"}, "requests": {"type": "integer"},
+    "was": {"type": ["string", "null"], "description": "null where it was of several currencies"},
+    "was_by_currency": {"type": "object", "additionalProperties": {"type": "string"}},
+    "currency": {"type": "string", "description": "of would_be"}, "would_be": {"type": "string"},
+    "data": {"type": "array", "items": {"type": "object", "properties": {
+      "model": {"type": "string"}, "requests": {"type": "integer"}, "was": {"type": ["string", "null"]},
+      "was_by_currency": {"type": "object", "additionalProperties": {"type": "string"}}, "would_be": {"type": "string"}}}}}})json");
 }
 Json WebhookRequestSchema() { return openai::SchemaOf(kWebhookFields, {"url"}); }
+Json WebhookTestSchema() {
+  return Json::parse(R"json({"type": "object", "properties": {"organisation": {"type": "string"},
+    "url": {"type": "string"}, "delivered": {"type": "boolean"}, "problem": {"type": ["string", "null"]}}})json");
+}
 Json WebhookSchema() {
   return Json::parse(R"json({"type": "object", "properties": {"organisation": {"type": "string"},
     "url": {"type": ["string", "null"]}, "secret": {"type": "string", "optional": true, "description": "shown once"}}})json");

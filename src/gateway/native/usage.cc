@@ -76,17 +76,25 @@ Json SecondsJson(int64_t unix_ms) {
   return static_cast<double>(unix_ms) / 1000;
 }
 
+void PutAmounts(Json& item, const platform::Amounts& amounts, const std::string& name) {
+  Json by_currency = Json::object();
+  for (const auto& [currency, amount] : amounts) by_currency[currency] = amount.ToString();
+  item[name] = amounts.empty() ? Json("0.00") : amounts.size() == 1 ? *by_currency.begin() : Json(nullptr);
+  item[name + "_by_currency"] = std::move(by_currency);
+}
+
 Json SumsJson(const platform::UsageSums& sums) {
-  return {{"requests", sums.requests},
-          {"errors", sums.errors},
-          {"cancelled", sums.cancelled},
-          {"prompt_tokens", sums.tokens.prompt},
-          {"cached_tokens", sums.tokens.cached},
-          {"output_tokens", sums.tokens.output},
-          {"reasoning_tokens", sums.tokens.reasoning},
-          {"free_tokens", sums.free_tokens},
-          {"device_seconds", static_cast<double>(sums.device_us) / 1e6},
-          {"amount", sums.amount.ToString()}};
+  Json out{{"requests", sums.requests},
+           {"errors", sums.errors},
+           {"cancelled", sums.cancelled},
+           {"prompt_tokens", sums.tokens.prompt},
+           {"cached_tokens", sums.tokens.cached},
+           {"output_tokens", sums.tokens.output},
+           {"reasoning_tokens", sums.tokens.reasoning},
+           {"free_tokens", sums.free_tokens},
+           {"device_seconds", static_cast<double>(sums.device_us) / 1e6}};
+  PutAmounts(out, sums.amounts, "amount");
+  return out;
 }
 
 namespace {
@@ -101,7 +109,7 @@ constexpr Field kAdjustmentFields[] = {
     {"key", FieldType::kString, Treatment::kRead, "for the reader; may be left out"},
     {"model", FieldType::kString, Treatment::kRead, "for the reader; may be left out"}};
 
-Json RowJson(const platform::UsageRow& row) {
+Json RowJson(const platform::UsageRow& row, const std::string& currency) {
   return {{"id", row.id},
           {"request_id", row.request_id},
           {"started_at", SecondsJson(row.started_ms)},
@@ -128,8 +136,15 @@ Json RowJson(const platform::UsageRow& row) {
           {"error_code", row.error_code.empty() ? Json(nullptr) : Json(row.error_code)},
           {"price_version", row.price_version},
           {"amount", platform::Money{row.amount_nanos}.ToString()},
+          {"currency", currency.empty() ? Json(nullptr) : Json(currency)},
           {"free_tokens", row.free_tokens},
           {"billing", platform::BillingName(row.billing)}};
+}
+
+// "" for what had no price.
+std::string CurrencyOf(const platform::UsageRow& row, const platform::PriceBooks& books) {
+  const auto book = row.price_version == 0 ? nullptr : books.Version(row.price_version);
+  return book == nullptr ? std::string() : book->currency;
 }
 
 Json AdjustmentJson(const platform::Adjustment& a) {
@@ -162,6 +177,8 @@ Json BillJson(const platform::Bill& bill) {
               {"price_version", line.price_version},
               {"currency", line.currency}};
     item.update(SumsJson(line.sums));
+    item["amount"] = line.amount.ToString();
+    item.erase("amount_by_currency");  // a line is of one
     lines.push_back(std::move(item));
   }
   Json out = ListJson(std::move(lines), bill.next);
@@ -173,7 +190,7 @@ Json BillJson(const platform::Bill& bill) {
   out["totals"] = Json::object();
   for (const auto& [currency, total] : bill.totals) out["totals"][currency] = total.ToString();
   Json sums = SumsJson(bill.sums);
-  sums.erase("amount");  // may be of several currencies: totals says it
+  for (const char* name : {"amount", "amount_by_currency"}) sums.erase(name);  // totals says it
   out["usage"] = std::move(sums);
   return out;
 }
@@ -197,10 +214,12 @@ void Usage(Services& services, std::shared_ptr<Exchange> exchange) {
       item.update(SumsJson(group.sums));
       if (call.caller.principal.is_operator) {
         // The installation's own cost is the operator's to know.
-        const platform::Money cost = accounting.cost().Of(group.sums.device_us);
-        item["cost"] = cost.ToString();
-        item["margin"] = (group.sums.amount - cost).ToString();
-        item["cost_currency"] = accounting.cost().currency;
+        const platform::RealCost& cost = accounting.cost();
+        const auto margin = cost.Margin(group.sums.amounts, group.sums.device_us);
+        item["cost"] = cost.Of(group.sums.device_us).ToString();
+        item["cost_currency"] = cost.currency;
+        item["margin"] = margin ? Json(margin->ToString()) : Json(nullptr);
+        item["no_margin_because"] = margin ? Json(nullptr) : Json(margin.error().message);
       }
       data.push_back(std::move(item));
     }
@@ -214,7 +233,8 @@ void ListRequests(Services& services, std::shared_ptr<Exchange> exchange) {
     TP_ASSIGN(const platform::Page page, call.Page());
     TP_ASSIGN(const auto rows, accounting.reports().Requests(filter, page.after, page.limit));
     Json data = Json::array();
-    for (const platform::UsageRow& row : rows.items) data.push_back(RowJson(row));
+    for (const platform::UsageRow& row : rows.items)
+      data.push_back(RowJson(row, CurrencyOf(row, accounting.books())));
     return ListJson(std::move(data), rows.next);
   });
 }
@@ -223,7 +243,7 @@ void GetRequest(Services& services, std::shared_ptr<Exchange> exchange) {
   ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
     TP_ASSIGN(const platform::UsageFilter filter, FilterOf(call));
     TP_ASSIGN(const platform::UsageRow row, accounting.reports().FindRequest(filter, call.Id()));
-    return RowJson(row);
+    return RowJson(row, CurrencyOf(row, accounting.books()));
   });
 }
 
@@ -253,8 +273,11 @@ void QueryRange(Services& services, std::shared_ptr<Exchange> exchange) {
         item[std::string(platform::GroupByName(query.group_by))] =
             one.others ? Json(nullptr) : Json(one.group);
       if (query.top > 0) item["others"] = one.others;
+      if (!one.currency.empty()) item["currency"] = one.currency;
       item["points"] = Json::array();
       for (const auto& [at, value] : one.points) item["points"].push_back(Json::array({at / 1000, value}));
+      for (const auto& [at, amount] : one.amounts)
+        item["points"].push_back(Json::array({at / 1000, amount.ToString()}));
       data.push_back(std::move(item));
     }
     Json out;
@@ -315,8 +338,8 @@ void AdjustBill(Services& services, std::shared_ptr<Exchange> exchange) {
     a.amount = *money;
     TP_ASSIGN(a.reason, call.Required("reason"));
     a.currency = call.String("currency").value_or(accounting.books().At(accounting.now_ms())->currency);
-    if (a.currency.size() != 3)
-      return Fail(openai::BadField("currency", "currency must have three letters."));
+    if (!platform::IsCurrency(a.currency))
+      return Fail(openai::BadField("currency", "currency must be three capitals, such as EUR."));
     for (const auto& [name, field] :
          {std::pair("workspace", &a.workspace), std::pair("key", &a.key), std::pair("model", &a.model)}) {
       *field = call.String(name).value_or("");
@@ -334,13 +357,21 @@ void AdjustBill(Services& services, std::shared_ptr<Exchange> exchange) {
 Json UsageSchema() {
   Json item = SchemaLike(SumsJson({}));
   for (const char* name : {"model", "key", "member", "workspace", "organisation", "endpoint", "status", "day",
-                           "cost", "margin", "cost_currency"}) {
+                           "cost", "cost_currency"}) {
     item["properties"][name] = {{"type", "string"}, {"optional", true}};
   }
+  const Json text_or_null = Json::array({"string", "null"});
+  item["properties"]["amount"] = {{"type", text_or_null},
+                                  {"description", "null where there are several currencies"}};
+  item["properties"]["amount_by_currency"]["additionalProperties"]["type"] = "string";
+  item["properties"]["margin"] = {{"type", text_or_null},
+                                  {"optional", true},
+                                  {"description", "amount less cost; null where their currencies differ"}};
+  item["properties"]["no_margin_because"] = {{"type", text_or_null}, {"optional", true}};
   return ListSchemaOf(std::move(item));
 }
 Json RequestSchema() {
-  Json schema = SchemaLike(RowJson({}));
+  Json schema = SchemaLike(RowJson({}, ""));
   for (const char* name : {"started_at", "finished_at"}) schema["properties"][name]["type"] = "number";
   return schema;
 }
@@ -348,7 +379,9 @@ Json RequestListSchema() { return ListSchemaOf(RequestSchema()); }
 Json RangeSchema() {
   Json schema = Json::parse(R"json({"type": "object", "properties": {
     "data": {"type": "array", "items": {"type": "object", "properties": {"points": {"type": "array",
-      "items": {"type": "array", "items": {"type": "number"}, "description": "seconds since 1970, value; steps without requests are left out"}},
+      "items": {"type": "array", "items": {"type": ["number", "string"]},
+        "description": "seconds since 1970, value (of amount a decimal, as text); steps without requests are left out"}},
+      "currency": {"type": "string", "optional": true, "description": "of amounts: each currency is a series of its own"},
       "others": {"type": "boolean", "optional": true, "description": "with top: all groups beyond it, as one"}}}},
     "from": {"type": "number"}, "to": {"type": "number"}, "step": {"type": "integer"}}})json");
   for (const char* name : {"model", "key", "member", "workspace", "organisation", "endpoint", "status"}) {
@@ -363,6 +396,7 @@ Json AdjustmentRequestSchema() {
 }
 Json BillSchema() {
   Json line = SchemaLike(SumsJson({}));
+  line["properties"].erase("amount_by_currency");
   for (const char* name : {"model", "key", "workspace", "currency"})
     line["properties"][name]["type"] = "string";
   line["properties"]["member"]["type"] = Json::array({"string", "null"});
@@ -374,7 +408,7 @@ Json BillSchema() {
       Json{{"type", "object"}, {"description", "by currency: all lines and adjustments of the month"}};
   schema["properties"]["totals"]["additionalProperties"]["type"] = "string";
   schema["properties"]["usage"] = SchemaLike(SumsJson({}));
-  schema["properties"]["usage"]["properties"].erase("amount");
+  for (const char* name : {"amount", "amount_by_currency"}) schema["properties"]["usage"]["properties"].erase(name);
   return schema;
 }
 

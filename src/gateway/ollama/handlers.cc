@@ -92,7 +92,6 @@ HttpResponse EmbedResponse(const Result<platform::EmbeddingReply>& reply, int32_
     vectors.push_back(']');
   }
   HttpResponse response;
-  AppendRateHeaders(reply->rates, response.headers);
   if (one) {
     response.body = R"({"embedding":)" + vectors + "}";
     return response;
@@ -130,18 +129,20 @@ void RunEmbed(Services& services, const std::shared_ptr<Exchange>& exchange, Res
     return ApplyKeepAlive(services, http, model, parsed->keep_alive);
   }
   ApplyInstruction(services.inference, parsed->instruction, request, parsed->ignored);
+  const auto rates = WatchRates(request);
   // Spelling out a thousand vectors takes milliseconds: not on the engine's thread.
-  auto done = [workers = services.workers, exchange, one, dimensions = parsed->dimensions,
+  auto done = [workers = services.workers, exchange, one, rates, dimensions = parsed->dimensions,
                begun = std::chrono::steady_clock::now(),
                ignored = parsed->ignored](Result<platform::EmbeddingReply> vectors) {
-    auto send = [exchange, one, dimensions, begun, ignored,
+    auto send = [exchange, one, rates, dimensions, begun, ignored,
                  vectors = std::make_shared<Result<platform::EmbeddingReply>>(std::move(vectors))] {
-      exchange->Send(WithIgnored(EmbedResponse(*vectors, dimensions, one, begun), ignored));
+      exchange->Send(
+          WithIgnored(WithRates(EmbedResponse(*vectors, dimensions, one, begun), *rates), ignored));
     };
     if (!workers->Submit(send)) send();
   };
   auto generation = services.inference.Embed(std::move(request), std::move(done));
-  if (!generation) return exchange->Send(ErrorReply(generation.error()));
+  if (!generation) return exchange->Send(WithRates(ErrorReply(generation.error()), *rates));
   exchange->Listen(MakeCancelListener(std::move(*generation)));
   ApplyKeepAlive(services, http, model, parsed->keep_alive);
 }

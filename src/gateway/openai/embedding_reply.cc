@@ -75,7 +75,6 @@ HttpResponse EmbeddingResponse(const Result<platform::EmbeddingReply>& reply, co
                  reply->prompt_tokens);
   HttpResponse response;
   response.body = std::move(out);
-  AppendRateHeaders(reply->rates, response.headers);
   return response;
 }
 

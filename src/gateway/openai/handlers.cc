@@ -82,17 +82,18 @@ void Embeddings(Services& services, std::shared_ptr<Exchange> exchange) {
     return exchange->Send(ErrorResponse(allowed.error()));
   ApplyInstruction(services.inference, parsed->instruction, parsed->request, parsed->ignored);
   const EmbeddingFormat format{parsed->base64, parsed->dimensions};
+  const auto rates = WatchRates(parsed->request);
   // Spelling out a thousand vectors takes milliseconds: not on the engine's thread.
-  auto done = [workers = services.workers, exchange, format,
+  auto done = [workers = services.workers, exchange, format, rates,
                ignored = parsed->ignored](Result<platform::EmbeddingReply> vectors) {
-    auto send = [exchange, format, ignored,
+    auto send = [exchange, format, rates, ignored,
                  vectors = std::make_shared<Result<platform::EmbeddingReply>>(std::move(vectors))] {
-      exchange->Send(WithIgnored(EmbeddingResponse(*vectors, format), ignored));
+      exchange->Send(WithIgnored(WithRates(EmbeddingResponse(*vectors, format), *rates), ignored));
     };
     if (!workers->Submit(send)) send();
   };
   auto generation = services.inference.Embed(std::move(parsed->request), std::move(done));
-  if (!generation) return exchange->Send(ErrorResponse(generation.error()));
+  if (!generation) return exchange->Send(WithRates(ErrorResponse(generation.error()), *rates));
   exchange->Listen(MakeCancelListener(std::move(*generation)));
 }
 

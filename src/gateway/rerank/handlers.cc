@@ -54,19 +54,20 @@ void Run(Services& services, const std::shared_ptr<Exchange>& exchange, ParsedRe
          std::function<HttpResponse(const Ranking&)> encode) {
   const HttpRequest& http = exchange->request();
   FillCaller(parsed.request, http);
-  const auto refuse = [&](const Error& error) { exchange->Send(encode(Ranking{Fail(error), {}, 0})); };
+  const auto rates = WatchRates(parsed.request);
+  const auto refuse = [&](const Error& error) {
+    exchange->Send(WithRates(encode(Ranking{Fail(error), {}, 0}), *rates));
+  };
   if (auto allowed = CheckModel(services, http, parsed.request.model); !allowed)
     return refuse(allowed.error());
   std::vector<std::string> documents;
   if (parsed.return_documents) documents = parsed.request.documents;
   // Spelling out a thousand documents takes milliseconds: not on the engine's thread.
-  auto done = [workers = services.workers, exchange, encode, documents = std::move(documents),
+  auto done = [workers = services.workers, exchange, encode, rates, documents = std::move(documents),
                top = parsed.top, ignored = parsed.ignored](Result<platform::RerankReply> reply) mutable {
     const auto ranking = std::make_shared<Ranking>(Ranking{std::move(reply), std::move(documents), top});
-    auto send = [exchange, encode, ranking, ignored] {
-      HttpResponse response = encode(*ranking);
-      if (ranking->reply) AppendRateHeaders(ranking->reply->rates, response.headers);
-      exchange->Send(WithIgnored(std::move(response), ignored));
+    auto send = [exchange, encode, ranking, rates, ignored] {
+      exchange->Send(WithIgnored(WithRates(encode(*ranking), *rates), ignored));
     };
     if (!workers->Submit(send)) send();
   };

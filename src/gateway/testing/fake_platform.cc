@@ -1,6 +1,7 @@
 #include "gateway/testing/fake_platform.h"
 
 #include <chrono>
+#include <utility>
 
 namespace tidepool::gateway {
 
@@ -110,17 +111,17 @@ bool FakeInference::WaitRunning(int count, double seconds) const {
   return running_ == count;
 }
 
-void FakeInference::FailNext(Error error) {
+void FakeInference::FailNext(Error error, platform::RateState rates) {
   std::lock_guard lock(mutex_);
-  fail_next_ = std::move(error);
+  fail_next_.emplace(std::move(error), rates);
 }
 
 Result<std::shared_ptr<platform::Generation>> FakeInference::Start(const std::string& model, int32_t choices,
                                                                    std::shared_ptr<platform::ChatSink> sink) {
   if (fail_next_) {
-    Error error = std::move(*fail_next_);
-    fail_next_.reset();
-    return Fail(std::move(error));
+    const auto [error, rates] = *std::exchange(fail_next_, std::nullopt);
+    sink->OnRates(rates);
+    return Fail(error);
   }
   if (model != "scripted") {
     return Fail(ErrorKind::kNotFound, "model_not_found", "There is no model \"" + model + "\".", "model");
@@ -157,9 +158,9 @@ Result<std::shared_ptr<platform::Generation>> FakeInference::Embed(
     platform::EmbeddingRequest request, std::function<void(Result<platform::EmbeddingReply>)> done) {
   std::lock_guard lock(mutex_);
   if (fail_next_) {
-    Error error = std::move(*fail_next_);
-    fail_next_.reset();
-    return Fail(std::move(error));
+    const auto [error, rates] = *std::exchange(fail_next_, std::nullopt);
+    if (request.rates) *request.rates = rates;
+    return Fail(error);
   }
   platform::EmbeddingReply reply;
   reply.model = request.model;
@@ -181,6 +182,11 @@ Result<std::shared_ptr<platform::Generation>> FakeInference::Rerank(
     platform::RerankRequest request, std::function<void(Result<platform::RerankReply>)> done) {
   std::lock_guard lock(mutex_);
   last_rerank_ = request;
+  if (fail_next_) {
+    const auto [error, rates] = *std::exchange(fail_next_, std::nullopt);
+    if (request.rates) *request.rates = rates;
+    return Fail(error);
+  }
   if (request.model != "scripted") {
     return Fail(ErrorKind::kInvalid, "rerank_unsupported", "It does not rank.", "model");
   }

@@ -70,8 +70,8 @@ class FakeInference final : public platform::Inference {
   int cancelled() const { return cancelled_; }
   bool WaitRunning(int count, double seconds) const;
 
-  // The next Chat/Complete/Embed fails with this.
-  void FailNext(Error error);
+  // The next Chat/Complete/Embed/Rerank fails with this, as limits that have `rates` left refuse it.
+  void FailNext(Error error, platform::RateState rates = {});
   // While set, what Embed and Load would call is kept for CallHeld: a platform that ends things late.
   std::atomic<bool> holds{false};
   int CallHeld();
@@ -117,7 +117,7 @@ class FakeInference final : public platform::Inference {
                                                       std::shared_ptr<platform::ChatSink> sink);
   mutable std::mutex mutex_;
   Script script_;
-  std::optional<Error> fail_next_;
+  std::optional<std::pair<Error, platform::RateState>> fail_next_;
   platform::ChatRequest last_chat_;
   platform::CompletionRequest last_completion_;
   platform::RerankRequest last_rerank_;

@@ -109,7 +109,7 @@ class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
     request.done = [self, id = model.id, prompt_tokens](Result<std::vector<std::vector<float>>> vectors) {
       Result<EmbeddingReply> reply = Fail(ErrorKind::kInternal, "", "");
       if (vectors) {
-        reply = EmbeddingReply{id, std::move(*vectors), prompt_tokens, {}};
+        reply = EmbeddingReply{id, std::move(*vectors), prompt_tokens};
       } else {
         reply = Fail(vectors.error());
       }
@@ -140,7 +140,6 @@ class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
     if (!reply) reply = Fail(ForClient(reply.error()));
     const std::shared_ptr<Meter> meter = std::move(meter_);
     if (meter == nullptr) return done_(std::move(reply));
-    if (reply) reply->rates = meter->rates();
     const UsageStatus status = reply                                                 ? UsageStatus::kDone
                                : finish_.reason == compute::FinishReason::kCancelled ? UsageStatus::kCancelled
                                                                                      : UsageStatus::kError;
@@ -630,7 +629,7 @@ class InferenceImpl final : public Inference {
   Result<std::shared_ptr<Generation>> BeginPooled(
       const Target& target, const MeteredCall& call,
       const std::function<Result<compute::EmbedRequest>(const ReadyModel&)>& plan_for,
-      std::function<void(Result<EmbeddingReply>)> done);
+      std::shared_ptr<RateState> rates, std::function<void(Result<EmbeddingReply>)> done);
   LoadWaiter WaiterFor(const Target& target, const std::shared_ptr<RunningGeneration>& running,
                        Planner planner, bool may_retry);
   Status PlanAndStart(const Target& target, const ReadyModel& ready, RunningGeneration& running,
@@ -812,7 +811,7 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Embed(EmbeddingRequest reques
   const auto shared = std::make_shared<const EmbeddingRequest>(std::move(request));
   return BeginPooled(
       target, call, [shared](const ReadyModel& ready) { return PlanEmbedding(*shared, ready); },
-      std::move(done));
+      shared->rates, std::move(done));
 }
 
 Result<std::shared_ptr<Generation>> InferenceImpl::Rerank(RerankRequest request,
@@ -828,10 +827,10 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Rerank(RerankRequest request,
   const MeteredCall call = CallOf(request, "rerank", target.model, /*names_max_tokens=*/true);
   const auto shared = std::make_shared<const RerankRequest>(std::move(request));
   return BeginPooled(
-      target, call, [shared](const ReadyModel& ready) { return PlanRerank(*shared, ready); },
+      target, call, [shared](const ReadyModel& ready) { return PlanRerank(*shared, ready); }, shared->rates,
       [done = std::move(done)](Result<EmbeddingReply> pooled) {
         if (!pooled) return done(Fail(pooled.error()));
-        RerankReply reply{pooled->model, {}, pooled->prompt_tokens, pooled->rates};
+        RerankReply reply{pooled->model, {}, pooled->prompt_tokens};
         for (const std::vector<float>& logit : pooled->vectors)
           reply.scores.push_back(Relevance(logit.at(0)));
         done(std::move(reply));
@@ -841,13 +840,14 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Rerank(RerankRequest request,
 Result<std::shared_ptr<Generation>> InferenceImpl::BeginPooled(
     const Target& target, const MeteredCall& call,
     const std::function<Result<compute::EmbedRequest>(const ReadyModel&)>& plan_for,
-    std::function<void(Result<EmbeddingReply>)> done) {
-  TP_TRY(CheckAdmissible(call));
+    std::shared_ptr<RateState> rates, std::function<void(Result<EmbeddingReply>)> done) {
+  TP_TRY(CheckAdmissible(call, rates.get()));
   deployments_.CountArrival(target.model.id);
   NoteUse(target, call.principal);
   const auto running = std::make_shared<RunningEmbedding>(engine_, std::move(done));
   running->SetEntry(EntryOf(target, call, running));
-  const auto start = [this, call, plan_for, running, spec = target.spec](const ReadyModel& ready) -> Status {
+  const auto start = [this, call, plan_for, running, rates,
+                      spec = target.spec](const ReadyModel& ready) -> Status {
     const ReadyModel seen = deployed_assets_.As(spec, ready);
     TP_ASSIGN(compute::EmbedRequest plan, plan_for(seen));
     if (options_.ledger != nullptr) {
@@ -855,7 +855,7 @@ Result<std::shared_ptr<Generation>> InferenceImpl::BeginPooled(
       admission.embeds = true;
       for (const auto& input : plan.inputs) admission.prompt_tokens += static_cast<int64_t>(input.size());
       TP_ASSIGN(std::shared_ptr<Meter> meter,
-                options_.ledger->Admit(admission, call.request_id, call.endpoint));
+                options_.ledger->Admit(admission, call.request_id, call.endpoint, rates.get()));
       running->SetMeter(std::move(meter));
     }
     const Status started = running->Start(seen, std::move(plan));

@@ -107,6 +107,9 @@ struct EmbeddingRequest {
   // none. Error "instruction_unsupported" of models that read none (ReadsInstruction), and with tokens.
   std::string instruction;
   Principal principal;
+  // Filled with what its limits have left once it was admitted or refused: before `done` is called, and
+  // before an error is returned. nullptr: nobody wants to know.
+  std::shared_ptr<RateState> rates = nullptr;
 };
 // Was this model trained to read an instruction before what it embeds?
 bool ReadsInstruction(const StoredModel& model);
@@ -117,7 +120,6 @@ struct EmbeddingReply {
   std::string model;
   std::vector<std::vector<float>> vectors;
   int32_t prompt_tokens = 0;
-  RateState rates;
 };
 
 struct RerankRequest {
@@ -128,12 +130,12 @@ struct RerankRequest {
   std::string instruction;             // of models that read one; empty: their makers'
   int32_t max_document_tokens = 0;     // longer documents are cut; 0: to what the model reads
   Principal principal;
+  std::shared_ptr<RateState> rates = nullptr;  // as EmbeddingRequest's
 };
 struct RerankReply {
   std::string model;
   std::vector<float> scores;  // 0..1, in the order of the documents
   int32_t prompt_tokens = 0;
-  RateState rates;
 };
 
 // A piece of a tool call, in order: kBegin (id and name), kArguments (the next piece of JSON) ..., then kEnd;

@@ -284,6 +284,34 @@ TEST_F(MeteringTest, EmbeddingsAreBilledByTheirPrompts) {
   EXPECT_EQ(row.endpoint, "embeddings");
 }
 
+TEST_F(MeteringTest, EmbeddingsTellWhatLimitsHaveLeft) {
+  Start();
+  ASSERT_TRUE(rig_->accounting->SetLimit({}, {.scope = {ScopeKind::kOrganisation, "org"},
+                                              .organisation = "org",
+                                              .requests_per_minute = 2,
+                                              .tokens_per_minute = 50}));
+  EmbeddingRequest request;
+  request.model = "scripted";
+  request.inputs.push_back({.text = "[[count:5]] one", .tokens = {}});
+  request.principal.organisation = "org";
+  // Admitted; refused for what it wants, once it is tokenized; refused at once, for what others took.
+  for (const auto& [words, remaining, code] : std::vector<std::tuple<int, int64_t, std::string>>{
+           {0, 1, ""}, {60, 1, "request_exceeds_limit"}, {0, 0, ""}, {0, 0, "rate_limit_exceeded"}}) {
+    request.inputs[0].text = "[[count:5]] one";
+    for (int i = 0; i < words; ++i) request.inputs[0].text += " more";
+    request.rates = std::make_shared<RateState>();
+    std::promise<Result<EmbeddingReply>> reply;
+    const auto running =
+        rig_->inference->Embed(request, [&](Result<EmbeddingReply> r) { reply.set_value(std::move(r)); });
+    const auto got = running ? reply.get_future().get() : Result<EmbeddingReply>(Fail(running.error()));
+    EXPECT_EQ(got ? "" : got.error().code, code);
+    ASSERT_TRUE(request.rates->requests) << code;
+    EXPECT_EQ(request.rates->requests->limit, 2);
+    EXPECT_EQ(request.rates->requests->remaining, remaining) << code;
+    EXPECT_TRUE(request.rates->tokens);
+  }
+}
+
 TEST_F(MeteringTest, LimitsRefuseAndLower) {
   Start();
   ASSERT_TRUE(rig_->accounting->SetLimit({}, {.scope = {ScopeKind::kKey, "key-1"},
@@ -306,6 +334,51 @@ TEST_F(MeteringTest, LimitsRefuseAndLower) {
   EXPECT_EQ(refused.error().code, "rate_limit_exceeded");
   EXPECT_EQ(Rows(), 2);
   EXPECT_EQ(rig_->Tally(2).positions + rig_->Tally(4).positions, 0u);  // nothing was computed for them
+}
+
+// account -> catalogue -> tokenize -> ledger: what is not there, or cannot be asked so, is no refusal of a
+// limit.
+TEST_F(MeteringTest, TheCatalogueIsAskedBeforeTheLedger) {
+  Start();
+  ASSERT_TRUE(rig_->accounting->SetLimit(
+      {}, {.scope = {ScopeKind::kKey, "key-1"}, .organisation = "org", .requests_per_minute = 0}));
+  Limiter& limiter = rig_->accounting->ledger().limiter();
+  ChatRequest request = Ask(1, "[[tokens:3]]", 5);
+  request.model = "no-such-model";
+  const auto sink = std::make_shared<MeteredSink>();
+  auto refused = rig_->inference->Chat(request, sink);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, "model_not_found");
+  EXPECT_EQ(refused.error().kind, ErrorKind::kNotFound);
+  EXPECT_FALSE(sink->rates.requests);
+  EmbeddingRequest embedding;
+  embedding.model = "no-such-model";
+  embedding.inputs.push_back({.text = "a", .tokens = {}});
+  embedding.principal = request.principal;
+  embedding.rates = std::make_shared<RateState>();
+  EXPECT_EQ(rig_->inference->Embed(embedding, [](auto&&) {}).error().code, "model_not_found");
+  EXPECT_FALSE(embedding.rates->requests);
+  EXPECT_TRUE(limiter.TakeRefusals(/*flush=*/true).empty());
+  EXPECT_TRUE(limiter.quotas("org").empty()) << "nothing was granted for a name that is nobody's";
+  // The same key for a model that there is: the ledger's refusal, counted once.
+  request.model = "scripted";
+  refused = rig_->inference->Chat(request, sink);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, "rate_limit_exceeded");
+  const auto counted = limiter.TakeRefusals(/*flush=*/true);
+  ASSERT_EQ(counted.size(), 1u);
+  EXPECT_EQ(counted[0].count, 1);
+  EXPECT_EQ(counted[0].model, "scripted");
+  EXPECT_EQ(Rows(), 0);
+  // Nothing was reserved by any of them.
+  ASSERT_TRUE(rig_->accounting->RemoveLimit({}, {ScopeKind::kKey, "key-1"}, "*"));
+  ASSERT_TRUE(rig_->accounting->SetLimit({}, {.scope = {ScopeKind::kKey, "key-1"},
+                                              .organisation = "org",
+                                              .requests_per_minute = 1,
+                                              .concurrent_requests = 1}));
+  request.model = "no-such-model";
+  EXPECT_FALSE(rig_->inference->Chat(request, sink));
+  EXPECT_TRUE(*Run(Ask(2, "[[tokens:3]]", 5))->result);
 }
 
 TEST_F(MeteringTest, ARefusedSubmissionCostsNothing) {

@@ -26,6 +26,12 @@ AuditActor Concerning(AuditActor actor, std::string organisation, const Scope& s
                     scope.kind == ScopeKind::kWorkspace ? scope.id : std::string());
 }
 
+// Are the same thresholds reached at the same amounts?
+bool TellsAlike(const Budget& a, const Budget& b) {
+  return a.scope == b.scope && a.period == b.period && a.amount == b.amount && a.thresholds == b.thresholds &&
+         a.organisation == b.organisation;
+}
+
 // Room for one more rule of an organisation.
 Status CheckRoom(store::Session& session, const char* table, std::string_view what,
                  const std::string& organisation, int64_t most) {
@@ -81,6 +87,19 @@ Money RealCost::Of(int64_t device_us) const {
   // nanos an hour of power = nanos a kWh * watts / 1000
   const Int128 per_hour = device_per_hour.nanos + power_per_kwh.nanos * power_watts / 1000;
   return Money{MulDivHalfEven(per_hour, std::max<int64_t>(0, device_us), kHourUs)};
+}
+
+Result<Money> RealCost::Margin(const Amounts& amounts, int64_t device_us) const {
+  Money earned;
+  for (const auto& [of, amount] : amounts) {
+    if (of != currency) {
+      return Fail(
+          ErrorKind::kInvalid, "currencies_differ",
+          fmt::format("There are amounts in {}, and costs are in {}: ledger.cost_currency", of, currency));
+    }
+    earned += amount;
+  }
+  return earned - Of(device_us);
 }
 
 Accounting::Accounting(store::Database& database, const WallClock& wall, MetricsRegistry& metrics,
@@ -194,6 +213,9 @@ Result<Budget> Accounting::SetBudget(const AuditActor& actor, Budget budget) {
                  Status room;
                  if (!old || old->budget.organisation != budget.organisation)
                    room = CheckRoom(session, "budgets", "budgets", budget.organisation, options_.max_budgets);
+                 if (room && old && !TellsAlike(old->budget, budget))
+                   room = LedgerStore::ForgetNotices(session, Notice::Kind::kBudget, old->budget.organisation,
+                                                     budget.id);
                  return room ? LedgerStore::SaveBudget(session, budget) : room;
                }));
   (void)ledger_->Flush(2);
@@ -224,7 +246,13 @@ Result<FreeQuota> Accounting::SetQuota(const AuditActor& actor, const FreeQuota&
   const auto old = limiter_->FindQuota(quota.organisation, quota.model_version);
   TP_TRY(Write(Concerning(actor, quota.organisation), "quota.changed", quota.organisation + " " + quota.model,
                old ? QuotaJson(*old) : Json(nullptr), QuotaJson(quota),
-               [&](store::Session& session) { return LedgerStore::SaveQuota(session, quota); }));
+               [&](store::Session& session) -> Status {
+                 Status forgotten;
+                 if (old && old->total != quota.total)
+                   forgotten = LedgerStore::ForgetNotices(session, Notice::Kind::kQuota, quota.organisation,
+                                                          quota.model_version);
+                 return forgotten ? LedgerStore::SaveQuota(session, quota) : forgotten;
+               }));
   (void)ledger_->Flush(2);
   TP_ASSIGN(const auto stored, store_.LoadQuotas(quota.organisation));
   for (const FreeQuota& one : stored) {
@@ -249,19 +277,26 @@ Result<PriceBook> Accounting::AddPrices(const AuditActor& actor, PriceBook book,
   return book;
 }
 
+Result<Json> Accounting::WebhookAudited(const std::string& organisation) {
+  TP_ASSIGN(const auto webhook, FindWebhook(organisation));
+  return webhook ? Json{{"url", webhook->url}} : Json(nullptr);
+}
+
 Result<std::string> Accounting::SetWebhook(const AuditActor& actor, const std::string& organisation,
                                            const std::string& url) {
   TP_TRY(CheckWebhookUrl(url, options_.webhooks.allow_private_addresses));
   const std::string secret = RandomId("whsec-", 40);
   const Webhook webhook{organisation, url, options_.seal ? options_.seal(secret) : secret};
+  TP_ASSIGN(const Json before, WebhookAudited(organisation));
   TP_TRY(Write(
-      Concerning(actor, organisation), "webhook.changed", organisation, nullptr, Json{{"url", url}},
+      Concerning(actor, organisation), "webhook.changed", organisation, before, Json{{"url", url}},
       [&](store::Session& session) { return LedgerStore::SaveWebhook(session, webhook, wall_.unix_ms()); }));
   return secret;
 }
 
 Status Accounting::RemoveWebhook(const AuditActor& actor, const std::string& organisation) {
-  return Write(Concerning(actor, organisation), "webhook.removed", organisation, nullptr, nullptr,
+  TP_ASSIGN(const Json before, WebhookAudited(organisation));
+  return Write(Concerning(actor, organisation), "webhook.removed", organisation, before, nullptr,
                [&](store::Session& session) { return LedgerStore::DeleteWebhook(session, organisation); });
 }
 

@@ -32,6 +32,9 @@ struct RealCost {
   int64_t power_watts = 0;  // of the machine under load
   // device_per_hour + watts / 1000 * power_per_kwh, for so many microseconds of device time.
   Money Of(int64_t device_us) const;
+  // What is left of the amounts. kInvalid "currencies_differ" where they are not of this one currency: nobody
+  // knows what one is worth in another.
+  Result<Money> Margin(const Amounts& amounts, int64_t device_us) const;
 };
 
 struct AccountingOptions {
@@ -85,12 +88,15 @@ class Accounting {
                                  const std::string& url);
   Status RemoveWebhook(const AuditActor& actor, const std::string& organisation);
   Result<std::optional<Webhook>> FindWebhook(const std::string& organisation);
+  // Sends a notice for trying; kUnavailable, kForbidden with what came of it.
+  Status TestWebhook(const Webhook& webhook) const { return webhooks_->Test(webhook); }
   Result<Adjustment> Adjust(const AuditActor& actor, Adjustment adjustment);
 
  private:
   Accounting(store::Database& database, const WallClock& wall, MetricsRegistry& metrics,
              AccountingOptions options);
   void CountRules();
+  Result<nlohmann::ordered_json> WebhookAudited(const std::string& organisation);
   using Change = std::function<Status(store::Session&)>;
   // `actor` as Concerning gives it.
   Status Write(const AuditActor& actor, std::string_view action, std::string_view object,

@@ -135,9 +135,9 @@ class AccountingTest : public ::testing::TestWithParam<store::Backend> {
     ASSERT_TRUE(opened) << opened.error().message;
     accounting_ = std::move(*opened);
   }
-  void Prices(const std::string& input, const std::string& output) {
+  void Prices(const std::string& input, const std::string& output, const std::string& currency = "EUR") {
     auto book = ParsePriceBook(Json{
-        {"currency", "EUR"},
+        {"currency", currency},
         {"models",
          Json::array(
              {Json{{"model", "*"}, {"tiers", Json::array({Json{{"input", input}, {"output", output}}})}}})}});
@@ -200,7 +200,7 @@ TEST_P(AccountingTest, RowsAreVisibleWithinASecondAndSumUp) {
   EXPECT_EQ(all.cancelled, 1);
   EXPECT_EQ(all.errors, 1);
   EXPECT_EQ(all.tokens, (BillableTokens{130, 65, 50, 12}));
-  EXPECT_EQ(all.amount.ToString(), "0.00023");  // (100 + 3*40)/1e6 + 10/1e6; the failure is waived
+  EXPECT_EQ(all.amounts.at("EUR").ToString(), "0.00023");  // (100 + 3*40)/1e6 + 10/1e6; the failure is waived
   for (const auto& [group_by, groups] : std::vector<std::pair<GroupBy, std::vector<std::string>>>{
            {GroupBy::kModel, {"m1", "m2"}},
            {GroupBy::kKey, {"k1", "k2", "k3"}},
@@ -224,7 +224,7 @@ TEST_P(AccountingTest, RowsAreVisibleWithinASecondAndSumUp) {
     } while (!cursor.empty());
     EXPECT_EQ(names, groups);
     EXPECT_EQ(sum.tokens, all.tokens);
-    EXPECT_EQ(sum.amount, all.amount);
+    EXPECT_EQ(sum.amounts, all.amounts);
   }
   UsageFilter filter;
   filter.workspace = "w2";
@@ -287,7 +287,7 @@ TEST_P(AccountingTest, TheBillIsTheSumOfItsRows) {
   EXPECT_EQ(bill->sums.tokens.output, truth.tokens.output);
   UsageSums lines;
   for (const BillLine& line : bill->lines) lines.Add(line.sums);
-  EXPECT_EQ(lines.amount, expected);
+  EXPECT_EQ(lines.amounts, (Amounts{{"EUR", expected}}));
   EXPECT_EQ(lines.requests, 300);
   // Row by row.
   Money rows;
@@ -326,7 +326,8 @@ TEST_P(AccountingTest, ADryRunPricesAMonthWithoutTouchingIt) {
   Prices("1", "1");
   ASSERT_TRUE(Run(Request("k1", "m1"), 100, 100));
   ASSERT_TRUE(Run(Request("k1", "m2"), 100, 0));
-  const Money before = Total().amount;
+  const Amounts before = Total().amounts;
+  ASSERT_EQ(before.count("EUR"), 1u);
   auto book = *ParsePriceBook(
       Json::parse(R"({"currency":"USD","models":[{"model":"m1","tiers":[{"input":"10","output":"20"}]}]})"));
   const auto run = accounting_->reports().PriceMonthWith(book, kNow, "o");
@@ -334,7 +335,88 @@ TEST_P(AccountingTest, ADryRunPricesAMonthWithoutTouchingIt) {
   EXPECT_EQ(run->rows, 2);
   EXPECT_EQ(run->was, before);
   EXPECT_EQ(run->would_be.ToString(), "0.003");  // (10*100 + 20*100)/1e6; m2 would be unpriced
-  EXPECT_EQ(Total().amount, before);
+  EXPECT_EQ(run->currency, "USD");
+  EXPECT_EQ(Total().amounts, before);
+}
+
+TEST_P(AccountingTest, AmountsOfDifferentCurrenciesAreNeverAdded) {
+  ASSERT_TRUE(Run(Request("k1", "m1"), 100, 0));  // unpriced: no amount in any currency
+  EXPECT_EQ(Total().amounts, Amounts{});
+  Prices("1", "1");
+  ASSERT_TRUE(Run(Request("k1", "m1"), 100, 0));
+  Prices("2", "2");
+  ASSERT_TRUE(Run(Request("k1", "m1"), 100, 0));
+  Prices("7", "7", "USD");
+  ASSERT_TRUE(Run(Request("k1", "m1"), 100, 0));
+  ASSERT_TRUE(Run(Request("k3", "m2"), 100, 0));
+  const Money eur = *Money::Parse("0.0003"), usd = *Money::Parse("0.0007");
+  const UsageSums all = Total();
+  EXPECT_EQ(all.requests, 5);
+  EXPECT_EQ(all.amounts, (Amounts{{"EUR", eur}, {"USD", usd + usd}}));
+  // Pages of groups, each with several price versions; a group without a name among them.
+  AdmissionRequest nobody = Request("k1", "m1");
+  nobody.payer.member.clear();
+  ASSERT_TRUE(Run(nobody, 100, 0));
+  Total();
+  for (const auto& [group_by, amounts] : std::vector<std::pair<GroupBy, std::map<std::string, Amounts>>>{
+           {GroupBy::kModel, {{"m1", {{"EUR", eur}, {"USD", usd + usd}}}, {"m2", {{"USD", usd}}}}},
+           {GroupBy::kMember,
+            {{"", {{"USD", usd}}}, {"u-k1", {{"EUR", eur}, {"USD", usd}}}, {"u-k3", {{"USD", usd}}}}}}) {
+    std::map<std::string, Amounts> seen;
+    std::string cursor;
+    do {
+      const auto page = accounting_->reports().Usage({}, group_by, cursor, 1);
+      ASSERT_TRUE(page) << page.error().message;
+      for (const UsageGroup& group : page->items) seen[group.group] = group.sums.amounts;
+      cursor = page->next;
+    } while (!cursor.empty());
+    EXPECT_EQ(seen, amounts);
+  }
+  const auto bill = accounting_->reports().MonthlyBill("o", kNow, "", 100);
+  ASSERT_TRUE(bill);
+  EXPECT_EQ(bill->totals.at("EUR"), eur);
+  EXPECT_EQ(bill->totals.at("USD"), usd + usd + usd);
+  const auto run = accounting_->reports().PriceMonthWith(
+      *ParsePriceBook(Json::parse(R"({"currency":"CNY","models":[]})")), kNow, "o");
+  ASSERT_TRUE(run);
+  EXPECT_EQ(run->was, (Amounts{{"EUR", eur}, {"USD", usd + usd + usd}}));
+  // Charts: a series for each currency.
+  RangeQuery query;
+  query.filter.from_ms = kNow - 60'000;
+  query.filter.to_ms = kNow + 3'600'000;
+  query.metric = Metric::kAmount;
+  const auto series = accounting_->reports().Range(query);
+  ASSERT_TRUE(series) << series.error().message;
+  ASSERT_EQ(series->size(), 2u);
+  EXPECT_EQ((*series)[0].currency, "EUR");
+  ASSERT_EQ((*series)[0].amounts.size(), 1u);
+  EXPECT_EQ((*series)[0].amounts[0].second, eur);
+  EXPECT_EQ((*series)[1].amounts[0].second, usd + usd + usd);
+}
+
+// Below a millionth, and beyond what a double holds exactly (2^53 billionths are 9,007,199.25).
+TEST_P(AccountingTest, ChartsOfAmountsAreExact) {
+  Prices("0.000001", "100000");
+  ASSERT_TRUE(Run(Request(), 100, 0));  // 10^-10: rounded to nothing
+  ASSERT_TRUE(Run(Request(), 1000, 0));
+  wall_.Advance(120'000);
+  AdmissionRequest large = Request();
+  large.max_output_tokens = 200'000'000;
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(Run(large, 1'000, 100'000'000));
+  Total();
+  RangeQuery query;
+  query.filter.from_ms = kNow - 60'000;
+  query.filter.to_ms = kNow + 3'600'000;
+  query.metric = Metric::kAmount;
+  query.group_by = GroupBy::kKey;
+  const auto series = accounting_->reports().Range(query);
+  ASSERT_TRUE(series) << series.error().message;
+  ASSERT_EQ(series->size(), 1u);
+  EXPECT_EQ((*series)[0].group, "k1");
+  ASSERT_EQ((*series)[0].amounts.size(), 2u);
+  EXPECT_EQ((*series)[0].amounts[0].first, kNow / 60'000 * 60'000);
+  EXPECT_EQ((*series)[0].amounts[0].second.ToString(), "0.000000001");
+  EXPECT_EQ((*series)[0].amounts[1].second.ToString(), "20000000.000000002");
 }
 
 TEST_P(AccountingTest, ADryRunPricesScoresAsEmbeddings) {
@@ -584,12 +666,37 @@ TEST_P(AccountingTest, ThresholdsAreToldOnceBySignedWebhook) {
   const std::string signature = request.substr(at + 20, request.find("\r\n", at) - at - 20);
   const int64_t seconds = std::stoll(signature.substr(2));
   EXPECT_EQ(signature, WebhookSignature(*secret, seconds, body));
+  // A notice for trying is signed as the others are, and not sent again.
+  const auto webhook = accounting_->FindWebhook("o");
+  ASSERT_TRUE(webhook && *webhook);
+  const Status tried = accounting_->TestWebhook(**webhook);
+  ASSERT_TRUE(tried) << tried.error().message;
+  requests = receiver.requests();
+  ASSERT_EQ(requests.size(), 3u);
+  const std::string test_body = requests[2].substr(requests[2].find("\r\n\r\n") + 4);
+  EXPECT_EQ(Json::parse(test_body)["type"], "webhook.test");
+  EXPECT_NE(requests[2].find(WebhookSignature(*secret, wall_.unix_ms() / 1000, test_body)),
+            std::string::npos);
   // Told once, over a restart too.
   Open();
   ASSERT_TRUE(Run(Request(), 10, 10));
   wall_.Advance(20'000);
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
-  EXPECT_EQ(receiver.requests().size(), 2u);
+  EXPECT_EQ(receiver.requests().size(), 3u);
+  // A budget that is another is told of anew: 0.78 are more than half of 1.50 too.
+  Budget more = accounting_->limiter().budgets("o").at(0).budget;
+  for (const char* amount : {"1.5", "1.5"}) {  // the second time nothing changes
+    more.amount = *Money::Parse(amount);
+    ASSERT_TRUE(accounting_->SetBudget(Actor(), more));
+    for (int i = 0; i < 500 && receiver.requests().size() < 4; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      wall_.Advance(100);
+    }
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  requests = receiver.requests();
+  ASSERT_EQ(requests.size(), 4u);
+  EXPECT_EQ(Json::parse(requests[3].substr(requests[3].find("\r\n\r\n") + 4))["data"]["amount"], "1.50");
 }
 
 TEST_P(AccountingTest, WebhooksNeverLeadToPrivateAddresses) {
@@ -772,6 +879,13 @@ TEST(RealCost, IsAmortisationAndPower) {
   cost.power_watts = 400;
   EXPECT_EQ(cost.Of(3'600'000'000).ToString(), "0.48");  // 0.36 + 0.4 * 0.30
   EXPECT_EQ(cost.Of(1'000'000).ToString(), "0.000133333");
+  EXPECT_EQ(cost.Margin({{"USD", *Money::Parse("1")}}, 3'600'000'000)->ToString(), "0.52");
+  EXPECT_EQ(cost.Margin({}, 3'600'000'000)->ToString(), "-0.48");
+  // A euro is no dollar.
+  for (const Amounts& amounts : {Amounts{{"EUR", *Money::Parse("1")}},
+                                 Amounts{{"EUR", *Money::Parse("1")}, {"USD", *Money::Parse("1")}}}) {
+    EXPECT_EQ(cost.Margin(amounts, 3'600'000'000).error().code, "currencies_differ");
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Stores, AccountingTest,

@@ -110,18 +110,15 @@ Billing BillingOf(std::string_view name) {
   return Billing::kPaid;
 }
 
-// Billionths as two sums, of whole units and of the rest: neither can overflow 64 bits.
-constexpr std::string_view kAmountSums =
-    "COALESCE(SUM(amount_nanos / 1000000000), 0), COALESCE(SUM(amount_nanos % 1000000000), 0)";
-Money MoneyOfSums(const Row& row, size_t column) {
-  return Money{Int128{row.Integer(column)} * kNanosPerUnit + row.Integer(column + 1)};
-}
-
 }  // namespace
 
 store::MigrationList LedgerMigrations() { return {"ledger", kLedgerMigrations}; }
 
 std::string_view UsageColumns() { return kColumns; }
+
+Money MoneyOfSums(const Row& row, size_t column) {
+  return Money{Int128{row.Integer(column)} * kNanosPerUnit + row.Integer(column + 1)};
+}
 
 UsageRow UsageRowOf(const Row& r) {
   UsageRow row;
@@ -443,6 +440,13 @@ Status LedgerStore::SaveWebhook(Session& session, const Webhook& webhook, int64_
 
 Status LedgerStore::DeleteWebhook(Session& session, std::string_view organisation) {
   TP_TRY(session.Execute("DELETE FROM webhooks WHERE organisation = $1", {organisation}));
+  return {};
+}
+
+Status LedgerStore::ForgetNotices(Session& session, Notice::Kind kind, std::string_view organisation,
+                                  std::string_view subject) {
+  TP_TRY(session.Execute("DELETE FROM notices WHERE kind = $1 AND organisation = $2 AND subject = $3",
+                         {NoticeKindName(kind), organisation, subject}));
   return {};
 }
 

@@ -73,6 +73,9 @@ class LedgerStore final : public UsageSink {
                                       std::string_view created_by);
   static Status SaveWebhook(store::Session& session, const Webhook& webhook, int64_t now_ms);
   static Status DeleteWebhook(store::Session& session, std::string_view organisation);
+  // Of a rule that is another now: what it tells next is news, though it was told of the old one.
+  static Status ForgetNotices(store::Session& session, Notice::Kind kind, std::string_view organisation,
+                              std::string_view subject);
   static Status AddAdjustment(store::Session& session, const Adjustment& adjustment);
 
   Result<std::optional<Webhook>> FindWebhook(const std::string& organisation);
@@ -90,5 +93,10 @@ class LedgerStore final : public UsageSink {
 // Columns of usage_rows in the order that RowOf reads.
 std::string_view UsageColumns();
 UsageRow UsageRowOf(const store::Row& row);
+// An amount's sum: billionths as two sums, of whole units and of the rest, of which neither can overflow 64
+// bits.
+inline constexpr std::string_view kAmountSums =
+    "COALESCE(SUM(amount_nanos / 1000000000), 0), COALESCE(SUM(amount_nanos % 1000000000), 0)";
+Money MoneyOfSums(const store::Row& row, size_t column);
 
 }  // namespace tidepool::platform

@@ -201,15 +201,20 @@ bool Limiter::RemoveLimit(const Scope& scope, std::string_view model) {
   return true;
 }
 
-std::vector<Limit> Limiter::limits(std::string_view organisation) const {
+std::vector<Limit> Limiter::limits(std::string_view organisation, const std::optional<LimitKey>& after,
+                                   size_t most) const {
   std::lock_guard lock(mutex_);
-  std::vector<Limit> all;
+  std::vector<Limit> page;
   if (organisation.empty()) {
-    for (const auto& [key, state] : limits_) all.push_back(state.limit);
+    for (auto it = after ? limits_.upper_bound(*after) : limits_.begin();
+         it != limits_.end() && page.size() < most; ++it)
+      page.push_back(it->second.limit);
   } else if (const auto of = limits_in_.find(organisation); of != limits_in_.end()) {
-    for (const LimitKey& key : of->second) all.push_back(limits_.at(key).limit);
+    for (auto it = after ? of->second.upper_bound(*after) : of->second.begin();
+         it != of->second.end() && page.size() < most; ++it)
+      page.push_back(limits_.at(*it).limit);
   }
-  return all;
+  return page;
 }
 
 std::optional<Limit> Limiter::FindLimit(const Scope& scope, std::string_view model) const {
@@ -278,15 +283,18 @@ Limiter::BudgetState Limiter::StateOf(const BudgetEntry& entry) const {
   return state;
 }
 
-std::vector<Limiter::BudgetState> Limiter::budgets(std::string_view organisation) const {
+std::vector<Limiter::BudgetState> Limiter::budgets(std::string_view organisation, std::string_view after_id,
+                                                   size_t most) const {
   std::lock_guard lock(mutex_);
-  std::vector<BudgetState> all;
+  std::vector<BudgetState> page;
   if (organisation.empty()) {
-    for (const auto& [id, entry] : budgets_) all.push_back(StateOf(entry));
+    for (auto it = budgets_.upper_bound(after_id); it != budgets_.end() && page.size() < most; ++it)
+      page.push_back(StateOf(it->second));
   } else if (const auto of = budgets_in_.find(organisation); of != budgets_in_.end()) {
-    for (const std::string& id : of->second) all.push_back(StateOf(budgets_.at(id)));
+    for (auto it = of->second.upper_bound(after_id); it != of->second.end() && page.size() < most; ++it)
+      page.push_back(StateOf(budgets_.at(*it)));
   }
-  return all;
+  return page;
 }
 
 void Limiter::SetQuota(const FreeQuota& quota) {
@@ -297,14 +305,17 @@ void Limiter::SetQuota(const FreeQuota& quota) {
   if (renewed) state.told_low = state.told_empty = false;
 }
 
-std::vector<FreeQuota> Limiter::quotas(std::string_view organisation) const {
+std::vector<FreeQuota> Limiter::quotas(std::string_view organisation, std::string_view after_version,
+                                       size_t most) const {
   std::lock_guard lock(mutex_);
-  std::vector<FreeQuota> all;
-  for (auto it = quotas_.lower_bound({std::string(organisation), ""}); it != quotas_.end(); ++it) {
+  std::vector<FreeQuota> page;
+  // A quota has a version: none is at the empty one.
+  for (auto it = quotas_.upper_bound({std::string(organisation), std::string(after_version)});
+       it != quotas_.end() && page.size() < most; ++it) {
     if (!organisation.empty() && it->first.first != organisation) break;
-    all.push_back(it->second.quota);
+    page.push_back(it->second.quota);
   }
-  return all;
+  return page;
 }
 
 std::optional<FreeQuota> Limiter::FindQuota(std::string_view organisation,

@@ -141,7 +141,11 @@ class Limiter {
   // the running period say, for rules that are new.
   void SetLimit(const Limit& limit, int64_t used_today_tokens);
   bool RemoveLimit(const Scope& scope, std::string_view model);
-  std::vector<Limit> limits(std::string_view organisation = {}) const;  // "": all
+  // Rules of one organisation ("": of all) in a fixed order, at most `most` of those after the named one,
+  // which need not be there any more: pages are whole whatever changes between them.
+  using LimitKey = std::pair<Scope, std::string>;  // scope, model
+  std::vector<Limit> limits(std::string_view organisation = {}, const std::optional<LimitKey>& after = {},
+                            size_t most = SIZE_MAX) const;
   std::optional<Limit> FindLimit(const Scope& scope, std::string_view model) const;
   void SetBudget(const Budget& budget, Money spent);
   bool RemoveBudget(std::string_view id);
@@ -150,11 +154,14 @@ class Limiter {
     Money spent, reserved;
     int64_t from_ms = 0, to_ms = 0;
   };
-  std::vector<BudgetState> budgets(std::string_view organisation = {}) const;  // "": all
+  std::vector<BudgetState> budgets(std::string_view organisation = {}, std::string_view after_id = {},
+                                   size_t most = SIZE_MAX) const;
   std::optional<BudgetState> FindBudget(std::string_view id) const;
   std::pair<size_t, size_t> rules() const;  // how many limits and budgets there are
   void SetQuota(const FreeQuota& quota);    // `used` included
-  std::vector<FreeQuota> quotas(std::string_view organisation) const;  // "": all
+  // `after_version`: of one organisation's only.
+  std::vector<FreeQuota> quotas(std::string_view organisation, std::string_view after_version = {},
+                                size_t most = SIZE_MAX) const;
   std::optional<FreeQuota> FindQuota(std::string_view organisation, std::string_view model_version) const;
 
   // Refusals that need no token count: whether a request of this payer could start at all now. Nothing is
@@ -215,7 +222,6 @@ class Limiter {
     std::vector<std::pair<std::string, int64_t>> budgets;  // id, period
   };
 
-  using LimitKey = std::pair<Scope, std::string>;
   std::vector<LimitState*> LimitsFor(const AdmissionRequest& request);
   std::vector<BudgetEntry*> BudgetsFor(const Payer& payer);
   void Unlist(BudgetEntry& entry);  // out of budgets_of_ and budgets_in_
@@ -242,7 +248,7 @@ class Limiter {
   std::map<Scope, std::vector<BudgetEntry*>> budgets_of_;  // entries of budgets_
   // By organisation: what is listed for one must not be looked for among all others'.
   std::map<std::string, std::set<LimitKey>, std::less<>> limits_in_;
-  std::map<std::string, std::set<std::string>, std::less<>> budgets_in_;
+  std::map<std::string, std::set<std::string, std::less<>>, std::less<>> budgets_in_;
   std::map<std::pair<std::string, std::string>, QuotaState> quotas_;
   std::map<uint64_t, Held> held_;
   uint64_t next_id_ = 1;

@@ -251,6 +251,11 @@ TEST_F(LimiterTest, RulesAreListedByOrganisation) {
   EXPECT_EQ(limiter_->quotas("o").size(), 1u);
   EXPECT_EQ(limiter_->quotas("p").size(), 0u);
   EXPECT_EQ(limiter_->quotas("").size(), 2u);
+  // By pages, in the order of the whole.
+  EXPECT_EQ(limiter_->limits("", {}, 2).size(), 2u);
+  EXPECT_EQ(limiter_->limits("", Limiter::LimitKey{Key("another"), "*"})[0].model, "m");
+  EXPECT_EQ(limiter_->limits("another", Limiter::LimitKey{Key("another"), "m"}).size(), 0u);
+  EXPECT_EQ(limiter_->quotas("o", "sha").size(), 0u);
   EXPECT_FALSE(limiter_->RemoveLimit(Key("o"), "m"));
 }
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace tidepool::platform {
@@ -63,6 +65,11 @@ Result<Money> Money::Parse(std::string_view text) {
 }
 
 std::string Money::ToString() const { return DecimalText(nanos, 9, 2); }
+
+bool IsCurrency(std::string_view text) {
+  return text.size() == 3 &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c >= 'A' && c <= 'Z'; });
+}
 
 Int128 MulDivHalfEven(Int128 value, Int128 numerator, Int128 denominator) {
   CHECK(value >= 0 && numerator >= 0 && denominator > 0);

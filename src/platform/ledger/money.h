@@ -37,6 +37,8 @@ struct Money {
   friend constexpr auto operator<=>(Money a, Money b) { return a.nanos <=> b.nanos; }
 };
 
+bool IsCurrency(std::string_view text);  // three capitals, as ISO 4217 has them: "EUR"
+
 // value * numerator / denominator, to the nearest, halves to even (as banks and IEEE 754 do). All arguments
 // not negative, denominator > 0, |value * numerator| < 2^127.
 Int128 MulDivHalfEven(Int128 value, Int128 numerator, Int128 denominator);

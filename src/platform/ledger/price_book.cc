@@ -156,8 +156,7 @@ Result<PriceBook> ParsePriceBook(const Json& json) {
       {"version", "currency", "valid_from", "valid_to", "note", "charge_failed", "models", "discounts"}));
   PriceBook book;
   TP_ASSIGN(book.currency, Text(json, "currency", "", 3));
-  if (book.currency.size() != 3 ||
-      !std::all_of(book.currency.begin(), book.currency.end(), [](char c) { return c >= 'A' && c <= 'Z'; }))
+  if (!IsCurrency(book.currency))
     return BadBook("currency", "must be a code of three capitals such as \"EUR\" (ISO 4217)");
   TP_ASSIGN(book.valid_from_ms, TimeField(json, "valid_from", 0));
   TP_ASSIGN(book.valid_to_ms, TimeField(json, "valid_to", INT64_MAX));
@@ -278,19 +277,24 @@ std::shared_ptr<const PriceBook> PriceBooks::Version(int64_t version) const {
   return it == books_.end() ? nullptr : it->second;
 }
 
-std::vector<std::shared_ptr<const PriceBook>> PriceBooks::All() const {
+std::vector<std::shared_ptr<const PriceBook>> PriceBooks::After(int64_t version, size_t most) const {
   std::lock_guard lock(mutex_);
-  std::vector<std::shared_ptr<const PriceBook>> all;
-  for (const auto& [version, book] : books_) {
-    if (version > 0) all.push_back(book);
-  }
-  return all;
+  std::vector<std::shared_ptr<const PriceBook>> page;
+  for (auto it = books_.upper_bound(std::max<int64_t>(version, 0)); it != books_.end() && page.size() < most;
+       ++it)
+    page.push_back(it->second);
+  return page;
 }
 
 void PriceBooks::Add(PriceBook book) {
   std::lock_guard lock(mutex_);
   const int64_t version = book.version;
   books_[version] = std::make_shared<const PriceBook>(std::move(book));
+}
+
+size_t PriceBooks::size() const {
+  std::lock_guard lock(mutex_);
+  return books_.size();
 }
 
 Result<int64_t> ParseTimeMs(std::string_view text, std::string_view param) {

@@ -88,8 +88,10 @@ class PriceBooks {
   // The newest version that is valid at `at_ms`; the built-in one if there is none. Never null.
   std::shared_ptr<const PriceBook> At(int64_t at_ms) const;
   std::shared_ptr<const PriceBook> Version(int64_t version) const;  // nullptr: no such
-  std::vector<std::shared_ptr<const PriceBook>> All() const;        // by version, without the built-in one
+  // By version, without the built-in one: at most `most` of those after a version.
+  std::vector<std::shared_ptr<const PriceBook>> After(int64_t version, size_t most) const;
   void Add(PriceBook book);
+  size_t size() const;  // the built-in one among them
 
  private:
   mutable std::mutex mutex_;

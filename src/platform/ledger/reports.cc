@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <tuple>
 
 namespace tidepool::platform {
 namespace {
@@ -18,9 +19,8 @@ constexpr std::string_view kSums =
     "COUNT(*), COALESCE(SUM(CASE WHEN status IN ('error', 'interrupted') THEN 1 ELSE 0 END), 0), "
     "COALESCE(SUM(CASE WHEN status = 'cancelled' THEN 1 ELSE 0 END), 0), COALESCE(SUM(prompt_tokens), 0), "
     "COALESCE(SUM(cached_tokens), 0), COALESCE(SUM(output_tokens), 0), COALESCE(SUM(reasoning_tokens), 0), "
-    "COALESCE(SUM(free_tokens), 0), COALESCE(SUM(device_us), 0), COALESCE(SUM(amount_nanos / 1000000000), "
-    "0), "
-    "COALESCE(SUM(amount_nanos % 1000000000), 0)";
+    "COALESCE(SUM(free_tokens), 0), COALESCE(SUM(device_us), 0)";
+constexpr size_t kSumColumns = 9;
 
 UsageSums SumsOf(const Row& row, size_t at) {
   UsageSums sums;
@@ -30,7 +30,6 @@ UsageSums SumsOf(const Row& row, size_t at) {
   sums.tokens = {row.Integer(at + 3), row.Integer(at + 4), row.Integer(at + 5), row.Integer(at + 6)};
   sums.free_tokens = row.Integer(at + 7);
   sums.device_us = row.Integer(at + 8);
-  sums.amount = Money{Int128{row.Integer(at + 9)} * kNanosPerUnit + row.Integer(at + 10)};
   return sums;
 }
 
@@ -99,7 +98,8 @@ constexpr MetricShape kMetrics[] = {
     {Metric::kReasoningTokens, "reasoning_tokens", "SUM(reasoning_tokens)", 1},
     {Metric::kTotalTokens, "total_tokens", "SUM(prompt_tokens + output_tokens)", 1},
     {Metric::kDeviceSeconds, "device_seconds", "SUM(device_us)", 1e-6},
-    {Metric::kAmount, "amount", "SUM(amount_nanos / 1000)", 1e-6},
+    // Only to put groups in order: sums are AmountRange's.
+    {Metric::kAmount, "amount", "SUM(amount_nanos / 1000)", 1},
     {Metric::kQueueSeconds, "queue_seconds", "AVG(queue_ms)", 1e-3},
     {Metric::kTtftSeconds, "ttft_seconds", "AVG(queue_ms + prefill_ms)", 1e-3},
     {Metric::kDecodeSeconds, "decode_seconds", "AVG(decode_ms)", 1e-3},
@@ -107,25 +107,13 @@ constexpr MetricShape kMetrics[] = {
 };
 
 tl::unexpected<Error> BadCursor() {
-  return Fail(ErrorKind::kInvalid, "bad_cursor", "cursor: take it from `next` of the page before", "cursor");
+  return Fail(ErrorKind::kInvalid, "bad_cursor", "after: take it from next_cursor of the page before",
+              "after");
 }
 
-// Cursors are hexadecimal, so that any name may be in one.
-std::string CursorOf(std::string_view text) {
-  std::string cursor;
-  for (const char c : text) cursor += fmt::format("{:02x}", static_cast<uint8_t>(c));
-  return cursor;
-}
-Result<std::string> TextOfCursor(const std::string& cursor) {
-  if (cursor.size() % 2 != 0 || cursor.size() > 2048) return BadCursor();
-  std::string text;
-  for (size_t i = 0; i < cursor.size(); i += 2) {
-    unsigned byte = 0;
-    const auto [end, problem] = std::from_chars(cursor.data() + i, cursor.data() + i + 2, byte, 16);
-    if (problem != std::errc() || end != cursor.data() + i + 2 || byte < 0x20) return BadCursor();
-    text.push_back(static_cast<char>(byte));
-  }
-  return text;
+tl::unexpected<Error> TooManySeries() {
+  return Fail(ErrorKind::kTooLarge, "too_many_series",
+              fmt::format("more than {} series; narrow the question", kMaxRangeSeries), "group_by");
 }
 
 std::string CsvCell(std::string_view text) {
@@ -143,6 +131,24 @@ std::string CsvCell(std::string_view text) {
 }
 
 }  // namespace
+
+std::string CursorOf(std::string_view text) {
+  std::string cursor;
+  for (const char c : text) cursor += fmt::format("{:02x}", static_cast<uint8_t>(c));
+  return cursor;
+}
+
+Result<std::string> TextOfCursor(std::string_view cursor) {
+  if (cursor.size() % 2 != 0 || cursor.size() > 2048) return BadCursor();
+  std::string text;
+  for (size_t i = 0; i < cursor.size(); i += 2) {
+    unsigned byte = 0;
+    const auto [end, problem] = std::from_chars(cursor.data() + i, cursor.data() + i + 2, byte, 16);
+    if (problem != std::errc() || end != cursor.data() + i + 2 || byte == 0) return BadCursor();
+    text.push_back(static_cast<char>(byte));
+  }
+  return text;
+}
 
 Result<GroupBy> ParseGroupBy(std::string_view text) {
   std::string known;
@@ -177,7 +183,13 @@ void UsageSums::Add(const UsageSums& other) {
   tokens.reasoning += other.tokens.reasoning;
   free_tokens += other.free_tokens;
   device_us += other.device_us;
-  amount += other.amount;
+  for (const auto& [currency, amount] : other.amounts) amounts[currency] += amount;
+}
+
+void Reports::AddAmount(Amounts& amounts, int64_t price_version, Money amount) const {
+  if (price_version == 0) return;
+  const auto book = books_.Version(price_version);
+  amounts[book == nullptr ? "?" : book->currency] += amount;
 }
 
 Result<UsagePage<UsageGroup>> Reports::Usage(const UsageFilter& filter, GroupBy group_by,
@@ -186,33 +198,45 @@ Result<UsagePage<UsageGroup>> Reports::Usage(const UsageFilter& filter, GroupBy 
   Conditions c = ConditionsOf(filter);
   const bool by_day = group_by == GroupBy::kDay;
   if (!cursor.empty()) {
+    // "=" and the last group: a group may have no name.
     TP_ASSIGN(const std::string after, TextOfCursor(cursor));
+    if (!after.starts_with('=')) return BadCursor();
     if (by_day) {
       int64_t day = 0;
-      if (std::from_chars(after.data(), after.data() + after.size(), day).ec != std::errc())
+      if (std::from_chars(after.data() + 1, after.data() + after.size(), day).ec != std::errc())
         return BadCursor();
       c.Add(fmt::format("{} > ?", shape.column), day);
     } else {
-      c.Add(fmt::format("{} > ?", shape.column), after);
+      c.Add(fmt::format("{} > ?", shape.column), after.substr(1));
     }
   }
-  c.values.emplace_back(limit + 1);
-  const std::string sql =
-      group_by == GroupBy::kNone
-          ? fmt::format("SELECT '', {} FROM usage_rows{} LIMIT ${}", kSums, c.text, c.values.size())
-          : fmt::format("SELECT {0}, {1} FROM usage_rows{2} GROUP BY {0} ORDER BY {0} LIMIT ${3}",
-                        shape.column, kSums, c.text, c.values.size());
+  // A group has at most one row for each price version.
+  const auto versions = static_cast<int64_t>(books_.size());
+  c.values.emplace_back((limit + 1) * versions);
+  const std::string sql = fmt::format(
+      "SELECT {0}, price_version, {1}, {2} FROM usage_rows{3} GROUP BY {4}price_version ORDER BY "
+      "{4}price_version LIMIT ${5}",
+      shape.column, kSums, kAmountSums, c.text,
+      group_by == GroupBy::kNone ? "" : fmt::format("{}, ", shape.column), c.values.size());
   return database_.Get<UsagePage<UsageGroup>>([&](Session& session) -> Result<UsagePage<UsageGroup>> {
-    TP_ASSIGN(const auto rows, session.Query(sql, c.values));
     UsagePage<UsageGroup> page;
-    for (const Row& row : rows) {
-      if (std::ssize(page.items) == limit) {
-        const Row& last = rows[static_cast<size_t>(limit) - 1];
-        page.next = CursorOf(by_day ? fmt::to_string(last.Integer(0)) : last.Text(0));
-        break;
+    std::string last;  // as the database orders them
+    TP_TRY(session.Each(sql, c.values, [&](const Row& row) {
+      std::string name = by_day ? fmt::to_string(row.Integer(0)) : row.Text(0);
+      if (page.items.empty() || name != last) {
+        if (std::ssize(page.items) == limit) {
+          page.next = CursorOf("=" + last);
+          return false;
+        }
+        page.items.push_back({by_day ? TimeText(row.Integer(0)).substr(0, 10) : name, {}});
+        last = std::move(name);
       }
-      page.items.push_back({by_day ? TimeText(row.Integer(0)).substr(0, 10) : row.Text(0), SumsOf(row, 1)});
-    }
+      UsageSums sums = SumsOf(row, 2);
+      AddAmount(sums.amounts, row.Integer(1), MoneyOfSums(row, 2 + kSumColumns));
+      page.items.back().sums.Add(sums);
+      return true;
+    }));
+    if (group_by == GroupBy::kNone && page.items.empty()) page.items.emplace_back();  // nothing is a sum too
     return page;
   });
 }
@@ -292,25 +316,27 @@ Result<Bill> Reports::MonthlyBill(const std::string& organisation, int64_t month
   // One snapshot: lines, adjustments and totals agree.
   TP_TRY(database_.Read([&](Session& session) -> Status {
     TP_ASSIGN(const auto totals,
-              session.Query(fmt::format("SELECT price_version, {} FROM usage_rows{} GROUP BY "
+              session.Query(fmt::format("SELECT price_version, {}, {} FROM usage_rows{} GROUP BY "
                                         "price_version",
-                                        kSums, c.text),
+                                        kSums, kAmountSums, c.text),
                             c.values));
     for (const Row& row : totals) {
-      const UsageSums sums = SumsOf(row, 1);
+      UsageSums sums = SumsOf(row, 1);
+      const Money amount = MoneyOfSums(row, 1 + kSumColumns);
+      AddAmount(sums.amounts, row.Integer(0), amount);
       bill.sums.Add(sums);
-      bill.totals[currency(row.Integer(0))] += sums.amount;
+      bill.totals[currency(row.Integer(0))] += amount;
     }
     std::vector<Value> values = c.values;
     values.emplace_back(limit + 1);
     values.emplace_back(offset);
     TP_ASSIGN(
         const auto lines,
-        session.Query(fmt::format("SELECT model, key_id, member, workspace, price_version, {} FROM "
+        session.Query(fmt::format("SELECT model, key_id, member, workspace, price_version, {}, {} FROM "
                                   "usage_rows{} GROUP BY model, key_id, member, workspace, price_version "
                                   "ORDER BY model, key_id, member, workspace, price_version "
                                   "LIMIT ${} OFFSET ${}",
-                                  kSums, c.text, values.size() - 1, values.size()),
+                                  kSums, kAmountSums, c.text, values.size() - 1, values.size()),
                       values));
     for (const Row& row : lines) {
       if (std::ssize(bill.lines) == limit) {
@@ -325,6 +351,8 @@ Result<Bill> Reports::MonthlyBill(const std::string& organisation, int64_t month
       line.price_version = row.Integer(4);
       line.currency = currency(line.price_version);
       line.sums = SumsOf(row, 5);
+      line.amount = MoneyOfSums(row, 5 + kSumColumns);
+      AddAmount(line.sums.amounts, line.price_version, line.amount);
       bill.lines.push_back(std::move(line));
     }
     TP_ASSIGN(
@@ -412,8 +440,17 @@ Result<std::vector<RangeSeries>> Reports::Range(const RangeQuery& query) {
     others = fmt::format("(CASE WHEN {} IN ({}) THEN 0 ELSE 1 END)", group.column, listed);
     column = fmt::format("(CASE WHEN {0} IN ({1}) THEN {0} ELSE '' END)", group.column, listed);
   }
+  const bool amounts = query.metric == Metric::kAmount;
+  if (amounts) c.Add("price_version > ?", int64_t{0});
   c.values.emplace_back(query.step_ms);
   const size_t step = c.values.size();
+  if (amounts) {
+    return AmountRange(fmt::format("SELECT {0} AS grp, {1} AS others, price_version, finished_ms - finished_ms % ${2} AS "
+                                   "step, {3} FROM usage_rows{4} GROUP BY grp, others, price_version, step "
+                                   "ORDER BY others, grp, step, price_version",
+                                   column, others, step, kAmountSums, c.text),
+                       c.values);
+  }
   const std::string sql = fmt::format(
       "SELECT {0} AS grp, {1} - {1} % ${2} AS step, {3}, {6} AS others FROM {4}{5} GROUP BY grp, others, "
       "step "
@@ -435,11 +472,33 @@ Result<std::vector<RangeSeries>> Reports::Range(const RangeQuery& query) {
       series.back().points.emplace_back(row.Integer(1), row.Number(2) * metric.scale);
       return true;
     }));
-    if (too_many) {
-      return Fail(ErrorKind::kTooLarge, "too_many_series",
-                  fmt::format("more than {} groups; narrow the question", kMaxRangeSeries), "group_by");
-    }
+    if (too_many) return TooManySeries();
     return series;
+  });
+}
+
+Result<std::vector<RangeSeries>> Reports::AmountRange(const std::string& sql,
+                                                      const std::vector<Value>& values) {
+  return database_.Get<std::vector<RangeSeries>>([&](Session& session) -> Result<std::vector<RangeSeries>> {
+    // Versions of one currency are one series.
+    std::map<std::tuple<bool, std::string, std::string>, RangeSeries> series;
+    TP_TRY(session.Each(sql, values, [&](const Row& row) {
+      Amounts one;
+      AddAmount(one, row.Integer(2), MoneyOfSums(row, 4));
+      const auto& [currency, amount] = *one.begin();
+      RangeSeries& of = series[{row.Integer(1) != 0, row.Text(0), currency}];
+      of.group = row.Text(0);
+      of.currency = currency;
+      of.others = row.Integer(1) != 0;
+      if (of.amounts.empty() || of.amounts.back().first != row.Integer(3))
+        of.amounts.emplace_back(row.Integer(3), Money{});
+      of.amounts.back().second += amount;
+      return series.size() <= kMaxRangeSeries;
+    }));
+    if (series.size() > kMaxRangeSeries) return TooManySeries();
+    std::vector<RangeSeries> out;
+    for (auto& [key, one] : series) out.push_back(std::move(one));
+    return out;
   });
 }
 
@@ -466,16 +525,16 @@ Result<DryRun> Reports::PriceMonthWith(const PriceBook& book, int64_t month_ms,
                                                                      .free_tokens = row.free_tokens});
                           DryRunLine& line = lines[row.model];
                           line.model = row.model;
-                          line.currency = book.currency;
                           ++line.requests;
-                          line.was += Money{row.amount_nanos};
+                          AddAmount(line.was, row.price_version, Money{row.amount_nanos});
                           line.would_be += priced.amount;
                           ++run.rows;
                           return true;
                         });
   }));
+  run.currency = book.currency;
   for (auto& [model, line] : lines) {
-    run.was += line.was;
+    for (const auto& [currency, amount] : line.was) run.was[currency] += amount;
     run.would_be += line.would_be;
     run.lines.push_back(std::move(line));
   }
@@ -491,7 +550,7 @@ std::string BillCsv(const Bill& bill) {
                        CsvCell(line.workspace), CsvCell(line.model), CsvCell(line.key), CsvCell(line.member),
                        line.price_version, line.sums.requests, line.sums.tokens.prompt,
                        line.sums.tokens.cached, line.sums.tokens.output, line.sums.tokens.reasoning,
-                       line.sums.free_tokens, line.sums.amount.ToString(), line.currency);
+                       line.sums.free_tokens, line.amount.ToString(), line.currency);
   }
   for (const Adjustment& a : bill.adjustments) {
     csv += fmt::format("adjustment,{},{},{},{},,,,,,,,,{},{},{}\r\n", CsvCell(bill.organisation),

@@ -35,12 +35,16 @@ enum class GroupBy : uint8_t {
 Result<GroupBy> ParseGroupBy(std::string_view text);  // kInvalid lists what there is
 std::string_view GroupByName(GroupBy group_by);
 
+// By currency: amounts of different ones are never added. What was used before there was a price book came to
+// nothing in no currency, and is left out.
+using Amounts = std::map<std::string, Money>;
+
 struct UsageSums {
   int64_t requests = 0, errors = 0, cancelled = 0;
   BillableTokens tokens;
   int64_t free_tokens = 0;
   int64_t device_us = 0;
-  Money amount;
+  Amounts amounts;
   void Add(const UsageSums& other);
 };
 struct UsageGroup {
@@ -54,11 +58,15 @@ struct UsagePage {
   std::vector<T> items;
   std::string next;
 };
+// Cursors are hexadecimal, so that any name may be in one. kInvalid "bad_cursor".
+std::string CursorOf(std::string_view text);
+Result<std::string> TextOfCursor(std::string_view cursor);
 
 struct BillLine {
   std::string model, key, member, workspace, currency;
   int64_t price_version = 0;
   UsageSums sums;
+  Money amount;  // in `currency`
 };
 struct Bill {
   std::string organisation;
@@ -96,23 +104,29 @@ struct RangeQuery {
   int64_t top =
       0;  // 1 to kMaxRangeSeries - 1: this many groups, the largest of the time; the rest is one. 0: all
 };
+// Steps without rows are left out; a step is named by its start. kAmount has a series for each currency of a
+// group, and exact amounts; the others have points.
 struct RangeSeries {
-  std::string group;
-  std::vector<std::pair<int64_t, double>> points{};  // start of the step; steps without rows are left out
-  bool others = false;                               // all groups beyond `top`; comes last
+  std::string group, currency{};
+  std::vector<std::pair<int64_t, double>> points{};
+  std::vector<std::pair<int64_t, Money>> amounts{};
+  bool others = false;  // all groups beyond `top`; comes last
 };
 inline constexpr int64_t kMaxRangePoints = 11'000;  // of one series, as Prometheus has it
 inline constexpr size_t kMaxRangeSeries = 50;
 
 struct DryRunLine {
-  std::string model, currency;
+  std::string model;
   int64_t requests = 0;
-  Money was, would_be;
+  Amounts was;
+  Money would_be;
 };
 struct DryRun {
   int64_t from_ms = 0, to_ms = 0, rows = 0;
+  std::string currency;  // of what it would be
   std::vector<DryRunLine> lines;
-  Money was, would_be;
+  Amounts was;
+  Money would_be;
 };
 
 class Reports {
@@ -131,6 +145,10 @@ class Reports {
   Result<DryRun> PriceMonthWith(const PriceBook& book, int64_t month_ms, const std::string& organisation);
 
  private:
+  void AddAmount(Amounts& amounts, int64_t price_version, Money amount) const;
+  // `sql`: group, whether it is the others, price version, step, amount; in this order but for the version.
+  Result<std::vector<RangeSeries>> AmountRange(const std::string& sql, const std::vector<store::Value>& values);
+
   store::Database& database_;
   const PriceBooks& books_;
 };

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "base/ids.h"
 #include "base/log.h"
 #include "platform/catalog/address.h"
 
@@ -191,6 +192,19 @@ void WebhookSender::Run() {
   }
 }
 
+Status WebhookSender::Send(const Webhook& webhook, const std::string& body) const {
+  TP_ASSIGN(const std::string secret, unseal_(webhook.secret));
+  return PostWebhook(webhook.url, WebhookSignature(secret, wall_.unix_ms() / 1000, body), body, options_);
+}
+
+Status WebhookSender::Test(const Webhook& webhook) const {
+  const nlohmann::ordered_json body{{"id", RandomId("test-", 16)},
+                                    {"type", "webhook.test"},
+                                    {"created", wall_.unix_ms() / 1000},
+                                    {"data", {{"organisation", webhook.organisation}}}};
+  return Send(webhook, body.dump());
+}
+
 void WebhookSender::Deliver(Delivery& delivery) {
   const auto webhook = store_.FindWebhook(delivery.notice.organisation);
   if (!webhook) return;
@@ -204,12 +218,7 @@ void WebhookSender::Deliver(Delivery& delivery) {
     (void)store_.SaveDelivery(delivery, "no_webhook", "");
     return;
   }
-  const std::string body = NoticeBody(delivery);
-  const Result<std::string> secret = unseal_((*webhook)->secret);
-  const Status sent =
-      secret ? PostWebhook((*webhook)->url, WebhookSignature(*secret, wall_.unix_ms() / 1000, body), body,
-                           options_)
-             : Status(Fail(secret.error()));
+  const Status sent = Send(**webhook, NoticeBody(delivery));
   ++delivery.attempts;
   if (sent) {
     delivered_.Increment();

@@ -6,8 +6,8 @@
 //
 //   POST url
 //   Tidepool-Signature: t=<unix seconds>,v1=<hex of HMAC-SHA-256(secret, "<t>.<body>")>
-//   {"id": "...", "type": "budget.threshold" | "quota.low" | "quota.exhausted", "created": ..., "data":
-//   {...}}
+//   {"id": "...", "type": "budget.threshold" | "quota.low" | "quota.exhausted" | "webhook.test",
+//    "created": ..., "data": {...}}
 //
 // Private, loopback and link-local addresses are refused at the moment of connecting unless the setting
 // allows them; redirects are not followed.
@@ -54,9 +54,14 @@ class WebhookSender {
   WebhookSender(const WebhookSender&) = delete;
   WebhookSender& operator=(const WebhookSender&) = delete;
 
+  // One notice "webhook.test", signed as all are, at once and not again: waits for the answer, at most
+  // timeout_s. Threads: any.
+  Status Test(const Webhook& webhook) const;
+
  private:
   void Run();
   void Deliver(Delivery& delivery);
+  Status Send(const Webhook& webhook, const std::string& body) const;
 
   LedgerStore& store_;
   const WallClock& wall_;

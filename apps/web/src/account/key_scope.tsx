@@ -117,7 +117,7 @@ export function KeyDetails({ shown, admin, active }: { shown: ApiKey; admin: boo
 function KeyLimits({ id, active }: { id: string; active: boolean }) {
   const { t } = useTranslation();
   const scope = `key:${id}`;
-  const list = useCursorList("/api/v1/limits", { scope }, { limit: 0 });
+  const list = useCursorList("/api/v1/limits", { scope }, { limit: 1000 });
   const write = useWrite(["/api/v1/limits"]);
   const [editing, setEditing] = useState(false);
   const all = list.rows.find((one) => one.model === "*") ?? null;

@@ -13,16 +13,21 @@ import { PriceBookForm } from "./price_book";
 import { WebhookSection } from "./webhook";
 
 
+function More({ list }: { list: { hasNextPage: boolean; isFetchingNextPage: boolean; fetchNextPage: () => unknown } }) {
+  const { t } = useTranslation();
+  return list.hasNextPage && <div className="mt-3"><Button busy={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>{t("common.more")}</Button></div>;
+}
+
 export function LimitsPage() {
   const { t } = useTranslation();
   const admin = useMay("workspace_admin");
   const operator = useMay("operator");
   const organisationAdmin = useMay("admin");
   const client = useQueryClient();
-  const limits = useCursorList("/api/v1/limits", {}, { limit: 0 });
-  const quotas = useCursorList("/api/v1/quotas", {}, { limit: 0 });
-  const budgets = useCursorList("/api/v1/budgets", {}, { limit: 0 });
-  const prices = useCursorList("/api/v1/prices", {}, { limit: 0 });
+  const limits = useCursorList("/api/v1/limits");
+  const quotas = useCursorList("/api/v1/quotas");
+  const budgets = useCursorList("/api/v1/budgets");
+  const prices = useCursorList("/api/v1/prices");
   const write = useWrite(["/api/v1/limits", "/api/v1/quotas", "/api/v1/budgets", "/api/v1/prices"]);
   const [pricing, setPricing] = useState(false);
   const [adding, setAdding] = useState<{ what: "limit"; old: Limit | null } | { what: "budget"; old: Budget | null } | null>(null);
@@ -43,6 +48,7 @@ export function LimitsPage() {
             { head: "", right: true, cell: (one) => admin && <span className="inline-flex"><IconButton label={t("limits.change_limit")} onClick={() => { write.reset(); setAdding({ what: "limit", old: one }); }}><Pencil /></IconButton><IconButton label={t("limits.remove")} onClick={() => setRemoving({ text: `${one.scope} · ${one.model}`, write: { method: "DELETE", path: `/api/v1/limits?${new URLSearchParams({ scope: one.scope, model: one.model })}` } })}><Trash2 /></IconButton></span> },
           ]} />
         )}
+        <More list={limits} />
       </Section>
       <Section title={t("limits.quotas")} note={t("limits.quotasNote")}>
         {quotas.isPending ? <Loading /> : quotas.error ? <ErrorNote error={quotas.error} /> : quotas.rows.length === 0 ? <Empty title={t("limits.noQuotas")}>{t("limits.noQuotasText")}</Empty> : (
@@ -54,6 +60,7 @@ export function LimitsPage() {
               onChange={(event) => write.mutate({ method: "PUT", path: "/api/v1/quotas", body: { model: one.model, stop_when_exhausted: event.target.checked } })} /> },
           ]} />
         )}
+        <More list={quotas} />
       </Section>
       <Section title={t("limits.budgets")} actions={add("budget")}>
         {budgets.isPending ? <Loading /> : budgets.error ? <ErrorNote error={budgets.error} /> : budgets.rows.length === 0 ? <Empty title={t("limits.noBudgets")}>{t("limits.noBudgetsText")}</Empty> : (
@@ -65,6 +72,7 @@ export function LimitsPage() {
             { head: "", right: true, cell: (one) => admin && <span className="inline-flex"><IconButton label={t("limits.change_budget")} onClick={() => { write.reset(); setAdding({ what: "budget", old: one }); }}><Pencil /></IconButton><IconButton label={t("limits.remove")} onClick={() => setRemoving({ text: one.scope, write: { method: "DELETE", path: `/api/v1/budgets/${one.id}` } })}><Trash2 /></IconButton></span> },
           ]} />
         )}
+        <More list={budgets} />
       </Section>
       {organisationAdmin && <WebhookSection />}
       <Section title={t("limits.prices")} note={t("limits.pricesNote")} actions={operator && prices.isSuccess && <Button onClick={() => { write.reset(); setPricing(true); }}><Plus className="size-4" aria-hidden />{t("prices.new")}</Button>}>
@@ -77,6 +85,7 @@ export function LimitsPage() {
             ]} />
           </div>
         ))}
+        <More list={prices} />
       </Section>
       <Dialog open={adding !== null} onClose={() => setAdding(null)} title={adding ? t(`limits.${adding.old ? "change" : "add"}_${adding.what}`) : ""}>
         {adding?.what === "limit" && <LimitForm old={adding.old} names={names} busy={write.isPending} error={write.error} onClose={() => setAdding(null)}
@@ -85,7 +94,7 @@ export function LimitsPage() {
           onSave={(body) => write.mutate(adding.old ? { method: "PUT", path: `/api/v1/budgets/${adding.old.id}`, body } : { method: "POST", path: "/api/v1/budgets", body }, { onSuccess: () => setAdding(null) })} />}
       </Dialog>
       <Dialog open={pricing} onClose={() => setPricing(false)} title={t("prices.new")} wide>
-        {pricing && <PriceBookForm current={prices.rows.at(-1)} busy={write.isPending} error={write.error} onClose={() => setPricing(false)}
+        {pricing && <PriceBookForm current={(prices.data?.pages[0] as { current?: PriceBook } | undefined)?.current} busy={write.isPending} error={write.error} onClose={() => setPricing(false)}
           onSave={(book) => write.mutate({ method: "POST", path: "/api/v1/prices", body: book }, { onSuccess: () => { setPricing(false); void client.invalidateQueries({ queryKey: ["prices"] }); } })} />}
       </Dialog>
       <Confirm open={removing !== null} title={t("limits.removeTitle")} text={<><p className="font-mono text-xs">{removing?.text}</p><p className="mt-2">{t("limits.removeText")}</p></>} action={t("limits.remove")} busy={write.isPending} error={write.error}

@@ -7,6 +7,7 @@ import { postJson } from "../api/client";
 import type { PriceBook } from "../api/types";
 import { useModels } from "../api/queries";
 import { Button, ErrorNote, Field, IconButton, Input } from "../ui/kit";
+import { amountsText } from "../ui/money";
 
 // One tier of one model: what a prompt of at most so many tokens costs. An empty `upTo`: any longer one. Empty `cached` and
 // `reasoning`: as input and output.
@@ -101,7 +102,7 @@ export function PriceBookForm({ current, busy, error, onSave, onClose }: { curre
       <p className="text-xs text-faint">{t("prices.tierHelp")}</p>
       {problem && <p role="alert" className="text-sm text-bad">{t(problem.problem === "twice" ? "prices.tierTwice" : "prices.tierNoEnd", { model: problem.model })}</p>}
       <Button onClick={() => setLines([...lines, emptyLine])}><Plus className="size-4" aria-hidden />{t("prices.addLine")}</Button>
-      {dry.data && <p role="status" className="rounded-md bg-sunken px-3 py-2 text-sm">{t("prices.wouldBe", { requests: dry.data.requests, was: dry.data.was, amount: dry.data.would_be, currency: currency.toUpperCase() })}</p>}
+      {dry.data && <p role="status" className="rounded-md bg-sunken px-3 py-2 text-sm">{t("prices.wouldBe", { requests: dry.data.requests, was: amountsText([{ amount_by_currency: dry.data.was_by_currency }]), amount: dry.data.would_be, currency: currency.toUpperCase() })}</p>}
       {dry.error && <ErrorNote error={dry.error} />}
       {error != null && <ErrorNote error={error} />}
       <div className="flex flex-wrap justify-end gap-2">

@@ -1,12 +1,11 @@
 import { useCallback, useMemo, useState } from "react";
 import { useTranslation } from "react-i18next";
-import { usePrices } from "../api/queries";
 import type { UsageRow } from "../api/types";
 import { useMay } from "../shell/session";
 import { modelColor } from "../ui/colors";
 import { formatCount, formatSeconds, grouped, significant } from "../ui/format";
 import { Button, Empty, ErrorNote, Input, Loading, Page, Section, Select, Stat, Table } from "../ui/kit";
-import { addAmounts } from "../ui/money";
+import { addAmounts, amountsText } from "../ui/money";
 import { useDark } from "../ui/theme_hook";
 import { CsvButton, listCsv } from "./csv_button";
 import { useCursorList } from "./lists";
@@ -45,9 +44,8 @@ export function UsagePage() {
   const nameOf = useCallback((id: string) => (group === "kind" || group === "model" ? undefined : names(group, id)), [group, names]);
   const shownMeasure = group === "kind" ? "total_tokens" : measure;
   const picture = useLayers({ from, to }, group, shownMeasure, nameOf);
-  const prices = usePrices();
   const error = days.error ?? by.error;
-  const csvNames = [column, "requests", "errors", "cancelled", "prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "free_tokens", "device_seconds", "amount", ...(operator ? ["cost", "margin"] : [])];
+  const csvNames = [column, "requests", "errors", "cancelled", "prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "free_tokens", "device_seconds", "amount", "amount_by_currency", ...(operator ? ["cost", "cost_currency", "margin"] : [])];
   const nameCell = (row: UsageRow) => {
     const id = group === "kind" ? (row.day ?? "").slice(0, 10) : row[group] ?? "";
     const name = nameOf(id);
@@ -72,7 +70,7 @@ export function UsagePage() {
             <Stat label={t("model.requests")} value={grouped(sums.requests)} hint={t("usage.errors", { count: sums.errors })} />
             <Stat label={t("model.promptTokens")} value={formatCount(sums.prompt)} hint={t("overview.cached", { tokens: formatCount(sums.cached) })} />
             <Stat label={t("model.outputTokens")} value={formatCount(sums.output)} />
-            <Stat label={t("usage.amount")} value={addAmounts(days.rows.map((row) => row.amount))} {...(prices.data?.priced ? { unit: prices.data.current.currency } : {})} />
+            <Stat label={t("usage.amount")} value={amountsText(days.rows)} />
             <Stat label={t("usage.device")} value={formatSeconds(sums.device)} />
             {operator && <Stat label={t("usage.cost")} value={addAmounts(days.rows.map((row) => row.cost ?? "0"))} unit={days.rows[0]?.cost_currency ?? ""} />}
           </dl>
@@ -92,8 +90,8 @@ export function UsagePage() {
                 { head: t("usage.cachedTokens"), right: true, hide: "md", cell: (row) => grouped(row.cached_tokens) },
                 { head: t("model.outputTokens"), right: true, cell: (row) => grouped(row.output_tokens) },
                 { head: t("usage.device"), right: true, hide: "lg", cell: (row) => `${significant(row.device_seconds, 3)} s` },
-                { head: t("usage.amount"), right: true, cell: (row) => row.amount },
-                ...(operator ? [{ head: t("usage.margin"), right: true, hide: "lg" as const, cell: (row: UsageRow) => row.margin ?? "–" }] : []),
+                { head: t("usage.amount"), right: true, cell: (row) => row.amount ?? amountsText([row]) },
+                ...(operator ? [{ head: t("usage.margin"), right: true, hide: "lg" as const, cell: (row: UsageRow) => row.margin ?? <span title={row.no_margin_because ?? undefined}>–</span> }] : []),
               ]} />
             )}
             {by.hasNextPage && <div className="mt-3"><Button busy={by.isFetchingNextPage} onClick={() => void by.fetchNextPage()}>{t("common.more")}</Button></div>}

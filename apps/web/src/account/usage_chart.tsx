@@ -40,7 +40,9 @@ export function useLayers(range: { from: string; to: string }, group: Grouping, 
   const layers = useMemo((): Layer[] => {
     const data = query.data;
     if (!data) return [];
-    const raw = data.series.map((one) => ({ id: (data.group === "kind" ? one.model : one[data.group]) ?? "", others: one.others === true, values: valuesOf(one.points, days) }));
+    // Amounts of different currencies have no sum: the picture is of the one that was charged last.
+    const last = data.series.reduce<{ at: number; currency: string | undefined }>((best, one) => (Number(one.points.at(-1)?.[0] ?? 0) > best.at ? { at: Number(one.points.at(-1)?.[0]), currency: one.currency } : best), { at: 0, currency: undefined });
+    const raw = data.series.filter((one) => one.currency === undefined || one.currency === last.currency).map((one) => ({ id: (data.group === "kind" ? one.model : one[data.group]) ?? "", others: one.others === true, values: valuesOf(one.points.map(([time, value]) => [Number(time), Number(value)]), days) }));
     if (data.group === "kind") return raw.map((one) => ({ ...one, name: one.id === "prompt" ? t("model.promptTokens") : t("model.outputTokens"), color: one.id === "prompt" ? "#8d7fd8" : "#129490" }));
     const sorted = largestFirst(raw.filter((one) => sum(one.values) > 0));
     // A model has its colour everywhere; what else there is has colours of its own kind.

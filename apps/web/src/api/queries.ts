@@ -1,4 +1,5 @@
 import { QueryClient, useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
+import { allRows } from "../account/lists";
 import { ApiError, at, deleteJson, getJson, patchJson, postJson, send } from "./client";
 import type { PoolModel } from "./types";
 
@@ -51,14 +52,14 @@ export function usePoolOnce(enabled = true, pollMs: number | false = false) {
 export function useUsageSince(day: string) {
   return useQuery({
     queryKey: ["usage since", day], refetchInterval: 5_000,
-    queryFn: ({ signal }) => getJson(at("/api/v1/usage", {}, { from: `${day}T00:00:00Z` }), { signal }).then((reply) => reply.data[0] ?? { requests: 0, prompt_tokens: 0, output_tokens: 0, amount: "0.00" }),
+    queryFn: ({ signal }) => getJson(at("/api/v1/usage", {}, { from: `${day}T00:00:00Z` }), { signal }).then((reply) => reply.data[0] ?? { requests: 0, prompt_tokens: 0, output_tokens: 0, amount_by_currency: {} }),
   });
 }
 export function usePrices() {
   return useQuery({ queryKey: ["prices"], queryFn: ({ signal }) => getJson("/api/v1/prices", { signal }), staleTime: 60_000 });
 }
 export function useBudgets() {
-  return useQuery({ queryKey: ["budgets"], queryFn: ({ signal }) => getJson("/api/v1/budgets", { signal }).then(dataOf), refetchInterval: 30_000 });
+  return useQuery({ queryKey: ["budgets"], queryFn: ({ signal }) => allRows("/api/v1/budgets", {}, { most: 10_000, onProgress: () => undefined, signal }).then((list) => list.rows), refetchInterval: 30_000 });
 }
 
 export const modelPath = (id: string) => at("/api/v1/models/{id}", { id });

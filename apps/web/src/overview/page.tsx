@@ -9,6 +9,7 @@ import { serverError } from "../i18n/server_texts";
 import { modelColor } from "../ui/colors";
 import { formatAttainment, formatBytes, formatCount, formatPercent, formatSeconds, grouped, significant } from "../ui/format";
 import { Badge, Button, Empty, ErrorNote, errorText, IconButton, Loading, Meter, Page, Section, Stat, Table, type Tone } from "../ui/kit";
+import { amountsText } from "../ui/money";
 import { useDark } from "../ui/theme_hook";
 import { MemoryPicture } from "./memory_picture";
 import { onTimeShare, useRates } from "./rates";
@@ -152,7 +153,7 @@ export function OverviewPage() {
         <Stat label={t("overview.load")} value={formatPercent(state.device.load)} hint={t("overview.loadHint")} tone={state.device.load > 1 ? "bad" : undefined} />
         <Stat label={t("overview.switches")} value={grouped(state.counters.switches ?? 0)} hint={t("overview.switchShare", { share: formatPercent(state.device.switch_share) })} />
         <Stat label={t("overview.today")} value={<span data-testid="today">{today.data ? formatCount(today.data.prompt_tokens + today.data.output_tokens) : "–"}</span>} unit={t("unit.tokens")}
-          hint={today.data && (prices.data?.priced ? `${today.data.amount} ${prices.data.current.currency}` : t("overview.todayUnpriced", { count: today.data.requests, formatted: grouped(today.data.requests) }))} />
+          hint={today.data && (prices.data?.priced ? amountsText([today.data]) : t("overview.todayUnpriced", { count: today.data.requests, formatted: grouped(today.data.requests) }))} />
       </dl>
 
       <Section title={t("overview.memory")} note={t("overview.memoryNote", { used: formatBytes(state.memory.used_bytes), limit: formatBytes(state.memory.limit_bytes) })}>

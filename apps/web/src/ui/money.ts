@@ -19,6 +19,14 @@ export function addAmounts(amounts: string[]): string {
   return `${sign}${size / nano}.${digits}`;
 }
 
+// Sums by currency of rows that say what they come to in each; as text "1.00 EUR + 2.00 USD".
+export interface Amounts { amount_by_currency: Record<string, string> }
+export function addByCurrency(rows: Amounts[]): [currency: string, amount: string][] {
+  const currencies = [...new Set(rows.flatMap((row) => Object.keys(row.amount_by_currency)))].sort();
+  return currencies.map((currency) => [currency, addAmounts(rows.map((row) => row.amount_by_currency[currency] ?? "0"))]);
+}
+export const amountsText = (rows: Amounts[]) => addByCurrency(rows).map(([currency, amount]) => `${amount} ${currency}`).join(" + ") || "0.00";
+
 // For a line of figures: three digits that count, cents at least. The exact amount belongs into a title.
 export function shortAmount(amount: string): string {
   const value = Number(amount);

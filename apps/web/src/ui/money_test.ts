@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Cost } from "../api/types";
-import { addAmounts, shortAmount, spent } from "./money";
+import { addAmounts, addByCurrency, type Amounts, amountsText, shortAmount, spent } from "./money";
 
 test("amounts are added to the last place", () => {
   expect(addAmounts(["0.1", "0.2"])).toBe("0.30");
@@ -18,4 +18,11 @@ test("what has a price is summed, and what has none is counted", () => {
   const cost = (amount: string, currency: string, billing: Cost["billing"]): Cost => ({ amount, currency, billing, free_tokens: 0 });
   expect(spent([cost("0.01", "EUR", "paid"), null, cost("0.02", "EUR", "mixed"), cost("1", "USD", "paid"), cost("0.00", "USD", "unpriced"), cost("0.00", "EUR", "free"), undefined]))
     .toEqual({ totals: [["EUR", "0.03"], ["USD", "1.00"]], unpriced: 1, free: 1 });
+});
+
+test("amounts of different currencies are not added", () => {
+  const rows: Amounts[] = [{ amount_by_currency: { USD: "1.00" } }, { amount_by_currency: { EUR: "0.000001", USD: "0.50" } }, { amount_by_currency: {} }];
+  expect(addByCurrency(rows)).toEqual([["EUR", "0.000001"], ["USD", "1.50"]]);
+  expect(amountsText(rows)).toBe("0.000001 EUR + 1.50 USD");
+  expect(amountsText([])).toBe("0.00");
 });

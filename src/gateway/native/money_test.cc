@@ -1,0 +1,195 @@
+// Rules and prices through HTTP: pages, who sees what on them. Oracle: what was made.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "gateway/testing/accounts_api_fixture.h"
+
+namespace tidepool::gateway {
+namespace {
+
+using ::testing::HasSubstr;
+
+class MoneyApiTest : public AccountsApiTest {
+ protected:
+  // Everything on a list, `limit` at a time.
+  std::vector<Json> Pages(const Voice& voice, const std::string& path, int64_t limit) {
+    std::vector<Json> rows;
+    std::string after;
+    for (int page = 0; page < 100; ++page) {
+      const Json reply = Tell(voice, "GET",
+                              path + (path.find('?') == std::string::npos ? "?" : "&") +
+                                  "limit=" + std::to_string(limit) + (after.empty() ? "" : "&after=" + after),
+                              nullptr, 200);
+      EXPECT_LE(std::ssize(reply["data"]), limit);
+      for (const Json& row : reply["data"]) rows.push_back(row);
+      EXPECT_EQ(reply["has_more"], !reply["next_cursor"].is_null());
+      if (reply["next_cursor"].is_null()) return rows;
+      EXPECT_EQ(std::ssize(reply["data"]), limit) << "a page before the last is full";
+      after = reply["next_cursor"].get<std::string>();
+    }
+    ADD_FAILURE() << path << " does not end";
+    return rows;
+  }
+};
+
+TEST_F(MoneyApiTest, RulesAndPricesComeInPages) {
+  StartWithAccounts();
+  std::set<std::string> scopes, budgets;
+  for (int i = 0; i < 5; ++i) {
+    const std::string workspace =
+        Tell(operator_, "POST", "/api/v1/workspaces", {{"name", "w" + std::to_string(i)}}, 201)
+            .value("id", "");
+    const std::string scope = "workspace:" + workspace;
+    Tell(operator_, "PUT", "/api/v1/limits", {{"scope", scope}, {"requests_per_minute", i}}, 200);
+    Tell(operator_, "PUT", "/api/v1/limits", {{"scope", scope}, {"model", "m b"}, {"tokens_per_day", i}},
+         200);
+    scopes.insert(scope);
+    budgets.insert(
+        Tell(operator_, "POST", "/api/v1/budgets", {{"scope", scope}, {"amount", "1"}}, 201).value("id", ""));
+    Tell(operator_, "POST", "/api/v1/prices",
+         {{"currency", "EUR"}, {"models", Json::array()}, {"note", std::to_string(i)}}, 201);
+    ASSERT_TRUE(accounting_->SetQuota({}, {.organisation = "default",
+                                           .model_version = "sha256:" + std::to_string(i),
+                                           .model = "m" + std::to_string(i),
+                                           .total = 10,
+                                           .expires_ms = INT64_MAX / 2}));
+  }
+  for (const int64_t limit : {1, 2, 5, 1000}) {
+    std::set<std::string> seen;
+    for (const Json& row : Pages(operator_, "/api/v1/limits", limit))
+      EXPECT_TRUE(seen.insert(row["scope"].get<std::string>() + row["model"].get<std::string>()).second);
+    EXPECT_EQ(seen.size(), 10u);
+    seen.clear();
+    for (const Json& row : Pages(operator_, "/api/v1/budgets", limit)) seen.insert(row.value("id", ""));
+    EXPECT_EQ(seen, budgets);
+    const auto quotas = Pages(operator_, "/api/v1/quotas", limit);
+    ASSERT_EQ(quotas.size(), 5u);
+    EXPECT_EQ(quotas[4]["model"], "m4");
+    const auto books = Pages(operator_, "/api/v1/prices", limit);
+    ASSERT_EQ(books.size(), 5u);
+    for (size_t i = 0; i < books.size(); ++i) EXPECT_EQ(books[i]["version"], i + 1);
+  }
+  EXPECT_EQ(Tell(operator_, "GET", "/api/v1/prices?limit=1", nullptr, 200)["current"]["version"], 5);
+  // Filters and pages together.
+  EXPECT_EQ(Pages(operator_, "/api/v1/limits?model=*", 2).size(), 5u);
+  EXPECT_EQ(Pages(operator_, "/api/v1/limits?scope=" + *scopes.begin(), 1).size(), 2u);
+}
+
+TEST_F(MoneyApiTest, APageGoesOnWhereItsRuleIsGone) {
+  StartWithAccounts();
+  for (const char* model : {"a", "b", "c"}) {
+    Tell(operator_, "PUT", "/api/v1/limits",
+         {{"scope", "organisation:default"}, {"model", model}, {"requests_per_minute", 1}}, 200);
+  }
+  const Json first = Tell(operator_, "GET", "/api/v1/limits?limit=2", nullptr, 200);
+  ASSERT_EQ(first["data"][1]["model"], "b");
+  Tell(operator_, "DELETE", "/api/v1/limits?scope=organisation:default&model=b", nullptr, 200);
+  const Json second =
+      Tell(operator_, "GET", "/api/v1/limits?limit=2&after=" + first["next_cursor"].get<std::string>(),
+           nullptr, 200);
+  ASSERT_EQ(second["data"].size(), 1u);
+  EXPECT_EQ(second["data"][0]["model"], "c");
+}
+
+TEST_F(MoneyApiTest, CursorsAreCheckedAndTellNothingOfOthers) {
+  StartWithAccounts();
+  for (const char* list : {"limits", "quotas", "budgets", "prices"}) {
+    const std::string path = std::string("/api/v1/") + list;
+    for (const char* bad : {"?after=zz", "?after=6", "?limit=0", "?limit=1001", "?limit=x"})
+      Tell(operator_, "GET", path + bad, nullptr, 400);
+  }
+  EXPECT_EQ(Tell(operator_, "GET", "/api/v1/limits?after=zz", nullptr, 400)["error"]["param"], "after");
+  Tell(operator_, "GET", "/api/v1/limits?after=6161", nullptr, 400);  // "aa" is no scope
+  Tell(operator_, "GET", "/api/v1/prices?after=6161", nullptr, 400);  // and no version
+  // A developer sees the workspace's limit and the organisation's, and no name of what lies between.
+  const std::string secret = Tell(operator_, "POST", "/api/v1/keys",
+                                  {{"name", "x"}, {"service", true}, {"workspace", "default"}}, 201)
+                                 .value("id", "");
+  for (const std::string& scope :
+       {std::string("organisation:default"), std::string("workspace:default"), "key:" + secret}) {
+    Tell(operator_, "PUT", "/api/v1/limits", {{"scope", scope}, {"requests_per_minute", 9}}, 200);
+  }
+  const Voice developer = KeyVoice(Key("developer"));
+  const auto rows = Pages(developer, "/api/v1/limits", 1);
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[0]["scope"], "organisation:default");
+  EXPECT_EQ(rows[1]["scope"], "workspace:default");
+}
+
+// Costs are in USD here (no setting says otherwise).
+TEST_F(MoneyApiTest, AMarginIsShownWithinOneCurrencyOnly) {
+  StartWithAccounts();
+  const auto price = [&](const char* currency) {
+    Tell(operator_, "POST", "/api/v1/prices",
+         {{"currency", currency},
+          {"models",
+           Json::array({Json{{"model", "*"},
+                             {"tiers", Json::array({Json{{"input", "1000"}, {"output", "1000"}}})}}})}},
+         201);
+  };
+  ASSERT_TRUE(accounting_->SetQuota({}, {.organisation = "default",
+                                         .model_version = "m",
+                                         .model = "m",
+                                         .total = 0,
+                                         .expires_ms = INT64_MAX / 2}));
+  const auto usage = [&](const Voice& voice) {
+    return Tell(voice, "GET", "/api/v1/usage?group_by=organisation&organisation=default", nullptr,
+                200)["data"][0];
+  };
+  price("USD");
+  Meter("default", "default", "key-1", "m");
+  Json row = usage(operator_);
+  EXPECT_EQ(row["amount"], row["margin"]) << row;
+  EXPECT_EQ(row["cost_currency"], "USD");
+  EXPECT_TRUE(row["no_margin_because"].is_null());
+  const std::string usd = row["amount"].get<std::string>();
+  EXPECT_EQ(row["amount_by_currency"], (Json{{"USD", usd}}));
+  price("EUR");
+  const std::string id = Meter("default", "default", "key-1", "m");
+  row = usage(operator_);
+  EXPECT_TRUE(row["amount"].is_null()) << row;
+  EXPECT_TRUE(row["margin"].is_null());
+  EXPECT_THAT(row["no_margin_because"].get<std::string>(), HasSubstr("EUR"));
+  EXPECT_EQ(row["amount_by_currency"], (Json{{"EUR", usd}, {"USD", usd}}));
+  EXPECT_EQ(Tell(operator_, "GET", "/api/v1/requests/" + id, nullptr, 200)["currency"], "EUR");
+  row = usage(KeyVoice(Key("viewer")));
+  EXPECT_FALSE(row.contains("margin")) << "the operator's to know";
+  EXPECT_FALSE(row.contains("no_margin_because"));
+  // A chart of amounts has a line for each, in exact decimals.
+  const Json series = Tell(operator_, "GET", "/api/v1/query_range?metric=amount", nullptr, 200)["data"];
+  ASSERT_EQ(series.size(), 2u);
+  EXPECT_EQ(series[0]["currency"], "EUR");
+  EXPECT_EQ(series[0]["points"][0][1], usd);
+}
+
+TEST_F(MoneyApiTest, AnAdminTurnsTheStopSwitchBothWaysAndNoMore) {
+  StartWithAccounts();
+  ASSERT_TRUE(accounting_->SetQuota({}, {.organisation = "default",
+                                         .model_version = "m",
+                                         .model = "m",
+                                         .total = 10,
+                                         .expires_ms = INT64_MAX / 2}));
+  const Voice admin = SessionVoice(Join("a@x.y", "admin"));
+  for (const bool stop : {true, false, true}) {
+    EXPECT_EQ(Tell(admin, "PUT", "/api/v1/quotas", {{"model", "m"}, {"stop_when_exhausted", stop}},
+                   200)["stop_when_exhausted"],
+              stop);
+  }
+  Tell(admin, "PUT", "/api/v1/quotas", {{"model", "m"}, {"total", 1000}}, 403);
+  for (const char* role : {"viewer", "developer", "admin"})  // of a workspace
+    Tell(KeyVoice(Key(role)), "PUT", "/api/v1/quotas", {{"model", "m"}, {"stop_when_exhausted", false}}, 403);
+  EXPECT_EQ(Tell(admin, "GET", "/api/v1/quotas", nullptr, 200)["data"][0]["stop_when_exhausted"], true);
+}
+
+TEST_F(MoneyApiTest, AnAdjustmentIsInACurrency) {
+  StartWithAccounts();
+  Json body{{"organisation", "default"}, {"amount", "-1"}, {"reason", "a gift"}, {"currency", "eur"}};
+  EXPECT_EQ(Tell(operator_, "POST", "/api/v1/bills/adjustments", body, 400)["error"]["param"], "currency");
+  body["currency"] = "EUR";
+  Tell(operator_, "POST", "/api/v1/bills/adjustments", body, 201);
+}
+
+}  // namespace
+}  // namespace tidepool::gateway
