@@ -1,5 +1,6 @@
 """The command line as its users meet it: the real binary, the simulated model, loopback only."""
 
+import fcntl
 import hashlib
 import http.server
 import json
@@ -13,6 +14,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 import urllib.request
@@ -107,9 +109,12 @@ def test_bad_parameters_name_the_field(server):
 class Screen:
     """A command on a pseudo-terminal."""
 
-    def __init__(self, home, *arguments):
+    def __init__(self, home, *arguments, size=None):
+        """size: lines and columns; without it those of a terminal that does not know its own."""
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            if size:
+                fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
             os.execve(BINARY, [BINARY, *arguments], environment(home))
         self.seen = ""
 
@@ -122,8 +127,23 @@ class Screen:
                     self.seen += os.read(self.fd, 65536).decode(errors="replace")
                 except OSError:
                     assert re.search(pattern, self.seen), f"ended without {pattern!r}: {self.seen!r}"
-                    return
-        self.seen = re.split(pattern, self.seen, maxsplit=1)[-1]
+                    break
+        found = re.search(pattern, self.seen)
+        before, self.seen = self.seen[:found.start()], self.seen[found.end():]
+        return before
+
+    def row(self, name, wanted, seconds=30):
+        """The cells, by their titles, of the first line `name` of a watched table for which wanted(cells) holds."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.wait_for(rf"(?m)^{re.escape(name)}( \*)? +", max(0.1, deadline - time.monotonic()))
+            line = self.wait_for(r"\x1b\[K", 10)
+            cells = [cell for cell in re.split(r"  +", line.strip())]
+            if len(cells) == 5:  # no weights: neither layers nor a size
+                cells[1:1] = ["", ""]
+            cells = dict(zip(("weights", "layers", "size", "active", "queue", "slack", "load"), cells))
+            if wanted(cells):
+                return cells
 
     def type(self, text):
         os.write(self.fd, text.encode())

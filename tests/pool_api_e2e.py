@@ -9,6 +9,7 @@ import re
 import shutil
 import threading
 import time
+import urllib.error
 import urllib.request
 
 import pytest
@@ -102,6 +103,49 @@ def test_resize_below_use_kills_nobody(server, model):
     assert state["memory"]["limit_bytes"] == limit and state["memory"]["used_bytes"] <= limit
 
 
+@pytest.mark.skipif(not REAL_MODEL.exists(), reason="no test data")
+def test_resize_below_live_reservations_drains_first_and_says_so():
+    """KV of 4 answers of 250 tokens is in memory, and room for as much as one of them is left beside the weights: they take
+    turns, their KV moves to the host and comes back, and every one is answered in full."""
+    with Server(settings={"TIDEPOOL_POOL_MEMORY": "900MiB", "TIDEPOOL_POOL_WARM_MEMORY": "256MiB"}) as server:
+        model, done = server.store(REAL_MODEL), []
+        threads = [threading.Thread(target=chat, args=(server, model, 250, done, f"{i}: tell me about the sea.")) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: active(server, model) == 4, "all have begun")
+        owners = server.ask("GET", "/api/v1/pool")["memory"]["owners"]
+        held = {kind: sum(owner["bytes"] for owner in owners if owner["kind"] == kind) for kind in ("weights", "kv", "scratch")}
+        limit = held["weights"] + held["scratch"] + 11 * MIB
+        assert held["kv"] > 11 * MIB, owners
+        reply = server.ask("POST", "/api/v1/pool/resize", {"memory": limit})
+        assert not done, "they still run"
+        assert reply["draining"] is True and reply["memory"]["over_bytes"] > 0 and reply["memory"]["limit_bytes"] == limit
+        assert "Nothing is killed; nothing new is taken until it has drained." in reply["note"]
+        eventually(lambda: server.ask("GET", "/api/v1/pool")["memory"]["over_bytes"] == 0, "it has drained")
+        assert len(done) < 4 and server.ask("GET", "/api/v1/pool")["counters"]["spills"] > 0, "before they have ended"
+        for thread in threads:
+            thread.join(120)
+        assert [answer["usage"]["completion_tokens"] for answer in done] == [250] * 4, "what was promised is kept"
+        state = server.ask("GET", "/api/v1/pool")
+        assert state["counters"]["restores"] == state["counters"]["spills"] and state["counters"]["drops"] == 0
+        again = server.ask("POST", "/api/v1/pool/resize", {"memory": "900MiB"})
+        assert again["draining"] is False and "drained" not in again["note"]
+
+
+# Many steps that take 30 ms each: whoever asks for this is there for seconds, on any machine.
+SLOW = "[[stall_ms:30]][[tokens:{}]]"
+
+
+def ask_slowly(server, tokens, done):
+    done.append(server.ask("POST", "/v1/chat/completions", {
+        "model": MODEL, "max_tokens": tokens, "messages": [{"role": "user", "content": SLOW.format(tokens)}]}, timeout_s=120))
+
+
+def active(server, model=MODEL):
+    entry = state_of(server, model)
+    return entry["active"] if entry else 0
+
+
 def test_idle_weights_leave_when_the_pool_shrinks_and_come_back(server, model):
     done = []
     server.ask("POST", "/api/v1/pool/policy", {"model": model, "pinned": False})
@@ -176,6 +220,69 @@ def test_cordoned_takes_nothing_new(server, model):
     assert done
 
 
+def test_a_cordon_lets_everything_end(server, model):
+    """Cordoned while answers run: none is cut, what comes is told why, and it runs again when it is let."""
+    done, real, threads = [], [], []
+    chat(server, model, 1, real)  # its weights are in memory
+    for i in range(4):
+        threads.append(threading.Thread(target=ask_slowly, args=(server, 100 + i, done)))
+    threads.append(threading.Thread(target=chat, args=(server, model, 60, real)))
+    for thread in threads:
+        thread.start()
+    eventually(lambda: active(server) == 4 and (active(server, model) == 1 or len(real) == 2), "all have begun")
+    assert tidepool(server.home, "pool", "cordon").returncode == 0
+    try:
+        assert server.ask("GET", "/api/v1/pool")["device"]["cordoned"] is True and not done
+        with pytest.raises(RuntimeError, match=r"503.*no_device.*cordoned|503.*cordoned.*no_device"):
+            ask_slowly(server, 2, [])
+        for thread in threads:
+            thread.join(120)
+        assert sorted(reply["usage"]["completion_tokens"] for reply in done) == [100, 101, 102, 103]
+        assert all(reply["choices"][0]["finish_reason"] in ("stop", "length") for reply in done)
+        assert real[1]["usage"]["completion_tokens"] == 60
+        eventually(lambda: active(server) + active(server, model) == 0, "nothing runs")
+    finally:
+        assert tidepool(server.home, "pool", "uncordon").returncode == 0
+    chat(server, model, 2, real)
+    assert real[2]["usage"]["completion_tokens"] == 2
+
+
+@pytest.mark.skipif(not REAL_MODEL.exists(), reason="no test data")
+def test_a_full_pool_says_so_at_once():
+    """429: why, how many wait before, and when to come again; those who were let in are answered. Forty prompts of 500 tokens at
+    once are seconds of work, and first tokens are promised within half a second."""
+    with Server(settings={"TIDEPOOL_POOL_MEMORY": "900MiB"}) as server:
+        model, answered, refused = server.store(REAL_MODEL), [], []
+        prompt = "Tell me about the sea. " * 80
+        chat(server, model, 8, [], prompt)  # what a step takes is learned
+        server.ask("POST", "/api/v1/pool/policy", {"model": model, "ttft_s": 0.5})
+
+        def ask(number):
+            request = urllib.request.Request(server.url + "/v1/chat/completions", json.dumps({
+                "model": model, "max_tokens": 4, "min_tokens": 4, "messages": [{"role": "user", "content": f"{number} {prompt}"}]}).encode(),
+                {"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"})
+            try:
+                with urllib.request.urlopen(request, timeout=120) as reply:
+                    answered.append(json.load(reply))
+            except urllib.error.HTTPError as problem:
+                refused.append((problem.code, dict(problem.headers), json.load(problem)["error"]))
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(40)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert len(answered) + len(refused) == 40 and answered and len(refused) >= 10, (len(answered), len(refused))
+        for code, headers, error in refused:
+            assert code == 429 and error["code"] == "pool_overloaded" and error["type"] == "rate_limit_error", error
+            place = re.fullmatch(rf"the pool is busy: with this request for {re.escape(model)} \((\d+) wait before it\) it could not keep its "
+                                 r"promise of a first token within 0\.5 s and a steady stream after it; try again in (\d+) s", error["message"])
+            assert place and 0 <= int(place[1]) < 40, error
+            assert int(headers["Retry-After"]) == pytest.approx(int(place[2]), abs=1) and int(headers["Retry-After"]) >= 1
+        assert all(reply["usage"]["completion_tokens"] == 4 for reply in answered)
+        assert server.ask("GET", "/api/v1/pool")["counters"]["rejected"] == len(refused)
+
+
 def test_commands(server, model):
     shown = tidepool(server.home, "ps").stdout
     assert shown.startswith("NAME") and model in shown and "SLACK" in shown
@@ -210,6 +317,34 @@ def test_watching(server, model):
     lines.communicate(timeout=20)
     line = line if isinstance(line, str) else line.decode()
     assert re.match(r"\d\d:\d\d:\d\d \S+ \w+", line) and "\x1b" not in line
+
+
+def test_watching_shows_the_pool_at_work(model, server):
+    """All that the issue of a pool is about: models, their weights by layer, who runs and who waits, slack, switches."""
+    server.ask("POST", f"/api/v1/models/{model}/unload", {"force": True})
+    screen = Screen(server.home, "ps", "--watch", size=(40, 150))
+    screen.wait_for(r"NAME +WEIGHTS +LAYERS +SIZE +ACTIVE +QUEUE +SLACK +LOAD")
+    done, threads = [], []
+    for _ in range(70):  # a step has 64 sequences
+        threads.append(threading.Thread(target=ask_slowly, args=(server, 60, done)))
+        threads[-1].start()
+    row = screen.row(MODEL, lambda cells: cells["active"] == "64" and int(cells["queue"]) > 0 and cells["slack"] != "-")
+    assert row["weights"] == "resident" and re.fullmatch(r"[\d.]+ s( late)?", row["slack"]) and re.fullmatch(r"\d+%", row["load"])
+    chat(server, model, 4, done)  # cold: loaded, one switch
+    row = screen.row(model, lambda cells: cells["weights"] == "resident")
+    assert row["layers"] == "█" * 12 and re.fullmatch(r"[\d.]+ MB", row["size"])
+    screen.wait_for(r"memory [\d.]+ MB of 944 MB +warm [\d.]+ \w*B of [\d.]+ MB")
+    screen.wait_for(r"load \d+%, (0\.0[1-9]|0\.[1-9]\d|[1-9]\d*\.\d\d) switches/s, \d+% of the time lost to switching")
+    for thread in threads:
+        thread.join(120)
+    screen.row(MODEL, lambda cells: cells["active"] == "0" and cells["queue"] == "0" and cells["slack"] == "-")
+    server.ask("POST", "/api/v1/pool/resize", {"memory": "48MiB"})
+    row = screen.row(model, lambda cells: re.match(r"warm|cold|part \d+/32", cells["weights"]) is not None)
+    assert re.fullmatch("█*[▒·]+", row["layers"]) and len(row["layers"]) == 12, "the last layers go first"
+    server.ask("POST", "/api/v1/pool/resize", {"memory": "900MiB"})
+    screen.type("\x03")
+    assert screen.end() == 0
+    assert len(done) == 71
 
 
 def test_metrics(server):

@@ -12,8 +12,11 @@ import xml.dom.minidom
 
 import pytest
 
+import make_pool_models
+from cli_e2e import Screen
 from server_process import Server
 
+VOCABULARY = pathlib.Path(os.environ.get("TIDEPOOL_TEST_DATA", "")) / "llama.cpp/models/ggml-vocab-qwen2.gguf"
 BINARY = os.environ["TIDEPOOL_BINARY"]
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIELDS = ["policy", "models", "devices", "requests", "tokens_on_time", "requests_on_time", "ttft_p50_s", "ttft_p99_s",
@@ -100,6 +103,76 @@ def test_plan_answers_with_sizes_money_and_a_picture(tmp_path):
     assert "H20 pooled" in (tmp_path / "plan.svg").read_text()
     text = tidepool(tmp_path, "plan", *options).stdout
     assert "SAVES" in text and "where the models lived" in text and re.search(r"H20 +dedicated +6 ", text)
+
+
+def test_plan_reads_a_load(tmp_path):
+    """A recorded load says how often which model is asked for how much; a formula says the same of models alike."""
+    load = tmp_path / "load.jsonl"
+    load.write_text("".join(json.dumps({"arrival_s": i * 0.5, "model": "ab"[i % 4 == 0], "prompt_tokens": 200, "output_tokens": 100}) + "\n"
+                            for i in range(400)))
+
+    def planned(*options):
+        done = tidepool(tmp_path, "plan", *options, "--devices", "H100", "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    plan = planned("--load", str(load), "--models", "2xqwen2.5-7b")
+    assert plan["models"] == 2 and abs(plan["requests_per_s"] - 2) < 0.1 and abs(plan["tokens_per_s"] - 200) < 10
+    (row,) = plan["data"]
+    assert row["kind"] == "H100" and row["dedicated"]["devices"] == 2 and 1 <= row["pooled"]["devices"] <= 2
+    formula = ("poisson:0.05x4", "--duration", "200", "--seed", "3")
+    first, other = planned("--load", *formula), planned("--workload", *formula)
+    assert first["data"] == other["data"] and first["models"] == 4 and abs(first["requests_per_s"] - 0.2) < 0.15
+    for wrong, says in ((str(tmp_path / "none.jsonl"), "cannot read"), ("poisson:often", "rate")):
+        done = tidepool(tmp_path, "plan", "--load", wrong, "--devices", "H100")
+        assert done.returncode != 0 and says in done.stderr, done.stderr
+
+
+def test_progress_is_drawn_on_a_terminal_only(tmp_path):
+    command = ("sim", "--workload", "poisson:0.1x70", "--devices", "16xH800", "--duration", "900", "--policy", "tidepool,lru", "--seed", "1-4")
+    screen = Screen(tmp_path / "home", *command)
+    drawn = screen.wait_for("POLICY", seconds=120).split("\r")
+    lines = [line.replace("\x1b[K", "") for line in drawn if "%" in line]
+    assert all(re.fullmatch(r".* +[█░]+ +\d+%(  [^/]* left)?", line) for line in lines), lines
+    shares = [int(re.search(r"(\d+)%", line)[1]) for line in lines]
+    assert shares == sorted(shares) and len(set(shares)) >= 3 and shares[-1] <= 100, shares
+    assert drawn[-1] == "\x1b[K", "it has gone before the table comes"
+    assert screen.end() == 0
+    piped = tidepool(tmp_path, *command[:-2], "--seed", "1")
+    assert piped.returncode == 0 and piped.stdout.startswith("POLICY") and not piped.stderr
+
+
+@pytest.mark.skipif(not VOCABULARY.is_file(), reason="no vocabularies in TIDEPOOL_TEST_DATA")
+def test_a_profile_of_this_machine_is_fitted_and_simulated(tmp_path):
+    """`bench --profile` against a real model; what it writes is what `sim --profile` and `plan --profile` take."""
+    (path,) = make_pool_models.make_models("pool-tiny", 1, "Q4_0", VOCABULARY, tmp_path)
+    file = tmp_path / "here.json"
+    with Server() as server:
+        model = server.store(path)
+        environment = {**os.environ, "TIDEPOOL_HOME": str(server.home)}
+        done = subprocess.run([BINARY, "bench", model, "--profile", str(file)], capture_output=True, text=True, timeout=300, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"prefill +[\d.]+ ms", done.stdout) and "decode" in done.stdout and f"--profile {file}" in done.stdout
+        measured = server.ask("POST", "/api/v1/bench", {"model": model, "prompt_tokens": 512, "generate_tokens": 32, "batch": [8]})["data"]
+    profile = json.loads(file.read_text())
+    fitted, shape = profile["models"][model], profile["shapes"][model]
+    assert profile["device"] == "here" and profile["arena_bytes"] > 1e6 and profile["copy_bytes_per_s"] > 1e8
+    assert 3.9e6 < shape["weight_bytes"] < 3e7, shape
+    assert shape["kv_token_bytes"] >= 4 * 2 * 2 * 64 * 2, "4 layers, keys and values of 2 heads of 64, 16-bit integers"
+    # What it says of a prompt of 512 is what the server measures once more, give or take what else the machine does.
+    row = next(row for row in measured if row["test"] == "prefill")
+    told_s = (fitted["prefill"]["base_ms"] * 1e-3 + fitted["prefill"]["per_token_us"] * 1e-6 * 512 +
+              fitted["prefill"]["per_token2_ns"] * 1e-9 * 512**2)
+    assert told_s / 8 < row["seconds"] < told_s * 8, (told_s, row)
+    (result,) = simulated(tmp_path, "--profile", str(file), "--devices", "1xhere", "--models", model, "--workload", "poisson:0.5x1",
+                          "--duration", "60")
+    assert result["requests"] > 10 and result["tokens_on_time"] > 0.9
+    plan = tidepool(tmp_path, "plan", "--profile", str(file), "--devices", "here", "--models", model, "--load", "poisson:0.5x1",
+                    "--duration", "60", "--json")
+    assert plan.returncode == 0, plan.stderr
+    (row,) = json.loads(plan.stdout)["data"]
+    # (How many follows from how fast this machine was just now.)
+    assert row["kind"] == "here" and row["dedicated"]["devices"] >= 1 and row["pooled"]["tokens_on_time"] >= 0.99
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ Error Overloaded(const Effect& effect, const std::string& model, double ttft_s) 
       error.message = fmt::format(
           "the pool is busy: with this request for {} ({} wait before it) it could not keep its promise of a "
           "first "
-          "token within {:.0f} s and a steady stream after it; try again in {:.0f} s",
+          "token within {:.3g} s and a steady stream after it; try again in {:.0f} s",
           model, effect.queue_position, ttft_s, error.retry_after_s);
   }
   return error;

@@ -540,6 +540,13 @@ class Bookkeeping final : public PoolState {
     std::vector<Effect> effects;
     EmitLoad(*FindJob(job)->replica, 4, Reason::kUrgent, now, effects);
   }
+  void Evict() {
+    std::vector<Effect> effects;
+    Replica& replica = ReplicaOf(ModelOf(1), *devices_.front());
+    if (replica.landed > 0) EmitEvict(replica, 0, Reason::kIdle, effects);
+  }
+  double copy_rate() const { return devices_.front()->copy_rate; }
+  double LoadTime() { return LoadSeconds(ModelOf(1), *devices_.front()); }
   void StandStill(Nanoseconds now) { CheckRates(*devices_.front(), now, true, false); }
   double Served(PoolJobId job) const { return FindJob(job)->account->service_s; }
   // A step of the first model as if it had been planned: `decodes` sequences with `context` tokens each, and
@@ -639,6 +646,41 @@ TEST_F(UnknownDeviceTest, IsTakenForSlowerUntilItHasRunAndPausesCountAsLongAsThe
   EXPECT_NEAR(pool_.pace(), 1.25, 0.03) << "after eight seconds, by the short view";
   for (int i = 0; i < 20'000; ++i) pool_.Step(4, 100, 0, 0.004);
   EXPECT_NEAR(pool_.pace(), 1, 0.01);
+}
+
+// Loads teach what the bus carries: of weights that were in host memory, each a tenth of the way; and what is
+// expected of a load follows.
+TEST(LearnedCopyRateTest, FollowsTheLoadsThatWereMeasured) {
+  Bookkeeping pool;
+  pool.AddHost({.load_bytes_per_s = 1e9});
+  pool.AddDevice({.host = 0, .arena_bytes = 8 * kTestSegment, .copy_bytes_per_s = 20e9});
+  PoolModel model = TestModel(1, 4, kBlock);
+  model.warm_hosts = {0};
+  pool.AddModel(model);
+  pool.Arrive({.job = 1, .model = 1, .account = "a", .prompt_tokens = 10}, 0);
+  const double bytes = 4.0 * kTestSegment;
+  EXPECT_EQ(pool.copy_rate(), 20e9);
+  EXPECT_NEAR(pool.LoadTime(), bytes / 20e9, 1e-9);
+  Nanoseconds now = kSecond;
+  const auto load = [&](double rate) {
+    pool.Evict();
+    pool.Load(1, now);
+    now += std::llround(bytes / rate * 1e9);
+    pool.LoadDone(0, 1, now);
+  };
+  load(10e9);
+  EXPECT_NEAR(pool.copy_rate(), 19e9, 1e6);
+  load(10e9);
+  EXPECT_NEAR(pool.copy_rate(), 18.1e9, 1e6);
+  for (int i = 0; i < 100; ++i) load(10e9);
+  EXPECT_NEAR(pool.copy_rate(), 10e9, 1e7);
+  pool.Evict();
+  EXPECT_NEAR(pool.LoadTime(), bytes / 10e9, 1e-3 * bytes / 10e9);
+  // A load from the store says nothing of the bus.
+  pool.Warmed(0, 1, false);
+  pool.Load(1, now);
+  pool.LoadDone(0, 1, now + std::llround(bytes / 1e9 * 1e9));
+  EXPECT_NEAR(pool.copy_rate(), 10e9, 1e7);
 }
 
 TEST(SwitchTest, IsChargedToTheAccountsOfItsModelAsFarAsTheDeviceStoodStill) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "compute/scheduler/baselines/baselines.h"
 #include "compute/simulator/study.h"
 
 namespace tidepool::compute {
@@ -141,6 +142,63 @@ TEST(Baselines, AegaeonPrefillsAndDecodesOnDifferentDevices) {
   EXPECT_LE(busy(1), 20 * 29 * 0.011 + 1e-3);
   EXPECT_GE(busy(1), 20 * 29 * 0.011 * 0.5) << "steps of two requests at once count once";
   for (const SimRequestResult& detail : result.details) EXPECT_EQ(detail.produced, 30);
+}
+
+// By hand from the formula as published.
+TEST(Baselines, AegaeonsQuotasAreThoseOfTheFormula) {
+  const auto expect = [](std::vector<double> ahead, double switches_s, double max_s,
+                         const std::vector<double>& quotas) {
+    const std::vector<double> got = AegaeonQuotas(ahead, switches_s, max_s);
+    ASSERT_EQ(got.size(), quotas.size());
+    for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], quotas[i], 1e-9) << i;
+  };
+  // The paper's example: three batches, d = 0.1, t = 0.025, c = 3 s. S = 3/4, alpha = 3 / (4 * 3) + 3/4 = 1.
+  expect({4, 4, 4}, 3, 3, {3, 3, 3});
+  // With QMAX 4: alpha = 3/16 + 3/4 = 0.9375, q = 3 / (4 * 0.1875) = 4.
+  expect({4, 4, 4}, 3, 4, {4, 4, 4});
+  // Unequal ones: S = 0.95, alpha = 1.2 / 8 + 0.95 = 1.1; 1.2 / (n * 0.15): the slowest has QMAX.
+  expect({2, 4, 5}, 1.2, 4, {4, 2, 1.6});
+  // Light load: alpha would be 1 / 80 + 0.1, the floor makes it 0.5; q = 1 / (20 * 0.4).
+  expect({20, 20}, 1, 4, {0.125, 0.125});
+  // S above 1 (overload): S = 1.5, alpha = 2 / (2 * 4) + 1.5; q = 2 / (2 * 0.25).
+  expect({2, 2, 2}, 2, 4, {4, 4, 4});
+  // One model, resident already: no switch, no round to be paid for.
+  expect({1.25}, 0, 4, {4});
+}
+
+TEST(Baselines, AegaeonsTurnsLastTheirQuota) {
+  // Three models in turn on one decode device, one request each: a step takes 11 ms, n = 0.1 / 0.011, S =
+  // 0.33; c = 3 * 16 GB / 25 GB/s = 1.92 s; alpha = max(1.92 / (4 n) + S, 0.5) = 0.5; q = 1.92 / (n * 0.17)
+  // = 1.2424 s.
+  SimConfig config = Pool("aegaeon", 3, 2, 60);
+  config.prefill_devices = 1;
+  std::vector<SimRequest> requests;
+  for (int32_t i = 0; i < 3; ++i)
+    requests.push_back({.arrival = kSecond, .model = i, .prompt = 100, .output = 900});
+  constexpr double kQuota_s = 1.92 / (0.1 / 0.011 * (0.5 - 0.33));
+  std::vector<double> turns;
+  std::vector<PoolModelId> order;
+  Nanoseconds began = -1;
+  config.observe = [&](Nanoseconds now, const Effect& effect) {
+    if (effect.device != 1) return;
+    if (effect.kind == EffectKind::kRun && began < 0) {
+      began = now;
+      order.push_back(effect.model);
+    } else if (effect.kind == EffectKind::kSpill && began >= 0) {
+      turns.push_back(Seconds(now - began));
+      began = -1;
+    }
+  };
+  const SimResult result = Outcome(config, requests);
+  for (const SimRequestResult& detail : result.details) EXPECT_EQ(detail.produced, 900);
+  ASSERT_GE(turns.size(), 12u) << "900 steps are 9.9 s: eight turns a model";
+  int32_t whole = 0;
+  // All three must have come, and none be at its end.
+  for (size_t i = 4; i < 16; ++i) whole += turns[i] >= kQuota_s * 0.98 && turns[i] <= kQuota_s * 1.02 + 0.011;
+  EXPECT_EQ(whole, 12) << testing::PrintToString(turns) << ", the quota is " << kQuota_s;
+  // (A round begins with the model that is there already.)
+  for (const PoolModelId model : {1, 2, 3})
+    EXPECT_NEAR(std::count(order.begin() + 4, order.begin() + 16, model), 4, 1) << "a round goes through all";
 }
 
 // Every request gets its tokens at the same times whether a turn's steps are taken one by one or all at once:

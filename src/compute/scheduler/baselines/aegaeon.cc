@@ -258,22 +258,17 @@ void Aegaeon::BeginRound(Instance& instance, Device& device) {
       return a.model == instance.kept;  // no switch first
     return a.model->model.model < b.model->model.model;
   });
-  double share = 0, least_n = INFINITY, switches_s = 0;
+  double switches_s = 0;
+  std::vector<double> ahead;
   for (size_t i = 0; i < instance.work.size(); ++i) {
     const Batch& batch = instance.work[i];
-    const double n = static_cast<double>(batch.model->model.tpot) * 1e-9 / StepSeconds(batch, device);
-    share += 1 / n;
-    least_n = std::min(least_n, n);
+    ahead.push_back(static_cast<double>(batch.model->model.tpot) * 1e-9 / StepSeconds(batch, device));
     if (i == 0 || instance.work[i - 1].model != batch.model) {
       switches_s += static_cast<double>(batch.model->weight_bytes) / device.copy_rate;
     }
   }
-  const double alpha = std::max(switches_s / (least_n * aegaeon_.max_quota_s) + share, 0.5);
-  for (Batch& batch : instance.work) {
-    const double n = static_cast<double>(batch.model->model.tpot) * 1e-9 / StepSeconds(batch, device);
-    const double slow = n * (alpha - share);
-    batch.quota_s = slow > 0 ? std::min(switches_s / slow, aegaeon_.max_quota_s) : aegaeon_.max_quota_s;
-  }
+  const std::vector<double> quotas = AegaeonQuotas(ahead, switches_s, aegaeon_.max_quota_s);
+  for (size_t i = 0; i < instance.work.size(); ++i) instance.work[i].quota_s = quotas[i];
 }
 
 void Aegaeon::NextTurn(Instance& instance, Device& device) {
@@ -435,6 +430,21 @@ void Aegaeon::ServeDevice(Device& device, Nanoseconds now, std::vector<Effect>& 
 
 }  // namespace
 }  // namespace pool
+
+std::vector<double> AegaeonQuotas(std::span<const double> ahead, double switches_s, double max_quota_s) {
+  double share = 0, least = INFINITY;
+  for (const double n : ahead) {
+    share += 1 / n;
+    least = std::min(least, n);
+  }
+  const double alpha = std::max(switches_s / (least * max_quota_s) + share, 0.5);
+  std::vector<double> quotas;
+  for (const double n : ahead) {
+    const double slow = n * (alpha - share);
+    quotas.push_back(slow > 0 ? std::min(switches_s / slow, max_quota_s) : max_quota_s);
+  }
+  return quotas;
+}
 
 std::unique_ptr<PoolScheduler> MakeAegaeonScheduler(const PoolPolicyOptions& options,
                                                     const AegaeonOptions& aegaeon) {

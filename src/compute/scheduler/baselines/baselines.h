@@ -7,6 +7,8 @@
 #pragma once
 
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "compute/scheduler/pool_scheduler.h"
 
@@ -35,6 +37,13 @@ struct AegaeonOptions {
   double max_quota_s = 4;       // QMAX
   int32_t max_group = 8;        // MAX_GPSIZE
 };
+// Algorithm 2's quotas of a round: how long each batch of a decode instance runs.
+//   n_i = tpot / step time of batch i: how many tokens ahead of its readers a second of it brings
+//   S = sum 1 / n_i
+//   alpha = max(c / (min n_i * QMAX) + S, 0.5);  q_i = c / (n_i (alpha - S))
+// `ahead`: the n_i, more than 0. `switches_s`: c, the seconds of the round's switches. Without one (c = 0)
+// the formula says nothing; QMAX then.
+std::vector<double> AegaeonQuotas(std::span<const double> ahead, double switches_s, double max_quota_s);
 std::unique_ptr<PoolScheduler> MakeAegaeonScheduler(const PoolPolicyOptions& options,
                                                     const AegaeonOptions& aegaeon);
 
