@@ -84,6 +84,28 @@ def test_embeds_as_transformers(server, name, tmp_path):
     assert max(abs(a - b / length) for a, b in zip(short, reply["data"][0]["embedding"])) < 1e-5
 
 
+def test_instructions_before_queries(server, tmp_path):
+    """Oracle: get_detailed_instruct and the prompt "query" of Qwen3-Embedding's model card, written out as input."""
+    qwen, bge = store(server, "qwen3_embedding", tmp_path), store(server, "bge", tmp_path)
+
+    def openai(model=qwen, **fields):
+        return server.ask("POST", "/v1/embeddings", {"model": model, "input": "bread", **fields})["data"][0]["embedding"]
+
+    def ollama(model=qwen, **fields):
+        return server.ask("POST", "/api/embed", {"model": model, "input": "bread", **fields})["embeddings"][0]
+
+    search = "Given a web search query, retrieve relevant passages that answer the query"
+    for embed in (openai, ollama):
+        plain, own = embed(), embed(input="Instruct: find loaves\nQuery:bread")
+        query = embed(input=f"Instruct: {search}\nQuery:bread")
+        assert plain != own and embed(instruction="find loaves") == own and embed(instruct="find loaves") == own
+        assert embed(prompt_name="query") == embed(input_type="search_query") == embed(task="retrieval.query") == query
+        assert embed(prompt_name="document") == embed(input_type="passage") == plain
+        with pytest.raises(RuntimeError, match="400.*instruction"):
+            embed(bge, instruction="find loaves")
+        assert embed(bge, input_type="query") == embed(bge)
+
+
 def test_bailians_client(server, tmp_path):
     dashscope = pytest.importorskip("dashscope")
     dashscope.base_http_api_url, dashscope.api_key = server.url + "/api/v1", server.key

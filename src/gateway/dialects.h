@@ -16,10 +16,10 @@
 namespace tidepool::gateway {
 
 struct FieldTable {
-  std::string_view place;    // "": the request itself; else as the header Tidepool-Ignored names it: "tools"
-  std::string_view kind;     // which of several kinds of object there: "type: tool_use"; may be empty
+  std::string place;  // "": the request itself; else as the header Tidepool-Ignored names it: "tools[]"
+  std::string kind;   // which of several kinds of object there, by the field that tells: "type: tool_use"
   std::string_view example;  // JSON of a request with such an object; empty: the request's own example
-  std::string_view pointer;  // of the object in the example: "/tools/0"
+  std::string pointer;       // of the object in the example: "/tools/0"
   std::span<const Field> fields;
 };
 
@@ -28,7 +28,7 @@ struct DialectRequest {
   std::string_view paths;    // "POST /v1/messages, POST /anthropic/v1/messages"
   std::string_view example;  // JSON that the decoder takes, with no field that is ignored
   std::vector<FieldTable> tables;
-  // The fields that are ignored, or the error.
+  // The fields that are ignored with a chat template that mentions none, or the error.
   Result<std::vector<std::string>> (*decode)(const Json& body);
   std::string_view notes = {};  // what no table says
 };

@@ -11,6 +11,17 @@
 namespace tidepool::gateway {
 namespace {
 
+// What the header shows.
+constexpr size_t kMaxShownNames = 20;
+constexpr size_t kMaxShownBytes = 64;
+
+// Of the test that runs in this thread; nullptr: nobody asks.
+thread_local FieldLookups* lookups = nullptr;
+
+bool IsWordCharacter(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+}
+
 std::string_view TypeName(FieldType type) {
   switch (type) {
     case FieldType::kBoolean: return "boolean";
@@ -74,19 +85,31 @@ std::string FieldReader::Place(std::string_view name) const {
   return at_.empty() ? std::string(name) : fmt::format("{}.{}", at_, name);
 }
 
-void FieldReader::Ignore(std::string_view name) {
-  std::string place;
+// "messages[2]" and "mood": "messages[].mood".
+std::string FieldReader::HeaderPath(std::string_view name) const {
+  std::string path;
   bool index = false;
   for (const char c : at_) {
-    if (c == '[') index = true;
-    if (!index) place.push_back(c);
     if (c == ']') index = false;
+    if (!index) path.push_back(c);
+    if (c == '[') index = true;
   }
-  if (!place.empty()) place.push_back('.');
-  AddIgnored({place.append(name)}, ignored_);
+  if (!path.empty()) path.push_back('.');
+  return path.append(name.substr(0, kMaxShownBytes));
+}
+
+void FieldReader::Ignore(std::string_view name) { AddIgnored({HeaderPath(name)}, ignored_); }
+
+void FieldReader::ShowTemplate(std::string_view name) {
+  AddTemplateMembers({{HeaderPath(name), std::string(name)}}, template_members_);
+}
+
+bool FieldReader::Lists(std::string_view name) const {
+  return std::any_of(table_.begin(), table_.end(), [&](const Field& f) { return f.name == name; });
 }
 
 const Json* FieldReader::Find(std::string_view name) const {
+  if (lookups != nullptr) lookups->Note(table_, name);
   const auto found = body_.find(name);
   return found == body_.end() || found->is_null() ? nullptr : &*found;
 }
@@ -96,7 +119,7 @@ Status FieldReader::Check() {
     const auto field =
         std::find_if(table_.begin(), table_.end(), [&](const Field& f) { return f.name == key; });
     if (field == table_.end()) {
-      Ignore(key);
+      unlisted_ == Unlisted::kTemplate ? ShowTemplate(key) : Ignore(key);
       continue;
     }
     if (!value.is_null()) TP_TRY(CheckOne(*field, value));
@@ -127,7 +150,31 @@ Status FieldReader::CheckOne(const Field& field, const Json& value) {
       return Fail(BadField(place, fmt::format("{} must be {}, not {}.", place, Bounds(field), Shown(value))));
     }
   }
+  if (field.treatment == Treatment::kTemplate) ShowTemplate(field.name);
   return {};
+}
+
+Status CheckFields(FieldReader& reader, std::vector<std::string>& ignored) {
+  TP_TRY(reader.Check());
+  AddIgnored(reader.ignored(), ignored);
+  return {};
+}
+
+FieldLookups::FieldLookups() { lookups = this; }
+FieldLookups::~FieldLookups() { lookups = nullptr; }
+
+void FieldLookups::Note(std::span<const Field> table, std::string_view name) {
+  const bool listed =
+      std::any_of(table.begin(), table.end(), [&](const Field& field) { return field.name == name; });
+  if (listed) {
+    seen_.emplace(table.data(), name);
+  } else {
+    unlisted_.emplace_back(name);
+  }
+}
+
+bool FieldLookups::Saw(std::span<const Field> table, std::string_view name) const {
+  return seen_.contains({table.data(), std::string(name)});
 }
 
 std::optional<double> FieldReader::Number(std::string_view name) const {
@@ -177,7 +224,8 @@ Json SchemaOf(std::span<const Field> table, std::initializer_list<std::string_vi
       property[field.low_open ? "exclusiveMinimum" : "minimum"] = bound(field.low);
       if (std::isfinite(field.high)) property["maximum"] = bound(field.high);
     }
-    if (field.treatment != Treatment::kRead) property["deprecated"] = true;
+    if (field.treatment == Treatment::kIgnored || field.treatment == Treatment::kRefused)
+      property["deprecated"] = true;
     properties[std::string(field.name)] = std::move(property);
   }
   schema["properties"] = std::move(properties);
@@ -186,22 +234,42 @@ Json SchemaOf(std::span<const Field> table, std::initializer_list<std::string_vi
 
 void AddIgnored(const std::vector<std::string>& names, std::vector<std::string>& to) {
   for (const std::string& name : names) {
+    if (to.size() > kMaxShownNames) return;
     if (std::find(to.begin(), to.end(), name) == to.end()) to.push_back(name);
   }
+}
+
+void AddTemplateMembers(const std::vector<TemplateMember>& members, std::vector<TemplateMember>& to) {
+  for (const TemplateMember& member : members) {
+    if (to.size() > kMaxShownNames) return;
+    if (std::none_of(to.begin(), to.end(), [&](const TemplateMember& m) { return m.path == member.path; }))
+      to.push_back(member);
+  }
+}
+
+bool TemplateMentions(std::string_view chat_template, std::string_view name) {
+  if (name.empty()) return false;
+  for (size_t at = chat_template.find(name); at != std::string_view::npos;
+       at = chat_template.find(name, at + 1)) {
+    const size_t end = at + name.size();
+    const bool begins = at == 0 || !IsWordCharacter(chat_template[at - 1]);
+    const bool ends = end == chat_template.size() || !IsWordCharacter(chat_template[end]);
+    if (begins && ends) return true;
+  }
+  return false;
 }
 
 std::string IgnoredHeader(const std::vector<std::string>& names) {
   std::string out;
   size_t shown = 0;
   for (const std::string& name : names) {
-    if (shown == 20) {
+    if (shown == kMaxShownNames) {
       out += ", ...";
       break;
     }
     if (!out.empty()) out += ", ";
-    for (const char c : std::string_view(name).substr(0, 64)) {
-      const bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-                         c == '_' || c == '-' || c == '.';
+    for (const char c : std::string_view(name).substr(0, kMaxShownBytes)) {
+      const bool plain = IsWordCharacter(c) || c == '-' || c == '.' || c == '[' || c == ']';
       out.push_back(plain ? c : '?');
     }
     ++shown;

@@ -1,7 +1,5 @@
 #include "gateway/inference_call.h"
 
-#include "gateway/fields.h"
-
 namespace tidepool::gateway {
 namespace {
 
@@ -19,6 +17,16 @@ class CancelListener final : public ExchangeListener {
 
 std::shared_ptr<ExchangeListener> MakeCancelListener(std::shared_ptr<platform::Generation> generation) {
   return std::make_shared<CancelListener>(std::move(generation));
+}
+
+void NameUnread(Services& services, const std::string& model, const std::vector<TemplateMember>& members,
+                std::vector<std::string>& ignored) {
+  if (members.empty()) return;
+  const auto described = services.inference.Describe(model);
+  for (const TemplateMember& member : members) {
+    if (!described || !TemplateMentions(described->chat_template, member.name))
+      AddIgnored({member.path}, ignored);
+  }
 }
 
 HttpResponse WithIgnored(HttpResponse response, const std::vector<std::string>& ignored) {

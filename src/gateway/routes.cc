@@ -428,7 +428,8 @@ std::span<const Route> Routes() {
        "Requests that run or wait now, newest first: how far each is", nullptr,
        native::RunningRequestListSchema, 200, false, "application/json", native::kRunningQuery},
       {"POST", "/api/v1/requests/{id}/cancel", kDeveloper, kWorker, false, native::CancelRequest, "money",
-       "Stops a request that runs or waits, by its X-Request-Id or its id in that list: one's own, as an admin "
+       "Stops a request that runs or waits, by its X-Request-Id or its id in that list: one's own, as an "
+       "admin "
        "those of the workspace or organisation; what was computed stays on the bill",
        nullptr, native::CancelledRequestSchema},
       {"GET", "/api/v1/requests/{id}", kViewer, kWorker, false, native::GetRequest, "money",

@@ -98,6 +98,45 @@ TEST_F(ServerTest, StreamsAChat) {
   EXPECT_TRUE(events.back()["choices"].empty());
 }
 
+TEST_F(ServerTest, TheServiceTierThatWasAskedForIsSaid) {
+  Start();
+  const std::string tier = R"({"model":"scripted","service_tier":"flex",)";
+  const std::string messages = R"("messages":[{"role":"user","content":"Hi"}])";
+  EXPECT_EQ(AskJson(Post("/v1/chat/completions", tier + messages + "}"))["service_tier"], "flex");
+  EXPECT_EQ(AskJson(Post("/v1/completions", tier + R"("prompt":"Hi"})"))["service_tier"], "flex");
+  const RawReply streamed = Ask(Post("/v1/chat/completions", tier + messages + R"(,"stream":true})"));
+  EXPECT_THAT(streamed.body, HasSubstr(R"("service_tier":"flex")"));
+  EXPECT_FALSE(AskJson(Post("/v1/chat/completions", kChat)).contains("service_tier"));
+  const Json refused = AskJson(
+      Post("/v1/chat/completions", R"({"model":"scripted","service_tier":"gold",)" + messages + "}"), 400);
+  EXPECT_EQ(refused["error"]["param"], "service_tier");
+}
+
+TEST_F(ServerTest, MembersOfMessagesAreIgnoredUnlessTheTemplateMentionsThem) {
+  Start();
+  inference_.chat_template = "{% for message in messages %}{{ message.mood }}{% endfor %}";
+  const std::string messages =
+      R"("messages":[{"role":"user","content":"hi","mood":"calm","weather":"fair","name":"ann"}])";
+  const RawReply chat = Ask(Post("/v1/chat/completions", R"({"model":"scripted",)" + messages + "}"));
+  EXPECT_EQ(chat.headers.at("tidepool-ignored"), "messages[].weather, messages[].name");
+  EXPECT_EQ(inference_.last_chat().messages[0]["weather"], "fair");
+  const RawReply tokens = Ask(Post("/tokenize", R"({"model":"scripted",)" + messages + "}"));
+  EXPECT_EQ(tokens.headers.at("tidepool-ignored"), "messages[].weather, messages[].name");
+  const RawReply lines = Ask(Post("/api/chat", R"({"model":"scripted","stream":false,)" + messages + "}"));
+  EXPECT_EQ(lines.headers.at("tidepool-ignored"), "messages[].weather, messages[].name");
+  const RawReply native = Ask(Post("/api/v1/services/aigc/text-generation/generation",
+                                   R"({"model":"scripted","input":{)" + messages + "}}"));
+  EXPECT_EQ(native.headers.at("tidepool-ignored"), "input.messages[].weather, input.messages[].name");
+}
+
+TEST_F(ServerTest, WhatTextsAreIsIgnoredByModelsWithoutInstructions) {
+  Start();
+  const RawReply reply =
+      Ask(Post("/v1/embeddings", R"({"model":"scripted","input":"abc","input_type":"query"})"));
+  EXPECT_EQ(reply.status, 200);
+  EXPECT_EQ(reply.headers.at("tidepool-ignored"), "input_type");
+}
+
 TEST_F(ServerTest, OnePieceMayBeLargerThanTheBuffer) {
   options_.max_write_buffer_bytes = 65536;
   Start();

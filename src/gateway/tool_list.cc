@@ -23,20 +23,24 @@ bool IsToolName(const std::string& name) {
 Status ToolList::Add(Json tool, const ToolPlaces& places) {
   if (request_.tools.size() >= kMaxTools)
     return Fail(BadField("tools", fmt::format("More than {} tools; send fewer.", kMaxTools)));
-  const FieldReader function(tool["function"], {});
-  const Json* name = function.Find("name");
+  const Json& function = tool["function"];
+  const auto find = [&](std::string_view key) -> const Json* {
+    const auto found = function.find(key);
+    return found == function.end() || found->is_null() ? nullptr : &*found;
+  };
+  const Json* name = find("name");
   if (name == nullptr || !name->is_string() || !IsToolName(name->get_ref<const std::string&>())) {
     return Fail(BadField(places.name, fmt::format("{} must be 1 to {} letters, digits or any of _-.:/",
                                                   places.name, kMaxToolName)));
   }
-  const Json* parameters = function.Find("parameters");
+  const Json* parameters = find("parameters");
   if (parameters != nullptr && !parameters->is_object()) {
     return Fail(
         BadField(places.parameters,
                  fmt::format("{} must be a JSON schema, not {}.", places.parameters, Shown(*parameters)),
                  "invalid_type"));
   }
-  const Json* strict = function.Find("strict");
+  const Json* strict = find("strict");
   if (strict != nullptr && !strict->is_boolean()) {
     return Fail(
         BadField(places.strict, fmt::format("{} must be true or false.", places.strict), "invalid_type"));

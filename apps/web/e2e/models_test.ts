@@ -42,7 +42,7 @@ test("a card has every quantisation with its size, what it needs, whether it fit
   await expect.poll(async () => (await variants()).length).toBe(1);
   await visit.page.getByLabel("Only what fits").uncheck();
   await visit.page.getByLabel("Search models").fill("smollm2:135m");
-  const stored = visit.page.getByRole("list", { name: "Quantisations of smollm2:135m" }).getByRole("listitem").filter({ hasText: "here" });
+  const stored = visit.page.getByRole("list", { name: "Quantisations of smollm2:135m" }).getByRole("listitem").filter({ has: visit.page.getByText("here", { exact: true }) });
   await stored.waitFor();
   const { bytes } = await server.ask<{ bytes: number }>("GET", "/api/v1/models/smollm2:135m");
   expect(bytesOf((await stored.textContent())!) / bytes).toBeCloseTo(1, 1);

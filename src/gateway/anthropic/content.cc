@@ -13,8 +13,8 @@ using enum Treatment;
 
 constexpr size_t kMaxMessages = 100'000;  // Anthropic's own limit
 
-constexpr Field kCacheControl = {"cache_control", kObject, kRead,
-                                 "Accepted; prefixes are found in the cache without it"};
+constexpr Field kCacheControl = {"cache_control", kObject, kAccepted,
+                                 "Prefixes are found in the cache without it"};
 
 constexpr Field kMessageFields[] = {
     {"role", kString, kRead, "user or assistant; system for instructions within the conversation"},
@@ -24,7 +24,19 @@ constexpr Field kTextFields[] = {
     {"type", kString, kRead, "text"},
     {"text", kString, kRead, "The text"},
     kCacheControl,
-    {"citations", kAny, kIgnored, ""},
+    {"citations", kAny, kIgnored, "answers do not cite"},
+};
+constexpr Field kCacheControlFields[] = {
+    {"type", kString, kAccepted, "ephemeral"},
+    {"ttl", kString, kAccepted, "Prefixes stay as long as there is room"},
+};
+constexpr Field kSourceFields[] = {
+    {"type", kString, kRead, "text or content; base64, url and file are refused"},
+    {"media_type", kString, kAccepted, "text/plain"},
+    {"data", kString, kRead, "With type text: the text"},
+    {"content", kAny, kRead, "With type content: a string or text blocks"},
+    {"url", kAny, kRefused, "the server fetches nothing; send the text"},
+    {"file_id", kAny, kRefused, "there are no stored files; send the text"},
 };
 constexpr Field kDocumentFields[] = {
     {"type", kString, kRead, "document"},
@@ -55,11 +67,11 @@ constexpr Field kThinkingFields[] = {
     {"type", kString, kRead, "thinking"},
     {"thinking", kString, kRead,
      "Goes back to the model as far as its chat template shows earlier reasoning"},
-    {"signature", kString, kRead, "Accepted, not checked"},
+    {"signature", kString, kAccepted, "Not checked"},
 };
 constexpr Field kRedactedFields[] = {
     {"type", kString, kRead, "redacted_thinking"},
-    {"data", kString, kRead, "Accepted; it says nothing to the models served here"},
+    {"data", kString, kAccepted, "It says nothing to the models served here"},
 };
 
 Error Missing(std::string place) {
@@ -117,9 +129,8 @@ class MessageReader {
 
  private:
   Status Check(FieldReader& reader) {
-    TP_TRY(reader.Check());
-    AddIgnored(reader.ignored(), out_.ignored);
-    return {};
+    TP_TRY(CheckFields(reader, out_.ignored));
+    return CheckCacheControl(reader, out_.ignored);
   }
 
   Status AllAnswered(const std::string& where) {
@@ -179,6 +190,15 @@ class MessageReader {
     return Json{{"type", "text"}, {"text", std::move(text)}};
   }
 
+  static Error NoText(const std::string& where) {
+    return BadField(where + ".type",
+                    fmt::format("{}: a document must be {{\"type\": \"text\", \"data\": ...}} or "
+                                "{{\"type\": \"content\", \"content\": text}}; the models served here "
+                                "read text.",
+                                where),
+                    "unsupported_content");
+  }
+
   Result<Json> Document(const Json& block, const std::string& place) {
     FieldReader reader(block, kDocumentFields, place);
     TP_TRY(Check(reader));
@@ -186,23 +206,22 @@ class MessageReader {
     if (source == nullptr) return Fail(Missing(place + ".source"));
     const std::string where = place + ".source";
     TP_ASSIGN(const std::string type, TypeOf(*source, where));
+    if (type != "text" && type != "content") return Fail(NoText(where));
+    FieldReader within(*source, kSourceFields, where);
+    TP_TRY(Check(within));
     std::string text;
     for (const char* name : {"title", "context"}) {
       if (auto given = reader.String(name)) text += *given + "\n";
     }
-    const auto data = source->find(type == "content" ? "content" : "data");
-    if (type == "text" && data != source->end() && data->is_string()) {
-      text += data->get_ref<const std::string&>();
-    } else if (type == "content" && data != source->end()) {
-      TP_ASSIGN(const Json content, TextContent(*data, where + ".content"));
+    const auto data = within.String("data");
+    const Json* blocks = within.Find("content");
+    if (type == "text" && data) {
+      text += *data;
+    } else if (type == "content" && blocks != nullptr) {
+      TP_ASSIGN(const Json content, TextContent(*blocks, where + ".content"));
       text += Joined(content);
     } else {
-      return Fail(BadField(where + ".type",
-                           fmt::format("{}: a document must be {{\"type\": \"text\", \"data\": ...}} or "
-                                       "{{\"type\": \"content\", \"content\": text}}; the models served here "
-                                       "read text.",
-                                       where),
-                           "unsupported_content"));
+      return Fail(NoText(where));
     }
     return Json{{"type", "text"}, {"text", std::move(text)}};
   }
@@ -328,16 +347,27 @@ class MessageReader {
 };
 
 constexpr std::string_view kTextExample =
-    R"({"model":"m","max_tokens":1,"messages":[{"role":"user","content":[{"type":"text","text":"x"}]}]})";
+    R"({"model":"m","max_tokens":1,"cache_control":{"type":"ephemeral"},
+    "system":[{"type":"text","text":"s","cache_control":{"type":"ephemeral"}}],
+    "messages":[{"role":"user","content":[{"type":"text","text":"x","cache_control":{"type":"ephemeral"}}]}]})";
 constexpr std::string_view kDocumentExample =
-    R"({"model":"m","max_tokens":1,"messages":[{"role":"user","content":[{"type":"document","source":{"type":"text","data":"x"}}]}]})";
+    R"({"model":"m","max_tokens":1,"messages":[{"role":"user","content":[
+    {"type":"document","source":{"type":"text","data":"x"}},
+    {"type":"document","source":{"type":"content","content":[{"type":"text","text":"x"}]}}]}]})";
 constexpr std::string_view kToolExample =
     R"({"model":"m","max_tokens":1,"messages":[{"role":"user","content":"x"},
     {"role":"assistant","content":[{"type":"thinking","thinking":"hm","signature":"s"},{"type":"redacted_thinking","data":"d"},
       {"type":"tool_use","id":"a","name":"f","input":{}}]},
-    {"role":"user","content":[{"type":"tool_result","tool_use_id":"a","content":"y"}]}]})";
+    {"role":"user","content":[{"type":"tool_result","tool_use_id":"a","content":[{"type":"text","text":"y"}]}]}]})";
 
 }  // namespace
+
+Status CheckCacheControl(const FieldReader& reader, std::vector<std::string>& ignored) {
+  const Json* control = reader.Lists("cache_control") ? reader.Find("cache_control") : nullptr;
+  if (control == nullptr) return {};
+  FieldReader inner(*control, kCacheControlFields, reader.Place("cache_control"));
+  return CheckFields(inner, ignored);
+}
 
 Result<ReadContent> ReadMessages(const Json* system, const Json& messages) {
   if (messages.empty()) return Fail(BadField("messages", "messages is empty; send at least one message."));
@@ -356,13 +386,25 @@ Result<ReadContent> ReadMessages(const Json* system, const Json& messages) {
 
 std::vector<FieldTable> ContentTables() {
   return {
-      {"messages", "", "", "/messages/0", kMessageFields},
-      {"messages.content", "type: text", kTextExample, "/messages/0/content/0", kTextFields},
-      {"messages.content", "type: document", kDocumentExample, "/messages/0/content/0", kDocumentFields},
-      {"messages.content", "type: tool_use", kToolExample, "/messages/1/content/2", kToolUseFields},
-      {"messages.content", "type: tool_result", kToolExample, "/messages/2/content/0", kToolResultFields},
-      {"messages.content", "type: thinking", kToolExample, "/messages/1/content/0", kThinkingFields},
-      {"messages.content", "type: redacted_thinking", kToolExample, "/messages/1/content/1", kRedactedFields},
+      {"cache_control", "", kTextExample, "/cache_control", kCacheControlFields},
+      {"system[]", "type: text", kTextExample, "/system/0", kTextFields},
+      {"system[].cache_control", "", kTextExample, "/system/0/cache_control", kCacheControlFields},
+      {"messages[]", "", kTextExample, "/messages/0", kMessageFields},
+      {"messages[].content[]", "type: text", kTextExample, "/messages/0/content/0", kTextFields},
+      {"messages[].content[].cache_control", "", kTextExample, "/messages/0/content/0/cache_control",
+       kCacheControlFields},
+      {"messages[].content[]", "type: document", kDocumentExample, "/messages/0/content/0", kDocumentFields},
+      {"messages[].content[].source", "type: text or content", kDocumentExample,
+       "/messages/0/content/1/source", kSourceFields},
+      {"messages[].content[].source.content[]", "type: text", kDocumentExample,
+       "/messages/0/content/1/source/content/0", kTextFields},
+      {"messages[].content[]", "type: tool_use", kToolExample, "/messages/1/content/2", kToolUseFields},
+      {"messages[].content[]", "type: tool_result", kToolExample, "/messages/2/content/0", kToolResultFields},
+      {"messages[].content[].content[]", "type: text", kToolExample, "/messages/2/content/0/content/0",
+       kTextFields},
+      {"messages[].content[]", "type: thinking", kToolExample, "/messages/1/content/0", kThinkingFields},
+      {"messages[].content[]", "type: redacted_thinking", kToolExample, "/messages/1/content/1",
+       kRedactedFields},
   };
 }
 

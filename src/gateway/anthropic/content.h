@@ -20,7 +20,10 @@ struct ReadContent {
 // "messages[2].content[0].tool_use_id".
 Result<ReadContent> ReadMessages(const Json* system, const Json& messages);
 
-// The tables of the objects within messages.
+// What is within the cache_control of an object whose table lists it.
+Status CheckCacheControl(const FieldReader& reader, std::vector<std::string>& ignored);
+
+// The tables of the objects within system, messages and cache_control.
 std::vector<FieldTable> ContentTables();
 
 }  // namespace tidepool::gateway::anthropic

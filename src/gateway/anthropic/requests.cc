@@ -31,7 +31,9 @@ constexpr Field kPromptFields[] = {
     {"thinking", kObject, kRead, "Default: disabled, as far as the model's chat template can"},
     {"output_config", kObject, kRead, "effort and format"},
     {"output_format", kObject, kRead, "The older name of output_config.format"},
-    {"cache_control", kObject, kRead, "Accepted; prefixes are found in the cache without it"},
+    {"tool_call_format", kString, kRead,
+     "Not Anthropic's: how the model writes calls, as in OpenAI's dialect"},
+    {"cache_control", kObject, kAccepted, "Prefixes are found in the cache without it"},
     {"context_management", kAny, kIgnored, "nothing is cleared from the context"},
     {"speed", kAny, kIgnored, ""},
     {"mcp_servers", kAny, kRefused, "tools of MCP servers are called by the client here", 0, 0, false,
@@ -57,7 +59,7 @@ constexpr Field kToolFields[] = {
     {"input_schema", kObject, kRead, "JSON schema of its arguments"},
     {"type", kString, kRead, "custom (the default); Anthropic's own tools are refused"},
     {"strict", kBoolean, kRead, "Arguments are always of the schema"},
-    {"cache_control", kObject, kRead, "Accepted; prefixes are found in the cache without it"},
+    {"cache_control", kObject, kAccepted, "Prefixes are found in the cache without it"},
     {"eager_input_streaming", kAny, kIgnored, "arguments always come as they are made"},
     {"input_examples", kAny, kIgnored, ""},
     {"allowed_callers", kAny, kIgnored, ""},
@@ -73,6 +75,12 @@ constexpr Field kThinkingConfigFields[] = {
     {"budget_tokens", kInteger, kRead, "With type enabled: tokens of thinking, at most max_tokens", 1,
      kMaxTokens},
     {"display", kString, kRead, "summarized: thinking is returned (whole); omitted: it is not"},
+};
+constexpr Field kFormatFields[] = {
+    {"type", kString, kRead, "json_schema"},
+    {"schema", kObject, kRead, "The answer is JSON of this schema"},
+    {"name", kString, kAccepted, "Says nothing to the models served here"},
+    {"strict", kBoolean, kAccepted, "Schemas are always enforced"},
 };
 constexpr Field kOutputFields[] = {
     {"effort", kString, kRead, "low, medium, high, xhigh or max: for the model's chat template"},
@@ -147,13 +155,13 @@ class RequestReader {
 
  private:
   Status Check(FieldReader& reader) {
-    TP_TRY(reader.Check());
-    AddIgnored(reader.ignored(), out_.ignored);
-    return {};
+    TP_TRY(CheckFields(reader, out_.ignored));
+    return CheckCacheControl(reader, out_.ignored);
   }
 
   Status Tools() {
     ToolList list(request_);
+    request_.tool_call_format = reader_.String("tool_call_format").value_or("");
     if (const Json* tools = reader_.Find("tools")) {
       for (size_t i = 0; i < tools->size(); ++i) {
         const std::string place = fmt::format("tools[{}]", i);
@@ -172,18 +180,16 @@ class RequestReader {
       return Fail(
           BadField(place, fmt::format("{} must be an object, not {}.", place, Shown(tool)), "invalid_type"));
     }
-    const auto type = tool.find("type");
-    const bool custom = type == tool.end() || type->is_null() || *type == "custom" || !type->is_string();
-    if (!custom) {
+    FieldReader reader(tool, kToolFields, place);
+    TP_TRY(Check(reader));
+    if (const auto type = reader.String("type"); type && *type != "custom") {
       return Fail(
           BadField(place + ".type",
                    fmt::format("{}.type: {} is a tool of Anthropic's servers and models; only tools of "
                                "the type custom are possible.",
-                               place, Shown(*type)),
+                               place, Shown(tool["type"])),
                    "unsupported_parameter"));
     }
-    FieldReader reader(tool, kToolFields, place);
-    TP_TRY(Check(reader));
     const Json* schema = reader.Find("input_schema");
     if (schema == nullptr) {
       return Fail(BadField(place + ".input_schema", fmt::format("{}.input_schema is missing.", place),
@@ -288,8 +294,10 @@ class RequestReader {
   }
 
   Status Format(const Json& format, const std::string& place) {
-    const auto schema = format.find("schema");
-    if (format.value("type", Json()) != "json_schema" || schema == format.end() || !schema->is_object()) {
+    FieldReader reader(format, kFormatFields, place);
+    TP_TRY(Check(reader));
+    const Json* schema = reader.Find("schema");
+    if (reader.String("type") != "json_schema" || schema == nullptr) {
       return Fail(BadField(
           place, fmt::format("{} must be {{\"type\": \"json_schema\", \"schema\": {{...}}}}.", place)));
     }
@@ -313,11 +321,13 @@ class RequestReader {
 constexpr std::string_view kExample =
     R"({"model":"m","max_tokens":9,"messages":[{"role":"user","content":"x"}]})";
 constexpr std::string_view kToolsExample =
-    R"({"model":"m","max_tokens":9,"messages":[{"role":"user","content":"x"}],"tools":[{"name":"f","input_schema":{}}],"tool_choice":{"type":"auto"}})";
+    R"({"model":"m","max_tokens":9,"messages":[{"role":"user","content":"x"}],"tools":[{"name":"f","input_schema":{},"cache_control":{"type":"ephemeral"}}],"tool_choice":{"type":"auto"}})";
 constexpr std::string_view kThinkingExample =
     R"({"model":"m","max_tokens":9,"messages":[{"role":"user","content":"x"}],"thinking":{"type":"enabled","budget_tokens":5}})";
 constexpr std::string_view kOutputExample =
-    R"({"model":"m","max_tokens":9,"messages":[{"role":"user","content":"x"}],"output_config":{"effort":"low"}})";
+    R"({"model":"m","max_tokens":9,"messages":[{"role":"user","content":"x"}],"output_config":{"effort":"low","format":{"type":"json_schema","schema":{}}}})";
+constexpr std::string_view kFormatExample =
+    R"({"model":"m","max_tokens":9,"messages":[{"role":"user","content":"x"}],"output_format":{"type":"json_schema","schema":{}}})";
 
 template <auto Parse>
 Result<std::vector<std::string>> Decode(const Json& body) {
@@ -328,10 +338,12 @@ Result<std::vector<std::string>> Decode(const Json& body) {
 std::vector<FieldTable> Tables(std::span<const Field> fields) {
   std::vector<FieldTable> tables = {
       {"", "", "", "", fields},
-      {"tools", "", kToolsExample, "/tools/0", kToolFields},
+      {"tools[]", "", kToolsExample, "/tools/0", kToolFields},
       {"tool_choice", "", kToolsExample, "/tool_choice", kChoiceFields},
       {"thinking", "", kThinkingExample, "/thinking", kThinkingConfigFields},
       {"output_config", "", kOutputExample, "/output_config", kOutputFields},
+      {"output_config.format", "", kOutputExample, "/output_config/format", kFormatFields},
+      {"output_format", "", kFormatExample, "/output_format", kFormatFields},
   };
   for (const FieldTable& table : ContentTables()) tables.push_back(table);
   return tables;
@@ -371,7 +383,8 @@ DialectRequest CountTokensDialect() {
           "POST /v1/messages/count_tokens, POST /anthropic/v1/messages/count_tokens",
           R"({"model":"m","messages":[{"role":"user","content":"x"}]})",
           {{"", "", "", "", kPromptFields}},
-          Decode<ParseCountTokens>};
+          Decode<ParseCountTokens>,
+          "The objects within it are those of Anthropic Messages, read by the same code."};
 }
 
 }  // namespace tidepool::gateway::anthropic

@@ -166,5 +166,18 @@ TEST(AnthropicRequest, WhatIsWrongIsNamed) {
   EXPECT_EQ(missing.error().param, "max_tokens");
 }
 
+TEST(AnthropicRequest, WhatIsWithinObjectsIsNamedToo) {
+  const auto parsed = ParseMessages(Request(
+      R"([{"role":"user","content":[{"type":"text","text":"x","cache_control":{"type":"ephemeral","ttl":"1h","scope":"org"}}]}])",
+      R"(,"tool_call_format":"hermes","tools":[{"name":"f","input_schema":{},"odd":1}],
+      "output_config":{"format":{"type":"json_schema","schema":{},"odd":1}})"));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->ignored, (std::vector<std::string>{"messages[].content[].cache_control.scope",
+                                                       "tools[].odd", "output_config.format.odd"}));
+  EXPECT_EQ(parsed->request.tool_call_format, "hermes");
+  EXPECT_EQ(Problem(R"([{"role":"user","content":[{"type":"document","source":{"type":"text","data":7}}]}])"),
+            "messages[0].content[0].source.data: invalid_type");
+}
+
 }  // namespace
 }  // namespace tidepool::gateway::anthropic

@@ -60,6 +60,8 @@ void Generation(Services& services, std::shared_ptr<Exchange> exchange) {
   FillCaller(parsed->chat.request, http);
   if (auto allowed = CheckModel(services, http, parsed->chat.request.model); !allowed)
     return refuse(allowed.error());
+  NameUnread(services, parsed->chat.request.model, parsed->chat.reply.template_members,
+             parsed->chat.reply.ignored);
   parsed->chat.reply.stream = WantsEvents(http);
   const auto reply = MakeReply(exchange, services.inference, *parsed);
   Attach(exchange, reply, services.inference.Chat(std::move(parsed->chat.request), reply));
@@ -73,20 +75,8 @@ void TextEmbedding(Services& services, std::shared_ptr<Exchange> exchange) {
   auto parsed = ParseEmbedding(*body);
   if (!parsed) return refuse(parsed.error());
   FillCaller(parsed->request, http);
-  const auto found = services.inference.Find(parsed->request.model);
-  if (!found) return refuse(found.error());
   if (auto allowed = CheckModel(services, http, parsed->request.model); !allowed)
     return refuse(allowed.error());
-  if (!parsed->instruct.empty()) {
-    // Only the Qwen3 family was trained with this form; what others want before a query is the caller's to
-    // write.
-    if (found->model.architecture == "qwen3") {
-      for (platform::Prompt& input : parsed->request.inputs)
-        input.text = fmt::format("Instruct: {}\nQuery:{}", parsed->instruct, input.text);
-    } else {
-      parsed->ignored.emplace_back("parameters.instruct");
-    }
-  }
   // Spelling out a thousand vectors takes milliseconds: not on the engine's thread.
   auto done = [workers = services.workers, exchange, dimensions = parsed->dimensions,
                ignored = parsed->ignored](Result<platform::EmbeddingReply> vectors) {

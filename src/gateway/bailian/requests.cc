@@ -4,7 +4,10 @@
 
 #include <algorithm>
 
+#include "gateway/openai/messages.h"
+#include "gateway/openai/output_format.h"
 #include "gateway/openai/sampling_fields.h"
+#include "gateway/openai/tools.h"
 
 namespace tidepool::gateway::bailian {
 namespace {
@@ -58,6 +61,8 @@ const std::vector<Field>& GenerationParameterFields() {
       {"tools", kArray, kRead, "Functions that the model may call, as OpenAI has them"},
       {"tool_choice", kAny, kRead, "auto, none, or {\"type\": \"function\", \"function\": {name}}"},
       {"parallel_tool_calls", kBoolean, kRead, "false: at most one call an answer"},
+      {"tool_call_format", kString, kRead,
+       "Not Bailian's: how the model writes calls, as in OpenAI's dialect"},
       {"enable_thinking", kBoolean, kRead, "Passed to the model's chat template"},
       {"thinking_budget", kInteger, kRead, "Tokens of reasoning before it is closed", 0, kMaxTokens},
       {"response_format", kObject, kRead, "As OpenAI has it"},
@@ -86,7 +91,8 @@ const std::vector<Field>& EmbeddingParameterFields() {
       {"dimension", kInteger, kRead, "Keeps the first so many numbers and normalises again", 1, 65536},
       {"text_type", kString, kRead, "query or document (default)"},
       {"instruct", kString, kRead,
-       "Of queries: what is looked for, put before the text as Qwen3-Embedding has it"},
+       "Of queries: what is looked for, put before the text as Qwen3-Embedding has it; other models refuse "
+       "it"},
       {"output_type", kAny, kRefused, "only dense vectors are made", 0, 0, false,
        [](const Json& value) { return value == "dense"; }},
       {"user_agent", kAny, kIgnored, ""},
@@ -132,24 +138,40 @@ Result<Parts> ReadParts(const Json& body, std::span<const Field> input_fields,
   out.input = *input;
   out.parameters = Json::object();
   if (const Json* parameters = reader.Find("parameters")) out.parameters = *parameters;
-  const auto check = [&](const Json& object, std::span<const Field> table,
-                         std::string_view within) -> Status {
-    FieldReader inner(object, table);
-    if (Status checked = inner.Check(); !checked) {
-      Error error = std::move(checked).error();
-      error.param = fmt::format("{}.{}", within, error.param);
-      return Fail(std::move(error));
-    }
-    for (const std::string& name : inner.ignored()) out.ignored.push_back(fmt::format("{}.{}", within, name));
-    return {};
+  const auto check = [&](const Json& object, std::span<const Field> table, const char* within) -> Status {
+    FieldReader inner(object, table, within);
+    return openai::CheckFields(inner, out.ignored);
   };
   TP_TRY(check(out.input, input_fields, "input"));
   TP_TRY(check(out.parameters, parameter_fields, "parameters"));
   return out;
 }
 
+constexpr Field kTurnFields[] = {
+    {"user", kString, kRead, "What the user said"},
+    {"bot", kString, kRead, "What the model answered"},
+};
+
+// Where a field of the OpenAI request that ours becomes is in ours: "messages[0].role" is
+// "input.messages[0].role".
+std::string PlaceInOurs(std::string_view place, std::initializer_list<std::string_view> of_input) {
+  if (place.empty() || place == "model" || place.starts_with("input.") || place.starts_with("parameters."))
+    return std::string(place);
+  const std::string_view first = place.substr(0, place.find_first_of(".["));
+  const bool input = std::find(of_input.begin(), of_input.end(), first) != of_input.end();
+  if (first == "stop_token_ids") return "parameters.stop";
+  return fmt::format("{}.{}", input ? "input" : "parameters", place);
+}
+Error InOurs(Error error, std::initializer_list<std::string_view> of_input) {
+  const std::string place = PlaceInOurs(error.param, of_input);
+  if (!error.param.empty() && error.message.starts_with(error.param))
+    error.message = place + error.message.substr(error.param.size());
+  error.param = place;
+  return error;
+}
+
 // input.messages, or the older history and prompt, as messages.
-Result<Json> ReadConversation(const Json& input) {
+Result<Json> ReadConversation(const Json& input, std::vector<std::string>& ignored) {
   FieldReader reader(input, GenerationInputFields());
   Json messages = Json::array();
   if (const Json* given = reader.Find("messages")) messages = *given;
@@ -160,18 +182,18 @@ Result<Json> ReadConversation(const Json& input) {
                                                 history->size(), kMaxHistory)));
     }
     for (size_t i = 0; i < history->size(); ++i) {
-      const Json& turn = (*history)[i];
-      const auto text = [&](const char* key) -> const Json* {
-        const auto found = turn.is_object() ? turn.find(key) : turn.end();
-        return found != turn.end() && found->is_string() ? &*found : nullptr;
-      };
-      if (text("user") == nullptr || text("bot") == nullptr) {
-        const std::string place = fmt::format("input.history[{}]", i);
+      const std::string place = fmt::format("input.history[{}]", i);
+      const auto wrong = [&] {
         return Fail(
             BadField(place, fmt::format("{} must be {{\"user\": \"...\", \"bot\": \"...\"}}.", place)));
-      }
-      messages.push_back({{"role", "user"}, {"content", *text("user")}});
-      messages.push_back({{"role", "assistant"}, {"content", *text("bot")}});
+      };
+      if (!(*history)[i].is_object()) return wrong();
+      FieldReader turn((*history)[i], kTurnFields, place);
+      TP_TRY(openai::CheckFields(turn, ignored));
+      const auto user = turn.String("user"), bot = turn.String("bot");
+      if (!user || !bot) return wrong();
+      messages.push_back({{"role", "user"}, {"content", *user}});
+      messages.push_back({{"role", "assistant"}, {"content", *bot}});
     }
   }
   if (const auto prompt = reader.String("prompt")) {
@@ -202,11 +224,14 @@ Status MoveStop(Json& request) {
   return {};
 }
 
-const std::vector<std::string>& IgnoredOf(const ParsedGeneration& parsed) {
-  return parsed.chat.reply.ignored;
+std::vector<std::string> IgnoredOf(const ParsedGeneration& parsed) {
+  std::vector<std::string> names = parsed.chat.reply.ignored;
+  for (const openai::TemplateMember& member : parsed.chat.reply.template_members)
+    names.push_back(member.path);
+  return names;
 }
-const std::vector<std::string>& IgnoredOf(const ParsedEmbedding& parsed) { return parsed.ignored; }
-const std::vector<std::string>& IgnoredOf(const rerank::ParsedRerank& parsed) { return parsed.ignored; }
+std::vector<std::string> IgnoredOf(const ParsedEmbedding& parsed) { return parsed.ignored; }
+std::vector<std::string> IgnoredOf(const rerank::ParsedRerank& parsed) { return parsed.ignored; }
 
 template <auto Parse>
 Result<std::vector<std::string>> Ignored(const Json& body) {
@@ -249,15 +274,21 @@ Result<ParsedGeneration> ParseGeneration(const Json& body) {
   // The rest is OpenAI's, under the same names.
   Json request;
   request["model"] = parts.model;
-  TP_ASSIGN(request["messages"], ReadConversation(parts.input));
+  TP_ASSIGN(request["messages"], ReadConversation(parts.input, parts.ignored));
   for (const Field& field : GenerationParameterFields()) {
     if (field.treatment != kRead || field.name == "result_format" || field.name == "incremental_output")
       continue;
     if (const Json* value = parameters.Find(field.name)) request[std::string(field.name)] = *value;
   }
   TP_TRY(MoveStop(request));
-  TP_ASSIGN(out.chat, openai::ParseChat(request));
+  auto chat = openai::ParseChat(request);
+  if (!chat) return Fail(InOurs(std::move(chat).error(), {"messages"}));
+  out.chat = *std::move(chat);
+  for (const std::string& name : out.chat.reply.ignored)
+    AddIgnored({PlaceInOurs(name, {"messages"})}, parts.ignored);
   out.chat.reply.ignored = std::move(parts.ignored);
+  for (openai::TemplateMember& member : out.chat.reply.template_members)
+    member.path = PlaceInOurs(member.path, {"messages"});
   return out;
 }
 
@@ -289,7 +320,7 @@ Result<ParsedEmbedding> ParseEmbedding(const Json& body) {
   }
   const auto instruct = parameters.String("instruct");
   if (instruct && kind == "query") {
-    out.instruct = *instruct;
+    out.request.instruction = *instruct;
   } else if (instruct) {
     out.ignored.emplace_back("parameters.instruct");
   }
@@ -301,25 +332,43 @@ Result<rerank::ParsedRerank> ParseRerank(const Json& body) {
   const FieldReader parameters(parts.parameters, RerankParameterFields());
   Json request;  // the same fields as of /v1/rerank
   request["model"] = parts.model;
+  const FieldReader input(parts.input, RerankInputFields());
   for (const char* name : {"query", "documents"}) {
-    if (const auto found = parts.input.find(name); found != parts.input.end()) request[name] = *found;
+    if (const Json* value = input.Find(name)) request[name] = *value;
   }
   for (const char* name : {"top_n", "return_documents", "instruct"}) {
     if (const Json* value = parameters.Find(name)) request[name] = *value;
   }
-  TP_ASSIGN(rerank::ParsedRerank parsed, rerank::ParseRerank(request));
-  parsed.ignored = std::move(parts.ignored);
+  auto parsed = rerank::ParseRerank(request);
+  if (!parsed) return Fail(InOurs(std::move(parsed).error(), {"query", "documents"}));
+  for (const std::string& name : parsed->ignored)
+    AddIgnored({PlaceInOurs(name, {"query", "documents"})}, parts.ignored);
+  parsed->ignored = std::move(parts.ignored);
   return parsed;
 }
 
 DialectRequest GenerationDialect() {
-  constexpr std::string_view kExample = R"({"model":"m","input":{"prompt":"x"},"parameters":{}})";
-  return {"Bailian text generation",
-          "POST /api/v1/services/aigc/text-generation/generation",
-          kExample,
-          {{"", "", "", "", BodyFields()},
-           {"input", "", kExample, "/input", GenerationInputFields()},
-           {"parameters", "", kExample, "/parameters", GenerationParameterFields()}},
+  constexpr std::string_view kExample = R"({"model":"m","input":{"messages":[{"role":"system","content":"s"},
+    {"role":"user","content":[{"type":"text","text":"x"},{"type":"refusal","refusal":"no"}]},
+    {"role":"assistant","refusal":"no","tool_calls":[{"id":"a","function":{"name":"f","arguments":"{}"}}]},
+    {"role":"tool","tool_call_id":"a","content":"y"}],"history":[{"user":"u","bot":"b"}]},
+    "parameters":{"tools":[{"type":"function","function":{"name":"f"}}],
+      "tool_choice":{"type":"function","function":{"name":"f"}},
+      "response_format":{"type":"json_schema","json_schema":{"schema":{}}}}})";
+  std::vector<FieldTable> tables = {
+      {"", "", "", "", BodyFields()},
+      {"input", "", kExample, "/input", GenerationInputFields()},
+      {"input.history[]", "", kExample, "/input/history/0", kTurnFields},
+      {"parameters", "", kExample, "/parameters", GenerationParameterFields()},
+  };
+  const auto append = [&](std::vector<FieldTable> more) {
+    for (FieldTable& table : more) tables.push_back(std::move(table));
+  };
+  append(openai::MessageTables("input.messages[]", "/input/messages", kExample));
+  append(openai::ToolTables("parameters", kExample));
+  append(openai::ResponseFormatTables("parameters", kExample));
+  return {"Bailian text generation", "POST /api/v1/services/aigc/text-generation/generation",
+          R"({"model":"m","input":{"prompt":"x"},"parameters":{}})", std::move(tables),
           Ignored<ParseGeneration>};
 }
 DialectRequest EmbeddingDialect() {
@@ -334,12 +383,14 @@ DialectRequest EmbeddingDialect() {
 }
 DialectRequest RerankDialect() {
   constexpr std::string_view kExample =
-      R"({"model":"m","input":{"query":"x","documents":["y"]},"parameters":{}})";
+      R"({"model":"m","input":{"query":{"text":"x"},"documents":[{"text":"y"}]},"parameters":{}})";
   return {"Bailian text rerank",
           "POST /api/v1/services/rerank/text-rerank/text-rerank",
           kExample,
           {{"", "", "", "", BodyFields()},
            {"input", "", kExample, "/input", RerankInputFields()},
+           {"input.query", "", kExample, "/input/query", rerank::TextFields()},
+           {"input.documents[]", "", kExample, "/input/documents/0", rerank::TextFields()},
            {"parameters", "", kExample, "/parameters", RerankParameterFields()}},
           Ignored<ParseRerank>};
 }

@@ -22,7 +22,6 @@ struct ParsedGeneration {
 struct ParsedEmbedding {
   platform::EmbeddingRequest request;
   int32_t dimensions = 0;  // 0: all
-  std::string instruct;    // of queries; empty: none
   std::vector<std::string> ignored;
 };
 

@@ -79,16 +79,32 @@ TEST(BailianGeneration, RefusesWithThePlace) {
   EXPECT_EQ(ProblemOf(ParseGeneration(Json::parse(R"({"model":"m"})"))), "input: missing_field");
   EXPECT_EQ(ProblemOf(ParseGeneration(Json::parse(R"({"model":"m","input":"x"})"))), "input: invalid_type");
   EXPECT_EQ(ProblemOf(Generate("{}", "{}")), "input: missing_field");
-  EXPECT_EQ(ProblemOf(Generate("{}", R"({"history":[{"user":1}]})")), "input.history[0]: invalid_value");
+  EXPECT_EQ(ProblemOf(Generate("{}", R"({"history":[{"user":1}]})")), "input.history[0].user: invalid_type");
   EXPECT_EQ(ProblemOf(Generate("{}", R"({"messages":[{"role":"wizard","content":"x"}]})")),
-            "messages[0].role: invalid_value");
+            "input.messages[0].role: invalid_value");
   EXPECT_EQ(ProblemOf(Generate("{}", R"({"messages":[{"role":"tool","tool_call_id":"c","content":"x"}]})")),
-            "messages[0].tool_call_id: unknown_tool_call");
+            "input.messages[0].tool_call_id: unknown_tool_call");
   EXPECT_EQ(ProblemOf(Generate(R"({"temperature":3})")), "parameters.temperature: invalid_value");
   EXPECT_EQ(ProblemOf(Generate(R"({"thinking_budget":-1})")), "parameters.thinking_budget: invalid_value");
   EXPECT_EQ(ProblemOf(Generate(R"({"enable_search":true})")),
             "parameters.enable_search: unsupported_parameter");
   EXPECT_EQ(ProblemOf(Generate(R"({"result_format":"xml"})")), "parameters.result_format: invalid_value");
+}
+
+TEST(BailianGeneration, WhatIsWithinObjectsIsNamedUnderItsPlace) {
+  const auto parsed = Generate(
+      R"({"tool_call_format":"hermes","tools":[{"type":"function","odd":1,"function":{"name":"f"}}],
+      "response_format":{"type":"text","odd":1}})",
+      R"({"messages":[{"role":"user","content":"x","mood":1}],"history":[{"user":"a","bot":"b","odd":1}]})");
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->chat.request.tool_call_format, "hermes");
+  EXPECT_EQ(parsed->chat.reply.ignored,
+            (std::vector<std::string>{"input.history[].odd", "parameters.response_format.odd",
+                                      "parameters.tools[].odd"}));
+  ASSERT_EQ(parsed->chat.reply.template_members.size(), 1u);
+  EXPECT_EQ(parsed->chat.reply.template_members[0].path, "input.messages[].mood");
+  EXPECT_EQ(ProblemOf(Generate(R"({"tools":[{"type":"function","function":{"name":"a b"}}]})")),
+            "parameters.tools[0].function.name: invalid_value");
 }
 
 TEST(BailianEmbedding, ReadsTexts) {
@@ -97,7 +113,7 @@ TEST(BailianEmbedding, ReadsTexts) {
   ASSERT_TRUE(parsed) << parsed.error().message;
   EXPECT_EQ(parsed->request.inputs.size(), 2u);
   EXPECT_EQ(parsed->dimensions, 8);
-  EXPECT_EQ(parsed->instruct, "find");
+  EXPECT_EQ(parsed->request.instruction, "find");
   const auto problem = [](std::string_view input, std::string_view parameters) {
     return ProblemOf(ParseEmbedding(Json::parse(R"({"model":"m","input":)" + std::string(input) +
                                                 R"(,"parameters":)" + std::string(parameters) + "}")));

@@ -73,7 +73,7 @@ class IsolationTest : public AccountsApiTest {
     who.endpoint = "chat.completions";
     running_ = inference_.requests_in_flight.Begin(who, [this] { stopped_ = true; });
     out.running = inference_.requests_in_flight.List([](const auto&) { return true; }, 1).at(0).id;
-    out.ids = {workspace,  out.key,      out.budget,       out.conversation, out.request,
+    out.ids = {workspace,    out.key,     out.budget,       out.conversation, out.request,
                out.response, out.running, "SECRET-request", member.session};
     out.words = out.ids;
     for (const char* word : {"SECRET", "secret@", "77777"}) out.words.emplace_back(word);
@@ -311,8 +311,9 @@ TEST_F(IsolationTest, NoEndpointShowsOneWorkspaceAnother) {
   // What runs in their workspace its members see; who neither asked nor rules it does not stop it.
   EXPECT_FALSE(stopped_);
   const std::string cancel = "/api/v1/requests/" + theirs.running + "/cancel";
-  EXPECT_EQ(Tell(SessionVoice(them), "GET", "/api/v1/requests/running", nullptr, 200)["data"][0]["may_cancel"],
-            false);
+  EXPECT_EQ(
+      Tell(SessionVoice(them), "GET", "/api/v1/requests/running", nullptr, 200)["data"][0]["may_cancel"],
+      false);
   Tell(SessionVoice(them), "POST", cancel, nullptr, 404);
   EXPECT_FALSE(stopped_);
   EXPECT_EQ(Tell(operator_, "GET", "/api/v1/requests/running?key=" + theirs.key + "&model=other", nullptr,

@@ -113,7 +113,12 @@ Status CheckOnlyKnown(FieldReader& reader) {
 Result<platform::SamplingRequest> SamplingOf(const Json& sampling) {
   FieldReader reader(sampling, openai::SamplingFields());
   TP_TRY(CheckOnlyKnown(reader));
-  return openai::ReadSampling(reader);
+  std::vector<std::string> unknown;  // within objects
+  auto out = openai::ReadSampling(reader, unknown);
+  if (out && !unknown.empty())
+    return Fail(BadField(unknown.front(), fmt::format("There is no field \"{}\" here.", unknown.front()),
+                         "unknown_field"));
+  return out;
 }
 
 std::span<const Field> ChangeFields() {

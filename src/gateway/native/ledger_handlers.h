@@ -43,9 +43,11 @@ inline constexpr std::string_view kUsageQuery =
     "group_by from to organisation workspace key member model status endpoint limit:integer after";
 inline constexpr std::string_view kRequestsQuery =
     "from to organisation workspace key member model status endpoint limit:integer after";
-inline constexpr std::string_view kRunningQuery = "organisation workspace key member model endpoint limit:integer";
+inline constexpr std::string_view kRunningQuery =
+    "organisation workspace key member model endpoint limit:integer";
 inline constexpr std::string_view kRangeQuery =
-    "metric from to step:integer group_by top:integer organisation workspace key member model status endpoint";
+    "metric from to step:integer group_by top:integer organisation workspace key member model status "
+    "endpoint";
 inline constexpr std::string_view kBillQuery = "month organisation limit:integer after";
 inline constexpr std::string_view kLimitQuery = "scope model";
 

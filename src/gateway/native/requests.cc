@@ -92,14 +92,16 @@ void CancelRequest(Services& services, std::shared_ptr<Exchange> exchange) {
     // Another's that one may only look at is not told from one that there is not.
     if (stopped.empty()) {
       return Fail(ErrorKind::kNotFound, "request_not_running",
-                  fmt::format("No request \"{}\" of yours runs; it may have ended.", id.substr(0, 100)), "id");
+                  fmt::format("No request \"{}\" of yours runs; it may have ended.", id.substr(0, 100)),
+                  "id");
     }
     for (const RequestInFlight& one : stopped) {
       platform::AuditActor actor = call.caller.actor;
       actor.organisation = one.organisation;
       actor.workspace = one.workspace;
-      call.audit().RecordLater(actor, "request.cancelled", one.request_id, nullptr,
-                               {{"model", one.model}, {"key", one.key}, {"output_tokens", one.output_tokens}});
+      call.audit().RecordLater(
+          actor, "request.cancelled", one.request_id, nullptr,
+          {{"model", one.model}, {"key", one.key}, {"output_tokens", one.output_tokens}});
     }
     Json out;
     out["id"] = id;

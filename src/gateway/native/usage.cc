@@ -250,7 +250,8 @@ void QueryRange(Services& services, std::shared_ptr<Exchange> exchange) {
     for (const platform::RangeSeries& one : series) {
       Json item = Json::object();
       if (query.group_by != platform::GroupBy::kNone)
-        item[std::string(platform::GroupByName(query.group_by))] = one.others ? Json(nullptr) : Json(one.group);
+        item[std::string(platform::GroupByName(query.group_by))] =
+            one.others ? Json(nullptr) : Json(one.group);
       if (query.top > 0) item["others"] = one.others;
       item["points"] = Json::array();
       for (const auto& [at, value] : one.points) item["points"].push_back(Json::array({at / 1000, value}));
@@ -351,8 +352,8 @@ Json RangeSchema() {
       "others": {"type": "boolean", "optional": true, "description": "with top: all groups beyond it, as one"}}}},
     "from": {"type": "number"}, "to": {"type": "number"}, "step": {"type": "integer"}}})json");
   for (const char* name : {"model", "key", "member", "workspace", "organisation", "endpoint", "status"}) {
-    schema["properties"]["data"]["items"]["properties"][name] =
-        Json{{"type", {"string", "null"}}, {"optional", true}, {"description", "of group_by; null: the others"}};
+    schema["properties"]["data"]["items"]["properties"][name] = Json{
+        {"type", {"string", "null"}}, {"optional", true}, {"description", "of group_by; null: the others"}};
   }
   return schema;
 }

@@ -129,6 +129,7 @@ void RunEmbed(Services& services, const std::shared_ptr<Exchange>& exchange, Res
     });
     return ApplyKeepAlive(services, http, model, parsed->keep_alive);
   }
+  ApplyInstruction(services.inference, parsed->instruction, request, parsed->ignored);
   // Spelling out a thousand vectors takes milliseconds: not on the engine's thread.
   auto done = [workers = services.workers, exchange, one, dimensions = parsed->dimensions,
                begun = std::chrono::steady_clock::now(),
@@ -169,6 +170,7 @@ void Chat(Services& services, std::shared_ptr<Exchange> exchange) {
   if (parsed->load_only) {
     return LoadOnly(services, exchange, Endpoint::kChat, model, parsed->keep_alive, parsed->reply.ignored);
   }
+  NameUnread(services, model, parsed->reply.template_members, parsed->reply.ignored);
   const auto reply =
       MakeReply(exchange, services.inference, Endpoint::kChat, std::move(parsed->reply), model);
   Attach(exchange, reply, services.inference.Chat(std::move(parsed->request), reply));

@@ -109,27 +109,52 @@ const std::vector<Field>& GenerateFields() {
   return kFields;
 }
 
+std::vector<Field> WithInstruction(std::vector<Field> fields) {
+  for (const Field& field : InstructionFields()) fields.push_back(field);
+  return fields;
+}
+
 const std::vector<Field>& EmbedFields() {
-  static const std::vector<Field> kFields = {
+  static const std::vector<Field> kFields = WithInstruction({
       {"model", kString, kRead, "The model's name, as GET /api/tags lists it"},
       {"input", kAny, kRead, "A string or strings, at most 2048; empty: load the model"},
       {"truncate", kBoolean, kRead, "Cuts inputs that are longer than the model reads; default true"},
       {"dimensions", kInteger, kRead, "Keeps the first so many numbers and normalises again", 0, 65536},
       {"keep_alive", kAny, kRead, "As in /api/chat"},
       {"options", kObject, kIgnored, ""},
-  };
+  });
   return kFields;
 }
 
 const std::vector<Field>& EmbeddingsFields() {
-  static const std::vector<Field> kFields = {
+  static const std::vector<Field> kFields = WithInstruction({
       {"model", kString, kRead, "The model's name, as GET /api/tags lists it"},
       {"prompt", kString, kRead, "The text; empty: load the model"},
       {"keep_alive", kAny, kRead, "As in /api/chat"},
       {"options", kObject, kIgnored, ""},
-  };
+  });
   return kFields;
 }
+
+constexpr Field kMessageFields[] = {
+    {"role", kString, kRead, "system, user, assistant or tool"},
+    {"content", kAny, kRead, "A string (or text parts, as OpenAI has them)"},
+    {"thinking", kString, kRead, "Of the assistant: what it thought; the chat template sees it"},
+    {"tool_calls", kArray, kRead, "Of the assistant: its calls"},
+    {"tool_name", kString, kRead, "Of a tool: whose result it is, if there are several"},
+    {"tool_call_id", kString, kRead, "Of a tool: the id of the call, if that had one"},
+    {"images", kAny, kRefused, "the models served here read text", 0, 0, false, IsEmptyOrFalse},
+};
+constexpr Field kCallFields[] = {
+    {"id", kString, kRead, "What tool_call_id names; may be left out"},
+    {"type", kAny, kAccepted, "Calls are of functions"},
+    {"function", kObject, kRead, "name and arguments"},
+};
+constexpr Field kCalledFields[] = {
+    {"name", kString, kRead, "The function's name"},
+    {"arguments", kAny, kRead, "An object, or JSON text"},
+    {"index", kAny, kIgnored, "calls are in order"},
+};
 
 const std::vector<Field>& NameFields() {
   static const std::vector<Field> kFields = {
@@ -194,15 +219,8 @@ Status ReadOptions(const FieldReader& body, platform::SamplingRequest& out,
                    std::vector<std::string>& ignored) {
   const Json* options = body.Find("options");
   if (options == nullptr) return {};
-  FieldReader reader(*options, OptionFields());
-  const auto within = [](Status status) -> Status {
-    if (status) return status;
-    Error error = std::move(status).error();
-    error.param = "options." + error.param;
-    return Fail(std::move(error));
-  };
-  TP_TRY(within(reader.Check()));
-  for (const std::string& name : reader.ignored()) ignored.push_back("options." + name);
+  FieldReader reader(*options, OptionFields(), "options");
+  TP_TRY(openai::CheckFields(reader, ignored));
   out.temperature = reader.Number("temperature");
   out.top_k = reader.Integer("top_k");
   out.top_p = reader.Number("top_p");
@@ -212,7 +230,7 @@ Status ReadOptions(const FieldReader& body, platform::SamplingRequest& out,
   out.frequency_penalty = reader.Number("frequency_penalty");
   if (const auto seed = reader.Integer("seed"); seed && *seed >= 0) out.seed = seed;
   if (const auto tokens = reader.Integer("num_predict"); tokens && *tokens > 0) out.max_tokens = tokens;
-  return within(openai::ReadStop(reader, out.stop));
+  return openai::ReadStop(reader, out.stop);
 }
 
 // What chat and generate share besides the conversation.
@@ -243,28 +261,14 @@ Result<Shared> ReadShared(const FieldReader& reader) {
 // still waits, or without a name the first that waits.
 class CallIds {
  public:
-  std::string Call(const Json& call) {
-    std::string id;
-    if (const auto given = call.find("id"); given != call.end() && given->is_string()) {
-      id = given->get<std::string>();
-    }
+  std::string Call(std::string id, std::string name) {
     if (id.empty()) id = fmt::format("call_{}", next_++);
-    const auto function = call.find("function");
-    std::string name;
-    if (function != call.end() && function->is_object()) {
-      if (const auto named = function->find("name"); named != function->end() && named->is_string()) {
-        name = named->get<std::string>();
-      }
-    }
-    waiting_.emplace_back(name, id);
+    waiting_.emplace_back(std::move(name), id);
     return id;
   }
-  Result<std::string> Answer(const Json& message, const std::string& place) {
-    const auto text = [&](const char* key) {
-      const auto found = message.find(key);
-      return found != message.end() && found->is_string() ? found->get<std::string>() : std::string();
-    };
-    const std::string id = text("tool_call_id"), name = text("tool_name");
+  Result<std::string> Answer(const FieldReader& message, const std::string& place) {
+    const std::string id = message.String("tool_call_id").value_or("");
+    const std::string name = message.String("tool_name").value_or("");
     const auto found = std::find_if(waiting_.begin(), waiting_.end(), [&](const auto& call) {
       if (!id.empty()) return call.second == id;
       return name.empty() || call.first == name;
@@ -287,62 +291,74 @@ class CallIds {
   std::vector<std::pair<std::string, std::string>> waiting_;  // name, id
 };
 
+// One of tool_calls, as OpenAI has it.
+Result<Json> ConvertedCall(const Json& call, const std::string& place, CallIds& ids,
+                           std::vector<std::string>& ignored) {
+  if (!call.is_object()) return call;  // the checks say so
+  FieldReader reader(call, kCallFields, place);
+  TP_TRY(openai::CheckFields(reader, ignored));
+  Json out = Json::object();
+  Json function = Json::object();
+  std::string name;
+  if (const Json* given = reader.Find("function")) {
+    FieldReader called(*given, kCalledFields, place + ".function");
+    TP_TRY(openai::CheckFields(called, ignored));
+    name = called.String("name").value_or("");
+    function["name"] = name;
+    if (const Json* arguments = called.Find("arguments")) function["arguments"] = *arguments;
+  }
+  out["id"] = ids.Call(reader.String("id").value_or(""), std::move(name));
+  out["type"] = "function";
+  out["function"] = std::move(function);
+  return out;
+}
+
 // Messages as OpenAI has them, which openai::ReadMessages then checks.
-Result<Json> Converted(const Json& messages) {
+Result<Json> Converted(const Json& messages, openai::ReplyOptions& reply) {
   Json out = messages;
   CallIds ids;
   for (size_t i = 0; i < out.size(); ++i) {
     Json& message = out[i];
     if (!message.is_object()) continue;  // the checks say so
     const std::string place = fmt::format("messages[{}]", i);
-    if (const auto images = message.find("images"); images != message.end()) {
-      if (!images->is_null() && !IsEmptyOrFalse(*images)) {
-        return Fail(BadField(place + ".images",
-                             fmt::format("{}.images: the models served here read text.", place),
-                             "unsupported_content"));
-      }
-      message.erase("images");
+    FieldReader reader(messages[i], kMessageFields, place, openai::Unlisted::kTemplate);
+    TP_TRY(openai::CheckFields(reader, reply.ignored));
+    AddTemplateMembers(reader.template_members(), reply.template_members);
+    message.erase("images");
+    message.erase("thinking");
+    message.erase("tool_name");
+    if (const auto thinking = reader.String("thinking"); thinking && !thinking->empty()) {
+      message["reasoning_content"] = *thinking;
+      AddTemplateMembers({{"messages[].thinking", "reasoning_content"}}, reply.template_members);
     }
-    if (const auto thinking = message.find("thinking"); thinking != message.end()) {
-      if (!thinking->is_null() && !thinking->is_string()) {
-        return Fail(BadField(place + ".thinking", fmt::format("{}.thinking must be a string.", place),
-                             "invalid_type"));
-      }
-      if (thinking->is_string() && *thinking != "") message["reasoning_content"] = *thinking;
-      message.erase("thinking");
-    }
-    if (const auto content = message.find("content"); content == message.end() || content->is_null()) {
-      message["content"] = "";
-    }
-    const auto role = message.find("role");
-    const bool is_result = role != message.end() && *role == "tool";
-    if (is_result) {
-      TP_ASSIGN(std::string id, ids.Answer(message, place));
+    if (!reader.Has("content")) message["content"] = "";
+    if (reader.String("role") == "tool") {
+      TP_ASSIGN(std::string id, ids.Answer(reader, place));
       message["tool_call_id"] = std::move(id);
-      if (const auto name = message.find("tool_name"); name != message.end()) {
-        if (name->is_string()) message["name"] = *name;
-        message.erase("tool_name");
-      }
+      if (const auto name = reader.String("tool_name")) message["name"] = *name;
     } else {
       ids.Forget();
     }
-    if (const auto calls = message.find("tool_calls");
-        calls != message.end() && calls->is_array() && !calls->empty()) {
-      if (calls->size() > kMaxCallsOfMessage) {
-        return Fail(BadField(place + ".tool_calls",
-                             fmt::format("{}.tool_calls holds {} calls; at most {} are possible.", place,
-                                         calls->size(), kMaxCallsOfMessage)));
-      }
-      for (Json& call : *calls) {
-        if (!call.is_object()) continue;
-        call["id"] = ids.Call(call);
-        call["type"] = "function";
-      }
-    } else if (calls != message.end() && (calls->is_null() || calls->is_array())) {
-      message.erase("tool_calls");
+    const Json* calls = reader.Find("tool_calls");
+    message.erase("tool_calls");
+    if (calls == nullptr || calls->empty()) continue;
+    if (calls->size() > kMaxCallsOfMessage) {
+      return Fail(BadField(place + ".tool_calls",
+                           fmt::format("{}.tool_calls holds {} calls; at most {} are possible.", place,
+                                       calls->size(), kMaxCallsOfMessage)));
     }
+    Json converted = Json::array();
+    for (size_t j = 0; j < calls->size(); ++j) {
+      TP_ASSIGN(Json call,
+                ConvertedCall((*calls)[j], fmt::format("{}.tool_calls[{}]", place, j), ids, reply.ignored));
+      converted.push_back(std::move(call));
+    }
+    message["tool_calls"] = std::move(converted);
   }
-  return openai::ReadMessages(out);
+  openai::MessageNotes notes;  // its members are those that were noted above, under OpenAI's names
+  TP_ASSIGN(Json read, openai::ReadMessages(out, notes));
+  AddIgnored(notes.ignored, reply.ignored);
+  return read;
 }
 
 // As Ollama does: an assistant's text at the end is continued.
@@ -352,10 +368,14 @@ bool EndsWithAnswerBegun(const Json& messages) {
          last["content"] != "";
 }
 
-const std::vector<std::string>& IgnoredOf(const ParsedChat& parsed) { return parsed.reply.ignored; }
-const std::vector<std::string>& IgnoredOf(const ParsedGenerate& parsed) { return parsed.reply.ignored; }
-const std::vector<std::string>& IgnoredOf(const ParsedEmbed& parsed) { return parsed.ignored; }
-const std::vector<std::string>& IgnoredOf(const ParsedName& parsed) { return parsed.ignored; }
+std::vector<std::string> IgnoredOf(const ParsedChat& parsed) {
+  std::vector<std::string> names = parsed.reply.ignored;
+  for (const openai::TemplateMember& member : parsed.reply.template_members) names.push_back(member.path);
+  return names;
+}
+std::vector<std::string> IgnoredOf(const ParsedGenerate& parsed) { return parsed.reply.ignored; }
+std::vector<std::string> IgnoredOf(const ParsedEmbed& parsed) { return parsed.ignored; }
+std::vector<std::string> IgnoredOf(const ParsedName& parsed) { return parsed.ignored; }
 
 template <auto Parse>
 Result<std::vector<std::string>> Ignored(const Json& body) {
@@ -419,13 +439,13 @@ Result<ParsedChat> ParseChat(const Json& body) {
   parsed.reply = std::move(shared.reply);
   parsed.keep_alive = shared.keep_alive;
   TP_TRY(ReadThink(reader, parsed.request.template_variables));
-  TP_TRY(openai::ReadTools(reader, parsed.request));
+  TP_TRY(openai::ReadTools(reader, parsed.request, parsed.reply.ignored));
   parsed.reply.tools =
       !parsed.request.tools.empty() && parsed.request.tool_choice != platform::ToolChoice::kNone;
   const Json* messages = reader.Find("messages");
   parsed.load_only = messages == nullptr || messages->empty();
   if (parsed.load_only) return parsed;
-  TP_ASSIGN(parsed.request.messages, Converted(*messages));
+  TP_ASSIGN(parsed.request.messages, Converted(*messages, parsed.reply));
   if (EndsWithAnswerBegun(parsed.request.messages)) {
     parsed.request.template_variables["continue_final_message"] = true;
   }
@@ -472,6 +492,7 @@ Result<ParsedEmbed> ParseEmbed(const Json& body) {
   TP_ASSIGN(parsed.keep_alive, ReadKeepAlive(reader));
   parsed.request.truncate = reader.Boolean("truncate").value_or(true);
   parsed.dimensions = static_cast<int32_t>(reader.Integer("dimensions").value_or(0));
+  TP_TRY(ReadInstruction(reader, parsed.instruction, parsed.ignored));
   const Json* input = reader.Find("input");
   if (input == nullptr || *input == "") return parsed;
   const auto add = [&](const Json& item, const std::string& place) -> Status {
@@ -503,6 +524,7 @@ Result<ParsedEmbed> ParseEmbeddings(const Json& body) {
   TP_ASSIGN(parsed.request.model, ReadModelName(reader, kListing));
   TP_ASSIGN(parsed.keep_alive, ReadKeepAlive(reader));
   parsed.request.truncate = true;
+  TP_TRY(ReadInstruction(reader, parsed.instruction, parsed.ignored));
   std::string prompt = reader.String("prompt").value_or("");
   if (!prompt.empty()) parsed.request.inputs.push_back({std::move(prompt), {}, false});
   return parsed;
@@ -525,13 +547,24 @@ Result<ParsedName> ParseName(const Json& body) {
 }
 
 DialectRequest ChatDialect() {
+  constexpr std::string_view kExample = R"({"model":"m","options":{"seed":1},
+    "messages":[{"role":"user","content":"x"},{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":{}}}]},
+      {"role":"tool","tool_name":"f","content":"y"}],
+    "tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":{"type":"function","function":{"name":"f"}}})";
+  std::vector<FieldTable> tables = {
+      {"", "", "", "", ChatFields()},
+      {"options", "", kExample, "/options", OptionFields()},
+      {"messages[]", "", kExample, "/messages/1", kMessageFields},
+      {"messages[].tool_calls[]", "", kExample, "/messages/1/tool_calls/0", kCallFields},
+      {"messages[].tool_calls[].function", "", kExample, "/messages/1/tool_calls/0/function", kCalledFields},
+  };
+  for (FieldTable& table : openai::ToolTables("", kExample)) tables.push_back(std::move(table));
   return {"Ollama chat",
           "POST /api/chat",
           R"({"model":"m","messages":[{"role":"user","content":"x"}]})",
-          {{"", "", "", "", ChatFields()},
-           {"options", "", R"({"model":"m","messages":[{"role":"user","content":"x"}],"options":{"seed":1}})",
-            "/options", OptionFields()}},
-          Ignored<ParseChat>};
+          std::move(tables),
+          Ignored<ParseChat>,
+          "`format` may be a JSON schema. The model's chat template sees messages with all their members."};
 }
 DialectRequest GenerateDialect() {
   return {"Ollama generate",

@@ -35,6 +35,7 @@ struct ParsedGenerate {
 struct ParsedEmbed {
   platform::EmbeddingRequest request;  // without inputs: load only
   int32_t dimensions = 0;              // 0: all
+  Instruction instruction;
   KeepAlive keep_alive;
   std::vector<std::string> ignored;
 };

@@ -118,7 +118,7 @@ TEST(OllamaChat, RefusesWithThePlace) {
   EXPECT_EQ(MessagesProblem(R"([{"role":"wizard","content":"x"}])"), "messages[0].role: invalid_value");
   EXPECT_EQ(MessagesProblem(R"(["x"])"), "messages[0]: invalid_type");
   EXPECT_EQ(MessagesProblem(R"([{"role":"user","content":"x","images":["aGk="]}])"),
-            "messages[0].images: unsupported_content");
+            "messages[0].images: unsupported_parameter");
   EXPECT_EQ(MessagesProblem(R"([{"role":"user","content":"x","images":[]}])"), "");
   EXPECT_EQ(MessagesProblem(R"([{"role":"user","content":7}])"), "messages[0].content: invalid_type");
   EXPECT_EQ(MessagesProblem(R"([{"role":"user","content":"x"},{"role":"tool","content":"y"}])"),

@@ -6,6 +6,7 @@
 namespace tidepool::gateway::openai {
 
 using gateway::BadField;
+using gateway::CheckFields;
 using gateway::Field;
 using gateway::FieldReader;
 using gateway::FieldType;
@@ -13,6 +14,8 @@ using gateway::IgnoredHeader;
 using gateway::Json;
 using gateway::SchemaOf;
 using gateway::Shown;
+using gateway::TemplateMember;
 using gateway::Treatment;
+using gateway::Unlisted;
 
 }  // namespace tidepool::gateway::openai

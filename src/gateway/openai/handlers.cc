@@ -53,6 +53,7 @@ void ChatCompletions(Services& services, std::shared_ptr<Exchange> exchange) {
   FillCaller(parsed->request, exchange->request());
   if (auto allowed = CheckModel(services, exchange->request(), parsed->request.model); !allowed)
     return exchange->Send(ErrorResponse(allowed.error()));
+  NameUnread(services, parsed->request.model, parsed->reply.template_members, parsed->reply.ignored);
   auto reply = MakeChatReply(exchange, services.inference, *parsed);
   Attach(exchange, reply, services.inference.Chat(std::move(parsed->request), reply));
 }
@@ -79,6 +80,7 @@ void Embeddings(Services& services, std::shared_ptr<Exchange> exchange) {
   FillCaller(parsed->request, exchange->request());
   if (auto allowed = CheckModel(services, exchange->request(), parsed->request.model); !allowed)
     return exchange->Send(ErrorResponse(allowed.error()));
+  ApplyInstruction(services.inference, parsed->instruction, parsed->request, parsed->ignored);
   const EmbeddingFormat format{parsed->base64, parsed->dimensions};
   // Spelling out a thousand vectors takes milliseconds: not on the engine's thread.
   auto done = [workers = services.workers, exchange, format,
@@ -121,6 +123,7 @@ void Tokenize(Services& services, std::shared_ptr<Exchange> exchange) {
   FillCaller(parsed->request, exchange->request());
   if (auto allowed = CheckModel(services, exchange->request(), parsed->request.model); !allowed)
     return exchange->Send(ErrorResponse(allowed.error()));
+  NameUnread(services, parsed->request.model, parsed->template_members, parsed->ignored);
   auto tokens = parsed->chat ? services.inference.TokenizeChat(parsed->request)
                              : services.inference.Tokenize(parsed->request.model, parsed->text,
                                                            parsed->add_special, parsed->parse_special);

@@ -52,10 +52,6 @@ const std::vector<Field>& ChatFields() {
            "deepseek, gemma, glm, dsml, kimi or json"},
           {"functions", kAny, kRefused, "use tools", 0, 0, false, IsEmptyOrFalse},
           {"function_call", kAny, kRefused, "use tool_choice", 0, 0, false, AsksNoTools},
-          {"response_format", kObject, kRead,
-           "{\"type\": \"text\"}, {\"type\": \"json_object\"} or {\"type\": \"json_schema\", "
-           "\"json_schema\": "
-           "{name, schema, strict}}"},
           {"modalities", kAny, kRefused, "only [\"text\"] is supported", 0, 0, false, IsTextOnly},
           {"audio", kAny, kRefused, "audio is not supported"},
           {"prediction", kAny, kRefused, "predicted outputs are not supported"},
@@ -90,13 +86,15 @@ const std::vector<Field>& CompletionFields() {
 }
 
 const std::vector<Field>& EmbeddingFields() {
-  static const std::vector<Field> kFields = {
-      {"model", kString, kRead, "The model's id, as GET /v1/models lists it"},
-      {"input", kAny, kRead, "A string, strings, token ids or arrays of token ids; at most 2048 inputs"},
-      {"encoding_format", kString, kRead, "float (default) or base64 (little-endian float32)"},
-      {"dimensions", kInteger, kRead, "Keeps the first so many numbers and normalises again", 1, 65536},
-      {"user", kAny, kIgnored, ""},
-  };
+  static const std::vector<Field> kFields = Joined(
+      {
+          {"model", kString, kRead, "The model's id, as GET /v1/models lists it"},
+          {"input", kAny, kRead, "A string, strings, token ids or arrays of token ids; at most 2048 inputs"},
+          {"encoding_format", kString, kRead, "float (default) or base64 (little-endian float32)"},
+          {"dimensions", kInteger, kRead, "Keeps the first so many numbers and normalises again", 1, 65536},
+          {"user", kAny, kIgnored, ""},
+      },
+      {InstructionFields().begin(), InstructionFields().end()});
   return kFields;
 }
 
@@ -126,23 +124,20 @@ const std::vector<Field>& DetokenizeFields() {
   return kFields;
 }
 
+constexpr Field kStreamOptionsFields[] = {
+    {"include_usage", kBoolean, kRead, "true: a last chunk has the usage"},
+    {"include_obfuscation", kAny, kIgnored, "chunks are not padded"},
+    {"continuous_usage_stats", kAny, kIgnored, "usage comes once, at the end"},
+};
+
 Status ReadStreaming(const FieldReader& reader, ReplyOptions& reply) {
   reply.stream = reader.Boolean("stream").value_or(false);
   const Json* options = reader.Find("stream_options");
   if (options == nullptr) return {};
   if (!reply.stream) return Fail(BadField("stream_options", "stream_options needs \"stream\": true."));
-  for (const auto& [key, value] : options->items()) {
-    if (key == "include_usage") {
-      if (value.is_null()) continue;
-      if (!value.is_boolean()) {
-        return Fail(BadField("stream_options.include_usage",
-                             "stream_options.include_usage must be true or false.", "invalid_type"));
-      }
-      reply.include_usage = value.get<bool>();
-    } else {
-      reply.ignored.push_back("stream_options." + key);
-    }
-  }
+  FieldReader inner(*options, kStreamOptionsFields, "stream_options");
+  TP_TRY(CheckFields(inner, reply.ignored));
+  reply.include_usage = inner.Boolean("include_usage").value_or(false);
   return {};
 }
 
@@ -172,26 +167,12 @@ Status ReadTemplateVariables(const FieldReader& reader, Json& variables) {
   return {};
 }
 
-// An answer that the client began: Tidepool's (and vLLM's) fields, or "prefix" (DeepSeek) or "partial"
-// (Bailian) in the last message.
-Status ReadPrefill(const FieldReader& reader, platform::ChatRequest& request) {
-  Json& last = request.messages.back();
-  bool continues = reader.Boolean("continue_final_message").value_or(false);
-  for (const char* key : {"prefix", "partial"}) {
-    const auto found = last.find(key);
-    if (found == last.end()) continue;
-    if (!found->is_boolean()) {
-      return Fail(BadField(fmt::format("messages[{}].{}", request.messages.size() - 1, key),
-                           fmt::format("{} must be true or false.", key), "invalid_type"));
-    }
-    continues = continues || found->get<bool>();
-    last.erase(key);
-  }
-  if (continues) request.template_variables["continue_final_message"] = true;
-  if (const auto add = reader.Boolean("add_generation_prompt")) {
+// An answer that the client began: Tidepool's (and vLLM's) fields, or what the last message says.
+void ReadPrefill(const FieldReader& reader, bool continues, platform::ChatRequest& request) {
+  if (reader.Boolean("continue_final_message").value_or(false) || continues)
+    request.template_variables["continue_final_message"] = true;
+  if (const auto add = reader.Boolean("add_generation_prompt"))
     request.template_variables["add_generation_prompt"] = *add;
-  }
-  return {};
 }
 
 // A prompt or an input: string | [string] | [token] | [[token]].
@@ -250,16 +231,49 @@ Result<std::vector<platform::Prompt>> ReadPrompts(const FieldReader& reader, std
   return prompts;
 }
 
-const std::vector<std::string>& IgnoredOf(const ParsedChat& parsed) { return parsed.reply.ignored; }
-const std::vector<std::string>& IgnoredOf(const ParsedCompletion& parsed) { return parsed.reply.ignored; }
-const std::vector<std::string>& IgnoredOf(const ParsedEmbedding& parsed) { return parsed.ignored; }
-const std::vector<std::string>& IgnoredOf(const ParsedTokenize& parsed) { return parsed.ignored; }
-const std::vector<std::string>& IgnoredOf(const ParsedDetokenize& parsed) { return parsed.ignored; }
+// What DialectRequest::decode gives.
+std::vector<std::string> WithMembers(std::vector<std::string> ignored,
+                                     const std::vector<TemplateMember>& members) {
+  for (const TemplateMember& member : members) ignored.push_back(member.path);
+  return ignored;
+}
+std::vector<std::string> IgnoredOf(const ParsedChat& parsed) {
+  return WithMembers(parsed.reply.ignored, parsed.reply.template_members);
+}
+std::vector<std::string> IgnoredOf(const ParsedCompletion& parsed) { return parsed.reply.ignored; }
+std::vector<std::string> IgnoredOf(const ParsedEmbedding& parsed) { return parsed.ignored; }
+std::vector<std::string> IgnoredOf(const ParsedTokenize& parsed) {
+  return WithMembers(parsed.ignored, parsed.template_members);
+}
+std::vector<std::string> IgnoredOf(const ParsedDetokenize& parsed) { return parsed.ignored; }
 
 template <auto Parse>
 Result<std::vector<std::string>> Decode(const Json& body) {
   TP_ASSIGN(const auto parsed, Parse(body));
   return IgnoredOf(parsed);
+}
+
+constexpr std::string_view kChatExample =
+    R"({"model":"m","stream":true,"stream_options":{"include_usage":true},
+  "messages":[{"role":"system","content":"s"},{"role":"user","content":[{"type":"text","text":"x"},{"type":"refusal","refusal":"no"}]},
+    {"role":"assistant","refusal":"no","tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{}"}}]},
+    {"role":"tool","tool_call_id":"a","content":"y"}],
+  "tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":{"type":"function","function":{"name":"f"}},
+  "response_format":{"type":"json_schema","json_schema":{"name":"n","schema":{}}}})";
+constexpr std::string_view kStructuredChatExample =
+    R"({"model":"m","messages":[{"role":"user","content":"x"}],"structured_outputs":{"json_object":true}})";
+constexpr std::string_view kCompletionExample = R"({"model":"m","prompt":"x","stream":true,
+  "stream_options":{"include_usage":true},"response_format":{"type":"json_schema","json_schema":{"schema":{}}}})";
+constexpr std::string_view kStructuredCompletionExample =
+    R"({"model":"m","prompt":"x","structured_outputs":{"json_object":true}})";
+constexpr std::string_view kTokenizeExample = R"({"model":"m","messages":[{"role":"system","content":"s"},
+  {"role":"user","content":[{"type":"text","text":"x"},{"type":"refusal","refusal":"no"}]},
+  {"role":"assistant","refusal":"no",
+    "tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":{}}}]},
+  {"role":"tool","tool_call_id":"a","content":"y"}]})";
+
+void Append(std::vector<FieldTable> more, std::vector<FieldTable>& to) {
+  for (FieldTable& table : more) to.push_back(std::move(table));
 }
 
 }  // namespace
@@ -272,8 +286,11 @@ Result<ParsedChat> ParseChat(const Json& body) {
   TP_ASSIGN(parsed.request.model, ReadModelName(reader));
   const Json* messages = reader.Find("messages");
   if (messages == nullptr) return Fail(BadField("messages", "messages is missing.", "missing_field"));
-  TP_ASSIGN(parsed.request.messages, ReadMessages(*messages));
-  TP_ASSIGN(parsed.request.sampling, ReadSampling(reader));
+  MessageNotes notes;
+  TP_ASSIGN(parsed.request.messages, ReadMessages(*messages, notes));
+  AddIgnored(notes.ignored, parsed.reply.ignored);
+  parsed.reply.template_members = std::move(notes.template_members);
+  TP_ASSIGN(parsed.request.sampling, ReadSampling(reader, parsed.reply.ignored));
   if (const auto& priority = parsed.request.sampling.priority)
     parsed.reply.service_tier = ServiceTierName(*priority);
   if (const auto tokens = reader.Integer("max_completion_tokens")) {
@@ -298,8 +315,8 @@ Result<ParsedChat> ParseChat(const Json& body) {
   if (parsed.reply.logprobs) parsed.request.sampling.top_logprobs = static_cast<int32_t>(top.value_or(0));
   TP_TRY(ReadStreaming(reader, parsed.reply));
   TP_TRY(ReadTemplateVariables(reader, parsed.request.template_variables));
-  TP_TRY(ReadPrefill(reader, parsed.request));
-  TP_TRY(ReadTools(reader, parsed.request));
+  ReadPrefill(reader, notes.continues, parsed.request);
+  TP_TRY(ReadTools(reader, parsed.request, parsed.reply.ignored));
   parsed.reply.tools =
       !parsed.request.tools.empty() && parsed.request.tool_choice != platform::ToolChoice::kNone;
   return parsed;
@@ -312,7 +329,7 @@ Result<ParsedCompletion> ParseCompletion(const Json& body) {
   parsed.reply.ignored = reader.ignored();
   TP_ASSIGN(parsed.request.model, ReadModelName(reader));
   TP_ASSIGN(parsed.request.prompts, ReadPrompts(reader, "prompt", kMaxPrompts, false));
-  TP_ASSIGN(parsed.request.sampling, ReadSampling(reader));
+  TP_ASSIGN(parsed.request.sampling, ReadSampling(reader, parsed.reply.ignored));
   if (const auto& priority = parsed.request.sampling.priority)
     parsed.reply.service_tier = ServiceTierName(*priority);
   platform::SamplingRequest& sampling = parsed.request.sampling;
@@ -346,6 +363,7 @@ Result<ParsedEmbedding> ParseEmbedding(const Json& body) {
     parsed.base64 = *format == "base64";
   }
   parsed.dimensions = static_cast<int32_t>(reader.Integer("dimensions").value_or(0));
+  TP_TRY(ReadInstruction(reader, parsed.instruction, parsed.ignored));
   return parsed;
 }
 
@@ -363,7 +381,11 @@ Result<ParsedTokenize> ParseTokenize(const Json& body) {
     }
   }
   if (const Json* messages = reader.Find("messages")) {
-    TP_ASSIGN(parsed.request.messages, ReadMessages(*messages));
+    MessageNotes notes;
+    TP_ASSIGN(parsed.request.messages, ReadMessages(*messages, notes));
+    AddIgnored(notes.ignored, parsed.ignored);
+    parsed.template_members = std::move(notes.template_members);
+    if (notes.continues) parsed.request.template_variables["continue_final_message"] = true;
     parsed.chat = true;
     ++given;
   }
@@ -388,20 +410,30 @@ Result<ParsedDetokenize> ParseDetokenize(const Json& body) {
 }
 
 DialectRequest ChatDialect() {
+  std::vector<FieldTable> tables = {
+      {"", "", "", "", ChatFields()},
+      {"stream_options", "", kChatExample, "/stream_options", kStreamOptionsFields},
+  };
+  Append(MessageTables("messages[]", "/messages", kChatExample), tables);
+  Append(ToolTables("", kChatExample), tables);
+  Append(ResponseFormatTables("", kChatExample), tables);
+  tables.push_back(StructuredOutputsTable(kStructuredChatExample));
   return {"OpenAI chat completions",
           "POST /v1/chat/completions",
           R"({"model":"m","messages":[{"role":"user","content":"x"}]})",
-          {{"", "", "", "", ChatFields()}},
+          std::move(tables),
           Decode<ParseChat>,
-          "Messages and tools are checked, and shown to the model's chat template as they are: fields in "
-          "them that no template "
-          "reads are not named."};
+          "The model's chat template sees messages with all their members; of tools, tool calls and content "
+          "parts it sees what is listed here."};
 }
 DialectRequest CompletionDialect() {
-  return {"OpenAI completions",
-          "POST /v1/completions",
-          R"({"model":"m","prompt":"x"})",
-          {{"", "", "", "", CompletionFields()}},
+  std::vector<FieldTable> tables = {
+      {"", "", "", "", CompletionFields()},
+      {"stream_options", "", kCompletionExample, "/stream_options", kStreamOptionsFields},
+  };
+  Append(ResponseFormatTables("", kCompletionExample), tables);
+  tables.push_back(StructuredOutputsTable(kStructuredCompletionExample));
+  return {"OpenAI completions", "POST /v1/completions", R"({"model":"m","prompt":"x"})", std::move(tables),
           Decode<ParseCompletion>};
 }
 DialectRequest EmbeddingDialect() {
@@ -412,10 +444,9 @@ DialectRequest EmbeddingDialect() {
           Decode<ParseEmbedding>};
 }
 DialectRequest TokenizeDialect() {
-  return {"Token ids of a text",
-          "POST /tokenize",
-          R"({"model":"m","text":"x"})",
-          {{"", "", "", "", TokenizeFields()}},
+  std::vector<FieldTable> tables = {{"", "", "", "", TokenizeFields()}};
+  Append(MessageTables("messages[]", "/messages", kTokenizeExample), tables);
+  return {"Token ids of a text", "POST /tokenize", R"({"model":"m","text":"x"})", std::move(tables),
           Decode<ParseTokenize>};
 }
 DialectRequest DetokenizeDialect() {

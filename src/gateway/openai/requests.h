@@ -8,6 +8,7 @@
 
 #include "base/result.h"
 #include "gateway/dialects.h"
+#include "gateway/instruction.h"
 #include "gateway/openai/fields.h"
 #include "platform/inference/inference.h"
 
@@ -18,10 +19,11 @@ struct ReplyOptions {
   bool stream = false;
   bool include_usage = false;  // a last chunk with the usage
   bool logprobs = false;
-  bool tools = false;                // tools were offered: an answer may begin with a call
-  std::string service_tier;          // where the request named one
-  bool events = true;                // the stream is server-sent events, so progress can go along
-  std::vector<std::string> ignored;  // for the header Tidepool-Ignored
+  bool tools = false;                            // tools were offered: an answer may begin with a call
+  std::string service_tier;                      // where the request named one
+  bool events = true;                            // the stream is server-sent events, so progress can go along
+  std::vector<std::string> ignored;              // for the header Tidepool-Ignored
+  std::vector<TemplateMember> template_members;  // and these, as far as the chat template does not read them
 };
 
 struct ParsedChat {
@@ -36,6 +38,7 @@ struct ParsedEmbedding {
   platform::EmbeddingRequest request;
   bool base64 = false;
   int32_t dimensions = 0;  // 0: all
+  Instruction instruction;
   std::vector<std::string> ignored;
 };
 struct ParsedTokenize {
@@ -44,6 +47,7 @@ struct ParsedTokenize {
   std::string text;
   bool add_special = true, parse_special = false;
   std::vector<std::string> ignored;
+  std::vector<TemplateMember> template_members;
 };
 struct ParsedDetokenize {
   std::string model;

@@ -209,6 +209,40 @@ TEST(ChatRequest, Messages) {
   EXPECT_EQ(parsed->request.messages[0]["role"], "system");
 }
 
+// What real clients send back: members of SDKs' objects, of streams and of other servers.
+TEST(ChatRequest, WhatMessagesHaveBesides) {
+  const auto parsed = ParseChat(Json::parse(R"({"model":"m","messages":[
+      {"role":"user","name":"ann","mood":1,"content":[{"type":"text","text":"a","cache_control":{}},{"type":"text","text":"b"}]},
+      {"role":"assistant","content":null,"reasoning":"hm","refusal":null,"audio":null,"function_call":null,"annotations":[],
+       "mood":2,"tool_calls":[{"index":0,"id":"1","type":"function","function":{"name":"f","arguments":"{}","odd":1}}]},
+      {"role":"tool","tool_call_id":"1","content":[{"type":"text","text":"ok"}]},
+      {"role":"assistant","refusal":"no"},
+      {"role":"assistant","content":[{"type":"refusal","refusal":"never"}]}]})"));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(
+      parsed->reply.ignored,
+      (std::vector<std::string>{"messages[].content[].cache_control", "messages[].annotations",
+                                "messages[].tool_calls[].index", "messages[].tool_calls[].function.odd"}));
+  std::vector<std::string> members;
+  for (const TemplateMember& member : parsed->reply.template_members)
+    members.push_back(member.path + " " + member.name);
+  EXPECT_EQ(members, (std::vector<std::string>{"messages[].name name", "messages[].mood mood",
+                                               "messages[].reasoning reasoning_content"}));
+  const Json& messages = parsed->request.messages;
+  EXPECT_EQ(messages[0]["mood"], 1) << "a template may read it";
+  EXPECT_EQ(messages[0]["content"],
+            Json::parse(R"([{"type":"text","text":"a"},{"type":"text","text":"b"}])"));
+  EXPECT_EQ(messages[1]["reasoning_content"], "hm");
+  EXPECT_EQ(messages[1]["tool_calls"],
+            Json::parse(R"([{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}])"));
+  EXPECT_EQ(messages[3]["content"], "no");
+  EXPECT_EQ(messages[4]["content"], Json::parse(R"([{"type":"text","text":"never"}])"));
+  EXPECT_EQ(MessagesProblem(R"([{"role":"assistant","content":"x","function_call":{"name":"f"}}])"),
+            "messages[0].function_call: unsupported_parameter");
+  EXPECT_EQ(MessagesProblem(R"([{"role":"user","content":[{"type":"text","text":"x","image_url":"y"}]}])"),
+            "messages[0].content[0].image_url: unsupported_parameter");
+}
+
 TEST(ChatRequest, Tools) {
   const std::string tools =
       R"(,"tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}},
@@ -250,6 +284,14 @@ TEST(ChatRequest, Tools) {
   EXPECT_EQ(ChatProblem(tools + R"(,"tool_choice":"maybe")"), "tool_choice: invalid_value");
   EXPECT_EQ(ChatProblem(tools + R"(,"tool_choice":{"type":"function","function":{"name":"x"}})"),
             "tool_choice.function.name: invalid_value");
+  // Templates show a tool whole: what no table lists is not shown.
+  parsed = ParseChat(Chat(
+      R"(,"tools":[{"type":"function","cache_control":{},"function":{"strict":true,"odd":1,"name":"f","return":{}}}])"));
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->request.tools,
+            Json::parse(R"([{"type":"function","function":{"name":"f","strict":true,"return":{}}}])"));
+  EXPECT_EQ(parsed->reply.ignored,
+            (std::vector<std::string>{"tools[].cache_control", "tools[].function.odd"}));
   Json many = Chat();
   many["tools"] = Json::array();
   for (int i = 0; i < 513; ++i) {
@@ -297,6 +339,10 @@ TEST(ChatRequest, OutputFormats) {
   for (const auto& [fields, problem] : kBad)
     EXPECT_EQ(ChatProblem("," + std::string(fields)), problem) << fields;
   EXPECT_TRUE(ParseCompletion(Json::parse(R"({"model":"m","prompt":"x","regex":"a+"})")));
+  const auto completion =
+      ParseCompletion(Json::parse(R"({"model":"m","prompt":"x","response_format":{"type":"json_object"}})"));
+  ASSERT_TRUE(completion);
+  EXPECT_EQ(completion->request.sampling.output.kind, Kind::kJsonObject);
 }
 
 TEST(ChatRequest, APrefilledAnswerIsContinued) {
@@ -371,6 +417,27 @@ TEST(EmbeddingRequest, Fields) {
   EXPECT_EQ(param(R"({"model":"m"})"), "input");
   EXPECT_EQ(param(R"({"model":"m","input":"x","encoding_format":"hex"})"), "encoding_format");
   EXPECT_EQ(param(R"({"model":"m","input":"x","dimensions":0})"), "dimensions");
+}
+
+TEST(EmbeddingRequest, Instructions) {
+  const auto parsed = [](std::string_view more) {
+    return ParseEmbedding(Json::parse(R"({"model":"m","input":"a",)" + std::string(more) + "}"));
+  };
+  EXPECT_EQ(parsed(R"("instruction":"find")")->instruction.text, "find");
+  EXPECT_EQ(parsed(R"("instruct":"find")")->instruction.text, "find");
+  EXPECT_EQ(parsed(R"("instruction":"a","instruct":"b")").error().param, "instruct");
+  EXPECT_EQ(parsed(R"("prompt_name":"query")")->instruction.query, "prompt_name");
+  EXPECT_EQ(parsed(R"("input_type":"search_query")")->instruction.query, "input_type");
+  EXPECT_EQ(parsed(R"("task":"retrieval.query")")->instruction.query, "task");
+  for (const char* document :
+       {R"("prompt_name":"document")", R"("input_type":"passage")", R"("task":"retrieval.passage")"}) {
+    const auto none = parsed(document);
+    ASSERT_TRUE(none) << document;
+    EXPECT_TRUE(none->instruction.text.empty() && none->instruction.query.empty() && none->ignored.empty());
+  }
+  const auto other = parsed(R"("input_type":"clustering")");
+  EXPECT_EQ(other->ignored, std::vector<std::string>{"input_type"});
+  EXPECT_EQ(other->instruction.query, "");
 }
 
 TEST(EmbeddingReply, ShapesAndDimensions) {

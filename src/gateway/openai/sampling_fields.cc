@@ -46,18 +46,19 @@ Status ReadBias(const FieldReader& reader, std::vector<std::pair<int32_t, float>
 Status ReadStop(const FieldReader& reader, std::vector<std::string>& out) {
   const Json* stop = reader.Find("stop");
   if (stop == nullptr) return {};
+  const std::string place = reader.Place("stop");
   const auto add = [&](const Json& item) -> Status {
     if (!item.is_string()) {
-      return Fail(BadField("stop",
-                           fmt::format("stop must be a string or an array of strings, not {}.", Shown(item)),
-                           "invalid_type"));
+      return Fail(BadField(
+          place, fmt::format("{} must be a string or an array of strings, not {}.", place, Shown(item)),
+          "invalid_type"));
     }
     const auto& text = item.get_ref<const std::string&>();
     if (text.empty())
-      return Fail(BadField("stop", "stop holds an empty string, which would match everywhere."));
+      return Fail(BadField(place, "stop holds an empty string, which would match everywhere."));
     if (text.size() > kMaxStopBytes) {
-      return Fail(BadField("stop", fmt::format("A stop string is {} bytes long; at most {} are possible.",
-                                               text.size(), kMaxStopBytes)));
+      return Fail(BadField(place, fmt::format("A stop string is {} bytes long; at most {} are possible.",
+                                              text.size(), kMaxStopBytes)));
     }
     out.push_back(text);
     return {};
@@ -132,7 +133,7 @@ const std::vector<Field>& SamplingFields() {
       {"ignore_eos", kBoolean, kRead, "Goes on after the model's end-of-answer token"},
       {"n", kInteger, kRead, "How many answers", 1, 128},
       {"stream", kBoolean, kRead, "Server-sent events as the text is made"},
-      {"stream_options", kObject, kRead, "include_usage: a last chunk with the usage"},
+      {"stream_options", kObject, kRead, "include_usage"},
       {"thinking_budget", kInteger, kRead, "Tokens of reasoning before it is closed", 0, kMaxTokens},
       {"user", kAny, kIgnored, ""},
       {"metadata", kAny, kIgnored, ""},
@@ -140,7 +141,10 @@ const std::vector<Field>& SamplingFields() {
       {"safety_identifier", kAny, kIgnored, ""},
       {"prompt_cache_key", kAny, kIgnored, "prefixes are found without it"},
       {"prompt_cache_retention", kAny, kIgnored, ""},
-      {"json_schema", kAny, kRead, "The answer is JSON of this schema (response_format for completions)"},
+      {"response_format", kObject, kRead,
+       "{\"type\": \"text\"}, {\"type\": \"json_object\"} or {\"type\": \"json_schema\", "
+       "\"json_schema\": {name, schema, strict}}"},
+      {"json_schema", kAny, kRead, "llama.cpp's: the answer is JSON of this schema"},
       {"regex", kString, kRead, "The answer matches this regular expression"},
       {"choice", kArray, kRead, "The answer is one of these strings"},
       {"grammar", kString, kRead, "The answer is what this GBNF grammar says, as llama.cpp writes it"},
@@ -174,7 +178,7 @@ Result<std::vector<int32_t>> ReadTokens(const Json& value, std::string_view name
   return tokens;
 }
 
-Result<platform::SamplingRequest> ReadSampling(const FieldReader& reader) {
+Result<platform::SamplingRequest> ReadSampling(const FieldReader& reader, std::vector<std::string>& ignored) {
   platform::SamplingRequest sampling;
   sampling.temperature = reader.Number("temperature");
   sampling.top_p = reader.Number("top_p");
@@ -201,7 +205,7 @@ Result<platform::SamplingRequest> ReadSampling(const FieldReader& reader) {
     return Fail(BadField("min_tokens", fmt::format("min_tokens ({}) is more than max_tokens ({}).",
                                                    *sampling.min_tokens, *sampling.max_tokens)));
   }
-  TP_ASSIGN(sampling.output, ReadOutputFormat(reader));
+  TP_ASSIGN(sampling.output, ReadOutputFormat(reader, ignored));
   return sampling;
 }
 

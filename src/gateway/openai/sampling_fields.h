@@ -1,6 +1,7 @@
 // The fields that chat and text completions share: sampling, stops, and what is known but not supported.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "gateway/openai/fields.h"
@@ -11,7 +12,7 @@ namespace tidepool::gateway::openai {
 const std::vector<Field>& SamplingFields();
 // After FieldReader::Check. What a table cannot say is checked here: the parts of stop and logit_bias, min <=
 // max.
-Result<platform::SamplingRequest> ReadSampling(const FieldReader& reader);
+Result<platform::SamplingRequest> ReadSampling(const FieldReader& reader, std::vector<std::string>& ignored);
 
 inline constexpr std::string_view kServiceTierHelp =
     "priority: before other work of its account, refused last; flex: when there is time, at the batch price; "

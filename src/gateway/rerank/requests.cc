@@ -38,13 +38,20 @@ const std::vector<Field>& RerankFields() {
   return kFields;
 }
 
-Result<std::string> ReadText(const Json& value, const std::string& place) {
-  const Json* text = &value;
+constexpr Field kTextFields[] = {
+    {"text", kString, kRead, "The text"},
+    {"image", kAny, kRefused, "the models served here read text"},
+};
+
+Result<std::string> ReadText(const Json& value, const std::string& place, std::vector<std::string>& ignored) {
+  if (value.is_string()) return value.get<std::string>();
+  std::optional<std::string> text;
   if (value.is_object()) {
-    const auto found = value.find("text");
-    if (found != value.end()) text = &*found;
+    FieldReader reader(value, kTextFields, place);
+    TP_TRY(openai::CheckFields(reader, ignored));
+    text = reader.String("text");
   }
-  if (text->is_string()) return text->get<std::string>();
+  if (text) return *std::move(text);
   return Fail(BadField(
       place, fmt::format("{} must be a string or {{\"text\": \"...\"}}, not {}.", place, Shown(value)),
       "invalid_type"));
@@ -60,7 +67,7 @@ Result<ParsedRerank> ParseRerank(const Json& body) {
   TP_ASSIGN(parsed.request.model, ReadModelName(reader));
   const Json* query = reader.Find("query");
   if (query == nullptr) return Fail(BadField("query", "query is missing.", "missing_field"));
-  TP_ASSIGN(parsed.request.query, ReadText(*query, "query"));
+  TP_ASSIGN(parsed.request.query, ReadText(*query, "query", parsed.ignored));
   if (parsed.request.query.empty()) return Fail(BadField("query", "query is empty."));
   const Json* documents = reader.Find("documents");
   if (documents == nullptr) return Fail(BadField("documents", "documents is missing.", "missing_field"));
@@ -69,7 +76,7 @@ Result<ParsedRerank> ParseRerank(const Json& body) {
                                                   documents->size())));
   }
   for (size_t i = 0; i < documents->size(); ++i) {
-    TP_ASSIGN(std::string text, ReadText((*documents)[i], fmt::format("documents[{}]", i)));
+    TP_ASSIGN(std::string text, ReadText((*documents)[i], fmt::format("documents[{}]", i), parsed.ignored));
     parsed.request.documents.push_back(std::move(text));
   }
   parsed.top = static_cast<int32_t>(reader.Integer("top_n").value_or(0));
@@ -79,11 +86,16 @@ Result<ParsedRerank> ParseRerank(const Json& body) {
   return parsed;
 }
 
+std::span<const Field> TextFields() { return kTextFields; }
+
 DialectRequest RerankDialect() {
+  constexpr std::string_view kExample = R"({"model":"m","query":{"text":"x"},"documents":[{"text":"y"}]})";
   return {"Rerank (Jina, Cohere, vLLM)",
           "POST /v1/rerank, POST /v2/rerank, POST /rerank, POST /compatible-api/v1/reranks",
           R"({"model":"m","query":"x","documents":["y"]})",
-          {{"", "", "", "", RerankFields()}},
+          {{"", "", "", "", RerankFields()},
+           {"query", "", kExample, "/query", kTextFields},
+           {"documents[]", "", kExample, "/documents/0", kTextFields}},
           [](const Json& body) -> Result<std::vector<std::string>> {
             TP_ASSIGN(const ParsedRerank parsed, ParseRerank(body));
             return parsed.ignored;

@@ -2,6 +2,7 @@
 // platform's. Pure: JSON in, request or Error out.
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,8 @@ struct ParsedRerank {
 
 Result<ParsedRerank> ParseRerank(const Json& body);
 DialectRequest RerankDialect();
+// Of a query or document that is an object.
+std::span<const Field> TextFields();
 Json RerankSchema();
 
 }  // namespace tidepool::gateway::rerank

@@ -22,7 +22,7 @@ TEST(RerankRequest, ReadsStringsAndObjects) {
   EXPECT_EQ(parsed->request.instruction, "i");
   EXPECT_EQ(parsed->top, 2);
   EXPECT_TRUE(parsed->return_documents);
-  EXPECT_EQ(parsed->ignored, (std::vector<std::string>{"max_chunks_per_doc", "frob"}));
+  EXPECT_EQ(parsed->ignored, (std::vector<std::string>{"max_chunks_per_doc", "frob", "documents[].title"}));
 }
 
 TEST(RerankRequest, RefusesWithThePlace) {
@@ -34,7 +34,7 @@ TEST(RerankRequest, RefusesWithThePlace) {
   EXPECT_EQ(Problem(R"("model":"m","query":"q","documents":[])"), "documents: invalid_value");
   EXPECT_EQ(Problem(R"("model":"m","query":"q","documents":"a")"), "documents: invalid_type");
   EXPECT_EQ(Problem(R"("model":"m","query":"q","documents":["a",{"image":"x"}])"),
-            "documents[1]: invalid_type");
+            "documents[1].image: unsupported_parameter");
   EXPECT_EQ(Problem(R"("model":"m","query":"q","documents":["a"],"top_n":0)"), "top_n: invalid_value");
   EXPECT_EQ(Problem(R"("model":"m","query":"q","documents":["a"],"rank_fields":["t"])"),
             "rank_fields: unsupported_parameter");

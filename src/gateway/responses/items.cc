@@ -20,15 +20,15 @@ constexpr Field kMessageFields[] = {
     {"role", kString, kRead, "user, assistant, system or developer"},
     {"content", kAny, kRead, "A string, or parts: input_text, output_text, refusal"},
     {"id", kString, kRead, "Kept"},
-    {"status", kString, kRead, "Kept"},
+    {"status", kString, kRead, "Kept; default: completed"},
     {"phase", kAny, kIgnored, ""},
 };
 constexpr Field kPartFields[] = {
     {"type", kString, kRead, "input_text, output_text or refusal; images, audio and files are refused"},
     {"text", kString, kRead, "The text"},
     {"refusal", kString, kRead, "The text of a refusal"},
-    {"annotations", kAny, kRead, "Accepted; answers have none"},
-    {"logprobs", kAny, kRead, "Accepted"},
+    {"annotations", kAny, kAccepted, "Answers have none"},
+    {"logprobs", kAny, kAccepted, "What an answer has, sent back"},
 };
 constexpr Field kCallFields[] = {
     {"type", kString, kRead, "function_call"},
@@ -36,22 +36,27 @@ constexpr Field kCallFields[] = {
     {"name", kString, kRead, "The function's name"},
     {"arguments", kString, kRead, "JSON text"},
     {"id", kString, kRead, "Kept"},
-    {"status", kString, kRead, "A call that is incomplete is not shown to the model"},
+    {"status", kString, kRead, "Kept; a call that is incomplete is not shown to the model"},
 };
 constexpr Field kOutputFields[] = {
     {"type", kString, kRead, "function_call_output"},
     {"call_id", kString, kRead, "The id of a call before it"},
     {"output", kAny, kRead, "A string, or input_text parts"},
     {"id", kString, kRead, "Kept"},
-    {"status", kString, kRead, "Kept"},
+    {"status", kString, kAccepted, "Kept"},
 };
 constexpr Field kReasoningFields[] = {
     {"type", kString, kRead, "reasoning"},
     {"id", kString, kRead, "Kept"},
     {"summary", kArray, kRead, "summary_text parts"},
     {"content", kArray, kRead, "reasoning_text parts; goes first, if both are there"},
-    {"encrypted_content", kString, kRead, "Accepted; reasoning is in content or summary here"},
-    {"status", kString, kRead, "Kept"},
+    {"encrypted_content", kString, kAccepted, "Reasoning is in content or summary here"},
+    {"status", kString, kAccepted, "Kept"},
+};
+
+constexpr Field kReasoningPartFields[] = {
+    {"type", kString, kAccepted, "reasoning_text or summary_text"},
+    {"text", kString, kRead, "The text"},
 };
 
 Error Missing(const std::string& place) {
@@ -80,13 +85,13 @@ class InputReader {
     Json out = item;
     out["type"] = kind;
     if (kind == "message") {
-      TP_TRY(Message(out, place));
+      TP_TRY(Message(item, out, place));
     } else if (kind == "function_call") {
-      TP_TRY(Call(out, place));
+      TP_TRY(Call(item, out, place));
     } else if (kind == "function_call_output") {
-      TP_TRY(Output(out, place));
+      TP_TRY(Output(item, out, place));
     } else if (kind == "reasoning") {
-      TP_TRY(Reasoning(out, place));
+      TP_TRY(Reasoning(item, out, place));
     } else {
       return Fail(
           BadField(place + ".type",
@@ -99,21 +104,17 @@ class InputReader {
   }
 
  private:
-  Status Check(FieldReader& reader) {
-    TP_TRY(reader.Check());
-    AddIgnored(reader.ignored(), ignored_);
-    return {};
+  Status Check(FieldReader& reader) { return CheckFields(reader, ignored_); }
+
+  static void Identify(const FieldReader& reader, Json& item, std::string_view prefix) {
+    if (reader.String("id").value_or("").empty()) item["id"] = RandomId(prefix, 24);
   }
 
-  static void Identify(Json& item, std::string_view prefix) {
-    if (TextOf(item, "id").empty()) item["id"] = RandomId(prefix, 24);
-  }
-
-  Status Message(Json& item, const std::string& place) {
-    FieldReader reader(item, kMessageFields, place);
+  Status Message(const Json& given, Json& item, const std::string& place) {
+    FieldReader reader(given, kMessageFields, place);
     TP_TRY(Check(reader));
     static constexpr std::string_view kRoles[] = {"user", "assistant", "system", "developer"};
-    const std::string role = TextOf(item, "role");
+    const std::string role = reader.String("role").value_or("");
     if (std::find(std::begin(kRoles), std::end(kRoles), role) == std::end(kRoles)) {
       return Fail(BadField(place + ".role",
                            fmt::format("{}.role must be user, assistant, system or developer.", place)));
@@ -122,8 +123,8 @@ class InputReader {
     if (content == nullptr) return Fail(Missing(place + ".content"));
     TP_ASSIGN(Json parts, Parts(*content, place + ".content", role == "assistant"));
     item["content"] = std::move(parts);
-    Identify(item, "msg_");
-    if (!item.contains("status")) item["status"] = "completed";
+    Identify(reader, item, "msg_");
+    if (!reader.Has("status")) item["status"] = "completed";
     return {};
   }
 
@@ -158,25 +159,26 @@ class InputReader {
       }
       FieldReader reader(content[i], kPartFields, where);
       TP_TRY(Check(reader));
-      const char* field = kind == "refusal" ? "refusal" : "text";
-      if (!reader.Has(field)) return Fail(Missing(where + "." + field));
+      const bool given = kind == "refusal" ? reader.Has("refusal") : reader.Has("text");
+      if (!given) return Fail(Missing(where + (kind == "refusal" ? ".refusal" : ".text")));
       parts.push_back(content[i]);
     }
     return parts;
   }
 
-  Status Call(Json& item, const std::string& place) {
-    FieldReader reader(item, kCallFields, place);
+  Status Call(const Json& given, Json& item, const std::string& place) {
+    FieldReader reader(given, kCallFields, place);
     TP_TRY(Check(reader));
     for (const char* name : {"call_id", "name", "arguments"}) {
       if (!reader.Has(name)) return Fail(Missing(fmt::format("{}.{}", place, name)));
     }
-    Identify(item, "fc_");
+    if (!reader.Has("status")) item.erase("status");  // a null; TurnWriter reads it
+    Identify(reader, item, "fc_");
     return {};
   }
 
-  Status Output(Json& item, const std::string& place) {
-    FieldReader reader(item, kOutputFields, place);
+  Status Output(const Json& given, Json& item, const std::string& place) {
+    FieldReader reader(given, kOutputFields, place);
     TP_TRY(Check(reader));
     if (!reader.Has("call_id")) return Fail(Missing(place + ".call_id"));
     const Json* output = reader.Find("output");
@@ -185,22 +187,24 @@ class InputReader {
       TP_ASSIGN(Json parts, Parts(*output, place + ".output", false));
       item["output"] = std::move(parts);
     }
-    Identify(item, "fco_");
+    Identify(reader, item, "fco_");
     return {};
   }
 
-  Status Reasoning(Json& item, const std::string& place) {
-    FieldReader reader(item, kReasoningFields, place);
+  Status Reasoning(const Json& given, Json& item, const std::string& place) {
+    FieldReader reader(given, kReasoningFields, place);
     TP_TRY(Check(reader));
     for (const char* name : {"summary", "content"}) {
       const Json* parts = reader.Find(name);
       for (size_t i = 0; parts != nullptr && i < parts->size(); ++i) {
         const std::string where = fmt::format("{}.{}[{}]", place, name, i);
-        if (!(*parts)[i].is_object() || !(*parts)[i].contains("text") || !(*parts)[i]["text"].is_string())
-          return Fail(WrongType(where, "an object with a text", (*parts)[i]));
+        if (!(*parts)[i].is_object()) return Fail(WrongType(where, "an object with a text", (*parts)[i]));
+        FieldReader part((*parts)[i], kReasoningPartFields, where);
+        TP_TRY(Check(part));
+        if (!part.Has("text")) return Fail(WrongType(where, "an object with a text", (*parts)[i]));
       }
     }
-    Identify(item, "rs_");
+    Identify(reader, item, "rs_");
     return {};
   }
 
@@ -321,11 +325,13 @@ class TurnWriter {
 };
 
 constexpr std::string_view kPartExample =
-    R"({"model":"m","input":[{"role":"user","content":[{"type":"input_text","text":"x"}]}]})";
+    R"({"model":"m","input":[{"role":"user","content":[{"type":"input_text","text":"x"}]},
+    {"role":"assistant","content":[{"type":"refusal","refusal":"no"}]}]})";
 constexpr std::string_view kItemsExample =
     R"({"model":"m","input":[{"type":"message","role":"user","content":"x"},
-    {"type":"reasoning","id":"r","summary":[],"content":[{"type":"reasoning_text","text":"hm"}]},
-    {"type":"function_call","call_id":"c","name":"f","arguments":"{}"},{"type":"function_call_output","call_id":"c","output":"y"}]})";
+    {"type":"reasoning","id":"r","summary":[{"type":"summary_text","text":"h"}],"content":[{"type":"reasoning_text","text":"hm"}]},
+    {"type":"function_call","call_id":"c","name":"f","arguments":"{}"},{"type":"function_call_output","call_id":"c",
+    "output":[{"type":"input_text","text":"y"}]}]})";
 
 }  // namespace
 
@@ -361,11 +367,15 @@ Result<Json> MessagesOf(const Json& items, size_t own) {
 
 std::vector<FieldTable> ItemTables() {
   return {
-      {"input", "type: message", kPartExample, "/input/0", kMessageFields},
-      {"input.content", "", kPartExample, "/input/0/content/0", kPartFields},
-      {"input", "type: function_call", kItemsExample, "/input/2", kCallFields},
-      {"input", "type: function_call_output", kItemsExample, "/input/3", kOutputFields},
-      {"input", "type: reasoning", kItemsExample, "/input/1", kReasoningFields},
+      {"input[]", "type: message", kPartExample, "/input/0", kMessageFields},
+      {"input[].content[]", "type: input_text, output_text or refusal", kPartExample, "/input/0/content/0",
+       kPartFields},
+      {"input[]", "type: function_call", kItemsExample, "/input/2", kCallFields},
+      {"input[]", "type: function_call_output", kItemsExample, "/input/3", kOutputFields},
+      {"input[].output[]", "type: input_text", kItemsExample, "/input/3/output/0", kPartFields},
+      {"input[]", "type: reasoning", kItemsExample, "/input/1", kReasoningFields},
+      {"input[].summary[]", "of reasoning", kItemsExample, "/input/1/summary/0", kReasoningPartFields},
+      {"input[].content[]", "of reasoning", kItemsExample, "/input/1/content/0", kReasoningPartFields},
   };
 }
 

@@ -27,7 +27,7 @@ constexpr Field kFields[] = {
     {"background", kBoolean, kRead,
      "true: answered at once, and made without the connection; needs store, ends only by cancel or delete"},
     {"stream", kBoolean, kRead, "Server-sent events as the answer is made"},
-    {"stream_options", kObject, kRead, "include_obfuscation is ignored"},
+    {"stream_options", kObject, kRead, "Nothing in it has an effect"},
     {"max_output_tokens", kInteger, kRead, "Most tokens of the answer, reasoning included", 1, kMaxTokens},
     {"temperature", kNumber, kRead, "0: always the likeliest token", 0, 2},
     {"top_p", kNumber, kRead, "Nucleus sampling", 0, 1, true},
@@ -41,6 +41,8 @@ constexpr Field kFields[] = {
      "auto, none, required, {\"type\": \"function\", \"name\"} or {\"type\": \"allowed_tools\", \"mode\", "
      "\"tools\"}"},
     {"parallel_tool_calls", kBoolean, kRead, "false: at most one call an answer; default true"},
+    {"tool_call_format", kString, kRead,
+     "Not OpenAI's: how the model writes calls, as in chat completions here"},
     {"metadata", kObject, kRead, "Up to 16 strings that are kept with the response"},
     {"truncation", kString, kRead,
      "auto: the oldest turns are left out until the rest fits the context; disabled (default): a 400"},
@@ -84,6 +86,29 @@ constexpr Field kToolFields[] = {
     {"output_schema", kAny, kIgnored, ""},
 };
 
+constexpr Field kStreamOptionsFields[] = {
+    {"include_obfuscation", kAny, kIgnored, "events are not padded"},
+};
+constexpr Field kFormatFields[] = {
+    {"type", kString, kRead, "text, json_object or json_schema"},
+    {"schema", kObject, kRead, "With type json_schema: the answer is JSON of this schema"},
+    {"name", kString, kAccepted, "Shown in the response"},
+    {"strict", kBoolean, kAccepted, "Schemas are always enforced"},
+    {"description", kAny, kIgnored, "write it into a message"},
+};
+constexpr Field kChoiceFields[] = {
+    {"type", kString, kRead, "function or allowed_tools"},
+    {"name", kString, kRead, "With type function: which one"},
+    {"mode", kString, kRead, "With type allowed_tools: auto or required"},
+    {"tools", kArray, kRead, "With type allowed_tools: only these are offered"},
+    {"server_label", kAny, kRefused, "there are no MCP servers here"},
+};
+constexpr Field kAllowedFields[] = {
+    {"type", kString, kRead, "function"},
+    {"name", kString, kRead, "Its name"},
+    {"server_label", kAny, kRefused, "there are no MCP servers here"},
+};
+
 class RequestReader {
  public:
   RequestReader(const Json& body, ParsedResponse& out)
@@ -119,11 +144,7 @@ class RequestReader {
   }
 
  private:
-  Status Check(FieldReader& reader) {
-    TP_TRY(reader.Check());
-    AddIgnored(reader.ignored(), out_.ignored);
-    return {};
-  }
+  Status Check(FieldReader& reader) { return CheckFields(reader, out_.ignored); }
 
   Status Options() {
     const std::string truncation = reader_.String("truncation").value_or("disabled");
@@ -133,8 +154,8 @@ class RequestReader {
     const Json* options = reader_.Find("stream_options");
     if (options == nullptr) return {};
     if (!out_.stream) return Fail(BadField("stream_options", "stream_options needs \"stream\": true."));
-    for (const auto& [key, value] : options->items()) AddIgnored({"stream_options." + key}, out_.ignored);
-    return {};
+    FieldReader inner(*options, kStreamOptionsFields, "stream_options");
+    return Check(inner);
   }
 
   Status Include() {
@@ -218,8 +239,11 @@ class RequestReader {
     const Json* format = reader.Find("format");
     if (format == nullptr) return {};
     format_ = *format;
+    FieldReader inner(*format, kFormatFields, "text.format");
+    TP_TRY(Check(inner));
     platform::OutputFormat& output = request_.sampling.output;
-    const Json type = format->value("type", Json());
+    const std::string type = inner.String("type").value_or("");
+    const Json* schema = inner.Find("schema");
     if (type == "text") return {};
     if (type == "json_object") {
       output.kind = platform::OutputFormat::Kind::kJsonObject;
@@ -229,13 +253,10 @@ class RequestReader {
     if (type != "json_schema") {
       return Fail(BadField("text.format.type", fmt::format("text.format.type must be text, json_object or "
                                                            "json_schema, not {}.",
-                                                           Shown(type))));
+                                                           Shown(format->value("type", Json())))));
     }
-    const auto schema = format->find("schema");
-    if (schema == format->end() || !schema->is_object()) {
-      return Fail(BadField("text.format.schema", "text.format.schema must be a JSON schema.",
-                           schema == format->end() ? "missing_field" : "invalid_type"));
-    }
+    if (schema == nullptr)
+      return Fail(BadField("text.format.schema", "text.format.schema is missing.", "missing_field"));
     output.kind = platform::OutputFormat::Kind::kJsonSchema;
     output.schema = *schema;
     output.param = "text.format.schema";
@@ -250,6 +271,7 @@ class RequestReader {
       }
     }
     request_.parallel_tool_calls = reader_.Boolean("parallel_tool_calls").value_or(true);
+    request_.tool_call_format = reader_.String("tool_call_format").value_or("");
     const Json* choice = reader_.Find("tool_choice");
     return choice == nullptr ? Status{} : Choice(*choice, list);
   }
@@ -259,14 +281,13 @@ class RequestReader {
       return Fail(
           BadField(place, fmt::format("{} must be an object, not {}.", place, Shown(tool)), "invalid_type"));
     }
-    const auto type = tool.find("type");
-    if (type == tool.end() || (type->is_string() && *type != "function")) {
+    FieldReader reader(tool, kToolFields, place);
+    TP_TRY(Check(reader));
+    if (reader.String("type") != "function") {
       return Fail(BadField(place + ".type",
                            fmt::format("{}.type must be \"function\"; other tools are not supported.", place),
                            "unsupported_parameter"));
     }
-    FieldReader reader(tool, kToolFields, place);
-    TP_TRY(Check(reader));
     Json function = Json::object();
     for (const char* name : {"name", "description", "parameters", "strict"}) {
       if (const Json* value = reader.Find(name)) function[name] = *value;
@@ -297,31 +318,35 @@ class RequestReader {
     return {};
   }
 
-  Result<std::string> Named(const Json& choice, const std::string& place, const ToolList& list) {
-    const auto name = choice.find("name");
-    if (choice.value("type", Json()) != "function" || name == choice.end() || !name->is_string())
-      return Fail(NoChoice());
-    auto text = name->get<std::string>();
-    if (list.Has(text)) return text;
-    return Fail(BadField(place + ".name", fmt::format("{}.name: \"{}\" is none of the tools.", place,
-                                                      text.substr(0, kMaxToolName))));
+  Result<std::string> Named(const FieldReader& choice, const ToolList& list) {
+    const auto name = choice.String("name");
+    if (choice.String("type") != "function" || !name) return Fail(NoChoice());
+    if (list.Has(*name)) return *name;
+    const std::string place = choice.Place("name");
+    return Fail(BadField(
+        place, fmt::format("{}: \"{}\" is none of the tools.", place, name->substr(0, kMaxToolName))));
   }
 
   Status Choice(const Json& choice, const ToolList& list) {
     if (choice.is_string()) return Mode(choice);
     if (!choice.is_object()) return Fail(NoChoice());
-    if (choice.value("type", Json()) != "allowed_tools") {
-      TP_ASSIGN(request_.tool_name, Named(choice, "tool_choice", list));
+    FieldReader reader(choice, kChoiceFields, "tool_choice");
+    TP_TRY(Check(reader));
+    const std::string mode = reader.String("mode").value_or("auto");
+    const Json* tools = reader.Find("tools");
+    if (reader.String("type") != "allowed_tools") {
+      TP_ASSIGN(request_.tool_name, Named(reader, list));
       request_.tool_choice = platform::ToolChoice::kNamed;
       return {};
     }
     // Only these are offered.
-    const Json tools = choice.value("tools", Json());
-    if (!tools.is_array() || tools.empty()) return Fail(NoChoice());
+    if (tools == nullptr || tools->empty()) return Fail(NoChoice());
     std::vector<std::string> names;
-    for (size_t i = 0; i < tools.size(); ++i) {
-      if (!tools[i].is_object()) return Fail(NoChoice());
-      TP_ASSIGN(std::string name, Named(tools[i], fmt::format("tool_choice.tools[{}]", i), list));
+    for (size_t i = 0; i < tools->size(); ++i) {
+      if (!(*tools)[i].is_object()) return Fail(NoChoice());
+      FieldReader allowed((*tools)[i], kAllowedFields, fmt::format("tool_choice.tools[{}]", i));
+      TP_TRY(Check(allowed));
+      TP_ASSIGN(std::string name, Named(allowed, list));
       names.push_back(std::move(name));
     }
     Json offered = Json::array();
@@ -331,7 +356,7 @@ class RequestReader {
         offered.push_back(tool);
     }
     request_.tools = std::move(offered);
-    return Mode(choice.value("mode", Json("auto")));
+    return Mode(mode);
   }
 
   // What the response object repeats.
@@ -374,7 +399,11 @@ class RequestReader {
 
 constexpr std::string_view kExample = R"({"model":"m","input":"x"})";
 constexpr std::string_view kObjectsExample =
-    R"({"model":"m","input":"x","text":{"format":{"type":"text"}},"reasoning":{"effort":"low"},"tools":[{"type":"function","name":"f"}]})";
+    R"({"model":"m","input":"x","stream":true,"stream_options":{},"text":{"format":{"type":"json_schema","schema":{}}},
+    "reasoning":{"effort":"low"},"tools":[{"type":"function","name":"f"}],"tool_choice":{"type":"function","name":"f"}})";
+constexpr std::string_view kAllowedExample =
+    R"({"model":"m","input":"x","tools":[{"type":"function","name":"f"}],
+    "tool_choice":{"type":"allowed_tools","mode":"auto","tools":[{"type":"function","name":"f"}]}})";
 
 Result<std::vector<std::string>> Decode(const Json& body) {
   TP_ASSIGN(ParsedResponse parsed, ParseResponse(body));
@@ -405,9 +434,13 @@ Json ResponseSchema() { return SchemaOf(kFields, {"model", "input"}); }
 DialectRequest ResponseDialect() {
   std::vector<FieldTable> tables = {
       {"", "", "", "", kFields},
+      {"stream_options", "", kObjectsExample, "/stream_options", kStreamOptionsFields},
       {"text", "", kObjectsExample, "/text", kTextFields},
+      {"text.format", "", kObjectsExample, "/text/format", kFormatFields},
       {"reasoning", "", kObjectsExample, "/reasoning", kReasoningConfigFields},
-      {"tools", "", kObjectsExample, "/tools/0", kToolFields},
+      {"tools[]", "", kObjectsExample, "/tools/0", kToolFields},
+      {"tool_choice", "", kObjectsExample, "/tool_choice", kChoiceFields},
+      {"tool_choice.tools[]", "", kAllowedExample, "/tool_choice/tools/0", kAllowedFields},
   };
   for (const FieldTable& table : ItemTables()) tables.push_back(table);
   return {"OpenAI Responses", "POST /v1/responses, POST /v1/responses/input_tokens", kExample,

@@ -125,5 +125,16 @@ TEST(ResponseRequest, WhatIsWrongIsNamed) {
   EXPECT_EQ(Problem(R"([{"type":"computer_call"}])"), "input[0].type: unsupported_content");
 }
 
+TEST(ResponseRequest, WhatIsWithinObjectsIsNamedToo) {
+  const auto parsed = Parsed(
+      R"([{"role":"user","content":"x","mood":1},{"type":"reasoning","summary":[{"type":"summary_text","text":"h","odd":1}]},
+      {"type":"message","role":"assistant","content":"y"},{"role":"user","content":"z"}])",
+      R"(,"tool_call_format":"hermes","text":{"format":{"type":"json_schema","name":"n","schema":{},"odd":1}})");
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->ignored,
+            (std::vector<std::string>{"input[].mood", "input[].summary[].odd", "text.format.odd"}));
+  EXPECT_EQ(parsed->request.tool_call_format, "hermes");
+}
+
 }  // namespace
 }  // namespace tidepool::gateway::responses

@@ -284,7 +284,7 @@ Result<std::string> FakeInference::Detokenize(const std::string& /*model*/, std:
 
 Result<platform::ModelDescription> FakeInference::Describe(const std::string& /*model*/) {
   platform::ModelDescription out;
-  out.chat_template = "{{ messages }}";
+  out.chat_template = chat_template;
   out.tools = true;
   out.reasons = true;
   out.sampling.temperature = 0.5;

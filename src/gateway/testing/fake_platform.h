@@ -109,6 +109,7 @@ class FakeInference final : public platform::Inference {
   SteadyClock clock;
   platform::RequestsInFlight requests_in_flight{clock};
   mutable std::atomic<int> token_text_lookups{0};
+  std::string chat_template = "{{ messages }}";  // of every model
 
  private:
   friend class FakeGeneration;

@@ -144,7 +144,8 @@ DeploymentStatus Deployments::StatusOf(const StoredModel& model,
     status.place = WeightPlace::kLoading;
   } else if (status.engine->resident_weight_bytes > 0) {
     status.place = WeightPlace::kResident;
-  } else if (const auto weights = deployment.weights.lock(); weights != nullptr && weights->counts().warm > 0) {
+  } else if (const auto weights = deployment.weights.lock();
+             weights != nullptr && weights->counts().warm > 0) {
     status.place = WeightPlace::kWarm;
   }
   const compute::ReplicaState* replica = FindReplica(report, deployment.ready.handle);

@@ -93,9 +93,9 @@ class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
     const auto self = shared_from_this();
     if (meter_ != nullptr) {
       request.computed = [self](const compute::Usage& so_far, double device_s) {
-        self->entry_->OnProgress(
-            {.phase = compute::ProgressEvent::Phase::kPrefill,
-             .share = self->prompt_tokens_ > 0 ? static_cast<float>(so_far.prompt_tokens) /
+        self->entry_->OnProgress({.phase = compute::ProgressEvent::Phase::kPrefill,
+                                  .share = self->prompt_tokens_ > 0
+                                               ? static_cast<float>(so_far.prompt_tokens) /
                                                      static_cast<float>(self->prompt_tokens_)
                                                : 0});
         const auto micros = static_cast<int64_t>(device_s * 1e6);
@@ -235,7 +235,7 @@ Status PlanTools(const ChatRequest& request, const ModelAssets& assets, ChoicePl
     const auto found = toolcalls::FindFormat(request.tool_call_format);
     if (!found) {
       return Fail(ErrorKind::kInvalid, "invalid_value",
-                  fmt::format("unknown format \"{}\" of tool calls; there are {}",
+                  fmt::format("tool_call_format \"{}\" is unknown; there are {}",
                               request.tool_call_format.substr(0, 64), toolcalls::FormatNames()),
                   "tool_call_format");
     }
@@ -381,6 +381,25 @@ Result<compute::EmbedRequest> PlanEmbedding(const EmbeddingRequest& request, con
     out.inputs.push_back(std::move(tokens));
   }
   return out;
+}
+
+// As https://huggingface.co/Qwen/Qwen3-Embedding-0.6B has it: no blank after "Query:".
+Status WriteInstruction(const StoredModel& model, const std::string& name, EmbeddingRequest& request) {
+  const auto unsupported = [](std::string message) {
+    return Fail(ErrorKind::kInvalid, "instruction_unsupported", std::move(message), "instruction");
+  };
+  if (!ReadsInstruction(model)) {
+    return unsupported(
+        fmt::format("model \"{}\" was not trained to read an instruction; leave it out, or write what the "
+                    "model's makers want before a query into the input",
+                    name));
+  }
+  for (Prompt& input : request.inputs) {
+    if (input.is_tokens)
+      return unsupported("an instruction is put before text; send the input as strings, not tokens");
+    input.text = fmt::format("Instruct: {}\nQuery:{}", request.instruction, input.text);
+  }
+  return {};
 }
 
 class InferenceImpl final : public Inference {
@@ -788,6 +807,7 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Embed(EmbeddingRequest reques
         fmt::format("give 1 to {} inputs in one request, not {}", kMaxEmbeddingInputs, request.inputs.size()),
         "input");
   }
+  if (!request.instruction.empty()) TP_TRY(WriteInstruction(target.model, target.name(), request));
   const MeteredCall call = CallOf(request, "embeddings", target.model, /*names_max_tokens=*/true);
   const auto shared = std::make_shared<const EmbeddingRequest>(std::move(request));
   return BeginPooled(
@@ -878,6 +898,9 @@ void InferenceImpl::Load(const std::string& model, std::function<void(Status)> d
 }
 
 }  // namespace
+
+// Only the Qwen3 family reads free text; what others want before a query is a fixed word of theirs.
+bool ReadsInstruction(const StoredModel& model) { return model.architecture == "qwen3"; }
 
 std::unique_ptr<Inference> Inference::Create(Catalog& catalog, compute::Engine& engine, chips::Device& device,
                                              compute::Ledger& ledger, const Clock& clock,

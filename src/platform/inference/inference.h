@@ -103,8 +103,16 @@ struct EmbeddingRequest {
   std::string model;
   std::vector<Prompt> inputs;  // 1..2048
   bool truncate = false;       // inputs that are too long are cut, their last special token kept
+  // Of queries: what is looked for, written before each text as the model was trained to read it; empty:
+  // none. Error "instruction_unsupported" of models that read none (ReadsInstruction), and with tokens.
+  std::string instruction;
   Principal principal;
 };
+// Was this model trained to read an instruction before what it embeds?
+bool ReadsInstruction(const StoredModel& model);
+// The makers' own, of a web search: Qwen3's for embedding queries and for ranking.
+inline constexpr std::string_view kSearchInstruction =
+    "Given a web search query, retrieve relevant passages that answer the query";
 struct EmbeddingReply {
   std::string model;
   std::vector<std::vector<float>> vectors;
@@ -178,8 +186,8 @@ std::string_view DeploymentStateName(DeploymentState state);
 // "queued", "loading", "prefill", "decode".
 std::string_view ProgressPhaseName(compute::ProgressEvent::Phase phase);
 
-// Where a model's weights are. kResident: its answers begin at once; kWarm: after a moment, they are in memory
-// beside the pool; kCold: after a load from disk.
+// Where a model's weights are. kResident: its answers begin at once; kWarm: after a moment, they are in
+// memory beside the pool; kCold: after a load from disk.
 enum class WeightPlace : uint8_t { kCold, kWarm, kLoading, kResident };
 std::string_view WeightPlaceName(WeightPlace place);
 
@@ -188,7 +196,7 @@ struct DeploymentStatus {
   DeploymentState state = DeploymentState::kStored;
   double load_share = 0;  // kLoading
   WeightPlace place = WeightPlace::kCold;
-  Error error;  // kFailed, kQuarantined
+  Error error;            // kFailed, kQuarantined
   double retry_in_s = 0;  // kQuarantined
   StoredModel model;
   int32_t context_length = 0;                 // prompt and answer, capped as the settings say; 0: not known

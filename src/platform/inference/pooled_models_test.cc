@@ -74,9 +74,10 @@ class PooledModels : public ::testing::Test {
   }
 
   Result<EmbeddingReply> Embed(const std::string& model, const std::vector<std::string>& texts,
-                               bool truncate = false) {
+                               bool truncate = false, const std::string& instruction = "") {
     EmbeddingRequest request;
     request.model = model;
+    request.instruction = instruction;
     request.truncate = truncate;
     for (const std::string& text : texts) request.inputs.push_back({text, {}, false});
     std::promise<Result<EmbeddingReply>> promise;
@@ -155,6 +156,29 @@ TEST_F(PooledModels, BgeTakesTheFirstToken) { ExpectVectors("bge", Store("bge"))
 TEST_F(PooledModels, Qwen3EmbeddingTakesTheLastTokenWhichItsTokenizerAppends) {
   ExpectVectors("qwen3_embedding", Store("qwen3_embedding"));
   ExpectVectors("qwen3_embedding", Store("qwen3_embedding", "model.gguf"));
+}
+
+// Oracle: get_detailed_instruct of the model card.
+TEST_F(PooledModels, Qwen3EmbeddingReadsAnInstructionAndBgeDoesNot) {
+  const std::string qwen = Store("qwen3_embedding"), bge = Store("bge");
+  const auto written =
+      Embed(qwen, {"Instruct: find loaves\nQuery:bread", "Instruct: find loaves\nQuery:sea"});
+  const auto instructed = Embed(qwen, {"bread", "sea"}, false, "find loaves");
+  ASSERT_TRUE(written && instructed);
+  EXPECT_EQ(instructed->vectors, written->vectors);
+  EXPECT_EQ(instructed->prompt_tokens, written->prompt_tokens);
+  EXPECT_NE(instructed->vectors[0], Embed(qwen, {"bread"})->vectors[0]);
+  const auto refused = Embed(bge, {"bread"}, false, "find loaves");
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, "instruction_unsupported");
+  EXPECT_EQ(refused.error().param, "instruction");
+  EmbeddingRequest tokens;
+  tokens.model = qwen;
+  tokens.instruction = "find loaves";
+  tokens.inputs.push_back({"", {1}, true});
+  const auto generation = inference_->Embed(tokens, [](Result<EmbeddingReply>) {});
+  ASSERT_FALSE(generation);
+  EXPECT_EQ(generation.error().code, "instruction_unsupported");
 }
 
 TEST_F(PooledModels, ACrossEncoderScoresPairsWithTokenTypes) {

@@ -24,15 +24,15 @@ struct RequestInFlight {
   std::string request_id;  // X-Request-Id
   std::string organisation, workspace, key, member;  // opaque ids; member empty for a service key
   std::string model;                                 // the stored model's id, as the usage row will have it
-  std::string called;                                // the name it was called by: a deployment's, or the model's
-  std::string endpoint;                              // "chat.completions", ...
+  std::string called;    // the name it was called by: a deployment's, or the model's
+  std::string endpoint;  // "chat.completions", ...
   double age_s = 0;
   compute::ProgressEvent::Phase phase = compute::ProgressEvent::Phase::kQueued;
-  int32_t queue_position = 0;     // kQueued: requests ahead, as far as is known
-  double share = 0;               // kLoading, kPrefill: 0..1
-  int64_t prompt_tokens = 0;      // 0 until its prompt was made
-  int64_t output_tokens = 0;      // so far, all choices, reasoning included
-  bool stopped = false;           // it was told to stop and has not ended yet
+  int32_t queue_position = 0;  // kQueued: requests ahead, as far as is known
+  double share = 0;            // kLoading, kPrefill: 0..1
+  int64_t prompt_tokens = 0;   // 0 until its prompt was made
+  int64_t output_tokens = 0;   // so far, all choices, reasoning included
+  bool stopped = false;        // it was told to stop and has not ended yet
 };
 
 class RequestsInFlight {

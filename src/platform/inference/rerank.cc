@@ -16,8 +16,6 @@ constexpr std::string_view kPromptBefore =
     "Instruct "
     "provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n";
 constexpr std::string_view kPromptAfter = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
-constexpr std::string_view kDefaultInstruction =
-    "Given a web search query, retrieve relevant passages that answer the query";
 
 Error QueryTooLong(size_t tokens, size_t most) {
   return {ErrorKind::kInvalid, "context_length_exceeded",
@@ -88,7 +86,7 @@ Status AddPrompts(const RerankRequest& request, const text::Tokenizer& tokenizer
   const std::vector<int32_t> before = control(kPromptBefore), after = control(kPromptAfter);
   const std::string asked =
       fmt::format("<Instruct>: {}\n<Query>: {}\n<Document>: ",
-                  request.instruction.empty() ? kDefaultInstruction : std::string_view(request.instruction),
+                  request.instruction.empty() ? kSearchInstruction : std::string_view(request.instruction),
                   request.query);
   const size_t fixed = before.size() + after.size() + tokenizer.Encode(asked).size();
   if (context > 0 && fixed + 1 > context)

@@ -390,18 +390,19 @@ Result<std::vector<RangeSeries>> Reports::Range(const RangeQuery& query) {
   if (query.top > 0 && query.group_by != GroupBy::kNone) {
     std::vector<Value> values = c.values;
     values.emplace_back(query.top);
-    const std::string largest =
-        fmt::format("SELECT {0} AS grp, {1} AS size FROM {2}{3} GROUP BY grp ORDER BY size DESC, grp LIMIT ${4}",
-                    group.column, metric.expression, table, c.text, values.size());
-    TP_ASSIGN(const std::vector<std::string> names,
-              database_.Get<std::vector<std::string>>([&](Session& session) -> Result<std::vector<std::string>> {
-                std::vector<std::string> found;
-                TP_TRY(session.Each(largest, values, [&](const Row& row) {
-                  found.push_back(row.Text(0));
-                  return true;
-                }));
-                return found;
-              }));
+    const std::string largest = fmt::format(
+        "SELECT {0} AS grp, {1} AS size FROM {2}{3} GROUP BY grp ORDER BY size DESC, grp LIMIT ${4}",
+        group.column, metric.expression, table, c.text, values.size());
+    TP_ASSIGN(
+        const std::vector<std::string> names,
+        database_.Get<std::vector<std::string>>([&](Session& session) -> Result<std::vector<std::string>> {
+          std::vector<std::string> found;
+          TP_TRY(session.Each(largest, values, [&](const Row& row) {
+            found.push_back(row.Text(0));
+            return true;
+          }));
+          return found;
+        }));
     if (names.empty()) return std::vector<RangeSeries>{};
     std::string listed;
     for (const std::string& name : names) {
@@ -414,7 +415,8 @@ Result<std::vector<RangeSeries>> Reports::Range(const RangeQuery& query) {
   c.values.emplace_back(query.step_ms);
   const size_t step = c.values.size();
   const std::string sql = fmt::format(
-      "SELECT {0} AS grp, {1} - {1} % ${2} AS step, {3}, {6} AS others FROM {4}{5} GROUP BY grp, others, step "
+      "SELECT {0} AS grp, {1} - {1} % ${2} AS step, {3}, {6} AS others FROM {4}{5} GROUP BY grp, others, "
+      "step "
       "ORDER BY others, grp, step",
       column, time, step, metric.expression, table, c.text, others);
   return database_.Get<std::vector<RangeSeries>>([&](Session& session) -> Result<std::vector<RangeSeries>> {

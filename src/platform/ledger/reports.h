@@ -93,7 +93,8 @@ struct RangeQuery {
   Metric metric = Metric::kRequests;
   int64_t step_ms = 60'000;
   GroupBy group_by = GroupBy::kNone;
-  int64_t top = 0;  // 1 to kMaxRangeSeries - 1: this many groups, the largest of the time; the rest is one. 0: all
+  int64_t top =
+      0;  // 1 to kMaxRangeSeries - 1: this many groups, the largest of the time; the rest is one. 0: all
 };
 struct RangeSeries {
   std::string group;

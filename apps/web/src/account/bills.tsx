@@ -54,7 +54,7 @@ export function BillsPage() {
           </dl>
           {lines.length === 0 && first.adjustments.length === 0 ? <Empty title={t("bills.none")} /> : (
             <Table label={t("nav.bills")} rows={lines} keyOf={(line) => [line.model, line.key, line.member, line.workspace, line.price_version, line.currency].join("/")} columns={[
-              { head: t("usage.model"), wide: true, cell: (line) => <span className="block min-w-28 truncate" title={line.model}>{line.model}</span> },
+              { head: t("usage.model"), wide: true, cell: (line) => <span className="block min-w-24 truncate" title={line.model}>{line.model}<span className="block truncate text-xs text-faint sm:hidden">{names("key", line.key) ?? line.key}</span></span> },
               { head: t("usage.key"), hide: "sm", cell: (line) => <span className="block max-w-48 truncate" title={line.key}>{names("key", line.key) ?? <span className="font-mono text-xs">{line.key}</span>}</span> },
               { head: t("usage.workspace"), hide: "lg", cell: (line) => names("workspace", line.workspace) ?? line.workspace },
               { head: t("model.requests"), right: true, cell: (line) => grouped(line.requests) },

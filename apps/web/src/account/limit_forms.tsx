@@ -15,7 +15,7 @@ export function ScopeName({ scope, names }: { scope: string; names: Names }) {
   const [kind, id] = [scope.slice(0, scope.indexOf(":")), scope.slice(scope.indexOf(":") + 1)];
   const name = kind === "key" || kind === "workspace" ? names(kind, id) : undefined;
   return (
-    <span className="block min-w-32 truncate" title={scope}>
+    <span className="block min-w-20 truncate" title={scope}>
       {name ? <>{name}<span className="ml-2 text-xs text-faint">{t(kind === "key" ? "usage.key" : "usage.workspace")}</span></> : kind === "organisation" ? <>{t("people.wholeOrganisation")}<span className="ml-2 font-mono text-xs text-faint">{id}</span></> : <span className="font-mono text-xs">{scope}</span>}
     </span>
   );

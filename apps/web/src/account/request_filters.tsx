@@ -56,7 +56,7 @@ export function RequestFilters({ filters, change }: ReturnType<typeof useRequest
   // What the address names is shown, also where the caller may not list it.
   const options = (known: [string, string][], value: string) => (value && !known.some(([id]) => id === value) ? [...known, [value, value] as [string, string]] : known);
   const select = (name: FilterName, label: string, all: string, known: [string, string][]) => (
-    <Select className="w-full sm:w-36" aria-label={label} value={filters[name]} onChange={(event) => change({ [name]: event.target.value })}>
+    <Select className="w-full sm:w-40" aria-label={label} value={filters[name]} onChange={(event) => change({ [name]: event.target.value })}>
       <option value="">{all}</option>{options(known, filters[name]).map(([id, text]) => <option key={id} value={id}>{text}</option>)}
     </Select>
   );

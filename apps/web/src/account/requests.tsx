@@ -56,7 +56,7 @@ export function RequestsPage() {
       <RequestFilters {...choice} />
       {(filters.status === "" || onlyRunning) && (filters.span !== "dates" || onlyRunning) && <RunningRequests query={query} names={names} />}
       {onlyRunning ? null : list.isPending ? <Loading rows={8} /> : list.error ? <ErrorNote error={list.error} retry={() => void list.refetch()} /> : rows.length === 0 ? <Empty title={t("requests.none")}>{t("usage.noneText")}</Empty> : (
-        <div role="table" aria-label={t("nav.requests")} aria-rowcount={rows.length} className="text-sm">
+        <div role="table" aria-label={t("nav.requests")} aria-rowcount={rows.length} className={cx("text-sm", filters.status === "" && "mt-4")}>
           <div role="row" className={cx(cells, "border-b border-line-strong pb-1.5 text-xs text-faint")}>
             <span role="columnheader">{t("audit.when")}</span><span role="columnheader">{t("usage.model")}</span><span role="columnheader" className="max-lg:hidden">{t("usage.key")}</span><span role="columnheader">{t("models.state")}</span>
             <span role="columnheader" className="text-right">{t("requests.tokens")}</span><span role="columnheader" className="max-lg:hidden">{t("requests.time")}</span><span role="columnheader" className="text-right max-sm:hidden">{t("usage.amount")}</span>

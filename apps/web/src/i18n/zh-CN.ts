@@ -101,7 +101,7 @@ export const zhCN: Translation = {
   deployments: {
     title: "部署", note: "客户端调用的名称，各有自己的默认值与限制", none: "还没有以自己的名称部署的模型", noneText: "每个已存储的模型都可以按自己的名称调用。部署给它另一个名称（以后可以换成更好的模型），并带有默认值、限制和内存中的位置。",
     deploy: "部署", deployShort: "部署…", deployTitle: "部署模型", edit: "编辑", editTitle: "部署 {{name}}", name: "名称", nameHelp: "客户端所用的名称：字母、数字和 . _ - : /", base: "基础模型", baseHelp: "本服务器上的模型。", description: "说明", missing: "基础模型已不在", kept: "常驻", pinned: "在内存中", maxOutput: "最多输出",
-    fits: "约需 {{needs}}；资源池有 {{pool}}。", doesNotFit: "放不下：约需 {{needs}}，资源池只有 {{pool}}。", beside: "其中 {{bytes}} 为其他模型保留。", nearest: "能放下的最大模型是 {{model}}。", asModel: "与模型相同", defaults: "默认值", defaultsText: "请求未说明时采用的值。", thinking: "思考", on: "开", off: "关",
+    fits: "约需 {{needs}}；资源池有 {{pool}}。", doesNotFit: "放不下：约需 {{needs}}，资源池只有 {{pool}}。", beside: "其中 {{bytes}} 为其他模型保留。", nearest: "能放下的最大模型是 {{model}}。", asModel: "与模型相同", defaults: "默认值", defaultsText: "请求未说明时采用的值。", thinking: "思考", on: "开", off: "关", priority: "优先级", interactive: "交互：优先处理", normal: "普通", batch: "批处理：空闲时处理",
     system: "系统提示", systemHelp: "用于开头没有系统提示的对话。", template: "对话模板", templateHelp: "Jinja；留空则用模型自带的模板。",
     retireText: "此后调用它的客户端会得到错误。{{base}} 仍保留在本服务器上。", neverUsed: "还没有人调用过它。", usedBy: "最近的调用者：", times_other: "{{count}} 次请求",
     field: { temperature: "温度", top_p: "Top-p", top_k: "Top-k", max_tokens: "回答的词元数", max_context_tokens: "最大上下文", max_output_tokens: "最多输出", idle_ttl_s: "空闲多久后离开（秒）", weight: "权重", ttft_s: "首个词元时限（秒）", tpot_s: "词元间隔（秒）" },

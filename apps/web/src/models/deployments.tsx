@@ -123,6 +123,7 @@ function DeploymentForm({ deployment, base, models, onClose }: { deployment: Dep
         defaults: {
           temperature: numberIn(form, "temperature"), top_p: numberIn(form, "top_p"), top_k: numberIn(form, "top_k"), max_tokens: numberIn(form, "max_tokens"),
           thinking: thinking === "" ? null : thinking === "on",
+          priority: (String(form.get("priority") ?? "") || null) as "interactive" | "normal" | "batch" | null,
         },
       } : {}),
     };
@@ -176,6 +177,11 @@ function DeploymentForm({ deployment, base, models, onClose }: { deployment: Dep
               <Field label={t("deployments.thinking")}>{(id) => (
                 <Select id={id} name="thinking" defaultValue={defaults?.thinking === true ? "on" : defaults?.thinking === false ? "off" : ""}>
                   <option value="">{t("deployments.asModel")}</option><option value="on">{t("deployments.on")}</option><option value="off">{t("deployments.off")}</option>
+                </Select>
+              )}</Field>
+              <Field label={t("deployments.priority")}>{(id) => (
+                <Select id={id} name="priority" defaultValue={defaults?.priority ?? ""}>
+                  <option value="">{t("deployments.asModel")}</option>{(["interactive", "normal", "batch"] as const).map((one) => <option key={one} value={one}>{t(`deployments.${one}`)}</option>)}
                 </Select>
               )}</Field>
             </div>
