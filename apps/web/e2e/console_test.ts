@@ -294,9 +294,9 @@ test("settings, health and the pool show what the API says", async () => {
   await visit.go("/settings");
   const settings = await server.ask<{ data: { id: string }[] }>("GET", "/api/v1/settings");
   await visit.page.getByText("pool.memory", { exact: true }).waitFor();
-  expect(await visit.page.locator("main li").count()).toBe(settings.data.length);
+  expect(await visit.page.locator("main li[data-setting]").count()).toBe(settings.data.length);
   await visit.page.getByLabel("Only what was changed").check();
-  expect(await visit.page.locator("main li").count()).toBeLessThan(10);
+  expect(await visit.page.locator("main li[data-setting]").count()).toBeLessThan(10);
   await visit.go("/pool");
   await visit.page.getByRole("img", { name: "Models on the device over time" }).waitFor();
   await visit.go("/doctor");
