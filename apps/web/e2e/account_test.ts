@@ -91,6 +91,11 @@ test("a session that ends loses no draft", async () => {
   });
   await owner.page.getByRole("button", { name: "Send" }).click();
   await owner.page.getByRole("heading", { name: "Sign in again" }).waitFor();
+  // It is there until it is answered.
+  expect(await owner.page.evaluate(() => (document.activeElement as HTMLInputElement).name)).toBe("email");
+  await owner.page.keyboard.press("Escape");
+  await owner.page.keyboard.press("Escape");
+  expect(await owner.page.getByRole("dialog").isVisible()).toBe(true);
   await owner.page.getByLabel("Mail address").fill("ann@example.org");
   await owner.page.getByLabel("Password").fill(password);
   await owner.page.getByRole("button", { name: "Sign in", exact: true }).click();

@@ -294,9 +294,9 @@ test("settings, health and the pool show what the API says", async () => {
   await visit.go("/settings");
   const settings = await server.ask<{ data: { id: string }[] }>("GET", "/api/v1/settings");
   await visit.page.getByText("pool.memory", { exact: true }).waitFor();
-  expect(await visit.page.locator("main li").count()).toBe(settings.data.length);
+  expect(await visit.page.locator("main li[data-setting]").count()).toBe(settings.data.length);
   await visit.page.getByLabel("Only what was changed").check();
-  expect(await visit.page.locator("main li").count()).toBeLessThan(10);
+  expect(await visit.page.locator("main li[data-setting]").count()).toBeLessThan(10);
   await visit.go("/pool");
   await visit.page.getByRole("img", { name: "Models on the device over time" }).waitFor();
   await visit.go("/doctor");
@@ -442,6 +442,18 @@ test("theme and language change at once and stay", async () => {
   await visit.page.reload();
   await visit.page.getByRole("heading", { name: "模型", level: 1 }).waitFor();
   expect(await visit.page.evaluate(() => [document.documentElement.classList.contains("dark"), document.documentElement.lang])).toEqual([true, "zh-CN"]);
+  // What the server says, too: help of settings, findings, and why something did not work.
+  await visit.go("/settings");
+  await visit.page.getByText("I/O 线程数。").waitFor();
+  const help = await visit.page.locator("li[data-setting] p:first-child").allTextContents();
+  expect(help.filter((text) => !/[\u4e00-\u9fff]/.test(text))).toEqual([]);
+  await visit.go("/doctor");
+  await visit.page.getByText(/内存读取速度为 [\d.]+ GB\/s/).waitFor({ timeout: 50_000 });
+  await visit.go("/models");
+  await visit.page.getByRole("button", { name: "添加模型" }).click();
+  await visit.page.getByLabel("来源").fill("no/where:x:y:z");
+  await visit.page.getByRole("dialog").getByRole("button", { name: "获取", exact: true }).click();
+  expect(await visit.page.getByRole("alert").first().textContent()).toMatch(/[\u4e00-\u9fff]/);
 });
 
 test("the first load is small and quick", async () => {

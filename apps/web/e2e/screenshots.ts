@@ -114,9 +114,9 @@ test("pictures of pages that are empty, wait, or failed", async () => {
   const every = ["chat", "compare", "playground", ...consolePages];
   try {
     await take(browser, server, [
-      ...["chat", "compare", "playground", ...consolePages.filter((name) => name !== "settings" && name !== "doctor"), "welcome", "account", "models/nothing:1", "chat/conv-gone"].map((name) => ({ name: `empty-${name.replace("/", "-")}`, where: `/${name}` })),
+      ...["chat", "compare", "playground", ...consolePages.filter((name) => name !== "settings" && name !== "doctor"), "welcome", "account", "models/nothing:1", "chat/conv-gone"].map((name) => ({ name: `empty-${name.replace(/[/:]/g, "-")}`, where: `/${name}` })),
       ...every.map((name) => ({ name: `loading-${name}`, where: `/${name}`, before: hold })),
-      ...[...every, "models/some:1", "chat/conv-some", "welcome"].map((name) => ({ name: `error-${name.replace("/", "-")}`, where: `/${name}`, before: fail, waitMs: 4_000 })),
+      ...[...every, "models/some:1", "chat/conv-some", "welcome"].map((name) => ({ name: `error-${name.replace(/[/:]/g, "-")}`, where: `/${name}`, before: fail, waitMs: 4_000 })),
       { name: "error-session", where: "/chat", before: (visit) => visit.page.route("**/sessions/current", (route) => route.abort()), waitMs: 6_000 },
       { name: "loading-session", where: "/chat", before: (visit) => visit.page.route("**/sessions/current", () => {}) },
     ]);
@@ -189,7 +189,7 @@ test("pictures of answers that wait, failed, stopped, and of long names and huge
     await server.ask("POST", "/api/v1/workspaces", { name: words.slice(0, 190) });
     for (const name of [words.slice(0, 180), "CI"]) await server.ask("POST", "/api/v1/keys", { name, models: [long, "qwen3:*"], endpoints: ["/v1/chat/completions"], networks: ["10.0.0.0/8"] });
     await server.ask("POST", "/api/v1/invitations", { email: `${"somebody-".repeat(6)}@example.org`, role: "developer" });
-    await server.ask("POST", "/api/v1/prices", { currency: "EUR", note: words.slice(0, 200), models: [{ model: "*", tiers: [{ input: "123456.789", output: "987654321.5" }] }, { model: long, tiers: [{ up_to: 1000000, input: "0.000000001", output: "1" }, { input: "2", output: "3" }] }] });
+    await server.ask("POST", "/api/v1/prices", { currency: "EUR", note: words.slice(0, 200), models: [{ model: "*", tiers: [{ input: "98765.432109876", output: "100000.00" }] }, { model: long, tiers: [{ up_to: 1000000, input: "0.000000001", output: "1" }, { input: "2", output: "3" }] }] });
     const { organisation } = await server.ask<{ organisation: string }>("GET", "/api/v1/sessions/current");
     await server.ask("PUT", "/api/v1/limits", { scope: `organisation:${organisation}`, model: long, requests_per_minute: 999999999999, tokens_per_minute: 999999999999, tokens_per_day: 0 });
     await server.ask("POST", "/api/v1/budgets", { scope: `organisation:${organisation}`, amount: "9000000000", block: false });

@@ -51,7 +51,7 @@ export function SignInPage({ onSignedIn }: { onSignedIn: () => unknown }) {
 export function SignInDialog({ open, onSignedIn }: { open: boolean; onSignedIn: () => unknown }) {
   const { t } = useTranslation();
   return (
-    <Dialog open={open} onClose={() => {}} title={t("signIn.again")}>
+    <Dialog open={open} title={t("signIn.again")}>
       <p className="mb-4 text-sm text-soft">{t("signIn.expired")}</p>
       <SignInForm onSignedIn={onSignedIn} />
     </Dialog>

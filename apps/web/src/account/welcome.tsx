@@ -31,7 +31,7 @@ export function WelcomePage() {
   const offered = catalogue.data && pool.data && status.data ? suggestions(catalogue.data, poolBytes, bandwidth) : null;
   const coming = (pulls.data ?? []).filter((one) => one.state === "running" || one.state === "queued" || one.state === "paused" || one.state === "failed");
   return (
-    <Page title={t("welcome.title")} lead={<p>{served ? t("welcome.served", { model: served }) : t("welcome.nothingServed")}</p>}>
+    <Page title={t("welcome.title")} lead={models.data && <p>{served ? t("welcome.served", { model: served }) : t("welcome.nothingServed")}</p>}>
       <p className="mb-6">
         <Link to="/chat" className="inline-flex min-h-10 items-center gap-2 rounded-md bg-accent px-4 font-medium text-on-accent hover:brightness-110"><MessageSquare className="size-4" aria-hidden />{t("welcome.skip")}</Link>
       </p>

@@ -134,7 +134,7 @@ export function ChatPage() {
   };
   const customised = system !== "" || Object.keys(sampling).length > 0;
   const composer = (
-    <div className="mx-auto w-full max-w-3xl px-4 pb-3">
+    <div className="mx-auto w-full max-w-[50rem] px-4 pb-3">
       {!mayUse && <p className="pb-2 text-sm text-warn">{t("shell.viewerText")}</p>}
       {problem !== null && <div className="pb-2"><ErrorNote error={problem} /></div>}
       {models.error !== null && !models.data && <div className="pb-2"><ErrorNote error={models.error} retry={() => void models.refetch()} /></div>}

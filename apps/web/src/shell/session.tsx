@@ -60,7 +60,7 @@ export function SessionGate({ children }: { children: ReactNode }) {
   const signedOut = query.error instanceof ApiError && query.error.status === 401;
   if (!query.data) {
     if (signedOut) return <SignInPage onSignedIn={signedIn} />;
-    return <main className="mx-auto max-w-xl p-8">{query.error ? <ErrorNote error={query.error} retry={() => void query.refetch()} /> : <Loading rows={4} />}</main>;
+    return <main className="mx-auto max-w-xl p-8">{(query.error ?? query.failureReason) ? <ErrorNote error={query.error ?? query.failureReason} retry={() => void query.refetch()} /> : <Loading rows={4} />}</main>;
   }
   // A session that ended does not take the page away: what was typed stays under the dialog.
   return (

@@ -106,27 +106,33 @@ export function Select({ className, ...rest }: SelectHTMLAttributes<HTMLSelectEl
 }
 
 // The browser's own dialog: focus stays inside, Escape closes.
-export function Dialog({ open, onClose, title, children, wide = false }: { open: boolean; onClose: () => void; title: string; children: ReactNode; wide?: boolean }) {
+// Without onClose it stays until it is answered.
+export function Dialog({ open, onClose, title, children, wide = false }: { open: boolean; onClose?: () => void; title: string; children: ReactNode; wide?: boolean }) {
   const ref = useRef<HTMLDialogElement>(null);
   const { t } = useTranslation();
   const titleId = useId();
   useEffect(() => {
     const dialog = ref.current;
     if (!dialog) return;
-    if (open && !dialog.open) dialog.showModal();
+    if (open && !dialog.open) {
+      dialog.showModal();
+      // What is to be filled in, not the button that closes it.
+      dialog.querySelector<HTMLElement>("[data-body] :is(input:not([type=checkbox], [readonly]), textarea:not([readonly]), select)")?.focus();
+    }
     if (!open && dialog.open) dialog.close();
   }, [open]);
   return (
-    <dialog ref={ref} aria-labelledby={titleId} onClose={onClose} onClick={(event) => { if (event.target === ref.current) onClose(); }}
+    <dialog ref={ref} aria-labelledby={titleId} onCancel={(event) => { if (!onClose) event.preventDefault(); }}
+      onClose={onClose ?? (() => { if (open) ref.current?.showModal(); })} onClick={(event) => { if (event.target === ref.current) onClose?.(); }}
       className={cx("max-h-[90dvh] w-[calc(100vw-2rem)] overflow-hidden rounded-xl border border-line bg-panel p-0 text-ink shadow-2xl", wide ? "max-w-3xl" : "max-w-md")}>
       {open && (
         <div className="flex max-h-[90dvh] flex-col">
           <header className="flex items-center gap-2 border-b border-line px-4 py-2.5">
             <h2 id={titleId} className="grow truncate">{title}</h2>
             {/* Without a hint: it has the focus first, and Escape would close the hint instead of the dialog. */}
-            <button type="button" aria-label={t("common.close")} onClick={onClose} className="inline-flex size-8 items-center justify-center rounded-md text-faint hover:bg-sunken hover:text-ink"><X className="size-4" /></button>
+            {onClose && <button type="button" aria-label={t("common.close")} onClick={onClose} className="inline-flex size-8 items-center justify-center rounded-md text-faint hover:bg-sunken hover:text-ink"><X className="size-4" /></button>}
           </header>
-          <div className="overflow-y-auto p-4">{children}</div>
+          <div data-body className="overflow-y-auto p-4">{children}</div>
         </div>
       )}
     </dialog>
@@ -184,7 +190,7 @@ export function Stat({ label, value, unit, hint, tone }: { label: string; value:
   return (
     <div className="min-w-0">
       <dt className="truncate text-xs text-faint">{label}</dt>
-      <dd className={cx("text-lg font-semibold tracking-tight", tone === "good" && "text-good", tone === "warn" && "text-warn", tone === "bad" && "text-bad")}>
+      <dd className={cx("text-lg font-semibold tracking-tight [overflow-wrap:anywhere]", tone === "good" && "text-good", tone === "warn" && "text-warn", tone === "bad" && "text-bad")}>
         {value}{unit && <span className="ml-1 text-sm font-normal text-faint">{unit}</span>}
       </dd>
       {hint && <dd className="truncate text-xs text-faint" title={typeof hint === "string" ? hint : undefined}>{hint}</dd>}
