@@ -35,6 +35,7 @@ struct Job {
   bool paused = false;
   bool beyond = false;   // it came beyond its account's share of the pool
   bool relaxed = false;  // its promise has been compared with what the devices can do
+  bool placed = false;   // it had a device: it is not refused for load any more, nor for a cordon
   bool asked = false;    // a kAdmit or kGrow waits for its answer
   bool gone = false;     // removed while its KV was moving: kept until the move has ended
   int32_t prompt = 0;    // tokens to prefill: the prompt, and after a drop what was generated too

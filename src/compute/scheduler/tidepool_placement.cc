@@ -272,6 +272,12 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
     }
     Relax(*job);
     Fit fit = BestFit(*job, now);
+    if (fit.device == nullptr && job->placed) {  // until one is open again
+      unplaced_.push_back(job);
+      job->place_at = now + kSecond;
+      wake_at_ = std::min(wake_at_, job->place_at);
+      continue;
+    }
     if (fit.device == nullptr) {
       bool any = false, fits = false;
       for (const auto& device : devices_) {
@@ -282,7 +288,7 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
       EmitReject(*job, any && !fits ? Reason::kTooLarge : Reason::kNoDevice, 0, 0, now, effects);
       continue;
     }
-    double over = Overload(*job, *fit.device, now);
+    double over = job->placed ? 0 : Overload(*job, *fit.device, now);
     if (over > 0 && fit.apart != nullptr && fit.apart != fit.device &&
         WeightPressure(*fit.apart, job->model->weight_bytes) <= 0) {
       // Where its model is at work there is too much to do: then another device begins with it that has
@@ -315,6 +321,7 @@ bool TidepoolScheduler::Beyond(const Job& job, Nanoseconds now) {
 // were full.
 void TidepoolScheduler::OnAssigned(Job& job, Nanoseconds now) {
   Device& device = *job.replica->device;
+  job.placed = true;
   accounts_.Settle(*job.account, job.pledge, job.served_s);  // on a device it was moved from
   job.served_s = 0;
   const double full = std::min(job.model->model.max_sequences, kFullBatch);

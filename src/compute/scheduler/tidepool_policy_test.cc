@@ -400,6 +400,28 @@ TEST_F(PolicyTest, WorkMovesToADeviceThatIsEmpty) {
   EXPECT_EQ(Count(EffectKind::kDrop), 0) << "with their KV";
 }
 
+// Running, spilled and waiting: all that came before the cordon ends on the only device there is.
+TEST_F(PolicyTest, ACordonEndsNothing) {
+  Start({8}, 1);
+  world().AddModel(Warm(1, 4));
+  world().AddModel(Warm(2, 8));
+  Use(1);
+  // 63 blocks each: nine fill the memory for KV.
+  for (int32_t i = 0; i < 24; ++i) Ask(1, 600, 400);
+  for (int32_t i = 0; i < 4; ++i) AskFor(2, kSecond, 20 * kMillisecond, 400);
+  for (int32_t i = 0; i < 1000 && Count(EffectKind::kSpill) == Count(EffectKind::kRestore); ++i)
+    world().RunUntil(world().now() + 10 * kMillisecond);
+  const auto rejected = world().rejected.size();
+  ASSERT_GT(Count(EffectKind::kSpill), Count(EffectKind::kRestore)) << "some of them are on the host";
+  int32_t waiting = world().scheduler().waiting(1) + world().scheduler().waiting(2);
+  EXPECT_GT(waiting, 0);
+  world().SetCordoned(0, true);
+  const PoolJobId late = Ask(1);
+  world().Finish();
+  EXPECT_EQ(world().rejected.size(), rejected + 1) << "what comes after it";
+  EXPECT_TRUE(world().rejected.contains(late));
+}
+
 TEST_F(PolicyTest, WhatOneDeviceHadNoRoomForAnotherMayTake) {
   Start({8, 8});
   world().AddModel(Warm(1, 4));

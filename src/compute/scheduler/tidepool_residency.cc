@@ -162,7 +162,7 @@ bool TidepoolScheduler::GrowJobs(Replica& replica, Nanoseconds now, std::vector<
 }
 
 void TidepoolScheduler::RestoreJobs(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
-  if (device.cordoned || device.spilling > 0) return;
+  if (device.spilling > 0) return;
   for (Replica* replica : device.replicas) {
     if (replica->spilled.empty() || !(replica->resident() || replica->loading)) continue;
     for (size_t i = 0; i < replica->spilled.size();) {
@@ -449,11 +449,20 @@ bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency,
   return true;
 }
 
+// Is there another device, open, that can hold the model?
+bool TidepoolScheduler::HasOtherDevice(const Replica& replica) const {
+  return std::any_of(devices_.begin(), devices_.end(), [&](const auto& other) {
+    return other.get() != replica.device && MayUse(*replica.model, *other) &&
+           replica.model->weight_bytes + KvBytes(*replica.model, 1) <= other->arena;
+  });
+}
+
 void TidepoolScheduler::Shrink(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
   if (device.used() <= device.arena && !device.cordoned) return;
   if (device.cordoned) {
-    // Jobs that have not begun go elsewhere; those that run end here unless their KV can move.
+    // What waits goes elsewhere where it can; what cannot, and what runs, ends here.
     for (Replica* replica : device.replicas) {
+      if (!HasOtherDevice(*replica)) continue;
       while (!replica->waiting.empty() && !replica->waiting.back()->asked) {
         Job* job = replica->waiting.back();
         Detach(*job);

@@ -100,6 +100,7 @@ class TidepoolScheduler final : public PoolState {
   // `gives_turn`: the model that has the turn, when it makes way.
   bool SpillFor(Device& device, uint64_t bytes, double urgency, bool for_weights, const Replica* gives_turn,
                 const Job* grower, Nanoseconds now, std::vector<Effect>& effects);
+  bool HasOtherDevice(const Replica& replica) const;
   void Shrink(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void ExpireIdle(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void Rebalance(Nanoseconds now, std::vector<Effect>& effects);
