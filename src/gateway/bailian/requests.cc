@@ -112,7 +112,7 @@ const std::vector<Field>& RerankParameterFields() {
   static const std::vector<Field> kFields = {
       {"top_n", kInteger, kRead, "Only so many of the best", 1, kMaxTokens},
       {"return_documents", kBoolean, kRead, "Results hold their documents; default false"},
-      {"instruct", kString, kRead, "What relevant means, of models that read it"},
+      {"instruct", kString, kRead, "What relevant means, of models that read it; of others ignored"},
       {"user_agent", kAny, kIgnored, ""},
   };
   return kFields;
@@ -344,6 +344,7 @@ Result<rerank::ParsedRerank> ParseRerank(const Json& body) {
   for (const std::string& name : parsed->ignored)
     AddIgnored({PlaceInOurs(name, {"query", "documents"})}, parts.ignored);
   parsed->ignored = std::move(parts.ignored);
+  parsed->instruction_field = PlaceInOurs(parsed->instruction_field, {});
   return parsed;
 }
 

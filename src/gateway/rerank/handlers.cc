@@ -60,6 +60,11 @@ void Run(Services& services, const std::shared_ptr<Exchange>& exchange, ParsedRe
   };
   if (auto allowed = CheckModel(services, http, parsed.request.model); !allowed)
     return refuse(allowed.error());
+  if (!parsed.instruction_field.empty()) {
+    const auto found = services.inference.Find(parsed.request.model);
+    if (found && !platform::ReadsInstruction(found->model))
+      AddIgnored({parsed.instruction_field}, parsed.ignored);
+  }
   std::vector<std::string> documents;
   if (parsed.return_documents) documents = parsed.request.documents;
   // Spelling out a thousand documents takes milliseconds: not on the engine's thread.

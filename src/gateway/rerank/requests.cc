@@ -26,7 +26,8 @@ const std::vector<Field>& RerankFields() {
       {"top_n", kInteger, kRead, "Only so many of the best", 1, kMaxInteger},
       {"return_documents", kBoolean, kRead, "Results hold their documents; default false"},
       {"max_tokens_per_doc", kInteger, kRead, "Longer documents are cut", 1, kMaxInteger},
-      {"instruction", kString, kRead, "What relevant means, of models that read it (Qwen3-Reranker)"},
+      {"instruction", kString, kRead,
+       "What relevant means, of models that read it (Qwen3-Reranker); of others ignored"},
       {"instruct", kString, kRead, "Bailian's name of instruction"},
       {"rank_fields", kAny, kRefused, "documents have one text", 0, 0, false, IsEmptyOrFalse},
       {"return_embeddings", kAny, kRefused, "use /v1/embeddings", 0, 0, false, IsEmptyOrFalse},
@@ -82,7 +83,12 @@ Result<ParsedRerank> ParseRerank(const Json& body) {
   parsed.top = static_cast<int32_t>(reader.Integer("top_n").value_or(0));
   parsed.return_documents = reader.Boolean("return_documents").value_or(false);
   parsed.request.max_document_tokens = static_cast<int32_t>(reader.Integer("max_tokens_per_doc").value_or(0));
-  parsed.request.instruction = reader.String("instruction").value_or(reader.String("instruct").value_or(""));
+  for (const char* name : {"instruct", "instruction"}) {
+    auto instruction = reader.String(name).value_or("");
+    if (instruction.empty()) continue;
+    parsed.request.instruction = std::move(instruction);
+    parsed.instruction_field = name;
+  }
   return parsed;
 }
 

@@ -19,6 +19,7 @@ struct ParsedRerank {
   platform::RerankRequest request;
   int32_t top = 0;  // only so many of the best; 0: all
   bool return_documents = false;
+  std::string instruction_field;  // where the instruction is in the client's request; empty: there is none
   std::vector<std::string> ignored;
 };
 

@@ -31,6 +31,20 @@ TEST_F(RerankTest, TheBestComesFirst) {
   EXPECT_EQ(inference_.last_rerank().principal.key_id, "tp-test");
 }
 
+TEST_F(RerankTest, AnInstructionIsIgnoredByModelsThatReadNone) {
+  Start();
+  const std::string ask = R"({"model":"scripted","query":"q","documents":["aa"])";
+  EXPECT_EQ(Ask(Post("/v1/rerank", ask + R"(,"instruction":"i"})")).headers.at("tidepool-ignored"),
+            "instruction");
+  EXPECT_EQ(Ask(Post("/v1/rerank", ask + R"(,"instruct":"i"})")).headers.at("tidepool-ignored"), "instruct");
+  EXPECT_EQ(Ask(Post("/v1/rerank", ask + R"(,"instruct":""})")).headers.count("tidepool-ignored"), 0u);
+  EXPECT_EQ(Ask(Post("/api/v1/services/rerank/text-rerank/text-rerank",
+                     R"({"model":"scripted","input":{"query":"q","documents":["a"]},
+                         "parameters":{"instruct":"i"}})"))
+                .headers.at("tidepool-ignored"),
+            "parameters.instruct");
+}
+
 TEST_F(RerankTest, RefusalsInEachShape) {
   Start();
   const Json refused =
