@@ -451,7 +451,7 @@ test("theme and language change at once and stay", async () => {
   await visit.page.getByText(/内存读取速度为 [\d.]+ GB\/s/).waitFor({ timeout: 50_000 });
   await visit.go("/models");
   await visit.page.getByRole("button", { name: "添加模型" }).click();
-  await visit.page.getByLabel("来源").fill("no/where:x:y:z");
+  await visit.page.getByLabel("来源").fill("/no/such/path");
   await visit.page.getByRole("dialog").getByRole("button", { name: "获取", exact: true }).click();
   expect(await visit.page.getByRole("alert").first().textContent()).toMatch(/[\u4e00-\u9fff]/);
 });

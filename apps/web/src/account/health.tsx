@@ -36,7 +36,7 @@ export function HealthPage() {
               <Stat label={t("health.memory")} value={formatBytes(report.memory_bytes)} hint={t("health.pool", { pool: formatBytes(report.pool_bytes) })} />
               <Stat label={t("health.bandwidth")} value={`${formatBytes(report.memory_bytes_per_s)}/s`} />
               <Stat label={t("health.int8")} value={`${formatCount(report.int8_ops_per_s)}op/s`} hint={`f32 ${formatCount(report.f32_flops_per_s)}flop/s`} />
-              <Stat label={t("health.disk")} value={formatBytes(report.disk_free_bytes)} hint={t("health.diskWrite", { rate: formatBytes(report.disk_write_bytes_per_s) })} />
+              <Stat label={t("health.disk")} value={formatBytes(report.disk_free_bytes)} hint={t("health.diskWrite", { rate: `${formatBytes(report.disk_write_bytes_per_s)}/s` })} />
               <Stat label={t("health.load")} value={report.load_average.toFixed(2)} hint={t("health.threads", { count: report.threads })} />
             </dl>
           </Section>

@@ -15,9 +15,9 @@ interface Document { paths: Record<string, { get: { responses: { 200: { content:
 const found = (JSON.parse(read("api/openapi.json")) as Document).paths["/api/v1/doctor"]!.get.responses[200].content["application/json"].schema.properties.advice.items.properties.id.enum;
 const chinese = /[\u4e00-\u9fff]/;
 
-test("every setting has a Chinese help, and no other has", () => {
+test("every setting has a Chinese help", () => {
   expect(documented.length).toBeGreaterThan(100);
-  expect(Object.keys(serverZhCN.settings).sort()).toEqual([...documented].sort());
+  expect(documented.filter((id) => !serverZhCN.settings[id])).toEqual([]);
   expect(Object.entries(serverZhCN.settings).filter(([, text]) => !chinese.test(text))).toEqual([]);
 });
 

@@ -191,7 +191,7 @@ export function Stat({ label, value, unit, hint, tone }: { label: string; value:
     <div className="min-w-0">
       <dt className="truncate text-xs text-faint">{label}</dt>
       <dd className={cx("text-lg font-semibold tracking-tight [overflow-wrap:anywhere]", tone === "good" && "text-good", tone === "warn" && "text-warn", tone === "bad" && "text-bad")}>
-        {value}{unit && <span className="ml-1 text-sm font-normal text-faint">{unit}</span>}
+        {value}{unit && <span className="ml-1 inline-block text-sm font-normal text-faint">{unit}</span>}
       </dd>
       {hint && <dd className="truncate text-xs text-faint" title={typeof hint === "string" ? hint : undefined}>{hint}</dd>}
     </div>
