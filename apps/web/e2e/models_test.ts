@@ -16,10 +16,11 @@ beforeAll(async () => {
   visit = await Visit.open(browser, server.url);
 });
 afterAll(async () => {
-  expect(visit.problems).toEqual([]);
+  const { problems } = visit;
   await visit.close();
   await browser.close();
   await server.remove();
+  expect(problems).toEqual([]);
 });
 
 const bytesOf = (text: string) => {

@@ -21,10 +21,11 @@ beforeAll(async () => {
   await visit.page.waitForURL(/\/welcome$/);
 });
 afterAll(async () => {
-  expect(visit.problems).toEqual([]);
+  const { problems } = visit;
   await visit.close();
   await browser.close();
   await server.remove();
+  expect(problems).toEqual([]);
 });
 
 interface Usage { prompt_tokens: number; completion_tokens: number }
