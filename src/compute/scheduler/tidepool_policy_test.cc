@@ -400,26 +400,31 @@ TEST_F(PolicyTest, WorkMovesToADeviceThatIsEmpty) {
   EXPECT_EQ(Count(EffectKind::kDrop), 0) << "with their KV";
 }
 
-// Running, spilled and waiting: all that came before the cordon ends on the only device there is.
+// On the host, running and waiting: all that came before the cordon ends on the only device there is.
 TEST_F(PolicyTest, ACordonEndsNothing) {
-  Start({8}, 1);
+  Start({4});
   world().AddModel(Warm(1, 4));
-  world().AddModel(Warm(2, 8));
-  Use(1);
-  // 63 blocks each: nine fill the memory for KV.
-  for (int32_t i = 0; i < 24; ++i) Ask(1, 600, 400);
-  for (int32_t i = 0; i < 4; ++i) AskFor(2, kSecond, 20 * kMillisecond, 400);
-  for (int32_t i = 0; i < 1000 && Count(EffectKind::kSpill) == Count(EffectKind::kRestore); ++i)
-    world().RunUntil(world().now() + 10 * kMillisecond);
-  const auto rejected = world().rejected.size();
-  ASSERT_GT(Count(EffectKind::kSpill), Count(EffectKind::kRestore)) << "some of them are on the host";
-  int32_t waiting = world().scheduler().waiting(1) + world().scheduler().waiting(2);
-  EXPECT_GT(waiting, 0);
+  PoolModel large = Warm(2, 4);
+  large.segment_bytes.back() += kRoomForKv - 40 * kBlock;  // leaves little beside it
+  large.max_sequences = large.max_logit_rows = 2;
+  world().AddModel(large);
+  const PoolJobId held = Ask(1, 2000, 3000);
+  world().RunUntil(6 * kSecond);
+  std::vector<PoolJobId> urgent;
+  for (int32_t i = 0; i < 6; ++i) urgent.push_back(AskFor(2, 2 * kSecond, 100 * kMillisecond));
+  for (int32_t i = 0;
+       i < 1000 && (Count(EffectKind::kSpill, 1) == 0 || world().runs.back().second.model != 2); ++i)
+    world().RunUntil(world().now() + kMillisecond);
+  ASSERT_GT(Count(EffectKind::kSpill, 1), 0);
+  ASSERT_EQ(Count(EffectKind::kRestore, 1), 0) << "it is on the host";
+  ASSERT_GT(world().scheduler().waiting(2), 0);
   world().SetCordoned(0, true);
   const PoolJobId late = Ask(1);
   world().Finish();
-  EXPECT_EQ(world().rejected.size(), rejected + 1) << "what comes after it";
-  EXPECT_TRUE(world().rejected.contains(late));
+  EXPECT_EQ(world().rejected.size(), 1u);
+  EXPECT_TRUE(world().rejected.contains(late)) << "what comes after it";
+  EXPECT_EQ(world().ended.at(held).produced, 2000);
+  for (const PoolJobId job : urgent) EXPECT_TRUE(world().ended.contains(job));
 }
 
 TEST_F(PolicyTest, WhatOneDeviceHadNoRoomForAnotherMayTake) {

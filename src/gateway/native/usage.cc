@@ -408,7 +408,8 @@ Json BillSchema() {
       Json{{"type", "object"}, {"description", "by currency: all lines and adjustments of the month"}};
   schema["properties"]["totals"]["additionalProperties"]["type"] = "string";
   schema["properties"]["usage"] = SchemaLike(SumsJson({}));
-  for (const char* name : {"amount", "amount_by_currency"}) schema["properties"]["usage"]["properties"].erase(name);
+  for (const char* name : {"amount", "amount_by_currency"})
+    schema["properties"]["usage"]["properties"].erase(name);
   return schema;
 }
 

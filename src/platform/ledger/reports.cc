@@ -445,11 +445,12 @@ Result<std::vector<RangeSeries>> Reports::Range(const RangeQuery& query) {
   c.values.emplace_back(query.step_ms);
   const size_t step = c.values.size();
   if (amounts) {
-    return AmountRange(fmt::format("SELECT {0} AS grp, {1} AS others, price_version, finished_ms - finished_ms % ${2} AS "
-                                   "step, {3} FROM usage_rows{4} GROUP BY grp, others, price_version, step "
-                                   "ORDER BY others, grp, step, price_version",
-                                   column, others, step, kAmountSums, c.text),
-                       c.values);
+    return AmountRange(
+        fmt::format("SELECT {0} AS grp, {1} AS others, price_version, finished_ms - finished_ms % ${2} AS "
+                    "step, {3} FROM usage_rows{4} GROUP BY grp, others, price_version, step "
+                    "ORDER BY others, grp, step, price_version",
+                    column, others, step, kAmountSums, c.text),
+        c.values);
   }
   const std::string sql = fmt::format(
       "SELECT {0} AS grp, {1} - {1} % ${2} AS step, {3}, {6} AS others FROM {4}{5} GROUP BY grp, others, "

@@ -147,7 +147,8 @@ class Reports {
  private:
   void AddAmount(Amounts& amounts, int64_t price_version, Money amount) const;
   // `sql`: group, whether it is the others, price version, step, amount; in this order but for the version.
-  Result<std::vector<RangeSeries>> AmountRange(const std::string& sql, const std::vector<store::Value>& values);
+  Result<std::vector<RangeSeries>> AmountRange(const std::string& sql,
+                                               const std::vector<store::Value>& values);
 
   store::Database& database_;
   const PriceBooks& books_;
