@@ -203,6 +203,105 @@ Status CreateWorkspace(Session& session, const AccountsOptions& o) {
   return Print(session, made, TextField(made, "id"));
 }
 
+Status SetWorkspace(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  Json body = Json::object();
+  if (!o.name.empty()) body["name"] = o.name;
+  if (o.weight) body["weight"] = *o.weight;
+  if (o.store_bodies) body["store_bodies"] = *o.store_bodies;
+  if (o.retention_days) body["retention_days"] = *o.retention_days;
+  if (o.store_responses) body["stored_responses"] = *o.store_responses ? "as_asked" : "never";
+  for (const std::string& kind : o.redact) body["redact"][kind] = true;
+  for (const std::string& kind : o.leave) body["redact"][kind] = false;
+  if (!o.patterns.empty()) {
+    body["redact"]["patterns"] = Json::array();
+    for (const std::string& pattern : o.patterns) {
+      if (!pattern.empty()) body["redact"]["patterns"].push_back(pattern);
+    }
+  }
+  TP_ASSIGN(const Json made, api->Patch(Path("workspaces", o.id), body));
+  std::string kinds;
+  for (const auto& [name, value] : made["redact"].items()) {
+    if (value == true) kinds += (kinds.empty() ? "" : ", ") + name;
+  }
+  std::string text = fmt::format("{}: responses are stored {}; bodies ", o.id,
+                                 TextField(made, "stored_responses") == "never" ? "never" : "as clients ask");
+  text += made.value("store_bodies", false)
+              ? fmt::format("are stored for {} days without {} and {} patterns",
+                            NumberField(made, "retention_days"), kinds.empty() ? "none of the kinds" : kinds,
+                            made["redact"]["patterns"].size())
+              : std::string("are not stored");
+  for (const char* what : {"bodies", "responses"}) {
+    const double deleted = NumberField(made, fmt::format("{}_deleted", what).c_str());
+    if (deleted > 0) text += fmt::format("\n{} stored {} were deleted", deleted, what);
+  }
+  return Print(session, made, text);
+}
+
+Status ListRequests(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  std::string path = fmt::format("/api/v1/requests?limit={}", o.limit);
+  if (!o.workspace.empty()) path += "&workspace=" + ApiClient::Segment(o.workspace);
+  TP_ASSIGN(const Json reply, api->Get(path));
+  return PrintTable(session, reply,
+                    {{"ID"},
+                     {"FINISHED"},
+                     {"MODEL"},
+                     {"ENDPOINT"},
+                     {"PROMPT", Align::kRight},
+                     {"OUTPUT", Align::kRight},
+                     {"STATUS"},
+                     {"BODY"}},
+                    [](const Json& row) -> std::vector<std::string> {
+                      return {TextField(row, "request_id"),
+                              When(row, "finished_at"),
+                              TextField(row, "model"),
+                              TextField(row, "endpoint"),
+                              fmt::format("{}", NumberField(row, "prompt_tokens")),
+                              fmt::format("{}", NumberField(row, "output_tokens")),
+                              TextField(row, "status"),
+                              row.value("body_stored", false) ? "stored" : ""};
+                    });
+}
+
+Status ShowRequest(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json row, api->Get(Path("requests", o.id)));
+  std::string text;
+  for (const auto& [name, value] : row.items()) {
+    if (value.is_null() || value == "") continue;
+    text += fmt::format("{}{:<16}{}", text.empty() ? "" : "\n", name,
+                        value.is_string() ? value.get<std::string>() : value.dump());
+  }
+  return Print(session, row, text);
+}
+
+Status ShowRequestBody(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json body, api->Get(Path("requests", o.id) + "/body"));
+  std::string text = TextField(body["request"], "text");
+  const auto part = [&](const std::string& mark, const std::string& words) {
+    if (!words.empty()) text += fmt::format("\n\n--- {}\n{}", mark, words);
+  };
+  for (const Json& choice : body["answer"].value("choices", Json::array())) {
+    part("reasoning", TextField(choice, "reasoning"));
+    part("answer", TextField(choice, "content"));
+    for (const Json& call : choice.value("tool_calls", Json::array()))
+      part("call of " + TextField(call, "name"), TextField(call, "arguments"));
+  }
+  for (const char* name : {"embeddings", "scores"}) {
+    const auto found = body["answer"].find(name);
+    if (found != body["answer"].end() && !found->is_null()) part(name, found->dump());
+  }
+  return Print(session, body, TerminalFilter().Feed(text));
+}
+
+Status DeleteRequestBody(Session& session, const AccountsOptions& o) {
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const Json gone, api->Delete(Path("requests", o.id) + "/body"));
+  return Print(session, gone, fmt::format("nothing is stored any more of what {} said", o.id));
+}
+
 Status ArchiveWorkspace(Session& session, const AccountsOptions& o) {
   TP_ASSIGN(ApiClient * api, session.Api());
   TP_ASSIGN(const Json made, api->Delete(Path("workspaces", o.id)));

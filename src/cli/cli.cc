@@ -485,9 +485,26 @@ void AddKeys(CLI::App& root, AccountsOptions& o, std::vector<Entry>& entries) {
       ->required();
 }
 
+void AddRequests(CLI::App& root, AccountsOptions& o, std::vector<Entry>& entries) {
+  CLI::App* requests =
+      root.add_subcommand("requests", "Single requests: list, show, and what is stored of them");
+  requests->require_subcommand(1);
+  CLI::App* list = AddAction(requests, "list", "Newest first", entries, ListRequests);
+  list->add_option("--workspace", o.workspace);
+  list->add_option("--limit", o.limit)->capture_default_str();
+  const auto one = [&](const char* name, const char* help, Status (*run)(Session&, const AccountsOptions&)) {
+    AddAction(requests, name, help, entries, run)
+        ->add_option("ID", o.id, "X-Request-Id, or the row's id")
+        ->required();
+  };
+  one("show", "Its usage row", ShowRequest);
+  one("body", "What it said and was answered, where its workspace stores that", ShowRequestBody);
+  one("forget", "Delete what is stored of it; its usage row stays", DeleteRequestBody);
+}
+
 void AddAccounts(CLI::App& root, AccountsOptions& o, std::vector<Entry>& entries) {
   AddKeys(root, o, entries);
-  CLI::App* workspace = root.add_subcommand("workspace", "Workspaces: list, create, archive");
+  CLI::App* workspace = root.add_subcommand("workspace", "Workspaces: list, create, set, archive");
   workspace->require_subcommand(1);
   AddAction(workspace, "list", "The workspaces you may see", entries, ListWorkspaces)
       ->add_option("--organisation", o.organisation);
@@ -495,10 +512,30 @@ void AddAccounts(CLI::App& root, AccountsOptions& o, std::vector<Entry>& entries
   made->add_option("--name", o.name)->required();
   made->add_option("--organisation", o.organisation);
   made->add_option("--weight", o.weight, "Its share of what the organisation gets");
+  CLI::App* set = AddAction(workspace, "set", "What the server stores of its requests, its name and weight",
+                            entries, SetWorkspace);
+  set->add_option("ID", o.id)->required();
+  set->add_option("--name", o.name);
+  set->add_option("--weight", o.weight, "Its share of what the organisation gets");
+  set->add_flag("--store-bodies,!--drop-bodies", o.flag,
+                "Keep what requests say and are answered, redacted; or delete it")
+      ->each([&o](const std::string& v) { o.store_bodies = v == "true"; });
+  set->add_option("--retention-days", o.retention_days, "How long: 1 to 365");
+  set->add_option("--redact", o.redact,
+                  "Take this out: email, phone, card, iban, token, ip; may be given again")
+      ->delimiter(',');
+  set->add_option("--leave", o.leave, "Do not take this out; may be given again")->delimiter(',');
+  set->add_option(
+      "--pattern", o.patterns,
+      "Take out what this regular expression matches; all of them anew; may be given again; \"\": none");
+  set->add_flag("--store-responses,!--never-store-responses", o.flag,
+                "Responses are stored as clients ask, or never")
+      ->each([&o](const std::string& v) { o.store_responses = v == "true"; });
   AddAction(workspace, "archive", "Stop its keys; its usage stays", entries, ArchiveWorkspace)
       ->add_option("ID", o.id)
       ->required();
 
+  AddRequests(root, o, entries);
   CLI::App* organisation =
       root.add_subcommand("organisation", "Organisations: list, create, suspend, resume");
   organisation->require_subcommand(1);

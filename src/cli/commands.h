@@ -151,7 +151,10 @@ struct AccountsOptions {
   std::string id, name, role, workspace, organisation, email, expires, overlap = "1d", file, passphrase_file;
   std::vector<std::string> models, endpoints, networks;
   std::optional<double> weight;
-  bool service = false, with_keys = false;
+  bool service = false, with_keys = false, flag = false;
+  std::optional<bool> store_bodies, store_responses;  // as --store-bodies, --drop-bodies and so on say
+  std::optional<int64_t> retention_days;
+  std::vector<std::string> redact, leave, patterns;
   int64_t limit = 50;
   std::optional<int64_t> before;
 };
@@ -162,6 +165,11 @@ Status RotateKey(Session& session, const AccountsOptions& options);
 Status RevokeKey(Session& session, const AccountsOptions& options);
 Status ListWorkspaces(Session& session, const AccountsOptions& options);
 Status CreateWorkspace(Session& session, const AccountsOptions& options);
+Status SetWorkspace(Session& session, const AccountsOptions& options);
+Status ListRequests(Session& session, const AccountsOptions& options);
+Status ShowRequest(Session& session, const AccountsOptions& options);
+Status ShowRequestBody(Session& session, const AccountsOptions& options);
+Status DeleteRequestBody(Session& session, const AccountsOptions& options);
 Status ArchiveWorkspace(Session& session, const AccountsOptions& options);
 Status ListOrganisations(Session& session, const AccountsOptions& options);
 Status CreateOrganisation(Session& session, const AccountsOptions& options);

@@ -7,6 +7,7 @@
 
 #include "base/ids.h"
 #include "base/log.h"
+#include "gateway/action_note.h"
 #include "gateway/errors.h"
 #include "gateway/web_app.h"
 #include "platform/accounts/audit.h"
@@ -24,6 +25,13 @@ std::string MetricName(std::string_view what) { return std::string(kMetricPrefix
 HttpResponse RouteError(const HttpRequest& request, const Error& error) {
   const ErrorShape shape = request.route != nullptr ? request.route->errors : ErrorShapeOf(request.target);
   return shape != nullptr ? shape(error, request) : ErrorResponse(error);
+}
+
+// What the operator does to models, the pool and pulls. Accounts and the ledger record their own changes,
+// with what was before.
+bool IsRecorded(const Route& route) {
+  return route.access == platform::Role::kOperator && (route.tag == "native" || route.tag == "ollama") &&
+         route.method != "GET" && route.method != "HEAD";
 }
 
 }  // namespace
@@ -108,6 +116,7 @@ Result<void> Application::ScreenRouted(HttpRequest& request) {
   const Route& route = *match.route;
   request.route = match.route;
   request.path_values = std::move(match.values);
+  if (IsRecorded(route)) request.note = std::make_shared<ActionNote>();
   if (route.access != platform::Role::kNone) TP_TRY(security_.CheckCaller(request, keys_));
   if (request.principal.role < route.access) {
     return Fail(ErrorKind::kForbidden, "role_too_low",
@@ -266,20 +275,20 @@ void Application::Finished(const HttpRequest& request, const ExchangeSummary& su
 
 void Application::RecordAction(const HttpRequest& request, const ExchangeSummary& summary) {
   const Route* route = request.route;
-  // What the operator does to models, the pool and pulls. Accounts and the ledger record their own changes,
-  // with what was before.
-  if (services_.hooks.audit == nullptr || route == nullptr || route->access != platform::Role::kOperator ||
-      (route->tag != "native" && route->tag != "ollama") || request.method == "GET" ||
-      request.method == "HEAD" || !summary.handled || summary.status >= 400) {
+  if (services_.hooks.audit == nullptr || request.note == nullptr || request.note->replayed() ||
+      !summary.handled || summary.status >= 400) {
     return;
   }
   std::string object;
   for (const auto& [name, value] : request.path_values) object += object.empty() ? value : "/" + value;
   auto body = nlohmann::ordered_json::parse(request.body.substr(0, 16384), nullptr, false);
   if (body.is_discarded()) body = nullptr;
+  const auto [before, now] = request.note->Get();
+  nlohmann::ordered_json after = {{"status", summary.status}, {"request", std::move(body)}};
+  if (now.is_object()) after.update(now);
   services_.hooks.audit->RecordLater(platform::ActorOf(request.principal, request.client_address, request.id),
-                                     fmt::format("{} {}", route->method, route->pattern), object, nullptr,
-                                     {{"status", summary.status}, {"request", std::move(body)}});
+                                     fmt::format("{} {}", route->method, route->pattern), object, before,
+                                     after);
 }
 
 void Application::WatchRights() {

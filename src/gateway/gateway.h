@@ -24,6 +24,7 @@ class Accounts;
 class Audit;
 class ConversationShares;
 class Conversations;
+class RequestBodies;
 class Responses;
 }  // namespace tidepool::platform
 
@@ -75,6 +76,7 @@ struct ServerHooks {
   platform::Accounting* accounting = nullptr;
   platform::Conversations* conversations = nullptr;  // outlives the gateway. Not set: 501
   platform::ConversationShares* shares = nullptr;    // outlives the gateway. Not set: 501
+  platform::RequestBodies* bodies = nullptr;         // outlives the engine. Not set: none are kept
   platform::Responses* responses = nullptr;          // outlives the engine. Not set: 501
   platform::DeploymentBook* deployments = nullptr;   // outlives the engine. Not set: 501
   // Organisations, members, keys, sessions and what happened. Not set: 501.

@@ -17,6 +17,7 @@
 
 namespace tidepool::gateway {
 
+class ActionNote;
 struct Route;
 
 struct HttpHeader {
@@ -45,10 +46,11 @@ struct HttpRequest {
   const Route* route = nullptr;
   std::vector<std::pair<std::string, std::string>> path_values;  // decoded {name} parts of the path
   platform::Principal principal;
-  bool owns_machine = false;   // the operator, from this machine, through no proxy
-  std::string client_address;  // the peer's, or what a trusted proxy says it is
-  bool secure = false;         // TLS, here or at a trusted proxy
-  std::string allowed_origin;  // for CORS headers of the reply; empty: none
+  bool owns_machine = false;         // the operator, from this machine, through no proxy
+  std::string client_address;        // the peer's, or what a trusted proxy says it is
+  bool secure = false;               // TLS, here or at a trusted proxy
+  std::string allowed_origin;        // for CORS headers of the reply; empty: none
+  std::shared_ptr<ActionNote> note;  // of calls that the audit log has by their route; else nullptr
 
   // The first header of that name (lower case), or nullptr.
   const std::string* Header(std::string_view name) const;

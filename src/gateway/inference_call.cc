@@ -1,5 +1,7 @@
 #include "gateway/inference_call.h"
 
+#include "platform/request_bodies/request_bodies.h"
+
 namespace tidepool::gateway {
 namespace {
 
@@ -32,6 +34,11 @@ void NameUnread(Services& services, const std::string& model, const std::vector<
     if (!described || !TemplateMentions(described->chat_template, member.name))
       AddIgnored({member.path}, ignored);
   }
+}
+
+std::shared_ptr<platform::BodyRecording> MakeRecording(const Services& services, const HttpRequest& http) {
+  if (services.hooks.bodies == nullptr) return nullptr;
+  return services.hooks.bodies->Begin(http.principal, http.body);
 }
 
 HttpResponse WithIgnored(HttpResponse response, const std::vector<std::string>& ignored) {

@@ -13,10 +13,14 @@
 
 namespace tidepool::gateway {
 
+// Where its words are kept, if its workspace keeps them; nullptr: nowhere.
+std::shared_ptr<platform::BodyRecording> MakeRecording(const Services& services, const HttpRequest& http);
+
 template <typename Request>
-void FillCaller(Request& request, const HttpRequest& http) {
+void FillCaller(Request& request, const Services& services, const HttpRequest& http) {
   request.request_id = http.id;
   request.principal = http.principal;
+  request.recording = MakeRecording(services, http);
 }
 
 // Embeddings and scores: the limits that they are answered or refused with, to be given to WithRates.

@@ -367,9 +367,11 @@ std::span<const Route> Routes() {
       Account("GET", "/api/v1/workspaces/{id}", kViewer, kWorker, native::GetWorkspace, "One workspace",
               nullptr, native::WorkspaceSchema),
       Account("PATCH", "/api/v1/workspaces/{id}", kAdmin, kWorker, native::ChangeWorkspace,
-              "Another name, another share", native::WorkspaceChangeSchema, native::WorkspaceSchema),
+              "Another name, another share, whether conversations are shared and what is stored of requests",
+              native::WorkspaceChangeSchema, native::ChangedWorkspaceSchema),
       Account("DELETE", "/api/v1/workspaces/{id}", kAdmin, kWorker, native::ArchiveWorkspace,
-              "Archives a workspace: its keys stop, its usage stays", nullptr, native::WorkspaceSchema),
+              "Archives a workspace: its keys stop, its usage stays, what was stored of its requests goes",
+              nullptr, native::ChangedWorkspaceSchema),
       Account("GET", "/api/v1/members", kWorkspaceAdmin, kWorker, native::ListMembers,
               "The members of the workspace; admins see their organisation's", nullptr,
               native::MemberListSchema, 200, "limit:integer after workspace"),
@@ -434,6 +436,13 @@ std::span<const Route> Routes() {
        nullptr, native::CancelledRequestSchema},
       {"GET", "/api/v1/requests/{id}", kViewer, kWorker, false, native::GetRequest, "money",
        "The usage row of a request, by its X-Request-Id or the row's id", nullptr, native::RequestSchema},
+      {"GET", "/api/v1/requests/{id}/body", kDeveloper, kWorker, false, native::GetRequestBody, "money",
+       "What a request said and was answered, redacted, where its workspace stores bodies: for admins, and "
+       "for who sent "
+       "it. In the audit log",
+       nullptr, native::RequestBodySchema},
+      {"DELETE", "/api/v1/requests/{id}/body", kDeveloper, kWorker, false, native::DeleteRequestBody, "money",
+       "Deletes what is stored of it; its usage row stays"},
       {"GET", "/api/v1/query_range", kViewer, kSlow, false, native::QueryRange, "money",
        "History for charts: requests, errors, cancelled, prompt_tokens, cached_tokens, output_tokens, "
        "reasoning_tokens, total_tokens, device_seconds, amount, queue_seconds, ttft_seconds, decode_seconds, "

@@ -12,6 +12,7 @@
 #include "platform/catalog/deployment_book.h"
 #include "platform/conversations/conversations.h"
 #include "platform/ledger/ledger_store.h"
+#include "platform/request_bodies/request_bodies.h"
 #include "platform/responses/responses.h"
 
 namespace tidepool::server {
@@ -26,8 +27,9 @@ constexpr int64_t kBackupVersion = 1;
 // Every floor's migrations: the store belongs to all of them.
 Status MigrateAll(store::Database& database) {
   const store::MigrationList lists[] = {
-      platform::AccountsMigrations(), platform::LedgerMigrations(), platform::DeploymentBook::Migrations(),
-      platform::Conversations::Migrations(), platform::Responses::Migrations()};
+      platform::AccountsMigrations(),         platform::LedgerMigrations(),
+      platform::DeploymentBook::Migrations(), platform::Conversations::Migrations(),
+      platform::Responses::Migrations(),      platform::RequestBodies::Migrations()};
   return database.Migrate(lists);
 }
 

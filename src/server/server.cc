@@ -26,6 +26,7 @@
 #include "platform/inference/inference.h"
 #include "platform/inference/pool_control.h"
 #include "platform/ledger/accounting.h"
+#include "platform/request_bodies/request_bodies.h"
 #include "platform/responses/responses.h"
 #include "server/accounts_store.h"
 #include "server/bench.h"
@@ -163,6 +164,16 @@ platform::ResponsesOptions MakeResponsesOptions(const Settings& s) {
   return o;
 }
 
+platform::RequestBodiesOptions MakeRequestBodiesOptions(const Settings& s) {
+  platform::RequestBodiesOptions o;
+  o.max_days = s.bodies.max_days;
+  o.max_request_bytes = s.bodies.max_request;
+  o.max_answer_bytes = s.bodies.max_answer;
+  o.max_memory_bytes = s.bodies.max_memory;
+  o.max_workspace_bytes = s.bodies.max_size;
+  return o;
+}
+
 compute::EngineOptions MakeEngineOptions(const Settings& s) {
   compute::EngineOptions o;
   o.max_batch_tokens = static_cast<int32_t>(s.pool.max_batch_tokens);
@@ -234,6 +245,7 @@ struct Pool {
   AccountsStore store;
   std::unique_ptr<platform::Catalog> catalog;
   std::unique_ptr<platform::DeploymentBook> deployments;
+  std::unique_ptr<platform::RequestBodies> bodies;  // before accounting, whose threads hand it what has ended
   std::unique_ptr<platform::Accounting> accounting;  // before the engine: it ends requests until it is gone
   std::unique_ptr<platform::Responses> responses;    // so, too
   std::unique_ptr<compute::Engine> engine;
@@ -387,9 +399,13 @@ Status BuildPool(const Settings& settings, Pool& pool) {
   TP_ASSIGN(pool.deployments,
             platform::DeploymentBook::Open(*pool.store.database, pool.store.audit.get(), pool.wall_clock,
                                            pool.metrics, settings.models.max_deployments));
+  pool.bodies = std::make_unique<platform::RequestBodies>(*pool.store.database, *pool.store.accounts,
+                                                          *pool.store.keys, pool.wall_clock, pool.metrics,
+                                                          MakeRequestBodiesOptions(settings));
   TP_TRY(BuildAccounting(settings, pool));
-  TP_ASSIGN(pool.responses, platform::Responses::Open(*pool.store.database, pool.wall_clock, pool.metrics,
-                                                      MakeResponsesOptions(settings)));
+  TP_ASSIGN(pool.responses,
+            platform::Responses::Open(*pool.store.database, *pool.store.keys, pool.store.accounts.get(),
+                                      pool.wall_clock, pool.metrics, MakeResponsesOptions(settings)));
   compute::EngineOptions engine_options = MakeEngineOptions(settings);
   engine_options.host_kv = pool.host_kv.get();
   engine_options.kv_reserve = pool.kv_reserve.get();
@@ -519,6 +535,7 @@ gateway::ServerHooks MakeHooks(const Settings& settings, Pool& pool, Nanoseconds
   };
   hooks.conversations = pool.conversations.get();
   hooks.shares = pool.shares.get();
+  hooks.bodies = pool.bodies.get();
   hooks.responses = pool.responses.get();
   hooks.deployments = pool.deployments.get();
   hooks.status = [&pool, started] { return DescribeStatus(pool, started); };

@@ -75,6 +75,11 @@ struct Settings {
   } responses;
 
   struct {
+    int64_t max_days = 0;
+    uint64_t max_request = 0, max_answer = 0, max_memory = 0, max_size = 0;
+  } bodies;
+
+  struct {
     std::string endpoint, token;
   } hub;
 

@@ -6,6 +6,7 @@
 #include "gateway/anthropic/errors.h"
 #include "gateway/anthropic/reply.h"
 #include "gateway/anthropic/requests.h"
+#include "gateway/inference_call.h"
 #include "gateway/model_card.h"
 #include "gateway/router.h"
 #include "platform/ledger/price_book.h"
@@ -30,8 +31,7 @@ Result<ParsedMessages> ReadRequest(Services& services, const HttpRequest& http,
                                    Result<ParsedMessages> (*parse)(const Json&)) {
   TP_ASSIGN(const Json body, JsonBody(services, http));
   TP_ASSIGN(ParsedMessages parsed, parse(body));
-  parsed.request.request_id = http.id;
-  parsed.request.principal = http.principal;
+  FillCaller(parsed.request, services, http);
   TP_TRY(CheckModel(services, http, parsed.request.model));
   return parsed;
 }

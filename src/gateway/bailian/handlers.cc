@@ -56,7 +56,7 @@ void Generation(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!body) return refuse(body.error());
   auto parsed = ParseGeneration(*body);
   if (!parsed) return refuse(parsed.error());
-  FillCaller(parsed->chat.request, http);
+  FillCaller(parsed->chat.request, services, http);
   if (auto allowed = CheckModel(services, http, parsed->chat.request.model); !allowed)
     return refuse(allowed.error());
   NameUnread(services, parsed->chat.request.model, parsed->chat.reply.template_members,
@@ -73,7 +73,7 @@ void TextEmbedding(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!body) return refuse(body.error());
   auto parsed = ParseEmbedding(*body);
   if (!parsed) return refuse(parsed.error());
-  FillCaller(parsed->request, http);
+  FillCaller(parsed->request, services, http);
   if (auto allowed = CheckModel(services, http, parsed->request.model); !allowed)
     return refuse(allowed.error());
   const auto rates = WatchRates(parsed->request);

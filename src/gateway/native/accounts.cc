@@ -28,7 +28,26 @@ constexpr Field kWorkspaceChangeFields[] = {
     kWorkspaceFields[0],
     kWorkspaceFields[1],
     {"sharing", FieldType::kBoolean, Treatment::kRead,
-     "members may make read-only links to conversations, which need no account; false stops all of them"}};
+     "members may make read-only links to conversations, which need no account; false stops all of them"},
+    {"store_bodies", FieldType::kBoolean, Treatment::kRead,
+     "what requests say and are answered is kept, redacted and sealed; false (the default) deletes what was "
+     "kept"},
+    {"retention_days", FieldType::kInteger, Treatment::kRead,
+     "how long bodies are kept; what is older goes at once when it is lowered", 1, 365},
+    {"redact", FieldType::kObject, Treatment::kRead,
+     "what is taken out of bodies before they are stored; kinds that are not named stay as they are"},
+    {"stored_responses", FieldType::kString, Treatment::kRead,
+     "as_asked: as a response's `store` says (the default); never: none are stored, and what was stored is "
+     "deleted"}};
+constexpr Field kRedactFields[] = {
+    {"email", FieldType::kBoolean, Treatment::kRead, "e-mail addresses"},
+    {"phone", FieldType::kBoolean, Treatment::kRead, "phone numbers"},
+    {"card", FieldType::kBoolean, Treatment::kRead, "card numbers whose check digit (Luhn) is right"},
+    {"iban", FieldType::kBoolean, Treatment::kRead, "IBANs whose check digits are right"},
+    {"token", FieldType::kBoolean, Treatment::kRead, "bearer tokens, API keys (sk-, tp- and others), JWTs"},
+    {"ip", FieldType::kBoolean, Treatment::kRead, "IPv4 and IPv6 addresses"},
+    {"patterns", FieldType::kArray, Treatment::kRead,
+     "up to 16 regular expressions of 512 bytes, without anchors, look-around and back references"}};
 constexpr Field kMemberChangeFields[] = {{"role", FieldType::kString, Treatment::kRead,
                                           "owner (of the organisation), admin, developer or viewer"}};
 constexpr Field kInvitationFields[] = {
@@ -69,8 +88,37 @@ Json WorkspaceJson(const platform::Workspace& workspace) {
           {"name", workspace.name},
           {"weight", workspace.weight},
           {"sharing", workspace.sharing},
+          {"store_bodies", workspace.bodies.store},
+          {"retention_days", workspace.bodies.retention_days},
+          {"redact", platform::RedactJson(workspace.bodies)},
+          {"stored_responses", platform::kResponsesRuleNames[static_cast<size_t>(workspace.responses)]},
           {"created_at", workspace.created_ms / 1000},
           {"archived_at", TimeJson(workspace.archived_ms)}};
+}
+
+// Of a change also what it deleted of what was stored.
+Json ChangedWorkspaceJson(const platform::Workspace& workspace) {
+  Json out = WorkspaceJson(workspace);
+  out["bodies_deleted"] = workspace.bodies_deleted;
+  out["responses_deleted"] = workspace.responses_deleted;
+  return out;
+}
+
+Status CheckRedact(const Json& redact) {
+  openai::FieldReader reader(redact, kRedactFields, "redact");
+  TP_TRY(reader.Check());
+  if (!reader.ignored().empty()) {
+    const std::string name = reader.ignored().front().substr(0, 80);
+    return Fail(openai::BadField(name, fmt::format("There is no field \"{}\" here.", name), "unknown_field"));
+  }
+  const Json* patterns = reader.Find("patterns");
+  for (size_t i = 0; patterns != nullptr && i < patterns->size(); ++i) {
+    if (!(*patterns)[i].is_string()) {
+      const std::string name = fmt::format("redact.patterns[{}]", i);
+      return Fail(openai::BadField(name, fmt::format("{} must be a regular expression.", name)));
+    }
+  }
+  return {};
 }
 
 Json MemberJson(const platform::Member& member) {
@@ -200,16 +248,32 @@ void GetWorkspace(Services& services, std::shared_ptr<Exchange> exchange) {
 void ChangeWorkspace(Services& services, std::shared_ptr<Exchange> exchange) {
   Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
     TP_TRY(call.ReadBody(kWorkspaceChangeFields));
-    return call.accounts()
-        .ChangeWorkspace(call.caller, call.Id(), call.String("name"), call.Number("weight"),
-                         call.Boolean("sharing"))
-        .map(WorkspaceJson);
+    platform::WorkspaceChange change;
+    change.name = call.String("name");
+    change.weight = call.Number("weight");
+    change.sharing = call.Boolean("sharing");
+    change.store_bodies = call.Boolean("store_bodies");
+    change.retention_days = call.Integer("retention_days");
+    if (const Json* redact = openai::FieldReader(call.body(), {}).Find("redact")) {
+      TP_TRY(CheckRedact(*redact));
+      change.redact = *redact;
+    }
+    if (const auto name = call.String("stored_responses")) {
+      const auto& names = platform::kResponsesRuleNames;
+      const auto found = std::find(names.begin(), names.end(), *name);
+      if (found == names.end()) {
+        return Fail(openai::BadField("stored_responses",
+                                     fmt::format("stored_responses must be {}.", fmt::join(names, " or "))));
+      }
+      change.stored_responses = static_cast<platform::ResponsesRule>(found - names.begin());
+    }
+    return call.accounts().ChangeWorkspace(call.caller, call.Id(), change).map(ChangedWorkspaceJson);
   });
 }
 
 void ArchiveWorkspace(Services& services, std::shared_ptr<Exchange> exchange) {
   Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
-    return call.accounts().ArchiveWorkspace(call.caller, call.Id()).map(WorkspaceJson);
+    return call.accounts().ArchiveWorkspace(call.caller, call.Id()).map(ChangedWorkspaceJson);
   });
 }
 
@@ -381,10 +445,33 @@ Json OrganisationSchema() { return SchemaLike(OrganisationJson({})); }
 Json OrganisationListSchema() { return ListSchemaOf(OrganisationSchema()); }
 Json OrganisationRequestSchema() { return openai::SchemaOf(kOrganisationFields, {"name"}); }
 Json OrganisationChangeSchema() { return openai::SchemaOf(kOrganisationChangeFields, {}); }
-Json WorkspaceSchema() { return SchemaLike(WorkspaceJson({})); }
+Json RedactSchema() {
+  Json schema = openai::SchemaOf(kRedactFields, {});
+  DescribeLists(schema, {"patterns"});
+  return schema;
+}
+Json WorkspaceSchema() {
+  Json schema = SchemaLike(WorkspaceJson({}));
+  schema["properties"]["redact"] = RedactSchema();
+  schema["properties"]["stored_responses"]["enum"] = platform::kResponsesRuleNames;
+  return schema;
+}
+Json ChangedWorkspaceSchema() {
+  Json schema = WorkspaceSchema();
+  for (const char* name : {"bodies_deleted", "responses_deleted"})
+    schema["properties"][name]["type"] = "integer";
+  return schema;
+}
 Json WorkspaceListSchema() { return ListSchemaOf(WorkspaceSchema()); }
 Json WorkspaceRequestSchema() { return openai::SchemaOf(kWorkspaceFields, {"name"}); }
-Json WorkspaceChangeSchema() { return openai::SchemaOf(kWorkspaceChangeFields, {}); }
+Json WorkspaceChangeSchema() {
+  Json schema = openai::SchemaOf(kWorkspaceChangeFields, {});
+  Json redact = RedactSchema();
+  redact["description"] = schema["properties"]["redact"]["description"];
+  schema["properties"]["redact"] = std::move(redact);
+  schema["properties"]["stored_responses"]["enum"] = platform::kResponsesRuleNames;
+  return schema;
+}
 Json MemberSchema() { return SchemaLike(MemberJson({})); }
 Json MemberListSchema() { return ListSchemaOf(MemberSchema()); }
 Json MemberChangeSchema() { return openai::SchemaOf(kMemberChangeFields, {"role"}); }

@@ -58,6 +58,7 @@ nlohmann::ordered_json OrganisationListSchema();
 nlohmann::ordered_json OrganisationRequestSchema();
 nlohmann::ordered_json OrganisationChangeSchema();
 nlohmann::ordered_json WorkspaceSchema();
+nlohmann::ordered_json ChangedWorkspaceSchema();
 nlohmann::ordered_json WorkspaceListSchema();
 nlohmann::ordered_json WorkspaceRequestSchema();
 nlohmann::ordered_json WorkspaceChangeSchema();

@@ -56,11 +56,13 @@ class IsolationTest : public AccountsApiTest {
     const Json conversation = Converse(SessionVoice(member, workspace), "SECRET chat");
     out.conversation = conversation.value("id", "");
     out.turn = conversation["turns"][1].value("id", "");
-    Tell(operator_, "PATCH", "/api/v1/workspaces/" + workspace, {{"sharing", true}}, 200);
+    Tell(operator_, "PATCH", "/api/v1/workspaces/" + workspace, {{"sharing", true}, {"store_bodies", true}},
+         200);
     const Json share = Tell(SessionVoice(member, workspace), "POST",
                             "/api/v1/conversations/" + out.conversation + "/shares", Json::object(), 201);
     out.share = share.value("id", "");
     out.request = Meter(organisation, workspace, out.key, model);
+    StoreBody(workspace, out.request, "SECRET prompt");
     out.response = Tell(SessionVoice(member, workspace), "POST", "/v1/responses",
                         {{"model", "scripted"}, {"input", "SECRET question"}}, 200)
                        .value("id", "");
@@ -222,7 +224,7 @@ TEST_F(IsolationTest, NoEndpointShowsOneOrganisationAnother) {
   const std::string their_ws = workspace["id"];
   const platform::SignedIn them = Join("SECRET@x.y", "owner", nullptr, their_org);
   Theirs theirs = MakeTheirs(their_org, their_ws, them, "SECRET model");
-  workspace["sharing"] = true;  // for the link
+  workspace["sharing"] = workspace["store_bodies"] = true;  // for the link, and a body
   const Json invitation =
       Tell(operator_, "POST", "/api/v1/invitations",
            {{"email", "SECRET2@x.y"}, {"role", "viewer"}, {"organisation", their_org}}, 201);
@@ -547,6 +549,84 @@ TEST_F(AccountsApiTest, WhatTheOperatorDoesIsRecorded) {
       Tell(operator_, "GET", "/api/v1/audit?limit=2&after=" + page["next_cursor"].get<std::string>(), nullptr,
            200);
   EXPECT_EQ(next["data"][0]["number"].get<int64_t>(), page["data"][1]["number"].get<int64_t>() - 1);
+}
+
+class RecordedActionsTest : public AccountsApiTest {
+ protected:
+  // The newest row of that action, once it is there.
+  Json Recorded(const std::string& action, const std::function<bool(const Json&)>& wanted) {
+    for (int i = 0; i < 400; ++i) {
+      const Json rows = Tell(operator_, "GET", "/api/v1/audit?limit=100", nullptr, 200)["data"];
+      for (const Json& row : rows) {
+        if (row["action"] == action && wanted(row)) return row;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    ADD_FAILURE() << "no " << action;
+    return {{"before", nullptr}, {"after", nullptr}};
+  }
+};
+
+TEST_F(RecordedActionsTest, PullsWithWhatWasBefore) {
+  StartWithAccounts();
+  const auto any = [](const Json&) { return true; };
+  const Json pull = Tell(operator_, "POST", "/api/v1/pulls", {{"source", "smollm2:135m"}}, 202);
+  const std::string id = pull["id"];
+  Json row = Recorded("POST /api/v1/pulls", any);
+  EXPECT_TRUE(row["before"].is_null()) << row.dump();
+  EXPECT_EQ(row["after"]["pull"], id) << row.dump();
+  EXPECT_EQ(row["after"]["state"], pull["state"]);
+  EXPECT_EQ(row["after"]["request"]["source"], "smollm2:135m");
+  Tell(operator_, "POST", "/api/v1/pulls/" + id + "/pause", Json::object(), 200);
+  row = Recorded("POST /api/v1/pulls/{id}/pause", any);
+  EXPECT_EQ(row["before"]["state"], pull["state"]) << row.dump();
+  EXPECT_EQ(row["after"]["state"], "paused");
+  Tell(operator_, "POST", "/api/v1/pulls/" + id + "/cancel", Json::object(), 200);
+  row = Recorded("POST /api/v1/pulls/{id}/cancel", any);
+  EXPECT_EQ(row["before"]["state"], "paused");
+  EXPECT_EQ(row["after"]["state"], "cancelled");
+}
+
+TEST_F(RecordedActionsTest, WebhooksWithWhatWasBefore) {
+  StartWithAccounts();
+  const platform::SignedIn owner = Join("o@x.y", "owner");
+  const std::string first = "https://one.example.org/hook", second = "https://two.example.org/hook";
+  Tell(SessionVoice(owner), "PUT", "/api/v1/webhook", {{"url", first}}, 200);
+  const Json made = Tell(SessionVoice(owner), "PUT", "/api/v1/webhook", {{"url", second}}, 200);
+  Tell(SessionVoice(owner), "DELETE", "/api/v1/webhook", nullptr, 200);
+  const auto is = [](const char* field, const std::string& url) {
+    return [=](const Json& row) { return row[field].is_object() && row[field]["url"] == url; };
+  };
+  EXPECT_TRUE(Recorded("webhook.changed", is("after", first))["before"].is_null());
+  EXPECT_EQ(Recorded("webhook.changed", is("after", second))["before"]["url"], first);
+  const Json gone = Recorded("webhook.removed", [](const Json&) { return true; });
+  EXPECT_EQ(gone["before"]["url"], second);
+  EXPECT_TRUE(gone["after"].is_null());
+  EXPECT_THAT(Tell(operator_, "GET", "/api/v1/audit?limit=100", nullptr, 200).dump(),
+              Not(HasSubstr(made["secret"].get<std::string>())));
+}
+
+TEST_F(RecordedActionsTest, APullWithAnIdempotencyKeyStartsOnce) {
+  StartWithAccounts();
+  constexpr std::string_view kKey = "Idempotency-Key: pull-1\r\n";
+  const Json body = {{"source", "smollm2:135m"}};
+  const Json first = Tell(operator_, "POST", "/api/v1/pulls", body, 202, kKey);
+  const size_t before = catalog_.ListPulls().size();
+  const RawReply again = Ask(Raw(operator_, "POST", "/api/v1/pulls", body.dump(), kKey));
+  EXPECT_EQ(again.status, 202);
+  EXPECT_EQ(again.headers.at("idempotent-replayed"), "true");
+  EXPECT_EQ(Json::parse(again.body), first);
+  EXPECT_EQ(catalog_.ListPulls().size(), before);
+  EXPECT_EQ(Tell(operator_, "POST", "/api/v1/pulls", {{"source", "qwen3:0.6b"}}, 409, kKey)["error"]["code"],
+            "idempotency_key_reused");
+  // Once, too, in the audit log.
+  Tell(operator_, "POST", "/api/v1/pulls", {{"source", "qwen3:0.6b"}}, 202);
+  Recorded("POST /api/v1/pulls",
+           [](const Json& row) { return row["after"]["request"]["source"] == "qwen3:0.6b"; });
+  int recorded = 0;
+  const Json rows = Tell(operator_, "GET", "/api/v1/audit?limit=100", nullptr, 200)["data"];
+  for (const Json& row : rows) recorded += row["action"] == "POST /api/v1/pulls" ? 1 : 0;
+  EXPECT_EQ(recorded, 2);
 }
 
 TEST_F(AccountsApiTest, WithoutAccountsTheEndpointsSaySo) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "gateway/action_note.h"
 #include "gateway/errors.h"
 #include "gateway/router.h"
 
@@ -163,6 +164,7 @@ void ServeReply(Services& services, const std::shared_ptr<Exchange>& exchange,
     response.status = (*kept)->status;
     response.body = (*kept)->body;
     response.headers.push_back({"Idempotent-Replayed", "true"});
+    if (request.note != nullptr) request.note->Replayed();
     return send(std::move(response));
   }
   HttpResponse response = ResponseOf(work(call));

@@ -13,6 +13,8 @@ namespace tidepool::gateway::native {
 void Usage(Services& services, std::shared_ptr<Exchange> exchange);
 void ListRequests(Services& services, std::shared_ptr<Exchange> exchange);
 void GetRequest(Services& services, std::shared_ptr<Exchange> exchange);
+void GetRequestBody(Services& services, std::shared_ptr<Exchange> exchange);
+void DeleteRequestBody(Services& services, std::shared_ptr<Exchange> exchange);
 void QueryRange(Services& services, std::shared_ptr<Exchange> exchange);
 void GetBill(Services& services, std::shared_ptr<Exchange> exchange);
 void GetBillCsv(Services& services, std::shared_ptr<Exchange> exchange);
@@ -56,6 +58,7 @@ inline constexpr std::string_view kQuotasQuery = "organisation limit:integer aft
 
 nlohmann::ordered_json UsageSchema();
 nlohmann::ordered_json RequestSchema();
+nlohmann::ordered_json RequestBodySchema();
 nlohmann::ordered_json RequestListSchema();
 nlohmann::ordered_json RunningRequestListSchema();
 nlohmann::ordered_json CancelledRequestSchema();

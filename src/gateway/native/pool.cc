@@ -3,6 +3,7 @@
 
 #include <charconv>
 
+#include "gateway/action_note.h"
 #include "gateway/errors.h"
 #include "gateway/native/fields.h"
 #include "gateway/native/handlers.h"
@@ -43,6 +44,30 @@ Status ReadBytes(const Services& services, const Json& body, const char* name, s
   if (!bytes) return Fail(BadField(name, fmt::format("{}: {}.", name, bytes.error().message)));
   out = *bytes;
   return {};
+}
+
+// What is promised to a model, for the audit log; null: it has no policy of its own yet.
+Json PolicyNote(const platform::PoolModelState& model) {
+  return {{"model", model.id},
+          {"pinned", model.pin != platform::PinSource::kNone},
+          {"pinned_by", platform::PinSourceName(model.pin)},
+          {"idle_ttl_s", model.policy.idle_ttl_s},
+          {"min_resident_s", model.policy.min_resident_s},
+          {"ttft_s", model.policy.ttft_s},
+          {"tpot_s", model.policy.tpot_s},
+          {"weight", model.policy.weight}};
+}
+Json PolicyNote(const Services& services, const platform::PoolState& state, const std::string& name) {
+  const auto found = services.inference.Find(name);
+  if (!found) return nullptr;
+  for (const auto& model : state.models) {
+    if (model.id == found->id) return PolicyNote(model);
+  }
+  return nullptr;
+}
+Json BudgetsNote(const platform::PoolState& state) {
+  return {
+      {"memory", state.memory.limit}, {"warm_memory", state.warm.limit}, {"host_kv", state.host_kv.limit}};
 }
 
 }  // namespace
@@ -144,8 +169,11 @@ void PoolResize(Services& services, std::shared_ptr<Exchange> exchange) {
     TP_TRY(ReadBytes(services, *body, "host_kv", resize.host_kv));
     return pool->Resize(resize);
   };
+  Json before = BudgetsNote(pool->State());
   if (auto resized = read(); !resized) return exchange->Send(ErrorResponse(resized.error()));
-  Json state = PoolJson(pool->State());
+  const platform::PoolState now = pool->State();
+  NoteChange(exchange->request(), std::move(before), BudgetsNote(now));
+  Json state = PoolJson(now);
   const bool draining = state["memory"]["over_bytes"] > 0 || state["host_kv"]["over_bytes"] > 0;
   Json reply{{"memory", state["memory"]}, {"warm", state["warm"]}, {"host_kv", state["host_kv"]}};
   reply["draining"] = draining;
@@ -163,8 +191,10 @@ void PoolPolicy(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!body) return exchange->Send(ErrorResponse(body.error()));
   const auto request = ParsePoolPolicy(*body);
   if (!request) return exchange->Send(ErrorResponse(request.error()));
+  Json before = PolicyNote(services, pool->State(), request->model);
   const auto changed = pool->SetPolicy(request->model, request->change);
   if (!changed) return exchange->Send(ErrorResponse(changed.error()));
+  NoteChange(exchange->request(), std::move(before), PolicyNote(*changed));
   exchange->Send(JsonResponse(PoolModelJson(*changed)));
 }
 
@@ -175,7 +205,9 @@ void PoolCordon(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!body) return exchange->Send(ErrorResponse(body.error()));
   const auto cordoned = ParseCordon(*body);
   if (!cordoned) return exchange->Send(ErrorResponse(cordoned.error()));
+  const bool before = pool->State().device.cordoned;
   pool->SetCordoned(*cordoned);
+  NoteChange(exchange->request(), Json{{"cordoned", before}}, Json{{"cordoned", *cordoned}});
   exchange->Send(JsonResponse(Json{{"cordoned", *cordoned}}));
 }
 

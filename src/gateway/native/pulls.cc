@@ -1,10 +1,12 @@
+#include <algorithm>
+
+#include "gateway/action_note.h"
 #include "gateway/errors.h"
+#include "gateway/native/call.h"
 #include "gateway/native/fields.h"
 #include "gateway/native/handlers.h"
 
 namespace tidepool::gateway::native {
-
-using Json = nlohmann::ordered_json;
 
 namespace {
 
@@ -29,24 +31,45 @@ void SendPull(Services& services, const std::shared_ptr<Exchange>& exchange) {
   exchange->Send(JsonResponse(PullJson(*pull)));
 }
 
+// For the audit log; null: there was no such pull.
+Json PullNote(const Result<platform::PullStatus>& pull) {
+  if (!pull) return nullptr;
+  return {{"pull", pull->id}, {"model", pull->model}, {"state", platform::PullStateName(pull->state)}};
+}
+
 void Change(Services& services, const std::shared_ptr<Exchange>& exchange,
             Status (platform::Catalog::*change)(std::string_view)) {
-  const auto changed = (services.catalog.*change)(exchange->request().PathValue("id"));
+  const std::string_view id = exchange->request().PathValue("id");
+  Json before = PullNote(services.catalog.FindPull(id));
+  const auto changed = (services.catalog.*change)(id);
   if (!changed) return exchange->Send(ErrorResponse(changed.error()));
+  NoteChange(exchange->request(), std::move(before), PullNote(services.catalog.FindPull(id)));
   SendPull(services, exchange);
+}
+
+Result<HttpResponse> Started(Services& services, const HttpRequest& http) {
+  TP_ASSIGN(const Json body, JsonBody(services, http));
+  TP_ASSIGN(const auto request, ParsePull(body));
+  const auto pulls = services.catalog.ListPulls();
+  TP_ASSIGN(
+      const platform::PullStatus pull,
+      services.catalog.StartPull(request.source, request.name, platform::PullCaller{http.owns_machine}));
+  // Who asks for what runs already joins it.
+  const auto joined =
+      std::find_if(pulls.begin(), pulls.end(), [&](const auto& one) { return one.id == pull.id; });
+  NoteChange(http, joined == pulls.end() ? Json() : PullNote(*joined), PullNote(pull));
+  return JsonResponse(PullJson(pull), 202);
 }
 
 }  // namespace
 
 void StartPull(Services& services, std::shared_ptr<Exchange> exchange) {
-  const auto body = JsonBody(services, exchange->request());
-  if (!body) return exchange->Send(ErrorResponse(body.error()));
-  const auto request = ParsePull(*body);
-  if (!request) return exchange->Send(ErrorResponse(request.error()));
-  const platform::PullCaller caller{exchange->request().owns_machine};
-  const auto pull = services.catalog.StartPull(request->source, request->name, caller);
-  if (!pull) return exchange->Send(ErrorResponse(pull.error()));
-  exchange->Send(JsonResponse(PullJson(*pull), 202));
+  const auto start = [&] { return Started(services, exchange->request()); };
+  // With accounts, an Idempotency-Key starts it once.
+  if (services.hooks.accounts != nullptr)
+    return ServeReply(services, exchange, [&](Call&) { return start(); });
+  auto started = start();
+  exchange->Send(started ? std::move(*started) : ErrorResponse(started.error()));
 }
 
 void ListPulls(Services& services, std::shared_ptr<Exchange> exchange) {

@@ -7,6 +7,7 @@
 #include "gateway/native/ledger_call.h"
 #include "gateway/native/ledger_handlers.h"
 #include "gateway/router.h"
+#include "platform/request_bodies/request_bodies.h"
 
 namespace tidepool::gateway::native {
 
@@ -109,7 +110,7 @@ constexpr Field kAdjustmentFields[] = {
     {"key", FieldType::kString, Treatment::kRead, "for the reader; may be left out"},
     {"model", FieldType::kString, Treatment::kRead, "for the reader; may be left out"}};
 
-Json RowJson(const platform::UsageRow& row, const std::string& currency) {
+Json RowJson(const platform::UsageRow& row, const std::string& currency, bool body_stored) {
   return {{"id", row.id},
           {"request_id", row.request_id},
           {"started_at", SecondsJson(row.started_ms)},
@@ -138,7 +139,72 @@ Json RowJson(const platform::UsageRow& row, const std::string& currency) {
           {"amount", platform::Money{row.amount_nanos}.ToString()},
           {"currency", currency.empty() ? Json(nullptr) : Json(currency)},
           {"free_tokens", row.free_tokens},
-          {"billing", platform::BillingName(row.billing)}};
+          {"billing", platform::BillingName(row.billing)},
+          {"body_stored", body_stored}};
+}
+
+Json BodyJson(const platform::UsageRow& row, const platform::StoredBody& body) {
+  return {{"id", row.id},
+          {"request_id", row.request_id},
+          {"workspace", row.payer.workspace},
+          {"model", row.model},
+          {"endpoint", row.endpoint},
+          {"created_at", body.created_ms / 1000},
+          {"expires_at", body.expires_ms / 1000},
+          {"redactions", body.redactions},
+          {"request", {{"text", body.request}, {"bytes", body.request_bytes}, {"cut", body.request_cut}}},
+          {"answer", body.answer},
+          {"answer_cut", body.answer_cut}};
+}
+
+// Of these rows, those whose bodies are kept.
+Result<std::set<std::string>> StoredBodiesOf(const Call& call, const std::vector<platform::UsageRow>& rows) {
+  const platform::RequestBodies* bodies = call.services.hooks.bodies;
+  if (bodies == nullptr) return std::set<std::string>();
+  std::vector<std::string> ids;
+  for (const platform::UsageRow& row : rows) ids.push_back(row.id);
+  return bodies->Which(ids);
+}
+
+// The row of a body that the caller may read: admins those of their organisation or workspace, all others
+// what they, or their service key, sent. An operator is not everybody's reader: of other organisations there
+// is nothing.
+Result<platform::UsageRow> RowOfBody(const Call& call, platform::Accounting& accounting) {
+  const platform::Principal& p = call.caller.principal;
+  TP_ASSIGN(platform::UsageFilter filter, FilterOf(call));
+  filter.organisation = p.organisation;
+  TP_ASSIGN(platform::UsageRow row, accounting.reports().FindRequest(filter, call.Id()));
+  const bool own =
+      p.member.empty() ? row.payer.member.empty() && row.payer.key == p.key : row.payer.member == p.member;
+  if (p.role >= Role::kWorkspaceAdmin || own) return row;
+  return Fail(ErrorKind::kForbidden, "body_of_another",
+              "What another member's requests said is for admins of the workspace; your own you may read.");
+}
+
+platform::AuditActor BodyActor(const Call& call, const platform::UsageRow& row) {
+  platform::AuditActor actor = call.caller.actor;
+  actor.organisation = row.payer.organisation;
+  actor.workspace = row.payer.workspace;
+  return actor;
+}
+
+// Whose it was; never what it said.
+Json BodyAudit(const platform::UsageRow& row) {
+  return {{"request_id", row.request_id},
+          {"key", row.payer.key},
+          {"member", row.payer.member},
+          {"model", row.model}};
+}
+
+void ServeBody(
+    Services& services, const std::shared_ptr<Exchange>& exchange,
+    const std::function<Result<Json>(Call&, platform::RequestBodies&, const platform::UsageRow&)>& work) {
+  if (services.hooks.bodies == nullptr)
+    return exchange->Send(ErrorResponse(501, "not_available", "This server stores no request bodies."));
+  ServeLedger(services, exchange, 200, [&](Call& call, platform::Accounting& accounting) -> Result<Json> {
+    TP_ASSIGN(const platform::UsageRow row, RowOfBody(call, accounting));
+    return work(call, *services.hooks.bodies, row);
+  });
 }
 
 // "" for what had no price.
@@ -233,8 +299,9 @@ void ListRequests(Services& services, std::shared_ptr<Exchange> exchange) {
     TP_ASSIGN(const platform::Page page, call.Page());
     TP_ASSIGN(const auto rows, accounting.reports().Requests(filter, page.after, page.limit));
     Json data = Json::array();
+    TP_ASSIGN(const auto stored, StoredBodiesOf(call, rows.items));
     for (const platform::UsageRow& row : rows.items)
-      data.push_back(RowJson(row, CurrencyOf(row, accounting.books())));
+      data.push_back(RowJson(row, CurrencyOf(row, accounting.books()), stored.contains(row.id)));
     return ListJson(std::move(data), rows.next);
   });
 }
@@ -243,8 +310,31 @@ void GetRequest(Services& services, std::shared_ptr<Exchange> exchange) {
   ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
     TP_ASSIGN(const platform::UsageFilter filter, FilterOf(call));
     TP_ASSIGN(const platform::UsageRow row, accounting.reports().FindRequest(filter, call.Id()));
-    return RowJson(row, CurrencyOf(row, accounting.books()));
+    TP_ASSIGN(const auto stored, StoredBodiesOf(call, {row}));
+    return RowJson(row, CurrencyOf(row, accounting.books()), !stored.empty());
   });
+}
+
+// An export: nobody reads it without a row in the audit log.
+void GetRequestBody(Services& services, std::shared_ptr<Exchange> exchange) {
+  ServeBody(
+      services, exchange,
+      [](Call& call, platform::RequestBodies& bodies, const platform::UsageRow& row) -> Result<Json> {
+        TP_ASSIGN(const platform::StoredBody body, bodies.Find(row.payer.workspace, row.id));
+        TP_TRY(call.audit().Record(BodyActor(call, row), "body.exported", row.id, nullptr, BodyAudit(row)));
+        return BodyJson(row, body);
+      });
+}
+
+void DeleteRequestBody(Services& services, std::shared_ptr<Exchange> exchange) {
+  ServeBody(services, exchange,
+            [](Call& call, platform::RequestBodies& bodies, const platform::UsageRow& row) -> Result<Json> {
+              TP_TRY(bodies.Delete(row.payer.workspace, row.id, [&](store::Session& session) {
+                return call.audit().Append(session, BodyActor(call, row), "body.deleted", row.id,
+                                           BodyAudit(row), nullptr);
+              }));
+              return Json{{"id", row.id}, {"deleted", true}};
+            });
 }
 
 void QueryRange(Services& services, std::shared_ptr<Exchange> exchange) {
@@ -371,8 +461,26 @@ Json UsageSchema() {
   return ListSchemaOf(std::move(item));
 }
 Json RequestSchema() {
-  Json schema = SchemaLike(RowJson({}, ""));
+  Json schema = SchemaLike(RowJson({}, "", false));
   for (const char* name : {"started_at", "finished_at"}) schema["properties"][name]["type"] = "number";
+  return schema;
+}
+Json RequestBodySchema() {
+  Json schema = SchemaLike(BodyJson({}, {}));
+  Json& properties = schema["properties"];
+  properties["request"] = SchemaLike(BodyJson({}, {})["request"]);
+  properties["request"]["properties"]["text"]["description"] =
+      "the JSON that was sent, redacted; where it is cut, no JSON any more";
+  Json call = SchemaLike({{"id", ""}, {"name", ""}, {"arguments", ""}});
+  Json choice = SchemaLike({{"content", ""}, {"reasoning", ""}, {"tool_calls", Json::array()}});
+  choice["properties"]["tool_calls"]["items"] = std::move(call);
+  Json answer = SchemaLike({{"choices", Json::array()}});
+  answer["properties"]["choices"]["items"] = std::move(choice);
+  answer["properties"]["embeddings"] = SchemaLike({{"count", 0}, {"dimensions", 0}});
+  answer["properties"]["embeddings"]["type"] = Json::array({"object", "null"});
+  answer["properties"]["scores"] = {{"type", Json::array({"array", "null"})},
+                                    {"items", {{"type", "number"}}}};
+  properties["answer"] = std::move(answer);
   return schema;
 }
 Json RequestListSchema() { return ListSchemaOf(RequestSchema()); }

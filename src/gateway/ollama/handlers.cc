@@ -111,7 +111,7 @@ void RunEmbed(Services& services, const std::shared_ptr<Exchange>& exchange, Res
   const HttpRequest& http = exchange->request();
   platform::EmbeddingRequest& request = parsed->request;
   request.model = StoredName(services, request.model);
-  FillCaller(request, http);
+  FillCaller(request, services, http);
   if (auto allowed = CheckModel(services, http, request.model); !allowed)
     return exchange->Send(ErrorReply(allowed.error()));
   NoteKeepAlive(services, http, parsed->keep_alive, parsed->ignored);
@@ -164,7 +164,7 @@ void Chat(Services& services, std::shared_ptr<Exchange> exchange) {
   const HttpRequest& http = exchange->request();
   parsed->request.model = StoredName(services, parsed->request.model);
   const std::string model = parsed->request.model;
-  FillCaller(parsed->request, http);
+  FillCaller(parsed->request, services, http);
   if (auto allowed = CheckModel(services, http, model); !allowed)
     return exchange->Send(ErrorReply(allowed.error()));
   NoteKeepAlive(services, http, parsed->keep_alive, parsed->reply.ignored);
@@ -195,11 +195,11 @@ void Generate(Services& services, std::shared_ptr<Exchange> exchange) {
   const auto reply =
       MakeReply(exchange, services.inference, Endpoint::kGenerate, std::move(parsed->reply), model);
   if (parsed->raw) {
-    FillCaller(parsed->completion, http);
+    FillCaller(parsed->completion, services, http);
     parsed->completion.model = model;
     Attach(exchange, reply, services.inference.Complete(std::move(parsed->completion), reply));
   } else {
-    FillCaller(parsed->chat, http);
+    FillCaller(parsed->chat, services, http);
     parsed->chat.model = model;
     Attach(exchange, reply, services.inference.Chat(std::move(parsed->chat), reply));
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "gateway/action_note.h"
 #include "gateway/errors.h"
 #include "gateway/inference_call.h"
 #include "gateway/model_card.h"
@@ -166,6 +167,8 @@ void Pull(Services& services, std::shared_ptr<Exchange> exchange) {
   const platform::PullCaller caller{exchange->request().owns_machine};
   const auto pull = services.catalog.StartPull(parsed->model, "", caller);
   if (!pull) return exchange->Send(ErrorReply(pull.error()));
+  NoteChange(exchange->request(), nullptr,
+             {{"pull", pull->id}, {"model", pull->model}, {"state", platform::PullStateName(pull->state)}});
   services.pull_feed.Add(std::move(exchange), pull->id, parsed->stream);
 }
 

@@ -50,7 +50,7 @@ void ChatCompletions(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!body) return exchange->Send(ErrorResponse(body.error()));
   auto parsed = ParseChat(*body);
   if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
-  FillCaller(parsed->request, exchange->request());
+  FillCaller(parsed->request, services, exchange->request());
   if (auto allowed = CheckModel(services, exchange->request(), parsed->request.model); !allowed)
     return exchange->Send(ErrorResponse(allowed.error()));
   NameUnread(services, parsed->request.model, parsed->reply.template_members, parsed->reply.ignored);
@@ -63,7 +63,7 @@ void Completions(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!body) return exchange->Send(ErrorResponse(body.error()));
   auto parsed = ParseCompletion(*body);
   if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
-  FillCaller(parsed->request, exchange->request());
+  FillCaller(parsed->request, services, exchange->request());
   if (auto allowed = CheckModel(services, exchange->request(), parsed->request.model); !allowed)
     return exchange->Send(ErrorResponse(allowed.error()));
   auto echo = EchoTexts(services, parsed->request);
@@ -77,7 +77,7 @@ void Embeddings(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!body) return exchange->Send(ErrorResponse(body.error()));
   auto parsed = ParseEmbedding(*body);
   if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
-  FillCaller(parsed->request, exchange->request());
+  FillCaller(parsed->request, services, exchange->request());
   if (auto allowed = CheckModel(services, exchange->request(), parsed->request.model); !allowed)
     return exchange->Send(ErrorResponse(allowed.error()));
   ApplyInstruction(services.inference, parsed->instruction, parsed->request, parsed->ignored);
@@ -121,7 +121,7 @@ void Tokenize(Services& services, std::shared_ptr<Exchange> exchange) {
   if (!body) return exchange->Send(ErrorResponse(body.error()));
   auto parsed = ParseTokenize(*body);
   if (!parsed) return exchange->Send(ErrorResponse(parsed.error()));
-  FillCaller(parsed->request, exchange->request());
+  FillCaller(parsed->request, services, exchange->request());
   if (auto allowed = CheckModel(services, exchange->request(), parsed->request.model); !allowed)
     return exchange->Send(ErrorResponse(allowed.error()));
   NameUnread(services, parsed->request.model, parsed->template_members, parsed->ignored);

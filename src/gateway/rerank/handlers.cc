@@ -53,7 +53,7 @@ std::string ResultsJson(const Ranking& ranking) {
 void Run(Services& services, const std::shared_ptr<Exchange>& exchange, ParsedRerank parsed,
          std::function<HttpResponse(const Ranking&)> encode) {
   const HttpRequest& http = exchange->request();
-  FillCaller(parsed.request, http);
+  FillCaller(parsed.request, services, http);
   const auto rates = WatchRates(parsed.request);
   const auto refuse = [&](const Error& error) {
     exchange->Send(WithRates(encode(Ranking{Fail(error), {}, 0}), *rates));

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "gateway/errors.h"
+#include "gateway/inference_call.h"
 #include "gateway/json_body.h"
 #include "gateway/reply_sink.h"
 #include "gateway/responses/encoder.h"
@@ -448,6 +449,28 @@ Result<Json> PageOf(const Json& items, const Query& query) {
   return page;
 }
 
+// A workspace may store none. Then `store` is false where the client says nothing, and the answer says so;
+// what it asks for and would need a stored response is refused.
+Status ApplyRule(Services& services, const HttpRequest& http, ParsedResponse& parsed) {
+  if (services.hooks.responses == nullptr || services.hooks.responses->MayStore(http.principal)) return {};
+  const char* asked = parsed.background                   ? "background"
+                      : !parsed.previous.empty()          ? "previous_response_id"
+                      : parsed.store && parsed.says_store ? "store"
+                                                          : nullptr;
+  if (asked != nullptr) {
+    return Fail(
+        ErrorKind::kForbidden, "responses_not_stored",
+        fmt::format(
+            "This workspace stores no responses (an admin set stored_responses to never), so {} cannot "
+            "be; send store: false, or leave it out, and the whole conversation as input.",
+            asked),
+        asked);
+  }
+  parsed.store = false;
+  parsed.shown["store"] = false;
+  return {};
+}
+
 // The request of a body, with the messages of all that came before.
 Result<ParsedResponse> ReadRequest(Services& services, const HttpRequest& http) {
   TP_ASSIGN(const Json body, JsonBody(services, http));
@@ -455,8 +478,8 @@ Result<ParsedResponse> ReadRequest(Services& services, const HttpRequest& http) 
   if ((parsed.store || !parsed.previous.empty()) && services.hooks.responses == nullptr)
     return Fail(ErrorKind::kUnavailable, "not_available",
                 "This server stores no responses; send store: false.");
-  parsed.request.request_id = http.id;
-  parsed.request.principal = http.principal;
+  TP_TRY(ApplyRule(services, http, parsed));
+  FillCaller(parsed.request, services, http);
   TP_TRY(CheckModel(services, http, parsed.request.model));
   TP_ASSIGN(const Json before, ItemsBefore(services, http, parsed.previous));
   TP_TRY(CompleteRequest(parsed, before));

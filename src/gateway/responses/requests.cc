@@ -23,7 +23,9 @@ constexpr Field kFields[] = {
     {"instructions", kString, kRead,
      "The system message of this response; it is not carried over to the next"},
     {"previous_response_id", kString, kRead, "Goes on from a stored response of this workspace"},
-    {"store", kBoolean, kRead, "Default: true. Kept for the time of the setting responses.ttl_hours"},
+    {"store", kBoolean, kRead,
+     "Default: true, false where the workspace stores none. Kept for the time of the setting "
+     "responses.ttl_hours"},
     {"background", kBoolean, kRead,
      "true: answered at once, and made without the connection; needs store, ends only by cancel or delete"},
     {"stream", kBoolean, kRead, "Server-sent events as the answer is made"},
@@ -124,6 +126,7 @@ class RequestReader {
     out_.previous = reader_.String("previous_response_id").value_or("");
     out_.stream = reader_.Boolean("stream").value_or(false);
     out_.store = reader_.Boolean("store").value_or(true);
+    out_.says_store = reader_.Has("store");
     out_.background = reader_.Boolean("background").value_or(false);
     if (out_.background && !out_.store)
       return Fail(BadField("background", "background needs store: the answer is read from there."));

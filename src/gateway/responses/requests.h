@@ -18,7 +18,8 @@ struct ParsedResponse {
   std::string previous;  // previous_response_id; empty: none
   Json shown;            // the fields of the response object that repeat the request
   bool stream = false, store = true, background = false;
-  bool truncate = false;  // truncation: auto
+  bool says_store = false;  // the client said it; else it is the default
+  bool truncate = false;    // truncation: auto
   bool logprobs = false;
   bool summary = false;  // reasoning is shown as a summary
   std::vector<std::string> ignored;

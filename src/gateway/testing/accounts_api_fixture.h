@@ -18,6 +18,7 @@
 #include "platform/conversations/conversations.h"
 #include "platform/conversations/shares.h"
 #include "platform/ledger/accounting.h"
+#include "platform/request_bodies/request_bodies.h"
 #include "platform/responses/responses.h"
 
 namespace tidepool::gateway {
@@ -34,7 +35,8 @@ class AccountsApiTest : public ServerTest {
   void SetUp() override {
     ServerTest::SetUp();
     world_.other_floors = {platform::LedgerMigrations(), platform::DeploymentBook::Migrations(),
-                           platform::Conversations::Migrations(), platform::Responses::Migrations()};
+                           platform::Conversations::Migrations(), platform::Responses::Migrations(),
+                           platform::RequestBodies::Migrations()};
     const Status opened = world_.Open();
     ASSERT_TRUE(opened) << opened.error().message;
     platform::AccountingOptions options;
@@ -60,7 +62,10 @@ class AccountsApiTest : public ServerTest {
     };
     shares_ = std::make_unique<platform::ConversationShares>(*world_.database, clock_, world_.wall_clock,
                                                              metrics_, std::move(shares));
-    auto responses = platform::Responses::Open(*world_.database, world_.wall_clock, metrics_);
+    bodies_ = std::make_unique<platform::RequestBodies>(*world_.database, *world_.accounts, *world_.keys,
+                                                        world_.wall_clock, metrics_);
+    auto responses = platform::Responses::Open(*world_.database, *world_.keys, world_.accounts.get(),
+                                               world_.wall_clock, metrics_);
     ASSERT_TRUE(responses) << responses.error().message;
     responses_ = std::move(*responses);
     auto deployments =
@@ -87,6 +92,7 @@ class AccountsApiTest : public ServerTest {
     hooks.accounting = accounting_.get();
     hooks.conversations = conversations_.get();
     hooks.shares = shares_.get();
+    hooks.bodies = bodies_.get();
     hooks.responses = responses_.get();
     hooks.deployments = deployments_.get();
     hooks.bench = [](const Json&) -> Result<Json> { return Json::object(); };
@@ -173,10 +179,25 @@ class AccountsApiTest : public ServerTest {
     return id;
   }
 
+  // As if that request, which the ledger has, had said so: the workspace stores bodies.
+  void StoreBody(const std::string& workspace, const std::string& request_id, const std::string& prompt,
+                 const std::string& answer = "answered") {
+    platform::Principal who;
+    who.workspace = workspace;
+    const auto recording = bodies_->Begin(who, Json{{"prompt", prompt}}.dump());
+    ASSERT_NE(recording, nullptr) << workspace << " stores none";
+    recording->Text(0, answer, "");
+    const auto row = accounting_->reports().FindRequest({}, request_id);
+    ASSERT_TRUE(row) << row.error().message;
+    recording->Keep(row->id);
+    ASSERT_TRUE(bodies_->Flush(10));
+  }
+
   platform::AccountsWorld world_;
   std::unique_ptr<platform::Accounting> accounting_;
   std::unique_ptr<platform::Conversations> conversations_;
   std::unique_ptr<platform::ConversationShares> shares_;
+  std::unique_ptr<platform::RequestBodies> bodies_;
   std::unique_ptr<platform::Responses> responses_;
   std::unique_ptr<platform::DeploymentBook> deployments_;
   Voice operator_;

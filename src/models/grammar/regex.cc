@@ -74,9 +74,11 @@ class RegexParser {
     std::vector<ExprId> parts;
     const bool searches = top && use_ == RegexUse::kJsonString;
     bool open_left = searches, open_right = searches;
+    if (use_ == RegexUse::kPart && Next('^')) return Bad("^ is not supported: a match may begin anywhere");
     while (top && Eat('^')) open_left = false;
     if (open_left) parts.push_back(out_.Repeat(JsonStringCharacter(out_), 0, kUnbounded, true));
     while (at_ < text_.size() && text_[at_] != '|' && text_[at_] != ')') {
+      if (use_ == RegexUse::kPart && Next('$')) return Bad("$ is not supported: a match may end anywhere");
       if (Eat('$')) {
         if (!top || (at_ < text_.size() && text_[at_] != '|')) return Bad("$ is supported at the end only");
         open_right = false;

@@ -14,6 +14,7 @@ namespace tidepool::grammar {
 
 enum class RegexUse : uint8_t {
   kText,        // the whole text matches
+  kPart,        // what is looked for within a text: anchors are refused
   kJsonString,  // the content of a JSON string holds a match (as JSON schema's pattern), written as JSON
 };
 Result<ExprId> ParseRegex(std::string_view pattern, RegexUse use, Expressions& out);

@@ -151,10 +151,17 @@ Result<std::shared_ptr<const Accounts::Directory>> Accounts::ReadDirectory() con
     TP_TRY(each("SELECT id, suspended, weight FROM organisations", [&](const store::Row& row) {
       fresh->organisations[row.Text(0)] = {row.Flag(1), row.Number(2)};
     }));
-    TP_TRY(each("SELECT id, organisation_id, weight, archived_ms, sharing FROM workspaces",
-                [&](const store::Row& row) {
-                  fresh->workspaces[row.Text(0)] = {row.Text(1), row.Number(2), !row.IsNull(3), row.Flag(4)};
-                }));
+    TP_TRY(each(
+        "SELECT id, organisation_id, weight, archived_ms, sharing, store_bodies, retention_days, redact, "
+        "stored_responses FROM workspaces",
+        [&](const store::Row& row) {
+          fresh->workspaces[row.Text(0)] = {row.Text(1),
+                                            row.Number(2),
+                                            !row.IsNull(3),
+                                            row.Flag(4),
+                                            BodyRuleOfRow(row.Flag(5), row.Integer(6), row.Text(7)),
+                                            ResponsesRuleOfRow(row.Integer(8))};
+        }));
     TP_TRY(each("SELECT id, is_operator FROM users",
                 [&](const store::Row& row) { fresh->users[row.Text(0)] = row.Flag(1); }));
     TP_TRY(
@@ -450,8 +457,26 @@ Organisation OrganisationOf(const store::Row& row) {
   return {row.Text(0), row.Text(1), row.Flag(2), row.Number(3), row.Integer(4)};
 }
 Workspace WorkspaceOf(const store::Row& row) {
-  return {row.Text(0), row.Text(1), row.Text(2), row.Number(3), row.Integer(4), row.OptionalInteger(5),
-          row.Flag(6)};
+  return {row.Text(0),
+          row.Text(1),
+          row.Text(2),
+          row.Number(3),
+          row.Integer(4),
+          row.OptionalInteger(5),
+          row.Flag(6),
+          BodyRuleOfRow(row.Flag(7), row.Integer(8), row.Text(9)),
+          ResponsesRuleOfRow(row.Integer(10))};
+}
+BodyRule BodyRuleOfRow(bool store, int64_t retention_days, const std::string& redact) {
+  BodyRule rule;
+  rule.store = store;
+  rule.retention_days = static_cast<int32_t>(retention_days);
+  ReadRedact(nlohmann::ordered_json::parse(redact, nullptr, false), rule);
+  return rule;
+}
+// What a newer version wrote and this one cannot read is the careful one.
+ResponsesRule ResponsesRuleOfRow(int64_t number) {
+  return number == 0 ? ResponsesRule::kAsAsked : ResponsesRule::kNever;
 }
 Member MemberOf(const store::Row& row) {
   Member member;
@@ -524,6 +549,10 @@ nlohmann::ordered_json AuditOf(const Workspace& workspace) {
           {"name", workspace.name},
           {"weight", workspace.weight},
           {"sharing", workspace.sharing},
+          {"store_bodies", workspace.bodies.store},
+          {"retention_days", workspace.bodies.retention_days},
+          {"redact", RedactJson(workspace.bodies)},
+          {"stored_responses", kResponsesRuleNames[static_cast<size_t>(workspace.responses)]},
           {"archived", workspace.archived_ms.has_value()}};
 }
 nlohmann::ordered_json AuditOf(const Member& member) {

@@ -16,8 +16,10 @@
 #include <atomic>
 #include <condition_variable>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -31,6 +33,7 @@
 #include "base/wall_clock.h"
 #include "platform/accounts/audit.h"
 #include "platform/accounts/authenticator.h"
+#include "platform/accounts/body_rule.h"
 #include "platform/accounts/key_file.h"
 #include "platform/store/database.h"
 
@@ -80,6 +83,19 @@ struct Workspace {
   int64_t created_ms = 0;
   std::optional<int64_t> archived_ms;
   bool sharing = false;  // links to conversations, for people without an account
+  BodyRule bodies = {};
+  ResponsesRule responses = ResponsesRule::kAsAsked;
+  // What the change that this came from deleted of what was stored.
+  int64_t bodies_deleted = 0, responses_deleted = 0;
+};
+// What is absent stays as it is.
+struct WorkspaceChange {
+  std::optional<std::string> name = {};
+  std::optional<double> weight = {};
+  std::optional<bool> sharing = {}, store_bodies = {};
+  std::optional<int64_t> retention_days = {};         // 1..365, and what the operator allows
+  std::optional<nlohmann::ordered_json> redact = {};  // an object, as RedactJson writes it
+  std::optional<ResponsesRule> stored_responses = {};
 };
 struct Member {
   std::string id, organisation, user, email, name;
@@ -179,11 +195,21 @@ class Accounts final : public Authenticator {
   Result<Workspace> CreateWorkspace(const Caller& caller, const std::string& organisation,
                                     const std::string& name, double weight);
   Result<Workspace> ChangeWorkspace(const Caller& caller, const std::string& id,
-                                    const std::optional<std::string>& name, std::optional<double> weight,
-                                    std::optional<bool> sharing = {});
+                                    const WorkspaceChange& change);
   // May conversations of this workspace be shared, by this person (empty: by a key)? Never blocks.
   bool MayShare(const std::string& workspace, const std::string& user) const;
-  // Its keys stop working; its usage stays.
+  // What the workspace lets be stored. Never blocks; of one that is archived or not there: nothing.
+  BodyRule BodyRuleOf(const std::string& workspace) const;
+  ResponsesRule ResponsesRuleOf(const std::string& workspace) const;
+  // The same as the store has it, within the write that depends on it.
+  static Result<BodyRule> ReadBodyRule(store::Session& session, const std::string& workspace);
+  static Result<bool> ReadMayStoreResponses(store::Session& session, const std::string& workspace);
+  // Floors above check what a workspace is to be, and undo what it does not allow any more, in the
+  // transaction of the change: their error undoes it. Called on the store's writer thread. Before anything is
+  // served.
+  using WorkspaceHook = std::function<Status(store::Session&, const Workspace& before, Workspace& after)>;
+  void OnWorkspaceChange(WorkspaceHook hook);
+  // Its keys stop working; its usage stays, what was stored of its requests goes.
   Result<Workspace> ArchiveWorkspace(const Caller& caller, const std::string& id);
 
   // members.cc
@@ -289,6 +315,9 @@ class Accounts final : public Authenticator {
   Status TakeAttempt(const std::string& name);
   void ForgiveAttempts(const std::string& name);
 
+  Status RunWorkspaceHooks(store::Session& session, const Workspace& before, Workspace& after) const;
+
+  std::vector<WorkspaceHook> workspace_hooks_;
   store::Database& database_;
   const KeyFile& keys_;
   Audit& audit_;

@@ -32,6 +32,8 @@ struct Accounts::Directory {
     double weight = 1;
     bool archived = false;
     bool sharing = false;
+    BodyRule bodies;
+    ResponsesRule responses = ResponsesRule::kAsAsked;
   };
   struct MemberRecord {
     std::string organisation, workspace;  // workspace empty: of the organisation
@@ -57,7 +59,9 @@ struct Accounts::Directory {
 
 inline constexpr std::string_view kOrganisationColumns = "id, name, suspended, weight, created_ms";
 inline constexpr std::string_view kWorkspaceColumns =
-    "id, organisation_id, name, weight, created_ms, archived_ms, sharing";
+    "id, organisation_id, name, weight, created_ms, archived_ms, sharing, store_bodies, retention_days, "
+    "redact, "
+    "stored_responses";
 inline constexpr std::string_view kMemberColumns =
     "m.id, m.organisation_id, m.workspace_id, m.user_id, m.role, m.created_ms, u.email, u.name";
 inline constexpr std::string_view kMemberTables = "members m JOIN users u ON u.id = m.user_id";
@@ -70,6 +74,8 @@ inline constexpr std::string_view kLinkColumns =
 
 Organisation OrganisationOf(const store::Row& row);
 Workspace WorkspaceOf(const store::Row& row);
+BodyRule BodyRuleOfRow(bool store, int64_t retention_days, const std::string& redact);
+ResponsesRule ResponsesRuleOfRow(int64_t number);
 Member MemberOf(const store::Row& row);
 ApiKey ApiKeyOf(const store::Row& row);
 Link LinkOf(const store::Row& row);

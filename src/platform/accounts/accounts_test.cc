@@ -666,6 +666,56 @@ TEST_P(AccountsTest, IdempotentRepliesAreRepeated) {
   EXPECT_FALSE(*accounts().BeginIdempotent("key/1", "another")) << "a day later it is forgotten";
 }
 
+TEST_P(AccountsTest, AWorkspaceStoresNothingUntilARuleIsSetThatFloorsAboveAllow) {
+  EXPECT_FALSE(accounts().BodyRuleOf("default").store);
+  EXPECT_EQ(accounts().ResponsesRuleOf("default"), ResponsesRule::kAsAsked);
+  EXPECT_EQ(accounts().ResponsesRuleOf("ws-nowhere"), ResponsesRule::kNever);
+  EXPECT_EQ(accounts().ChangeWorkspace(Operator(), "default", {.store_bodies = true}).error().code,
+            "not_available")
+      << "nothing here would store them";
+  Status allowed;
+  std::vector<bool> heard;
+  accounts().OnWorkspaceChange([&](store::Session&, const Workspace& before, Workspace& after) -> Status {
+    heard.push_back(after.bodies.store && !before.bodies.store);
+    after.bodies_deleted = 3;
+    return allowed;
+  });
+  WorkspaceChange change;
+  change.store_bodies = true;
+  change.retention_days = 12;
+  change.redact = nlohmann::ordered_json{{"phone", false}, {"patterns", {"A-\\d"}}};
+  change.stored_responses = ResponsesRule::kNever;
+  allowed = Fail(ErrorKind::kInvalid, "bad_pattern", "no");
+  EXPECT_EQ(accounts().ChangeWorkspace(Operator(), "default", change).error().code, "bad_pattern");
+  EXPECT_FALSE(accounts().BodyRuleOf("default").store) << "what is not allowed changes nothing";
+  EXPECT_FALSE(accounts().FindWorkspace(Operator(), "default")->bodies.store);
+  allowed = {};
+  const auto changed = accounts().ChangeWorkspace(Operator(), "default", change);
+  ASSERT_TRUE(changed) << changed.error().message;
+  EXPECT_EQ(changed->bodies_deleted, 3);
+  EXPECT_EQ(heard, (std::vector<bool>{true, true}));
+  const BodyRule rule = accounts().BodyRuleOf("default");
+  EXPECT_TRUE(rule.store);
+  EXPECT_EQ(rule.retention_days, 12);
+  EXPECT_FALSE(rule.Redacts(Redact::kPhone));
+  EXPECT_TRUE(rule.Redacts(Redact::kEmail));
+  EXPECT_THAT(rule.patterns, ElementsAre("A-\\d"));
+  EXPECT_EQ(accounts().FindWorkspace(Operator(), "default")->bodies, rule);
+  const auto in_store = world_->database->Get<BodyRule>(
+      [](store::Session& session) { return Accounts::ReadBodyRule(session, "default"); });
+  ASSERT_TRUE(in_store);
+  EXPECT_EQ(*in_store, rule);
+  // Another name leaves it as it is; archiving ends it.
+  ASSERT_TRUE(accounts().ChangeWorkspace(Operator(), "default", {.name = "renamed"}));
+  EXPECT_EQ(accounts().BodyRuleOf("default"), rule);
+  const auto other = accounts().CreateWorkspace(Operator(), "", "other", 1);
+  ASSERT_TRUE(other);
+  ASSERT_TRUE(accounts().ChangeWorkspace(Operator(), other->id, change));
+  ASSERT_TRUE(accounts().ArchiveWorkspace(Operator(), other->id));
+  EXPECT_FALSE(accounts().BodyRuleOf(other->id).store);
+  EXPECT_EQ(accounts().ResponsesRuleOf(other->id), ResponsesRule::kNever);
+}
+
 TEST_P(AccountsTest, EveryChangeIsInTheAuditLog) {
   const CreatedKey key = ServiceKey();
   ASSERT_TRUE(accounts().RevokeKey(Operator(), key.key.id));

@@ -158,24 +158,77 @@ Result<Workspace> Accounts::CreateWorkspace(const Caller& caller, const std::str
 }
 
 Result<Workspace> Accounts::ChangeWorkspace(const Caller& caller, const std::string& id,
-                                            const std::optional<std::string>& name,
-                                            std::optional<double> weight, std::optional<bool> sharing) {
-  if (name) TP_TRY(CheckName(*name, "name"));
-  if (weight) TP_TRY(CheckWeight(*weight));
+                                            const WorkspaceChange& change) {
+  if (change.name) TP_TRY(CheckName(*change.name, "name"));
+  if (change.weight) TP_TRY(CheckWeight(*change.weight));
+  if (change.retention_days && (*change.retention_days < 1 || *change.retention_days > 365)) {
+    return Fail(ErrorKind::kInvalid, "invalid_value",
+                fmt::format("retention_days must be 1 to 365, not {}.", *change.retention_days),
+                "retention_days");
+  }
   return Change<Workspace>([&](store::Session& session) -> Result<Workspace> {
     TP_ASSIGN(const Workspace before, ReachWorkspace(session, caller, id));
     Workspace after = before;
-    if (name) after.name = *name;
-    if (weight) after.weight = *weight;
-    if (sharing) after.sharing = *sharing;
-    TP_TRY(session.Execute("UPDATE workspaces SET name = $1, weight = $2, sharing = $3 WHERE id = $4",
-                           {after.name, after.weight, after.sharing ? 1 : 0, id}));
+    if (change.name) after.name = *change.name;
+    if (change.weight) after.weight = *change.weight;
+    if (change.sharing) after.sharing = *change.sharing;
+    if (change.store_bodies) after.bodies.store = *change.store_bodies;
+    if (change.retention_days) after.bodies.retention_days = static_cast<int32_t>(*change.retention_days);
+    if (change.redact) ReadRedact(*change.redact, after.bodies);
+    if (change.stored_responses) after.responses = *change.stored_responses;
+    TP_TRY(RunWorkspaceHooks(session, before, after));
+    TP_TRY(session.Execute(
+        "UPDATE workspaces SET name = $1, weight = $2, sharing = $3, store_bodies = $4, retention_days = $5, "
+        "redact = $6, stored_responses = $7 WHERE id = $8",
+        {after.name, after.weight, after.sharing ? 1 : 0, after.bodies.store ? 1 : 0,
+         after.bodies.retention_days, RedactJson(after.bodies).dump(), static_cast<int64_t>(after.responses),
+         id}));
     AuditActor actor = caller.actor;
     actor.organisation = after.organisation;
     actor.workspace = id;
     TP_TRY(audit_.Append(session, actor, "workspace.changed", id, AuditOf(before), AuditOf(after)));
     return after;
   });
+}
+
+void Accounts::OnWorkspaceChange(WorkspaceHook hook) { workspace_hooks_.push_back(std::move(hook)); }
+
+Status Accounts::RunWorkspaceHooks(store::Session& session, const Workspace& before, Workspace& after) const {
+  if (workspace_hooks_.empty() && after.bodies.store && !before.bodies.store) {
+    return Fail(ErrorKind::kUnavailable, "not_available", "This server stores no request bodies.",
+                "store_bodies");
+  }
+  for (const WorkspaceHook& hook : workspace_hooks_) TP_TRY(hook(session, before, after));
+  return {};
+}
+
+BodyRule Accounts::BodyRuleOf(const std::string& workspace) const {
+  const auto now = directory();
+  const auto found = now->workspaces.find(workspace);
+  return found == now->workspaces.end() || found->second.archived ? BodyRule{} : found->second.bodies;
+}
+
+ResponsesRule Accounts::ResponsesRuleOf(const std::string& workspace) const {
+  const auto now = directory();
+  const auto found = now->workspaces.find(workspace);
+  return found == now->workspaces.end() || found->second.archived ? ResponsesRule::kNever
+                                                                  : found->second.responses;
+}
+
+Result<BodyRule> Accounts::ReadBodyRule(store::Session& session, const std::string& workspace) {
+  TP_ASSIGN(const store::Rows rows,
+            session.Query("SELECT store_bodies, retention_days, redact FROM workspaces WHERE id = $1 AND "
+                          "archived_ms IS NULL",
+                          {workspace}));
+  if (rows.empty()) return BodyRule{};
+  return BodyRuleOfRow(rows[0].Flag(0), rows[0].Integer(1), rows[0].Text(2));
+}
+
+Result<bool> Accounts::ReadMayStoreResponses(store::Session& session, const std::string& workspace) {
+  TP_ASSIGN(const store::Rows rows, session.Query("SELECT stored_responses FROM workspaces WHERE id = $1 AND "
+                                                  "archived_ms IS NULL",
+                                                  {workspace}));
+  return !rows.empty() && ResponsesRuleOfRow(rows[0].Integer(0)) == ResponsesRule::kAsAsked;
 }
 
 bool Accounts::MayShare(const std::string& workspace, const std::string& user) const {
@@ -196,6 +249,7 @@ Result<Workspace> Accounts::ArchiveWorkspace(const Caller& caller, const std::st
     TP_ASSIGN(const Workspace before, ReachWorkspace(session, caller, id));
     Workspace after = before;
     if (!after.archived_ms) after.archived_ms = wall_clock_.unix_ms();
+    TP_TRY(RunWorkspaceHooks(session, before, after));
     TP_TRY(session.Execute("UPDATE workspaces SET archived_ms = $1 WHERE id = $2", {after.archived_ms, id}));
     AuditActor actor = caller.actor;
     actor.organisation = after.organisation;

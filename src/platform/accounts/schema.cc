@@ -61,6 +61,12 @@ CREATE INDEX idempotent_replies_by_age ON idempotent_replies (created_ms);
     {5, "workspaces that share conversations", R"sql(
 ALTER TABLE workspaces ADD COLUMN sharing BIGINT NOT NULL DEFAULT 0;
 )sql"},
+    {6, "what workspaces store of requests", R"sql(
+ALTER TABLE workspaces ADD COLUMN store_bodies BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE workspaces ADD COLUMN retention_days BIGINT NOT NULL DEFAULT 30;
+ALTER TABLE workspaces ADD COLUMN redact TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE workspaces ADD COLUMN stored_responses BIGINT NOT NULL DEFAULT 0;
+)sql"},
 };
 
 }  // namespace

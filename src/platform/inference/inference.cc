@@ -12,10 +12,12 @@
 #include "platform/inference/model_assets.h"
 #include "platform/inference/named_deployments.h"
 #include "platform/inference/prompt.h"
+#include "platform/inference/recording_sink.h"
 #include "platform/inference/requests_in_flight.h"
 #include "platform/inference/rerank.h"
 #include "platform/inference/running_generation.h"
 #include "platform/inference/sampling.h"
+#include "platform/request_bodies/recording.h"
 
 namespace tidepool::platform {
 
@@ -84,6 +86,7 @@ class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
   // Before it is handed to another thread.
   void SetEntry(std::shared_ptr<RequestsInFlight::Entry> entry) { entry_ = std::move(entry); }
   void OnProgress(const compute::ProgressEvent& event) { entry_->OnProgress(event); }
+  void SetRecording(std::shared_ptr<BodyRecording> recording) { recording_ = std::move(recording); }
   Status Start(const ReadyModel& model, compute::EmbedRequest request) {
     int32_t prompt_tokens = 0;
     for (const auto& input : request.inputs) prompt_tokens += static_cast<int32_t>(input.size());
@@ -145,13 +148,15 @@ class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
                                                                                      : UsageStatus::kError;
     const std::string code = status == UsageStatus::kError ? reply.error().code : std::string();
     meter->Close(status, code, TimesOf(finish_),
-                 [self = shared_from_this(),
+                 [self = shared_from_this(), row_id = meter->row_id(),
                   kept = std::make_shared<Result<EmbeddingReply>>(std::move(reply))](const Status& durable) {
                    if (*kept && !durable) {
                      self->done_(Fail(durable.error()));
                    } else {
                      self->done_(std::move(*kept));
                    }
+                   if (durable && self->recording_ != nullptr) self->recording_->Keep(row_id);
+                   self->recording_.reset();
                  });
   }
 
@@ -160,6 +165,7 @@ class RunningEmbedding : public std::enable_shared_from_this<RunningEmbedding> {
   std::shared_ptr<Meter> meter_;
   std::shared_ptr<RequestsInFlight::Entry> entry_;
   int32_t prompt_tokens_ = 0;
+  std::shared_ptr<BodyRecording> recording_;
   compute::FinishEvent finish_;
   int64_t told_tokens_ = 0, told_device_us_ = 0;
   std::atomic<compute::RequestHandle> handle_{0};
@@ -423,11 +429,12 @@ class InferenceImpl final : public Inference {
     const MeteredCall call = GenerateCallOf(request, "chat.completions", target);
     if (target.spec) FillIn(*target.spec, request);
     ApplyDefaultMaxTokens(request.sampling);
+    auto recording = std::move(request.recording);
     const auto shared = std::make_shared<const ChatRequest>(std::move(request));
     return Begin(
         target, call,
         [this, shared](const ReadyModel& ready) { return PlanChat(*shared, ready, constraints_); },
-        std::move(sink));
+        std::move(sink), std::move(recording));
   }
 
   Status CheckChat(const ChatRequest& request) override {
@@ -454,11 +461,12 @@ class InferenceImpl final : public Inference {
     const MeteredCall call = GenerateCallOf(request, "completions", target);
     if (target.spec) FillIn(*target.spec, request.sampling);
     ApplyDefaultMaxTokens(request.sampling);
+    auto recording = std::move(request.recording);
     const auto shared = std::make_shared<const CompletionRequest>(std::move(request));
     return Begin(
         target, call,
         [this, shared](const ReadyModel& ready) { return PlanCompletion(*shared, ready, constraints_); },
-        std::move(sink));
+        std::move(sink), std::move(recording));
   }
 
   Result<std::shared_ptr<Generation>> Embed(EmbeddingRequest request,
@@ -624,12 +632,14 @@ class InferenceImpl final : public Inference {
     return options_.ledger == nullptr ? Status() : options_.ledger->Check(AdmissionOf(call), rates);
   }
   Result<std::shared_ptr<Generation>> Begin(const Target& target, const MeteredCall& call, const Plan& plan,
-                                            std::shared_ptr<ChatSink> sink);
+                                            std::shared_ptr<ChatSink> sink,
+                                            std::shared_ptr<BodyRecording> recording);
   // What embeddings and scores share: a request of inputs whose states are pooled.
   Result<std::shared_ptr<Generation>> BeginPooled(
       const Target& target, const MeteredCall& call,
       const std::function<Result<compute::EmbedRequest>(const ReadyModel&)>& plan_for,
-      std::shared_ptr<RateState> rates, std::function<void(Result<EmbeddingReply>)> done);
+      std::shared_ptr<RateState> rates, std::shared_ptr<BodyRecording> recording,
+      std::function<void(Result<EmbeddingReply>)> done);
   LoadWaiter WaiterFor(const Target& target, const std::shared_ptr<RunningGeneration>& running,
                        Planner planner, bool may_retry);
   Status PlanAndStart(const Target& target, const ReadyModel& ready, RunningGeneration& running,
@@ -760,7 +770,8 @@ LoadWaiter InferenceImpl::WaiterFor(const Target& target, const std::shared_ptr<
 }
 
 Result<std::shared_ptr<Generation>> InferenceImpl::Begin(const Target& target, const MeteredCall& call,
-                                                         const Plan& plan, std::shared_ptr<ChatSink> sink) {
+                                                         const Plan& plan, std::shared_ptr<ChatSink> sink,
+                                                         std::shared_ptr<BodyRecording> recording) {
   RateState refused;
   if (Status admissible = CheckAdmissible(call, &refused); !admissible) {
     sink->OnRates(refused);
@@ -779,9 +790,11 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Begin(const Target& target, c
     request.SetMeter(std::move(*meter));
     return choices;
   };
+  if (recording != nullptr) sink = MakeRecordingSink(std::move(sink), recording);
   const auto running = std::make_shared<RunningGeneration>(
       engine_, std::move(sink), [this](std::function<void()> task) { deployments_.Post(std::move(task)); });
   running->SetEntry(EntryOf(target, call, running));
+  running->SetRecording(std::move(recording));
   deployments_.CountArrival(target.model.id);
   NoteUse(target, call.principal);
   // Twice: a model found ready may be unloaded before the request reaches the engine.
@@ -808,10 +821,16 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Embed(EmbeddingRequest reques
   }
   if (!request.instruction.empty()) TP_TRY(WriteInstruction(target.model, target.name(), request));
   const MeteredCall call = CallOf(request, "embeddings", target.model, /*names_max_tokens=*/true);
+  auto recording = std::move(request.recording);
   const auto shared = std::make_shared<const EmbeddingRequest>(std::move(request));
   return BeginPooled(
       target, call, [shared](const ReadyModel& ready) { return PlanEmbedding(*shared, ready); },
-      shared->rates, std::move(done));
+      shared->rates, recording,
+      [recording, done = std::move(done)](Result<EmbeddingReply> reply) {
+        if (reply && recording != nullptr && !reply->vectors.empty())
+          recording->Vectors(std::ssize(reply->vectors), std::ssize(reply->vectors[0]));
+        done(std::move(reply));
+      });
 }
 
 Result<std::shared_ptr<Generation>> InferenceImpl::Rerank(RerankRequest request,
@@ -825,14 +844,17 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Rerank(RerankRequest request,
                 "documents");
   }
   const MeteredCall call = CallOf(request, "rerank", target.model, /*names_max_tokens=*/true);
+  auto recording = std::move(request.recording);
   const auto shared = std::make_shared<const RerankRequest>(std::move(request));
   return BeginPooled(
       target, call, [shared](const ReadyModel& ready) { return PlanRerank(*shared, ready); }, shared->rates,
-      [done = std::move(done)](Result<EmbeddingReply> pooled) {
+      recording,
+      [recording, done = std::move(done)](Result<EmbeddingReply> pooled) {
         if (!pooled) return done(Fail(pooled.error()));
         RerankReply reply{pooled->model, {}, pooled->prompt_tokens};
         for (const std::vector<float>& logit : pooled->vectors)
           reply.scores.push_back(Relevance(logit.at(0)));
+        if (recording != nullptr) recording->Scores(reply.scores);
         done(std::move(reply));
       });
 }
@@ -840,12 +862,14 @@ Result<std::shared_ptr<Generation>> InferenceImpl::Rerank(RerankRequest request,
 Result<std::shared_ptr<Generation>> InferenceImpl::BeginPooled(
     const Target& target, const MeteredCall& call,
     const std::function<Result<compute::EmbedRequest>(const ReadyModel&)>& plan_for,
-    std::shared_ptr<RateState> rates, std::function<void(Result<EmbeddingReply>)> done) {
+    std::shared_ptr<RateState> rates, std::shared_ptr<BodyRecording> recording,
+    std::function<void(Result<EmbeddingReply>)> done) {
   TP_TRY(CheckAdmissible(call, rates.get()));
   deployments_.CountArrival(target.model.id);
   NoteUse(target, call.principal);
   const auto running = std::make_shared<RunningEmbedding>(engine_, std::move(done));
   running->SetEntry(EntryOf(target, call, running));
+  running->SetRecording(std::move(recording));
   const auto start = [this, call, plan_for, running, rates,
                       spec = target.spec](const ReadyModel& ready) -> Status {
     const ReadyModel seen = deployed_assets_.As(spec, ready);

@@ -30,6 +30,7 @@
 
 namespace tidepool::platform {
 
+class BodyRecording;
 class UsageLedger;
 
 // What the answer must be. `schema`: JSON schema; `text`: a regular expression or a GBNF grammar.
@@ -78,6 +79,7 @@ struct ChatRequest {
   std::string tool_call_format;  // how the model writes calls (models/toolcalls); "": as its template says
   SamplingRequest sampling;
   Principal principal;
+  std::shared_ptr<BodyRecording> recording;  // what is said goes there too; nullptr: nowhere
 };
 
 // One of string or tokens per prompt.
@@ -97,6 +99,7 @@ struct CompletionRequest {
   // "<|im_start|>" in a string prompt becomes its control token: only for callers that write whole templates.
   bool parse_special = false;
   Principal principal;
+  std::shared_ptr<BodyRecording> recording = nullptr;
 };
 struct EmbeddingRequest {
   std::string request_id;
@@ -110,6 +113,7 @@ struct EmbeddingRequest {
   // Filled with what its limits have left once it was admitted or refused: before `done` is called, and
   // before an error is returned. nullptr: nobody wants to know.
   std::shared_ptr<RateState> rates = nullptr;
+  std::shared_ptr<BodyRecording> recording = nullptr;
 };
 // Was this model trained to read an instruction before what it embeds?
 bool ReadsInstruction(const StoredModel& model);
@@ -131,6 +135,7 @@ struct RerankRequest {
   int32_t max_document_tokens = 0;     // longer documents are cut; 0: to what the model reads
   Principal principal;
   std::shared_ptr<RateState> rates = nullptr;  // as EmbeddingRequest's
+  std::shared_ptr<BodyRecording> recording = nullptr;
 };
 struct RerankReply {
   std::string model;

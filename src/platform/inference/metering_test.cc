@@ -430,6 +430,35 @@ TEST_F(MeteringTest, TwoHundredAtOnceAgainstAQuotaForTen) {
   EXPECT_EQ(refused, 190);
 }
 
+// A prompt of twelve chunks, left after some of them: what was computed of it is owed, and no more.
+TEST_F(MeteringTest, ACancelDuringPrefillIsBilledForThePromptTokensThatWereComputed) {
+  Start({.device = {.memory_bytes = 1 << 30, .step_base_s = 0.01, .step_per_token_s = 0, .tally_file = ""}});
+  constexpr int32_t kPromptBytes = 6000;
+  for (int32_t tag = 1; tag <= 5; ++tag) {
+    auto sink = std::make_shared<MeteredSink>();
+    // Nothing is shared with the prompts before: a hit in the cache is no computing.
+    const std::string text(kPromptBytes, static_cast<char>('a' + tag));
+    const auto generation = rig_->inference->Chat(Ask(tag, text), sink);
+    ASSERT_TRUE(generation);
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    while (rig_->Tally(tag).positions < static_cast<uint32_t>(tag) * 600 &&
+           std::chrono::steady_clock::now() < until)
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    (*generation)->Cancel();
+    ASSERT_TRUE(sink->Wait());
+    const UsageRow row = Row(fmt::format("t{}", tag));
+    const chips::TallyEntry truth = rig_->Tally(tag);
+    EXPECT_EQ(row.status, UsageStatus::kCancelled);
+    EXPECT_EQ(truth.sampled, 0u) << "it was to be cancelled before its first token";
+    EXPECT_EQ(row.tokens.output, 0);
+    EXPECT_EQ(row.tokens.prompt, truth.positions);
+    EXPECT_GE(row.tokens.prompt, tag * 600);
+    EXPECT_LT(row.tokens.prompt, kPromptBytes);
+    EXPECT_GT(row.device_us, 0);
+    EXPECT_EQ(row.free_tokens, row.tokens.total());
+  }
+}
+
 TEST_F(MeteringTest, ManyAtOnceWithCancelsAreBilledToTheToken) {
   Start(
       {.device = {.memory_bytes = 1 << 30, .step_base_s = 0.0005, .step_per_token_s = 0, .tally_file = ""}});

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/ids.h"
+#include "platform/request_bodies/recording.h"
 
 namespace tidepool::platform {
 
@@ -242,6 +243,8 @@ void RunningGeneration::Done() {
                [self = shared_from_this(), meter, failure = std::move(failure)](const Status& durable) {
                  if (durable) self->sink_->OnBilled(meter->billed());
                  self->Tell(!failure && !durable ? std::optional(durable.error()) : failure);
+                 if (durable && self->recording_ != nullptr) self->recording_->Keep(meter->row_id());
+                 self->recording_.reset();
                });
 }
 

@@ -39,6 +39,8 @@ class RunningGeneration : public std::enable_shared_from_this<RunningGeneration>
   void SetMeter(std::shared_ptr<Meter> meter) { meter_ = std::move(meter); }
   // Before it is handed to another thread. It is told what happens, and ended.
   void SetEntry(std::shared_ptr<RequestsInFlight::Entry> entry) { entry_ = std::move(entry); }
+  // Before Start. Kept once the request's row is durable.
+  void SetRecording(std::shared_ptr<BodyRecording> recording) { recording_ = std::move(recording); }
   // How long the request waited for its model to be opened.
   void SetLoadWait(double seconds) { load_wait_s_ = seconds; }
   void OnRates(const RateState& rates) { sink_->OnRates(rates); }
@@ -79,6 +81,7 @@ class RunningGeneration : public std::enable_shared_from_this<RunningGeneration>
 
   std::shared_ptr<Meter> meter_;
   std::shared_ptr<RequestsInFlight::Entry> entry_;  // nullptr: nobody looks
+  std::shared_ptr<BodyRecording> recording_;
   double load_wait_s_ = 0;
   MeterTimes times_;  // the longest of the choices
   compute::FinishReason worst_ = compute::FinishReason::kStop;

@@ -49,6 +49,7 @@ Meter::~Meter() {
 
 int64_t Meter::max_output_tokens() const { return state_->reservation.max_output_tokens; }
 const RateState& Meter::rates() const { return state_->reservation.rates; }
+const std::string& Meter::row_id() const { return state_->row.id; }
 BillableTokens Meter::counted() const { return state_->tokens(); }
 
 void Meter::Count(const BillableTokens& more, int64_t device_us) {

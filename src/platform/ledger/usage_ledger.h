@@ -82,6 +82,7 @@ class Meter {
   // What was computed since the last call.
   void Count(const BillableTokens& more, int64_t device_us);
   BillableTokens counted() const;
+  const std::string& row_id() const;  // of the row it becomes
   // Once. `durable` comes from the journal thread when the row is on disk; with an error if it could not be
   // written for finish_hold_s (it will be, but the answer must not wait for ever) or the ledger stopped.
   void Close(UsageStatus status, std::string error_code, const MeterTimes& times, Durable durable);

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "platform/accounts/accounts.h"
 #include "platform/responses/response_rows.h"
 
 namespace tidepool::platform {
@@ -31,9 +32,9 @@ size_t ItemBytes(const StoredResponse& response) {
 
 class StoredResponses final : public Responses {
  public:
-  StoredResponses(store::Database& database, const WallClock& wall_clock, MetricsRegistry& metrics,
-                  const ResponsesOptions& options)
-      : database_(database), wall_clock_(wall_clock), options_(options) {
+  StoredResponses(store::Database& database, const KeyFile& keys, Accounts* accounts,
+                  const WallClock& wall_clock, MetricsRegistry& metrics, const ResponsesOptions& options)
+      : database_(database), keys_(keys), accounts_(accounts), wall_clock_(wall_clock), options_(options) {
     running_gauge_ = metrics.gauge("tidepool_responses_running", "Background responses being written");
     event_bytes_ = metrics.gauge("tidepool_responses_event_bytes", "Bytes of the events kept of them");
     dropped_ = metrics.counter("tidepool_responses_dropped_total",
@@ -43,16 +44,28 @@ class StoredResponses final : public Responses {
           end, metrics.counter("tidepool_responses_total", "Responses that were stored, by how they ended",
                                {{"end", end}}));
     }
+    if (accounts_ == nullptr) return;
+    accounts_->OnWorkspaceChange([this](store::Session& session, const Workspace&, Workspace& after) {
+      return ApplyRule(session, after);
+    });
   }
 
   ~StoredResponses() override {
+    {
+      const std::lock_guard lock(drop_mutex_);
+      closing_ = true;
+    }
     // Writes are done in their order: when this one is, nobody calls back here any more.
     (void)database_.Write([](store::Session&) { return Status{}; });
   }
 
+  bool MayStore(const Principal& who) const override {
+    return accounts_ == nullptr || accounts_->ResponsesRuleOf(who.workspace) == ResponsesRule::kAsAsked;
+  }
+
   Result<StoredResponse> Find(const Principal& who, const std::string& id) override {
     return database_.Get<StoredResponse>([&](store::Session& session) {
-      return ReadResponse(session, who.workspace, id, wall_clock_.unix_ms());
+      return ReadResponse(session, keys_, who.workspace, id, wall_clock_.unix_ms());
     });
   }
 
@@ -62,7 +75,8 @@ class StoredResponses final : public Responses {
       size_t bytes = 0;
       for (std::string next = id; !next.empty(); next = chain.back().previous) {
         if (chain.size() >= static_cast<size_t>(options_.max_chain)) return Fail(TooLong());
-        TP_ASSIGN(StoredResponse one, ReadResponse(session, who.workspace, next, wall_clock_.unix_ms()));
+        TP_ASSIGN(StoredResponse one,
+                  ReadResponse(session, keys_, who.workspace, next, wall_clock_.unix_ms()));
         bytes += ItemBytes(one);
         if (bytes > options_.max_chain_bytes) return Fail(TooLong());
         chain.push_back(std::move(one));
@@ -78,9 +92,12 @@ class StoredResponses final : public Responses {
                  std::function<void(const Status&)> done) override {
     Stamp(response);
     Count(response.status);
+    SealedResponse sealed(keys_, response);
     database_.WriteLater(
-        [this, workspace = who.workspace, response = std::move(response)](store::Session& session) -> Status {
-          TP_TRY(InsertResponse(session, workspace, response));
+        [this, workspace = who.workspace, response = std::move(response),
+         sealed = std::move(sealed)](store::Session& session) -> Status {
+          TP_TRY(CheckRule(session, workspace));
+          TP_TRY(InsertResponse(session, workspace, response, sealed));
           return Drop(session, workspace);
         },
         [done = std::move(done)](const Status& saved) {
@@ -127,8 +144,10 @@ class StoredResponses final : public Responses {
       }
       runs_.push_back(run);
     }
+    const SealedResponse sealed(keys_, response);
     const Status written = database_.Write([&](store::Session& session) -> Status {
-      TP_TRY(InsertResponse(session, who.workspace, response));
+      TP_TRY(CheckRule(session, who.workspace));
+      TP_TRY(InsertResponse(session, who.workspace, response, sealed));
       return Drop(session, who.workspace);
     });
     if (!written) {
@@ -142,9 +161,10 @@ class StoredResponses final : public Responses {
   void End(const std::shared_ptr<BackgroundRun>& run, StoredResponse response, std::string last_type,
            std::string last_event) override {
     Count(response.status);
+    SealedResponse sealed(keys_, response);
     database_.WriteLater(
-        [response = std::move(response)](store::Session& session) {
-          return UpdateResponse(session, response);
+        [response = std::move(response), sealed = std::move(sealed)](store::Session& session) {
+          return UpdateResponse(session, response, sealed);
         },
         [this, run, type = std::move(last_type), event = std::move(last_event)](const Status& saved) {
           if (!saved) {
@@ -203,6 +223,47 @@ class StoredResponses final : public Responses {
                  "previous_response_id", 0};
   }
 
+  Status CheckRule(store::Session& session, const std::string& workspace) const {
+    if (accounts_ == nullptr) return {};
+    TP_ASSIGN(const bool may, Accounts::ReadMayStoreResponses(session, workspace));
+    if (may) return {};
+    return Fail(ErrorKind::kForbidden, "responses_not_stored",
+                "This workspace stores no responses (stored_responses: never).", "store");
+  }
+
+  // On the store's writer thread, in the transaction of a workspace's change.
+  Status ApplyRule(store::Session& session, Workspace& after) {
+    if (after.responses == ResponsesRule::kAsAsked && !after.archived_ms) return {};
+    TP_ASSIGN(after.responses_deleted, ExpireResponses(session, after.id, wall_clock_.unix_ms()));
+    session.AfterCommit([this, workspace = after.id] {
+      for (const auto& run : Runs()) {
+        if (run->workspace() != workspace || run->ended()) continue;
+        run->Cancel();
+        Forget(run);
+      }
+      DropLater();
+    });
+    return {};
+  }
+
+  // In steps, so that no other write waits for all of them.
+  void DropLater() {
+    const std::lock_guard lock(drop_mutex_);
+    if (closing_) return;
+    const auto gone = std::make_shared<int64_t>(0);
+    database_.WriteLater(
+        [this, gone](store::Session& session) -> Status {
+          TP_ASSIGN(*gone, DropExpired(session, wall_clock_.unix_ms()));
+          return {};
+        },
+        [this, gone](const Status& done) {
+          if (!done)
+            return LogWarn("expired responses are not deleted yet", {{"reason", done.error().message}});
+          dropped_.Increment(static_cast<double>(*gone));
+          if (*gone >= kDropAtOnce) DropLater();
+        });
+  }
+
   std::list<std::shared_ptr<BackgroundRun>> Runs() {
     const std::lock_guard lock(mutex_);
     return runs_;
@@ -248,12 +309,17 @@ class StoredResponses final : public Responses {
   }
 
   store::Database& database_;
+  const KeyFile& keys_;
+  Accounts* const accounts_;
   const WallClock& wall_clock_;
   const ResponsesOptions options_;
   Gauge running_gauge_, event_bytes_;
   Counter dropped_;
   std::vector<std::pair<std::string, Counter>> ended_;
   std::atomic<int64_t> writes_{0};
+
+  std::mutex drop_mutex_;  // of closing_
+  bool closing_ = false;
 
   std::mutex mutex_;
   bool stopping_ = false;
@@ -262,12 +328,21 @@ class StoredResponses final : public Responses {
 
 }  // namespace
 
-Result<std::unique_ptr<Responses>> Responses::Open(store::Database& database, const WallClock& wall_clock,
+Result<std::unique_ptr<Responses>> Responses::Open(store::Database& database, const KeyFile& keys,
+                                                   Accounts* accounts, const WallClock& wall_clock,
                                                    MetricsRegistry& metrics,
                                                    const ResponsesOptions& options) {
   TP_TRY(database.Write([](store::Session& session) { return MarkFailed(session); }));
+  int64_t some = 0, sealed = 0;
+  do {
+    TP_ASSIGN(some, database.Put<int64_t>(
+                        [&](store::Session& session) { return SealOldResponses(session, keys); }));
+    sealed += some;
+  } while (some > 0);
+  if (sealed > 0)
+    LogInfo("responses that an earlier version stored in clear are sealed now", {{"responses", sealed}});
   return std::unique_ptr<Responses>(
-      std::make_unique<StoredResponses>(database, wall_clock, metrics, options));
+      std::make_unique<StoredResponses>(database, keys, accounts, wall_clock, metrics, options));
 }
 
 }  // namespace tidepool::platform

@@ -1,5 +1,6 @@
-// Answers kept for their clients: stored in the server's store, found by their workspace, and those that run
-// in the background with nobody connected.
+// Answers kept for their clients: stored in the server's store, sealed under the key file, found by their
+// workspace, and those that run in the background with nobody connected. A workspace that says so has none
+// (ResponsesRule::kNever): what is there goes in the transaction that says it, and nothing comes after it.
 //
 // Threads: any; calls wait for the store (milliseconds). Callbacks come from the store's writer thread and
 // must not block.
@@ -20,6 +21,9 @@
 #include "platform/store/database.h"
 
 namespace tidepool::platform {
+
+class Accounts;
+class KeyFile;
 
 struct StoredResponse {
   std::string id;
@@ -48,23 +52,27 @@ class Responses {
   // Outlives whoever may still save or end one (the engine); everything runs to its end before.
   virtual ~Responses() = default;
 
-  // All arguments outlive it. Marks what an earlier server left running as failed.
-  static Result<std::unique_ptr<Responses>> Open(store::Database& database, const WallClock& wall_clock,
+  // All arguments outlive it. Marks what an earlier server left running as failed, and seals what an earlier
+  // version stored in clear. `accounts` has the workspaces' rules; nullptr: all may store.
+  static Result<std::unique_ptr<Responses>> Open(store::Database& database, const KeyFile& keys,
+                                                 Accounts* accounts, const WallClock& wall_clock,
                                                  MetricsRegistry& metrics,
                                                  const ResponsesOptions& options = {});
   static store::MigrationList Migrations();
 
+  // May this caller's workspace store any? Never blocks.
+  virtual bool MayStore(const Principal& who) const = 0;
   // kNotFound "unknown_response" also for other workspaces' and for expired ones.
   virtual Result<StoredResponse> Find(const Principal& who, const std::string& id) = 0;
   // The responses that led to `id`, the first one first, `id` last. kTooLarge "chain_too_long".
   virtual Result<std::vector<StoredResponse>> Chain(const Principal& who, const std::string& id) = 0;
-  // An answer that has ended. Fills in the expiry.
+  // An answer that has ended. Fills in the expiry. kForbidden "responses_not_stored".
   virtual void SaveLater(const Principal& who, StoredResponse response,
                          std::function<void(const Status&)> done) = 0;
   // Stops it if it runs.
   virtual Status Delete(const Principal& who, const std::string& id) = 0;
 
-  // Stores it as running. kOverloaded "too_many_background".
+  // Stores it as running. kOverloaded "too_many_background"; kForbidden "responses_not_stored".
   virtual Result<std::shared_ptr<BackgroundRun>> Begin(const Principal& who, StoredResponse response) = 0;
   // Stores how it ended, then publishes the last event and ends the run.
   virtual void End(const std::shared_ptr<BackgroundRun>& run, StoredResponse response, std::string last_type,

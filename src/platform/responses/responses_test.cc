@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/ids.h"
+#include "platform/accounts/testing/accounts_fixture.h"
 #include "platform/store/testing/postgresql_server.h"
 
 namespace tidepool::platform {
@@ -76,21 +77,18 @@ class ResponsesTest : public ::testing::TestWithParam<Backend> {
   void SetUp() override {
     folder_ = std::filesystem::temp_directory_path() / RandomId("tidepool-responses-");
     std::filesystem::create_directories(folder_);
+    const auto postgresql = store::SharedTestDatabase(GetParam());
+    ASSERT_TRUE(postgresql) << postgresql.error().message;
     store::DatabaseOptions options;
-    if (GetParam() == Backend::kSqlite) {
-      options.file = folder_ / "test.db";
-    } else {
-      static auto server = store::PostgresqlServer::Start();
-      ASSERT_TRUE(server) << server.error().message;
-      const auto made = (*server)->MakeDatabase();
-      ASSERT_TRUE(made) << made.error().message;
-      options.postgresql = *made;
-    }
+    options.file = folder_ / "test.db";
+    options.postgresql = *postgresql;
     auto database = store::Database::Open(options, metrics_);
     ASSERT_TRUE(database) << database.error().message;
     database_ = std::move(*database);
-    const store::MigrationList lists[] = {Responses::Migrations()};
-    ASSERT_TRUE(database_->Migrate(lists));
+    auto keys = KeyFile::Create(folder_, "");
+    ASSERT_TRUE(keys) << keys.error().message;
+    keys_ = std::make_unique<KeyFile>(std::move(*keys));
+    Migrate();
     Open();
   }
   void TearDown() override {
@@ -99,9 +97,13 @@ class ResponsesTest : public ::testing::TestWithParam<Backend> {
     std::error_code ignored;
     std::filesystem::remove_all(folder_, ignored);
   }
+  virtual void Migrate() {
+    const store::MigrationList lists[] = {Responses::Migrations()};
+    ASSERT_TRUE(database_->Migrate(lists));
+  }
   void Open() {
     responses_.reset();
-    auto opened = Responses::Open(*database_, clock_, metrics_, options_);
+    auto opened = Responses::Open(*database_, *keys_, nullptr, clock_, metrics_, options_);
     ASSERT_TRUE(opened) << opened.error().message;
     responses_ = std::move(*opened);
   }
@@ -137,6 +139,7 @@ class ResponsesTest : public ::testing::TestWithParam<Backend> {
   MetricsRegistry metrics_;
   ManualWallClock clock_{1'000'000};
   ResponsesOptions options_;
+  std::unique_ptr<KeyFile> keys_;
   std::unique_ptr<store::Database> database_;
   std::unique_ptr<Responses> responses_;
   const Principal a_ = Workspace("a"), b_ = Workspace("b");
@@ -334,6 +337,157 @@ TEST_P(ResponsesTest, StopEndsWhatRunsAndTakesNoNew) {
   EXPECT_EQ(refused.error().code, "draining");
 }
 
+TEST_P(ResponsesTest, RowsHoldNoWord) {
+  StoredResponse said = Made("r1");
+  said.input = Json::array({"tangerine"});
+  said.body["output"] = Json::array({"marmalade"});
+  ASSERT_TRUE(Save(a_, said));
+  const auto run = responses_->Begin(a_, Running("r2"));
+  ASSERT_TRUE(run);
+  StoredResponse ended = Made("r2");
+  ended.body["output"] = Json::array({"marmalade"});
+  responses_->End(*run, ended, "last", "x");
+  WaitEnd(*run);
+  const auto rows = database_->Get<store::Rows>([](store::Session& s) {
+    return s.Query("SELECT body, input, body_box, input_box FROM responses ORDER BY id");
+  });
+  ASSERT_TRUE(rows);
+  ASSERT_EQ(rows->size(), 2u);
+  for (const store::Row& row : *rows) {
+    EXPECT_EQ(row.Text(0) + row.Text(1), "");
+    for (const char* word : {"tangerine", "marmalade", "said", "asked"})
+      EXPECT_EQ((row.Bytes(2) + row.Bytes(3)).find(word), std::string::npos);
+  }
+  EXPECT_EQ(responses_->Find(a_, "r2")->body["output"][0], "marmalade");
+  // A box is of no use under another id.
+  ASSERT_TRUE(database_->Write([](store::Session& s) {
+    return s.Execute("UPDATE responses SET id = 'r3' WHERE id = 'r2'").map([](int64_t) {});
+  }));
+  EXPECT_EQ(Problem(responses_->Find(a_, "r3")), "store_corrupt");
+}
+
+// From every earlier version, with more rows than are sealed at once.
+class UpgradedResponsesTest : public ResponsesTest {
+ protected:
+  void Migrate() override {
+    const store::MigrationList all = Responses::Migrations();
+    const store::MigrationList first[] = {{all.floor, all.migrations.first(1)}};
+    ASSERT_TRUE(database_->Migrate(first));
+    ASSERT_TRUE(database_->Write([](store::Session& s) -> Status {
+      for (int i = 0; i < 120; ++i) {
+        const std::string id = "old" + std::to_string(i);
+        TP_TRY(s.Execute(
+            "INSERT INTO responses (id, workspace, previous, background, status, body, input, created_ms, "
+            "expires_ms) VALUES ($1, 'a', '', 0, 'completed', $2, $3, 5, 0)",
+            {id, Json{{"id", id}, {"status", "completed"}, {"output", {"tangerine " + id}}}.dump(),
+             Json::array({"marmalade " + id}).dump()}));
+      }
+      return {};
+    }));
+    const store::MigrationList lists[] = {all};
+    ASSERT_TRUE(database_->Migrate(lists));
+  }
+};
+
+TEST_P(UpgradedResponsesTest, WhatAnEarlierVersionStoredInClearIsSealed) {
+  for (const char* id : {"old0", "old77", "old119"}) {
+    const auto found = responses_->Find(a_, id);
+    ASSERT_TRUE(found) << found.error().message;
+    EXPECT_EQ(found->body["output"][0], std::string("tangerine ") + id);
+    EXPECT_EQ(found->input[0], std::string("marmalade ") + id);
+  }
+  const auto left = database_->Get<store::Rows>([](store::Session& s) {
+    return s.Query(
+        "SELECT COUNT(*) FROM responses WHERE body <> '' OR input <> '' OR body_box IS NULL OR input_box IS "
+        "NULL");
+  });
+  ASSERT_TRUE(left);
+  EXPECT_EQ((*left)[0].Integer(0), 0);
+  if (GetParam() == Backend::kPostgresql) return;
+  responses_.reset();
+  database_.reset();  // what was written goes into the file, and the log beside it away
+  for (const auto& file : std::filesystem::directory_iterator(folder_)) {
+    std::ifstream in(file.path(), std::ios::binary);
+    const std::string bytes((std::istreambuf_iterator<char>(in)), {});
+    for (const char* word : {"tangerine", "marmalade"})
+      EXPECT_EQ(bytes.find(word), std::string::npos) << file.path();
+  }
+}
+
+// With the workspaces' rules.
+class RuledResponsesTest : public ::testing::TestWithParam<Backend> {
+ protected:
+  void SetUp() override {
+    const auto postgresql = store::SharedTestDatabase(GetParam());
+    ASSERT_TRUE(postgresql) << postgresql.error().message;
+    world_ = std::make_unique<AccountsWorld>(*postgresql);
+    world_->other_floors = {Responses::Migrations()};
+    ASSERT_TRUE(world_->Open());
+    auto opened = Responses::Open(*world_->database, *world_->keys, world_->accounts.get(),
+                                  world_->wall_clock, world_->metrics);
+    ASSERT_TRUE(opened) << opened.error().message;
+    responses_ = std::move(*opened);
+  }
+  void TearDown() override { responses_.reset(); }
+  static StoredResponse Made(const std::string& id, const std::string& status = "completed") {
+    StoredResponse out;
+    out.id = id;
+    out.status = status;
+    out.background = status != "completed";
+    out.body = Json{{"id", id}, {"status", status}, {"output", Json::array()}};
+    return out;
+  }
+  Status Save(const std::string& id) {
+    std::promise<Status> saved;
+    responses_->SaveLater(who_, Made(id), [&](const Status& status) { saved.set_value(status); });
+    return saved.get_future().get();
+  }
+  Result<struct Workspace> Say(ResponsesRule rule) {
+    return world_->accounts->ChangeWorkspace(world_->CallerOf(world_->created_key), "default",
+                                             {.stored_responses = rule});
+  }
+  int64_t Rows() {
+    const auto rows = world_->database->Get<store::Rows>(
+        [](store::Session& s) { return s.Query("SELECT COUNT(*) FROM responses"); });
+    return rows ? (*rows)[0].Integer(0) : -1;
+  }
+  std::unique_ptr<AccountsWorld> world_;
+  std::unique_ptr<Responses> responses_;
+  const Principal who_ = Workspace("default");
+};
+
+TEST_P(RuledResponsesTest, NeverDeletesWhatIsThereAndStoresNothingAfter) {
+  for (int i = 0; i < 450; ++i) ASSERT_TRUE(Save("r" + std::to_string(i)));
+  const auto run = responses_->Begin(who_, Made("running", "in_progress"));
+  ASSERT_TRUE(run);
+  const auto generation = std::make_shared<CountingGeneration>();
+  (*run)->SetGeneration(generation);
+  EXPECT_TRUE(responses_->MayStore(who_));
+  const auto never = Say(ResponsesRule::kNever);
+  ASSERT_TRUE(never) << never.error().message;
+  EXPECT_EQ(never->responses_deleted, 451);
+  EXPECT_FALSE(responses_->MayStore(who_));
+  EXPECT_EQ(responses_->Find(who_, "r3").error().code, "unknown_response");
+  for (int i = 0; i < 5000 && (Rows() != 0 || generation->cancels == 0); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(Rows(), 0) << "in steps, by themselves";
+  EXPECT_EQ(generation->cancels, 1);
+  EXPECT_EQ(Save("later").error().code, "responses_not_stored");
+  EXPECT_EQ(responses_->Begin(who_, Made("later2", "in_progress")).error().code, "responses_not_stored");
+  responses_->End(*run, Made("running"), "last", "x");
+  ASSERT_TRUE(Say(ResponsesRule::kAsAsked));
+  ASSERT_TRUE(Save("again"));
+  EXPECT_EQ(Rows(), 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, UpgradedResponsesTest,
+                         ::testing::Values(Backend::kSqlite, Backend::kPostgresql), [](const auto& test) {
+                           return test.param == Backend::kSqlite ? "Sqlite" : "Postgresql";
+                         });
+INSTANTIATE_TEST_SUITE_P(Backends, RuledResponsesTest,
+                         ::testing::Values(Backend::kSqlite, Backend::kPostgresql), [](const auto& test) {
+                           return test.param == Backend::kSqlite ? "Sqlite" : "Postgresql";
+                         });
 INSTANTIATE_TEST_SUITE_P(Backends, ResponsesTest, ::testing::Values(Backend::kSqlite, Backend::kPostgresql),
                          [](const auto& test) {
                            return test.param == Backend::kSqlite ? "Sqlite" : "Postgresql";

@@ -237,9 +237,9 @@ Result<std::unique_ptr<Connection>> OpenSqlite(const DatabaseOptions& options, b
   sqlite3_busy_timeout(handle, static_cast<int>(options.busy_timeout_s * 1000));
   // FULL: the WAL is synced at every commit. trusted_schema off: a doctored file runs no functions of its
   // own.
-  TP_TRY(
-      connection->Run("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; "
-                      "PRAGMA trusted_schema=OFF; PRAGMA temp_store=MEMORY;"));
+  TP_TRY(connection->Run(
+      "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA secure_delete=ON; "
+      "PRAGMA trusted_schema=OFF; PRAGMA temp_store=MEMORY;"));
   if (!write) TP_TRY(connection->Run("PRAGMA query_only=ON;"));
   if (write && options.max_bytes > 0) {
     TP_ASSIGN(const Rows page, connection->Query("PRAGMA page_size", {}));

@@ -93,6 +93,13 @@ Result<std::string> PostgresqlServer::MakeDatabase() {
   return fmt::format("host={} user=tidepool dbname={}", folder_.string(), name);
 }
 
+Result<std::string> SharedTestDatabase(Backend backend) {
+  if (backend == Backend::kSqlite) return std::string();
+  static auto server = PostgresqlServer::Start();
+  if (!server) return Fail(server.error());
+  return (*server)->MakeDatabase();
+}
+
 Status PostgresqlServer::Stop() {
   running_ = false;
   return Run(fmt::format("{}/pg_ctl -D data -m immediate -w stop", programs_.string()));

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "platform/store/database.h"
 
 namespace tidepool::store {
 
@@ -36,5 +37,9 @@ class PostgresqlServer {
   bool running_ = false;
   int databases_ = 0;
 };
+
+// The connection string of a new database, of a server that the tests of this process share; "" for SQLite,
+// which needs none.
+Result<std::string> SharedTestDatabase(Backend backend);
 
 }  // namespace tidepool::store
