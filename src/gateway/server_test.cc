@@ -98,6 +98,20 @@ TEST_F(ServerTest, StreamsAChat) {
   EXPECT_TRUE(events.back()["choices"].empty());
 }
 
+TEST_F(ServerTest, TheServiceTierThatWasAskedForIsSaid) {
+  Start();
+  const std::string tier = R"({"model":"scripted","service_tier":"flex",)";
+  const std::string messages = R"("messages":[{"role":"user","content":"Hi"}])";
+  EXPECT_EQ(AskJson(Post("/v1/chat/completions", tier + messages + "}"))["service_tier"], "flex");
+  EXPECT_EQ(AskJson(Post("/v1/completions", tier + R"("prompt":"Hi"})"))["service_tier"], "flex");
+  const RawReply streamed = Ask(Post("/v1/chat/completions", tier + messages + R"(,"stream":true})"));
+  EXPECT_THAT(streamed.body, HasSubstr(R"("service_tier":"flex")"));
+  EXPECT_FALSE(AskJson(Post("/v1/chat/completions", kChat)).contains("service_tier"));
+  const Json refused = AskJson(
+      Post("/v1/chat/completions", R"({"model":"scripted","service_tier":"gold",)" + messages + "}"), 400);
+  EXPECT_EQ(refused["error"]["param"], "service_tier");
+}
+
 TEST_F(ServerTest, MembersOfMessagesAreIgnoredUnlessTheTemplateMentionsThem) {
   Start();
   inference_.chat_template = "{% for message in messages %}{{ message.mood }}{% endfor %}";

@@ -31,7 +31,7 @@ async function replyProblem(reply: Response): Promise<string | null> {
   const method = reply.request().method().toLowerCase();
   const where = new URL(reply.url()).pathname;
   if (!reply.ok() || !(reply.headers()["content-type"] ?? "").startsWith("application/json")) return null;
-  const at = patterns.find((one) => one.name === where) ?? patterns.find((one) => one.fits.test(where) && documented.paths[one.name]![method]);
+  const at = patterns.find((one) => documented.paths[one.name]![method] && one.name === where) ?? patterns.find((one) => documented.paths[one.name]![method] && one.fits.test(where));
   const operation = at && documented.paths[at.name]![method];
   if (!operation) return `${method} ${where} is not in api/openapi.json`;
   const body = await reply.json().catch(() => undefined) as unknown;
@@ -124,13 +124,17 @@ export class Visit {
   // Tab until what has the focus is named so: reached by keyboard alone, and seen to have it.
   async tabTo(name: string | RegExp, most = 80): Promise<void> {
     const named = this.page.locator(":focus").and(this.page.getByLabel(name, { exact: true }).or(this.page.getByRole("button", { name, exact: true })).or(this.page.getByRole("link", { name, exact: true })));
+    const met: string[] = [];
     for (let i = 0; i < most; ++i) {
       await this.page.keyboard.press("Tab");
-      if ((await named.count()) === 0) continue;
+      if ((await named.count()) === 0) {
+        met.push(await this.page.evaluate(() => (document.activeElement?.getAttribute("aria-label") ?? document.activeElement?.textContent ?? "").slice(0, 30)));
+        continue;
+      }
       await this.expectFocusSeen();
       return;
     }
-    throw new Error(`${String(name)} is not reached by Tab`);
+    throw new Error(`${String(name)} is not reached by Tab, but ${met.join(" | ")}`);
   }
 
   // An outline, a ring or a border in another colour around what has the focus, or around the box that it fills.

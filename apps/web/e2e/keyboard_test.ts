@@ -43,7 +43,7 @@ test("sign in, pick a model, send, stop, answer again, branch, menus and dialogs
   // The first Tab offers to skip what every page has.
   await visit.go("/models");
   await page.keyboard.press("Tab");
-  expect(await focused()).toBe("Skip to the content");
+  await expect.poll(focused).toBe("Skip to the content");
   await visit.expectFocusSeen();
   await visit.tabTo("Chat");
   await page.keyboard.press("Enter");
@@ -55,17 +55,17 @@ test("sign in, pick a model, send, stop, answer again, branch, menus and dialogs
   await menu.waitFor();
   await page.keyboard.press("Escape");
   await menu.waitFor({ state: "detached" });
-  expect(await focused()).toMatch(/^Model/);
+  await expect.poll(focused).toMatch(/^Model/);
   await visit.expectFocusSeen();
   await page.keyboard.press("Enter");
   await menu.waitFor();
   for (let i = 0; i < 10 && !(await page.locator('[role="menuitem"][data-highlighted]').textContent({ timeout: 1_000 }).catch(() => ""))?.startsWith("second"); ++i) await page.keyboard.press("ArrowDown");
   await page.keyboard.press("Enter");
   await menu.waitFor({ state: "detached" });
-  expect(await focused()).toMatch(/^Model second/);
+  await expect.poll(focused).toMatch(/^Model second/);
 
   await visit.tabTo("Message");
-  await page.keyboard.type("[[stall_ms:20]][[repeat:400:word ]]");
+  await page.keyboard.type("[[stall_ms:120]][[repeat:400:word ]]");
   await page.keyboard.press("Enter");
   const answer = page.locator('[data-role="assistant"]').last();
   await answer.getByText("word word").waitFor();
@@ -80,11 +80,12 @@ test("sign in, pick a model, send, stop, answer again, branch, menus and dialogs
 
   await visit.tabTo("Answer again");
   await page.keyboard.press("Enter");
-  await page.getByLabel("Branch 2 of 2").waitFor();
+  await page.locator('[data-role="assistant"][data-state="running"]').waitFor();
   await answer.getByText("word word").waitFor();
   await visit.tabTo("Stop");
   await page.keyboard.press("Enter");
-  await page.locator('[data-role="assistant"][data-state="stopped"]').waitFor();
+  await page.getByLabel("Branch 2 of 2").waitFor();
+  expect((await kept()).turns.map((turn) => turn.state)).toEqual(["done", "stopped", "stopped"]);
   await visit.tabTo("Previous branch");
   await page.keyboard.press("Enter");
   await page.getByLabel("Branch 1 of 2").waitFor();
@@ -93,17 +94,17 @@ test("sign in, pick a model, send, stop, answer again, branch, menus and dialogs
   await visit.tabTo("Edit");
   await page.keyboard.press("Enter");
   await page.getByLabel("Edit the message").waitFor();
-  expect(await focused()).toBe("Edit the message");
+  await expect.poll(focused).toBe("Edit the message");
   await page.keyboard.press("Escape");
   await page.getByLabel("Edit the message").waitFor({ state: "detached" });
-  expect(await focused()).toBe("Edit");
+  await expect.poll(focused).toBe("Edit");
 
   await visit.tabTo("More");
   await page.keyboard.press("Enter");
   await page.getByRole("menuitem", { name: "Export as JSON" }).waitFor();
   await page.keyboard.press("Escape");
   await menu.waitFor({ state: "detached" });
-  expect(await focused()).toBe("More");
+  await expect.poll(focused).toBe("More");
   await visit.expectFocusSeen();
 
   await visit.tabTo("Prompt and sampling");
@@ -117,7 +118,7 @@ test("sign in, pick a model, send, stop, answer again, branch, menus and dialogs
   }
   await page.keyboard.press("Escape");
   await dialog.waitFor({ state: "detached" });
-  expect(await focused()).toBe("Prompt and sampling");
+  await expect.poll(focused).toBe("Prompt and sampling");
   await visit.expectFocusSeen();
   expect(visit.problems).toEqual([]);
 });

@@ -116,8 +116,8 @@ test("pictures of pages that are empty, wait, or failed", async () => {
     await take(browser, server, [
       ...["chat", "compare", "playground", ...consolePages.filter((name) => name !== "settings" && name !== "doctor"), "welcome", "account", "models/nothing:1", "chat/conv-gone"].map((name) => ({ name: `empty-${name.replace("/", "-")}`, where: `/${name}` })),
       ...every.map((name) => ({ name: `loading-${name}`, where: `/${name}`, before: hold })),
-      ...[...every, "models/some:1", "chat/conv-some", "welcome"].map((name) => ({ name: `error-${name.replace("/", "-")}`, where: `/${name}`, before: fail, waitMs: 6_000 })),
-      { name: "error-session", where: "/chat", before: (visit) => visit.page.route("**/sessions/current", (route) => route.abort()), waitMs: 8_000 },
+      ...[...every, "models/some:1", "chat/conv-some", "welcome"].map((name) => ({ name: `error-${name.replace("/", "-")}`, where: `/${name}`, before: fail, waitMs: 4_000 })),
+      { name: "error-session", where: "/chat", before: (visit) => visit.page.route("**/sessions/current", (route) => route.abort()), waitMs: 6_000 },
       { name: "loading-session", where: "/chat", before: (visit) => visit.page.route("**/sessions/current", () => {}) },
     ]);
   } finally {

@@ -55,7 +55,7 @@ export function RequestsPage() {
   return (
     <Page title={t("nav.requests")} lead={t("requests.lead")}>
       <RequestFilters {...choice} />
-      {(filters.status === "" || onlyRunning) && (filters.span !== "dates" || onlyRunning) && <RunningRequests query={query} names={names} alone={onlyRunning} />}
+      {(filters.status === "" || onlyRunning) && (filters.span !== "dates" || onlyRunning) && <RunningRequests query={query} names={names} />}
       {onlyRunning ? null : list.isPending ? <Loading rows={8} /> : list.error ? <ErrorNote error={list.error} retry={() => void list.refetch()} /> : rows.length === 0 ? <Empty title={t("requests.none")}>{t("usage.noneText")}</Empty> : (
         <div role="table" aria-label={t("nav.requests")} aria-rowcount={rows.length} className={cx("text-sm", filters.status === "" && "mt-4")}>
           <div role="row" className={cx(cells, "border-b border-line-strong pb-1.5 text-xs text-faint")}>

@@ -13,7 +13,7 @@ const path = "/api/v1/requests/running";
 const tones: Record<RunningRequest["state"], Tone> = { queued: "neutral", loading: "warn", prefill: "accent", decode: "good" };
 const most = 50;
 
-export function RunningRequests({ query, names, alone }: { query: Record<string, string>; names: (kind: NamedKind, id: string) => string | undefined; alone: boolean }) {
+export function RunningRequests({ query, names }: { query: Record<string, string>; names: (kind: NamedKind, id: string) => string | undefined }) {
   const { t } = useTranslation();
   const client = useQueryClient();
   const [stopping, setStopping] = useState<RunningRequest | null>(null);
@@ -31,7 +31,7 @@ export function RunningRequests({ query, names, alone }: { query: Record<string,
   const stateOf = (one: RunningRequest) => (one.stopped ? t("requests.stopping") : one.state === "queued" && one.queue_position ? t("requests.queuedBehind", { count: one.queue_position }) : `${t(`requests.state_${one.state}`)}${one.share === null ? "" : ` ${formatPercent(one.share)}`}`);
   return (
     <Section title={t("requests.now")} note={list.data && t("requests.nowNote", { count: list.data.total })}>
-      {list.error ? <ErrorNote error={list.error} retry={() => void list.refetch()} /> : rows.length === 0 ? <p className="text-sm text-soft">{alone && list.isPending ? "…" : t("requests.nothingRuns")}</p> : (
+      {list.error ? <ErrorNote error={list.error} retry={() => void list.refetch()} /> : rows.length === 0 ? <p className="text-sm text-soft">{t(list.isPending ? "common.loading" : "requests.nothingRuns")}</p> : (
         <Table label={t("requests.now")} rows={rows} keyOf={(one) => one.id} columns={[
           { head: t("requests.since"), cell: (one) => <span title={formatAgo(one.started_at)}>{formatSeconds(Math.max(0, Math.round(Date.now() / 1e3 - one.started_at)))}</span> },
           { head: t("usage.model"), wide: true, cell: (one) => <span className="flex min-w-24 items-center gap-2" title={`${one.deployment ?? one.model} · ${one.request_id}`}><ModelDot id={one.model} /><span className="truncate">{one.deployment ?? one.model}</span></span> },

@@ -66,7 +66,7 @@ export function UsagePage() {
         <CsvButton file={`usage-${from}-${to}.csv`} disabled={rows.length === 0} make={listCsv("/api/v1/usage", { ...range, group_by: column }, csvNames, order)} />
       </>}>
       {error && <ErrorNote error={error} retry={() => { void days.refetch(); void by.refetch(); }} />}
-      {days.isPending ? !error && <Loading rows={6} /> : days.rows.length === 0 ? <Empty title={t("usage.none")}>{t("usage.noneText")}</Empty> : (
+      {days.isPending || days.error ? !error && <Loading rows={6} /> : days.rows.length === 0 ? <Empty title={t("usage.none")}>{t("usage.noneText")}</Empty> : (
         <>
           <dl className="mb-5 grid grid-cols-2 gap-x-6 gap-y-4 sm:grid-cols-3 lg:grid-cols-6">
             <Stat label={t("model.requests")} value={grouped(sums.requests)} hint={t("usage.errors", { count: sums.errors })} />

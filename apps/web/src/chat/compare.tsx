@@ -6,7 +6,7 @@ import { Button, CopyButton, ErrorNote, Field, IconButton, Page, TextArea } from
 import { recall, remember } from "../ui/store";
 import { CostText } from "./cost";
 import { MarkdownText, ProgressLine, Reasoning } from "./message";
-import { ModelPicker, useChatModels } from "./model_picker";
+import { ModelPicker, NoModels, useChatModels } from "./model_picker";
 import { SamplingForm } from "./settings_panel";
 import { emptyStream, streamChat, type StreamState } from "./stream";
 import type { SamplingSettings } from "./types";
@@ -15,7 +15,7 @@ const most = 4;
 
 export function ComparePage() {
   const { t } = useTranslation();
-  const { data: models } = useChatModels();
+  const { data: models, error: modelsError, refetch } = useChatModels();
   const [chosen, setChosen] = useState<string[]>([]);
   const [prompt, setPrompt] = useState(() => recall("draft.compare") ?? "");
   const [sampling, setSampling] = useState<SamplingSettings>({});
@@ -46,6 +46,7 @@ export function ComparePage() {
       columns.length < most && <Button onClick={() => change([...columns, models?.find((model) => !columns.includes(model.id ?? ""))?.id ?? models?.[0]?.id ?? ""])}><Plus className="size-4" aria-hidden />{t("compare.add")}</Button>
     }>
       <div className="space-y-3">
+        {modelsError != null && <ErrorNote error={modelsError} retry={() => void refetch()} />}
         <Field label={t("compare.prompt")}>
           {(id) => <TextArea id={id} rows={3} value={prompt} onChange={(event) => { setPrompt(event.target.value); remember("draft.compare", event.target.value || null); }}
             onKeyDown={(event) => { if (event.key === "Enter" && (event.metaKey || event.ctrlKey)) run(); }} />}
@@ -53,6 +54,7 @@ export function ComparePage() {
         <details className="text-sm"><summary className="text-soft">{t("playground.parameters")}</summary><div className="max-w-xl pt-3"><SamplingForm value={sampling} onChange={setSampling} /></div></details>
         <div className="flex gap-2">
           <Button kind="primary" onClick={run} disabled={prompt.trim() === "" || columns.every((model) => model === "")}>{t("compare.run")}</Button>
+          {models?.length === 0 && <p className="self-center text-sm text-soft"><NoModels /></p>}
           {busy && <Button onClick={() => abort.current?.abort()}><Square className="size-3.5" fill="currentColor" aria-hidden />{t("chat.stop")}</Button>}
         </div>
       </div>

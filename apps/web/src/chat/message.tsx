@@ -138,14 +138,17 @@ export const Message = memo(function Message({ turn, index, count, last, actions
     remember(editKey(turn), turn.content);
     setEditing("opened");
   };
+  const article = useRef<HTMLElement>(null);
   const edited = () => {
     remember(editKey(turn), null);
     setEditing("no");
+    // The focus goes back to where it came from.
+    setTimeout(() => article.current?.querySelector<HTMLElement>("[data-edit]")?.focus());
   };
   const controls = "flex flex-wrap items-center gap-0.5 transition-opacity group-focus-within:opacity-100 group-hover:opacity-100 [@media(hover:none)]:opacity-100";
   if (turn.role === "user") {
     return (
-      <article aria-label={t("chat.you")} data-turn={turn.id} data-role="user" className="group flex flex-col items-end py-2">
+      <article ref={article} aria-label={t("chat.you")} data-turn={turn.id} data-role="user" className="group flex flex-col items-end py-2">
         {turn.files.length > 0 && (
           <ul className="mb-1 flex max-w-full flex-wrap justify-end gap-1">
             {turn.files.map((file, at) => (
@@ -165,7 +168,7 @@ export const Message = memo(function Message({ turn, index, count, last, actions
           <div className={cx(controls, "mt-0.5", count < 2 && "opacity-0")}>
             <Branches index={index} count={count} turn={turn} onBranch={actions.onBranch} />
             <CopyButton text={turn.content} />
-            <IconButton label={t("chat.edit")} onClick={edit}><Pencil /></IconButton>
+            <IconButton data-edit label={t("chat.edit")} onClick={edit}><Pencil /></IconButton>
           </div>
         )}
       </article>

@@ -4,20 +4,17 @@ import { Check, ChevronDown } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link } from "react-router";
-import { useDeployments, useModels, usePoolOnce } from "../api/queries";
-import type { PoolModel, StoredModel } from "../api/types";
-import { useMay } from "../shell/session";
+import { useDeployments, useModels } from "../api/queries";
+import type { StoredModel } from "../api/types";
 import { ModelDot } from "../overview/page";
 import { formatBytes, formatCount } from "../ui/format";
 import { cx } from "../ui/kit";
 
 export type Place = "resident" | "loading" | "warm" | "cold" | "failed";
-// An operator sees the pool's bytes; a member what the model's state tells.
-export function placeOf(model: Pick<StoredModel, "state">, inPool: PoolModel | undefined): Place {
+// Where its weights are: the server says it to everybody.
+export function placeOf(model: Pick<StoredModel, "state" | "place">): Place {
   if (model.state === "failed" || model.state === "quarantined") return "failed";
-  if (model.state === "loading" || (inPool?.segments.loading ?? 0) > 0) return "loading";
-  if (inPool?.pooled) return inPool.bytes.resident > 0 ? "resident" : inPool.bytes.warm > 0 ? "warm" : "cold";
-  return model.state === "ready" ? "resident" : "cold";
+  return model.state === "loading" ? "loading" : model.place;
 }
 const placeTone: Record<Place, string> = { resident: "text-good", loading: "text-warn", warm: "text-warn", cold: "text-faint", failed: "text-bad" };
 
@@ -43,11 +40,15 @@ export function firstModel(models: Pick<StoredModel, "id" | "state">[] | undefin
   return (order.find((model) => model.state === "ready") ?? order[0]!).id;
 }
 
+// What to do where there is nothing to chat with.
+export function NoModels() {
+  const { t } = useTranslation();
+  return <>{t("chat.noModelsYet")} <Link to="/models" className="whitespace-nowrap text-accent underline">{t("overview.getModel")}</Link></>;
+}
+
 export function ModelPicker({ value, onChange, className }: { value: string; onChange: (model: string) => void; className?: string }) {
   const { t } = useTranslation();
   const { data: models } = useChatModels();
-  const pool = usePoolOnce(useMay("operator"), 5_000);
-  const placeNow = (model: ChatModel) => placeOf(model, pool.data?.models.find((one) => one.id === (model.base ?? model.id)));
   const [filter, setFilter] = useState("");
   const shown = (models ?? []).filter((model) => (model.id ?? "").toLowerCase().includes(filter.toLowerCase()));
   const chosen = models?.find((model) => model.id === value);
@@ -57,7 +58,7 @@ export function ModelPicker({ value, onChange, className }: { value: string; onC
         {value && <ModelDot id={value} />}
         <span className="sr-only">{t("chat.model")} </span>
         <span className="truncate">{value || t("chat.noModel")}</span>
-        {chosen && <span className={cx("text-xs font-normal max-sm:hidden", placeTone[placeNow(chosen)])}>{t(`place.${placeNow(chosen)}`)}</span>}
+        {chosen && <span className={cx("text-xs font-normal max-sm:hidden", placeTone[placeOf(chosen)])}>{t(`place.${placeOf(chosen)}`)}</span>}
         <ChevronDown className="size-4 shrink-0 text-faint" aria-hidden />
       </DropdownMenu.Trigger>
       <DropdownMenu.Portal>
@@ -68,7 +69,7 @@ export function ModelPicker({ value, onChange, className }: { value: string; onC
           )}
           <div className="max-h-[50vh] overflow-y-auto">
             {shown.map((model) => {
-              const place = placeNow(model);
+              const place = placeOf(model);
               return (
                 <DropdownMenu.Item key={model.id} onSelect={() => onChange(model.id ?? "")}
                   className="flex cursor-pointer items-center gap-2 rounded-md px-2 py-1.5 outline-none data-[highlighted]:bg-sunken">

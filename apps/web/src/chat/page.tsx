@@ -11,7 +11,7 @@ import { conversationPath, createConversation, sendTurn, stopTurn, useChangeConv
 import { Composer, type Draft } from "./composer";
 import { ConversationList } from "./list";
 import type { MessageActions } from "./message";
-import { firstModel, ModelPicker, useChatModels } from "./model_picker";
+import { firstModel, ModelPicker, NoModels, useChatModels } from "./model_picker";
 import { ChatSettings } from "./settings_panel";
 import { ShareDialog } from "./share";
 import { Thread } from "./thread";
@@ -137,6 +137,7 @@ export function ChatPage() {
     <div className="mx-auto w-full max-w-3xl px-4 pb-3">
       {!mayUse && <p className="pb-2 text-sm text-warn">{t("shell.viewerText")}</p>}
       {problem !== null && <div className="pb-2"><ErrorNote error={problem} /></div>}
+      {models.error !== null && !models.data && <div className="pb-2"><ErrorNote error={models.error} retry={() => void models.refetch()} /></div>}
       {id && !connected && <p role="status" className="pb-1 text-xs text-warn">{t("chat.reconnecting")}</p>}
       <Composer key={id ?? "new"} id={id ?? "new"} model={model} running={running !== undefined} usedTokens={usedTokens} contextTokens={contextTokens} costs={costs} onSend={send}
         onSent={(conversation) => { if (conversation !== id) void navigate(`/chat/${conversation}`); }}
@@ -172,7 +173,7 @@ export function ChatPage() {
           <div className="flex min-h-0 grow flex-col justify-center overflow-y-auto">
             <div className="mx-auto w-full max-w-3xl px-4 pb-6 text-center">
               <p className="text-xl font-semibold tracking-tight">{t("chat.welcome")}</p>
-              <p className="mt-1 text-soft">{models.data?.length === 0 ? t("chat.noModelsYet") : t("chat.welcomeText")}</p>
+              <p className="mt-1 text-soft">{models.data?.length === 0 ? <NoModels /> : t("chat.welcomeText")}</p>
             </div>
             {composer}
           </div>

@@ -5,7 +5,7 @@ import { useSearchParams } from "react-router";
 import { postJson, type ReplyOf } from "../api/client";
 import { useModels } from "../api/queries";
 import { AnswerFigures, AnswerView } from "../chat/compare";
-import { ModelPicker, firstModel } from "../chat/model_picker";
+import { firstModel, ModelPicker, NoModels } from "../chat/model_picker";
 import { SamplingForm } from "../chat/settings_panel";
 import { emptyStream, streamChat, type StreamState, type TokenPiece } from "../chat/stream";
 import type { SamplingSettings } from "../chat/types";
@@ -104,6 +104,8 @@ export function PlaygroundPage() {
             <Button kind="primary" disabled={text.trim() === "" || model === "" || busy || extra.bad} onClick={() => void run()}>{t("compare.run")}</Button>
             {busy && <Button onClick={() => abort.current?.abort()}><Square className="size-3.5" fill="currentColor" aria-hidden />{t("chat.stop")}</Button>}
           </div>
+          {models.data?.length === 0 && <p className="text-sm text-soft"><NoModels /></p>}
+          {models.error != null && <ErrorNote error={models.error} retry={() => void models.refetch()} />}
           {error != null && <ErrorNote error={error} />}
           {answer && (
             <Section title={t("playground.answer")}>

@@ -27,7 +27,12 @@ export default function Chart({ times, series, format, height = 140, label, time
       hooks: { setCursor: [(self) => latest.current.onPoint?.(self.cursor.idx ?? null)] },
       scales: {
         // At least a minute, so that a page just opened does not stretch a second over its width.
-        x: { time: true, range: (_, min, max) => (latest.current.series.some((one) => one.bars) ? [min - 43_200, max + 43_200] : [Math.min(min ?? 0, (max ?? 60) - 60), max ?? 60]) },
+        x: { time: true, range: (): [number, number] => {
+          const times = latest.current.data[0];
+          const end = times.at(-1) ?? Date.now() / 1e3;
+          const begin = times[0] ?? end;
+          return latest.current.series.some((one) => one.bars) ? [begin - 43_200, end + 43_200] : [Math.min(begin, end - 60), end];
+        } },
         y: { range: (_, __, max) => [0, Math.max(max ?? 0, 1) * 1.08] },
       },
       axes: [{ ...axis, ...(latest.current.timeFormat ? { values: (_: uPlot, splits: number[]) => splits.map((split) => latest.current.timeFormat!(split)) } : {}) },

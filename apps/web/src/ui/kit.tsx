@@ -156,8 +156,9 @@ export function Page({ title, actions, children, lead }: { title: string; action
   return (
     <div className="mx-auto w-full max-w-[1600px] px-4 py-4 sm:px-6">
       <header className="mb-4 flex min-h-8 flex-wrap items-center gap-x-3 gap-y-2">
-        <h1 className="mr-auto">{title}</h1>
-        {actions}
+        <h1 className="mr-auto min-w-0 break-words">{title}</h1>
+        {/* Together on a line of their own where they do not fit beside the title. */}
+        {actions && <div className="flex min-w-0 flex-wrap items-center gap-x-3 gap-y-2">{actions}</div>}
       </header>
       {lead && <div className="mb-5 text-soft">{lead}</div>}
       {children}
