@@ -20,11 +20,11 @@ export function SecretsSection() {
   return (
     <Section title={t("secrets.title")} note={t("secrets.note")}>
       {list.isPending ? <Loading rows={1} /> : list.error ? <ErrorNote error={list.error} retry={() => void list.refetch()} /> : (
-        <ul className="divide-y divide-line">
+        <div className="divide-y divide-line">
           {names.map((name) => {
             const kept = list.data.find((one) => one.name === name);
             return (
-              <li key={name} data-secret={name} className="grid grid-cols-1 gap-x-6 gap-y-1 py-2 md:grid-cols-[16rem_minmax(0,1fr)_19rem]">
+              <div key={name} data-secret={name} className="grid grid-cols-1 gap-x-6 gap-y-1 py-2 md:grid-cols-[16rem_minmax(0,1fr)_19rem]">
                 <span className="font-mono text-sm">{name}</span>
                 <span className="text-sm">{t("secrets.hub_token")}</span>
                 <span className="flex flex-wrap items-center gap-2 text-sm md:justify-end">
@@ -43,10 +43,10 @@ export function SecretsSection() {
                     <div className="flex gap-2"><Button kind="primary" type="submit" busy={write.isPending}>{t("common.save")}</Button><Button onClick={() => setEditing(null)}>{t("common.cancel")}</Button></div>
                   </form>
                 )}
-              </li>
+              </div>
             );
           })}
-        </ul>
+        </div>
       )}
       <Confirm open={removing !== null} title={t("secrets.removeTitle", { name: removing ?? "" })} text={t("secrets.removeText")} action={t("secrets.removeAction")} busy={write.isPending} error={write.error}
         onClose={() => setRemoving(null)} onConfirm={() => removing && write.mutate({ method: "DELETE", path: `${path}/${removing}` }, { onSuccess: () => setRemoving(null) })} />
