@@ -12,6 +12,7 @@ import { useCursorList, useLiveList } from "./lists";
 import { useNames } from "./names";
 import { queryOf, RequestFilters, statuses, useRequestFilters } from "./request_filters";
 import { RunningRequests } from "./running_requests";
+import { StoredBodySection } from "./stored_body";
 
 const looks = { queue: "bg-line-strong", load: "bg-warn", prefill: "bg-[#8d7fd8]", decode: "bg-accent", stall: "hatched bg-accent-soft" } as const;
 type Phase = keyof typeof looks;
@@ -152,6 +153,7 @@ function Details({ row }: { row: RequestRow }) {
           [t("usage.device"), formatSeconds(row.device_seconds)], [t("usage.amount"), `${row.amount} · ${row.billing}`], [t("models.state"), row.error_code ? `${row.status}: ${row.error_code}` : row.status],
         ] as const).map(([label, value]) => <div key={label} className="flex justify-between gap-3 border-b border-line py-1.5"><dt className="text-faint">{label}</dt><dd className="min-w-0 truncate text-right" title={value}>{value}</dd></div>)}
       </dl>
+      {row.body_stored && <StoredBodySection key={row.id} id={row.id} />}
     </div>
   );
 }

@@ -1,10 +1,11 @@
-import { Archive, Plus } from "lucide-react";
+import { Archive, FileText, Plus } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import type { Workspace } from "../api/types";
 import { chooseWorkspace, useMay, useSession } from "../shell/session";
 import { significant } from "../ui/format";
 import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Page, Table } from "../ui/kit";
+import { BodyRuleForm } from "./body_rule";
 import { useCursorList, useWrite } from "./lists";
 import { OrganisationsSection } from "./organisations";
 
@@ -18,6 +19,7 @@ export function WorkspacesPage() {
   const list = useCursorList(path);
   const write = useWrite([path]);
   const [editing, setEditing] = useState<Workspace | "new" | null>(null);
+  const [ruling, setRuling] = useState<Workspace | null>(null);
   const [archiving, setArchiving] = useState<Workspace | null>(null);
   return (
     <Page title={t("nav.workspaces")} lead={t("workspaces.lead")} actions={admin && <Button kind="primary" onClick={() => { write.reset(); setEditing("new"); }}><Plus className="size-4" aria-hidden />{t("workspaces.create")}</Button>}>
@@ -27,11 +29,13 @@ export function WorkspacesPage() {
             { head: t("keys.name"), wide: true, cell: (one) => <span className="block min-w-32 truncate font-medium" title={one.name}>{one.name}</span> },
             { head: t("models.state"), cell: (one) => (one.archived_at !== null ? <Badge>{t("workspaces.archived")}</Badge> : one.id === session.workspace ? <Badge tone="accent">{t("workspaces.current")}</Badge> : "") },
             { head: t("policy.weight"), right: true, hide: "sm", cell: (one) => significant(one.weight, 2) },
+            { head: t("bodies.title"), hide: "md", cell: (one) => (one.store_bodies ? <Badge tone="warn">{t("bodies.kept", { count: one.retention_days })}</Badge> : <span className="text-faint">{t("bodies.off")}</span>) },
             { head: t("models.added"), hide: "md", cell: (one) => <Ago at={one.created_at} /> },
             { head: "", right: true, cell: (one) => one.archived_at === null && (
               <span className="inline-flex">
                 {one.id !== session.workspace && session.session !== null && <Button kind="quiet" onClick={() => chooseWorkspace(one.id)}>{t("workspaces.switch")}</Button>}
                 {admin && <Button kind="quiet" onClick={() => { write.reset(); setEditing(one); }}>{t("workspaces.edit")}</Button>}
+                {admin && <IconButton label={t("bodies.of", { name: one.name })} onClick={() => setRuling(one)}><FileText /></IconButton>}
                 {admin && <IconButton label={t("workspaces.archive", { name: one.name })} onClick={() => setArchiving(one)}><Archive /></IconButton>}
               </span>) },
           ]} />
@@ -53,6 +57,7 @@ export function WorkspacesPage() {
           </form>
         )}
       </Dialog>
+      <Dialog open={ruling !== null} onClose={() => setRuling(null)} title={t("bodies.of", { name: ruling?.name ?? "" })}>{ruling && <BodyRuleForm key={ruling.id} workspace={ruling} onClose={() => setRuling(null)} />}</Dialog>
       <Confirm open={archiving !== null} title={t("workspaces.archive", { name: archiving?.name ?? "" })} text={t("workspaces.archiveText")} action={t("workspaces.archiveAction")} busy={write.isPending} error={write.error}
         onClose={() => { setArchiving(null); write.reset(); }} onConfirm={() => archiving && write.mutate({ method: "DELETE", path: `${path}/${archiving.id}` }, { onSuccess: () => setArchiving(null) })} />
     </Page>

@@ -208,7 +208,7 @@ export const zhCN: Translation = {
     notConversations: "聊天中的对话不受此规则约束：它们属于相应成员，由其自行删除。",
     store: "保存请求内容和回答", storeHelp: "从现在起生效。关闭时会删除已保存的全部内容。", days: "保存天数", daysHelp: "1 到 365；运营者可能限定更少。", redact: "保存前去除",
     kind_email: "邮箱地址", kind_phone: "电话号码", kind_card: "银行卡号", kind_iban: "IBAN", kind_token: "密钥与令牌", kind_ip: "IP 地址", patterns: "以及匹配以下表达式的内容", patternsHelp: "正则表达式，每行一个，最多 16 个；不支持锚点、环视和反向引用。",
-    responses: "存储的响应（API 的 store）", responsesHelp: "从不：要求存储的响应会被拒绝，已存储的会被删除。", responses_as_asked: "按请求要求", responses_never: "从不", willDelete: "保存此更改会删除此前已保存且不再适用的内容，无法恢复。", deleted: "已删除 {{formatted}} 条保存的内容。",
+    responses: "存储的响应（API 的 store）", responsesHelp: "从不：要求存储的响应会被拒绝，已存储的会被删除。", responses_as_asked: "按请求要求", responses_never: "从不", willDelete: "保存此更改会删除此前已保存且不再适用的内容，无法恢复。", deleted_other: "已删除 {{formatted}} 条保存的内容。",
     body: "内容", show: "显示内容", audited: "查看会记入审计日志。", until: "保存至 {{time}}。", redactions_other: "已去除 {{count}} 处。", request: "请求", answer: "回答", call: "调用", cut: "已截断", vectors_other: "{{count}} 个向量，{{dimensions}} 维", scores: "得分",
     remove: "删除", removeTitle: "删除内容？", removeText: "内容将被删除；用量记录仍保留在账单中。", gone: "内容已删除。",
   },
