@@ -2,7 +2,7 @@ import { useQueryClient } from "@tanstack/react-query";
 import { Pencil, Plus, Trash2 } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
-import type { Budget, Limit } from "../api/types";
+import type { Budget, Limit, PriceBook } from "../api/types";
 import { useMay } from "../shell/session";
 import { formatCount, grouped } from "../ui/format";
 import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, IconButton, Loading, Meter, Page, Section, Table } from "../ui/kit";
