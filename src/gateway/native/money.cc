@@ -118,10 +118,13 @@ Result<platform::Scope> ScopeField(const Call& call) {
   return platform::ParseScope(text);
 }
 
-Json BudgetStateJson(const platform::Limiter::BudgetState& state) {
+// What an organisation has spent is the sum of its workspaces: members of one see what binds them, not that.
+Json BudgetStateJson(const Call& call, const platform::Limiter::BudgetState& state) {
+  const bool of_others =
+      state.budget.scope.kind == ScopeKind::kOrganisation && !IsOrganisationAdmin(call.caller.principal);
   Json out = platform::BudgetJson(state.budget);
-  out["spent"] = state.spent.ToString();
-  out["reserved"] = state.reserved.ToString();
+  out["spent"] = of_others ? Json(nullptr) : Json(state.spent.ToString());
+  out["reserved"] = of_others ? Json(nullptr) : Json(state.reserved.ToString());
   out["from"] = platform::TimeText(state.from_ms);
   out["to"] = platform::TimeText(state.to_ms);
   return out;
@@ -376,7 +379,7 @@ void ListBudgets(Services& services, std::shared_ptr<Exchange> exchange) {
          .name = [](const State& state) { return state.budget.id; },
          .shown =
              [&](const State& state) { return Sees(call, state.budget.scope, state.budget.organisation); },
-         .encode = BudgetStateJson});
+         .encode = [&](const State& state) { return BudgetStateJson(call, state); }});
   });
 }
 
@@ -385,7 +388,7 @@ void CreateBudget(Services& services, std::shared_ptr<Exchange> exchange) {
     TP_ASSIGN(const platform::Budget budget, ReadBudget(call));
     TP_ASSIGN(const platform::Budget made, accounting.SetBudget(call.caller.actor, budget));
     TP_ASSIGN(const auto state, FindBudget(call, accounting, made.id));
-    return BudgetStateJson(state);
+    return BudgetStateJson(call, state);
   });
 }
 
@@ -399,7 +402,7 @@ void PutBudget(Services& services, std::shared_ptr<Exchange> exchange) {
     budget.id = old.budget.id;
     TP_TRY(accounting.SetBudget(call.caller.actor, budget));
     TP_ASSIGN(const auto state, FindBudget(call, accounting, budget.id));
-    return BudgetStateJson(state);
+    return BudgetStateJson(call, state);
   });
 }
 
@@ -540,7 +543,8 @@ Json BudgetSchema() {
     "id": {"type": "string"}, "scope": {"type": "string"}, "organisation": {"type": "string"},
     "period": {"enum": ["day", "month"]}, "amount": {"type": "string"},
     "thresholds": {"type": "array", "items": {"type": "integer"}}, "block": {"type": "boolean"},
-    "spent": {"type": "string"}, "reserved": {"type": "string"}, "from": {"type": "string"},
+    "spent": {"type": ["string", "null"], "description": "null: of an organisation, for who sees one workspace of it"},
+    "reserved": {"type": ["string", "null"]}, "from": {"type": "string"},
     "to": {"type": "string"}}})json");
 }
 Json BudgetListSchema() { return ListSchemaOf(BudgetSchema()); }

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <set>
 
 #include "gateway/testing/accounts_api_fixture.h"
@@ -116,6 +117,32 @@ TEST_F(MoneyApiTest, CursorsAreCheckedAndTellNothingOfOthers) {
   ASSERT_EQ(rows.size(), 2u);
   EXPECT_EQ(rows[0]["scope"], "organisation:default");
   EXPECT_EQ(rows[1]["scope"], "workspace:default");
+}
+
+// What an organisation's budget has spent is other workspaces' money too.
+TEST_F(MoneyApiTest, WhatAllWorkspacesSpentIsForWhoSeesAllOfThem) {
+  StartWithAccounts();
+  for (const char* scope : {"organisation:default", "workspace:default"})
+    Tell(operator_, "POST", "/api/v1/budgets", {{"scope", scope}, {"amount", "5"}}, 201);
+  const auto spent = [&](const Voice& voice) {
+    std::map<std::string, Json> found;
+    for (const Json& row : Pages(voice, "/api/v1/budgets", 10)) {
+      EXPECT_EQ(row["amount"], "5.00") << row;
+      EXPECT_EQ(row["spent"].is_null(), row["reserved"].is_null());
+      found[row["scope"]] = row["spent"];
+    }
+    return found;
+  };
+  const Json nothing = "0.00";
+  EXPECT_EQ(spent(operator_),
+            (std::map<std::string, Json>{{"organisation:default", nothing}, {"workspace:default", nothing}}));
+  for (const char* role : {"viewer", "developer", "admin"}) {  // of the workspace
+    EXPECT_EQ(spent(KeyVoice(Key(role))), (std::map<std::string, Json>{{"organisation:default", nullptr},
+                                                                       {"workspace:default", nothing}}))
+        << role;
+  }
+  const auto owner = Join("owner@example.org", "owner");
+  EXPECT_EQ(spent(SessionVoice(owner)).at("organisation:default"), nothing);
 }
 
 // Costs are in USD here (no setting says otherwise).
