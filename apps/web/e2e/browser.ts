@@ -96,7 +96,9 @@ export class Visit {
   // What sticks out of the window to the right and is neither cut off nor scrolled by a box of its own; and boxes made to scroll down
   // that also scroll sideways.
   async stickingOut(): Promise<string[]> {
-    return this.page.evaluate(() => {
+    return this.page.evaluate(async () => {
+      // A window that has just changed its size is laid out with the next frame.
+      await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
       const width = innerWidth;
       const found = document.documentElement.scrollWidth > width ? [`the page is ${document.documentElement.scrollWidth} pixels wide in a window of ${width}`] : [];
       const look = (element: Element) => {

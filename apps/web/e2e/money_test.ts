@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { launch, Visit } from "./browser";
 import { Server } from "./server";
 
-const server = new Server(["--simulated", "--simulated-step-ms", "5"], { TIDEPOOL_POOL_MEMORY: "400MiB", TIDEPOOL_POOL_WARM_MEMORY: "64MiB", TIDEPOOL_LEDGER_FREE_TOKENS: "0" });
+const server = new Server(["--simulated", "--simulated-step-ms", "5"], { TIDEPOOL_POOL_MEMORY: "400MiB", TIDEPOOL_POOL_WARM_MEMORY: "64MiB", TIDEPOOL_POOL_SPECULATION: "false", TIDEPOOL_LEDGER_FREE_TOKENS: "0" });
 let browser: Browser;
 let visit: Visit;
 const password = "correct horse battery";

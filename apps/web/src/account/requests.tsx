@@ -153,7 +153,7 @@ function Details({ row }: { row: RequestRow }) {
           [t("usage.device"), formatSeconds(row.device_seconds)], [t("usage.amount"), `${row.amount} · ${row.billing}`], [t("models.state"), row.error_code ? `${row.status}: ${row.error_code}` : row.status],
         ] as const).map(([label, value]) => <div key={label} className="flex justify-between gap-3 border-b border-line py-1.5"><dt className="text-faint">{label}</dt><dd className="min-w-0 truncate text-right" title={value}>{value}</dd></div>)}
       </dl>
-      {row.body_stored && <StoredBodySection key={row.id} id={row.id} />}
+      <StoredBodySection key={row.id} id={row.id} stored={row.body_stored} />
     </div>
   );
 }

@@ -24,7 +24,7 @@ function Text({ title, text }: { title: string; text: string }) {
   );
 }
 
-export function StoredBodySection({ id }: { id: string }) {
+export function StoredBodySection({ id, stored }: { id: string; stored: boolean }) {
   const { t } = useTranslation();
   const client = useQueryClient();
   const path = at("/api/v1/requests/{id}/body", { id });
@@ -39,6 +39,7 @@ export function StoredBodySection({ id }: { id: string }) {
     },
   });
   if (remove.isSuccess) return <p role="status" className="border-t border-line pt-4 text-sm">{t("bodies.gone")}</p>;
+  if (!stored) return null;
   const answer = body.data?.answer;
   return (
     <section aria-label={t("bodies.body")} className="space-y-3 border-t border-line pt-4">

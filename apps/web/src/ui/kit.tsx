@@ -122,8 +122,14 @@ export function Dialog({ open, onClose, title, children, wide = false }: { open:
     if (!open && dialog.open) dialog.close();
   }, [open]);
   return (
-    <dialog ref={ref} aria-labelledby={titleId} onCancel={(event) => { if (!onClose) event.preventDefault(); }}
-      onClose={onClose ?? (() => { if (open) ref.current?.showModal(); })} onClick={(event) => { if (event.target === ref.current) onClose?.(); }}
+    <dialog ref={ref} aria-labelledby={titleId} onCancel={(event) => { if (!onClose && event.target === ref.current) event.preventDefault(); }}
+      // Its own end: React lets that of a dialog within it come here too.
+      onClose={(event) => {
+        if (event.target !== ref.current) return;
+        if (onClose) onClose();
+        else if (open) ref.current.showModal();
+      }}
+      onClick={(event) => { if (event.target === ref.current) onClose?.(); }}
       className={cx("max-h-[90dvh] w-[calc(100vw-2rem)] overflow-hidden rounded-xl border border-line bg-panel p-0 text-ink shadow-2xl", wide ? "max-w-3xl" : "max-w-md")}>
       {open && (
         <div className="flex max-h-[90dvh] flex-col">
