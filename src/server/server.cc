@@ -453,7 +453,8 @@ Status BuildPool(const Settings& settings, Pool& pool) {
 
 nlohmann::ordered_json DescribeStatus(const Pool& pool, Nanoseconds started) {
   nlohmann::ordered_json owners = nlohmann::ordered_json::array();
-  for (const auto& [key, bytes] : pool.ledger->Snapshot()) {
+  uint64_t used = 0;
+  for (const auto& [key, bytes] : pool.ledger->Snapshot(&used)) {
     owners.push_back({{"owner", key.first}, {"kind", compute::ChargeKindName(key.second)}, {"bytes", bytes}});
   }
   const compute::Engine::Load load = pool.engine->load();
@@ -468,7 +469,7 @@ nlohmann::ordered_json DescribeStatus(const Pool& pool, Nanoseconds started) {
             {"int8_ops_per_s", pool.profile.roofline.int8_ops_per_s},
             {"f32_flops_per_s", pool.profile.roofline.f32_flops_per_s}}},
           {"pool",
-           {{"limit_bytes", pool.ledger->limit()}, {"used_bytes", pool.ledger->used()}, {"owners", owners}}},
+           {{"limit_bytes", pool.ledger->limit()}, {"used_bytes", used}, {"owners", owners}}},
           {"running", load.running},
           {"waiting", load.waiting},
           {"steps", load.steps}};

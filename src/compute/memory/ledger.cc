@@ -230,8 +230,9 @@ uint64_t Ledger::room_besides(ChargeKind kind) const {
   return limit_ > others ? limit_ - others : 0;
 }
 
-std::map<std::pair<std::string, ChargeKind>, uint64_t> Ledger::Snapshot() const {
+std::map<std::pair<std::string, ChargeKind>, uint64_t> Ledger::Snapshot(uint64_t* used) const {
   std::lock_guard lock(mutex_);
+  if (used != nullptr) *used = used_;
   return charges_;
 }
 

@@ -95,7 +95,8 @@ class Ledger {
   // Grows whenever a charge changes.
   uint64_t changes() const;
   // By owner and kind, for /metrics, ps and tests.
-  std::map<std::pair<std::string, ChargeKind>, uint64_t> Snapshot() const;
+  // `used`: used() of the same moment.
+  std::map<std::pair<std::string, ChargeKind>, uint64_t> Snapshot(uint64_t* used = nullptr) const;
 
  private:
   friend class Charge;
