@@ -468,8 +468,7 @@ nlohmann::ordered_json DescribeStatus(const Pool& pool, Nanoseconds started) {
            {{"memory_bytes_per_s", pool.profile.roofline.memory_bytes_per_s},
             {"int8_ops_per_s", pool.profile.roofline.int8_ops_per_s},
             {"f32_flops_per_s", pool.profile.roofline.f32_flops_per_s}}},
-          {"pool",
-           {{"limit_bytes", pool.ledger->limit()}, {"used_bytes", used}, {"owners", owners}}},
+          {"pool", {{"limit_bytes", pool.ledger->limit()}, {"used_bytes", used}, {"owners", owners}}},
           {"running", load.running},
           {"waiting", load.waiting},
           {"steps", load.steps}};

@@ -9,18 +9,26 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-TEST_F(AccountsApiTest, ARevokedKeysStreamsAreCutWithinASecond) {
+class KeysApiTest : public AccountsApiTest {
+ protected:
+  // An answer that has begun, and goes on until it is cut.
+  bool Streams(RawClient& client, const std::string& key) {
+    inference_.SetScript([](FakeRun& run) {
+      run.Token("first");
+      run.WaitCancelled(20);
+      run.Done(Fail(ErrorKind::kCancelled, "cancelled", "cancelled"));
+    });
+    client.Send(Raw(KeyVoice(key), "POST", "/v1/chat/completions",
+                    R"({"model":"scripted","stream":true,"messages":[{"role":"user","content":"hi"}]})"));
+    return client.ReadUntil("first");
+  }
+};
+
+TEST_F(KeysApiTest, ARevokedKeysStreamsAreCutWithinASecond) {
   StartWithAccounts();
   const Json made = Tell(operator_, "POST", "/api/v1/keys", {{"name", "stream"}, {"service", true}}, 201);
-  inference_.SetScript([](FakeRun& run) {
-    run.Token("first");
-    run.WaitCancelled(20);
-    run.Done(Fail(ErrorKind::kCancelled, "cancelled", "cancelled"));
-  });
   RawClient client(port_);
-  client.Send(Raw(KeyVoice(made["key"]), "POST", "/v1/chat/completions",
-                  R"({"model":"scripted","stream":true,"messages":[{"role":"user","content":"hi"}]})"));
-  ASSERT_TRUE(client.ReadUntil("first"));
+  ASSERT_TRUE(Streams(client, made["key"]));
   EXPECT_EQ(inference_.last_chat().principal.key, made["id"]);
   EXPECT_EQ(inference_.last_chat().principal.account, "default/default/" + made["id"].get<std::string>());
   const auto start = std::chrono::steady_clock::now();
@@ -34,7 +42,7 @@ TEST_F(AccountsApiTest, ARevokedKeysStreamsAreCutWithinASecond) {
   EXPECT_EQ(Tell(KeyVoice(made["key"]), "GET", "/v1/models", nullptr, 401)["error"]["code"], "key_revoked");
 }
 
-TEST_F(AccountsApiTest, ARevokedKeysConversationsStopBeingWritten) {
+TEST_F(KeysApiTest, ARevokedKeysConversationsStopBeingWritten) {
   StartWithAccounts();
   const Json made = Tell(operator_, "POST", "/api/v1/keys", {{"name", "chat"}, {"service", true}}, 201);
   const Voice voice = KeyVoice(made["key"]);
@@ -68,26 +76,19 @@ TEST_F(AccountsApiTest, ARevokedKeysConversationsStopBeingWritten) {
   EXPECT_EQ(last.content, "first");
 }
 
-TEST_F(AccountsApiTest, AnExpiredKeysStreamsAreCut) {
+TEST_F(KeysApiTest, AnExpiredKeysStreamsAreCut) {
   StartWithAccounts();
   const int64_t soon = platform::kTestTime_ms / 1000 + 60;
   const Json made = Tell(operator_, "POST", "/api/v1/keys",
                          {{"name", "short"}, {"service", true}, {"expires_at", soon}}, 201);
-  inference_.SetScript([](FakeRun& run) {
-    run.Token("first");
-    run.WaitCancelled(20);
-    run.Done(Fail(ErrorKind::kCancelled, "cancelled", "cancelled"));
-  });
   RawClient client(port_);
-  client.Send(Raw(KeyVoice(made["key"]), "POST", "/v1/chat/completions",
-                  R"({"model":"scripted","stream":true,"messages":[{"role":"user","content":"hi"}]})"));
-  ASSERT_TRUE(client.ReadUntil("first"));
+  ASSERT_TRUE(Streams(client, made["key"]));
   world_.wall_clock.Advance(60'000);
   EXPECT_TRUE(client.ReadEnd(10));
   EXPECT_EQ(Tell(KeyVoice(made["key"]), "GET", "/v1/models", nullptr, 401)["error"]["code"], "key_expired");
 }
 
-TEST_F(AccountsApiTest, ScopesOfAKey) {
+TEST_F(KeysApiTest, ScopesOfAKey) {
   StartWithAccounts();
   const Json made = Tell(operator_, "POST", "/api/v1/keys",
                          {{"name", "scoped"},
@@ -111,7 +112,7 @@ TEST_F(AccountsApiTest, ScopesOfAKey) {
   EXPECT_EQ(Tell(voice, "POST", "/v1/chat/completions", chat, 403)["error"]["code"], "address_not_allowed");
 }
 
-TEST_F(AccountsApiTest, ARotatedKeyKeepsItsLimitsAndBudgets) {
+TEST_F(KeysApiTest, ARotatedKeyKeepsItsLimitsAndBudgets) {
   StartWithAccounts();
   const Json made = Tell(operator_, "POST", "/api/v1/keys", {{"name", "k"}, {"service", true}}, 201);
   const std::string id = made["id"], path = "/api/v1/keys/" + id + "/rotate";
@@ -133,7 +134,7 @@ TEST_F(AccountsApiTest, ARotatedKeyKeepsItsLimitsAndBudgets) {
 }
 
 // Else it would begin with fresh counters whenever it liked.
-TEST_F(AccountsApiTest, AKeyWithLimitsDoesNotRotateItself) {
+TEST_F(KeysApiTest, AKeyWithLimitsDoesNotRotateItself) {
   StartWithAccounts();
   const Json made = Tell(operator_, "POST", "/api/v1/keys", {{"name", "k"}, {"service", true}}, 201);
   const std::string id = made["id"];
@@ -143,7 +144,7 @@ TEST_F(AccountsApiTest, AKeyWithLimitsDoesNotRotateItself) {
   EXPECT_EQ(refused["error"]["code"], "key_has_rules");
 }
 
-TEST_F(AccountsApiTest, AnIdempotencyKeyMakesOneKey) {
+TEST_F(KeysApiTest, AnIdempotencyKeyMakesOneKey) {
   StartWithAccounts();
   const Json spec = {{"name", "once"}, {"service", true}};
   constexpr std::string_view kHeader = "Idempotency-Key: abc-1\r\n";

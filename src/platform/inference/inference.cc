@@ -874,9 +874,12 @@ Result<std::shared_ptr<Generation>> InferenceImpl::BeginPooled(
                       spec = target.spec](const ReadyModel& ready) -> Status {
     const ReadyModel seen = deployed_assets_.As(spec, ready);
     TP_ASSIGN(compute::EmbedRequest plan, plan_for(seen));
+    const auto priority = spec ? spec->defaults.priority : std::nullopt;  // requests have no word for it
+    plan.job_class = priority.value_or(compute::JobClass::kNormal);
     if (options_.ledger != nullptr) {
       AdmissionRequest admission = AdmissionOf(call);
       admission.embeds = true;
+      admission.batch = plan.job_class == compute::JobClass::kBatch;
       for (const auto& input : plan.inputs) admission.prompt_tokens += static_cast<int64_t>(input.size());
       TP_ASSIGN(std::shared_ptr<Meter> meter,
                 options_.ledger->Admit(admission, call.request_id, call.endpoint, rates.get()));

@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <future>
 #include <sstream>
 #include <thread>
 
@@ -144,13 +145,23 @@ TEST_F(NamedDeploymentsTest, PriorityReachesTheSchedulerAndTheBill) {
   auto completed = std::make_shared<NamedSink>();
   ASSERT_TRUE(rig_->inference->Complete(completion, completed));
   ASSERT_TRUE(completed->Wait());
+  EmbeddingRequest embedding;
+  embedding.request_id = "pooled";
+  embedding.model = "nightly";
+  embedding.inputs.push_back({"hi", {}, false});
+  embedding.principal = said.principal;
+  std::promise<Result<EmbeddingReply>> pooled;
+  const auto embedded = rig_->inference->Embed(
+      embedding, [&](Result<EmbeddingReply> reply) { pooled.set_value(std::move(reply)); });
+  ASSERT_TRUE(embedded) << embedded.error().message;
+  ASSERT_TRUE(pooled.get_future().get());
 
   const auto trace = rig_->inference->pool()->Trace(/*requests=*/true);
   ASSERT_TRUE(trace) << trace.error().message;
   std::vector<std::string> classes;
   std::istringstream lines(*trace);
   for (std::string line; std::getline(lines, line);) classes.push_back(Json::parse(line).value("class", ""));
-  EXPECT_THAT(classes, ::testing::ElementsAre("batch", "interactive", "normal", "batch"));
+  EXPECT_THAT(classes, ::testing::ElementsAre("batch", "interactive", "normal", "batch", "batch"));
 
   ASSERT_TRUE(rig_->accounting->ledger().Flush(10));
   const auto is_batch = [&](const std::string& id) {
@@ -162,6 +173,7 @@ TEST_F(NamedDeploymentsTest, PriorityReachesTheSchedulerAndTheBill) {
   EXPECT_FALSE(is_batch(said.request_id));
   EXPECT_FALSE(is_batch(plain.request_id));
   EXPECT_TRUE(is_batch("flex"));
+  EXPECT_TRUE(is_batch("pooled")) << "embeddings take the deployment's";
   const auto quotas = rig_->accounting->limiter().quotas("org");
   ASSERT_EQ(quotas.size(), 1u);
   const auto used = [&](const std::string& id) {
