@@ -243,7 +243,9 @@ TEST(JsonSchema, AcceptsAndRefusesTexts) {
       {"true", {"1", "{}", "[[]]", "\"x\"", "1e5", "-0.5E-3"}, {"01", "+1", "nul", "1.", ".5"}},
       {R"({"description":"anything","title":"T"})", {"1"}, {""}},
       {R"({"minimum":3})", {"3"}, {"2"}},
-      {R"({"type":"integer","nullable":true})", {"null", "3"}, {"\"\""}},
+      // OpenAPI's word: JSON Schema lets no null in for it.
+      {R"({"type":"integer","nullable":true})", {"3"}, {"null", "\"\""}},
+      {R"({"allOf":[{"type":"string","nullable":true},{"type":"string"}]})", {"\"\""}, {"null"}},
   };
   for (const Case& c : cases) {
     const auto grammar = OfSchema(Json::parse(c.schema));
@@ -260,6 +262,11 @@ TEST(JsonSchema, WhatCannotBeEnforcedIsRefusedByItsPointer) {
       {R"({"type":"object","properties":{"a/b":{"type":"array","uniqueItems":true}}})",
        "schema/properties/a~1b/uniqueItems"},
       {R"({"not":{"type":"string"}})", "schema/not"},
+      // Where it stands in the client's schema, not where merging puts it.
+      {R"({"type":"string","allOf":[{"minLength":1},{"not":{}}]})", "schema/allOf/1/not"},
+      {R"({"allOf":[{"allOf":[{"if":true}]}]})", "schema/allOf/0/allOf/0/if"},
+      {R"({"$ref":"#/$defs/a","minLength":1,"$defs":{"a":{"not":{}}}})", "schema/$defs/a/not"},
+      {R"({"allOf":[{"$ref":"#/$defs/a"}],"$defs":{"a":{"contains":{}}}})", "schema/$defs/a/contains"},
       {R"({"if":{},"then":{}})", "schema/if"},
       {R"({"type":"object","patternProperties":{"^x":{}}})", "schema/patternProperties"},
       {R"({"type":"array","contains":{"type":"null"}})", "schema/contains"},

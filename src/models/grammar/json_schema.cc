@@ -148,7 +148,7 @@ class SchemaCompiler {
       types.insert(type.get<std::string>());
     }
     if (types.contains("number")) types.erase("integer");
-    if (schema.value("nullable", Json()) == true) types.insert("null");
+    // "nullable" is OpenAPI 3.0's: to JSON Schema it says nothing, so null is not written for it.
     return types;
   }
 
@@ -164,12 +164,7 @@ class SchemaCompiler {
                     "schema_too_complex");
     if (schema.is_boolean()) return schema.get<bool>() ? values_.Any() : out_.Never();
     if (!schema.is_object()) return Invalid(at, "a schema must be an object, true or false");
-    for (const std::string_view word : kRefused) {
-      if (schema.contains(word) && !Harmless(schema, word)) {
-        return Refuse(Under(at, word),
-                      fmt::format("\"{}\" cannot be enforced; leave it out or say it in other words", word));
-      }
-    }
+    TP_TRY(CheckWords(schema, at));
     if (schema.contains("$ref")) return Reference(schema, at, depth);
     if (schema.contains("allOf")) return AllOf(schema, at, depth);
     if (schema.contains("anyOf")) return AnyOf(schema, "anyOf", at, depth);
@@ -182,6 +177,32 @@ class SchemaCompiler {
       choices.push_back(choice);
     }
     return out_.Choice(std::move(choices));
+  }
+
+  Status CheckWords(const Json& schema, const std::string& at) const {
+    for (const std::string_view word : kRefused) {
+      if (schema.contains(word) && !Harmless(schema, word)) {
+        return Refuse(Under(at, word),
+                      fmt::format("\"{}\" cannot be enforced; leave it out or say it in other words", word));
+      }
+    }
+    return {};
+  }
+
+  // Before it is merged with others: afterwards its words stand in no place of the client's schema.
+  Status CheckPart(const Json& part, const std::string& at, int depth) {
+    if (!part.is_object() || depth > kMaxSchemaDepth || ++seen_ > kMaxSchemas) return {};  // Value says so
+    TP_TRY(CheckWords(part, at));
+    if (const auto parts = part.find("allOf"); parts != part.end() && parts->is_array()) {
+      for (size_t i = 0; i < parts->size(); ++i)
+        TP_TRY(CheckPart((*parts)[i], fmt::format("{}/allOf/{}", at, i), depth + 1));
+    }
+    const auto reference = part.find("$ref");
+    if (reference == part.end() || !reference->is_string()) return {};
+    const auto& name = reference->get_ref<const std::string&>();
+    const Json* target = merge_.Find(name);
+    return target == nullptr || !checked_.insert(name).second ? Status()
+                                                               : CheckPart(*target, name.substr(1), depth + 1);
   }
 
   static bool Harmless(const Json& schema, std::string_view word) {
@@ -198,6 +219,7 @@ class SchemaCompiler {
   Made Reference(const Json& schema, const std::string& at, int depth) {
     TP_ASSIGN(const Json* target, Target(schema, at));
     if (HasAssertions(schema, {"$ref"})) {
+      TP_TRY(CheckPart(*target, schema["$ref"].get<std::string>().substr(1), depth + 1));
       Json rest = schema;
       rest.erase("$ref");
       TP_ASSIGN(const Json merged, Merged(*target, rest, at));
@@ -240,7 +262,9 @@ class SchemaCompiler {
     Json all = schema;
     all.erase("allOf");
     for (size_t i = 0; i < parts.size(); ++i) {
-      TP_ASSIGN(all, Merged(all, parts[i], fmt::format("{}/allOf/{}", at, i)));
+      const std::string where = fmt::format("{}/allOf/{}", at, i);
+      TP_TRY(CheckPart(parts[i], where, depth + 1));
+      TP_ASSIGN(all, Merged(all, parts[i], where));
     }
     return Value(all, at, depth + 1);
   }
@@ -598,6 +622,7 @@ class SchemaCompiler {
   SchemaMerge merge_;
   size_t seen_ = 0;
   std::map<std::string, RuleId> references_;
+  std::set<std::string> checked_;  // references whose words CheckPart has looked at
 };
 
 }  // namespace
