@@ -202,7 +202,7 @@ class SchemaCompiler {
     const auto& name = reference->get_ref<const std::string&>();
     const Json* target = merge_.Find(name);
     return target == nullptr || !checked_.insert(name).second ? Status()
-                                                               : CheckPart(*target, name.substr(1), depth + 1);
+                                                              : CheckPart(*target, name.substr(1), depth + 1);
   }
 
   static bool Harmless(const Json& schema, std::string_view word) {

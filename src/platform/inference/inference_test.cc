@@ -317,6 +317,29 @@ TEST_F(InferenceTest, AnAnswerIsWhatItsFormatSays) {
   EXPECT_EQ(refused.error().code, "schema_too_large");
 }
 
+// From a request's budget to the tokens: without it the thought is said to its end.
+TEST_F(InferenceTest, ASpentThinkingBudgetEndsTheThought) {
+  AddScripted();
+  const std::string thought(200, 'm');
+  ChatRequest request = Ask("scripted", "[[think:" + thought + "]][[say:the answer]]");
+  request.sampling.max_tokens = 400;
+  auto sink = Run(request);
+  ASSERT_TRUE(sink->result.value()) << sink->result->error().message;
+  EXPECT_EQ(sink->reasoning[0], thought);
+  const int32_t whole = (*sink->result)->reasoning_tokens;
+  ASSERT_GT(whole, 100);
+  for (const int64_t budget : {1, 20}) {
+    request.sampling.reasoning_budget = budget;
+    sink = Run(request);
+    ASSERT_TRUE(sink->result.value()) << sink->result->error().message;
+    EXPECT_EQ(sink->reasoning[0], thought.substr(0, static_cast<size_t>(budget))) << "a byte is a token here";
+    EXPECT_LT((*sink->result)->reasoning_tokens, budget + 5) << "and its tags";
+    // The script goes on as if nothing had been closed: what it says now is answer.
+    EXPECT_TRUE(sink->content[0].starts_with("m")) << sink->content[0].substr(0, 20);
+    EXPECT_TRUE(sink->content[0].ends_with("the answer")) << "the answer follows";
+  }
+}
+
 TEST_F(InferenceTest, ReasoningComesBeforeAConstrainedAnswer) {
   AddScripted();
   ChatRequest request = Ask("scripted", "[[think:no JSON here]][[say:{\"x\":1}]]");

@@ -184,6 +184,22 @@ TEST_F(NamedDeploymentsTest, PriorityReachesTheSchedulerAndTheBill) {
       << "batch work has no free tokens";
 }
 
+TEST_F(NamedDeploymentsTest, TheThinkingBudgetIsADefaultToo) {
+  Deploy("brief", [](auto& s) { s.defaults.reasoning_budget = 10; });
+  const std::string text = "[[think:" + std::string(200, 'm') + "]][[say:done]]";
+  const auto reasoning = [&](ChatRequest request) {
+    const auto sink = Run(std::move(request));
+    return *sink->result ? (**sink->result).reasoning_tokens : -1;
+  };
+  EXPECT_GT(reasoning(Ask("scripted", text)), 100);
+  const int32_t brief = reasoning(Ask("brief", text));
+  EXPECT_GE(brief, 10);
+  EXPECT_LT(brief, 15);
+  ChatRequest said = Ask("brief", text);
+  said.sampling.reasoning_budget = 50;
+  EXPECT_GT(reasoning(said), 45);
+}
+
 TEST_F(NamedDeploymentsTest, LimitsCutAnswersAndRefusePrompts) {
   Deploy("short", [](auto& s) { s.max_output_tokens = 3; });
   Deploy("narrow", [](auto& s) {
