@@ -25,6 +25,7 @@ class MeteringRig {
   struct Options {
     chips::SimulatedDeviceOptions device = {};
     Kind kind = Kind::kWhole;
+    bool speculation = false;
     AccountingOptions accounting = {};
   };
   explicit MeteringRig(Options options)
@@ -73,9 +74,10 @@ class MeteringRig {
                                                   UsageLedgerOptions{});
       inference_options.ledger = null_store_.get();
     }
-    // A rejected draft is computed by the device and owed by nobody: the count would not be the meter's.
+    // A rejected draft is computed by the device and owed by nobody: with drafts its count is not the
+    // meter's.
     compute::EngineOptions engine_options;
-    engine_options.speculation = false;
+    engine_options.speculation = options.speculation;
     engine_options.trace_records = 4096;
     inference_options.traced = true;
     engine = compute::Engine::Start(*simulated_, memory_, clock_, metrics, engine_options);

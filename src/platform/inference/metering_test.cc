@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <array>
 
 #include <condition_variable>
 #include <future>
@@ -428,6 +429,53 @@ TEST_F(MeteringTest, TwoHundredAtOnceAgainstAQuotaForTen) {
   for (const auto& sink : sinks) ASSERT_TRUE(sink->Wait());
   EXPECT_EQ(running.size(), 10u);
   EXPECT_EQ(refused, 190);
+}
+
+// Drafts change when tokens come and nothing of what is owed. Oracles: the same requests without drafts, and,
+// for those that their clients left, what the clients were sent.
+TEST_F(MeteringTest, WhatIsOwedIsTheSameWithDrafts) {
+  std::string verse;
+  for (int i = 0; i < 30; ++i) verse += "the tide comes in, the tide goes out; ";
+  const auto start = [&](bool drafts) {
+    MeteringRig::Options options;
+    options.device = {.memory_bytes = 1 << 30, .step_base_s = 0.001, .step_per_token_s = 0, .tally_file = ""};
+    options.speculation = drafts;
+    Start(std::move(options));
+  };
+  std::vector<std::array<int64_t, 3>> rows[2];
+  for (const bool drafts : {false, true}) {
+    start(drafts);
+    // Whole; cut in the middle of what repeats; ended by a stop string there; again, from the cache.
+    for (int32_t tag = 1; tag <= 12; ++tag) {
+      ChatRequest request = Ask(tag, "[[say:" + verse + "]]", tag % 3 == 1 ? 2000 : 300 + 7 * tag);
+      if (tag % 3 == 2) request.sampling.stop = {verse.substr(400, 30 + static_cast<size_t>(tag))};
+      const auto sink = Run(request);
+      ASSERT_TRUE(*sink->result);
+      const UsageRow row = Row(request.request_id);
+      EXPECT_EQ(row.tokens.output, (**sink->result).completion_tokens);
+      EXPECT_LE(row.tokens.output, *request.sampling.max_tokens);
+      rows[drafts].push_back({row.tokens.prompt, row.tokens.cached, row.tokens.output});
+    }
+    const auto metric = [&](const std::string& name) {
+      const std::string text = rig_->metrics.Serialize();
+      const size_t at = text.find("\n" + name);
+      return at == std::string::npos ? 0.0 : std::stod(text.substr(text.find(' ', at + 1)));
+    };
+    EXPECT_EQ(metric("tidepool_drafted_tokens_total") > 0, drafts) << "this shows nothing";
+  }
+  EXPECT_EQ(rows[0], rows[1]);
+  for (int32_t tag = 21; tag <= 28; ++tag) {
+    auto sink = std::make_shared<MeteredSink>();
+    const auto generation = rig_->inference->Chat(Ask(tag, "[[say:" + verse + verse + "]]", 4000), sink);
+    ASSERT_TRUE(generation);
+    sink->WaitForTokens(40 * (tag - 20));
+    (*generation)->Cancel();
+    ASSERT_TRUE(sink->Wait());
+    const UsageRow row = Row(fmt::format("t{}", tag));
+    EXPECT_EQ(row.status, UsageStatus::kCancelled);
+    EXPECT_EQ(row.tokens.output, sink->tokens);
+    EXPECT_GE(rig_->Tally(tag).sampled, row.tokens.output);
+  }
 }
 
 // A prompt of twelve chunks, left after some of them: what was computed of it is owed, and no more.
