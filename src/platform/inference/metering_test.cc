@@ -4,8 +4,8 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
-#include <array>
 
+#include <array>
 #include <condition_variable>
 #include <future>
 #include <mutex>
