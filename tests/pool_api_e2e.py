@@ -117,6 +117,10 @@ def test_resize_below_live_reservations_drains_first_and_says_so():
         held = {kind: sum(owner["bytes"] for owner in owners if owner["kind"] == kind) for kind in ("weights", "kv", "scratch")}
         limit = held["weights"] + held["scratch"] + 11 * MIB
         assert held["kv"] > 11 * MIB, owners
+        before = server.ask("GET", "/api/v1/pool")["memory"]["limit_bytes"]
+        with pytest.raises(RuntimeError, match="409.*pool_in_use"):  # not one of them could end
+            server.ask("POST", "/api/v1/pool/resize", {"memory": held["weights"] + held["scratch"]})
+        assert server.ask("GET", "/api/v1/pool")["memory"]["limit_bytes"] == before
         reply = server.ask("POST", "/api/v1/pool/resize", {"memory": limit})
         assert not done, "they still run"
         assert reply["draining"] is True and reply["memory"]["over_bytes"] > 0 and reply["memory"]["limit_bytes"] == limit
@@ -355,6 +359,22 @@ def test_metrics(server):
                  'tidepool_pool_slack_seconds{model="scripted"}', "tidepool_warm_used_bytes ",
                  "tidepool_pool_kv_ready_bytes ", "tidepool_pool_kv_ready_taken_bytes_total "):
         assert "\n" + name in text, name
+
+
+def test_two_names_of_one_file_count_once(server, model, tmp_path):
+    twin = tmp_path / "twin.gguf"
+    shutil.copy(REAL_MODEL, twin)
+    other, done = server.store(twin), []
+    assert other != model
+    for name in (model, other, model, other):
+        chat(server, name, 2, done)
+    state = server.ask("GET", "/api/v1/pool")
+    weights = [owner["bytes"] for owner in state["memory"]["owners"] if owner["kind"] == "weights" and owner["bytes"] > MIB]
+    assert len(weights) == 1, "the ledger has them once"
+    assert state["device"]["weight_bytes"] == weights[0], "and so has the scheduler"
+    assert len({reply["choices"][0]["message"]["content"] for reply in done}) == 1
+    server.ask("POST", f"/api/v1/models/{other}/unload", {"force": True})
+    chat(server, model, 2, done)
 
 
 def test_a_broken_model_is_left_alone_and_harms_no_other(server, model, tmp_path):

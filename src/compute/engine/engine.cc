@@ -178,6 +178,29 @@ void EngineImpl::LimitsChanged() {
   });
 }
 
+uint64_t EngineImpl::LeastBytes() const {
+  uint64_t least = 0;
+  Call([&] {
+    for (const auto& [job, sequence] : sequences_) {
+      const LoadedModel& model = *sequence->model;
+      // An answer of no stated length takes what there is, and ends where there is no more.
+      const bool open =
+          sequence->generation != nullptr && sequence->generation->request.sampling.max_tokens == 0;
+      const int32_t tokens =
+          open ? std::max(sequence->prompt_tokens + 1, sequence->computed + 1) : sequence->reserve_tokens;
+      const uint64_t slab = std::max(options_.kv_slab_bytes, model.card->kv_block_bytes);
+      const uint64_t kv = static_cast<uint64_t>(BlockPool::BlocksFor(tokens)) * model.card->kv_block_bytes;
+      const uint64_t weights = model.resident == nullptr ? 0 : model.prefix_bytes.back();
+      least = std::max(least, weights + (kv + slab - 1) / slab * slab);
+    }
+    if (least > 0) {
+      least +=
+          ledger_.used_by(ChargeKind::kScratch) + ledger_.used_by(ChargeKind::kState) + fixed_weight_bytes_;
+    }
+  });
+  return least;
+}
+
 void EngineImpl::SetCordoned(bool cordoned) {
   Call([&] { scheduler_->SetCordoned(0, cordoned, clock_.now()); });
 }

@@ -290,6 +290,9 @@ class Engine {
   virtual void OnLoadFailed(std::function<void(ModelHandle, const Error&)> told) = 0;
   // The ledger's or the host arena's limit was changed: jobs and weights make way in order.
   virtual void LimitsChanged() = 0;
+  // The least that the ledger must hold so that whatever the engine has taken can end, one answer after the
+  // other: scratch, weights that stay, and the most that one of them needs of its model's weights and its KV.
+  virtual uint64_t LeastBytes() const = 0;
   // No new work begins on the device; what runs there ends (or moves, where there is another).
   virtual void SetCordoned(bool cordoned) = 0;
   virtual std::shared_ptr<const PoolReport> pool() const = 0;

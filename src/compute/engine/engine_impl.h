@@ -37,6 +37,7 @@ class EngineImpl final : public Engine {
   Status Prefetch(ModelHandle model) override;
   void OnLoadFailed(std::function<void(ModelHandle, const Error&)> told) override;
   void LimitsChanged() override;
+  uint64_t LeastBytes() const override;
   void SetCordoned(bool cordoned) override;
   std::shared_ptr<const PoolReport> pool() const override;
   Status RemoveModel(ModelHandle model, bool force) override;

@@ -209,6 +209,7 @@ PoolModel EngineImpl::Describe(const LoadedModel& model) const {
       pool.segment_bytes.push_back(segment.bytes * copies);
     }
   }
+  pool.weights_id = model.weights_id;
   pool.kv_block_bytes = model.card->kv_block_bytes;
   pool.profiles = {policy.profile};
   // A first guess knows the weights that a step reads; what it reads of KV follows at the same rate.
@@ -252,6 +253,17 @@ Status EngineImpl::Register(std::unique_ptr<LoadedModel> model) {
   ended_jobs_.reserve(static_cast<size_t>(options_.max_sequences));
   whole_rows_.reserve(static_cast<size_t>(model->limits.max_logit_rows));
   slices_.reserve(static_cast<size_t>(options_.max_sequences));
+  for (const auto& [handle, other] : models_) {
+    if (model->resident == nullptr || other->resident != model->resident ||
+        other->prefix_bytes != model->prefix_bytes)
+      continue;
+    if (other->weights_id == 0) {
+      other->weights_id = handle;
+      scheduler_->UpdateModel(Describe(*other));
+    }
+    model->weights_id = other->weights_id;
+    break;
+  }
   scheduler_->AddModel(Describe(*model));
   {
     std::lock_guard lock(inbox_mutex_);

@@ -207,6 +207,34 @@ TEST_F(EnginePoolTest, ALimitLoweredBelowUseKillsNothing) {
   EXPECT_EQ(ledger->over_limit_bytes(), 0u);
 }
 
+TEST_F(EnginePoolTest, TheLeastThatIsNeededIsEnough) {
+  StartPool(2 * kWeights, 400, 1 << 20);
+  const std::vector<ModelHandle> models = {AddPooled("a"), AddPooled("b")};
+  EXPECT_EQ(engine->LeastBytes(), 0u);
+  std::vector<Sent> sent(6);
+  for (size_t i = 0; i < sent.size(); ++i) {
+    Sent& s = sent[i];
+    s.prompt = Prompt(100 + static_cast<int32_t>(i), static_cast<int32_t>(i));
+    s.max_tokens = 400;
+    const auto handle = engine->Submit(Request(models[i % 2], s.prompt, s.max_tokens, s.sink));
+    ASSERT_TRUE(handle) << handle.error().message;
+    s.handle = *handle;
+    engine->SetPaused(s.handle, true);
+  }
+  // 505 tokens are 32 blocks of 16, which are 8 slabs of 4.
+  const uint64_t least = engine->LeastBytes();
+  EXPECT_EQ(least, ledger->used_by(ChargeKind::kScratch) + kWeights + 32 * kBlock);
+  ledger->SetLimit(least);
+  engine->LimitsChanged();
+  for (const Sent& s : sent) engine->SetPaused(s.handle, false);
+  for (Sent& s : sent) {
+    s.sink->Wait();
+    ExpectRight(*s.sink, s.prompt, s.max_tokens);
+  }
+  EXPECT_EQ(engine->LeastBytes(), 0u);
+  ExpectDrained();
+}
+
 TEST_F(EnginePoolTest, ADamagedModelHarmsNoOther) {
   StartPool(2 * kWeights, 200);
   const ModelHandle bad = AddPooled("bad", {.fail_at_segment = 2});
@@ -534,6 +562,9 @@ TEST_F(EnginePoolTest, AliasesShareWeightsAndDoNotTakeThemFromEachOther) {
       EXPECT_LE(ledger->used_by(ChargeKind::kWeights), 2 * kWeights);
     }
   }
+  const auto pool = engine->pool();
+  EXPECT_EQ(pool->counters.evictions, 0u) << "they count once: all of them fit";
+  EXPECT_EQ(pool->device.weight_bytes, 2 * kWeights);
   ASSERT_TRUE(engine->RemoveModel(first, false));
   EXPECT_EQ(Generate(Request(second, Prompt(9), 10, nullptr))->tokens,
             FakeModel::GreedyAnswer(Prompt(9), 10));

@@ -53,6 +53,7 @@ struct LoadedModel {
   Nanoseconds load_total = 0;
   Nanoseconds load_began = 0;
   int32_t loading_to = 0;
+  uint64_t weights_id = 0;    // PoolModel's
   int32_t held_segments = 0;  // resident as the scheduler knows it; of weights shared with an alias, its part
   std::unique_ptr<architectures::Model> model;
   architectures::StepLimits limits;

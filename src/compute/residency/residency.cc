@@ -601,7 +601,10 @@ bool Core::BeginSegment(const ModelPointer& model, SegmentRecord& segment) {
   auto charge =
       ledger_.TryTake(model->name, ChargeKind::kWeights, std::max(segment.bytes, wanted > free ? wanted : 0));
   if (!charge) {
-    model->report.missing_bytes = wanted > free ? wanted - free : 0;
+    // Others take, and the limit moves, between the two looks: then it is what is missing by now, and never
+    // nothing, for a lack of room must not look like weights that cannot be read.
+    const uint64_t left = std::min(free, ledger_.free());
+    model->report.missing_bytes = std::max<uint64_t>(wanted - std::min(wanted, left), 1);
     Error error = std::move(charge).error();
     error.message = fmt::format("{} bytes of memory are missing to load {}: {}", model->report.missing_bytes,
                                 model->name, error.message);

@@ -39,7 +39,7 @@ struct LoadReport {
   // kCorrupt "packed_file_damaged": the file must be discarded and packed again; other errors of the file.
   Status status;
   uint64_t resident_bytes = 0;  // now
-  uint64_t missing_bytes = 0;   // what the ledger lacked for the rest of the load
+  uint64_t missing_bytes = 0;   // what the ledger lacked for the rest of the load; of that code at least 1
   uint64_t cold_bytes = 0;      // moved by this load, from disk
   uint64_t warm_bytes = 0;      // moved by this load, already in memory
   double seconds = 0;           // of moving

@@ -165,6 +165,31 @@ TEST_F(ResidencyTest, ShortLedgerStopsTheLoadAndSaysWhatIsMissing) {
   EXPECT_EQ(a.weights->landed_segments(), 1);
 }
 
+TEST_F(ResidencyTest, ALimitThatMovesUnderALoadIsALackOfRoom) {
+  Start(4 * kMiB, 0);
+  Model a = Attach("a", 2, kMiB);
+  const std::jthread mover([&](const std::stop_token& done) {
+    while (!done.stop_requested()) {
+      ledger_->SetLimit(kMiB);
+      ledger_->SetLimit(4 * kMiB);
+    }
+  });
+  int loaded = 0, short_of_room = 0;
+  for (int i = 0; i < 20'000; ++i) {
+    const LoadReport report = LoadAndWait(*a.weights);
+    if (report.status) {
+      ++loaded;
+    } else {
+      ++short_of_room;
+      ASSERT_EQ(Code(report.status), "out_of_pool_memory");
+      ASSERT_GT(report.missing_bytes, 0u) << "looks as if the weights could not be read, at load " << i;
+    }
+    a.weights->Evict(2 * kMiB);
+  }
+  EXPECT_GT(loaded, 0);
+  EXPECT_GT(short_of_room, 0);
+}
+
 TEST_F(ResidencyTest, FailureInTheMiddleOfALoadLeavesWhatLandedAndMayBeTriedAgain) {
   Start(100 * kMiB, 100 * kMiB);
   Model a = Attach("a", 4, kMiB);

@@ -10,6 +10,14 @@ namespace tidepool::compute::pool {
 
 // ---- effects -------------------------------------------------------------------------------------------
 
+void PoolState::SetSegments(Replica& replica, int32_t segments) {
+  const uint64_t shared = SharedBytes(replica);
+  Device& device = *replica.device;
+  device.weight_bytes -= std::max(replica.bytes, shared);
+  replica.bytes = replica.model->prefix_bytes[Index(segments)];
+  device.weight_bytes += std::max(replica.bytes, shared);
+}
+
 void PoolState::EmitLoad(Replica& replica, int32_t segments, Reason reason, Nanoseconds now,
                          std::vector<Effect>& effects) {
   Device& device = *replica.device;
@@ -20,9 +28,9 @@ void PoolState::EmitLoad(Replica& replica, int32_t segments, Reason reason, Nano
   device.loading = &replica;
   device.land_at = INT64_MAX;
   device.lands = false;
-  device.weight_bytes -= replica.bytes;
-  replica.bytes = replica.model->prefix_bytes[Index(segments)];
-  device.weight_bytes += replica.bytes;
+  const uint64_t charged = device.weight_bytes;
+  SetSegments(replica, segments);
+  replica.load_bytes = device.weight_bytes - charged;
   ++counters_.switches;
   effects.push_back({.kind = EffectKind::kLoad,
                      .reason = reason,
@@ -45,9 +53,7 @@ void PoolState::EmitEvict(Replica& replica, int32_t keep, Reason reason, std::ve
   CHECK(!replica.loading && keep < replica.landed && device.running != &replica);
   ++counters_.evictions;
   replica.landed = keep;
-  device.weight_bytes -= replica.bytes;
-  replica.bytes = replica.model->prefix_bytes[Index(keep)];
-  device.weight_bytes += replica.bytes;
+  SetSegments(replica, keep);
   NewRoom(device);
   if (device.turn.replica == &replica) device.turn = {};
   effects.push_back({.kind = EffectKind::kEvict,

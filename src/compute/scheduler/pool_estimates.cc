@@ -149,9 +149,23 @@ double PoolState::LoadSeconds(const Model& model, const Device& device) const {
                           ? device.copy_rate
                           : std::min(device.copy_rate, host.host.load_bytes_per_s);
   const Replica* replica = FindReplica(model, device);
-  const uint64_t missing =
-      model.weight_bytes - (replica == nullptr ? 0 : model.prefix_bytes[Index(replica->landed)]);
-  return static_cast<double>(missing) / std::max(rate, 1.0);
+  int32_t landed = replica == nullptr ? 0 : replica->landed;
+  if (model.model.weights_id != 0) {
+    for (const Replica* other : device.replicas) {
+      if (other->model->model.weights_id == model.model.weights_id) landed = std::max(landed, other->landed);
+    }
+  }
+  return static_cast<double>(model.weight_bytes - model.prefix_bytes[Index(landed)]) / std::max(rate, 1.0);
+}
+
+uint64_t PoolState::SharedBytes(const Replica& replica) const {
+  const uint64_t id = replica.model->model.weights_id;
+  uint64_t bytes = 0;
+  if (id == 0) return bytes;
+  for (const Replica* other : replica.device->replicas) {
+    if (other != &replica && other->model->model.weights_id == id) bytes = std::max(bytes, other->bytes);
+  }
+  return bytes;
 }
 
 double PoolState::LoadSeconds(const Replica& replica) const {

@@ -88,8 +88,11 @@ struct PoolModel {
   int32_t max_sequences = 64;
   int32_t max_logit_rows = 64;
   std::vector<uint64_t> segment_bytes;  // empty: needs no weights
-  uint64_t kv_block_bytes = 0;          // of 16 tokens
-  std::vector<StepProfile> profiles;    // by kind of device; the last one serves the kinds beyond
+  // Models of one file have the same number here, and the same segments: on a device their bytes count once,
+  // and what one of them holds is there for the others. 0: shared with nobody.
+  uint64_t weights_id = 0;
+  uint64_t kv_block_bytes = 0;        // of 16 tokens
+  std::vector<StepProfile> profiles;  // by kind of device; the last one serves the kinds beyond
   Nanoseconds ttft = 10 * kSecond, tpot = 100 * kMillisecond;
   double weight = 1;                   // of its jobs against those of other models
   bool pinned = false;                 // kept resident where it is, loaded when nothing is
@@ -226,7 +229,8 @@ class PoolScheduler {
   virtual PoolDeviceId AddDevice(const PoolDevice& device) = 0;
   virtual void AddModel(const PoolModel& model) = 0;
   virtual void RemoveModel(PoolModelId model) = 0;  // its jobs have been removed before
-  // pinned, TTL, promises, weight; not shapes.
+  // pinned, TTL, promises, weight; not shapes. Its weights_id may change from 0 to a number that no model
+  // has.
   virtual void UpdateModel(const PoolModel& model) = 0;
 
   // ---- events; `now` never goes back

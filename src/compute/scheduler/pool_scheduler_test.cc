@@ -79,6 +79,15 @@ class RandomHistory {
       model.max_step_tokens = 200;
     }
     if (world_.Below(8) == 0) model.segment_bytes.clear();
+    if (world_.Below(3) == 0 && !models_.empty()) {  // another name of a file that is there
+      PoolModel& other = models_.at(AnyModel());
+      if (other.weights_id == 0) {
+        other.weights_id = other.model;
+        world_.UpdateModel(other);
+      }
+      model.weights_id = other.weights_id;
+      model.segment_bytes = other.segment_bytes;
+    }
     Vary(model);
     models_[model.model] = model;
     world_.AddModel(model);

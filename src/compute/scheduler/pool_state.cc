@@ -149,7 +149,7 @@ void PoolState::RemoveModel(PoolModelId id) {
     if (replica == nullptr) continue;
     Device& device = *replica->device;
     CHECK(replica->jobs() == 0 && !replica->loading);
-    device.weight_bytes -= replica->bytes;
+    SetSegments(*replica, 0);
     std::erase(device.replicas, replica);
     if (device.turn.replica == replica) device.turn = {};
     NewRoom(device);
@@ -161,6 +161,12 @@ void PoolState::RemoveModel(PoolModelId id) {
 
 void PoolState::UpdateModel(const PoolModel& update) {
   PoolModel& model = ModelOf(update.model).model;
+  if (update.weights_id != model.weights_id) {  // whoever joins its file comes after it
+    CHECK(model.weights_id == 0 && std::none_of(models_.begin(), models_.end(), [&](const auto& entry) {
+            return entry.second->model.weights_id == update.weights_id;
+          }));
+    model.weights_id = update.weights_id;
+  }
   model.ttft = update.ttft;
   model.tpot = update.tpot;
   model.weight = update.weight;
@@ -507,8 +513,7 @@ void PoolState::LoadDone(PoolDeviceId id, PoolModelId model_id, Nanoseconds now)
   Replica& replica = *device.loading;
   Model& model = *replica.model;
   CHECK(replica.loading && model.model.model == model_id);
-  const auto bytes =
-      model.prefix_bytes[Index(replica.loading_to)] - model.prefix_bytes[Index(replica.landed)];
+  const uint64_t bytes = replica.load_bytes;
   const double seconds = static_cast<double>(now - replica.load_began) * 1e-9;
   if (seconds > 1e-6 && bytes > 0) {
     const double rate = static_cast<double>(bytes) / seconds;
@@ -546,9 +551,7 @@ void PoolState::LoadStopped(PoolDeviceId id, PoolModelId model_id, int32_t segme
   Replica& replica = *device.loading;
   CHECK(replica.loading && replica.model->model.model == model_id && segments <= replica.loading_to);
   replica.landed = segments;
-  device.weight_bytes -= replica.bytes;
-  replica.bytes = replica.model->prefix_bytes[Index(segments)];
-  device.weight_bytes += replica.bytes;
+  SetSegments(replica, segments);
   replica.loading = replica.stopping = false;
   replica.landed_at = now;
   device.loading = nullptr;

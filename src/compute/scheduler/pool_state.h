@@ -83,7 +83,8 @@ struct Replica {
   int32_t loading_to = 0;  // while loading: what was asked for
   bool loading = false, stopping = false;
   Nanoseconds load_began = 0, landed_at = 0, last_used = 0, moved_at = 0;
-  uint64_t bytes = 0;                          // charged: landed, or to land
+  uint64_t bytes = 0;       // landed, or to land; charged, unless another model of its file holds them here
+  uint64_t load_bytes = 0;  // while loading: what was missing
   std::vector<Job*> waiting, active, spilled;  // spilled: also spilling and restoring
   int32_t runnable = 0;                        // active and not paused
   int32_t prefilling = 0;                      // of these
@@ -312,6 +313,14 @@ class PoolState : public PoolScheduler {
   // One token for each; in as many steps as that takes.
   double BatchSeconds(const Model& model, const Device& device, int32_t sequences, double context) const;
   double PrefillSeconds(const Model& model, const Device& device, int64_t tokens) const;
+  // What another model of its file holds or will hold on its device; 0: none.
+  uint64_t SharedBytes(const Replica& replica) const;
+  // What is missing on its device for all of its weights.
+  uint64_t MissingBytes(const Replica& replica) const {
+    return replica.model->weight_bytes - std::max(replica.bytes, SharedBytes(replica));
+  }
+  // Changes what a replica holds or will hold, and what its device is charged for it.
+  void SetSegments(Replica& replica, int32_t segments);
   double LoadSeconds(const Replica& replica) const;
   double LoadSeconds(const Model& model, const Device& device) const;
   static double Slack(const Job& job, Nanoseconds now) { return static_cast<double>(job.due() - now) * 1e-9; }

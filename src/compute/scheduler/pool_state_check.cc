@@ -109,13 +109,17 @@ std::string PoolState::CheckInvariants() const {
   for (const auto& device : devices_) {
     const Tally& tally = devices[device.get()];
     uint64_t weights = 0;
+    std::map<uint64_t, uint64_t> of_file;
     for (const Replica* replica : device->replicas) {
       if (std::string wrong = CheckReplica(*replica); !wrong.empty()) return wrong;
-      weights += replica->bytes;
+      const uint64_t id = replica->model->model.weights_id;
+      uint64_t& counted = id == 0 ? weights : of_file[id];
+      counted = id == 0 ? counted + replica->bytes : std::max(counted, replica->bytes);
       listed += static_cast<size_t>(replica->jobs());
       models[replica->model].first += static_cast<int32_t>(replica->waiting.size());
       models[replica->model].second += static_cast<int32_t>(replica->active.size() + replica->spilled.size());
     }
+    for (const auto& [id, bytes] : of_file) weights += bytes;
     if (weights != device->weight_bytes || tally.kv_bytes != device->kv_bytes) {
       return fmt::format("device {} holds {} bytes of weights and {} of KV; the owners say {} and {}",
                          device->id, device->weight_bytes, device->kv_bytes, weights, tally.kv_bytes);

@@ -64,8 +64,8 @@ bool PoolWorld::RemoveModel(PoolModelId model) {
   if (!moves_.empty()) return false;
   scheduler_->RemoveModel(model);
   for (DeviceInfo& device : devices_) {
-    device.weight_bytes -= Prefix(model, device.landed[model]);
     device.landed.erase(model);
+    CountWeights(device);
   }
   models_.erase(model);
   Check("RemoveModel");
@@ -83,6 +83,33 @@ uint64_t PoolWorld::Prefix(PoolModelId model, int32_t segments) const {
   uint64_t sum = 0;
   for (int32_t i = 0; i < segments; ++i) sum += bytes[static_cast<size_t>(i)];
   return sum;
+}
+
+// What is there or is to land, of one file once.
+void PoolWorld::CountWeights(DeviceInfo& device) {
+  std::map<uint64_t, uint64_t> of_file;
+  device.weight_bytes = 0;
+  for (const auto& [id, landed] : device.landed) {
+    const bool loading = device.load && device.load->model == id;
+    const uint64_t bytes = Prefix(id, loading ? device.load->to : landed);
+    const uint64_t file = ModelAt(id).weights_id;
+    if (file == 0) {
+      device.weight_bytes += bytes;
+    } else {
+      of_file[file] = std::max(of_file[file], bytes);
+    }
+  }
+  for (const auto& [file, bytes] : of_file) device.weight_bytes += bytes;
+}
+
+// Segments that another model of its file holds.
+int32_t PoolWorld::Shared(const DeviceInfo& device, PoolModelId model) const {
+  const uint64_t file = ModelAt(model).weights_id;
+  int32_t most = 0;
+  for (const auto& [id, landed] : device.landed) {
+    if (file != 0 && id != model && ModelAt(id).weights_id == file) most = std::max(most, landed);
+  }
+  return most;
 }
 
 uint64_t PoolWorld::Kv(const JobInfo& job, int32_t tokens) const {
@@ -262,9 +289,10 @@ void PoolWorld::Carry(const Effect& effect) {
       ASSERT_EQ(device.load->model, effect.model);
       const Load load = *device.load;
       device.load.reset();
-      const int32_t landed = load.from + Below(static_cast<uint64_t>(load.to - load.from + 1));
-      device.weight_bytes -= Prefix(load.model, load.to) - Prefix(load.model, landed);
+      const int32_t landed = std::max(load.from + Below(static_cast<uint64_t>(load.to - load.from + 1)),
+                                      Shared(device, load.model));
       device.landed[load.model] = landed;
+      CountWeights(device);
       scheduler_->LoadStopped(effect.device, load.model, landed, now_);
       break;
     }
@@ -278,9 +306,8 @@ void PoolWorld::Carry(const Effect& effect) {
       ASSERT_TRUE(!model.pinned || drain)
           << "pinned; used " << device.kv_bytes + device.weight_bytes << " of " << device.arena << Describe();
       ASSERT_TRUE(drain || now_ - device.landed_at[effect.model] >= model.min_resident) << "too early";
-      device.weight_bytes -=
-          Prefix(effect.model, device.landed[effect.model]) - Prefix(effect.model, effect.segments);
       device.landed[effect.model] = effect.segments;
+      CountWeights(device);
       break;
     }
     case EffectKind::kSpill: {
@@ -488,14 +515,15 @@ void PoolWorld::StartLoad(const Effect& effect) {
   const int32_t from = device.landed[effect.model];
   ASSERT_GT(effect.segments, from);
   ASSERT_LE(effect.segments, static_cast<int32_t>(model.segment_bytes.size()));
-  const uint64_t bytes = Prefix(effect.model, effect.segments) - Prefix(effect.model, from);
-  device.weight_bytes += bytes;
+  const int32_t there = std::min(std::max(from, Shared(device, effect.model)), effect.segments);
+  const uint64_t bytes = Prefix(effect.model, effect.segments) - Prefix(effect.model, there);
   const double seconds = static_cast<double>(bytes) / device.device.copy_bytes_per_s;
   const Nanoseconds late = faults.load_fails > 0 ? Below(500) * kMillisecond : 0;
   device.load = Load{.model = effect.model,
                      .from = from,
                      .to = effect.segments,
                      .ends = now_ + std::max<Nanoseconds>(1000, std::llround(seconds * 1e9)) + late};
+  CountWeights(device);
 }
 
 void PoolWorld::EndLoad(PoolDeviceId id) {
@@ -513,9 +541,10 @@ void PoolWorld::EndLoad(PoolDeviceId id) {
       device.run->steps = 0;
       device.run->ends = now_;
     }
-    const int32_t landed = load.from + Below(static_cast<uint64_t>(load.to - load.from));
-    device.weight_bytes -= Prefix(load.model, load.to) - Prefix(load.model, landed);
+    const int32_t landed =
+        std::max(load.from + Below(static_cast<uint64_t>(load.to - load.from)), Shared(device, load.model));
     device.landed[load.model] = landed;
+    CountWeights(device);
     device.landed_at[load.model] = now_;
     scheduler_->LoadFailed(id, load.model, landed, corrupt ? 0 : 1 << 20, now_);
   } else {

@@ -116,6 +116,8 @@ class PoolWorld {
     Nanoseconds ends = 0;
   };
 
+  void CountWeights(DeviceInfo& device);
+  int32_t Shared(const DeviceInfo& device, PoolModelId model) const;
   DeviceInfo& At(PoolDeviceId device) { return devices_[static_cast<size_t>(device)]; }
   const PoolModel& ModelAt(PoolModelId model) const { return models_.at(model); }
   uint64_t Prefix(PoolModelId model, int32_t segments) const;

@@ -24,12 +24,28 @@ bool TidepoolScheduler::MayUse(const Model& model, const Device& device) const {
   return allowed.empty() || std::find(allowed.begin(), allowed.end(), device.id) != allowed.end();
 }
 
-// Share of the copy engine that the bytes beyond what fits would keep busy, round after round.
-double TidepoolScheduler::WeightPressure(const Device& device, uint64_t more_bytes, View view) const {
-  uint64_t wanted = more_bytes + device.kv_bytes;
-  for (const Replica* replica : device.replicas) {
-    if (replica->jobs(view) > 0) wanted += replica->model->weight_bytes;
+// Adds up weights of models: those of one file once.
+class FilesOnce {
+ public:
+  uint64_t BytesOf(const Model& model) {
+    const uint64_t file = model.model.weights_id;
+    if (file != 0 && std::find(counted_.begin(), counted_.end(), file) != counted_.end()) return 0;
+    if (file != 0) counted_.push_back(file);
+    return model.weight_bytes;
   }
+
+ private:
+  std::vector<uint64_t> counted_;
+};
+
+// Share of the copy engine that the bytes beyond what fits would keep busy, round after round.
+double TidepoolScheduler::WeightPressure(const Device& device, const Model* more, View view) const {
+  FilesOnce files;
+  uint64_t wanted = device.kv_bytes;
+  for (const Replica* replica : device.replicas) {
+    if (replica->jobs(view) > 0) wanted += files.BytesOf(*replica->model);
+  }
+  if (more != nullptr) wanted += files.BytesOf(*more);
   if (wanted <= device.arena) return 0;
   return static_cast<double>(wanted - device.arena) / (device.copy_rate * kRound_s);
 }
@@ -59,8 +75,8 @@ TidepoolScheduler::Fit TidepoolScheduler::BestFit(const Job& job, Nanoseconds no
     double cost = more + Congestion(after) - Congestion(before) + 0.05 * before;
     double load_s = 0;
     if (!joins) {
-      const double pressed = WeightPressure(device, 0, view),
-                   pressed_after = WeightPressure(device, model.weight_bytes, view);
+      const double pressed = WeightPressure(device, nullptr, view),
+                   pressed_after = WeightPressure(device, &model, view);
       cost += 0.3 * (pressed_after - pressed) + Congestion(pressed_after) - Congestion(pressed);
     }
     if (!there && model.needs_weights()) {
@@ -119,6 +135,7 @@ TidepoolScheduler::Demand TidepoolScheduler::DemandWith(const Device& device, co
   std::array<double, kTimes> time_s{}, compute_s{}, copy_s{};
   for (size_t i = 0; i < kTimes; ++i)
     time_s[i] = static_cast<double>(job.ttft) * 1e-9 * std::exp2(0.5 * static_cast<double>(i) - 2);
+  FilesOnce files;
   uint64_t wanted = device.kv_bytes;
   // What is read from the store shares the host's rate with all that is read there.
   double read_s = ReadingSeconds(*hosts_[Index(device.device.host)]), read_from_s = kNever;
@@ -167,7 +184,7 @@ TidepoolScheduler::Demand TidepoolScheduler::DemandWith(const Device& device, co
       read_from_s = std::min(read_from_s, first_due_s);
       if (replica == nullptr || replica->jobs() == 0) read_s += load_s;
     }
-    wanted += model.weight_bytes;
+    wanted += files.BytesOf(model);
     if (with_job) {
       // Those beyond a batch wait until others have ended.
       const int32_t most = model.model.max_sequences;
@@ -290,7 +307,7 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
     }
     double over = job->placed ? 0 : Overload(*job, *fit.device, now);
     if (over > 0 && fit.apart != nullptr && fit.apart != fit.device &&
-        WeightPressure(*fit.apart, job->model->weight_bytes) <= 0) {
+        WeightPressure(*fit.apart, job->model) <= 0) {
       // Where its model is at work there is too much to do: then another device begins with it that has
       // memory for it. One that has not would copy more for all of its models.
       const double apart = Overload(*job, *fit.apart, now);
@@ -343,7 +360,9 @@ void TidepoolScheduler::OnAssigned(Job& job, Nanoseconds now) {
 void TidepoolScheduler::Rebalance(Nanoseconds now, std::vector<Effect>& effects) {
   Device *fullest = nullptr, *emptiest = nullptr;
   double most = 0, least = kNever;
-  const auto pressure = [&](Device& device) { return std::max(LoadOf(device), WeightPressure(device, 0)); };
+  const auto pressure = [&](Device& device) {
+    return std::max(LoadOf(device), WeightPressure(device, nullptr));
+  };
   for (const auto& device : devices_) {
     const double p = device->cordoned ? (device->kv_bytes > 0 ? 10 : 0) : pressure(*device);
     if (fullest == nullptr || p > most) {
@@ -374,8 +393,7 @@ void TidepoolScheduler::Rebalance(Nanoseconds now, std::vector<Effect>& effects)
     for (const Job* job : replica->active) bytes += KvBytes(*replica->model, job->computed);
     if (bytes > host.free()) continue;
     const double load = ReplicaLoad(*replica, 0, 0);
-    const double there =
-        std::max(LoadOf(*emptiest) + load, WeightPressure(*emptiest, replica->model->weight_bytes));
+    const double there = std::max(LoadOf(*emptiest) + load, WeightPressure(*emptiest, replica->model));
     const double after = std::max(there, fullest->cordoned ? 0 : LoadOf(*fullest) - load);
     if (after < best_after) {
       best_after = after;

@@ -222,6 +222,38 @@ TEST_F(PolicyTest, OfIdleModelsTheOneThatIsWantedLeastGoes) {
   EXPECT_LT(world().resident(0, 2), 4);
 }
 
+// Two names of one file: its bytes count once, come once, and go when both names let them go.
+TEST_F(PolicyTest, ModelsOfOneFileShareItsBytes) {
+  Start({8});
+  PoolModel first = Warm(1, 4), second = Warm(2, 4);
+  world().AddModel(first);
+  first.weights_id = second.weights_id = 1;
+  world().UpdateModel(first);
+  world().AddModel(second);
+  world().AddModel(Warm(3, 4));
+  world().AddModel(Warm(4, 4));
+  for (const PoolModelId model : {1, 2, 3, 1, 2, 3}) Use(model);
+  EXPECT_EQ(world().scheduler().counters().evictions, 0u) << "all of them fit";
+  EXPECT_EQ(world().scheduler().counters().bytes_loaded, 8 * kTestSegment);
+  for (int32_t i = 0; i < 60; ++i) {
+    world().RunUntil(world().now() + kSecond);
+    Use(3);
+  }
+  Use(4);
+  EXPECT_LT(world().resident(0, 1), 4);
+  EXPECT_LT(world().resident(0, 2), 4) << "one alone gives nothing";
+  EXPECT_EQ(world().resident(0, 3), 4) << "it is used";
+  EXPECT_EQ(world().resident(0, 4), 4);
+  // What is pinned under one name stays, whatever the other does.
+  first.pinned = true;
+  world().UpdateModel(first);
+  Use(2);
+  Use(3);
+  Use(4);
+  Use(3);
+  EXPECT_EQ(world().resident(0, 1), 4);
+}
+
 TEST_F(PolicyTest, ModelsAtWorkAreNotExchangedForALittleLessSlack) {
   // Two models, room for one, a bus that needs 4 s for each: exchanging them at every token would be all
   // that is done.

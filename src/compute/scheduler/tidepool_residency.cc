@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 #include <utility>
 
 #include "base/check.h"
@@ -239,7 +240,7 @@ void TidepoolScheduler::ManageWeights(Device& device, Nanoseconds now, std::vect
     if (model.arrival_gap_s <= 0) continue;
     const double idle_s = static_cast<double>(now - model.last_arrival) * 1e-9;
     if (idle_s > 8 * model.arrival_gap_s) continue;  // its users went away
-    const uint64_t missing = model.weight_bytes - replica->bytes;
+    const uint64_t missing = MissingBytes(*replica);
     const auto spare = static_cast<uint64_t>(static_cast<double>(device.arena) * kKvShare * 2);
     if (device.free() < missing + spare) continue;
     if (model.arrival_gap_s < soonest) {
@@ -253,18 +254,18 @@ void TidepoolScheduler::ManageWeights(Device& device, Nanoseconds now, std::vect
 bool TidepoolScheduler::StartLoad(Device& device, Replica& replica, double urgency, Reason reason,
                                   Nanoseconds now, std::vector<Effect>& effects) {
   const Model& model = *replica.model;
-  uint64_t wanted = model.weight_bytes - replica.bytes;
+  const uint64_t least = MissingBytes(replica);
+  uint64_t wanted = least;
   for (const Job* job : replica.waiting) {
     wanted += KvBytes(model, job->prompt + kGrowTokens);
     if (wanted > device.arena / 2 + model.weight_bytes) break;
   }
   wanted += static_cast<uint64_t>(static_cast<double>(device.arena) * kKvShare);
-  wanted = std::min(wanted, std::max(device.arena - std::min(device.arena, replica.bytes),
-                                     model.weight_bytes - replica.bytes));
+  wanted =
+      std::min(wanted, std::max(device.arena - std::min(device.arena, model.weight_bytes - least), least));
   if (wanted > device.free() &&
       !MakeRoom(device, wanted - device.free(), urgency, LoadSeconds(replica), &replica, now, effects)) {
     // Without the room for growth it may still go in.
-    const uint64_t least = model.weight_bytes - replica.bytes;
     if (least > device.free() &&
         !MakeRoom(device, least - device.free(), urgency, LoadSeconds(replica), &replica, now, effects)) {
       const bool soon = replica.jobs(View::kWithinShare) > 0 && device.running != nullptr &&
@@ -291,25 +292,58 @@ bool TidepoolScheduler::OthersCanRun(const Replica& replica) const {
   });
 }
 
+// The bytes of a file are free when all of its models let them go: those that some model keeps are no gain,
+// and the models of a file are worth what the one is worth that is wanted most. Returns what `victims` give.
+uint64_t TidepoolScheduler::CountFilesOnce(const Device& device, std::vector<Victim>& victims) {
+  std::map<uint64_t, uint64_t> kept, most;
+  std::map<uint64_t, double> rank;
+  const auto file_of = [](const Replica& replica) { return replica.model->model.weights_id; };
+  for (const Replica* replica : device.replicas) {
+    if (file_of(*replica) == 0) continue;
+    const auto victim =
+        std::find_if(victims.begin(), victims.end(), [&](const Victim& v) { return v.replica == replica; });
+    uint64_t& bytes = (victim == victims.end() ? kept : most)[file_of(*replica)];
+    bytes = std::max(bytes, replica->bytes);
+    if (victim == victims.end()) continue;
+    const auto [entry, first] = rank.emplace(file_of(*replica), victim->rank);
+    if (!first) entry->second = std::min(entry->second, victim->rank);
+  }
+  std::erase_if(victims, [&](const Victim& victim) {
+    const uint64_t file = file_of(*victim.replica);
+    return file != 0 && victim.replica->bytes <= kept[file];
+  });
+  uint64_t all = 0;
+  for (Victim& victim : victims) {
+    const uint64_t file = file_of(*victim.replica);
+    if (file == 0) {
+      all += victim.replica->bytes;
+    } else {
+      victim.rank = rank[file];
+    }
+  }
+  for (const auto& [file, bytes] : most) all += bytes - std::min(bytes, kept[file]);
+  return all;
+}
+
 bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s,
                                  const Replica* keep, Nanoseconds now, std::vector<Effect>& effects,
                                  const Job* grower) {
-  struct Victim {
-    Replica* replica;
-    double rank;  // the larger goes first
-    uint64_t spare;
-  };
   std::vector<Victim> victims;
   const Replica* gives_turn = nullptr;
   uint64_t possible = 0;  // could be freed now
   uint64_t later = 0;     // could be freed when slacks have moved on
   bool in_the_way = false;
+  bool files = false;  // several models of one file
   for (Replica* replica : device.replicas) {
     if (replica == keep || replica->loading || replica->landed == 0) continue;
     const Model& model = *replica->model;
     const bool drain = urgency == -kNever;
     if (model.pinned_here() && !drain) continue;
-    later += replica->bytes;
+    const uint64_t file = model.model.weights_id;
+    if (file != 0 && keep != nullptr && keep->model->model.weights_id == file) continue;  // its own bytes
+    const uint64_t shared = file == 0 ? 0 : SharedBytes(*replica);
+    files |= shared > 0;
+    later += replica->bytes - std::min(replica->bytes, shared);
     // The model whose turn it is makes way when no other is there that its turn could end for, and at once
     // when all its jobs came beyond their share and it is in the way of some that did not.
     const bool gives_way = keep != nullptr && keep->jobs(View::kWithinShare) > 0 && replica->beyond > 0 &&
@@ -348,8 +382,12 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
         gives_turn = replica;
       }
     }
-    victims.push_back({replica, rank, replica->bytes});
+    victims.push_back({replica, rank});
     possible += replica->bytes;
+  }
+  if (files) {
+    possible = CountFilesOnce(device, victims);
+    later = std::max(later, possible);
   }
   if (possible < bytes) {
     // KV moves only when weights cannot make the room: for weights that have to wait, it is not in the way.
@@ -371,7 +409,13 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
   std::sort(victims.begin(), victims.end(), [](const Victim& a, const Victim& b) {
     const bool a_pinned = a.replica->model->pinned_here(), b_pinned = b.replica->model->pinned_here();
     if (a_pinned != b_pinned) return b_pinned;  // only when draining: last
-    return a.rank != b.rank ? a.rank > b.rank : a.replica->model->model.model < b.replica->model->model.model;
+    if (a.rank != b.rank) return a.rank > b.rank;
+    const PoolModel &a_model = a.replica->model->model, &b_model = b.replica->model->model;
+    // Of one file together, who holds most first.
+    if (a_model.weights_id != b_model.weights_id) return a_model.weights_id < b_model.weights_id;
+    if (a_model.weights_id != 0 && a.replica->landed != b.replica->landed)
+      return a.replica->landed > b.replica->landed;
+    return a_model.model < b_model.model;
   });
   uint64_t freed = 0;
   for (const Victim& victim : victims) {
@@ -380,9 +424,10 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
     const auto& prefix = replica.model->prefix_bytes;
     int32_t to = replica.landed;
     while (to > 0 && prefix[Index(replica.landed)] - prefix[Index(to)] < bytes - freed) --to;
-    freed += prefix[Index(replica.landed)] - prefix[Index(to)];
     const Reason reason = replica.jobs() == 0 ? Reason::kIdle : Reason::kMoreSlack;
+    const uint64_t before = device.weight_bytes;  // the last one of a file gives the bytes
     EmitEvict(replica, to, urgency == -kNever ? Reason::kDrain : reason, effects);
+    freed += before - device.weight_bytes;
   }
   device.stuck = false;  // once: what comes now is to be served before it may be pushed out again
   return true;

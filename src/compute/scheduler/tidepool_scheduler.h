@@ -53,7 +53,8 @@ class TidepoolScheduler final : public PoolState {
   void Relax(Job& job) const;
   void PlaceAll(Nanoseconds now, std::vector<Effect>& effects);
   Fit BestFit(const Job& job, Nanoseconds now) const;
-  double WeightPressure(const Device& device, uint64_t more_bytes, View view = View::kAll) const;
+  // `more`: as if that model were at work there too; nullptr: as it is.
+  double WeightPressure(const Device& device, const Model* more, View view = View::kAll) const;
   static double BurstSeconds(const Job& job);
   static bool Beyond(const Job& job, Nanoseconds now);
   double ExpectedOutput(const Job& job) const;
@@ -93,6 +94,11 @@ class TidepoolScheduler final : public PoolState {
                  std::vector<Effect>& effects);
   void RestoreJobs(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   bool OthersCanRun(const Replica& replica) const;
+  struct Victim {
+    Replica* replica;
+    double rank;  // the larger goes first
+  };
+  static uint64_t CountFilesOnce(const Device& device, std::vector<Victim>& victims);
   // Frees `bytes` for a job or model of this urgency; false: not (yet). `grower`: a job that cannot go on
   // without them, for which also others of its own model make way.
   bool MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s, const Replica* keep,

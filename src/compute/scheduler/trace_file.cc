@@ -36,6 +36,7 @@ Json ModelJson(const PoolModel& m) {
           {"max_sequences", m.max_sequences},
           {"max_logit_rows", m.max_logit_rows},
           {"segments", m.segment_bytes},
+          {"weights_id", m.weights_id},
           {"kv_block_bytes", m.kv_block_bytes},
           {"profiles", profiles},
           {"ttft", m.ttft},
@@ -57,6 +58,7 @@ PoolModel ModelFrom(const Json& j) {
   m.max_sequences = j.at("max_sequences").get<int32_t>();
   m.max_logit_rows = j.at("max_logit_rows").get<int32_t>();
   m.segment_bytes = j.at("segments").get<std::vector<uint64_t>>();
+  m.weights_id = j.value("weights_id", uint64_t{0});  // not in traces of before
   m.kv_block_bytes = j.at("kv_block_bytes").get<uint64_t>();
   for (const Json& profile : j.at("profiles")) m.profiles.push_back(ProfileFrom(profile));
   m.ttft = j.at("ttft").get<Nanoseconds>();

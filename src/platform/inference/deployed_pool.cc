@@ -112,9 +112,25 @@ Status DeployedPool::Resize(const PoolResize& resize) {
   TP_TRY(CheckBudget(resize.warm_memory, "warm_memory", 0, machine_bytes_, options_.residency != nullptr));
   TP_TRY(CheckBudget(resize.host_kv, "host_kv", 0, machine_bytes_, options_.host_kv != nullptr));
   const std::lock_guard lock(resize_mutex_);
+  if (resize.memory && *resize.memory >= ledger_.limit()) {
+    ledger_.SetLimit(*resize.memory);
+  } else if (resize.memory) {
+    // The limit first: what comes in meanwhile is judged by it.
+    const uint64_t before = ledger_.limit();
+    ledger_.SetLimit(*resize.memory);
+    if (const uint64_t least = engine_.LeastBytes(); least > *resize.memory) {
+      ledger_.SetLimit(before);
+      engine_.LimitsChanged();
+      return Fail(ErrorKind::kConflict, "pool_in_use",
+                  fmt::format("memory is {} bytes; a request that runs or waits needs {} to end (its model's "
+                              "weights, its KV and workspace): give at least that, or try again when it has "
+                              "ended (GET /api/v1/pool shows what runs)",
+                              *resize.memory, least),
+                  "memory");
+    }
+  }
   if (resize.warm_memory) options_.residency->SetWarmLimit(*resize.warm_memory);
   if (resize.host_kv) options_.host_kv->SetLimit(*resize.host_kv);
-  if (resize.memory) ledger_.SetLimit(*resize.memory);
   engine_.LimitsChanged();
   deployments_.DrainIdle();
   LogInfo("pool resized", {{"memory", ledger_.limit()}, {"over", ledger_.over_limit_bytes()}});
