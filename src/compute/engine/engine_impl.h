@@ -203,6 +203,7 @@ class EngineImpl final : public Engine {
   std::unique_ptr<KvMover> kv_mover_;
   std::vector<Effect> effects_;
   bool idle_turn_ = true;       // the last turn of the loop computed nothing
+  bool step_aborted_ = false;   // the last step, for want of weights
   bool run_ = false;            // the scheduler wants a step of plan()
   uint64_t arena_bytes_ = 0;    // as the scheduler knows it
   uint64_t slab_overhead_ = 0;  // of KV slabs that hold less than they are charged for

@@ -11,6 +11,7 @@ namespace tidepool::compute {
 namespace {
 
 constexpr Nanoseconds kQueueReportInterval = 500 * kMillisecond;
+constexpr Nanoseconds kAbortedPause = kMillisecond;
 constexpr Nanoseconds kLongestSleep = 60 * kSecond;
 // Sampling reads memory more than it computes: more threads would wait for the same bytes.
 constexpr int kMaxSamplers = 16;
@@ -47,7 +48,11 @@ bool EngineImpl::TakeInbox() {
         wait = std::clamp<Nanoseconds>(wake - clock_.now(), 0, wait);
       }
       inbox_ready_.wait_for(lock, std::chrono::nanoseconds(wait), has_mail);
+    } else if (step_aborted_) {
+      // Its weights do not come, and who says why may not have been heard yet: no step is tried until then.
+      inbox_ready_.wait_for(lock, std::chrono::nanoseconds(kAbortedPause), has_mail);
     }
+    step_aborted_ = false;
     if (stop_) return false;
     std::swap(arrivals_, taken_arrivals_);
     std::swap(attention_, taken_attention_);

@@ -61,6 +61,7 @@ void EngineImpl::Decide() {
     scheduler_->Decide(clock_.now(), effects_);
     if (effects_.empty()) return;
     for (size_t i = 0; i < effects_.size(); ++i) CarryOut(effects_[i]);
+    if (arena_stale_) RefreshArena();
   }
 }
 
@@ -195,6 +196,15 @@ void EngineImpl::StartLoad(LoadedModel& model, int32_t segments) {
   const uint64_t landed = model.resident->landed_bytes();
   const uint64_t wanted = model.prefix_bytes[static_cast<size_t>(segments)];
   if (wanted > landed && wanted - landed > ledger_.free()) Reclaim(wanted - landed - ledger_.free(), nullptr);
+  if (const uint64_t free = ledger_.free(); wanted > landed && wanted - landed > free) {
+    // The scheduler does not know what slabs of KV hold beside their blocks: it is told, and decides again.
+    model.held_segments = model.resident->landed_segments();
+    arena_stale_ = true;
+    const uint64_t missing = wanted - landed - free;
+    Note(PoolEventKind::kLoadFailed, &model, {.bytes = missing});
+    scheduler_->LoadFailed(0, model.card->handle, model.held_segments, missing, clock_.now());
+    return;
+  }
   model.loading = true;
   model.load_began = clock_.now();
   model.loading_to = segments;

@@ -207,6 +207,46 @@ TEST_F(EnginePoolTest, ALimitLoweredBelowUseKillsNothing) {
   EXPECT_EQ(ledger->over_limit_bytes(), 0u);
 }
 
+// The scheduler counts blocks, the ledger slabs of them: a load that lacks room which only the ledger knows
+// of is decided again at once. The clock stands still: what would wait for it would wait for ever.
+TEST_F(EnginePoolTest, ALoadThatLacksRoomForASlabsSakeDoesNotWait) {
+  constexpr uint64_t kSlab = 512 * kBlock;  // as much as a segment of weights
+  ManualClock still;
+  EngineOptions options;
+  options.max_batch_tokens = 64;
+  options.max_sequences = 8;
+  options.kv_slab_bytes = kSlab;
+  const uint64_t workspace =
+      FakeModel({.context_length = 1024}).WorkspaceBytes({.max_tokens = 64, .max_logit_rows = 8});
+  // Beside a and b some 80 KiB are free, 64 fewer by the slab that an answer of 4 blocks has for itself: with
+  // three segments of b there would be room for c, and there is not.
+  ledger = std::make_unique<Ledger>(workspace + 2 * kWeights + kSlab + kSlab * 3 / 8);
+  residency = Residency::Start(*ledger, still, {.warm_bytes = 64 << 20, .chunk_bytes = 16 << 10});
+  arena = std::make_unique<HostKvArena>(HostKvArenaOptions{});
+  engine = Engine::Start(*device, *ledger, still, metrics, options);
+  const ModelHandle a = AddPooled("a"), b = AddPooled("b"), c = AddPooled("c");
+  const auto ask = [&](ModelHandle model, const std::shared_ptr<RecordingSink>& sink) {
+    const auto handle = engine->Submit(Request(model, Prompt(20), 30, sink));
+    EXPECT_TRUE(handle);
+    return handle.value_or(0);
+  };
+  const auto paused = std::make_shared<RecordingSink>();
+  paused->on_token = [](size_t) { std::this_thread::sleep_for(std::chrono::milliseconds(5)); };
+  const RequestHandle stands = ask(a, paused);
+  paused->WaitForTokens(1);
+  engine->SetPaused(stands, true);
+  const auto used = std::make_shared<RecordingSink>();
+  ask(b, used);
+  used->Wait();
+  ask(c, std::make_shared<RecordingSink>());
+  for (int i = 0; i < 5000 && !weights_["c"]->complete(); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_TRUE(weights_["c"]->complete());
+  EXPECT_FALSE(paused->finished());
+  EXPECT_GT(engine->pool()->counters.load_failures, 0u) << "this shows nothing";
+  engine.reset();
+}
+
 TEST_F(EnginePoolTest, TheLeastThatIsNeededIsEnough) {
   StartPool(2 * kWeights, 400, 1 << 20);
   const std::vector<ModelHandle> models = {AddPooled("a"), AddPooled("b")};
@@ -484,6 +524,10 @@ TEST_F(EnginePoolTest, ALoadThatFailsInMidFlightLosesNoToken) {
   for (int i = 0; i < 20'000 && failures == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   EXPECT_EQ(failures, 1);
   EXPECT_FALSE(long_answer.sink->finished());
+  const uint64_t before = engine->pool()->counters.decisions;
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  EXPECT_LT(engine->pool()->counters.decisions - before, 100u)
+      << "it waits for the next attempt in its sleep";
   {
     const std::lock_guard lock(control->mutex);
     control->fail_at = -1;

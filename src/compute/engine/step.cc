@@ -64,6 +64,7 @@ void EngineImpl::ExecuteStep() {
   if (output.aborted) {  // the weights did not come (yet): nothing was computed
     model.metrics->aborted_steps.Increment();
     scheduler_->StepDone(0, 0, 0, clock_.now());
+    step_aborted_ = true;
     return;
   }
   if (model.resident != nullptr && !model.model->WeightsIntact()) {
