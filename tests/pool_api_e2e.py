@@ -87,9 +87,9 @@ def test_resize_below_use_kills_nobody(server, model):
     chat(server, model, 1, done)  # its weights are in memory
     limit = server.ask("GET", "/api/v1/pool")["memory"]["limit_bytes"]
     for i in range(3):
-        threads.append(threading.Thread(target=chat, args=(server, model, 40, done, f"{i}: tell me about the sea.")))
+        threads.append(threading.Thread(target=chat, args=(server, model, 100, done, f"{i}: tell me about the sea.")))
         threads[-1].start()
-    eventually(lambda: state_of(server, model)["active"] > 0, "requests run")
+    eventually(lambda: active(server, model) == 3, "requests run")  # with all of their KV
     used = server.ask("GET", "/api/v1/pool")["memory"]["used_bytes"]
     reply = server.ask("POST", "/api/v1/pool/resize", {"memory": used // 2})
     assert reply["memory"]["limit_bytes"] == used // 2 and "until the server starts again" in reply["note"]
@@ -98,7 +98,7 @@ def test_resize_below_use_kills_nobody(server, model):
     eventually(lambda: server.ask("GET", "/api/v1/pool")["memory"]["over_bytes"] == 0, "it has drained when they had ended")
     server.ask("POST", "/api/v1/pool/resize", {"memory": "900MiB", "warm_memory": "25%"})
     assert len(done) == 4, "every request was answered"
-    assert all(reply["usage"]["completion_tokens"] == 40 for reply in done[1:])
+    assert all(reply["usage"]["completion_tokens"] == 100 for reply in done[1:])
     state = server.ask("GET", "/api/v1/pool")
     assert state["memory"]["limit_bytes"] == limit and state["memory"]["used_bytes"] <= limit
 

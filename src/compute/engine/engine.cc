@@ -181,19 +181,27 @@ void EngineImpl::LimitsChanged() {
 uint64_t EngineImpl::LeastBytes() const {
   uint64_t least = 0;
   Call([&] {
+    // Answers of one model that have all they need keep it, weights too, whatever the limit is.
+    const LoadedModel* only = sequences_.empty() ? nullptr : sequences_.begin()->second->model;
+    bool have_all = only != nullptr && (only->resident == nullptr || only->resident->complete());
     for (const auto& [job, sequence] : sequences_) {
       const LoadedModel& model = *sequence->model;
       // An answer of no stated length takes what there is, and ends where there is no more.
       const bool open =
           sequence->generation != nullptr && sequence->generation->request.sampling.max_tokens == 0;
       const int32_t tokens =
-          open ? std::max(sequence->prompt_tokens + 1, sequence->computed + 1) : sequence->reserve_tokens;
+          open ? std::max(sequence->prompt_tokens, sequence->computed) + 1 : sequence->reserve_tokens;
+      const auto blocks = static_cast<uint64_t>(BlockPool::BlocksFor(tokens));
+      have_all = have_all && &model == only && sequence->admitted &&
+                 sequence->kv.place() == KvPlace::kResident && sequence->kv.table().size() >= blocks;
       const uint64_t slab = std::max(options_.kv_slab_bytes, model.card->kv_block_bytes);
-      const uint64_t kv = static_cast<uint64_t>(BlockPool::BlocksFor(tokens)) * model.card->kv_block_bytes;
+      const uint64_t kv = (blocks * model.card->kv_block_bytes + slab - 1) / slab * slab;
       const uint64_t weights = model.resident == nullptr ? 0 : model.prefix_bytes.back();
-      least = std::max(least, weights + (kv + slab - 1) / slab * slab);
+      least = std::max(least, weights + kv);
     }
-    if (least > 0) {
+    if (have_all) {
+      least = 0;
+    } else if (least > 0) {
       least +=
           ledger_.used_by(ChargeKind::kScratch) + ledger_.used_by(ChargeKind::kState) + fixed_weight_bytes_;
     }

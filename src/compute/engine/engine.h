@@ -292,6 +292,7 @@ class Engine {
   virtual void LimitsChanged() = 0;
   // The least that the ledger must hold so that whatever the engine has taken can end, one answer after the
   // other: scratch, weights that stay, and the most that one of them needs of its model's weights and its KV.
+  // 0: nothing is there, or answers of one model only that have all of it.
   virtual uint64_t LeastBytes() const = 0;
   // No new work begins on the device; what runs there ends (or moves, where there is another).
   virtual void SetCordoned(bool cordoned) = 0;
