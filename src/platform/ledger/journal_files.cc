@@ -132,6 +132,10 @@ Result<std::unique_ptr<JournalFiles>> OpenJournalFolder(const std::filesystem::p
   std::filesystem::create_directories(folder, problem);
   if (problem) return FileProblem("make", folder.string(), problem.value());
   ::chmod(folder.c_str(), 0700);
+  // The folder's own name: what is synced within a folder that is lost is lost.
+  const FileDescriptor above(::open(folder.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (above.get() < 0 || ::fsync(above.get()) != 0)
+    return FileProblem("sync", folder.parent_path().string(), errno);
   return std::make_unique<JournalFolder>(folder);
 }
 
