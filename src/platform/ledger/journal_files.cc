@@ -13,9 +13,10 @@ namespace {
 
 tl::unexpected<Error> FileProblem(std::string_view what, const std::string& path, int code) {
   const bool full = code == ENOSPC || code == EDQUOT || code == EFBIG;
-  return Fail(ErrorKind::kUnavailable, full ? "disk_full" : "journal_not_writable",
-              fmt::format("cannot {} {}: {}{}", what, path, std::strerror(code),
-                          full ? "; free some space, nothing needs a restart" : ""));
+  return Fail(Error{ErrorKind::kUnavailable, full ? "disk_full" : "journal_not_writable",
+                    fmt::format("cannot {} {}: {}{}", what, path, std::strerror(code),
+                                full ? "; free some space, nothing needs a restart" : ""),
+                    "", 5});
 }
 
 class FileDescriptor {
