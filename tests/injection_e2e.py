@@ -2,6 +2,7 @@
 name, nothing is a server's fault, and no table loses a row or changes one that it should not."""
 
 import json
+import re
 import sqlite3
 import urllib.error
 import urllib.parse
@@ -14,7 +15,7 @@ from server_process import MODEL, Server
 SQL = ["'; DROP TABLE api_keys; --", "x' OR '1'='1", "'); DELETE FROM usage_rows; --", '"; UPDATE users SET is_operator = 1; --',
        "$1 || $2", "\\'; SELECT 1; --", "%27%20OR%201=1", "' UNION SELECT box FROM secrets --", "/**/;ATTACH DATABASE 'x' AS y;"]
 # Minutes, the network or files: no SQL is behind them that the others lack.
-LEFT_OUT = ("/bench", "/simulate", "/plan", "/backup", "/load", "/unload", "/pool/", "/pulls", "/api/pull", "/password", "/sessions", "/settings")
+LEFT_OUT = ("/bench", "/simulate", "/plan", "/backup", "/load", "/unload", "/pool/", "/pulls", "/api/pull", "/settings")
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +24,10 @@ def server():
         yield running
 
 
-def call(server, method, path, body=None, key=None):
+def call(server, method, path, body=None, key=None, who=None):
+    """`who`: the headers of another caller; {}: nobody."""
     request = urllib.request.Request(server.url + path, None if body is None else json.dumps(body).encode(), method=method, headers={
-        "Authorization": f"Bearer {key or server.key}", "Content-Type": "application/json"})
+        "Content-Type": "application/json", **({"Authorization": f"Bearer {key or server.key}"} if who is None else who)})
     try:
         with urllib.request.urlopen(request, timeout=60) as reply:
             status, text = reply.status, reply.read().decode()
@@ -85,6 +87,9 @@ def good_bodies():
         ("PUT", "/api/v1/webhook"): {"url": "https://example.org/hook"}, ("POST", "/api/v1/secrets"): {"name": "hub.token", "value": "v"},
         ("POST", "/api/v1/conversations"): {"title": "t", "model": MODEL},
         ("PATCH", "/api/v1/workspaces/{id}"): {"weight": 1},
+        ("POST", "/api/v1/sessions"): {"email": "n@example.org", "password": "p"}, ("POST", "/api/v1/links/find"): {"token": "t"},
+        ("POST", "/api/v1/links/use"): {"token": "t", "email": "n@example.org", "name": "n", "password": "a long enough password"},
+        ("POST", "/api/v1/password"): {"old_password": "p", "new_password": "a long enough password"},
         ("POST", "/v1/chat/completions"): {"model": MODEL, "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]},
         ("POST", "/v1/completions"): {"model": MODEL, "max_tokens": 1, "prompt": "x"},
         ("POST", "/v1/responses"): {"model": MODEL, "max_output_tokens": 1, "input": "x"},
@@ -176,3 +181,65 @@ def test_sql_in_paths_and_queries(server, sql):
         assert 400 <= call(server, "DELETE", path + quoted)[0] < 500
     after = counts(server)
     assert all(after[name] >= before[name] for name in before), (before, after)
+
+
+def session_of(server, email, password):
+    """The headers of a session, by signing in; None where that is refused."""
+    request = urllib.request.Request(server.url + "/api/v1/sessions", json.dumps({"email": email, "password": password}).encode(),
+                                     headers={"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            cookie, csrf = reply.headers["Set-Cookie"].split(";")[0], json.load(reply)["csrf_token"]
+    except urllib.error.HTTPError as problem:
+        assert problem.code in (400, 401), (problem.code, problem.read())
+        return None
+    return {"Cookie": cookie, "Tidepool-CSRF": csrf}
+
+
+def operators(server):
+    with sqlite3.connect(server.home / "tidepool.db") as store:
+        return store.execute("SELECT COUNT(*) FROM users WHERE is_operator <> 0").fetchone()[0]
+
+
+def test_sql_in_setting_up_joining_and_signing_in(server):
+    """Names and passwords may be anything: they work, letter for letter; addresses and tokens may not, and are refused."""
+    passwords = [sql + " -- and long enough" for sql in SQL]
+    setup = re.search(r"/setup#(\S+)", server.output()).group(1)
+    before = counts(server)
+    for sql in SQL:
+        for path, body in [("links/find", {"token": sql}), ("links/use", {"token": sql, "email": "o@example.org", "name": "o", "password": passwords[0]}),
+                           ("links/use", {"token": setup, "email": sql, "name": "o", "password": passwords[0]})]:
+            status, text = call(server, "POST", "/api/v1/" + path, body, who={})
+            assert 400 <= status < 500, (path, body, status, text)
+    status, text = call(server, "POST", "/api/v1/links/use", {"token": setup, "email": "owner@example.org", "name": SQL[0], "password": passwords[0]}, who={})
+    assert status == 201 and json.loads(text)["user"]["name"] == SQL[0], text
+    assert operators(server) == 1
+    for number, (sql, password) in enumerate(zip(SQL, passwords)):
+        email, other = f"member{number}@example.org", passwords[number - 1]
+        status, text = call(server, "POST", "/api/v1/invitations", {"email": sql, "role": "viewer"})
+        assert status == 400, text
+        status, text = call(server, "POST", "/api/v1/invitations", {"email": email, "role": "viewer"})
+        token = json.loads(text)["token"]
+        status, text = call(server, "POST", "/api/v1/links/use", {"token": token, "name": sql, "password": password}, who={})
+        assert status == 201 and json.loads(text)["user"]["name"] == sql, text
+        assert session_of(server, email, other) is None and session_of(server, sql, password) is None
+        assert session_of(server, email + sql, password) is None
+        session = session_of(server, email, password)
+        status, text = call(server, "GET", "/api/v1/sessions/current", who=session)
+        assert status == 200 and json.loads(text)["user"]["name"] == sql and json.loads(text)["role"] == "viewer", text
+        assert call(server, "POST", "/api/v1/password", {"old_password": other, "new_password": "a long enough password"}, who=session)[0] in (400, 401, 403)
+        assert call(server, "POST", "/api/v1/password", {"old_password": password, "new_password": other}, who=session)[0] == 200
+        assert session_of(server, email, password) is None and session_of(server, email, other) is not None
+        # A reset link is a link as the others are.
+        members = json.loads(call(server, "GET", "/api/v1/members?limit=1000")[1])["data"]
+        (member,) = [one for one in members if one["email"] == email]
+        assert member["name"] == sql and member["role"] == "viewer", member
+        status, text = call(server, "POST", f"/api/v1/members/{member['id']}/reset", {})
+        assert status == 201, text
+        status, text = call(server, "POST", "/api/v1/links/use", {"token": json.loads(text)["token"], "password": password}, who={})
+        assert status == 201, text
+        assert session_of(server, email, other) is None and session_of(server, email, password) is not None
+    assert operators(server) == 1, "UPDATE users did not run"
+    after = counts(server)
+    assert all(after[name] >= before[name] for name in before if name not in ("links", "sessions")), (before, after)
+    assert json.loads(call(server, "GET", "/api/v1/audit/verify")[1])["good"]

@@ -3,6 +3,7 @@ client meets them, bills, a full disk, the command line."""
 
 import argparse
 import concurrent.futures
+import contextlib
 import csv
 import hmac
 import http.server
@@ -10,6 +11,7 @@ import io
 import json
 import os
 import pathlib
+import sqlite3
 import subprocess
 import threading
 import time
@@ -333,6 +335,7 @@ def test_budgets_quotas_and_limits_by_the_command_line(server):
     assert changed["id"] == made["id"] and changed["amount"] == "1.00" and changed["thresholds"] == [50, 80, 100] and changed["block"]
     assert "50,80,100" in run(server, "budget")
     run(server, "budget", key, "--amount", "1", "--thresholds", "90,10", code=1)
+    assert "XXX" in run(server, "budget", key, "--amount", "1", "--currency", "XXX", code=1)
     assert json.loads(run(server, "budget", "--remove", made["id"], "--json"))["deleted"]
     run(server, "limits", key, "--tokens-per-minute", "600", "--burst", "7", "--model", MODEL)
     run(server, "limits", key, "--concurrent", "3")
@@ -373,6 +376,43 @@ def test_a_webhook_by_the_command_line(tmp_path):
         assert signature == f"t={at},v1=" + hmac.new(secret.encode(), f"{at}.".encode() + body, "sha256").hexdigest()
         receiver.status = 500
         assert "500" in run(server, "webhook", "test", code=1)
+        receiver.status = 204
+        receiver.taken.clear()
+
+        # Free tokens: a fifth left, then nothing; then what is spent of a budget. Once each, signed.
+        def told(count):
+            assert eventually(lambda: len(receiver.taken) >= count, 20), receiver.taken
+            for signature, body in receiver.taken:
+                at = signature.split(",")[0].removeprefix("t=")
+                assert signature == f"t={at},v1=" + hmac.new(secret.encode(), f"{at}.".encode() + body, "sha256").hexdigest()
+            return [json.loads(body) for _, body in receiver.taken]
+
+        each = chat(server, "[[tokens:9]]", max_tokens=10)[2]["usage"]["total_tokens"]
+        assert call(server, "PUT", "/api/v1/quotas", {"model": MODEL, "total": 10 * each})[0] == 200
+        for _ in range(7):
+            chat(server, "[[tokens:9]]", max_tokens=10)
+        (low,) = told(1)
+        assert low["type"] == "quota.low" and low["data"]["percent_left"] == 20 and low["data"]["model"] == MODEL, low
+        assert (low["data"]["organisation"], low["data"]["total_tokens"], low["data"]["used_tokens"]) == ("default", str(10 * each), str(8 * each)), low
+        for _ in range(4):
+            chat(server, "[[tokens:9]]", max_tokens=10)
+        low, exhausted = told(2)
+        assert exhausted["type"] == "quota.exhausted" and exhausted["data"]["percent_left"] == 0, exhausted
+        assert exhausted["data"]["used_tokens"] == str(10 * each) and exhausted["id"] != low["id"], exhausted
+        assert call(server, "POST", "/api/v1/prices", {"currency": "EUR", "models": [{"model": "*", "tiers": [{"input": "1000", "output": "1000"}]}]})[0] == 201
+        status, _, budget = call(server, "POST", "/api/v1/budgets", {
+            "scope": "workspace:default", "amount": f"{each / 1e3 * 2.5:.4f}", "thresholds": [30, 90], "block": False})
+        assert status == 201 and budget["currency"] == "EUR", budget
+        for _ in range(4):
+            chat(server, "[[tokens:9]]", max_tokens=10)
+        low, exhausted, first, second = told(4)
+        for body, percent, times in ((first, 30, 1), (second, 90, 3)):
+            assert body["type"] == "budget.threshold" and body["data"]["threshold_percent"] == percent, body
+            data = body["data"]
+            assert (data["budget"], data["scope"], data["currency"]) == (budget["id"], "workspace:default", "EUR"), data
+            assert (float(data["amount"]), float(data["spent"])) == (float(budget["amount"]), each * times / 1e3), data
+        time.sleep(1.2)  # longer than notices are gathered for
+        assert len(receiver.taken) == 4
         run(server, "webhook", "remove")
         assert json.loads(run(server, "webhook", "show", "--json"))["url"] is None
         receiver.shutdown()
@@ -382,7 +422,7 @@ def test_a_webhook_by_the_command_line(tmp_path):
 
 
 def test_help_names_every_option(server):
-    for command, words in {"bill": ["--csv", "adjust", "--month"], "bill adjust": ["--amount", "--reason", "--currency"], "budget": ["--thresholds", "--id", "--tell"],
+    for command, words in {"bill": ["--csv", "adjust", "--month"], "bill adjust": ["--amount", "--reason", "--currency"], "budget": ["--thresholds", "--id", "--tell", "--currency"],
                            "limits": ["--burst", "--concurrent", "--max-output"], "webhook": ["show", "set", "test", "remove"], "quota": ["--days", "--stop"]}.items():
         text = run(server, *command.split(), "--help")
         assert all(word in text for word in words), (command, text)
@@ -434,32 +474,98 @@ def test_embeddings_tell_what_limits_have_left(server):
 # ---- what goes wrong ---------------------------------------------------------------------------------
 
 
+class Streamed(threading.Thread):
+    """One streamed answer as its client sees it."""
+
+    def __init__(self, server, tokens):
+        super().__init__(daemon=True)
+        self.events, self.usage, self.done, self.request_id = 0, None, False, None
+        self.request = urllib.request.Request(server.url + "/v1/chat/completions", json.dumps({
+            "model": MODEL, "stream": True, "stream_options": {"include_usage": True}, "max_tokens": tokens + 9,
+            "messages": [{"role": "user", "content": f"[[tokens:{tokens}]]"}]}).encode(), headers={
+                "Authorization": f"Bearer {server.key}", "Content-Type": "application/json"})
+        self.start()
+
+    def run(self):
+        with urllib.request.urlopen(self.request, timeout=60) as reply:
+            self.request_id = reply.headers["X-Request-Id"]
+            for line in reply:
+                if line.startswith(b"data: [DONE]"):
+                    self.done = True
+                elif line.startswith(b"data: "):
+                    self.events += 1
+                    self.usage = json.loads(line[6:]).get("usage") or self.usage
+
+
+def fill(path):
+    with open(path, "wb", buffering=0) as file:
+        for size in (1 << 20, 4096, 1):
+            with pytest.raises(OSError):
+                while True:
+                    file.write(b"x" * size)
+
+
 def test_a_full_disk_refuses_new_work_and_recovers(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(disk)], capture_output=True)
     if mount.returncode != 0:
         pytest.skip("needs the right to mount a small file system")
+    seen = {}  # request id -> what its client was told
+
+    def note(request_id, usage):
+        assert request_id not in seen
+        seen[request_id] = usage["prompt_tokens"], usage["completion_tokens"]
+
+    def ask():
+        status, headers, body = chat(server)
+        if status == 200:
+            note(headers["X-Request-Id"], body["usage"])
+        return status, headers, body
+
+    def rows():
+        with contextlib.closing(sqlite3.connect(f"file:{disk}/tidepool.db?mode=ro", uri=True)) as store:
+            return sorted(store.execute("SELECT request_id, prompt_tokens, output_tokens, status FROM usage_rows"))
+
     try:
         settings = ledger_load.settings_for(tmp_path, {"TIDEPOOL_LEDGER_JOURNAL_SEGMENT": "64KiB"})
         with Server("--simulated", home=disk, settings=settings) as server:
-            assert chat(server)[0] == 200
-            ballast = disk / "ballast"
-            with open(ballast, "wb", buffering=0) as file:
-                with pytest.raises(OSError):
-                    while True:
-                        file.write(b"x" * 4096)
-            refused = None
-            for _ in range(2000):
-                status, _, body = chat(server)
-                if status != 200:
-                    refused = status, body["error"]
-                    break
-            assert refused and refused[0] == 503 and "space" in refused[1]["message"], refused
-            ballast.unlink()
-            assert eventually(lambda: chat(server)[0] == 200, 30), "recovery without a restart"
-            rows = eventually(lambda: ledger_load.sqlite3.connect(disk / "tidepool.db").execute(
-                "SELECT COUNT(*), COUNT(DISTINCT id) FROM usage_rows").fetchone())
-            assert rows[0] == rows[1]
+            for turn in range(2):
+                assert ask()[0] == 200
+                running = [Streamed(server, 1200) for _ in range(4)]
+                assert eventually(lambda: all(one.events > 5 for one in running))
+                ballast = disk / "ballast"
+                fill(ballast)
+                refused = None
+                for _ in range(2000):
+                    reply = ask()
+                    if reply[0] != 200:
+                        refused = reply
+                        break
+                assert refused and refused[0] == 503 and refused[2]["error"]["code"] == "disk_full", refused
+                message = refused[2]["error"]["message"]
+                assert str(disk) in message and "No space left" in message and int(refused[1]["Retry-After"]) >= 1, refused
+                for _ in range(20):
+                    assert ask()[0] == 503
+                # What was running ends whole; changes are refused for the same reason.
+                for one in running:
+                    one.join(60)
+                    assert one.done and one.usage["completion_tokens"] >= 1200, one.usage
+                    note(one.request_id, one.usage)
+                fill(disk / "more")
+                status, headers, body = call(server, "POST", "/api/v1/organisations", {"name": "n" * 150})
+                assert status == 503 and body["error"]["code"] == "store_full" and "tidepool.db" in body["error"]["message"], (status, body)
+                assert call(server, "GET", "/api/v1/usage")[0] == 200 and call(server, "GET", "/health")[0] == 200
+                ballast.unlink()
+                (disk / "more").unlink()
+                # Room again: without a restart each row is there once, as its client was told, and none of the refused.
+                assert eventually(lambda: ask()[0] == 200, 30), "recovery without a restart"
+                told = sorted((request, prompt, output, "done") for request, (prompt, output) in seen.items())
+                assert eventually(lambda: rows() == told, 30), (turn, set(told) ^ set(rows()))
+            usage = call(server, "GET", "/api/v1/usage")[2]["data"][0]
+            assert (usage["requests"], usage["prompt_tokens"], usage["output_tokens"]) == (
+                len(seen), sum(prompt for prompt, _ in seen.values()), sum(output for _, output in seen.values())), usage
+            assert call(server, "POST", "/api/v1/organisations", {"name": "n"})[0] == 201
+            assert call(server, "GET", "/api/v1/audit/verify")[2]["good"]
     finally:
         subprocess.run(["umount", str(disk)])

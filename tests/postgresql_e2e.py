@@ -1,4 +1,5 @@
-"""The store in PostgreSQL through the real binary: the recipe of docs/postgresql.md, word for word, and what happens without its files."""
+"""The store in PostgreSQL through the real binary: the recipe of docs/postgresql.md, word for word, what happens without its
+files, and without PostgreSQL itself: usage waits on disk, within bounds, and nothing else hangs."""
 
 import json
 import os
@@ -6,8 +7,13 @@ import pathlib
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -33,12 +39,42 @@ class Postgresql:
         done = subprocess.run([str(PROGRAMS[-1] / program), *arguments], cwd=self.folder, user=self.user, stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
         assert done.returncode == 0, (program, arguments, done.stdout)
+        return done.stdout
 
     def __enter__(self):
         self.run("initdb", "-D", "data", "-U", "tidepool", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C")
+        self.start()
+        return self
+
+    def start(self):
         # Its output goes to a file: a pipe would stay open as long as the server.
         self.run("pg_ctl", "-D", "data", "-w", "-t", "60", "-l", "server.log", "-o", f"-c listen_addresses='' -c unix_socket_directories={self.folder}", "start")
-        return self
+
+    def processes(self):
+        postmaster = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        return [postmaster, *map(int, pathlib.Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split())]
+
+    def crash(self):
+        """An immediate shutdown: every connection is cut, nothing is said."""
+        postmaster = self.processes()[0]
+        os.kill(postmaster, signal.SIGQUIT)
+        deadline = time.monotonic() + 60
+        while (self.folder / "data" / "postmaster.pid").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not (self.folder / "data" / "postmaster.pid").exists()
+
+    def freeze(self, frozen):
+        """Every connection stays, and nothing is answered, as where the network is gone."""
+        for process in self.processes():
+            try:
+                os.kill(process, signal.SIGSTOP if frozen else signal.SIGCONT)
+            except ProcessLookupError:
+                pass  # a worker that has ended meanwhile
+
+    def rows(self, name, sql):
+        """As tuples of texts."""
+        text = self.run("psql", "-h", str(self.folder), "-U", "tidepool", "-d", name, "-A", "-t", "-F", "|", "-c", sql)
+        return [tuple(line.split("|")) for line in text.splitlines()]
 
     def __exit__(self, *_):
         self.run("pg_ctl", "-D", "data", "-m", "immediate", "-w", "stop")
@@ -151,3 +187,173 @@ def test_without_its_files_a_restored_database_is_not_what_it_was(postgresql, tm
         assert not verdict(server)["good"], verdict(server)
     # Into a database that is not empty nothing is restored.
     assert shell(restore_commands, cut, last, backup).returncode != 0
+
+
+# ---- a lost PostgreSQL -------------------------------------------------------------------------------
+
+
+class Answer(threading.Thread):
+    """One streamed answer as its client sees it."""
+
+    def __init__(self, server, tokens):
+        super().__init__(daemon=True)
+        self.events, self.usage, self.done, self.request_id = 0, None, False, None
+        self.request = urllib.request.Request(server.url + "/v1/chat/completions", json.dumps({
+            "model": MODEL, "stream": True, "stream_options": {"include_usage": True}, "max_tokens": tokens + 9,
+            "messages": [{"role": "user", "content": f"[[tokens:{tokens}]]"}]}).encode(), headers={
+                "Authorization": f"Bearer {server.key}", "Content-Type": "application/json"})
+        self.start()
+
+    def run(self):
+        with urllib.request.urlopen(self.request, timeout=60) as reply:
+            self.request_id = reply.headers["X-Request-Id"]
+            for line in reply:
+                if line.startswith(b"data: [DONE]"):
+                    self.done = True
+                elif line.startswith(b"data: "):
+                    self.events += 1
+                    self.usage = json.loads(line[6:]).get("usage") or self.usage
+
+
+def call(server, method, path, body=None, headers=None):
+    """(status, JSON or text, headers, seconds)"""
+    request = urllib.request.Request(server.url + path, None if body is None else json.dumps(body).encode(), method=method, headers={
+        "Content-Type": "application/json", **(headers or {"Authorization": f"Bearer {server.key}"})})
+    began = time.monotonic()
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            status, replied, text = reply.status, reply.headers, reply.read().decode()
+    except urllib.error.HTTPError as problem:
+        status, replied, text = problem.code, problem.headers, problem.read().decode()
+    return status, json.loads(text) if "json" in replied["Content-Type"] else text, replied, time.monotonic() - began
+
+
+def say(server, tokens=3):
+    return call(server, "POST", "/v1/chat/completions", {
+        "model": MODEL, "max_tokens": tokens + 9, "messages": [{"role": "user", "content": f"[[tokens:{tokens}]]"}]})
+
+
+def eventually(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value or time.monotonic() > end:
+            return value
+        time.sleep(0.05)
+
+
+PASSWORD = "a long enough password"
+STORED = [("POST", "/api/v1/sessions", {"email": "ann@example.org", "password": PASSWORD}, 201), ("GET", "/api/v1/usage", None, 200),
+          ("GET", "/api/v1/requests", None, 200), ("GET", "/api/v1/bills", None, 200), ("GET", "/api/v1/audit", None, 200),
+          ("GET", "/api/v1/members", None, 200), ("GET", "/api/v1/conversations", None, 200),
+          ("POST", "/api/v1/keys", {"name": "k", "service": True}, 201), ("POST", "/api/v1/workspaces", {"name": "w"}, 201),
+          ("PUT", "/api/v1/limits", {"scope": "workspace:default", "requests_per_minute": 1000000}, 200),
+          ("POST", "/api/v1/budgets", {"scope": "workspace:default", "amount": "1000000"}, 201)]
+MAX_UNPOSTED = 12
+
+
+def test_a_lost_postgresql_is_buffered_on_disk_then_refuses_work(postgresql, tmp_path):
+    home, connection = tmp_path / "home", postgresql.database("lost")
+    settings = {"TIDEPOOL_STORE_POSTGRESQL": connection, "TIDEPOOL_POOL_CALIBRATE": "false", "TIDEPOOL_SIMULATED_STEP_MS": "15",
+                "TIDEPOOL_LEDGER_MAX_UNPOSTED_ROWS": str(MAX_UNPOSTED), "TIDEPOOL_STORE_QUERY_TIMEOUT_S": "1"}
+    home.mkdir()
+    seen = {}  # request id -> what its client was told
+
+    def is_stored():
+        rows = postgresql.rows("lost", "SELECT request_id, prompt_tokens, output_tokens, status FROM usage_rows")
+        return sorted(rows) == sorted((request, str(prompt), str(output), "done") for request, (prompt, output) in seen.items())
+
+    def note(request_id, usage):
+        assert request_id not in seen
+        seen[request_id] = usage["prompt_tokens"], usage["completion_tokens"]
+
+    def take(reply):
+        assert reply[0] == 200, reply
+        note(reply[2]["X-Request-Id"], reply[1]["usage"])
+
+    with Server("--simulated", home=home, settings=settings) as server:
+        invited = call(server, "POST", "/api/v1/invitations", {"email": "ann@example.org", "role": "viewer"})[1]
+        joined = call(server, "POST", "/api/v1/links/use", {"token": invited["token"], "name": "Ann", "password": PASSWORD}, {"Accept": "*/*"})
+        assert joined[0] == 201, joined
+        for method, path, body, status in STORED:
+            assert call(server, method, path, body)[0] == status, path
+        take(say(server))
+        assert eventually(is_stored)
+
+        # In the middle of answers: they go on, whole, and their rows wait on the disk.
+        answers = [Answer(server, 120) for _ in range(4)]
+        assert eventually(lambda: all(answer.events > 5 for answer in answers))
+        postgresql.crash()
+        try:
+            for answer in answers:
+                answer.join(60)
+                assert answer.done and answer.usage["completion_tokens"] >= 120, answer.usage
+                note(answer.request_id, answer.usage)
+            assert list((home / "ledger").glob("journal-*"))
+            # New work is taken as long as the buffer lasts, and then refused with the reason.
+            refused = None
+            while refused is None and len(seen) < 10 * MAX_UNPOSTED:
+                reply = say(server)
+                if reply[0] == 200:
+                    take(reply)
+                else:
+                    refused = reply
+            assert refused and refused[0] == 503 and refused[1]["error"]["code"] == "usage_store_behind", refused
+            assert "ledger.max_unposted_rows" in refused[1]["error"]["message"] and int(refused[2]["Retry-After"]) >= 1
+            buffered = len(seen) - 1
+            assert MAX_UNPOSTED <= buffered <= MAX_UNPOSTED + 4, buffered
+            wanted = {f"tidepool_ledger_unposted_rows {buffered}", "tidepool_ledger_ready 0"}
+            assert eventually(lambda: wanted <= set(call(server, "GET", "/metrics")[1].splitlines())), wanted
+            # What needs the store says so, at once; what does not goes on.
+            for method, path, body, _ in STORED:
+                status, reply, headers, seconds = call(server, method, path, body)
+                assert status == 503 and reply["error"]["code"] == "store_unavailable" and "PostgreSQL" in reply["error"]["message"], (path, status, reply)
+                assert int(headers["Retry-After"]) >= 1 and seconds < 10, (path, seconds)
+            for path in ("/health", "/v1/models", "/api/v1/models", "/api/v1/status", "/metrics"):
+                assert call(server, "GET", path)[0] == 200, path
+            assert say(server)[0] == 503
+        finally:
+            postgresql.start()
+        # It is back: every row once, as its client was told; none of the refused. Nothing was restarted.
+        assert eventually(is_stored), (seen, postgresql.rows("lost", "SELECT request_id, prompt_tokens, output_tokens, status FROM usage_rows"))
+        assert eventually(lambda: say_and_take(server, take))
+        for method, path, body, status in STORED[:7]:
+            assert eventually(lambda: call(server, method, path, body)[0] == status), path
+        assert verdict(server)["good"]
+        assert eventually(is_stored)
+        sums = call(server, "GET", "/api/v1/usage")[1]["data"][0]
+        assert (sums["requests"], sums["prompt_tokens"], sums["output_tokens"]) == (
+            len(seen), sum(prompt for prompt, _ in seen.values()), sum(output for _, output in seen.values()))
+
+        # One that hangs, instead of being gone, holds nobody up for ever either.
+        postgresql.freeze(True)
+        try:
+            take(say(server))
+            for method, path, body, _ in STORED[:2]:
+                status, reply, _, seconds = call(server, method, path, body)
+                assert status == 503 and seconds < 20, (path, status, reply, seconds)
+            take(say(server))
+        finally:
+            postgresql.freeze(False)
+        assert eventually(is_stored)
+
+        # And where this server dies before PostgreSQL is back, its journal has what it owes.
+        postgresql.crash()
+        try:
+            for _ in range(3):
+                take(say(server))
+            server.process.kill()
+            server.process.wait()
+        finally:
+            postgresql.start()
+    with Server("--simulated", home=home, settings=settings) as server:
+        assert eventually(is_stored)
+        take(say(server))
+        assert eventually(is_stored)
+
+
+def say_and_take(server, take):
+    reply = say(server)
+    if reply[0] == 200:
+        take(reply)
+    return reply[0] == 200

@@ -405,7 +405,9 @@ void AddMoney(CLI::App& root, MoneyOptions& o, std::vector<Entry>& entries) {
 
   CLI::App* budget = add("budget", "Budgets: what may be spent in a period", ShowBudget);
   budget->add_option("SCOPE", o.scope, "organisation:ID, workspace:ID or key:ID: a new budget; none: list");
-  budget->add_option("--amount", o.amount, "A decimal in the price book's currency");
+  budget->add_option("--amount", o.amount, "A decimal");
+  budget->add_option("--currency", o.currency,
+                     "Of the amount: some price book's (that of the book in force)");
   budget->add_option("--period", o.period, "day or month (default)");
   budget->add_option("--thresholds", o.thresholds, "Percents spent at which the webhook is told (50,80,100)")
       ->delimiter(',');

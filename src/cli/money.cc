@@ -296,14 +296,16 @@ Status ShowQuota(Session& session, const MoneyOptions& o) {
   for (const Json& quota : reply.value("data", Json::array())) {
     if (!o.model.empty() && TextField(quota, "model") != o.model) continue;
     rows.push_back({Whole(quota, "model"), Whole(quota, "used"), Whole(quota, "total"),
-                    Whole(quota, "remaining"),
+                    Whole(quota, "remaining"), Whole(quota, "state"),
                     quota.value("stop_when_exhausted", false) ? "stops" : "goes on"});
   }
-  fmt::print(
-      "{}",
-      TableText(
-          {{"MODEL"}, {"USED", Align::kRight}, {"OF", Align::kRight}, {"LEFT", Align::kRight}, {"THEN"}},
-          std::move(rows)));
+  fmt::print("{}", TableText({{"MODEL"},
+                              {"USED", Align::kRight},
+                              {"OF", Align::kRight},
+                              {"LEFT", Align::kRight},
+                              {"STATE"},
+                              {"THEN"}},
+                             std::move(rows)));
   return {};
 }
 
@@ -325,6 +327,7 @@ Status ShowBudget(Session& session, const MoneyOptions& o) {
     Json body{{"scope", ScopeOf(o.scope)}, {"amount", o.amount}};
     if (!o.period.empty()) body["period"] = o.period;
     if (o.block) body["block"] = *o.block;
+    if (!o.currency.empty()) body["currency"] = o.currency;
     if (!o.thresholds.empty()) body["thresholds"] = o.thresholds;
     TP_ASSIGN(const Json made, o.id.empty() ? api->Post("/api/v1/budgets", body)
                                             : api->Put("/api/v1/budgets/" + Escaped(o.id), body));
@@ -339,14 +342,15 @@ Status ShowBudget(Session& session, const MoneyOptions& o) {
   std::vector<std::vector<std::string>> rows;
   for (const Json& budget : reply.value("data", Json::array())) {
     rows.push_back({Whole(budget, "id"), Whole(budget, "scope"), Whole(budget, "period"),
-                    Whole(budget, "spent"), Whole(budget, "amount"), ThresholdsText(budget),
-                    budget.value("block", true) ? "blocks" : "tells"});
+                    Whole(budget, "spent"), Whole(budget, "amount"), Whole(budget, "currency"),
+                    ThresholdsText(budget), budget.value("block", true) ? "blocks" : "tells"});
   }
   fmt::print("{}", TableText({{"ID"},
                               {"SCOPE"},
                               {"PERIOD"},
                               {"SPENT", Align::kRight},
                               {"OF", Align::kRight},
+                              {"IN"},
                               {"TOLD AT %", Align::kLeft, true},
                               {"THEN"}},
                              std::move(rows)));

@@ -58,6 +58,7 @@ Result<AccountsStore> OpenAccountsStore(const Settings& settings, const Clock& c
   options.postgresql = settings.store.postgresql;
   options.max_bytes = settings.store.max_size;
   options.readers = static_cast<int32_t>(settings.store.readers);
+  options.query_timeout_s = settings.store.query_timeout_s;
   options.max_waiting_writes = static_cast<int32_t>(settings.store.max_waiting_writes);
   TP_ASSIGN(out.database, store::Database::Open(options, metrics));
   TP_TRY(MigrateAll(*out.database));

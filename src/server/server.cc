@@ -307,6 +307,7 @@ Result<platform::AccountingOptions> MakeAccountingOptions(const Settings& s) {
   o.max_limits = s.ledger.max_limits;
   o.max_budgets = s.ledger.max_budgets;
   o.webhooks.allow_private_addresses = s.ledger.webhook_private;
+  o.webhooks.workers = s.ledger.webhook_workers;
   if (!platform::IsCurrency(s.ledger.cost_currency)) {
     return Fail(
         ErrorKind::kInvalid, "bad_setting",

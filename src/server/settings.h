@@ -97,7 +97,7 @@ struct Settings {
     int64_t free_tokens = 0, free_days = 0;
     bool free_stop = false, webhook_private = false;
     std::string cost_currency, device_per_hour, power_per_kwh;
-    int64_t power_watts = 0, max_limits = 0, max_budgets = 0;
+    int64_t power_watts = 0, max_limits = 0, max_budgets = 0, webhook_workers = 0;
   } ledger;
 
   struct {
@@ -113,6 +113,7 @@ struct Settings {
     std::string postgresql;
     uint64_t max_size = 0;
     int64_t readers = 4, max_waiting_writes = 65536;
+    double query_timeout_s = 15;
   } store;
 
   struct {

@@ -109,7 +109,7 @@ Json CallersJson(const std::vector<platform::DeploymentCaller>& callers) {
   return out;
 }
 
-// Who called it is the operator's to see, when it was called everybody's.
+// Who called it, and when, is the operator's to see: others' callers are among them.
 Json DeploymentJson(Call& call, const platform::DeploymentBook& book, const platform::DeploymentSpec& spec) {
   const bool is_operator = call.caller.principal.is_operator;
   Json out = platform::DeploymentSpecJson(spec);
@@ -123,9 +123,11 @@ Json DeploymentJson(Call& call, const platform::DeploymentBook& book, const plat
   out["generates"] = status ? status->model.generates : true;
   out["created_at"] = spec.created_ms / 1000;
   out["updated_at"] = spec.updated_ms / 1000;
-  const auto callers = book.CallersOf(spec.name);
-  out["last_used_at"] = callers.empty() ? Json(nullptr) : Json(callers.front().last_ms / 1000);
-  if (is_operator) out["used_by"] = CallersJson(callers);
+  if (is_operator) {
+    const auto callers = book.CallersOf(spec.name);
+    out["last_used_at"] = callers.empty() ? Json(nullptr) : Json(callers.front().last_ms / 1000);
+    out["used_by"] = CallersJson(callers);
+  }
   return out;
 }
 
@@ -284,7 +286,7 @@ Json DeploymentSchema() {
       "context_length": {"type": "integer", "description": "of a request"}, "generates": {"type": "boolean"},
       "created_at": {"type": "integer", "description": "seconds since 1970"},
       "updated_at": {"type": "integer", "description": "seconds since 1970"},
-      "last_used_at": {"type": ["integer", "null"], "description": "seconds since 1970"}}
+      "last_used_at": {"type": ["integer", "null"], "optional": true, "description": "seconds since 1970; for operators"}}
   })json");
   schema["properties"]["used_by"] = Json::parse(R"json({
     "type": "array", "optional": true, "description": "the last 16 callers, newest first; for operators",

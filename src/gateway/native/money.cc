@@ -80,7 +80,10 @@ constexpr Field kQuotaFields[] = {
 constexpr Field kBudgetFields[] = {
     {"scope", FieldType::kString, Treatment::kRead, "organisation:ID, workspace:ID or key:ID"},
     {"period", FieldType::kString, Treatment::kRead, "day or month (default), UTC"},
-    {"amount", FieldType::kString, Treatment::kRead, "a decimal, in the price book's currency"},
+    {"amount", FieldType::kString, Treatment::kRead, "a decimal"},
+    {"currency", FieldType::kString, Treatment::kRead,
+     "of the amount, and of what counts; some price book's. Not given: as it was, or that of the book in "
+     "force"},
     {"thresholds", FieldType::kArray, Treatment::kRead,
      "percents at which the organisation's webhook is told; default 50, 80, 100"},
     {"block", FieldType::kBoolean, Treatment::kRead, "refuse what could go beyond (default), or only tell"}};
@@ -125,8 +128,22 @@ Json BudgetStateJson(const Call& call, const platform::Limiter::BudgetState& sta
   Json out = platform::BudgetJson(state.budget);
   out["spent"] = of_others ? Json(nullptr) : Json(state.spent.ToString());
   out["reserved"] = of_others ? Json(nullptr) : Json(state.reserved.ToString());
+  out["not_counted"] = of_others ? Json(nullptr) : Json::object();
+  if (!of_others) {
+    for (const auto& [currency, amount] : state.not_counted) out["not_counted"][currency] = amount.ToString();
+  }
   out["from"] = platform::TimeText(state.from_ms);
   out["to"] = platform::TimeText(state.to_ms);
+  return out;
+}
+
+// The same of what was free: how things stand, and what the caller's own workspace used of it.
+Json QuotaOf(const Call& call, platform::Accounting& accounting, const platform::FreeQuota& quota,
+             int64_t workspace_used) {
+  Json out = platform::QuotaJson(quota);
+  if (!IsOrganisationAdmin(call.caller.principal)) out["used"] = out["remaining"] = nullptr;
+  out["state"] = platform::QuotaStateName(quota, accounting.now_ms());
+  out["workspace_used"] = workspace_used;
   return out;
 }
 
@@ -149,6 +166,7 @@ Result<platform::Budget> ReadBudget(Call& call) {
   const auto money = platform::Money::Parse(amount);
   if (!money) return Fail(openai::BadField("amount", money.error().message, money.error().code));
   budget.amount = *money;
+  budget.currency = call.String("currency").value_or("");
   if (call.Has("thresholds") && call.body()["thresholds"].is_array()) {
     budget.thresholds.clear();
     for (const Json& item : call.body()["thresholds"]) {
@@ -312,6 +330,10 @@ void DeleteLimit(Services& services, std::shared_ptr<Exchange> exchange) {
 void ListQuotas(Services& services, std::shared_ptr<Exchange> exchange) {
   ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
     TP_ASSIGN(const std::string organisation, OrganisationOf(call, call.Query("organisation")));
+    std::map<std::string, int64_t> own;
+    if (organisation == call.caller.principal.organisation) {
+      TP_ASSIGN(own, accounting.reports().FreeTokensOf(call.caller.principal.workspace));
+    }
     return PageOf<platform::FreeQuota>(
         call, {.following = [&](const std::string& version,
                                 size_t most) -> Result<std::vector<platform::FreeQuota>> {
@@ -319,7 +341,11 @@ void ListQuotas(Services& services, std::shared_ptr<Exchange> exchange) {
                },
                .name = [](const platform::FreeQuota& quota) { return quota.model_version; },
                .shown = [](const platform::FreeQuota&) { return true; },
-               .encode = platform::QuotaJson});
+               .encode =
+                   [&](const platform::FreeQuota& quota) {
+                     const auto used = own.find(quota.model_version);
+                     return QuotaOf(call, accounting, quota, used == own.end() ? 0 : used->second);
+                   }});
   });
 }
 
@@ -362,7 +388,10 @@ void PutQuota(Services& services, std::shared_ptr<Exchange> exchange) {
     TP_ASSIGN(const std::optional<int64_t> expires, call.Time("expires_at"));
     quota->expires_ms = expires.value_or(quota->expires_ms);
     TP_ASSIGN(const platform::FreeQuota stored, accounting.SetQuota(call.caller.actor, *quota));
-    return platform::QuotaJson(stored);
+    TP_ASSIGN(const auto own, accounting.reports().FreeTokensOf(call.caller.principal.workspace));
+    const auto used = own.find(stored.model_version);
+    const bool ours = stored.organisation == call.caller.principal.organisation && used != own.end();
+    return QuotaOf(call, accounting, stored, ours ? used->second : 0);
   });
 }
 
@@ -532,7 +561,11 @@ Json LimitRequestSchema() { return openai::SchemaOf(kLimitFields, {"scope"}); }
 Json QuotaSchema() {
   return Json::parse(R"json({"type": "object", "properties": {
     "organisation": {"type": "string"}, "model": {"type": "string"}, "model_version": {"type": "string"},
-    "total": {"type": "integer"}, "used": {"type": "integer"}, "remaining": {"type": "integer"},
+    "total": {"type": "integer"},
+    "used": {"type": ["integer", "null"], "description": "by the whole organisation; null for who sees one workspace of it"},
+    "remaining": {"type": ["integer", "null"]},
+    "state": {"enum": ["ok", "low", "exhausted", "ended"], "description": "low: a fifth is left, or less; ended: its time is over"},
+    "workspace_used": {"type": "integer", "description": "by the caller's workspace"},
     "granted_at": {"type": "integer"}, "expires_at": {"type": "integer"},
     "stop_when_exhausted": {"type": "boolean"}}})json");
 }
@@ -542,9 +575,12 @@ Json BudgetSchema() {
   return Json::parse(R"json({"type": "object", "properties": {
     "id": {"type": "string"}, "scope": {"type": "string"}, "organisation": {"type": "string"},
     "period": {"enum": ["day", "month"]}, "amount": {"type": "string"},
+    "currency": {"type": ["string", "null"], "description": "null while there is no price book: it becomes the first one's"},
     "thresholds": {"type": "array", "items": {"type": "integer"}}, "block": {"type": "boolean"},
     "spent": {"type": ["string", "null"], "description": "null: of an organisation, for who sees one workspace of it"},
-    "reserved": {"type": ["string", "null"]}, "from": {"type": "string"},
+    "reserved": {"type": ["string", "null"]},
+    "not_counted": {"type": ["object", "null"], "additionalProperties": {"type": "string"},
+      "description": "spent in other currencies, by currency"}, "from": {"type": "string"},
     "to": {"type": "string"}}})json");
 }
 Json BudgetListSchema() { return ListSchemaOf(BudgetSchema()); }

@@ -145,6 +145,150 @@ TEST_F(MoneyApiTest, WhatAllWorkspacesSpentIsForWhoSeesAllOfThem) {
   EXPECT_EQ(spent(SessionVoice(owner)).at("organisation:default"), nothing);
 }
 
+TEST_F(MoneyApiTest, WhatIsLeftOfAFreeQuotaIsForWhoSeesAllWorkspaces) {
+  StartWithAccounts();
+  const std::string other = Tell(operator_, "POST", "/api/v1/workspaces", {{"name", "other"}}, 201)["id"];
+  Meter("default", "default", "key-1", "m");
+  Meter("default", other, "key-2", "m");
+  Meter("default", other, "key-2", "m");
+  const auto quota = [&](const Voice& voice) {
+    return Tell(voice, "GET", "/api/v1/quotas", nullptr, 200)["data"].at(0);
+  };
+  for (const char* role : {"viewer", "developer", "admin"}) {  // of the workspace
+    const Json seen = quota(KeyVoice(Key(role)));
+    EXPECT_TRUE(seen["used"].is_null() && seen["remaining"].is_null()) << role << seen;
+    EXPECT_EQ(seen["total"], 1'000'000);
+    EXPECT_EQ(seen["state"], "ok");
+    EXPECT_EQ(seen["workspace_used"], 15);
+  }
+  EXPECT_EQ(quota(KeyVoice(Key("viewer", other)))["workspace_used"], 30);
+  const Voice owner = SessionVoice(Join("owner@x.y", "owner"));
+  for (const Voice& voice : {owner, operator_}) {
+    const Json seen = quota(voice);
+    EXPECT_EQ(seen["used"], 45);
+    EXPECT_EQ(seen["remaining"], 999'955);
+    EXPECT_EQ(seen["workspace_used"], 15);
+  }
+  const Voice viewer = KeyVoice(Key("viewer"));
+  for (const auto& [total, state] : std::vector<std::pair<int, std::string>>{
+           {57, "ok"}, {56, "low"}, {46, "low"}, {45, "exhausted"}, {0, "exhausted"}}) {
+    Tell(operator_, "PUT", "/api/v1/quotas", {{"model", "m"}, {"total", total}}, 200);
+    EXPECT_EQ(quota(viewer)["state"], state) << total;
+  }
+  Tell(operator_, "PUT", "/api/v1/quotas", {{"model", "m"}, {"total", 1000}, {"expires_at", 1}}, 200);
+  EXPECT_EQ(quota(viewer)["state"], "ended");
+}
+
+// A refusal by an organisation's rule goes to whoever asked: it says nothing of what the others used.
+TEST_F(MoneyApiTest, RefusalsTellNoMemberWhatTheOrganisationUsed) {
+  StartWithAccounts();
+  const std::string organisation = "organisation:default";
+  Tell(operator_, "POST", "/api/v1/prices",
+       {{"currency", "EUR"},
+        {"models",
+         Json::array(
+             {Json{{"model", "*"}, {"tiers", Json::array({Json{{"input", "1000"}, {"output", "1000"}}})}}})}},
+       201);
+  const auto quota = [&](int64_t total, bool stop) {
+    ASSERT_TRUE(accounting_->SetQuota({}, {.organisation = "default",
+                                           .model_version = "m",
+                                           .model = "m",
+                                           .total = total,
+                                           .expires_ms = INT64_MAX / 2,
+                                           .stop_when_exhausted = stop}));
+  };
+  quota(0, false);
+  Meter("default", "other", "key-1", "m", 313'368);
+  platform::AdmissionRequest request;
+  request.payer = {"default", "default", "key-2", ""};
+  request.model = request.model_version = "m";
+  request.prompt_tokens = 600'000;
+  request.max_output_tokens = 100'000;
+  const auto refusal = [&] {
+    const auto admitted = accounting_->ledger().Admit(request, "req", "chat.completions");
+    return admitted ? std::string("admitted") : admitted.error().message;
+  };
+  const auto expect_silent = [&](const char* rule) {
+    const std::string text = refusal();
+    EXPECT_THAT(text, HasSubstr(rule));
+    EXPECT_THAT(text, HasSubstr("too little"));
+    for (const char* number : {"313373", "313.373", "686627", "686.627"})
+      EXPECT_EQ(text.find(number), std::string::npos) << text;
+  };
+  Tell(operator_, "PUT", "/api/v1/limits", {{"scope", organisation}, {"tokens_per_day", 1'000'000}}, 200);
+  expect_silent("a day");
+  Tell(operator_, "DELETE", "/api/v1/limits?scope=" + organisation, nullptr, 200);
+  const std::string budget =
+      Tell(operator_, "POST", "/api/v1/budgets", {{"scope", organisation}, {"amount", "1000"}}, 201)["id"];
+  expect_silent("the budget of");
+  Tell(operator_, "DELETE", "/api/v1/budgets/" + budget, nullptr, 200);
+  EXPECT_EQ(refusal(), "admitted");
+  quota(500'000, true);
+  expect_silent("the free quota of");
+}
+
+TEST_F(MoneyApiTest, ABudgetIsOfACurrencyAndCountsThatOnly) {
+  StartWithAccounts();
+  const auto price = [&](const char* currency) {
+    Tell(operator_, "POST", "/api/v1/prices",
+         {{"currency", currency},
+          {"models",
+           Json::array({Json{{"model", "*"},
+                             {"tiers", Json::array({Json{{"input", "100000"}, {"output", "100000"}}})}}})}},
+         201);
+  };
+  ASSERT_TRUE(accounting_->SetQuota({}, {.organisation = "default",
+                                         .model_version = "m",
+                                         .model = "m",
+                                         .total = 0,
+                                         .expires_ms = INT64_MAX / 2}));
+  const Json spec = {{"scope", "organisation:default"}, {"amount", "100"}};
+  const auto with = [&](const char* currency) {
+    Json body = spec;
+    body["currency"] = currency;
+    return body;
+  };
+  // Before there are prices nothing is spent in any; it becomes the first book's.
+  const std::string early = Tell(operator_, "POST", "/api/v1/budgets", spec, 201)["id"];
+  const auto budget = [&](const std::string& id, const Voice& voice) {
+    const Json all = Tell(voice, "GET", "/api/v1/budgets", nullptr, 200);
+    for (const Json& one : all["data"]) {
+      if (one["id"] == id) return one;
+    }
+    return Json();
+  };
+  EXPECT_TRUE(budget(early, operator_)["currency"].is_null());
+  price("EUR");
+  EXPECT_EQ(budget(early, operator_)["currency"], "EUR");
+  EXPECT_EQ(Tell(operator_, "POST", "/api/v1/budgets", with("USD"), 400)["error"]["param"], "currency");
+  EXPECT_EQ(Tell(operator_, "POST", "/api/v1/budgets", with("nonsense"), 400)["error"]["code"],
+            "unknown_currency");
+  Meter("default", "default", "key-1", "m");  // 15 tokens at 0.1
+  price("USD");
+  EXPECT_EQ(budget(early, operator_)["currency"], "EUR") << "it stays what it was made in";
+  Meter("default", "default", "key-1", "m");
+  Meter("default", "default", "key-1", "m");
+  Json seen = budget(early, operator_);
+  EXPECT_EQ(seen["spent"], "1.50") << seen;
+  EXPECT_EQ(seen["not_counted"], (Json{{"USD", "3.00"}}));
+  // From the rows as from what was counted on the way.
+  const Json dollars = Tell(operator_, "POST", "/api/v1/budgets", spec, 201);
+  EXPECT_EQ(dollars["currency"], "USD") << "of the book in force";
+  EXPECT_EQ(dollars["spent"], "3.00");
+  EXPECT_EQ(dollars["not_counted"], (Json{{"EUR", "1.50"}}));
+  EXPECT_EQ(Tell(operator_, "POST", "/api/v1/budgets", with("EUR"), 201)["spent"], "1.50");
+  // A change that names none keeps it.
+  const std::string path = "/api/v1/budgets/" + early;
+  EXPECT_EQ(Tell(operator_, "PUT", path, spec, 200)["currency"], "EUR");
+  seen = Tell(operator_, "PUT", path, with("USD"), 200);
+  EXPECT_EQ(seen["spent"], "3.00");
+  EXPECT_EQ(seen["not_counted"], (Json{{"EUR", "1.50"}}));
+  // Who sees one workspace sees neither.
+  seen = budget(early, KeyVoice(Key("viewer")));
+  EXPECT_EQ(seen["currency"], "USD");
+  EXPECT_TRUE(seen["spent"].is_null() && seen["not_counted"].is_null()) << seen;
+}
+
 // Costs are in USD here (no setting says otherwise).
 TEST_F(MoneyApiTest, AMarginIsShownWithinOneCurrencyOnly) {
   StartWithAccounts();

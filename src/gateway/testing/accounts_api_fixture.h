@@ -161,17 +161,17 @@ class AccountsApiTest : public ServerTest {
   }
   // A request that the ledger has; gives its row's X-Request-Id.
   std::string Meter(const std::string& organisation, const std::string& workspace, const std::string& key,
-                    const std::string& model) {
+                    const std::string& model, int64_t prompt = 10) {
     platform::AdmissionRequest request;
     request.payer = {organisation, workspace, key, ""};
     request.model = request.model_version = model;
-    request.prompt_tokens = 10;
+    request.prompt_tokens = prompt;
     request.max_output_tokens = 10;
     const std::string id = RandomId("req-");
     auto meter = accounting_->ledger().Admit(request, id, "chat.completions");
     EXPECT_TRUE(meter) << meter.error().message;
     if (!meter) return id;
-    (*meter)->Count({.prompt = 10, .output = 5}, 1000);
+    (*meter)->Count({.prompt = prompt, .output = 5}, 1000);
     std::promise<Status> durable;
     (*meter)->Close(platform::UsageStatus::kDone, "", {}, [&](const Status& s) { durable.set_value(s); });
     EXPECT_TRUE(durable.get_future().get());

@@ -80,11 +80,18 @@ void Audit::CheckHead() {
     return rows.at(0).Integer(0);
   });
   if (!last) return;  // the store's trouble shows with the next append
+  // Before the first row: a crash between it and its head must not look like a head that was removed.
+  if (head && !*head && *last == 0) {
+    if (const Status written = WritePrivateFile(head_path_, "0 \n"); !written)
+      LogError("the head of the audit log cannot be kept outside the store",
+               {{"reason", written.error().message}});
+    return;
+  }
   const int64_t named = head && *head ? (*head)->number : 0;
   const auto row = database_.Get<store::Rows>([&](store::Session& session) {
     return session.Query("SELECT mac FROM audit WHERE number = $1", {named});
   });
-  bool fits = head && *last == 0 && named == 0;
+  bool fits = head && *head && named == 0;
   if (named > 0) fits = row && row->size() == 1 && (*row)[0].Bytes(0) == (*head)->mac;
   if (fits) {
     head_number_ = named;

@@ -2,8 +2,10 @@
 //
 // A change and its row are one transaction: call Append inside the same Database::Write as the change. The
 // head (number and HMAC of the last row) is also kept in $TIDEPOOL_HOME/audit.head, so that a tail that was
-// cut off shows: it is written before the change is answered. Rows that came after the head was written (a
-// crash between the two) are reported, not refused.
+// cut off shows: it is written, and synced, after the commit and before the change is answered. So a crash or
+// a loss of power may leave it behind the store, by the rows of the last commit, none of which had been
+// answered, and never before it: Verify reports such rows (`after_head`) and calls the log good, and the next
+// row's head names them again. A head that is before the store is a tail that was cut off.
 //
 // The MAC of row n covers the MAC of row n-1 and every column, each with its length before it.
 #pragma once

@@ -28,8 +28,8 @@ AuditActor Concerning(AuditActor actor, std::string organisation, const Scope& s
 
 // Are the same thresholds reached at the same amounts?
 bool TellsAlike(const Budget& a, const Budget& b) {
-  return a.scope == b.scope && a.period == b.period && a.amount == b.amount && a.thresholds == b.thresholds &&
-         a.organisation == b.organisation;
+  return a.scope == b.scope && a.period == b.period && a.amount == b.amount && a.currency == b.currency &&
+         a.thresholds == b.thresholds && a.organisation == b.organisation;
 }
 
 // Room for one more rule of an organisation.
@@ -66,6 +66,7 @@ Json BudgetJson(const Budget& budget) {
           {"organisation", budget.organisation},
           {"period", PeriodName(budget.period)},
           {"amount", budget.amount.ToString()},
+          {"currency", budget.currency.empty() ? Json(nullptr) : Json(budget.currency)},
           {"thresholds", budget.thresholds},
           {"block", budget.block}};
 }
@@ -137,8 +138,21 @@ Result<std::unique_ptr<Accounting>> Accounting::Open(store::Database& database, 
   if (remains.torn_segments > 0)
     LogWarn("the journal of usage ended in the middle of a write, as after a crash",
             {{"segments", remains.torn_segments}});
-  // Closed rows first: what is used of quotas and budgets is then read from the store, whole.
+  // Closed rows first: what is used of quotas and budgets is then read from the store, whole. A quota that
+  // was granted while the store was away is granted as it was, or its first tokens would be free twice.
   TP_TRY(self->store_.Post(remains.closed));
+  std::vector<FreeQuota> granted;
+  for (const UsageRow& row : remains.closed) {
+    if (row.free_tokens == 0) continue;
+    granted.push_back({.organisation = row.payer.organisation,
+                       .model_version = row.model_version,
+                       .model = row.model,
+                       .total = o.quota.tokens,
+                       .granted_ms = row.started_ms,
+                       .expires_ms = row.started_ms + o.quota.validity_days * 86'400'000,
+                       .stop_when_exhausted = o.quota.stop_when_exhausted});
+  }
+  if (!granted.empty()) TP_TRY(self->store_.PostQuotas(granted));
   TP_TRY(self->store_.Load(*self->limiter_, self->books_));
   TP_TRY(UsageLedger::Recover(remains, self->store_, *self->limiter_, self->books_, wall.unix_ms(),
                               [&](const std::string& id) { return self->store_.HasRow(id); }));
@@ -207,6 +221,16 @@ Result<Budget> Accounting::SetBudget(const AuditActor& actor, Budget budget) {
   TP_TRY(CheckBudget(budget));
   if (budget.id.empty()) budget.id = RandomId("bud-", 16);
   const auto old = limiter_->FindBudget(budget.id);
+  const int64_t now_ms = wall_.unix_ms();
+  if (budget.currency.empty()) {
+    budget.currency = old ? old->budget.currency : books_.Currency(now_ms);
+  } else if (!books_.HasCurrency(budget.currency)) {
+    return Fail(
+        ErrorKind::kInvalid, "unknown_currency",
+        fmt::format("currency: no price book is in {}, so nothing would count; the book in force is in {}",
+                    budget.currency.substr(0, 20), books_.At(now_ms)->currency),
+        "currency");
+  }
   TP_TRY(Write(Concerning(actor, budget.organisation, budget.scope),
                old ? "budget.changed" : "budget.created", budget.id, old ? BudgetJson(old->budget) : Json(),
                BudgetJson(budget), [&](store::Session& session) -> Status {
@@ -219,8 +243,8 @@ Result<Budget> Accounting::SetBudget(const AuditActor& actor, Budget budget) {
                  return room ? LedgerStore::SaveBudget(session, budget) : room;
                }));
   (void)ledger_->Flush(2);
-  const auto [from, to] = PeriodBounds(budget.period, wall_.unix_ms());
-  TP_ASSIGN(const Money spent, store_.AmountSince(budget.scope, from, to));
+  const auto [from, to] = PeriodBounds(budget.period, now_ms);
+  TP_ASSIGN(const Amounts spent, store_.AmountsSince(budget.scope, from, to, books_));
   limiter_->SetBudget(budget, spent);
   CountRules();
   return budget;
@@ -266,14 +290,17 @@ Result<FreeQuota> Accounting::SetQuota(const AuditActor& actor, const FreeQuota&
 Result<PriceBook> Accounting::AddPrices(const AuditActor& actor, PriceBook book, const std::string& by) {
   const int64_t now_ms = wall_.unix_ms();
   const auto current = books_.At(now_ms);
-  TP_TRY(database_.Write([&](store::Session& session) -> Status {
+  const Status added = database_.Write([&](store::Session& session) -> Status {
     TP_ASSIGN(book.version, LedgerStore::AddPriceBook(session, book, now_ms, by));
+    TP_TRY(LedgerStore::SetBudgetCurrencies(session, book.currency));
     return options_.audit ? options_.audit(session, Concerning(actor, ""), "price.changed",
                                            fmt::format("version {}", book.version), PriceBookJson(*current),
                                            PriceBookJson(book))
                           : Status();
-  }));
+  });
+  TP_TRY(added);
   books_.Add(book);
+  limiter_->SetBudgetCurrencies(book.currency);
   return book;
 }
 

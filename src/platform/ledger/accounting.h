@@ -79,7 +79,9 @@ class Accounting {
   // have.
   Status SetLimit(const AuditActor& actor, const Limit& limit);
   Status RemoveLimit(const AuditActor& actor, const Scope& scope, const std::string& model);  // kNotFound
-  Result<Budget> SetBudget(const AuditActor& actor, Budget budget);  // an empty id makes a new one
+  // An empty id makes a new one; an empty currency is what it had, or the book's in force. kInvalid
+  // "unknown_currency" where no book is in it.
+  Result<Budget> SetBudget(const AuditActor& actor, Budget budget);
   Status RemoveBudget(const AuditActor& actor, const std::string& id);
   Result<FreeQuota> SetQuota(const AuditActor& actor, const FreeQuota& quota);
   Result<PriceBook> AddPrices(const AuditActor& actor, PriceBook book, const std::string& by);

@@ -13,6 +13,7 @@
 #include <future>
 #include <random>
 #include <thread>
+#include <tuple>
 
 #include "base/ids.h"
 #include "platform/ledger/testing/lossy_files.h"
@@ -92,6 +93,52 @@ class WebhookReceiver {
   std::thread thread_;
 };
 
+// Takes connections and never answers.
+class HangingReceiver {
+ public:
+  HangingReceiver() {
+    listener_ = ::socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(::bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    socklen_t size = sizeof address;
+    ::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
+    port_ = ntohs(address.sin_port);
+    EXPECT_EQ(::listen(listener_, 16), 0);
+    thread_ = std::thread([this] {
+      for (int client = 0; (client = ::accept(listener_, nullptr, nullptr)) >= 0;) {
+        std::lock_guard lock(mutex_);
+        clients_.push_back(client);
+      }
+    });
+  }
+  ~HangingReceiver() {
+    ::shutdown(listener_, SHUT_RDWR);
+    thread_.join();
+    ::close(listener_);
+    for (const int client : clients_) ::close(client);
+  }
+  std::string url() const { return fmt::format("http://127.0.0.1:{}/hook", port_); }
+  size_t connections() {
+    std::lock_guard lock(mutex_);
+    return clients_.size();
+  }
+
+ private:
+  int listener_ = -1, port_ = 0;
+  std::mutex mutex_;
+  std::vector<int> clients_;
+  std::thread thread_;
+};
+
+std::vector<Json> BodiesOf(WebhookReceiver& receiver) {
+  std::vector<Json> bodies;
+  for (const std::string& request : receiver.requests())
+    bodies.push_back(Json::parse(request.substr(request.find("\r\n\r\n") + 4)));
+  return bodies;
+}
+
 class AccountingTest : public ::testing::TestWithParam<store::Backend> {
  protected:
   void SetUp() override {
@@ -161,6 +208,22 @@ class AccountingTest : public ::testing::TestWithParam<store::Backend> {
     std::promise<Status> durable;
     meter->Close(status, "", {}, [&](const Status& s) { durable.set_value(s); });
     return durable.get_future().get();
+  }
+  // Until that many, or long enough; the wall clock runs meanwhile, so that retries become due.
+  void WaitForPosts(WebhookReceiver& receiver, size_t count) {
+    for (int i = 0; i < 1000 && receiver.requests().size() < count; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      wall_.Advance(100);
+    }
+    EXPECT_EQ(receiver.requests().size(), count);
+  }
+  int64_t CountOf(const std::string& sql) {
+    return database_
+        ->Get<int64_t>([&](store::Session& session) -> Result<int64_t> {
+          TP_ASSIGN(const auto rows, session.Query(sql));
+          return rows.at(0).Integer(0);
+        })
+        .value_or(-1);
   }
   UsageSums Total(UsageFilter filter = {}) {
     EXPECT_TRUE(accounting_->ledger().Flush(10));
@@ -661,6 +724,9 @@ TEST_P(AccountingTest, ThresholdsAreToldOnceBySignedWebhook) {
   EXPECT_EQ(json["type"], "budget.threshold");
   EXPECT_EQ(json["data"]["threshold_percent"], 50);
   EXPECT_EQ(json["data"]["organisation"], "o");
+  EXPECT_EQ(json["data"]["amount"], "1.00");
+  EXPECT_EQ(json["data"]["spent"], "0.57") << "after three of 190 tokens";
+  EXPECT_EQ(json["data"]["currency"], "EUR");
   const size_t at = request.find("Tidepool-Signature: t=");
   ASSERT_NE(at, std::string::npos);
   const std::string signature = request.substr(at + 20, request.find("\r\n", at) - at - 20);
@@ -699,6 +765,95 @@ TEST_P(AccountingTest, ThresholdsAreToldOnceBySignedWebhook) {
   EXPECT_EQ(Json::parse(requests[3].substr(requests[3].find("\r\n\r\n") + 4))["data"]["amount"], "1.50");
 }
 
+// A fifth left, then nothing: once each, and in this order although the first is not taken at once.
+TEST_P(AccountingTest, AFreeQuotaIsToldOfAtAFifthAndAtNothing) {
+  options_.quota.tokens = 1000;
+  Open();
+  WebhookReceiver receiver(/*failures=*/1);
+  const auto secret = accounting_->SetWebhook(Actor(), "o", receiver.url());
+  ASSERT_TRUE(secret) << secret.error().message;
+  for (int i = 0; i < 7; ++i) ASSERT_TRUE(Run(Request(), 100, 0));
+  ASSERT_TRUE(accounting_->ledger().Flush(10));
+  std::this_thread::sleep_for(std::chrono::milliseconds(700));  // notices are stored every half second
+  EXPECT_TRUE(receiver.requests().empty()) << "300 of 1000 are left";
+  for (int i = 0; i < 6; ++i) ASSERT_TRUE(Run(Request(), 100, 0));
+  WaitForPosts(receiver, 3);
+  const std::vector<Json> told = BodiesOf(receiver);
+  ASSERT_EQ(told.size(), 3u);
+  EXPECT_EQ(told[0], told[1]);  // not taken, again
+  const std::vector<std::tuple<size_t, std::string, int, std::string>> wanted = {
+      {1, "quota.low", 20, "800"}, {2, "quota.exhausted", 0, "1000"}};
+  for (const auto& [at, type, left, used] : wanted) {
+    const Json& body = told[at];
+    EXPECT_EQ(body["type"], type);
+    EXPECT_EQ(body["id"].get<std::string>().find(type), 0u);
+    EXPECT_EQ(body["created"].get<int64_t>() / 100'000, kNow / 100'000'000);
+    EXPECT_EQ(body["data"], (Json{{"organisation", "o"},
+                                  {"model", "m1"},
+                                  {"model_version", "sha-m1"},
+                                  {"granted", TimeText(kNow)},
+                                  {"percent_left", left},
+                                  {"total_tokens", "1000"},
+                                  {"used_tokens", used}}));
+    const std::string request = receiver.requests()[at];
+    const size_t mark = request.find("Tidepool-Signature: t=");
+    ASSERT_NE(mark, std::string::npos);
+    const std::string signature = request.substr(mark + 20, request.find("\r\n", mark) - mark - 20);
+    EXPECT_EQ(signature, WebhookSignature(*secret, std::stoll(signature.substr(2)),
+                                          request.substr(request.find("\r\n\r\n") + 4)));
+  }
+  // Never again, over a restart too.
+  Open();
+  ASSERT_TRUE(Run(Request(), 100, 0));
+  ASSERT_TRUE(accounting_->ledger().Flush(10));
+  std::this_thread::sleep_for(std::chrono::milliseconds(700));
+  EXPECT_EQ(receiver.requests().size(), 3u);
+}
+
+// Organisations are told side by side, so many at a time.
+TEST_P(AccountingTest, AWebhookThatHangsDelaysNobodyElse) {
+  options_.webhooks.timeout_s = 600;
+  options_.webhooks.workers = 3;
+  Open();
+  Prices("1000", "1000");
+  HangingReceiver hanging;
+  WebhookReceiver receiver(0);
+  const auto tell = [&](const std::string& organisation, const std::string& url, int budgets) {
+    ASSERT_TRUE(accounting_->SetWebhook(Actor(), organisation, url));
+    for (int i = 0; i < budgets; ++i) {
+      Budget budget{
+          .id = "", .scope = {ScopeKind::kOrganisation, organisation}, .organisation = organisation};
+      budget.amount = *Money::Parse("0.01");
+      budget.thresholds = {50};
+      budget.block = false;
+      ASSERT_TRUE(accounting_->SetBudget(Actor(), budget));
+    }
+    AdmissionRequest request = Request();
+    request.payer.organisation = organisation;
+    ASSERT_TRUE(Run(request, 10, 10));
+  };
+  // Each with more to be told than one.
+  for (const char* organisation : {"slow-1", "slow-2"}) tell(organisation, hanging.url(), 30);
+  for (int i = 0; i < 1000 && hanging.connections() < 2; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  ASSERT_EQ(hanging.connections(), 2u);
+  tell("quick", receiver.url(), 3);
+  WaitForPosts(receiver, 3);
+  EXPECT_EQ(hanging.connections(), 2u) << "those of one organisation come one after another";
+  // A third that hangs takes the last place: the next waits.
+  tell("slow-3", hanging.url(), 1);
+  for (int i = 0; i < 1000 && hanging.connections() < 3; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  ASSERT_EQ(hanging.connections(), 3u);
+  tell("slow-4", hanging.url(), 1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(800));
+  EXPECT_EQ(hanging.connections(), 3u);
+  // And the end of the server waits for none of them.
+  const auto began = std::chrono::steady_clock::now();
+  accounting_.reset();
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(60));
+}
+
 TEST_P(AccountingTest, WebhooksNeverLeadToPrivateAddresses) {
   options_.webhooks.allow_private_addresses = false;
   Open();
@@ -726,8 +881,9 @@ TEST_P(AccountingTest, ALostPostgresqlIsBufferedOnDiskThenRefusesWork) {
   if (GetParam() != store::Backend::kPostgresql) GTEST_SKIP() << "SQLite is a file";
   options_.ledger.max_unposted_rows = 20;
   options_.ledger.journal_every_ms = 10;
+  options_.quota.tokens = 1'000'000;
   Open();
-  ASSERT_TRUE(Run(Request(), 10, 1));
+  ASSERT_TRUE(Run(Request("k1", "m0"), 10, 1));
   Total();
   ASSERT_TRUE(Postgresql()->Stop());
   int done = 1;
@@ -745,6 +901,48 @@ TEST_P(AccountingTest, ALostPostgresqlIsBufferedOnDiskThenRefusesWork) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   EXPECT_TRUE(accounting_->ledger().Check(Request()));
   EXPECT_EQ(Total().requests, done);
+  // The quota that was granted meanwhile is stored too: a restart grants it no second time.
+  const std::string granted = "SELECT COUNT(*) FROM free_quotas WHERE model_version = 'sha-m1'";
+  for (int i = 0; i < 500 && CountOf(granted) == 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(CountOf(granted), 1);
+  // Also where this server ends before the database is back.
+  ASSERT_TRUE(Postgresql()->Stop());
+  ASSERT_TRUE(Run(Request("k1", "m2"), 10, 1));
+  accounting_->ledger().Stop(0.01);
+  ASSERT_TRUE(Postgresql()->StartAgain());
+  Open();
+  EXPECT_EQ(Total().requests, done + 1);
+  const auto quota = accounting_->limiter().FindQuota("o", "sha-m2");
+  ASSERT_TRUE(quota);
+  EXPECT_EQ(quota->used, 11);
+}
+
+TEST_P(AccountingTest, ABudgetCountsItsCurrencyOverARestart) {
+  Budget budget{.id = "", .scope = {ScopeKind::kOrganisation, "o"}, .organisation = "o"};
+  budget.amount = *Money::Parse("1");
+  const auto made = accounting_->SetBudget(Actor(), budget);  // before there are prices
+  ASSERT_TRUE(made) << made.error().message;
+  EXPECT_EQ(made->currency, "");
+  ASSERT_TRUE(Run(Request(), 100, 0));
+  Prices("1000", "1000");
+  ASSERT_TRUE(Run(Request(), 100, 0));
+  Prices("1000", "1000", "USD");
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(Run(Request(), 100, 0)) << "dollars are not counted, nor refused";
+  Prices("1000", "1000");
+  for (const bool restarted : {false, true}) {
+    if (restarted) Open();
+    const auto state = accounting_->limiter().FindBudget(made->id);
+    ASSERT_TRUE(state);
+    EXPECT_EQ(state->budget.currency, "EUR");
+    EXPECT_EQ(state->spent.ToString(), "0.10");
+    EXPECT_EQ(state->not_counted, (Amounts{{"USD", *Money::Parse("2")}}));
+    Total();
+  }
+  for (int i = 0; i < 8; ++i) ASSERT_TRUE(Run(Request(), 100, 0));  // 0.90, and one more may cost 0.20
+  EXPECT_EQ(Run(Request(), 100, 0).error().code, "budget_exhausted");
+  budget.currency = "CHF";
+  EXPECT_EQ(accounting_->SetBudget(Actor(), budget).error().code, "unknown_currency");
 }
 
 TEST_P(AccountingTest, BadAmountsNeverReachTheStore) {
@@ -828,6 +1026,9 @@ TEST_P(AccountingTest, ABudgetThatMovesKeepsWhoseItIs) {
   EXPECT_EQ(accounting_->limiter().FindBudget(budget->id)->budget.organisation, "other");
 }
 
+constexpr std::string_view kOldBook = R"({"currency":"EUR","models":[]})";
+constexpr std::string_view kNewBook = R"({"currency":"CHF","models":[]})";
+
 // Oracle: a row written by the older version, and SQLite's own word on what it looks rows up by.
 TEST_P(AccountingTest, UpgradesFromEveryEarlierVersion) {
   const store::MigrationList all = LedgerMigrations();
@@ -849,6 +1050,20 @@ TEST_P(AccountingTest, UpgradesFromEveryEarlierVersion) {
               "'completions', 0, 10, 0, 5, 0, 0, 0, 0, 0, 0, 7, 'done', '', 1, 3, 0, 'paid')")
           .map([](int64_t) {});
     }));
+    // A budget of a version that knew no currencies, and the books of its time.
+    for (const std::string& sql :
+         {std::string(
+              "INSERT INTO budgets (id, scope, organisation, period, amount_nanos, thresholds, block) "
+              "VALUES ('bud-1', 'organisation:o', 'o', 'month', 5, '[50]', 1)"),
+          std::string(
+              "INSERT INTO notices (kind, organisation, subject, name, period_ms, threshold, limit_text, "
+              "used_text, created_ms, next_ms, attempts, state, error) VALUES ('budget', 'o', 'bud-1', "
+              "'organisation:o', 0, 50, '1.00', '0.50', 1, 1, 0, 'delivered', '')"),
+          fmt::format("INSERT INTO price_books VALUES (1, 1, 'me', '{}')", kOldBook),
+          fmt::format("INSERT INTO price_books VALUES (2, 2, 'me', '{}')", kNewBook)}) {
+      ASSERT_TRUE(database_->Write([&](store::Session& s) { return s.Execute(sql).map([](int64_t) {}); }))
+          << sql;
+    }
     database_ = *store::Database::Open(database_options_, metrics_);
     const store::MigrationList lists[] = {all};
     ASSERT_TRUE(database_->Migrate(lists));
@@ -856,6 +1071,11 @@ TEST_P(AccountingTest, UpgradesFromEveryEarlierVersion) {
     const auto row = accounting_->reports().FindRequest({}, "req-1");
     ASSERT_TRUE(row) << row.error().message;
     EXPECT_EQ(row->tokens.output, 5);
+    const auto budget = accounting_->limiter().FindBudget("bud-1");
+    ASSERT_TRUE(budget);
+    EXPECT_EQ(budget->budget.currency, "CHF") << "of the book in force at the upgrade";
+    EXPECT_EQ(CountOf("SELECT COUNT(*) FROM budgets WHERE currency = 'CHF'"), 1);
+    EXPECT_EQ(CountOf("SELECT COUNT(*) FROM notices WHERE currency = ''"), 1);
     if (GetParam() != store::Backend::kSqlite) continue;
     for (const auto& [index, where] :
          {std::pair("usage_rows_by_version",

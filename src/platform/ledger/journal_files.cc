@@ -13,9 +13,10 @@ namespace {
 
 tl::unexpected<Error> FileProblem(std::string_view what, const std::string& path, int code) {
   const bool full = code == ENOSPC || code == EDQUOT || code == EFBIG;
-  return Fail(ErrorKind::kUnavailable, full ? "disk_full" : "journal_not_writable",
-              fmt::format("cannot {} {}: {}{}", what, path, std::strerror(code),
-                          full ? "; free some space, nothing needs a restart" : ""));
+  return Fail(Error{ErrorKind::kUnavailable, full ? "disk_full" : "journal_not_writable",
+                    fmt::format("cannot {} {}: {}{}", what, path, std::strerror(code),
+                                full ? "; free some space, nothing needs a restart" : ""),
+                    "", 5});
 }
 
 class FileDescriptor {
@@ -132,6 +133,10 @@ Result<std::unique_ptr<JournalFiles>> OpenJournalFolder(const std::filesystem::p
   std::filesystem::create_directories(folder, problem);
   if (problem) return FileProblem("make", folder.string(), problem.value());
   ::chmod(folder.c_str(), 0700);
+  // The folder's own name: what is synced within a folder that is lost is lost.
+  const FileDescriptor above(::open(folder.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (above.get() < 0 || ::fsync(above.get()) != 0)
+    return FileProblem("sync", folder.parent_path().string(), errno);
   return std::make_unique<JournalFolder>(folder);
 }
 

@@ -65,6 +65,10 @@ CREATE INDEX usage_rows_by_request ON usage_rows (request_id);
 CREATE INDEX usage_limits_by_organisation ON usage_limits (organisation);
 CREATE INDEX budgets_by_organisation ON budgets (organisation)
 )sql"},
+    {3, "budgets have a currency", R"sql(
+ALTER TABLE budgets ADD COLUMN currency TEXT NOT NULL DEFAULT '';
+ALTER TABLE notices ADD COLUMN currency TEXT NOT NULL DEFAULT ''
+)sql"},
 };
 
 constexpr std::string_view kColumns =
@@ -231,11 +235,11 @@ Status LedgerStore::PostNotices(std::span<const Notice> notices) {
       TP_TRY(
           session.Execute("INSERT INTO notices (kind, organisation, subject, name, period_ms, threshold, "
                           "limit_text, used_text, "
-                          "created_ms, next_ms, attempts, state, error) "
-                          "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, 'waiting', '') "
+                          "created_ms, next_ms, attempts, state, error, currency) "
+                          "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, 'waiting', '', $11) "
                           "ON CONFLICT (kind, organisation, subject, period_ms, threshold) DO NOTHING",
                           {NoticeKindName(n.kind), n.organisation, n.subject, n.name, n.period_ms,
-                           n.threshold, n.limit, n.used, now_ms, now_ms}));
+                           n.threshold, n.limit, n.used, now_ms, now_ms, n.currency}));
     }
     return {};
   });
@@ -264,14 +268,19 @@ Result<int64_t> LedgerStore::TokensSince(const Scope& scope, std::string_view mo
   });
 }
 
-Result<Money> LedgerStore::AmountSince(const Scope& scope, int64_t from_ms, int64_t to_ms) {
-  return database_.Get<Money>([&](Session& session) -> Result<Money> {
+Result<Amounts> LedgerStore::AmountsSince(const Scope& scope, int64_t from_ms, int64_t to_ms,
+                                          const PriceBooks& books) {
+  return database_.Get<Amounts>([&](Session& session) -> Result<Amounts> {
     TP_ASSIGN(const auto rows,
-              session.Query(fmt::format("SELECT {} FROM usage_rows WHERE {} = $1 AND finished_ms >= $2 AND "
-                                        "finished_ms < $3",
+              session.Query(fmt::format("SELECT price_version, {} FROM usage_rows WHERE {} = $1 AND "
+                                        "finished_ms >= $2 AND finished_ms < $3 GROUP BY price_version",
                                         kAmountSums, ColumnOf(scope.kind)),
                             {scope.id, from_ms, to_ms}));
-    return MoneyOfSums(rows.at(0), 0);
+    Amounts amounts;
+    for (const Row& row : rows) {
+      if (const auto book = books.Version(row.Integer(0))) amounts[book->currency] += MoneyOfSums(row, 1);
+    }
+    return amounts;
   });
 }
 
@@ -338,7 +347,8 @@ Status LedgerStore::Load(Limiter& limiter, PriceBooks& books) {
     }
     TP_ASSIGN(const auto budget_rows,
               session.Query(
-                  "SELECT id, scope, period, amount_nanos, thresholds, block, organisation FROM budgets"));
+                  "SELECT id, scope, period, amount_nanos, thresholds, block, organisation, currency FROM "
+                  "budgets"));
     for (const Row& row : budget_rows) {
       Budget budget;
       budget.id = row.Text(0);
@@ -348,6 +358,7 @@ Status LedgerStore::Load(Limiter& limiter, PriceBooks& books) {
       budget.thresholds = nlohmann::json::parse(row.Text(4), nullptr, false).get<std::vector<int32_t>>();
       budget.block = row.Flag(5);
       budget.organisation = row.Text(6);
+      budget.currency = row.Text(7);
       budgets.push_back(std::move(budget));
     }
     return {};
@@ -357,9 +368,17 @@ Status LedgerStore::Load(Limiter& limiter, PriceBooks& books) {
               TokensSince(limit.scope, limit.model, PeriodBounds(Period::kDay, now_ms).first));
     limiter.SetLimit(limit, used);
   }
+  const std::string currency = books.Currency(now_ms);
+  const auto none = [](const Budget& budget) { return budget.currency.empty(); };
+  if (!currency.empty() && std::any_of(budgets.begin(), budgets.end(), none)) {
+    TP_TRY(database_.Write([&](Session& session) { return SetBudgetCurrencies(session, currency); }));
+    for (Budget& budget : budgets) {
+      if (none(budget)) budget.currency = currency;
+    }
+  }
   for (const Budget& budget : budgets) {
     const auto [from, to] = PeriodBounds(budget.period, now_ms);
-    TP_ASSIGN(const Money spent, AmountSince(budget.scope, from, to));
+    TP_ASSIGN(const Amounts spent, AmountsSince(budget.scope, from, to, books));
     limiter.SetBudget(budget, spent);
   }
   TP_ASSIGN(const auto quotas, LoadQuotas(""));
@@ -390,14 +409,19 @@ Status LedgerStore::DeleteLimit(Session& session, const Scope& scope, std::strin
 
 Status LedgerStore::SaveBudget(Session& session, const Budget& budget) {
   TP_TRY(session.Execute(
-      "INSERT INTO budgets (id, scope, period, amount_nanos, thresholds, block, organisation) "
-      "VALUES ($1, $2, $3, $4, $5, $6, $7) "
+      "INSERT INTO budgets (id, scope, period, amount_nanos, thresholds, block, organisation, currency) "
+      "VALUES ($1, $2, $3, $4, $5, $6, $7, $8) "
       "ON CONFLICT (id) DO UPDATE SET scope = excluded.scope, period = excluded.period, "
       "amount_nanos = excluded.amount_nanos, thresholds = excluded.thresholds, block = excluded.block, "
-      "organisation = excluded.organisation",
+      "organisation = excluded.organisation, currency = excluded.currency",
       {budget.id, ScopeText(budget.scope), PeriodName(budget.period),
        static_cast<int64_t>(budget.amount.nanos), nlohmann::json(budget.thresholds).dump(),
-       budget.block ? 1 : 0, budget.organisation}));
+       budget.block ? 1 : 0, budget.organisation, budget.currency}));
+  return {};
+}
+
+Status LedgerStore::SetBudgetCurrencies(Session& session, std::string_view currency) {
+  TP_TRY(session.Execute("UPDATE budgets SET currency = $1 WHERE currency = ''", {currency}));
   return {};
 }
 
@@ -470,15 +494,41 @@ Result<std::optional<Webhook>> LedgerStore::FindWebhook(const std::string& organ
   });
 }
 
-Result<std::vector<Delivery>> LedgerStore::DueDeliveries(int64_t now_ms, int64_t limit) {
+Result<std::vector<std::string>> LedgerStore::OrganisationsDue(int64_t now_ms,
+                                                               const std::vector<std::string>& without,
+                                                               int64_t limit) {
+  return database_.Get<std::vector<std::string>>([&](Session& session) -> Result<std::vector<std::string>> {
+    std::vector<Value> values{now_ms, limit};
+    std::string others;
+    for (const std::string& organisation : without) {
+      values.emplace_back(organisation);
+      others += fmt::format(" AND organisation <> ${}", values.size());
+    }
+    TP_ASSIGN(const auto rows,
+              session.Query("SELECT organisation, MIN(next_ms) FROM notices WHERE state = 'waiting' AND "
+                            "next_ms <= $1" +
+                                others + " GROUP BY organisation ORDER BY 2, 1 LIMIT $2",
+                            values));
+    std::vector<std::string> due;
+    for (const Row& row : rows) due.push_back(row.Text(0));
+    return due;
+  });
+}
+
+Result<std::vector<Delivery>> LedgerStore::WaitingDeliveries(const std::string& organisation, int64_t now_ms,
+                                                             int32_t few_attempts, int64_t limit) {
   return database_.Get<std::vector<Delivery>>([&](Session& session) -> Result<std::vector<Delivery>> {
+    // Those of one moment in the order in which they are reached: 80 % spent after 50 %, nothing left after a
+    // fifth left.
     TP_ASSIGN(const auto rows,
               session.Query(
                   "SELECT kind, organisation, subject, name, period_ms, threshold, limit_text, used_text, "
-                  "created_ms, next_ms, attempts FROM notices WHERE state = 'waiting' AND next_ms <= $1 "
-                  "ORDER BY next_ms LIMIT $2",
-                  {now_ms, limit}));
-    std::vector<Delivery> due;
+                  "created_ms, next_ms, attempts, currency FROM notices WHERE state = 'waiting' AND "
+                  "organisation = $1 AND (next_ms <= $2 OR attempts < $3) "
+                  "ORDER BY created_ms, kind, subject, period_ms, "
+                  "CASE WHEN kind = 'quota' THEN -threshold ELSE threshold END LIMIT $4",
+                  {organisation, now_ms, few_attempts, limit}));
+    std::vector<Delivery> waiting;
     for (const Row& row : rows) {
       Delivery d;
       d.notice.kind = row.Text(0) == "budget" ? Notice::Kind::kBudget : Notice::Kind::kQuota;
@@ -492,9 +542,19 @@ Result<std::vector<Delivery>> LedgerStore::DueDeliveries(int64_t now_ms, int64_t
       d.created_ms = row.Integer(8);
       d.next_ms = row.Integer(9);
       d.attempts = static_cast<int32_t>(row.Integer(10));
-      due.push_back(std::move(d));
+      d.notice.currency = row.Text(11);
+      waiting.push_back(std::move(d));
     }
-    return due;
+    return waiting;
+  });
+}
+
+Status LedgerStore::HoldDeliveries(const std::string& organisation, int64_t until_ms) {
+  return database_.Write([&](Session& session) -> Status {
+    TP_TRY(session.Execute(
+        "UPDATE notices SET next_ms = $1 WHERE organisation = $2 AND state = 'waiting' AND next_ms < $1",
+        {until_ms, organisation}));
+    return {};
   });
 }
 

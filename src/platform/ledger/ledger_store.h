@@ -56,9 +56,10 @@ class LedgerStore final : public UsageSink {
 
   // What rows say was used, for counters that begin.
   Result<int64_t> TokensSince(const Scope& scope, std::string_view model, int64_t from_ms);
-  Result<Money> AmountSince(const Scope& scope, int64_t from_ms, int64_t to_ms);
+  Result<Amounts> AmountsSince(const Scope& scope, int64_t from_ms, int64_t to_ms, const PriceBooks& books);
 
-  // Everything that the limiter and the price books need, at a start.
+  // Everything that the limiter and the price books need, at a start. Budgets without a currency (of an
+  // earlier version) get that of the book in force.
   Status Load(Limiter& limiter, PriceBooks& books);
   Result<std::vector<FreeQuota>> LoadQuotas(std::string_view organisation);
 
@@ -67,6 +68,7 @@ class LedgerStore final : public UsageSink {
   static Status DeleteLimit(store::Session& session, const Scope& scope, std::string_view model);
   static Status SaveBudget(store::Session& session, const Budget& budget);
   static Status DeleteBudget(store::Session& session, std::string_view id);
+  static Status SetBudgetCurrencies(store::Session& session, std::string_view currency);  // of those without
   static Status SaveQuota(store::Session& session, const FreeQuota& quota);
   // Gives the book the next version.
   static Result<int64_t> AddPriceBook(store::Session& session, const PriceBook& book, int64_t now_ms,
@@ -79,7 +81,15 @@ class LedgerStore final : public UsageSink {
   static Status AddAdjustment(store::Session& session, const Adjustment& adjustment);
 
   Result<std::optional<Webhook>> FindWebhook(const std::string& organisation);
-  Result<std::vector<Delivery>> DueDeliveries(int64_t now_ms, int64_t limit);
+  // Who has something to be told now, longest due first; not those of `without`.
+  Result<std::vector<std::string>> OrganisationsDue(int64_t now_ms, const std::vector<std::string>& without,
+                                                    int64_t limit);
+  // What is due of one organisation, and what was tried less than `few_attempts` times although it is not, in
+  // the order in which it came about.
+  Result<std::vector<Delivery>> WaitingDeliveries(const std::string& organisation, int64_t now_ms,
+                                                  int32_t few_attempts, int64_t limit);
+  // None of an organisation's is due before then.
+  Status HoldDeliveries(const std::string& organisation, int64_t until_ms);
   // `state`: "delivered", "waiting" (again at next_ms), "given_up".
   Status SaveDelivery(const Delivery& delivery, std::string_view state, std::string_view error);
 

@@ -25,6 +25,11 @@ std::string WhomToAsk(ScopeKind kind) {
                                           : "ask an owner or admin of your organisation for more";
 }
 
+// How much of a rule is left. Of an organisation's that would tell what its other workspaces used.
+std::string Left(ScopeKind kind, std::string_view amount) {
+  return kind == ScopeKind::kOrganisation ? "too little" : std::string(amount);
+}
+
 std::string RuleName(const Limit& limit) {
   return fmt::format("{} of {} for {}", limit.model == "*" ? "the limit" : "a limit", ScopeText(limit.scope),
                      limit.model == "*" ? "all models" : limit.model);
@@ -114,6 +119,13 @@ Status CheckLimit(const Limit& limit) {
   if (limit.model.empty() || limit.model.size() > 512)
     return Fail(ErrorKind::kInvalid, "bad_limit", "model: must be \"*\" or a model's name", "model");
   return {};
+}
+
+std::string_view QuotaStateName(const FreeQuota& quota, int64_t now_ms) {
+  if (now_ms >= quota.expires_ms) return "ended";
+  const int64_t left = quota.total - quota.used;
+  if (left <= 0) return "exhausted";
+  return left * 5 <= quota.total ? "low" : "ok";
 }
 
 std::string_view PeriodName(Period period) { return period == Period::kDay ? "day" : "month"; }
@@ -223,12 +235,12 @@ std::optional<Limit> Limiter::FindLimit(const Scope& scope, std::string_view mod
   return it == limits_.end() ? std::nullopt : std::optional(it->second.limit);
 }
 
-void Limiter::SetBudget(const Budget& budget, Money spent) {
+void Limiter::SetBudget(const Budget& budget, const Amounts& spent) {
   std::lock_guard lock(mutex_);
   const auto [it, added] = budgets_.try_emplace(budget.id);
   BudgetEntry& entry = it->second;
-  const bool same_count =
-      !added && entry.budget.scope == budget.scope && entry.budget.period == budget.period;
+  const bool same_count = !added && entry.budget.scope == budget.scope &&
+                          entry.budget.period == budget.period && entry.budget.currency == budget.currency;
   if (!added) Unlist(entry);
   entry.budget = budget;
   budgets_of_[budget.scope].push_back(&entry);
@@ -240,8 +252,23 @@ void Limiter::SetBudget(const Budget& budget, Money spent) {
   }
   const int64_t start = PeriodBounds(budget.period, wall_.unix_ms()).first;
   BudgetUse& use = PeriodEntry(entry.periods, start);
-  if (!same_count) use.spent = spent;
+  if (!same_count) {
+    for (const auto& [currency, amount] : spent) {
+      if (budget.Counts(currency)) {
+        use.spent += amount;
+      } else if (amount != Money{}) {
+        use.not_counted[currency] = amount;
+      }
+    }
+  }
   TellBudget(entry, start, use);
+}
+
+void Limiter::SetBudgetCurrencies(const std::string& currency) {
+  std::lock_guard lock(mutex_);
+  for (auto& [id, entry] : budgets_) {
+    if (entry.budget.currency.empty()) entry.budget.currency = currency;
+  }
 }
 
 bool Limiter::RemoveBudget(std::string_view id) {
@@ -279,6 +306,7 @@ Limiter::BudgetState Limiter::StateOf(const BudgetEntry& entry) const {
   if (const auto use = entry.periods.find(state.from_ms); use != entry.periods.end()) {
     state.spent = use->second.spent;
     state.reserved = use->second.reserved;
+    state.not_counted = use->second.not_counted;
   }
   return state;
 }
@@ -470,9 +498,8 @@ Status Limiter::CheckAll(const std::vector<LimitState*>& limits, int64_t tokens,
     if (limit.concurrent_requests && state->concurrent >= *limit.concurrent_requests) {
       return Fail(
           Busy("rate_limit_exceeded",
-               fmt::format("{} requests run already, {} allows {} at a time; wait for one to end, or {}",
-                           state->concurrent, RuleName(limit), *limit.concurrent_requests,
-                           WhomToAsk(limit.scope.kind)),
+               fmt::format("as many requests run as {} allows at a time, {}; wait for one to end, or {}",
+                           RuleName(limit), *limit.concurrent_requests, WhomToAsk(limit.scope.kind)),
                1));
     }
     if (limit.requests_per_minute && state->requests.level < 1) {
@@ -502,7 +529,9 @@ Status Limiter::CheckAll(const std::vector<LimitState*>& limits, int64_t tokens,
                      "{} tokens are wanted (prompt and max_tokens), {} allows {} a minute and has {} left; "
                      "try again later, ask for fewer, or {}",
                      tokens, RuleName(limit), *limit.tokens_per_minute,
-                     static_cast<int64_t>(std::max(0.0, state->tokens.level)), WhomToAsk(limit.scope.kind)),
+                     Left(limit.scope.kind,
+                          fmt::to_string(static_cast<int64_t>(std::max(0.0, state->tokens.level)))),
+                     WhomToAsk(limit.scope.kind)),
                  rate > 0 ? (wanted - state->tokens.level) / rate : 3600));
       }
     }
@@ -511,9 +540,12 @@ Status Limiter::CheckAll(const std::vector<LimitState*>& limits, int64_t tokens,
       if (used + tokens > *limit.tokens_per_day) {
         return Fail(Busy(
             "quota_exhausted",
-            fmt::format("{} tokens are wanted, {} allows {} a day (UTC) of which {} are used or "
-                        "reserved; wait for tomorrow, ask for fewer, or {}",
-                        tokens, RuleName(limit), *limit.tokens_per_day, used, WhomToAsk(limit.scope.kind)),
+            fmt::format(
+                "{} tokens are wanted, {} allows {} a day (UTC) and has {} left (what runs is "
+                "reserved); wait for tomorrow, ask for fewer, or {}",
+                tokens, RuleName(limit), *limit.tokens_per_day,
+                Left(limit.scope.kind, fmt::to_string(std::max<int64_t>(0, *limit.tokens_per_day - used))),
+                WhomToAsk(limit.scope.kind)),
             static_cast<double>(DayOf(now_ms) + kDayMs - now_ms) / 1000));
       }
     }
@@ -553,14 +585,14 @@ Result<Reservation> Limiter::Reserve(const AdmissionRequest& request, RateState*
     const bool valid = now_ms < q.expires_ms;
     const int64_t left = valid ? std::max<int64_t>(0, q.total - q.used - quota->reserved) : 0;
     if (q.stop_when_exhausted && left < held.tokens) {
-      return refuse(
-          Busy("quota_exhausted",
-               fmt::format(
-                   "{} tokens are wanted, but the free quota of {} for {} has {} of {} left{}; an admin of "
-                   "the organisation can turn off \"stop when exhausted\" to go on at the price list",
-                   held.tokens, q.organisation, q.model, left, q.total,
-                   valid ? "" : fmt::format(" (it ended on {})", TimeText(q.expires_ms))),
-               3600));
+      return refuse(Busy(
+          "quota_exhausted",
+          fmt::format(
+              "{} tokens are wanted, but the free quota of {} for {} has too little of its {} left{}; an "
+              "admin of the organisation can turn off \"stop when exhausted\" to go on at the price list",
+              held.tokens, q.organisation, q.model, q.total,
+              valid ? "" : fmt::format(" (it ended on {})", TimeText(q.expires_ms))),
+          3600));
     }
     held.quota_tokens = std::min(left, held.tokens);
   }
@@ -580,6 +612,7 @@ Result<Reservation> Limiter::Reserve(const AdmissionRequest& request, RateState*
   reasoning.tokens.reasoning = reasoning.tokens.output;
   held.cost = std::max(held.cost, PriceOf(*held.book, reasoning).amount);
   for (BudgetEntry* entry : BudgetsFor(request.payer)) {
+    if (!entry->budget.Counts(held.book->currency)) continue;
     const auto [from, to] = PeriodBounds(entry->budget.period, now_ms);
     const BudgetUse& use = PeriodEntry(entry->periods, from);
     const Money after = use.spent + use.reserved + held.cost;
@@ -590,7 +623,8 @@ Result<Reservation> Limiter::Reserve(const AdmissionRequest& request, RateState*
           fmt::format("this request may cost {}, but the budget of {} for {} has {} of {} {} left (what runs "
                       "is reserved); lower max_tokens, or {}",
                       held.cost.ToString(), PeriodName(entry->budget.period), ScopeText(entry->budget.scope),
-                      std::max(Money{}, entry->budget.amount - use.spent - use.reserved).ToString(),
+                      Left(entry->budget.scope.kind,
+                           std::max(Money{}, entry->budget.amount - use.spent - use.reserved).ToString()),
                       entry->budget.amount.ToString(), held.book->currency,
                       WhomToAsk(entry->budget.scope.kind)),
           static_cast<double>(to - now_ms) / 1000));
@@ -606,6 +640,7 @@ Result<Reservation> Limiter::Reserve(const AdmissionRequest& request, RateState*
   }
   if (quota != nullptr) quota->reserved += held.quota_tokens;
   for (BudgetEntry* entry : BudgetsFor(request.payer)) {
+    if (!entry->budget.Counts(held.book->currency)) continue;
     const int64_t start = PeriodBounds(entry->budget.period, now_ms).first;
     PeriodEntry(entry->periods, start).reserved += held.cost;
     held.budgets.emplace_back(entry->budget.id, start);
@@ -700,8 +735,13 @@ Settlement Limiter::Spend(const AdmissionRequest& request, const PriceBook& book
   for (BudgetEntry* entry : BudgetsFor(request.payer)) {
     const int64_t start = PeriodBounds(entry->budget.period, now_ms).first;
     BudgetUse& use = PeriodEntry(entry->periods, start);
-    use.spent += settlement.priced.amount;
-    TellBudget(*entry, start, use);
+    const Money amount = settlement.priced.amount;
+    if (entry->budget.Counts(book.currency)) {
+      use.spent += amount;
+      TellBudget(*entry, start, use);
+    } else if (amount != Money{}) {
+      use.not_counted[book.currency] += amount;
+    }
   }
   return settlement;
 }
@@ -719,7 +759,8 @@ void Limiter::TellBudget(BudgetEntry& entry, int64_t period_ms, BudgetUse& use) 
                         .period_ms = period_ms,
                         .threshold = threshold,
                         .limit = entry.budget.amount.ToString(),
-                        .used = use.spent.ToString()});
+                        .used = use.spent.ToString(),
+                        .currency = entry.budget.currency});
   }
 }
 
@@ -736,8 +777,10 @@ void Limiter::TellQuota(QuotaState& state) {
                         .period_ms = quota.granted_ms,
                         .threshold = threshold,
                         .limit = fmt::to_string(quota.total),
-                        .used = fmt::to_string(quota.used)});
+                        .used = fmt::to_string(quota.used),
+                        .currency = {}});
   };
+  if (quota.total == 0) return;  // nothing was given
   if (left * 5 <= quota.total) tell(state.told_low, 20);
   if (left <= 0) tell(state.told_empty, 0);
 }

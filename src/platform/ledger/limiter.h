@@ -63,6 +63,8 @@ struct FreeQuota {
   int64_t granted_ms = 0, expires_ms = 0;
   bool stop_when_exhausted = false;
 };
+// "ok", "low" (a fifth left, or less), "exhausted", "ended" (its time is over).
+std::string_view QuotaStateName(const FreeQuota& quota, int64_t now_ms);
 
 enum class Period : uint8_t { kDay, kMonth };
 std::string_view PeriodName(Period period);
@@ -76,8 +78,12 @@ struct Budget {
   std::string organisation = {};  // that the scope belongs to, and that is told
   Period period = Period::kMonth;
   Money amount = {};
+  // Of the amount. What is priced in another currency does not count: nobody knows what it is worth in this
+  // one. Empty while there is no price book, and nothing costs anything: it becomes the first book's.
+  std::string currency = {};
   std::vector<int32_t> thresholds = {50, 80, 100};  // percent, ascending, at which its owner is told
   bool block = true;                                // refuse what could go beyond; else only tell
+  bool Counts(std::string_view of) const { return currency.empty() || currency == of; }
 };
 Status CheckBudget(const Budget& budget);
 
@@ -90,6 +96,7 @@ struct Notice {
   int64_t period_ms = 0;    // start of the budget's period, or when the quota was granted
   int32_t threshold = 0;    // budget: percent spent; quota: percent left (20, 0)
   std::string limit, used;  // amounts or tokens
+  std::string currency;     // of amounts
 };
 
 struct QuotaDefaults {
@@ -147,11 +154,13 @@ class Limiter {
   std::vector<Limit> limits(std::string_view organisation = {}, const std::optional<LimitKey>& after = {},
                             size_t most = SIZE_MAX) const;
   std::optional<Limit> FindLimit(const Scope& scope, std::string_view model) const;
-  void SetBudget(const Budget& budget, Money spent);
+  void SetBudget(const Budget& budget, const Amounts& spent);
   bool RemoveBudget(std::string_view id);
+  void SetBudgetCurrencies(const std::string& currency);  // of those that have none
   struct BudgetState {
     Budget budget;
     Money spent, reserved;
+    Amounts not_counted;  // spent in other currencies
     int64_t from_ms = 0, to_ms = 0;
   };
   std::vector<BudgetState> budgets(std::string_view organisation = {}, std::string_view after_id = {},
@@ -170,7 +179,8 @@ class Limiter {
   // kOverloaded with retry_after_s: "rate_limit_exceeded" (requests or tokens a minute, concurrent requests),
   // "quota_exhausted" (tokens a day, free quota with the stop switch), "budget_exhausted"; kInvalid or
   // kTooLarge "context_limit_exceeded", "max_output_limit_exceeded", "request_exceeds_limit" where waiting
-  // would not help. Messages name the rule and whom to ask. `rates`, if given, is filled in any case.
+  // would not help. Messages name the rule and whom to ask; how much of an organisation's is left they do not
+  // say, since that is what its other workspaces used. `rates`, if given, is filled in any case.
   Result<Reservation> Reserve(const AdmissionRequest& request, RateState* rates = nullptr);
   // Gives back what was not used and prices the rest.
   Settlement Settle(const Reservation& reservation, UsageStatus status, const BillableTokens& tokens);
@@ -206,6 +216,7 @@ class Limiter {
   };
   struct BudgetUse {
     Money spent, reserved;
+    Amounts not_counted;
     int32_t told = 0;  // highest threshold
   };
   struct BudgetEntry {

@@ -259,6 +259,32 @@ TEST_F(LimiterTest, RulesAreListedByOrganisation) {
   EXPECT_FALSE(limiter_->RemoveLimit(Key("o"), "m"));
 }
 
+TEST_F(LimiterTest, ABudgetOfAnotherCurrencyCountsNothingAndBlocksNothing) {
+  Prices();
+  const std::string ours = books_.At(wall_.unix_ms())->currency;
+  Budget budget{.id = "ours", .scope = {ScopeKind::kOrganisation, "o"}, .organisation = "o"};
+  budget.amount = *Money::Parse("1");
+  budget.thresholds = {10};
+  budget.currency = ours;
+  limiter_->SetBudget(budget, {{ours, *Money::Parse("0.05")}, {"XAU", *Money::Parse("7")}});
+  budget.id = "theirs";
+  budget.currency = "XAU";
+  budget.amount = *Money::Parse("0.01");
+  limiter_->SetBudget(budget, {{ours, *Money::Parse("0.05")}});
+  EXPECT_EQ(Code(Request(100, 0)), "admitted");  // costs 0.10
+  limiter_->Settle(last_, UsageStatus::kDone, {.prompt = 100});
+  const auto state = [&](const char* id) { return *limiter_->FindBudget(id); };
+  EXPECT_EQ(state("ours").spent.ToString(), "0.15");
+  EXPECT_EQ(state("ours").not_counted, (Amounts{{"XAU", *Money::Parse("7")}}));
+  EXPECT_EQ(state("theirs").spent, Money{});
+  EXPECT_EQ(state("theirs").reserved, Money{});
+  EXPECT_EQ(state("theirs").not_counted, (Amounts{{ours, *Money::Parse("0.15")}}));
+  const auto notices = limiter_->TakeNotices();
+  ASSERT_EQ(notices.size(), 1u);
+  EXPECT_EQ(notices[0].subject, "ours");
+  EXPECT_EQ(notices[0].currency, ours);
+}
+
 TEST_F(LimiterTest, BudgetsReserveTellAndBlock) {
   Prices();
   Budget budget{.id = "b", .scope = {ScopeKind::kOrganisation, "o"}, .organisation = "o"};

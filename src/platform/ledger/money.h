@@ -6,6 +6,7 @@
 
 #include <compare>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -36,6 +37,10 @@ struct Money {
   friend constexpr bool operator==(Money, Money) = default;
   friend constexpr auto operator<=>(Money a, Money b) { return a.nanos <=> b.nanos; }
 };
+
+// By currency: amounts of different ones are never added. What was used before there was a price book came to
+// nothing in no currency, and is left out.
+using Amounts = std::map<std::string, Money>;
 
 bool IsCurrency(std::string_view text);  // three capitals, as ISO 4217 has them: "EUR"
 

@@ -286,6 +286,21 @@ std::vector<std::shared_ptr<const PriceBook>> PriceBooks::After(int64_t version,
   return page;
 }
 
+std::string PriceBooks::Currency(int64_t at_ms) const {
+  const auto in_force = At(at_ms);
+  std::lock_guard lock(mutex_);
+  if (books_.size() < 2) return "";
+  return in_force->version != 0 ? in_force->currency : std::next(books_.begin())->second->currency;
+}
+
+bool PriceBooks::HasCurrency(std::string_view currency) const {
+  std::lock_guard lock(mutex_);
+  // The built-in book stands for none as soon as there is another.
+  const auto first = books_.size() < 2 ? books_.begin() : std::next(books_.begin());
+  return std::any_of(first, books_.end(),
+                     [&](const auto& book) { return book.second->currency == currency; });
+}
+
 void PriceBooks::Add(PriceBook book) {
   std::lock_guard lock(mutex_);
   const int64_t version = book.version;

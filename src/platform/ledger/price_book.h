@@ -90,6 +90,9 @@ class PriceBooks {
   std::shared_ptr<const PriceBook> Version(int64_t version) const;  // nullptr: no such
   // By version, without the built-in one: at most `most` of those after a version.
   std::vector<std::shared_ptr<const PriceBook>> After(int64_t version, size_t most) const;
+  // Of the book in force, or of the oldest where none is; "" while there is but the built-in one.
+  std::string Currency(int64_t at_ms) const;
+  bool HasCurrency(std::string_view currency) const;  // some book, also one that is over or to come
   void Add(PriceBook book);
   size_t size() const;  // the built-in one among them
 

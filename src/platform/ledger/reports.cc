@@ -276,6 +276,21 @@ Result<UsagePage<UsageRow>> Reports::Requests(const UsageFilter& filter, const s
   });
 }
 
+Result<std::map<std::string, int64_t>> Reports::FreeTokensOf(const std::string& workspace) {
+  using Sums = std::map<std::string, int64_t>;
+  return database_.Get<Sums>([&](Session& session) -> Result<Sums> {
+    TP_ASSIGN(
+        const auto rows,
+        session.Query("SELECT u.model_version, SUM(u.free_tokens) FROM usage_rows u JOIN free_quotas q ON "
+                      "q.organisation = u.organisation AND q.model_version = u.model_version "
+                      "WHERE u.workspace = $1 AND u.finished_ms >= q.granted_ms GROUP BY u.model_version",
+                      {workspace}));
+    Sums sums;
+    for (const Row& row : rows) sums[row.Text(0)] = row.Integer(1);
+    return sums;
+  });
+}
+
 Result<UsageRow> Reports::FindRequest(const UsageFilter& filter, const std::string& id) {
   Conditions c = ConditionsOf(filter);
   c.Add("(id = ?", id);

@@ -35,10 +35,6 @@ enum class GroupBy : uint8_t {
 Result<GroupBy> ParseGroupBy(std::string_view text);  // kInvalid lists what there is
 std::string_view GroupByName(GroupBy group_by);
 
-// By currency: amounts of different ones are never added. What was used before there was a price book came to
-// nothing in no currency, and is left out.
-using Amounts = std::map<std::string, Money>;
-
 struct UsageSums {
   int64_t requests = 0, errors = 0, cancelled = 0;
   BillableTokens tokens;
@@ -137,6 +133,8 @@ class Reports {
                                       int64_t limit);
   // Newest first.
   Result<UsagePage<UsageRow>> Requests(const UsageFilter& filter, const std::string& cursor, int64_t limit);
+  // Of each free quota (by model version) of its organisation, what this workspace has used of it.
+  Result<std::map<std::string, int64_t>> FreeTokensOf(const std::string& workspace);
   Result<UsageRow> FindRequest(const UsageFilter& filter, const std::string& id);  // row or request id
   Result<Bill> MonthlyBill(const std::string& organisation, int64_t month_ms, const std::string& cursor,
                            int64_t limit);

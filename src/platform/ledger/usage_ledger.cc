@@ -14,6 +14,7 @@ namespace {
 
 constexpr auto kRetry = std::chrono::milliseconds(200);
 constexpr int64_t kOthersEveryMs = 500;
+constexpr size_t kMaxOthersWaiting = 20'000;  // of each kind; beyond it the oldest go
 
 tl::unexpected<Error> NotRecorded() {
   return Fail(ErrorKind::kUnavailable, "usage_not_recorded",
@@ -227,7 +228,7 @@ void UsageLedger::RunJournal() {
     size_t unposted = 0;
     {
       std::lock_guard lock(post_mutex_);
-      unposted = unposted_.size();
+      unposted = unposted_.size() + posting_;
     }
     if (can && static_cast<int64_t>(unposted) >= options_.max_unposted_rows) {
       can = Fail(
@@ -360,6 +361,7 @@ void UsageLedger::RunPosting() {
       rows.assign(std::make_move_iterator(unposted_.begin()),
                   std::make_move_iterator(unposted_.begin() + static_cast<ptrdiff_t>(count)));
       unposted_.erase(unposted_.begin(), unposted_.begin() + static_cast<ptrdiff_t>(count));
+      posting_ = count;
       stopping = post_stopping_ && rows.empty();
     }
     PostRows(rows);
@@ -369,12 +371,13 @@ void UsageLedger::RunPosting() {
       PostOthers(stopping);
     }
     if (stopping) return;
+    // What the store did not take: back to the front, and again in a while.
+    std::unique_lock lock(post_mutex_);
+    posting_ = 0;
     if (rows.empty()) {
       retry = kRetry;
       continue;
     }
-    // The store did not take them: back to the front, and again in a while.
-    std::unique_lock lock(post_mutex_);
     unposted_.insert(unposted_.begin(), std::make_move_iterator(rows.begin()),
                      std::make_move_iterator(rows.end()));
     rows.clear();
@@ -434,15 +437,30 @@ void UsageLedger::PostRows(std::vector<Unposted>& rows) {
 
 void UsageLedger::PostOthers(bool flush) {
   if (parts_.sink == nullptr) return;
-  const auto post = [](std::string_view what, const Status& status) {
-    if (!status) LogWarn("not stored", {{"what", what}, {"reason", status.error().message}});
+  // What the store does not take now is kept for when it does: a quota that was granted twice, or a notice
+  // that nobody got, would be the price of an outage.
+  const auto post = [](std::string_view what, auto& waiting, auto more, const auto& take) {
+    for (auto& one : more) {
+      if (waiting.size() >= kMaxOthersWaiting) waiting.pop_front();
+      waiting.push_back(std::move(one));
+    }
+    if (waiting.empty()) return;
+    const std::vector<typename std::decay_t<decltype(waiting)>::value_type> batch(waiting.begin(),
+                                                                                  waiting.end());
+    const Status status = take(batch);
+    const bool again = !status && (status.error().kind == ErrorKind::kUnavailable ||
+                                   status.error().kind == ErrorKind::kOverloaded);
+    if (!status)
+      LogWarn(again ? "not stored yet" : "not stored", {{"what", what}, {"reason", status.error().message}});
+    if (!again) waiting.clear();
   };
-  if (const auto granted = parts_.limiter->TakeNewQuotas(); !granted.empty())
-    post("free quotas", parts_.sink->PostQuotas(granted));
-  if (const auto notices = parts_.limiter->TakeNotices(); !notices.empty())
-    post("notices", parts_.sink->PostNotices(notices));
-  if (const auto refusals = parts_.limiter->TakeRefusals(flush); !refusals.empty())
-    post("counts of refusals", parts_.sink->PostRefusals(refusals));
+  UsageSink& sink = *parts_.sink;
+  post("free quotas", quotas_waiting_, parts_.limiter->TakeNewQuotas(),
+       [&](const auto& batch) { return sink.PostQuotas(batch); });
+  post("notices", notices_waiting_, parts_.limiter->TakeNotices(),
+       [&](const auto& batch) { return sink.PostNotices(batch); });
+  post("counts of refusals", refusals_waiting_, parts_.limiter->TakeRefusals(flush),
+       [&](const auto& batch) { return sink.PostRefusals(batch); });
 }
 
 // ---- the rest ----------------------------------------------------------------------------------------

@@ -189,10 +189,15 @@ class UsageLedger {
   std::mutex post_mutex_;
   std::condition_variable post_wake_, flushed_;
   std::deque<Unposted> unposted_;
+  size_t posting_ = 0;  // taken out of unposted_, and not stored yet
   bool post_stopping_ = false, post_urgent_ = false;
   std::atomic<uint64_t> closed_{0};
   uint64_t settled_ = 0;  // under post_mutex_: closed meters that need nothing more from us
   std::atomic<double> stop_by_s_{0};
+  // The posting thread's: the store did not take them yet.
+  std::deque<FreeQuota> quotas_waiting_;
+  std::deque<Notice> notices_waiting_;
+  std::deque<Refusal> refusals_waiting_;
 
   std::thread journal_thread_, post_thread_;
 };

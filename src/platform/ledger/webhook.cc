@@ -21,6 +21,7 @@ namespace tidepool::platform {
 namespace {
 
 constexpr std::array<int64_t, 5> kRetryAfterMs = {5'000, 30'000, 120'000, 600'000, 3'600'000};
+constexpr int64_t kAtATime = 100;  // notices of one organisation in one go
 
 struct SocketGuard {
   bool allow_private = false;
@@ -34,6 +35,10 @@ curl_socket_t OpenWebhookSocket(void* context, curlsocktype, curl_sockaddr* addr
     return CURL_SOCKET_BAD;
   }
   return ::socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+}
+
+int StopTransfer(void* stop, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
+  return static_cast<const std::atomic<bool>*>(stop)->load() ? 1 : 0;
 }
 
 size_t DropBody(char*, size_t size, size_t count, void* taken) {
@@ -58,6 +63,7 @@ std::string NoticeBody(const Delivery& delivery) {
     data["threshold_percent"] = n.threshold;
     data["amount"] = n.limit;
     data["spent"] = n.used;
+    data["currency"] = n.currency;
   } else {
     data["model"] = n.name;
     data["model_version"] = n.subject;
@@ -118,7 +124,7 @@ std::string WebhookSignature(std::string_view secret, int64_t unix_s, std::strin
 }
 
 Status PostWebhook(const std::string& url, const std::string& signature, const std::string& body,
-                   const WebhookOptions& options) {
+                   const WebhookOptions& options, const std::atomic<bool>* stop) {
   static const CURLcode initialised = curl_global_init(CURL_GLOBAL_DEFAULT);
   CHECK(initialised == CURLE_OK);
   const std::unique_ptr<CURL, void (*)(CURL*)> curl(curl_easy_init(), curl_easy_cleanup);
@@ -145,6 +151,11 @@ Status PostWebhook(const std::string& url, const std::string& signature, const s
   curl_easy_setopt(curl.get(), CURLOPT_WRITEFUNCTION, DropBody);
   curl_easy_setopt(curl.get(), CURLOPT_WRITEDATA, &taken);
   curl_easy_setopt(curl.get(), CURLOPT_USERAGENT, "tidepool");
+  if (stop != nullptr) {
+    curl_easy_setopt(curl.get(), CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(curl.get(), CURLOPT_XFERINFOFUNCTION, StopTransfer);
+    curl_easy_setopt(curl.get(), CURLOPT_XFERINFODATA, stop);
+  }
   const CURLcode code = curl_easy_perform(curl.get());
   long status = 0;
   curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &status);
@@ -164,6 +175,7 @@ WebhookSender::WebhookSender(LedgerStore& store, const WallClock& wall, MetricsR
       delivered_(metrics.counter("tidepool_webhooks_delivered_total", "Notices that their URL has taken")),
       failed_(metrics.counter("tidepool_webhooks_failed_total", "Attempts to deliver a notice that failed")),
       given_up_(metrics.counter("tidepool_webhooks_given_up_total", "Notices that were never taken")),
+      telling_gauge_(metrics.gauge("tidepool_webhooks_telling", "Organisations that are being told now")),
       thread_([this] { Run(); }) {}
 
 WebhookSender::~WebhookSender() {
@@ -173,28 +185,64 @@ WebhookSender::~WebhookSender() {
   }
   wake_.notify_all();
   thread_.join();
+  for (auto& [organisation, thread] : telling_) thread.join();
 }
 
 void WebhookSender::Run() {
+  const auto pause = std::chrono::milliseconds(options_.poll_ms);
+  auto next = std::chrono::steady_clock::now() + pause;
+  std::unique_lock lock(mutex_);
   for (;;) {
-    {
-      std::unique_lock lock(mutex_);
-      wake_.wait_for(lock, std::chrono::milliseconds(options_.poll_ms), [this] { return stopping_; });
-      if (stopping_) return;
+    wake_.wait_until(lock, next, [this] { return stopping_ || !told_.empty(); });
+    if (stopping_) return;
+    for (const std::string& organisation : std::exchange(told_, {})) {
+      telling_.find(organisation)->second.join();  // it has nothing left to do
+      telling_.erase(organisation);
     }
-    auto due = store_.DueDeliveries(wall_.unix_ms(), 20);
+    telling_gauge_.Set(static_cast<double>(telling_.size()));
+    if (std::chrono::steady_clock::now() < next) continue;
+    next = std::chrono::steady_clock::now() + pause;
+    const int64_t room = options_.workers - std::ssize(telling_);
+    if (room <= 0) continue;
+    std::vector<std::string> busy;
+    for (const auto& [organisation, thread] : telling_) busy.push_back(organisation);
+    lock.unlock();
+    const auto due = store_.OrganisationsDue(wall_.unix_ms(), busy, room);
+    lock.lock();
     if (!due) continue;  // the store logs its troubles
-    for (Delivery& delivery : *due) {
-      Deliver(delivery);
-      std::lock_guard lock(mutex_);
-      if (stopping_) return;
+    for (const std::string& organisation : *due) {
+      telling_.emplace(organisation, [this, organisation] {
+        TellAllOf(organisation);
+        std::lock_guard done(mutex_);
+        told_.push_back(organisation);
+        wake_.notify_all();
+      });
     }
+    telling_gauge_.Set(static_cast<double>(telling_.size()));
+  }
+}
+
+void WebhookSender::TellAllOf(const std::string& organisation) {
+  const int64_t now_ms = wall_.unix_ms();
+  const auto webhook = store_.FindWebhook(organisation);
+  auto waiting = store_.WaitingDeliveries(organisation, now_ms, kAttemptsInOrder, kAtATime);
+  if (!webhook || !waiting) return;
+  for (Delivery& delivery : *waiting) {
+    if (stopping_) return;
+    if (delivery.next_ms <= now_ms) {
+      if (!Deliver(*webhook, delivery)) return;
+      if (delivery.next_ms <= now_ms) continue;  // taken
+    }
+    if (delivery.attempts >= kAttemptsInOrder) continue;
+    (void)store_.HoldDeliveries(organisation, delivery.next_ms);
+    return;
   }
 }
 
 Status WebhookSender::Send(const Webhook& webhook, const std::string& body) const {
   TP_ASSIGN(const std::string secret, unseal_(webhook.secret));
-  return PostWebhook(webhook.url, WebhookSignature(secret, wall_.unix_ms() / 1000, body), body, options_);
+  return PostWebhook(webhook.url, WebhookSignature(secret, wall_.unix_ms() / 1000, body), body, options_,
+                     &stopping_);
 }
 
 Status WebhookSender::Test(const Webhook& webhook) const {
@@ -205,25 +253,20 @@ Status WebhookSender::Test(const Webhook& webhook) const {
   return Send(webhook, body.dump());
 }
 
-void WebhookSender::Deliver(Delivery& delivery) {
-  const auto webhook = store_.FindWebhook(delivery.notice.organisation);
-  if (!webhook) return;
+Status WebhookSender::Deliver(const std::optional<Webhook>& webhook, Delivery& delivery) {
   LogInfo("notice", {{"type", NoticeType(delivery.notice)},
                      {"organisation", delivery.notice.organisation},
                      {"of", delivery.notice.name},
                      {"percent", delivery.notice.threshold},
                      {"limit", delivery.notice.limit},
                      {"used", delivery.notice.used}});
-  if (!*webhook) {
-    (void)store_.SaveDelivery(delivery, "no_webhook", "");
-    return;
-  }
-  const Status sent = Send(**webhook, NoticeBody(delivery));
+  if (!webhook) return store_.SaveDelivery(delivery, "no_webhook", "");
+  const Status sent = Send(*webhook, NoticeBody(delivery));
+  if (!sent && stopping_) return sent;  // cut off: not its fault, the next start sends it
   ++delivery.attempts;
   if (sent) {
     delivered_.Increment();
-    (void)store_.SaveDelivery(delivery, "delivered", "");
-    return;
+    return store_.SaveDelivery(delivery, "delivered", "");
   }
   failed_.Increment();
   const bool last = delivery.attempts >= kMaxAttempts;
@@ -233,7 +276,7 @@ void WebhookSender::Deliver(Delivery& delivery) {
   LogWarn("a webhook was not delivered", {{"organisation", delivery.notice.organisation},
                                           {"attempt", delivery.attempts},
                                           {"reason", sent.error().message}});
-  (void)store_.SaveDelivery(delivery, last ? "given_up" : "waiting", sent.error().message);
+  return store_.SaveDelivery(delivery, last ? "given_up" : "waiting", sent.error().message);
 }
 
 }  // namespace tidepool::platform

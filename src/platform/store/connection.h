@@ -19,6 +19,10 @@ class Connection : public Session {
   virtual bool InTransaction() const = 0;
   // Connected, or connects again; kUnavailable if it cannot be.
   virtual Status Ensure() = 0;
+  // As far as is known without asking.
+  virtual bool Connected() const = 0;
+  // What follows in this transaction may take as long as it needs (migrations).
+  virtual Status TakeTime() = 0;
   virtual Status Backup(const std::filesystem::path& file) = 0;
   virtual std::string Describe() const = 0;
 };

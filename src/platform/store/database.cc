@@ -67,7 +67,13 @@ class RunningDatabase final : public Database {
     std::unique_ptr<Connection> connection;
     {
       std::unique_lock lock(readers_mutex_);
-      reader_back_.wait(lock, [this] { return !readers_.empty(); });
+      if (!reader_back_.wait_for(lock, std::chrono::duration<double>(options_.query_timeout_s),
+                                 [this] { return !readers_.empty(); })) {
+        return Fail(Error{ErrorKind::kUnavailable, "store_busy",
+                          fmt::format("All {} connections for reading (store.readers) are busy; try again.",
+                                      options_.readers),
+                          "", 1});
+      }
       connection = std::move(readers_.back());
       readers_.pop_back();
     }
@@ -124,16 +130,40 @@ class RunningDatabase final : public Database {
     return backend_ == Backend::kSqlite ? OpenSqlite(options_, write) : OpenPostgresql(options_, write);
   }
 
+  // Connecting to a server that is gone takes as long as connect_timeout_s, on a thread that serves others.
+  // So while it is gone one caller at a time tries, at most half of the time; the others are told at once.
+  Status Reach(Connection& connection) {
+    using SteadyClock = std::chrono::steady_clock;
+    if (connection.Connected()) return {};
+    const auto began = SteadyClock::now();
+    {
+      std::lock_guard lock(outage_mutex_);
+      if (outage_ && (reaching_ || began < reach_again_)) return Fail(*outage_);
+      reaching_ = true;
+    }
+    const Status reached = connection.Ensure();
+    const auto ended = SteadyClock::now();
+    std::lock_guard lock(outage_mutex_);
+    reaching_ = false;
+    reach_again_ = ended + (ended - began);
+    if (reached) {
+      outage_.reset();
+    } else {
+      outage_ = reached.error();
+    }
+    return reached;
+  }
+
   // A connection that was lost while it idled shows it only now: nothing has run, so it is made again.
-  static Status BeginOn(Connection& connection, bool write) {
-    TP_TRY(connection.Ensure());
+  Status BeginOn(Connection& connection, bool write) {
+    TP_TRY(Reach(connection));
     Status begun = connection.Begin(write);
     if (begun || begun.error().code != "store_unavailable") return begun;
-    TP_TRY(connection.Ensure());
+    TP_TRY(Reach(connection));
     return connection.Begin(write);
   }
 
-  static Status ReadOn(Connection& connection, const Work& work) {
+  Status ReadOn(Connection& connection, const Work& work) {
     TP_TRY(BeginOn(connection, false));
     Status status = work(connection);
     // Nothing was changed: ROLLBACK and COMMIT are the same, and a lost connection has no transaction.
@@ -230,6 +260,11 @@ class RunningDatabase final : public Database {
   std::string description_;
   std::unique_ptr<Connection> writer_;  // the writer thread's (Migrate: before it has work)
 
+  std::mutex outage_mutex_;
+  std::optional<Error> outage_;  // why PostgreSQL could not be reached
+  bool reaching_ = false;        // somebody tries
+  std::chrono::steady_clock::time_point reach_again_;
+
   std::mutex readers_mutex_;
   std::condition_variable reader_back_;
   std::vector<std::unique_ptr<Connection>> readers_;
@@ -308,6 +343,7 @@ Status RunningDatabase::Migrate(std::span<const MigrationList> lists) {
       CHECK(list.migrations[i].number == static_cast<int32_t>(i) + 1);
   }
   const Status made = Write([&](Session& session) -> Status {
+    TP_TRY(writer_->TakeTime());  // another server may migrate just now
     if (backend_ == Backend::kPostgresql)
       TP_TRY(session.Query("SELECT pg_advisory_xact_lock($1)", {kMigrationLock}));
     return session
@@ -330,6 +366,7 @@ Status RunningDatabase::Migrate(std::span<const MigrationList> lists) {
     for (const Migration& migration : list.migrations) {
       if (applied[floor].contains(migration.number)) continue;
       const Status done = Write([&](Session& session) -> Status {
+        TP_TRY(writer_->TakeTime());
         if (backend_ == Backend::kPostgresql)
           TP_TRY(session.Query("SELECT pg_advisory_xact_lock($1)", {kMigrationLock}));
         // Another server may have been quicker.

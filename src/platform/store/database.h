@@ -14,9 +14,10 @@
 // Errors: kConflict "store_conflict" (a UNIQUE, CHECK or FOREIGN KEY constraint), kUnavailable "store_full"
 // (disk or size limit), "store_unavailable" (connection lost, file cannot be written), "store_busy" (too many
 // waiting writes), kInvalid "bad_text", kCorrupt "store_corrupt", kInternal "store_error" (SQL that is
-// wrong). After kUnavailable nothing needs a restart: the next call tries again. When PostgreSQL is lost
-// during a commit its outcome is unknown: a writer that tries again must be idempotent (ids of its own and ON
-// CONFLICT DO NOTHING).
+// wrong). After kUnavailable nothing needs a restart: the next call tries again. While PostgreSQL cannot be
+// reached, one call at a time tries and the others fail at once: nobody waits in a queue for a dead server.
+// When it is lost during a commit its outcome is unknown: a writer that tries again must be idempotent (ids
+// of its own and ON CONFLICT DO NOTHING).
 #pragma once
 
 #include <filesystem>
@@ -71,7 +72,10 @@ struct DatabaseOptions {
   int32_t max_waiting_writes = 65536;
   int32_t max_batch_writes = 1024;  // of one transaction
   double connect_timeout_s = 5;     // PostgreSQL
-  double busy_timeout_s = 5;        // SQLite: another process (the command line) writes
+  // PostgreSQL: a statement that takes longer, or a server that says nothing for so long, is given up. Also
+  // how long a read waits for one of the `readers`.
+  double query_timeout_s = 15;
+  double busy_timeout_s = 5;  // SQLite: another process (the command line) writes
 };
 
 using Work = std::function<Status(Session&)>;

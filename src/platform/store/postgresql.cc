@@ -1,7 +1,10 @@
 #include <fmt/format.h>
 #include <libpq-fe.h>
+#include <poll.h>
 
+#include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstdlib>
 #include <unordered_map>
 
@@ -31,25 +34,43 @@ std::string OneLine(const char* text) {
 
 class PostgresConnection final : public Connection {
  public:
-  PostgresConnection(std::string settings, double timeout_s)
-      : settings_(std::move(settings)), timeout_s_(timeout_s) {}
+  PostgresConnection(std::string settings, double connect_timeout_s, double query_timeout_s)
+      : settings_(std::move(settings)),
+        connect_timeout_s_(connect_timeout_s),
+        query_timeout_(static_cast<int64_t>(query_timeout_s * 1000)) {}
   ~PostgresConnection() override { PQfinish(handle_); }
   PostgresConnection(const PostgresConnection&) = delete;
   PostgresConnection& operator=(const PostgresConnection&) = delete;
 
+  bool Connected() const override {
+    return handle_ != nullptr && PQstatus(handle_) == CONNECTION_OK && !ended_;
+  }
+
   Status Ensure() override {
-    if (handle_ != nullptr && PQstatus(handle_) == CONNECTION_OK && !ended_) return {};
-    ended_ = false;
+    if (Connected()) return {};
+    ended_ = silent_ = false;
+    limited_ = true;
     PQfinish(handle_);
     prepared_.clear();
-    const std::string timeout = fmt::format("{:.0f}", std::max(2.0, timeout_s_));
-    // client_encoding: text is UTF-8 whatever the environment says.
-    const char* names[] = {"dbname", "connect_timeout", "client_encoding", "application_name", nullptr};
-    const char* values[] = {settings_.c_str(), timeout.c_str(), "UTF8", "tidepool", nullptr};
+    const std::string timeout = fmt::format("{:.0f}", std::max(2.0, connect_timeout_s_));
+    // client_encoding: text is UTF-8 whatever the environment says. What stands before the connection string
+    // gives way to it: a host that vanished is noticed while the connection idles.
+    const char* names[] = {"keepalives_idle", "keepalives_interval", "keepalives_count", "dbname",
+                           "connect_timeout", "client_encoding",     "application_name", nullptr};
+    const char* values[] = {"15", "5", "3", settings_.c_str(), timeout.c_str(), "UTF8", "tidepool", nullptr};
     handle_ = PQconnectdbParams(names, values, /*expand_dbname=*/1);
     if (PQstatus(handle_) != CONNECTION_OK) return Lost();
     PQsetNoticeProcessor(handle_, [](void*, const char*) {}, nullptr);
-    return Run("SET synchronous_commit = on; SET standard_conforming_strings = on; SET bytea_output = 'hex'");
+    PQsetnonblocking(handle_, 1);
+    return Run(
+        fmt::format("SET synchronous_commit = on; SET standard_conforming_strings = on; SET bytea_output = "
+                    "'hex'; SET statement_timeout = {}",
+                    query_timeout_.count()));
+  }
+
+  Status TakeTime() override {
+    limited_ = false;
+    return Run("SET LOCAL statement_timeout = 0");
   }
 
   Result<Rows> Query(std::string_view sql, const std::vector<Value>& values) override {
@@ -66,6 +87,8 @@ class PostgresConnection final : public Connection {
 
   Status Each(std::string_view sql, const std::vector<Value>& values,
               const std::function<bool(const Row&)>& take) override {
+    // The rows are taken one by one, however many: what is bounded is the wait for the next one.
+    TP_TRY(Run("SET LOCAL statement_timeout = 0"));
     TP_ASSIGN(const std::string name, Prepared(sql, values));
     const Bound bound(values);
     if (PQsendQueryPrepared(handle_, name.c_str(), bound.count(), bound.values.data(), bound.lengths.data(),
@@ -75,7 +98,10 @@ class PostgresConnection final : public Connection {
     PQsetSingleRowMode(handle_);
     Status status;
     bool taking = true;
-    while (PgResult result{PQgetResult(handle_)}) {
+    while (true) {
+      if (!Await()) return Lost();
+      const PgResult result(PQgetResult(handle_));
+      if (result == nullptr) break;
       const ExecStatusType kind = PQresultStatus(result.get());
       if (kind == PGRES_SINGLE_TUPLE) {
         if (taking && !take(RowOf(result.get(), 0))) {
@@ -99,13 +125,14 @@ class PostgresConnection final : public Connection {
   }
 
   Status Run(const std::string& statements) override {
-    const PgResult result(PQexec(handle_, statements.c_str()));
+    const PgResult result = ResultOf(PQsendQuery(handle_, statements.c_str()));
     const ExecStatusType kind = PQresultStatus(result.get());
     if (kind != PGRES_COMMAND_OK && kind != PGRES_TUPLES_OK) return ErrorOf(result.get());
     return {};
   }
 
   Status Begin(bool write) override {
+    limited_ = true;
     return Run(write ? "BEGIN" : "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
   }
   bool InTransaction() const override {
@@ -154,6 +181,43 @@ class PostgresConnection final : public Connection {
     std::vector<int> lengths, formats;
   };
 
+  // Until a result can be taken without waiting. False: the server said nothing for too long, where libpq
+  // would wait for ever (a machine that was cut off, a stopped process); the connection is given up.
+  bool Await() {
+    using SteadyClock = std::chrono::steady_clock;
+    // The server itself ends a statement at query_timeout_: a second later it is the server that is gone.
+    const auto due = SteadyClock::now() + query_timeout_ + std::chrono::seconds(1);
+    while (true) {
+      if (PQstatus(handle_) != CONNECTION_OK) return true;  // the result says why
+      const int unsent = PQflush(handle_);
+      if (unsent < 0) return true;
+      if (unsent == 0 && PQisBusy(handle_) == 0) return true;
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(due - SteadyClock::now());
+      pollfd socket{PQsocket(handle_), static_cast<short>(POLLIN | (unsent > 0 ? POLLOUT : 0)), 0};
+      const int ready =
+          ::poll(&socket, 1, limited_ ? static_cast<int>(std::max<int64_t>(0, left.count())) : -1);
+      if (ready < 0 && errno == EINTR) continue;
+      if (ready <= 0) {
+        ended_ = silent_ = true;
+        return false;
+      }
+      if ((socket.revents & ~POLLOUT) != 0 && PQconsumeInput(handle_) == 0) return true;
+    }
+  }
+
+  // Of what was sent: the last result or the first error, as PQexec has it. nullptr: ErrorOf(nullptr) says
+  // why.
+  PgResult ResultOf(int sent) {
+    PgResult last;
+    while (sent != 0) {
+      if (!Await()) return nullptr;
+      PgResult next(PQgetResult(handle_));
+      if (next == nullptr) break;
+      if (last == nullptr || PQresultStatus(last.get()) != PGRES_FATAL_ERROR) last = std::move(next);
+    }
+    return last;
+  }
+
   void Cancel() {
     PGcancel* cancel = PQgetCancel(handle_);
     char buffer[256];
@@ -162,6 +226,13 @@ class PostgresConnection final : public Connection {
   }
 
   tl::unexpected<Error> Lost() const {
+    if (silent_) {
+      return Fail(Error{ErrorKind::kUnavailable, "store_unavailable",
+                        fmt::format("PostgreSQL said nothing for {} ms (store.query_timeout_s). It is tried "
+                                    "again by the next request.",
+                                    query_timeout_.count()),
+                        "", 5});
+    }
     return Fail(Error{ErrorKind::kUnavailable, "store_unavailable",
                       fmt::format("PostgreSQL cannot be reached: {}. It is tried again by the next request.",
                                   OneLine(handle_ == nullptr ? "out of memory" : PQerrorMessage(handle_))),
@@ -169,7 +240,7 @@ class PostgresConnection final : public Connection {
   }
 
   tl::unexpected<Error> ErrorOf(const PGresult* result) const {
-    if (PQstatus(handle_) != CONNECTION_OK) return Lost();
+    if (!Connected()) return Lost();
     const char* field = result == nullptr ? nullptr : PQresultErrorField(result, PG_DIAG_SQLSTATE);
     const std::string state = field == nullptr ? "" : field;
     if (state.empty()) return Lost();  // it did not come from the server
@@ -211,8 +282,8 @@ class PostgresConnection final : public Connection {
       prepared_.clear();
     }
     const std::string name = fmt::format("s{}", ++last_statement_);
-    const PgResult result(PQprepare(handle_, name.c_str(), std::string(sql).c_str(),
-                                    static_cast<int>(types.size()), types.data()));
+    const PgResult result = ResultOf(PQsendPrepare(handle_, name.c_str(), std::string(sql).c_str(),
+                                                   static_cast<int>(types.size()), types.data()));
     if (PQresultStatus(result.get()) != PGRES_COMMAND_OK) return ErrorOf(result.get());
     prepared_.emplace(std::move(id), name);
     return name;
@@ -221,8 +292,8 @@ class PostgresConnection final : public Connection {
   Result<PgResult> Ask(std::string_view sql, const std::vector<Value>& values) {
     TP_ASSIGN(const std::string name, Prepared(sql, values));
     const Bound bound(values);
-    PgResult result(PQexecPrepared(handle_, name.c_str(), bound.count(), bound.values.data(),
-                                   bound.lengths.data(), bound.formats.data(), 0));
+    PgResult result = ResultOf(PQsendQueryPrepared(handle_, name.c_str(), bound.count(), bound.values.data(),
+                                                   bound.lengths.data(), bound.formats.data(), 0));
     const ExecStatusType kind = PQresultStatus(result.get());
     if (kind != PGRES_COMMAND_OK && kind != PGRES_TUPLES_OK) return ErrorOf(result.get());
     return result;
@@ -261,9 +332,12 @@ class PostgresConnection final : public Connection {
   }
 
   const std::string settings_;
-  const double timeout_s_;
+  const double connect_timeout_s_;
+  const std::chrono::milliseconds query_timeout_;
   PGconn* handle_ = nullptr;
   mutable bool ended_ = false;
+  bool silent_ = false;                                    // and that is why it ended
+  bool limited_ = true;                                    // by query_timeout_, in this transaction
   std::unordered_map<std::string, std::string> prepared_;  // statement and types -> name
   int64_t last_statement_ = 0;
 };
@@ -271,7 +345,8 @@ class PostgresConnection final : public Connection {
 }  // namespace
 
 Result<std::unique_ptr<Connection>> OpenPostgresql(const DatabaseOptions& options, bool) {
-  auto connection = std::make_unique<PostgresConnection>(options.postgresql, options.connect_timeout_s);
+  auto connection = std::make_unique<PostgresConnection>(options.postgresql, options.connect_timeout_s,
+                                                         options.query_timeout_s);
   TP_TRY(connection->Ensure());
   return std::unique_ptr<Connection>(std::move(connection));
 }

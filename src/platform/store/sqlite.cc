@@ -97,6 +97,8 @@ class SqliteConnection final : public Connection {
   Status Begin(bool write) override { return Run(write ? "BEGIN IMMEDIATE" : "BEGIN"); }
   bool InTransaction() const override { return sqlite3_get_autocommit(handle_) == 0; }
   Status Ensure() override { return {}; }
+  bool Connected() const override { return true; }
+  Status TakeTime() override { return {}; }
 
   Status Backup(const std::filesystem::path& file) override {
     struct stat info{};

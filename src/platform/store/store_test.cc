@@ -371,6 +371,53 @@ TEST_P(PostgresqlTest, ALostServerIsSaidAndComesBackWithoutARestart) {
   EXPECT_EQ(Count(), 2);
 }
 
+TEST_P(PostgresqlTest, AStatementThatTakesTooLongIsGivenUp) {
+  options_.query_timeout_s = 1;
+  Open(kListOne);
+  const auto sleep = [](Session& session) { return session.Query("SELECT pg_sleep(60)").map([](auto&&) {}); };
+  for (const bool write : {false, true}) {
+    const auto began = std::chrono::steady_clock::now();
+    const Status status = write ? database_->Write(sleep) : database_->Read(sleep);
+    ASSERT_FALSE(status);
+    EXPECT_EQ(status.error().code, "store_unavailable") << status.error().message;
+    EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(20));
+    EXPECT_TRUE(Insert(write ? "after a write" : "after a read"));
+  }
+  EXPECT_EQ(Count(), 2);
+}
+
+// A server that is stopped, or whose network is gone: its connections are there and nothing comes.
+TEST_P(PostgresqlTest, AServerThatSaysNothingIsGivenUp) {
+  options_.query_timeout_s = 1;
+  options_.connect_timeout_s = 2;
+  ASSERT_NO_FATAL_FAILURE(Open(kListOne));
+  ASSERT_TRUE(Insert("before"));
+  (*Server())->Freeze(true);
+  const auto began = std::chrono::steady_clock::now();
+  std::vector<std::future<Status>> all;
+  for (int i = 0; i < 32; ++i) {
+    all.push_back(std::async(std::launch::async, [&] {
+      return database_->Read([](Session& s) { return s.Query("SELECT 1").map([](auto&&) {}); });
+    }));
+  }
+  std::vector<Status> results = {Insert("lost")};
+  for (auto& one : all) results.push_back(one.get());
+  const auto took = std::chrono::steady_clock::now() - began;
+  (*Server())->Freeze(false);
+  for (const Status& status : results) {
+    ASSERT_FALSE(status);
+    EXPECT_EQ(status.error().kind, ErrorKind::kUnavailable) << status.error().message;
+  }
+  // 4 readers wait for 2 s and then, one at a time, 2 s (libpq's least) for a new connection. In turn it
+  // would be 8 times as long.
+  EXPECT_LT(took, std::chrono::seconds(16));
+  Status again;
+  for (int i = 0; i < 200 && !(again = Insert("after " + std::to_string(i))); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_TRUE(again) << again.error().message;
+  EXPECT_EQ(Count(), 2);
+}
+
 TEST_P(PostgresqlTest, HasNoBackupOfOurs) {
   EXPECT_EQ(database_->Backup(folder_ / "copy").error().code, "backup_not_here");
 }

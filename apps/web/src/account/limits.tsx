@@ -54,7 +54,9 @@ export function LimitsPage() {
         {quotas.isPending ? <Loading /> : quotas.error ? <ErrorNote error={quotas.error} /> : quotas.rows.length === 0 ? <Empty title={t("limits.noQuotas")}>{t("limits.noQuotasText")}</Empty> : (
           <Table label={t("limits.quotas")} rows={quotas.rows} keyOf={(one) => one.model} columns={[
             { head: t("usage.model"), wide: true, cell: (one) => <span className="block min-w-28 truncate">{one.model}</span> },
-            { head: t("limits.left"), cell: (one) => <div className="w-40"><div className="mb-1 text-xs text-faint">{grouped(one.remaining)} / {formatCount(one.total)}</div><Meter value={one.used} max={one.total} label={t("limits.usedOf", { model: one.model })} /></div> },
+            { head: t("limits.left"), cell: (one) => one.used === null || one.remaining === null
+              ? <div className="w-40 text-xs text-faint"><Badge tone={one.state === "ok" ? "good" : one.state === "low" ? "warn" : "bad"}>{t(`limits.quota_${one.state}`)}</Badge> {t("limits.usedHere", { amount: formatCount(one.workspace_used) })}</div>
+              : <div className="w-40"><div className="mb-1 text-xs text-faint">{grouped(one.remaining)} / {formatCount(one.total)}</div><Meter value={one.used} max={one.total} label={t("limits.usedOf", { model: one.model })} /></div> },
             { head: t("keys.expires"), hide: "sm", cell: (one) => <Ago at={one.expires_at} /> },
             { head: t("limits.stop"), right: true, cell: (one) => <input type="checkbox" className="accent-(--accent)" aria-label={t("limits.stopAt", { model: one.model })} checked={one.stop_when_exhausted} disabled={!admin || write.isPending}
               onChange={(event) => write.mutate({ method: "PUT", path: "/api/v1/quotas", body: { model: one.model, stop_when_exhausted: event.target.checked } })} /> },
@@ -67,7 +69,7 @@ export function LimitsPage() {
           <Table label={t("limits.budgets")} rows={budgets.rows} keyOf={(one) => one.id} columns={[
             { head: t("limits.scope"), wide: true, cell: (one) => <ScopeName scope={one.scope} names={names} /> },
             { head: t("limits.period"), hide: "sm", cell: (one) => t(one.period === "day" ? "limits.day" : "limits.month") },
-            { head: t("limits.spent"), cell: (one) => one.spent === null ? <span className="text-xs text-faint">{one.amount}</span> : <div className="w-28 sm:w-40"><div className="mb-1 text-xs text-faint [overflow-wrap:anywhere]">{one.spent} / {one.amount}</div><Meter value={share(one)} max={1} label={t("limits.spentOf", { scope: one.scope })} /></div> },
+            { head: t("limits.spent"), cell: (one) => one.spent === null ? <span className="text-xs text-faint">{one.amount} {one.currency}</span> : <div className="w-28 sm:w-40"><div className="mb-1 text-xs text-faint [overflow-wrap:anywhere]">{one.spent} / {one.amount} {one.currency}{Object.entries(one.not_counted ?? {}).map(([currency, amount]) => <span key={currency} className="block">{t("limits.notCounted", { amount: `${amount} ${currency}` })}</span>)}</div><Meter value={share(one)} max={1} label={t("limits.spentOf", { scope: one.scope })} /></div> },
             { head: t("limits.then"), hide: "sm", cell: (one) => <Badge tone={one.block ? "warn" : "neutral"}>{t(one.block ? "limits.blocks" : "limits.tells")}</Badge> },
             { head: "", right: true, cell: (one) => admin && <span className="inline-flex"><IconButton label={t("limits.change_budget")} onClick={() => { write.reset(); setAdding({ what: "budget", old: one }); }}><Pencil /></IconButton><IconButton label={t("limits.remove")} onClick={() => setRemoving({ text: one.scope, write: { method: "DELETE", path: `/api/v1/budgets/${one.id}` } })}><Trash2 /></IconButton></span> },
           ]} />

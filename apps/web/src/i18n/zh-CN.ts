@@ -178,7 +178,7 @@ export const zhCN: Translation = {
   },
   limits: {
     lead: "可以使用多少，可以花费多少。", limits: "限额", add_limit: "新建限额", add_budget: "新建预算", noLimits: "没有限额", noLimitsText: "请求与词元只受资源池本身限制。", scope: "范围", allModels: "所有模型", requests_per_minute: "请求/分", tokens_per_minute: "词元/分", tokens_per_day: "词元/天", concurrent_requests: "并发", context_length: "上下文", max_output_tokens: "最多输出",
-    quotas: "免费额度", quotasNote: "按模型计，自首次使用起", noQuotas: "没有使用中的免费额度", noQuotasText: "从模型的首个请求开始。", left: "剩余", usedOf: "{{model}} 已用免费词元", stop: "用尽即停", stopAt: "{{model}} 的免费额度用尽时停止",
+    quotas: "免费额度", quotasNote: "按模型计，自首次使用起", noQuotas: "没有使用中的免费额度", noQuotasText: "从模型的首个请求开始。", left: "剩余", usedOf: "{{model}} 已用免费词元", usedHere: "本工作区已用 {{amount}}", quota_ok: "充足", quota_low: "所剩不多", quota_exhausted: "已用尽", quota_ended: "已到期", notCounted: "另有 {{amount}}，不计入", stop: "用尽即停", stopAt: "{{model}} 的免费额度用尽时停止",
     budgets: "预算", noBudgets: "没有预算", noBudgetsText: "预算会先提醒，再拒绝，避免账单意外。", period: "周期", day: "每天", month: "每月", spent: "已花费", spentOf: "{{scope}} 预算已花费", then: "达到 100 % 时", blocks: "拒绝", tells: "仅提醒", block: "拒绝会超出的请求",
     prices: "价格", pricesNote: "每百万词元", noPrices: "未定价", noPricesText: "管理员尚未定价：一切为 0。", book: "价目表 {{version}}，{{currency}}", upTo: "提示长度至", input: "输入", cachedInput: "缓存", output: "输出", modelHelp: "已存储模型的名称；* 表示全部合计。",
     remove: "删除", removeTitle: "删除这条规则？", removeText: "它所限制的请求可立即继续。",

@@ -30,7 +30,8 @@ export function Deployments({ models, onDeploy }: { models: StoredModel[]; onDep
             { head: t("deployments.kept"), hide: "sm", cell: (one) => (one.pinned ? t("deployments.pinned") : "–") },
             { head: t("models.context"), right: true, hide: "md", cell: (one) => formatCount(one.context_length ?? 0) },
             { head: t("deployments.maxOutput"), right: true, hide: "lg", cell: (one) => (one.max_output_tokens ? formatCount(one.max_output_tokens) : "–") },
-            { head: t("keys.lastUsed"), hide: "md", cell: (one) => (one.last_used_at ? <Ago at={one.last_used_at} /> : t("keys.never")) },
+            // Who else calls it, and when, is the operator's to see.
+            ...(operator ? [{ head: t("keys.lastUsed"), hide: "md" as const, cell: (one: Deployment) => (one.last_used_at ? <Ago at={one.last_used_at} /> : t("keys.never")) }] : []),
             { head: "", right: true, cell: (one) => {
               const name = one.name ?? "";
               return operator && (

@@ -20,8 +20,10 @@ inline constexpr int64_t kTestTime_ms = 1'800'000'000'000;
 
 class AccountsWorld {
  public:
-  explicit AccountsWorld(std::string postgresql = "")
-      : home_(std::filesystem::temp_directory_path() / RandomId("tidepool-accounts-", 8)),
+  // `home`: a folder of the test's; without it a new one. It goes in the end.
+  explicit AccountsWorld(std::string postgresql = "", std::filesystem::path home = {})
+      : home_(home.empty() ? std::filesystem::temp_directory_path() / RandomId("tidepool-accounts-", 8)
+                           : std::move(home)),
         postgresql_(std::move(postgresql)) {
     std::filesystem::create_directories(home_);
   }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <grp.h>
 #include <pwd.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -103,6 +104,18 @@ Result<std::string> SharedTestDatabase(Backend backend) {
 Status PostgresqlServer::Stop() {
   running_ = false;
   return Run(fmt::format("{}/pg_ctl -D data -m immediate -w stop", programs_.string()));
+}
+
+void PostgresqlServer::Freeze(bool frozen) const {
+  std::ifstream file(folder_ / "data" / "postmaster.pid");
+  pid_t postmaster = 0;
+  file >> postmaster;
+  if (postmaster <= 1) return;
+  const int signal = frozen ? SIGSTOP : SIGCONT;
+  // The postmaster first, so that it starts no more of them.
+  ::kill(postmaster, signal);
+  std::ifstream tasks(fmt::format("/proc/{0}/task/{0}/children", postmaster));
+  for (pid_t child = 0; tasks >> child;) ::kill(child, signal);
 }
 
 Status PostgresqlServer::StartAgain() {

@@ -26,6 +26,8 @@ class PostgresqlServer {
   // As in a crash (immediate shutdown), and up again with what was committed.
   Status Stop();
   Status StartAgain();
+  // All its processes stop where they are (or go on): connections stay, and nothing is answered.
+  void Freeze(bool frozen) const;
 
  private:
   PostgresqlServer() = default;
