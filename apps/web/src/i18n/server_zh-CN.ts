@@ -148,6 +148,26 @@ const findings: Record<Finding["id"], string> = {
   kernels_slow: "{{model}}：{{tensors}} 个 {{type}} 类型的张量（如 {{example}}）走较慢的路径：{{why}}",
 };
 
+// Of a tensor's slower path, of the key file, of a model's file: what remains of the server's words is what names the place.
+const reasons: ServerTexts["reasons"] = {
+  type_unsupported: "此设备不能用 {{type}} 类型的权重计算；请把模型转换为 F32、F16、BF16、Q8_0、Q4_0、Q4_K、Q6_K 或相近的类型",
+  shape_unsupported: "形状为 {{shape}} 的 {{type}} 权重无法计算：列数须是 {{block}} 的整数倍",
+  no_kernel: "没有 {{type}} 的内核：权重在打包时解码为 float32",
+  reference_kernels: "参考内核没有向量指令",
+  kept_as_bf16: "8 位浮点数以 BF16 保存，占两倍的字节",
+  key_file_missing: "{{file}} 不存在，请从备份中恢复",
+  key_file_no_file: "{{file}} 不是普通文件",
+  key_file_readable: "{{file}} 可被他人读取：请执行 chmod 600 并轮换所有密钥",
+  key_file_owner: "{{file}} 属于另一个用户",
+  key_file_damaged: "{{file}} 已损坏，请从备份中恢复",
+  file_corrupt: "文件已损坏，或不是由可靠的转换工具写成的；请重新获取或转换（{{why}}）",
+  file_truncated: "文件不完整；请重新获取，并与来源核对大小和 sha256（{{why}}）",
+  unsupported_file: "不支持这种文件（{{why}}）",
+  file_over_limit: "文件超出允许的大小（{{why}}）",
+  file_not_found: "找不到文件（{{why}}）",
+  file_unreadable: "文件无法读取（{{why}}）",
+};
+
 // {{message}}: the server's own words, where they name what the code does not. {{param}}: the field.
 const errors: Record<string, string> = {
   invalid_value: "{{param}} 的值无效：{{message}}",
@@ -275,13 +295,14 @@ const errors: Record<string, string> = {
   method_not_allowed: "此地址不支持这种方法。",
   out_of_range: "{{param}} 超出范围：{{message}}",
   bad_workload: "请求描述无效：{{message}}",
+  no_trace: "此服务器不记录调度决策：请设置 pool.trace_records 后重新启动。",
   bad_trace: "轨迹文件无效：{{message}}",
   unknown_device: "没有这种设备：{{message}}",
   empty_trace: "轨迹中没有请求。",
 };
 
 export const serverZhCN: ServerTexts = {
-  settings, findings, errors,
+  settings, findings, reasons, errors,
   allowed: ({ kind, minimum, maximum, choices }) => {
     const range = minimum !== null && maximum !== null ? ` ${minimum} 到 ${maximum}` : "";
     switch (kind) {
