@@ -26,7 +26,7 @@ export function AuditPage() {
         : list.rows.length === 0 ? <Empty title={t("audit.none")} /> : (
           <Table label={t("nav.audit")} rows={list.rows} keyOf={(row) => String(row.number)} columns={[
             { head: t("audit.when"), cell: (row) => <Ago at={row.time_ms / 1e3} /> },
-            { head: t("audit.action"), cell: (row) => <span className="font-mono text-xs">{row.action}{row.object && <span className="block max-w-52 truncate text-faint sm:hidden" title={row.object}>{row.object}</span>}</span> },
+            { head: t("audit.action"), cell: (row) => <span className="font-mono text-xs"><span>{row.action}</span>{row.object && <span className="block max-w-52 truncate text-faint sm:hidden" title={row.object}>{row.object}</span>}</span> },
             { head: t("audit.object"), wide: true, hide: "sm", cell: (row) => <span className="block min-w-24 truncate font-mono text-xs" title={row.object}>{row.object}</span> },
             { head: t("audit.who"), hide: "sm", cell: (row) => <span className="block max-w-40 truncate font-mono text-xs" title={row.member || row.key}>{row.member || row.key || "–"}</span> },
             { head: t("audit.from"), hide: "md", cell: (row) => row.address || t("audit.machine") },
