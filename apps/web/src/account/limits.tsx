@@ -61,7 +61,7 @@ export function LimitsPage() {
           <Table label={t("limits.budgets")} rows={budgets.rows} keyOf={(one) => one.id} columns={[
             { head: t("limits.scope"), wide: true, cell: (one) => <ScopeName scope={one.scope} names={names} /> },
             { head: t("limits.period"), hide: "sm", cell: (one) => t(one.period === "day" ? "limits.day" : "limits.month") },
-            { head: t("limits.spent"), cell: (one) => one.spent === null ? <span className="text-xs text-faint">{one.amount}</span> : <div className="w-28 sm:w-40"><div className="mb-1 text-xs whitespace-normal text-faint [overflow-wrap:anywhere]">{one.spent} / {one.amount}</div><Meter value={share(one)} max={1} label={t("limits.spentOf", { scope: one.scope })} /></div> },
+            { head: t("limits.spent"), cell: (one) => one.spent === null ? <span className="text-xs text-faint">{one.amount}</span> : <div className="w-28 sm:w-40"><div className="mb-1 text-xs text-faint [overflow-wrap:anywhere]">{one.spent} / {one.amount}</div><Meter value={share(one)} max={1} label={t("limits.spentOf", { scope: one.scope })} /></div> },
             { head: t("limits.then"), hide: "sm", cell: (one) => <Badge tone={one.block ? "warn" : "neutral"}>{t(one.block ? "limits.blocks" : "limits.tells")}</Badge> },
             { head: "", right: true, cell: (one) => admin && <span className="inline-flex"><IconButton label={t("limits.change_budget")} onClick={() => { write.reset(); setAdding({ what: "budget", old: one }); }}><Pencil /></IconButton><IconButton label={t("limits.remove")} onClick={() => setRemoving({ text: one.scope, write: { method: "DELETE", path: `/api/v1/budgets/${one.id}` } })}><Trash2 /></IconButton></span> },
           ]} />
