@@ -177,6 +177,7 @@ test("a book of another day has discounts, minimums and prices of embeddings", a
   await visit.go("/limits");
   await visit.page.getByRole("button", { name: "New price book" }).click();
   const dialog = visit.page.getByRole("dialog");
+  for (const name of ["Input 1", "Output 1"]) await dialog.getByLabel(name).fill("1");
   await dialog.getByText("From when, embeddings, minimums and discounts").click();
   await dialog.getByLabel("In force from (UTC)").fill("2099-01-01");
   await dialog.getByLabel("Charge requests that failed by our fault").check();
