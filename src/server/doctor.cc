@@ -69,13 +69,20 @@ struct FindingId {
   std::string_view id;
 };
 
+// One of gateway::native::kDoctorReasons; null for an error that is none of them.
+Json ReasonOf(std::string_view code) {
+  const auto& known = gateway::native::kDoctorReasons;
+  return std::ranges::find(known, code) == std::end(known) ? Json() : Json(code);
+}
+
 void AddFinding(Json& advice, FindingId id, const char* topic, const char* level, std::string text,
-                Json values = Json::object()) {
+                Json values = Json::object(), Json reason = nullptr) {
   advice.push_back({{"id", id.id},
                     {"topic", topic},
                     {"level", level},
                     {"text", std::move(text)},
-                    {"values", std::move(values)}});
+                    {"values", std::move(values)},
+                    {"reason", std::move(reason)}});
 }
 
 Json Advice(const chips::DeviceInfo& info, const chips::Roofline& roofline, uint64_t pool_bytes,
@@ -148,19 +155,19 @@ void AddSlowModels(const chips::Device& device, const platform::Catalog& catalog
     if (!checkpoint) {
       AddFinding(advice, "model_broken", "model", "warn",
                  fmt::format("{} cannot be opened: {}", models[i].id, checkpoint.error().message),
-                 {{"model", models[i].id}, {"why", checkpoint.error().message}});
+                 {{"model", models[i].id}, {"why", checkpoint.error().message}},
+                 ReasonOf(checkpoint.error().code));
       continue;
     }
-    for (const Json& row : SlowTensors(device, **checkpoint)) {
+    for (Json row : SlowTensors(device, **checkpoint)) {
+      const Json reason = row["reason"];
+      row.erase("reason");
+      row["model"] = models[i].id;
       AddFinding(advice, "kernels_slow", "kernels", "hint",
                  fmt::format("{}: {} tensors of type {} ({}) take a slower path: {}", models[i].id,
                              row["tensors"].get<int64_t>(), row["type"].get<std::string>(),
                              row["example"].get<std::string>(), row["why"].get<std::string>()),
-                 {{"model", models[i].id},
-                  {"tensors", row["tensors"]},
-                  {"type", row["type"]},
-                  {"example", row["example"]},
-                  {"why", row["why"]}});
+                 row, reason);
     }
   }
 }
@@ -170,7 +177,8 @@ void AddSlowModels(const chips::Device& device, const platform::Catalog& catalog
 Json SlowTensors(const chips::Device& device, const formats::Checkpoint& checkpoint) {
   struct Group {
     int64_t tensors = 0;
-    std::string example;
+    const formats::Tensor* example = nullptr;
+    const char* reason = "";
   };
   std::map<std::pair<std::string, std::string>, Group> groups;  // by type and reason
   for (const formats::Tensor& tensor : checkpoint.tensors()) {
@@ -179,21 +187,31 @@ Json SlowTensors(const chips::Device& device, const formats::Checkpoint& checkpo
     const chips::WeightSpec spec{fp8 ? chips::DataType::kBF16 : tensor.type, tensor.shape[0],
                                  tensor.shape[1]};
     std::string why;
+    const char* reason = "";
     if (const auto bytes = device.PackedBytes(spec); !bytes) {
       why = bytes.error().message;
+      reason = bytes.error().code == "bad_weight_shape" ? "shape_unsupported" : "type_unsupported";
     } else if (const chips::KernelChoice choice = device.DescribeKernel(spec); !choice.fast) {
       why = choice.why;
+      reason = device.info().instruction_set == "reference" ? "reference_kernels" : "no_kernel";
     } else if (fp8) {
       why = "8-bit floats are kept as BF16: twice the bytes";
+      reason = "kept_as_bf16";
     }
     if (why.empty()) continue;
     Group& group = groups[{std::string(chips::TraitsOf(tensor.type).name), why}];
-    if (group.tensors++ == 0) group.example = tensor.name;
+    if (group.tensors++ == 0) group = {1, &tensor, reason};
   }
   Json rows = Json::array();
   for (const auto& [key, group] : groups) {
-    rows.push_back(
-        {{"type", key.first}, {"tensors", group.tensors}, {"example", group.example}, {"why", key.second}});
+    const formats::Tensor& example = *group.example;
+    rows.push_back({{"type", key.first},
+                    {"tensors", group.tensors},
+                    {"example", example.name},
+                    {"shape", fmt::format("{}x{}", example.shape[0], example.shape[1])},
+                    {"block", chips::TraitsOf(example.type).block_elements},
+                    {"reason", ReasonOf(group.reason)},
+                    {"why", key.second}});
   }
   return rows;
 }
@@ -223,8 +241,12 @@ Json DescribeMachine(const DoctorInput& input) {
   }
   const Disk disk = MeasureDisk(home);
   Json advice = Advice(info, roofline, pool_bytes, disk);
-  if (const std::string wrong = platform::CheckKeyFile(home); !wrong.empty())
-    AddFinding(advice, "key_file", "keys", "warn", wrong, {{"why", wrong}});
+  if (const Status key_file = platform::CheckKeyFile(home); !key_file) {
+    const Error& wrong = key_file.error();
+    AddFinding(advice, "key_file", "keys", "warn", wrong.message,
+               {{"why", wrong.message}, {"file", (home / platform::KeyFile::kName).string()}},
+               ReasonOf(wrong.code));
+  }
   if (input.catalog != nullptr) AddSlowModels(device, *input.catalog, advice);
   return {{"device", info.name},
           {"threads", info.threads},

@@ -24,10 +24,11 @@ struct DoctorInput {
 
 // Takes two or three seconds (rooflines, tuning and kernels are measured anew; they are kept for the next
 // start). Fields: machine, disk, limits, tuning, `kernels` (one a weight type, with the share of the limit),
-// and `advice`, a list of {"id", "topic", "level": "ok"|"hint"|"warn", "text", "values"} in plain words.
+// and `advice`, a list of {"id", "topic", "level": "ok"|"hint"|"warn", "text", "values", "reason"} in plain
+// words.
 nlohmann::ordered_json DescribeMachine(const DoctorInput& input);
 // The weights of a model that take a slower path than its type's kernels, or none at all: [{"type",
-// "tensors", "example", "why"}].
+// "tensors", "example", "shape" (of the example), "block" (elements), "reason" (a code), "why"}].
 nlohmann::ordered_json SlowTensors(const chips::Device& device, const formats::Checkpoint& checkpoint);
 
 }  // namespace tidepool::server

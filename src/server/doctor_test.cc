@@ -47,6 +47,11 @@ TEST(Doctor, TensorsOnSlowerPathsAreNamed) {
   };
   EXPECT_EQ(find("F8_E4M3")["tensors"], 2);
   EXPECT_EQ(find("F8_E4M3")["example"], "eight a");
+  EXPECT_EQ(find("F8_E4M3")["reason"], "kept_as_bf16");
+  EXPECT_EQ(find("I32")["reason"], "type_unsupported");
+  EXPECT_EQ(find("Q8_0")["reason"], "shape_unsupported");
+  EXPECT_EQ(find("Q8_0")["shape"], "64x40");
+  EXPECT_EQ(find("Q8_0")["block"], 32);
   EXPECT_THAT(find("F8_E4M3")["why"].get<std::string>(), HasSubstr("BF16"));
   EXPECT_THAT(find("I32")["why"].get<std::string>(), HasSubstr("cannot be computed with"));
   EXPECT_THAT(find("Q8_0")["why"].get<std::string>(), HasSubstr("multiples of 32"));
@@ -60,6 +65,7 @@ TEST(Doctor, TheReferenceIsSlowForAll) {
   const auto rows = SlowTensors(*MakeDevice("reference"), file);
   ASSERT_EQ(rows.size(), 2u);
   EXPECT_THAT(rows[0]["why"].get<std::string>(), HasSubstr("reference"));
+  EXPECT_EQ(rows[0]["reason"], "reference_kernels");
 }
 
 }  // namespace

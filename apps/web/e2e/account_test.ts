@@ -1,33 +1,15 @@
 // Signing in, roles, keys, bills, through the browser and with the session cookie alone. Oracles: the API with the operator's key;
 // requests made with the keys that the page showed.
-import type { Browser } from "playwright-core";
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { launch, Visit } from "./browser";
+import { expect, test } from "vitest";
+import { Visit } from "./browser";
 import { Server } from "./server";
+import { browser, complete, email, password, setupLink, signIn, smallPool, stage, visit as owner } from "./stage";
 
-const server = new Server(["--simulated"], { TIDEPOOL_POOL_MEMORY: "400MiB", TIDEPOOL_POOL_WARM_MEMORY: "64MiB", TIDEPOOL_LEDGER_FREE_TOKENS: "0" });
-let browser: Browser;
-let owner: Visit;
-const password = "correct horse battery";
-
-beforeAll(async () => {
-  await server.start();
-  browser = await launch();
-});
-afterAll(async () => {
-  await owner?.close();
-  await browser?.close();
-  await server.remove();
-});
-
-const complete = (key: string, text = "[[say:hello]]") => fetch(`${server.url}/v1/chat/completions`, {
-  method: "POST", headers: { Authorization: `Bearer ${key}`, "Content-Type": "application/json" }, body: JSON.stringify({ model: "scripted", messages: [{ role: "user", content: text }] }),
-});
+const server = new Server(["--simulated"], { ...smallPool, TIDEPOOL_LEDGER_FREE_TOKENS: "0" });
+stage(server, { pages: "one for all" });
 
 test("the link of the start makes the owner and ends in a chat", async () => {
-  const link = /\/setup#\S+/.exec(server.output())?.[0];
-  expect(link, server.output()).toBeTruthy();
-  owner = await Visit.open(browser, server.url);
+  const link = setupLink(server);
   await owner.page.goto(server.url + link);
   await owner.page.getByLabel("Mail address").waitFor();
   for (const scheme of ["light", "dark"] as const) {
@@ -39,23 +21,22 @@ test("the link of the start makes the owner and ends in a chat", async () => {
     expect(await owner.checkAccessibility()).toEqual([]);
   }
   await owner.page.emulateMedia({ colorScheme: null });
-  await owner.page.getByLabel("Mail address").fill("ann@example.org");
+  await owner.page.getByLabel("Mail address").fill(email);
   await owner.page.getByLabel("Your name").fill("Ann <b>Owner</b>");
   await owner.page.getByLabel("Password").fill("short");
   await owner.page.getByRole("button", { name: "Go on" }).click();
-  expect(new URL(owner.page.url()).hash).toBe("");
+  await expect.poll(() => new URL(owner.page.url()).hash).toBe("");
   await owner.page.getByLabel("Password").fill(password);
   await owner.page.getByRole("button", { name: "Go on" }).click();
   // One step with models that fit; the chat with the one that is served is a click away.
   await owner.page.waitForURL(/\/welcome$/);
   await owner.page.getByText("scripted is served already").waitFor();
-  expect(await owner.page.getByRole("button", { name: /^Get / }).count()).toBeGreaterThan(0);
+  await owner.page.getByRole("button", { name: /^Get / }).first().waitFor();
   expect(await owner.checkAccessibility()).toEqual([]);
   await owner.page.getByRole("link", { name: "Skip, chat now" }).click();
   await owner.page.waitForURL(/\/chat$/);
-  await owner.page.getByLabel("Message", { exact: true }).fill("[[say:Welcome aboard.]]");
-  await owner.page.getByRole("button", { name: "Send" }).click();
-  await owner.page.locator('[data-role="assistant"][data-state="done"]').waitFor();
+  await owner.say("[[say:Welcome aboard.]]");
+  await owner.answered();
   const again = await Visit.open(browser, server.url);
   await again.page.goto(server.url + link);
   await again.page.getByRole("alert").waitFor();
@@ -66,13 +47,10 @@ test("the link of the start makes the owner and ends in a chat", async () => {
 test("a wrong password is told, the right one signs in, and no key is kept in the page", async () => {
   const visit = await Visit.open(browser, server.url);
   await visit.page.goto(`${server.url}/chat`);
-  await visit.page.getByLabel("Mail address").fill("ann@example.org");
-  await visit.page.getByLabel("Password").fill("wrong horse battery");
-  await visit.page.getByRole("button", { name: "Sign in" }).click();
+  await signIn(visit, "wrong horse battery");
   await visit.page.getByRole("alert").waitFor();
   expect(await visit.checkAccessibility()).toEqual([]);
-  await visit.page.getByLabel("Password").fill(password);
-  await visit.page.getByRole("button", { name: "Sign in" }).click();
+  await signIn(visit);
   await visit.page.getByLabel("Message", { exact: true }).waitFor();
   expect(await visit.page.evaluate(() => [document.cookie, JSON.stringify({ ...localStorage }), JSON.stringify({ ...sessionStorage })].join())).not.toMatch(/tp-|tidepool_session|ses-/);
   // A page elsewhere has the cookie sent along at most; the token for writes it does not have.
@@ -92,25 +70,20 @@ test("a session that ends loses no draft", async () => {
   await owner.page.getByRole("button", { name: "Send" }).click();
   await owner.page.getByRole("heading", { name: "Sign in again" }).waitFor();
   // It is there until it is answered.
-  expect(await owner.page.evaluate(() => (document.activeElement as HTMLInputElement).name)).toBe("email");
+  await expect.poll(() => owner.page.evaluate(() => (document.activeElement as HTMLInputElement).name)).toBe("email");
   await owner.page.keyboard.press("Escape");
   await owner.page.keyboard.press("Escape");
   await owner.page.getByRole("dialog").waitFor();  // the second one closes it for a moment, whatever the page says
-  await owner.page.getByLabel("Mail address").fill("ann@example.org");
-  await owner.page.getByLabel("Password").fill(password);
-  await owner.page.getByRole("button", { name: "Sign in", exact: true }).click();
+  await signIn(owner);
   await owner.page.getByRole("heading", { name: "Sign in again" }).waitFor({ state: "detached" });
-  expect(await owner.page.getByLabel("Message", { exact: true }).inputValue()).toBe("[[say:still here]]");
+  await expect.poll(() => owner.page.getByLabel("Message", { exact: true }).inputValue()).toBe("[[say:still here]]");
   // Nor does one that was ended elsewhere, with the page closed meanwhile.
   await owner.context.clearCookies();
   await owner.page.reload();
-  await owner.page.getByLabel("Mail address").fill("ann@example.org");
-  await owner.page.getByLabel("Password").fill(password);
-  await owner.page.getByRole("button", { name: "Sign in", exact: true }).click();
-  await owner.page.getByLabel("Message", { exact: true }).waitFor();
-  expect(await owner.page.getByLabel("Message", { exact: true }).inputValue()).toBe("[[say:still here]]");
+  await signIn(owner);
+  await expect.poll(() => owner.page.getByLabel("Message", { exact: true }).inputValue()).toBe("[[say:still here]]");
   await owner.page.getByRole("button", { name: "Send" }).click();
-  await owner.page.locator('[data-role="assistant"][data-state="done"]').last().waitFor();
+  await owner.answered();
 });
 
 let key = "";
@@ -122,14 +95,14 @@ test("a key is made, shown once, used, and revoked", async () => {
   key = (await owner.page.getByTestId("key").textContent())!;
   expect(key).toMatch(/^tp-/);
   expect(await owner.page.getByRole("dialog").textContent()).toContain(`Bearer ${key}`);
-  expect((await complete(key)).status).toBe(200);
+  expect((await complete(server, key)).status).toBe(200);
   await owner.page.getByRole("button", { name: "I have kept it" }).click();
-  expect(await owner.page.content()).not.toContain(key);
+  await expect.poll(() => owner.page.content()).not.toContain(key);
   await owner.page.getByRole("button", { name: /^Actions for CI/ }).click();
   await owner.page.getByRole("menuitem", { name: "Revoke" }).click();
   await owner.page.getByRole("dialog").getByRole("button", { name: "Revoke" }).click();
   await owner.page.getByText("revoked", { exact: true }).waitFor();
-  await expect.poll(async () => (await complete(key)).status, { timeout: 3_000 }).toBe(401);
+  await expect.poll(async () => (await complete(server, key)).status, { timeout: 3_000 }).toBe(401);
 });
 
 async function makeKey(name: string): Promise<string> {
@@ -146,15 +119,14 @@ const asOwner = <T>(where: string) => owner.page.evaluate(async (path) => (await
 
 test("a conversation is shared where the workspace allows it, read without an account, and taken back", async () => {
   await owner.go("/chat");
-  await owner.page.getByLabel("Message", { exact: true }).fill("[[think:hm]][[say:**moon** <img src=x onerror=alert(1)> [link](javascript:alert(1))]] Why tides?");
-  await owner.page.getByRole("button", { name: "Send" }).click();
-  await owner.page.locator('[data-role="assistant"][data-state="done"]').waitFor();
+  await owner.say("[[think:hm]][[say:**moon** <img src=x onerror=alert(1)> [link](javascript:alert(1))]] Why tides?");
+  await owner.answered();
   await owner.page.getByRole("button", { name: "Share" }).click();
   const dialog = owner.page.getByRole("dialog");
   await dialog.getByRole("button", { name: "Make a link" }).click();
   await dialog.getByText(/does not allow shared links/).waitFor();
   await owner.page.keyboard.press("Escape");
-  const chat = owner.page.url();
+  const chat = `/chat/${await owner.conversation()}`;
 
   await owner.go("/workspaces");
   await owner.page.getByRole("row", { name: /you are here/ }).getByRole("button", { name: "Edit" }).click();
@@ -162,7 +134,7 @@ test("a conversation is shared where the workspace allows it, read without an ac
   await owner.page.getByRole("button", { name: "Save" }).click();
   await dialog.waitFor({ state: "detached" });
 
-  await owner.page.goto(chat);
+  await owner.go(chat);
   await owner.page.getByRole("button", { name: "Share" }).click();
   await dialog.getByLabel("The link ends after").selectOption("1");
   await dialog.getByRole("button", { name: "Make a link" }).click();
@@ -195,12 +167,12 @@ test("usage and the bill are what the replies said", async () => {
   let prompt = 0;
   let output = 0;
   for (const text of ["[[say:one]]", "[[say:two and three]]", "[[repeat:100:wave ]]"]) {
-    const reply = await (await complete(metered, text)).json() as { usage: { prompt_tokens: number; completion_tokens: number } };
-    prompt += reply.usage.prompt_tokens;
-    output += reply.usage.completion_tokens;
+    const { usage } = (await complete(server, metered, text)).body;
+    prompt += usage.prompt_tokens;
+    output += usage.completion_tokens;
   }
   const find = async () => (await asOwner<{ data: Sums[] }>("/api/v1/usage?group_by=key")).data.find((one) => one.requests === 3 && one.prompt_tokens === prompt && one.output_tokens === output);
-  await expect.poll(find, { timeout: 5_000 }).toBeTruthy();
+  await expect.poll(find).toBeTruthy();
   const row = (await find())!;
   await owner.go("/usage");
   await owner.page.getByLabel("Group by").selectOption("key");
@@ -212,12 +184,12 @@ test("usage and the bill are what the replies said", async () => {
   const bill = await asOwner<{ usage: Sums; data: Sums[] }>("/api/v1/bills");
   expect(bill.data.filter((line) => line.key === row.key).reduce((all, line) => all + line.output_tokens, 0)).toBe(output);
   await owner.go("/bills");
-  expect(await owner.page.getByTestId("requests").textContent()).toBe(new Intl.NumberFormat("en").format(bill.usage.requests));
+  await expect.poll(() => owner.page.getByTestId("requests").textContent()).toBe(new Intl.NumberFormat("en").format(bill.usage.requests));
   await owner.go("/requests");
   await owner.page.getByRole("button", { name: "scripted" }).first().click();
   const newest = (await asOwner<{ data: { request_id: string; endpoint: string }[] }>("/api/v1/requests?limit=1")).data[0]!;
-  expect(await owner.page.getByRole("dialog").textContent()).toContain(newest.request_id);
-  expect(await owner.page.getByRole("dialog").textContent()).toContain(newest.endpoint);
+  await expect.poll(() => owner.page.getByRole("dialog").textContent()).toContain(newest.request_id);
+  await expect.poll(() => owner.page.getByRole("dialog").textContent()).toContain(newest.endpoint);
 });
 
 test("prices are put in force, and the bill is the sum of what each request cost", async () => {
@@ -228,21 +200,21 @@ test("prices are put in force, and the bill is the sum of what each request cost
   await dialog.getByLabel("Currency").fill("EUR");
   await dialog.getByLabel("Input 1").fill("2.5");
   await dialog.getByLabel("Output 1").fill("ten");
-  expect(await dialog.getByRole("button", { name: "Put in force" }).isDisabled()).toBe(true);
+  await expect.poll(() => dialog.getByRole("button", { name: "Put in force" }).isDisabled()).toBe(true);
   await dialog.getByLabel("Output 1").fill("10");
   await dialog.getByRole("button", { name: "What would this month have cost?" }).click();
   await dialog.getByText(/requests of this month: [\d.]+ EUR/).waitFor();
   await dialog.getByRole("button", { name: "Put in force" }).click();
   await owner.page.getByText("Book 1, EUR").waitFor();
   const ids: string[] = [];
-  for (const text of ["[[say:one]]", "[[repeat:30:wave ]]"]) ids.push((await complete(priced, text)).headers.get("x-request-id")!);
+  for (const text of ["[[say:one]]", "[[repeat:30:wave ]]"]) ids.push((await complete(server, priced, text)).headers.get("x-request-id")!);
   const amount = async (id: string) => (await asOwner<{ amount?: string }>(`/api/v1/requests/${id}`)).amount ?? "";
-  await expect.poll(async () => Promise.all(ids.map(amount)), { timeout: 5_000 }).toEqual([expect.stringMatching(/^0\.0*[1-9]/), expect.stringMatching(/^0\.0*[1-9]/)]);
+  await expect.poll(async () => Promise.all(ids.map(amount))).toEqual([expect.stringMatching(/^0\.0*[1-9]/), expect.stringMatching(/^0\.0*[1-9]/)]);
   const nanos = (text: string) => Math.round(Number(text) * 1e9);
   const total = (await Promise.all(ids.map(amount))).reduce((all, one) => all + nanos(one), 0);
   await owner.go("/bills");
   await owner.page.getByTestId("total").waitFor();
-  expect(nanos((await owner.page.getByTestId("total").textContent())!)).toBe(total);
+  await expect.poll(async () => nanos((await owner.page.getByTestId("total").textContent())!)).toBe(total);
 });
 
 test("the CSV of a bill is the server's: every line, and the total that the page shows", async () => {
@@ -262,8 +234,8 @@ test("the page of keys says where programs find the server, in each dialect", as
   const section = owner.page.getByRole("region", { name: "Connect a program" });
   for (const [name, base] of [["OpenAI", "/v1"], ["Anthropic", ""], ["Ollama", ""], ["Bailian", "/compatible-mode/v1"]] as const) {
     await section.getByRole("button", { name, exact: true }).click();
-    expect(await section.locator("li", { has: owner.page.getByRole("button", { name, exact: true }) }).locator("code").textContent()).toBe(server.url + base);
-    expect(await section.locator("pre").textContent()).toContain(server.url);
+    await expect.poll(() => section.locator("li", { has: owner.page.getByRole("button", { name, exact: true, pressed: true }) }).locator("code").textContent()).toBe(server.url + base);
+    await expect.poll(() => section.locator("pre").textContent()).toContain(server.url);
   }
 });
 
@@ -274,10 +246,9 @@ test("a limit that is reached is explained in the chat", async () => {
   await owner.page.getByRole("dialog").getByRole("button", { name: "Save" }).click();
   await owner.page.getByRole("dialog").waitFor({ state: "detached" });
   await owner.go("/chat");
-  await owner.page.getByLabel("Message", { exact: true }).fill("[[say:too much]]");
-  await owner.page.getByRole("button", { name: "Send" }).click();
-  await owner.page.locator('[data-role="assistant"][data-state="failed"]').waitFor();
-  expect(await owner.page.locator('[data-role="assistant"]').last().getByRole("alert").textContent()).toMatch(/limit|minute/i);
+  await owner.say("[[say:too much]]");
+  await owner.answered("failed");
+  await expect.poll(() => owner.answer().getByRole("alert").textContent()).toMatch(/limit|minute/i);
   await owner.go("/limits");
   await owner.page.getByRole("button", { name: "Remove" }).click();
   await owner.page.getByRole("dialog").getByRole("button", { name: "Remove" }).click();
@@ -287,14 +258,12 @@ test("a limit that is reached is explained in the chat", async () => {
 
 test("another password ends one's other sessions, and a session can be ended from here", async () => {
   const other = await Visit.open(browser, server.url);
-  const signIn = async (secret: string) => {
+  const elsewhere = async (secret: string) => {
     await other.page.goto(`${server.url}/chat`);
-    await other.page.getByLabel("Mail address").fill("ann@example.org");
-    await other.page.getByLabel("Password").fill(secret);
-    await other.page.getByRole("button", { name: "Sign in" }).click();
+    await signIn(other, secret);
     await other.page.getByLabel("Message", { exact: true }).waitFor();
   };
-  await signIn(password);
+  await elsewhere(password);
   await owner.go("/chat");
   await owner.page.getByRole("button", { name: /^Account/ }).click();
   await owner.page.getByRole("menuitem", { name: "Your account" }).click();
@@ -313,7 +282,7 @@ test("another password ends one's other sessions, and a session can be ended fro
   await owner.page.getByRole("status").getByText("Done").waitFor();
   await other.page.reload();
   await other.page.getByRole("button", { name: "Sign in" }).waitFor();
-  await signIn("a new password");
+  await elsewhere("a new password");
   await owner.go("/account");
   const there = owner.page.getByRole("button", { name: "Sign out there" });
   await there.first().waitFor();
@@ -336,7 +305,7 @@ test("the operator makes an organisation, and suspends it", async () => {
   await owner.page.getByRole("dialog").getByRole("button", { name: "Save" }).click();
   const row = owner.page.getByRole("row", { name: /Elsewhere/ });
   await row.getByRole("button", { name: "Suspend" }).click();
-  expect(await owner.page.getByRole("dialog").textContent()).toContain("cut off");
+  await owner.page.getByRole("dialog").getByText("cut off").waitFor();
   await owner.page.getByRole("dialog").getByRole("button", { name: "Suspend" }).click();
   await row.getByText("suspended", { exact: true }).waitFor();
   await row.getByRole("button", { name: "Let in again" }).click();
@@ -348,7 +317,7 @@ test("a webhook is set, its secret shown once, and removed", async () => {
   await owner.page.getByLabel("Address", { exact: true }).fill("https://example.org/hook");
   await owner.page.getByRole("region", { name: "Webhook" }).getByRole("button", { name: "Save" }).click();
   await owner.page.getByText("Signed with this secret").waitFor();
-  expect((await asOwner<{ url: string }>("/api/v1/webhook")).url).toBe("https://example.org/hook");
+  await expect.poll(async () => (await asOwner<{ url: string }>("/api/v1/webhook")).url).toBe("https://example.org/hook");
   await owner.go("/limits");
   await owner.page.getByRole("button", { name: "Remove the webhook" }).waitFor();
   expect(await owner.page.getByText("Signed with this secret").count()).toBe(0);
@@ -375,7 +344,7 @@ test("an invited viewer sees models, no keys and no console", async () => {
   expect(links).toContain("Models");
   for (const hidden of ["Keys", "Members", "Overview", "Pool", "Settings", "Audit"]) expect(links).not.toContain(hidden);
   await viewer.page.goto(`${server.url}/keys`);
-  expect(await viewer.page.getByRole("alert").textContent()).toMatch(/role/);
+  await expect.poll(() => viewer.page.getByRole("alert").textContent()).toMatch(/role/);
   expect(viewer.problems).toEqual([]);
   await viewer.close();
 });
@@ -416,5 +385,4 @@ test("the CSV of the audit log has the rows that the page has not loaded", async
   expect(all.next_cursor).toBeNull();
   expect(rows.length).toBeGreaterThan(loaded);
   expect(rows.map((row) => [row.number, row.action, row.object, row.after])).toEqual(all.data.map((row) => [String(row.number), row.action, row.object, row.after === null ? "" : JSON.stringify(row.after)]));
-  expect(owner.problems).toEqual([]);
 });

@@ -1,30 +1,10 @@
 // Whether a workspace keeps what its requests say: turned on in the console, read on one request's page, deleted. Oracle: the API.
-import type { Browser } from "playwright-core";
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { launch, Visit } from "./browser";
+import { expect, test } from "vitest";
 import { Server } from "./server";
+import { smallPool, stage, visit } from "./stage";
 
-const server = new Server(["--simulated"]);
-let browser: Browser;
-let visit: Visit;
-
-beforeAll(async () => {
-  await server.start();
-  browser = await launch();
-  visit = await Visit.open(browser, server.url);
-  await visit.page.goto(server.url + /\/setup#\S+/.exec(server.output())![0]);
-  await visit.page.getByLabel("Mail address").fill("ann@example.org");
-  await visit.page.getByLabel("Your name").fill("Ann");
-  await visit.page.getByLabel("Password").fill("correct horse battery");
-  await visit.page.getByRole("button", { name: "Go on" }).click();
-  await visit.page.waitForURL(/\/welcome$/);
-});
-afterAll(async () => {
-  expect(visit.problems).toEqual([]);
-  await visit.close();
-  await browser.close();
-  await server.remove();
-});
+const server = new Server(["--simulated"], smallPool);
+stage(server, { pages: "one for all", owner: true });
 
 const workspace = async () => (await server.ask<{ data: { store_bodies: boolean; retention_days: number; redact: Record<string, unknown>; stored_responses: string }[] }>("GET", "/api/v1/workspaces")).data[0]!;
 
@@ -51,7 +31,7 @@ test("nothing is kept until it is turned on; then what was said is shown, redact
 
   await server.ask("POST", "/v1/chat/completions", { model: "scripted", messages: [{ role: "user", content: "[[say:<b>noted</b>]] mail ann@example.org about case-77 from 10.0.0.7" }] });
   const kept = async () => (await server.ask<{ data: { id: string; body_stored: boolean }[] }>("GET", "/api/v1/requests?limit=1")).data[0]!;
-  await expect.poll(async () => (await kept()).body_stored, { timeout: 5_000 }).toBe(true);
+  await expect.poll(async () => (await kept()).body_stored).toBe(true);
   const { id } = await kept();
   await visit.go(`/requests?request=${id}`);
   await dialog.getByText("Reading it is noted in the audit log.").waitFor();
@@ -66,7 +46,7 @@ test("nothing is kept until it is turned on; then what was said is shown, redact
   await visit.page.setViewportSize({ width: 360, height: 740 });
   expect(await visit.stickingOut()).toEqual([]);
   await visit.page.setViewportSize({ width: 1280, height: 800 });
-  expect(JSON.stringify(await server.ask("GET", "/api/v1/audit"))).toContain("body.exported");
+  await expect.poll(async () => JSON.stringify(await server.ask("GET", "/api/v1/audit"))).toContain("body.exported");
   await dialog.getByRole("button", { name: "Delete it" }).click();
   await visit.page.getByRole("dialog").last().getByRole("button", { name: "Delete it" }).click();
   await visit.page.getByText("What was said is deleted.").waitFor();
@@ -76,12 +56,12 @@ test("nothing is kept until it is turned on; then what was said is shown, redact
 test("turning it off says that it deletes, and does", async () => {
   await server.ask("POST", "/v1/chat/completions", { model: "scripted", messages: [{ role: "user", content: "[[say:again]]" }] });
   const kept = async () => (await server.ask<{ data: { body_stored: boolean }[] }>("GET", "/api/v1/requests?limit=1")).data[0]!.body_stored;
-  await expect.poll(kept, { timeout: 5_000 }).toBe(true);
+  await expect.poll(kept).toBe(true);
   await visit.go("/workspaces");
   await visit.page.getByRole("button", { name: /^Request bodies of/ }).click();
   const dialog = visit.page.getByRole("dialog");
   await dialog.getByLabel("Keep what requests say and are answered").uncheck();
-  expect(await dialog.getByRole("alert").textContent()).toContain("cannot be undone");
+  await dialog.getByRole("alert").getByText("cannot be undone").waitFor();
   await dialog.getByRole("button", { name: "Save" }).click();
   await dialog.getByText("1 kept text was deleted.").waitFor();
   expect(await kept()).toBe(false);

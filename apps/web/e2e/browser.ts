@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import Ajv, { type ValidateFunction } from "@redocly/ajv/dist/2020";
-import { chromium, type Browser, type BrowserContext, type BrowserContextOptions, type Page, type Response } from "playwright-core";
+import { chromium, type Browser, type BrowserContext, type BrowserContextOptions, type Locator, type Page, type Response } from "playwright-core";
 
 const flags = [
   "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--disable-default-apps", "--disable-domain-reliability", "--disable-sync",
@@ -153,6 +153,43 @@ export class Visit {
       return false;
     });
     if (!seen) throw new Error(`the focus is not seen on ${await this.page.evaluate(() => document.activeElement!.outerHTML.slice(0, 200))}`);
+  }
+
+  // The address changes a moment after what was done.
+  query(name: string): string | null {
+    return new URL(this.page.url()).searchParams.get(name);
+  }
+
+  // ---- the chat ----
+
+  // The answer that was there when something was said: the next one is another.
+  private answerBefore: string | null = null;
+  answer(): Locator {
+    return this.page.locator('[data-role="assistant"]').last();
+  }
+  private async noteAnswer(): Promise<void> {
+    this.answerBefore = (await this.answer().count()) > 0 ? await this.answer().getAttribute("data-turn") : null;
+  }
+  async say(text: string): Promise<void> {
+    await this.noteAnswer();
+    await this.page.getByLabel("Message", { exact: true }).fill(text);
+    await this.page.getByRole("button", { name: "Send" }).click();
+  }
+  async answerAgain(): Promise<void> {
+    await this.noteAnswer();
+    await this.answer().getByRole("button", { name: "Answer again" }).click();
+  }
+  // The answer to what was said last has come to this state.
+  async answered(state = "done"): Promise<void> {
+    await this.page.waitForFunction(([before, wanted]) => {
+      const last = [...document.querySelectorAll<HTMLElement>('[data-role="assistant"]')].at(-1);
+      return last !== undefined && last.dataset.turn !== before && last.dataset.state === wanted;
+    }, [this.answerBefore, state] as const);
+  }
+  // Its id is in the address once the first message is with the server.
+  async conversation(): Promise<string> {
+    await this.page.waitForURL(/\/chat\/conv-/);
+    return this.page.url().split("/").pop()!;
   }
 
   copied(): Promise<string> {

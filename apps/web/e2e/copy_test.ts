@@ -5,68 +5,43 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSy
 import os from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
-import type { Browser } from "playwright-core";
-import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import { launch, Visit } from "./browser";
+import { afterAll, expect, test } from "vitest";
 import { ranker, Server, testData } from "./server";
+import { smallPool, stage, visit } from "./stage";
 
 const run = promisify(execFile);
-const server = new Server(["--simulated"], { TIDEPOOL_POOL_MEMORY: "400MiB", TIDEPOOL_POOL_WARM_MEMORY: "64MiB" });
+const server = new Server(["--simulated"], smallPool);
 const folder = mkdtempSync(path.join(os.tmpdir(), "tidepool-snippets-"));
-let browser: Browser;
-let visit: Visit;
+stage(server, { pages: "one for all", owner: true, context: { permissions: ["clipboard-read", "clipboard-write"] } });
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-beforeAll(async () => {
-  await server.start();
-  browser = await launch();
-  visit = await Visit.open(browser, server.url, { permissions: ["clipboard-read", "clipboard-write"] });
-  await visit.page.goto(server.url + /\/setup#\S+/.exec(server.output())![0]);
-  await visit.page.getByLabel("Mail address").fill("ann@example.org");
-  await visit.page.getByLabel("Your name").fill("Ann");
-  await visit.page.getByLabel("Password").fill("correct horse battery");
-  await visit.page.getByRole("button", { name: "Go on" }).click();
-  await visit.page.waitForURL(/\/welcome$/);
-});
-afterAll(async () => {
-  await visit?.close();
-  await browser?.close();
-  await server.remove();
-  rmSync(folder, { recursive: true, force: true });
-});
-afterEach(() => expect(visit.problems).toEqual([]));
-
-const last = () => visit.page.locator('[data-role="assistant"]').last();
 interface Turn { id: string; role: string; content: string; reasoning: string; files: { name: string; text: string }[] }
 const asPage = <T>(where: string) => visit.page.evaluate(async (at) => (await fetch(at)).json() as unknown, where) as Promise<T>;
 
 test("copies are the text itself: of an answer, of a block of code, of a question", async () => {
   await visit.go("/chat");
   const answer = "**Tides** & <moons>\n\n```python\nif a < b:\n    print(\"ü\")\n```\n\n$x^2$";
-  await visit.page.getByLabel("Message", { exact: true }).fill(`[[say:${answer}]]`);
-  await visit.page.getByRole("button", { name: "Send" }).click();
-  await visit.page.locator('[data-role="assistant"][data-state="done"]').waitFor();
-  await last().locator(".hljs-keyword").first().waitFor();
-  await last().getByRole("button", { name: "Copy", exact: true }).last().click();
-  expect(await visit.copied()).toBe(answer);
-  await last().getByRole("button", { name: "Copied" }).waitFor();
-  await last().locator("pre").locator("..").getByRole("button", { name: "Copy" }).first().click();
-  expect((await visit.copied()).trimEnd()).toBe("if a < b:\n    print(\"ü\")");
+  await visit.say(`[[say:${answer}]]`);
+  await visit.answered();
+  await visit.answer().locator(".hljs-keyword").first().waitFor();
+  await visit.answer().getByRole("button", { name: "Copy", exact: true }).last().click();
+  await expect.poll(() => visit.copied()).toBe(answer);
+  await visit.answer().getByRole("button", { name: "Copied" }).waitFor();
+  await visit.answer().locator("pre").locator("..").getByRole("button", { name: "Copy" }).first().click();
+  await expect.poll(async () => (await visit.copied()).trimEnd()).toBe("if a < b:\n    print(\"ü\")");
   await visit.page.locator('[data-role="user"]').hover();
   await visit.page.locator('[data-role="user"]').getByRole("button", { name: "Copy" }).click();
-  expect(await visit.copied()).toBe(`[[say:${answer}]]`);
+  await expect.poll(() => visit.copied()).toBe(`[[say:${answer}]]`);
 });
 
 test("the exports hold what was said: the branch as Markdown, the whole tree as JSON", async () => {
   await visit.go("/chat");
   await visit.page.locator('input[type="file"]').setInputFiles({ name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("high water at six\n") });
-  await visit.page.getByLabel("Message", { exact: true }).fill("[[think:hm]][[say:one | two]] <b>Bold?</b>");
-  await visit.page.getByRole("button", { name: "Send" }).click();
-  await visit.page.locator('[data-role="assistant"][data-state="done"]').waitFor();
-  await last().getByRole("button", { name: "Answer again" }).click();
-  await visit.page.getByLabel("Branch 2 of 2").waitFor();
-  await visit.page.locator('[data-role="assistant"][data-state="done"]').waitFor();
-  await visit.page.waitForURL(/\/chat\/conv-/);
-  const id = visit.page.url().split("/").pop()!;
+  await visit.say("[[think:hm]][[say:one | two]] <b>Bold?</b>");
+  await visit.answered();
+  await visit.answerAgain();
+  await visit.answered();
+  const id = await visit.conversation();
   const save = async (item: string) => {
     const [download] = await Promise.all([visit.page.waitForEvent("download"), visit.page.getByRole("button", { name: "More", exact: true }).click().then(() => visit.page.getByRole("menuitem", { name: item }).click())]);
     return { name: download.suggestedFilename(), text: readFileSync(await download.path(), "utf8") };
@@ -106,9 +81,10 @@ async function output(language: string, text: string, keys: Record<string, strin
 async function copySnippet(language: string): Promise<string> {
   const code = visit.page.getByRole("region", { name: "As code" });
   await code.getByRole("button", { name: language, exact: true }).click();
+  await code.getByRole("button", { name: language, exact: true, pressed: true }).waitFor();
   await code.getByRole("button", { name: /^(Copy|Copied)$/ }).click();
-  const text = await visit.copied();
-  expect(text).toBe(await code.locator("pre").textContent());
+  const text = (await code.locator("pre").textContent())!;
+  await expect.poll(() => visit.copied()).toBe(text);
   return text;
 }
 const languages = ["curl", "Python", "JavaScript"];
@@ -171,16 +147,19 @@ test.skipIf(!haveClients)("a new key's own code, and each dialect's, run as copi
   await dialog.getByRole("button", { name: "New key" }).click();
   const key = (await visit.page.getByTestId("key").textContent())!;
   await dialog.getByRole("button", { name: "Copy the key" }).click();
-  expect(await visit.copied()).toBe(key);
+  await expect.poll(() => visit.copied()).toBe(key);
   await dialog.getByRole("button", { name: "Copy", exact: true }).click();
+  await expect.poll(() => visit.copied()).toMatch(/^curl /);
   const answer = JSON.parse(execFileSync("sh", ["-c", await visit.copied()], { encoding: "utf8", env: environment({}) })) as { choices: { message: { content: string } }[] };
   expect(answer.choices[0]!.message.content.length).toBeGreaterThan(0);
   await visit.page.getByRole("button", { name: "I have kept it" }).click();
   const section = visit.page.getByRole("region", { name: "Connect a program" });
   for (const dialect of ["OpenAI", "Anthropic", "Ollama", "Bailian"]) {
     await section.getByRole("button", { name: dialect, exact: true }).click();
+    await section.getByRole("button", { name: dialect, exact: true, pressed: true }).waitFor();
     await section.locator("pre").locator("..").getByRole("button", { name: /^(Copy|Copied)$/ }).last().click();
-    const text = await visit.copied();
+    const text = (await section.locator("pre").textContent())!;
+    await expect.poll(() => visit.copied()).toBe(text);
     // What a shell is to be told stands before the program.
     const exports = text.split("\n").filter((line) => line.startsWith("export ")).join("\n");
     writeFileSync(path.join(folder, "dialect.py"), text.split("\n").filter((line) => !line.startsWith("export ")).join("\n"));

@@ -1,4 +1,4 @@
-// A conversation worth looking at, made through the API.
+// What there is to look at: a conversation made through the API, and rows straight in the store where the page is what is looked at.
 import { execFileSync } from "node:child_process";
 import path from "node:path";
 import type { Server } from "./server";
@@ -30,3 +30,22 @@ export async function talk(server: Server): Promise<string> {
   await server.start();
   return made.id;
 }
+
+// The server lets go of its store meanwhile.
+export async function intoStore(server: Server, table: string, rows: Record<string, string | number>[]): Promise<void> {
+  await server.stop();
+  execFileSync("python3", ["-c", `
+import json, sqlite3, sys
+rows = json.load(sys.stdin)
+names = list(rows[0])
+store = sqlite3.connect(sys.argv[1])
+store.executemany(f"INSERT INTO {sys.argv[2]} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})", [[row[name] for name in names] for row in rows])
+store.commit()`, path.join(server.home, "tidepool.db"), table], { input: JSON.stringify(rows) });
+  await server.start();
+}
+
+// One request of a key in the store's own columns, each cheap, paid by nobody.
+export const usageRow = {
+  id: "", started_ms: 0, finished_ms: 0, request_id: "", organisation: "", workspace: "ws-default", key_id: "", member: "", model: "", model_version: "v", endpoint: "chat.completions", batch: 0,
+  prompt_tokens: 0, cached_tokens: 0, output_tokens: 0, reasoning_tokens: 0, queue_ms: 1, load_ms: 2, prefill_ms: 3, decode_ms: 4, stall_ms: 5, device_us: 6, status: "done", error_code: "", price_version: 0, amount_nanos: 0, free_tokens: 0, billing: "unpriced",
+};

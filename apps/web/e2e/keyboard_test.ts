@@ -1,30 +1,14 @@
 // Without a mouse: what is needed for a chat is reached by Tab, seen to have the focus, and gives it back when it closes. Oracle:
 // what the server kept.
-import type { Browser } from "playwright-core";
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { launch, Visit } from "./browser";
+import { expect, test } from "vitest";
 import { Server } from "./server";
+import { email, makeOwner, password, smallPool, stage, visit } from "./stage";
 
-const server = new Server(["--simulated", "--simulated-step-ms", "4"], { TIDEPOOL_POOL_MEMORY: "400MiB", TIDEPOOL_POOL_WARM_MEMORY: "64MiB" });
-const email = "ann@example.org";
-const password = "correct horse battery";
-let browser: Browser;
-let visit: Visit;
-
-beforeAll(async () => {
-  await server.start();
-  const token = /\/setup#(\S+)/.exec(server.output())![1];
-  const reply = await fetch(`${server.url}/api/v1/links/use`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token, email, name: "Ann", password }) });
-  expect(reply.status).toBe(201);
+const server = new Server(["--simulated", "--simulated-step-ms", "4"], smallPool);
+stage(server, { pages: "one for all", prepare: async () => {
+  await makeOwner(server, { email, name: "Ann" });
   await server.ask("POST", "/api/v1/deployments", { name: "second", base: "scripted" });
-  browser = await launch();
-  visit = await Visit.open(browser, server.url);
-});
-afterAll(async () => {
-  await visit?.close();
-  await browser?.close();
-  await server.remove();
-});
+} });
 
 const focused = () => visit.page.evaluate(() => document.activeElement?.getAttribute("aria-label") ?? document.activeElement?.textContent ?? "");
 
@@ -32,7 +16,7 @@ test("sign in, pick a model, send, stop, answer again, branch, menus and dialogs
   const { page } = visit;
   await page.goto(`${server.url}/chat`);
   await page.getByLabel("Mail address").waitFor();
-  expect(await page.evaluate(() => (document.activeElement as HTMLInputElement).name)).toBe("email");
+  await expect.poll(() => page.evaluate(() => (document.activeElement as HTMLInputElement).name)).toBe("email");
   await page.keyboard.type(email);
   await page.keyboard.press("Tab");
   await visit.expectFocusSeen();
@@ -67,24 +51,23 @@ test("sign in, pick a model, send, stop, answer again, branch, menus and dialogs
   await visit.tabTo("Message");
   await page.keyboard.type("[[stall_ms:120]][[repeat:400:word ]]");
   await page.keyboard.press("Enter");
-  const answer = page.locator('[data-role="assistant"]').last();
-  await answer.getByText("word word").waitFor();
+  await visit.answer().getByText("word word").waitFor();
   await visit.tabTo("Stop");
   await page.keyboard.press("Enter");
-  await page.locator('[data-role="assistant"][data-state="stopped"]').waitFor();
-  await page.waitForURL(/\/chat\/conv-/);
-  const id = page.url().split("/").pop()!;
+  await visit.answered("stopped");
+  const id = await visit.conversation();
   const kept = () => page.evaluate(async (at) => (await fetch(at)).json() as unknown, `/api/v1/conversations/${id}`) as Promise<{ model: string; leaf: string | null; turns: { id: string; role: string; state: string; model: string; content: string }[] }>;
   expect((await kept()).turns.map((turn) => [turn.role, turn.state])).toEqual([["user", "done"], ["assistant", "stopped"]]);
   expect((await kept()).turns[1]!.model).toBe("second");
 
   await visit.tabTo("Answer again");
   await page.keyboard.press("Enter");
-  await page.locator('[data-role="assistant"][data-state="running"]').waitFor();
-  await answer.getByText("word word").waitFor();
+  await visit.answered("running");
+  await page.getByLabel("Branch 2 of 2").waitFor();
+  await visit.answer().getByText("word word").waitFor();
   await visit.tabTo("Stop");
   await page.keyboard.press("Enter");
-  await page.getByLabel("Branch 2 of 2").waitFor();
+  await visit.answered("stopped");
   expect((await kept()).turns.map((turn) => turn.state)).toEqual(["done", "stopped", "stopped"]);
   await visit.tabTo("Previous branch");
   await page.keyboard.press("Enter");
@@ -120,5 +103,4 @@ test("sign in, pick a model, send, stop, answer again, branch, menus and dialogs
   await dialog.waitFor({ state: "detached" });
   await expect.poll(focused).toBe("Prompt and sampling");
   await visit.expectFocusSeen();
-  expect(visit.problems).toEqual([]);
 });

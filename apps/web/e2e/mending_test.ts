@@ -5,10 +5,9 @@ import { createServer, type Server as HttpServer, type ServerResponse } from "no
 import { readFileSync, renameSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import path from "node:path";
-import type { Browser } from "playwright-core";
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { launch, Visit } from "./browser";
+import { afterAll, expect, test } from "vitest";
 import { Server, smallModel } from "./server";
+import { stage, visit } from "./stage";
 
 // Files over HTTP with ranges; what comes after `hold` bytes waits for release().
 class Shelf {
@@ -52,24 +51,8 @@ const server = new Server(["--open", "--simulated", "--simulated-step-ms", "2"],
   TIDEPOOL_POOL_MEMORY: "600MiB", TIDEPOOL_POOL_WARM_MEMORY: "64MiB", TIDEPOOL_LEDGER_FREE_TOKENS: "0", TIDEPOOL_PULL_ALLOW_PRIVATE_ADDRESSES: "true", TIDEPOOL_POOL_ADMISSION_LOAD: "0",
 });
 const shelf = new Shelf();
-let browser: Browser;
-let visit: Visit;
-
-beforeAll(async () => {
-  await shelf.start();
-  await server.start();
-  browser = await launch();
-});
-afterAll(async () => {
-  await browser?.close();
-  await server.remove();
-  shelf.stop();
-});
-beforeEach(async () => { visit = await Visit.open(browser, server.url); });
-afterEach(async () => {
-  expect(visit.problems).toEqual([]);
-  await visit.close();
-});
+stage(server, { pages: "each test's own", prepare: () => shelf.start() });
+afterAll(() => shelf.stop());
 
 const content = readFileSync(smallModel);
 interface PullRow { id: string; model: string; state: string; bytes_done: number; bytes_total: number }
@@ -127,7 +110,7 @@ test("a pull that failed is tried again from the overview, and one that is not w
   const row = visit.page.getByRole("listitem").filter({ hasText: "/unwanted.gguf" });
   await row.getByRole("button", { name: "Cancel and drop what came" }).click();
   await row.waitFor({ state: "detached" });
-  expect((await pullOf("unwanted.gguf")).state).toBe("cancelled");
+  await expect.poll(async () => (await pullOf("unwanted.gguf")).state).toBe("cancelled");
   shelf.release();
 }, 90_000);
 
@@ -157,7 +140,7 @@ test("a cordoned pool, settings that wait, a budget that is spent, a pool that i
   const cordoned = concern("The pool is cordoned");
   await cordoned.getByRole("button", { name: "Open it again" }).click();
   await cordoned.waitFor({ state: "detached" });
-  expect((await server.ask<{ device: { cordoned: boolean } }>("GET", "/api/v1/pool")).device.cordoned).toBe(false);
+  await expect.poll(async () => (await server.ask<{ device: { cordoned: boolean } }>("GET", "/api/v1/pool")).device.cordoned).toBe(false);
 
   await concern("1 change takes effect at the next start: pool.ttft_s").getByRole("link", { name: "Settings" }).click();
   await visit.page.getByRole("button", { name: "Take back the change of pool.ttft_s" }).click();
@@ -170,7 +153,7 @@ test("a cordoned pool, settings that wait, a budget that is spent, a pool that i
   const budget = await server.ask<{ id: string }>("POST", "/api/v1/budgets", { scope: `organisation:${organisation}`, amount: "0.05", block: false });
   await scripted("[[repeat:60:wave ]]");
   await visit.go("/overview");
-  await concern(/budget of organisation:.* is spent/).getByRole("link", { name: "Limits and budgets" }).click();
+  await concern(/budget of the whole organisation is spent/).getByRole("link", { name: "Limits and budgets" }).click();
   await visit.page.getByRole("region", { name: "Budgets" }).getByRole("button", { name: "Remove" }).click();
   await visit.page.getByRole("dialog").getByRole("button", { name: "Remove" }).click();
   await expect.poll(async () => (await server.ask<{ data: { id: string }[] }>("GET", "/api/v1/budgets")).data.some((one) => one.id === budget.id)).toBe(false);

@@ -1,38 +1,15 @@
 // Charts of usage, and the forms that rule what may be used and what it costs. Oracles: the API, asked with the operator's key.
-import type { Browser } from "playwright-core";
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { launch, Visit } from "./browser";
+import { createHmac } from "node:crypto";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { expect, test } from "vitest";
 import { Server } from "./server";
+import { complete, smallPool, stage, visit, type Answer } from "./stage";
 
-const server = new Server(["--simulated", "--simulated-step-ms", "5"], { TIDEPOOL_POOL_MEMORY: "400MiB", TIDEPOOL_POOL_WARM_MEMORY: "64MiB", TIDEPOOL_POOL_SPECULATION: "false", TIDEPOOL_LEDGER_FREE_TOKENS: "0" });
-let browser: Browser;
-let visit: Visit;
-const password = "correct horse battery";
+const server = new Server(["--simulated", "--simulated-step-ms", "5"], { ...smallPool, TIDEPOOL_POOL_SPECULATION: "false", TIDEPOOL_LEDGER_FREE_TOKENS: "0", TIDEPOOL_LEDGER_WEBHOOK_PRIVATE: "true" });
+stage(server, { pages: "one for all", owner: true });
 
-beforeAll(async () => {
-  await server.start();
-  browser = await launch();
-  visit = await Visit.open(browser, server.url);
-  await visit.page.goto(server.url + /\/setup#\S+/.exec(server.output())![0]);
-  await visit.page.getByLabel("Mail address").fill("ann@example.org");
-  await visit.page.getByLabel("Your name").fill("Ann");
-  await visit.page.getByLabel("Password").fill(password);
-  await visit.page.getByRole("button", { name: "Go on" }).click();
-  await visit.page.waitForURL(/\/welcome$/);
-});
-afterAll(async () => {
-  const { problems } = visit;
-  await visit.close();
-  await browser.close();
-  await server.remove();
-  expect(problems).toEqual([]);
-});
-
-interface Usage { prompt_tokens: number; completion_tokens: number }
-const ask = async (key: string, text: string, more: object = {}) => {
-  const reply = await fetch(`${server.url}/v1/chat/completions`, { method: "POST", headers: { Authorization: `Bearer ${key}`, "Content-Type": "application/json" }, body: JSON.stringify({ model: "scripted", messages: [{ role: "user", content: text }], ...more }) });
-  return { status: reply.status, body: (await reply.json()) as { usage: Usage; error: { code: string; message: string } } };
-};
+const ask = (key: string, text: string, more: object = {}, signal?: AbortSignal) => complete(server, key, text, more, signal);
 const makeKey = (name: string) => server.ask<{ id: string; key: string }>("POST", "/api/v1/keys", { name, service: true });
 
 test("usage is stacked by model, key and member, each with its own colour and its sum", async () => {
@@ -44,7 +21,7 @@ test("usage is stacked by model, key and member, each with its own colour and it
     const { body } = await ask(key.key, `[[repeat:${10 * (index + 1)}:wave ]]`);
     used.push(body.usage.prompt_tokens + body.usage.completion_tokens);
   }
-  await expect.poll(async () => (await server.ask<{ data: { requests: number }[] }>("GET", "/api/v1/usage?group_by=key")).data.length, { timeout: 5_000 }).toBe(10);
+  await expect.poll(async () => (await server.ask<{ data: { requests: number }[] }>("GET", "/api/v1/usage?group_by=key")).data.length).toBe(10);
   await visit.go("/usage");
   const legend = visit.page.getByRole("list", { name: "Legend with sums" });
   const entries = async () => (await legend.getByRole("listitem").allTextContents()).map((text) => text.replace(/\s+/g, " "));
@@ -63,7 +40,7 @@ test("usage is stacked by model, key and member, each with its own colour and it
   await visit.page.setViewportSize({ width: 1280, height: 800 });
   // The bars are there, in those colours: the canvas is not of one.
   const canvas = visit.page.getByRole("img", { name: /^Day by day: Tokens, Key/ }).locator("canvas");
-  expect(await canvas.evaluate((element: HTMLCanvasElement) => new Set(new Uint32Array(element.getContext("2d")!.getImageData(0, 0, element.width, element.height).data.buffer)).size)).toBeGreaterThan(9);
+  await expect.poll(() => canvas.evaluate((element: HTMLCanvasElement) => new Set(new Uint32Array(element.getContext("2d")!.getImageData(0, 0, element.width, element.height).data.buffer)).size)).toBeGreaterThan(9);
   await visit.page.reload();
   await visit.page.getByLabel("Group by").selectOption("key");
   await expect.poll(colours).toEqual(before);
@@ -142,7 +119,7 @@ test("limits with a burst, and budgets, are made and changed", async () => {
   const limit = visit.page.getByRole("region", { name: "Limits", exact: true }).last().getByRole("row", { name: /ruled/ });
   await limit.getByText("15 s").waitFor();
   await limit.getByRole("button", { name: "Change the limit" }).click();
-  expect(await dialog.getByLabel("Tokens/min").inputValue()).toBe("1000");
+  await expect.poll(() => dialog.getByLabel("Tokens/min").inputValue()).toBe("1000");
   await dialog.getByLabel("Tokens/min").fill("");
   await dialog.getByLabel("Tokens/day").fill("5000");
   await dialog.getByLabel("Burst (s)").fill("90");
@@ -175,10 +152,10 @@ test("prices by the length of the prompt are put in force and charged", async ()
   await dialog.getByLabel("Input 1").fill("1");
   await dialog.getByLabel("Output 1").fill("1");
   await dialog.getByRole("button", { name: "Another price for longer prompts of *" }).click();
-  expect(await dialog.getByLabel("Prompt up to 1").inputValue()).toBe("32768");
+  await expect.poll(() => dialog.getByLabel("Prompt up to 1").inputValue()).toBe("32768");
   await dialog.getByLabel("Prompt up to 1").fill("");
   await dialog.getByText("Two lines of * end at the same length.").waitFor();
-  expect(await dialog.getByRole("button", { name: "Put in force" }).isDisabled()).toBe(true);
+  await expect.poll(() => dialog.getByRole("button", { name: "Put in force" }).isDisabled()).toBe(true);
   await dialog.getByLabel("Prompt up to 1").fill("100");
   await dialog.getByLabel("Input 2").fill("1000");
   await dialog.getByLabel("Output 2").fill("1000");
@@ -191,8 +168,37 @@ test("prices by the length of the prompt are put in force and charged", async ()
   expect(short.prompt_tokens).toBeLessThanOrEqual(100);
   expect(long.prompt_tokens).toBeGreaterThan(100);
   const amounts = async () => (await server.ask<{ data: { prompt_tokens: number; amount: string }[] }>("GET", "/api/v1/requests?limit=2")).data.map((one) => Number(one.amount));
-  const price = (usage: Usage, each: number) => Math.round((usage.prompt_tokens + usage.completion_tokens) * each * 1e3) / 1e9;
-  await expect.poll(async () => (await amounts()).map((one) => Math.round(one * 1e9)), { timeout: 5_000 }).toEqual([price(long, 1000), price(short, 1)].map((one) => Math.round(one * 1e9)));
+  const price = (usage: Answer["usage"], each: number) => Math.round((usage.prompt_tokens + usage.completion_tokens) * each * 1e3) / 1e9;
+  await expect.poll(async () => (await amounts()).map((one) => Math.round(one * 1e9))).toEqual([price(long, 1000), price(short, 1)].map((one) => Math.round(one * 1e9)));
+});
+
+test("a book of another day has discounts, minimums and prices of embeddings", async () => {
+  const { organisation } = await server.ask<{ organisation: string }>("GET", "/api/v1/sessions/current");
+  await visit.go("/limits");
+  await visit.page.getByRole("button", { name: "New price book" }).click();
+  const dialog = visit.page.getByRole("dialog");
+  for (const name of ["Input 1", "Output 1"]) await dialog.getByLabel(name).fill("1");
+  await dialog.getByText("From when, embeddings, minimums and discounts").click();
+  await dialog.getByLabel("In force from (UTC)").fill("2099-01-01");
+  await dialog.getByLabel("Charge requests that failed by our fault").check();
+  await dialog.getByLabel("Embeddings: *").fill("0.5");
+  await dialog.getByLabel("Least a request: *").fill("much");
+  await expect.poll(() => dialog.getByRole("button", { name: "Put in force" }).isDisabled()).toBe(true);
+  await dialog.getByLabel("Least a request: *").fill("0.0001");
+  await dialog.getByRole("button", { name: "Add a discount" }).click();
+  await dialog.getByLabel("Organisation 1").selectOption(organisation);
+  await dialog.getByLabel("Factor 1").fill("1.5");
+  await expect.poll(() => dialog.getByRole("button", { name: "Put in force" }).isDisabled()).toBe(true);
+  await dialog.getByLabel("Factor 1").fill("0.8");
+  expect(await visit.checkAccessibility()).toEqual([]);
+  await dialog.getByRole("button", { name: "Put in force" }).click();
+  await visit.page.getByText(/2099-01-01/).first().waitFor();
+  interface Book { valid_from: string; charge_failed: boolean; discounts: object[]; models: object[] }
+  const books = (await server.ask<{ data: Book[] }>("GET", "/api/v1/prices")).data;
+  const written = books.find((book) => book.valid_from.startsWith("2099-01-01"))!;
+  expect(written).toMatchObject({ charge_failed: true, discounts: [{ organisation }], models: [{ model: "*", minimum_charge: expect.stringMatching(/^0\.00010*$/) as string }] });
+  // What is in force until then is what it was.
+  expect(books.filter((book) => book.charge_failed)).toHaveLength(1);
 });
 
 test("a bill is adjusted with a reason, by the operator", async () => {
@@ -203,7 +209,7 @@ test("a bill is adjusted with a reason, by the operator", async () => {
   await visit.page.getByRole("button", { name: "Adjust" }).click();
   const dialog = visit.page.getByRole("dialog");
   await dialog.getByLabel("Amount").fill("-0.05");
-  expect(await dialog.getByLabel("Currency").inputValue()).toBe("EUR");
+  await expect.poll(() => dialog.getByLabel("Currency").inputValue()).toBe("EUR");
   await dialog.getByRole("button", { name: "Adjust" }).click();
   // Without a reason nothing is sent.
   expect((await server.ask<{ adjustments: object[] }>("GET", "/api/v1/bills")).adjustments).toEqual([]);
@@ -257,49 +263,77 @@ test("the secret of a webhook is replaced", async () => {
   expect(await secret.count()).toBe(0);
 });
 
+test("a webhook is tried: whether its notice arrived is said", async () => {
+  const came: { signature: string; body: string }[] = [];
+  const listener = createServer((request, reply) => {
+    let body = "";
+    request.on("data", (piece) => { body += String(piece); });
+    request.on("end", () => {
+      came.push({ signature: String(request.headers["tidepool-signature"]), body });
+      reply.writeHead(204).end();
+    });
+  });
+  await new Promise<void>((resolve) => { listener.listen(0, "127.0.0.1", resolve); });
+  await visit.go("/limits");
+  const section = visit.page.getByRole("region", { name: "Webhook" });
+  await section.getByLabel("Another address").fill(`http://127.0.0.1:${(listener.address() as AddressInfo).port}/hook`);
+  await section.getByRole("button", { name: "Save" }).click();
+  const secret = (await section.getByRole("status").locator("code").textContent())!;
+  await section.getByRole("button", { name: "Send a notice for trying" }).click();
+  await section.getByText("The notice has arrived.").waitFor();
+  const { signature, body } = came.at(-1)!;
+  const [, time, digest] = /^t=(\d+),v1=(\w+)$/.exec(signature)!;
+  expect(digest).toBe(createHmac("sha256", secret).update(`${time}.${body}`).digest("hex"));
+  listener.closeAllConnections();
+  await new Promise((resolve) => { listener.close(resolve); });
+  await section.getByRole("button", { name: "Send a notice for trying" }).click();
+  await section.getByText(/^The notice did not arrive: ./).waitFor();
+});
+
 test("what runs is shown with its state and can be cancelled, and filters live in the address", async () => {
   const { id, key } = await makeKey("runner");
   const running = ask(key, "[[tokens:6000]]", { max_tokens: 6000 });
   const other = new AbortController();
   const otherKey = await makeKey("another");
-  const beside = fetch(`${server.url}/v1/chat/completions`, { method: "POST", signal: other.signal, headers: { Authorization: `Bearer ${otherKey.key}`, "Content-Type": "application/json" }, body: JSON.stringify({ model: "scripted", max_tokens: 6000, messages: [{ role: "user", content: "[[tokens:6000]]" }] }) }).catch(() => null);
+  const beside = ask(otherKey.key, "[[tokens:6000]]", { max_tokens: 6000 }, other.signal).catch(() => null);
   await visit.go("/requests");
   const now = visit.page.getByRole("table").filter({ has: visit.page.getByRole("columnheader", { name: "For" }) });
   await now.getByRole("row", { name: /runner.*decode/ }).waitFor();
   await now.getByRole("row", { name: /another.*decode/ }).waitFor();
   await visit.page.getByLabel("Key", { exact: true }).selectOption(id);
   await now.getByRole("row", { name: /another/ }).waitFor({ state: "detached" });
-  expect(new URL(visit.page.url()).searchParams.get("key")).toBe(id);
+  await expect.poll(() => visit.query("key")).toBe(id);
   await visit.page.getByLabel("State").selectOption("running");
   await visit.page.reload();
   await now.getByRole("row", { name: /runner.*decode/ }).waitFor();
-  expect(await now.getByRole("row").count()).toBe(2);
-  expect(await visit.page.getByLabel("Key", { exact: true }).inputValue()).toBe(id);
+  await expect.poll(() => now.getByRole("row").count()).toBe(2);
+  await expect.poll(() => visit.page.getByLabel("Key", { exact: true }).inputValue()).toBe(id);
   expect(await visit.checkAccessibility()).toEqual([]);
   await now.getByRole("button", { name: /^Cancel / }).click();
-  expect(await visit.page.getByRole("dialog").textContent()).toContain("what was computed stays on the bill");
+  await visit.page.getByRole("dialog").getByText("what was computed stays on the bill").waitFor();
   await visit.page.getByRole("dialog").getByRole("button", { name: "Cancel the request" }).click();
   const ended = await running;
   expect(ended.status).toBe(499);
-  expect(ended.body.error.code).toBe("request_stopped");
+  expect(ended.body.error!.code).toBe("request_stopped");
   await visit.page.getByText("Nothing runs or waits.").waitFor();
   await visit.page.getByLabel("State").selectOption("cancelled");
   const row = visit.page.getByRole("button", { name: "scripted" });
   await row.waitFor();
   await row.click();
   await visit.page.getByRole("dialog").getByText("runner").waitFor();
-  const opened = new URL(visit.page.url()).searchParams.get("request");
+  await expect.poll(() => visit.query("request")).not.toBeNull();
+  const opened = visit.query("request");
   expect((await server.ask<{ data: { id: string; key: string }[] }>("GET", `/api/v1/requests?status=cancelled&key=${id}`)).data.map((one) => one.id)).toEqual([opened]);
   await visit.page.keyboard.press("Escape");
   await visit.page.getByLabel("Endpoint").selectOption("embeddings");
   await visit.page.getByText("No requests").waitFor();
   await visit.page.getByRole("button", { name: "Clear" }).click();
-  expect(new URL(visit.page.url()).search).toBe("");
+  await expect.poll(() => new URL(visit.page.url()).search).toBe("");
   await now.getByRole("row", { name: /another/ }).waitFor();
   await visit.page.getByLabel("Time", { exact: true }).selectOption("dates");
   await visit.page.getByLabel("To", { exact: true }).fill("2020-01-01");
   await visit.page.getByText("No requests").waitFor();
-  expect(new URL(visit.page.url()).searchParams.get("to")).toBe("2020-01-01");
+  await expect.poll(() => visit.query("to")).toBe("2020-01-01");
   other.abort();
   await beside;
 });

@@ -1,14 +1,14 @@
 // Pictures of every page, and of its states (empty, loading, failed, full of long names and huge numbers; signing in, set-up):
 // three widths in light and English, one width in dark and in Chinese. Writes them to a folder:
 //   scripts/web_screenshots FOLDER
-import { execFileSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
 import path from "node:path";
 import type { Browser } from "playwright-core";
 import { expect, test } from "vitest";
 import { launch, Visit } from "./browser";
 import { Server, smallModel, testData } from "./server";
-import { talk } from "./fill";
+import { intoStore, talk, usageRow } from "./fill";
+import { makeOwner, password, setupLink } from "./stage";
 
 const out = process.env.TIDEPOOL_SCREENSHOTS ?? "screenshots";
 const only = process.env.TIDEPOOL_LOOKS;
@@ -18,7 +18,9 @@ mkdirSync(out, { recursive: true });
 const looks = [
   { name: "wide", width: 1440, height: 900, theme: "light", language: "en" }, { name: "tablet", width: 820, height: 1100, theme: "light", language: "en" },
   { name: "phone", width: 360, height: 740, theme: "light", language: "en" }, { name: "dark", width: 1440, height: 900, theme: "dark", language: "en" }, { name: "chinese", width: 1440, height: 900, theme: "light", language: "zh-CN" },
-].filter((look) => !only || only.split(",").includes(look.name));
+  // Large pictures: only where they are asked for.
+  { name: "wall", width: 3840, height: 2160, theme: "light", language: "en" },
+].filter((look) => (only ? only.split(",").includes(look.name) : look.name !== "wall"));
 const wanted = (name: string) => !onlyPages || onlyPages.split(",").some((one) => name === one || (one.endsWith("*") && name.startsWith(one.slice(0, -1))));
 
 // A name, where it is, what is done there before the picture, and what is done before the page is opened.
@@ -80,7 +82,13 @@ test("pictures of every page", async () => {
       }], ["share", `/chat/${conversation}`, async ({ page }) => {
         await page.getByRole("button", { name: /^(Share|分享)$/ }).click();
         await page.getByRole("button", { name: /^(Make a link|生成链接)$/ }).click();
-      }], ["shared", `/shared#${token}`], ["model", "/models/smollm2:135m"], ["pool", "/pool"], ["planner", "/planner"], ["requests", "/requests"], ["usage", "/usage"], ["bills", "/bills"], ["limits", "/limits"], ["keys", "/keys"], ["people", "/people"], ["workspaces", "/workspaces"], ["audit", "/audit"], ["settings", "/settings"], ["health", "/doctor"], ["welcome", "/welcome"], ["account", "/account"], ["not-found", "/nothing"],
+      }], ["shared", `/shared#${token}`], ["model", "/models/smollm2:135m"], ["pool", "/pool"], ["planner", "/planner"], ["plan", "/planner", async ({ page }) => {
+        await page.locator('input[name="devices"]').fill("H800,H20");
+        await page.locator('input[name="duration_s"]').fill("60");
+        await page.locator('main button[type="submit"]').click();
+        await page.locator("figure").first().waitFor({ timeout: 60_000 });
+        await page.locator("figure").first().scrollIntoViewIfNeeded();
+      }], ["requests", "/requests"], ["usage", "/usage"], ["bills", "/bills"], ["limits", "/limits"], ["keys", "/keys"], ["people", "/people"], ["workspaces", "/workspaces"], ["audit", "/audit"], ["settings", "/settings"], ["health", "/doctor"], ["welcome", "/welcome"], ["account", "/account"], ["not-found", "/nothing"],
     ];
     for (const look of looks) {
       const visit = await Visit.open(browser, server.url, { viewport: { width: look.width, height: look.height }, colorScheme: look.theme as "light" | "dark", locale: look.language });
@@ -117,7 +125,7 @@ test("pictures of pages that are empty, wait, or failed", async () => {
       ...["chat", "compare", "playground", ...consolePages.filter((name) => name !== "settings" && name !== "doctor"), "welcome", "account", "models/nothing:1", "chat/conv-gone"].map((name) => ({ name: `empty-${name.replace(/[/:]/g, "-")}`, where: `/${name}` })),
       ...every.map((name) => ({ name: `loading-${name}`, where: `/${name}`, before: hold })),
       ...[...every, "models/some:1", "chat/conv-some", "welcome"].map((name) => ({ name: `error-${name.replace(/[/:]/g, "-")}`, where: `/${name}`, before: fail, waitMs: 4_000 })),
-      { name: "error-session", where: "/chat", before: (visit) => visit.page.route("**/sessions/current", (route) => route.abort()), waitMs: 6_000 },
+      { name: "error-session", where: "/chat", before: (visit) => visit.page.route("**/sessions/current", (route) => route.abort()), waitMs: 9_000 },
       { name: "loading-session", where: "/chat", before: (visit) => visit.page.route("**/sessions/current", () => {}) },
     ]);
   } finally {
@@ -130,9 +138,8 @@ test("pictures of signing in and set-up", async () => {
   const server = new Server(["--simulated"], { TIDEPOOL_POOL_MEMORY: "1GiB" });
   await server.start();
   const browser = await launch();
-  const setup = /\/setup#\S+/.exec(server.output())![0];
+  const setup = setupLink(server);
   const email = "ann.longfellow-featherstonehaugh@harbour-authority.example.org";
-  const password = "correct horse battery";
   const signIn = async ({ page }: Visit, secret: string) => {
     await page.locator('input[name="email"]').fill(email);
     await page.locator('input[name="password"]').fill(secret);
@@ -149,8 +156,7 @@ test("pictures of signing in and set-up", async () => {
         await page.locator('button[type="submit"]').click();
       } },
     ]);
-    const made = await fetch(`${server.url}/api/v1/links/use`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token: setup.split("#")[1], email, name: "Ann Longfellow-Featherstonehaugh of the Harbour Authority", password }) });
-    expect(made.status).toBe(201);
+    await makeOwner(server, { email, name: "Ann Longfellow-Featherstonehaugh of the Harbour Authority" });
     const { path: invitation } = await server.ask<{ path: string }>("POST", "/api/v1/invitations", { email: "vic@example.org", role: "viewer" });
     const { id } = (await server.ask<{ data: { id: string }[] }>("GET", "/api/v1/members")).data[0]!;
     const { path: reset } = await server.ask<{ path: string }>("POST", `/api/v1/members/${id}/reset`);
@@ -199,17 +205,13 @@ test("pictures of answers that wait, failed, stopped, and of long names and huge
     await new Promise((resolve) => setTimeout(resolve, 1500));
     await server.ask("POST", `/api/v1/conversations/${stopped.id}/turns/${stopped.turn}/stop`);
     await server.ask("POST", `/api/v1/conversations/${running.id}/turns/${running.turn}/stop`);
-    await server.stop();
-    execFileSync("python3", ["-c", `
-import sqlite3, sys, time
-now = int(time.time() * 1000)
-names = "id started_ms finished_ms request_id organisation workspace key_id member model model_version endpoint batch prompt_tokens cached_tokens output_tokens reasoning_tokens queue_ms load_ms prefill_ms decode_ms stall_ms device_us status error_code price_version amount_nanos free_tokens billing".split()
-store = sqlite3.connect(sys.argv[1])
-statuses = ["done", "error", "cancelled", "interrupted"]
-rows = [(f"use-huge-{i:05}", now - i * 7200000 - 5000, now - i * 7200000, f"req-huge-{i}", sys.argv[2], "ws-default", f"key-{i % 3}", "", [sys.argv[3], "scripted", "many:1"][i % 3], "v", "chat.completions", 0, 987654321 if i % 3 == 0 else 0, 12345678 if i % 3 == 0 else 0, 123456789 if i % 3 == 0 else 1, 0, 86400000 if i % 3 == 0 else 0, 2, 3, 400000, 5, 9876543210123 if i % 3 == 0 else 0, statuses[i % 4], "out_of_memory" if i % 4 == 1 else "", 1, 123456789012345678 if i % 3 == 0 else 0, 0, "paid") for i in range(60)]
-store.executemany(f"INSERT INTO usage_rows ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})", rows)
-store.commit()`, path.join(server.home, "tidepool.db"), organisation, long]);
-    await server.start();
+    const now = Date.now();
+    await intoStore(server, "usage_rows", Array.from({ length: 60 }, (_, index) => ({
+      ...usageRow, id: `use-huge-${index}`, started_ms: now - index * 7_200_000 - 5000, finished_ms: now - index * 7_200_000, request_id: `req-huge-${index}`, organisation, key_id: `key-${index % 3}`,
+      model: [long, "scripted", "many:1"][index % 3]!, output_tokens: 1, decode_ms: 400_000, status: ["done", "error", "cancelled", "interrupted"][index % 4]!, error_code: index % 4 === 1 ? "out_of_memory" : "",
+      price_version: 1, billing: "paid",
+      ...(index % 3 === 0 ? { prompt_tokens: 987_654_321, cached_tokens: 12_345_678, output_tokens: 123_456_789, queue_ms: 86_400_000, device_us: 9_876_543_210_123, amount_nanos: Number.MAX_SAFE_INTEGER } : {}),
+    })));
     const again = async () => { await server.ask("POST", `/api/v1/conversations/${running.id}/turns`, { parent: null, content: "Think hard. [[stall_ms:4000]][[think:Let me see.]][[say:Well.]]" }); };
     await take(browser, server, [
       { name: "chat-failed", where: `/chat/${failed.id}` }, { name: "chat-stopped", where: `/chat/${stopped.id}` },
@@ -217,7 +219,7 @@ store.commit()`, path.join(server.home, "tidepool.db"), organisation, long]);
       { name: "chat-picker", where: "/chat", then: async ({ page }) => { await page.locator("header button[aria-haspopup=menu]").click(); } },
       { name: "chat-settings", where: "/chat", then: async ({ page }) => { await page.getByRole("button", { name: /^(Prompt and sampling|提示词与采样)$/ }).click(); } },
       ...["models", "requests", "usage", "bills", "limits", "keys", "people", "workspaces", "audit", "overview"].map((name) => ({ name: `huge-${name}`, where: `/${name}` })),
-      { name: "huge-request", where: "/requests", then: async ({ page }) => { await page.getByRole("row").nth(1).getByRole("button").click(); } },
+      { name: "huge-request", where: "/requests", then: async ({ page }) => { await page.locator('div[role="row"] button').first().click(); } },
     ]);
   } finally {
     await browser.close();

@@ -10,6 +10,8 @@ export default defineConfig({
     fileParallelism: false,
     testTimeout: process.env.TIDEPOOL_SCREENSHOTS ? 1_200_000 : 60_000,
     hookTimeout: 120_000,
+    // What is polled for comes when it comes: the machine may also build.
+    expect: { poll: { timeout: 10_000, interval: 50 } },
     bail: process.env.CI ? 1 : 0,
   },
 });

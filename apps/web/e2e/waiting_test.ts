@@ -1,54 +1,33 @@
 // What a person sees while there is nothing to read yet: the place in the waiting line, how full the context is, where models are.
 // Oracles: the API's own answers.
-import type { Browser } from "playwright-core";
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { launch, Visit } from "./browser";
+import { expect, test } from "vitest";
 import { Server, smallModel } from "./server";
+import { stage, visit } from "./stage";
 
 // One sequence at a time: who comes second waits, and is not turned away.
 const server = new Server(["--open", "--simulated", "--simulated-step-ms", "4", "--simulated-context-length", "320"], {
   TIDEPOOL_POOL_MEMORY: "500MiB", TIDEPOOL_POOL_WARM_MEMORY: "256MiB", TIDEPOOL_POOL_MAX_SEQUENCES: "1", TIDEPOOL_POOL_ADMISSION_LOAD: "0", TIDEPOOL_LEDGER_FREE_TOKENS: "0",
 });
-let browser: Browser;
-let visit: Visit;
+stage(server, { pages: "each test's own" });
 
-beforeAll(async () => {
-  await server.start();
-  browser = await launch();
-});
-afterAll(async () => {
-  await browser?.close();
-  await server.remove();
-});
-beforeEach(async () => { visit = await Visit.open(browser, server.url); });
-afterEach(async () => {
-  expect(visit.problems).toEqual([]);
-  await visit.close();
-});
-
-const last = () => visit.page.locator('[data-role="assistant"]').last();
-async function say(text: string) {
-  await visit.page.getByLabel("Message", { exact: true }).fill(text);
-  await visit.page.getByRole("button", { name: "Send" }).click();
-}
-const ended = () => visit.page.locator('[data-role="assistant"][data-state="done"]').last().waitFor();
 const direct = (content: string) => fetch(`${server.url}/v1/chat/completions`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ model: "scripted", messages: [{ role: "user", content }] }) });
 interface Pool { models: { id: string; waiting: number; active: number; pooled: boolean; bytes: { resident: number; warm: number } }[] }
 const pool = async (id: string) => (await server.ask<Pool>("GET", "/api/v1/pool")).models.find((one) => one.id === id)!;
 
 test("the place in the waiting line is shown while a request waits, and moves up", async () => {
-  const ahead = [direct("[[stall_ms:40]][[repeat:20:first ]]")];
-  await expect.poll(async () => (await pool("scripted")).active).toBe(1);
-  ahead.push(direct("[[stall_ms:40]][[repeat:15:second ]]"));
-  await expect.poll(async () => (await pool("scripted")).waiting).toBe(1);
   await visit.go("/chat");
-  await say("[[say:at last]]");
-  const line = last().getByRole("status");
+  // Long enough to be looked at, the first of them also on a machine that builds.
+  const ahead = [direct("[[stall_ms:40]][[repeat:16:first ]]")];
+  await expect.poll(async () => (await pool("scripted")).active).toBe(1);
+  ahead.push(direct("[[stall_ms:40]][[repeat:8:second ]]"));
+  await expect.poll(async () => (await pool("scripted")).waiting).toBe(1);
+  await visit.say("[[say:at last]]");
+  const line = visit.answer().getByRole("status");
   await line.getByText(/^Waiting in the queue, 1 ahead/).waitFor();
   expect((await pool("scripted")).waiting).toBe(2);
   await line.getByText(/^Waiting in the queue, 0 ahead/).waitFor({ timeout: 20_000 });
-  await ended();
-  expect(await last().locator(".prose-answer").textContent()).toContain("at last");
+  await visit.answered();
+  await visit.answer().locator(".prose-answer").getByText("at last").waitFor();
   expect((await Promise.all(ahead)).map((reply) => reply.status)).toEqual([200, 200]);
 });
 
@@ -61,25 +40,22 @@ test("the meter counts the draft and the context, warns when it fills, and what 
   const meter = visit.page.getByTitle(/how much of the model's context/);
   const text = async () => (await meter.textContent())!.trim();
   await expect.poll(text).toBe(`${count} tokens`);
-  const kept = async () => (await server.ask<Kept>("GET", `/api/v1/conversations/${visit.page.url().split("/").pop()}`)).turns.filter((turn) => turn.role === "assistant");
-  await say("[[repeat:20:wave ]]");
-  await ended();
-  await visit.page.waitForURL(/\/chat\/conv-/);
+  const kept = async () => (await server.ask<Kept>("GET", `/api/v1/conversations/${await visit.conversation()}`)).turns.filter((turn) => turn.role === "assistant");
+  await visit.say("[[repeat:20:wave ]]");
+  await visit.answered();
   const { usage } = (await kept()).at(-1)!;
   await expect.poll(text).toBe(`${usage!.prompt_tokens + usage!.completion_tokens} of 320 context`);
-  expect(await meter.getAttribute("class")).toContain("text-faint");
+  await expect.poll(() => meter.getAttribute("class")).toContain("text-faint");
   // Filled up: first a warning, then the oldest turns go, in sight.
   for (let i = 0; i < 12 && !(await kept()).at(-1)!.dropped_turns; ++i) {
-    await say(`[[repeat:30:wave ]] ${i}`);
-    await visit.page.waitForFunction((number) => document.querySelectorAll('[data-role="user"]').length >= number || document.body.textContent!.includes(`]] ${number - 2}`), i + 2);
-    await ended();
-    await expect.poll(async () => (await kept()).length).toBe(i + 2);
+    await visit.say(`[[repeat:30:wave ]] ${i}`);
+    await visit.answered();
     await expect.poll(async () => (await kept()).at(-1)!.usage).not.toBeNull();
   }
   expect((await kept()).at(-1)!.dropped_turns).toBeGreaterThan(0);
-  await last().getByText(/^The oldest .*left out here: the context was full/).waitFor();
+  await visit.answer().getByText(/^The oldest .*left out here: the context was full/).waitFor();
   await visit.page.getByLabel("Message", { exact: true }).fill("tide ".repeat(300));
-  await expect.poll(() => meter.getAttribute("class"), { timeout: 5_000 }).toContain("text-bad");
+  await expect.poll(() => meter.getAttribute("class")).toContain("text-bad");
 });
 
 test("the picker says of each model whether it is in memory, warm or on disk", async () => {
@@ -104,5 +80,5 @@ test("the picker says of each model whether it is in memory, warm or on disk", a
   await expect.poll(placeOf, { timeout: 15_000 }).toBe("warm");
   await trigger.click();
   await visit.page.getByRole("menuitem", { name: new RegExp(`^${name}`) }).click();
-  expect(await trigger.textContent()).toMatch(/warm$/);
+  await expect.poll(() => trigger.textContent()).toMatch(/warm$/);
 });

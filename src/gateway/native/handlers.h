@@ -99,6 +99,14 @@ inline constexpr std::string_view kDoctorFindings[] = {
     "pool_small",          "disk_low",           "files_few",      "key_file",  "model_broken",
     "kernels_slow",
 };
+// Why, where a finding has a reason beside it: of a tensor on a slower path, of the key file, of a model's
+// file (codes of models/formats). The web application has a text for each too.
+inline constexpr std::string_view kDoctorReasons[] = {
+    "type_unsupported", "shape_unsupported", "no_kernel",        "reference_kernels",
+    "kept_as_bf16",     "key_file_missing",  "key_file_no_file", "key_file_readable",
+    "key_file_owner",   "key_file_damaged",  "file_corrupt",     "file_truncated",
+    "unsupported_file", "file_over_limit",   "file_not_found",   "file_unreadable",
+};
 nlohmann::ordered_json DoctorSchema();
 nlohmann::ordered_json DeletedSchema();
 nlohmann::ordered_json HealthSchema();

@@ -162,11 +162,16 @@ Json DoctorSchema() {
         "many_rows_ops_per_s": {"type": "number"}, "many_rows_share": {"type": "number"}}}},
       "advice": {"type": "array", "items": {"type": "object", "properties": {
         "id": {}, "topic": {"type": "string"}, "level": {"enum": ["ok", "hint", "warn"]}, "text": {"type": "string"},
-        "values": {"type": "object", "description": "what the text holds, by name", "additionalProperties": {"type": ["string", "number"]}}}}}}
+        "values": {"type": "object", "description": "what the text holds, by name", "additionalProperties": {"type": ["string", "number"]}},
+        "reason": {"description": "what values.why says, by code"}}}}}
   })json");
   Json ids = Json::array();
   for (const std::string_view id : kDoctorFindings) ids.push_back(id);
-  schema["properties"]["advice"]["items"]["properties"]["id"]["enum"] = std::move(ids);
+  Json reasons = Json::array({nullptr});
+  for (const std::string_view reason : kDoctorReasons) reasons.push_back(reason);
+  Json& finding = schema["properties"]["advice"]["items"]["properties"];
+  finding["id"]["enum"] = std::move(ids);
+  finding["reason"]["enum"] = std::move(reasons);
   return schema;
 }
 

@@ -103,17 +103,21 @@ void RetireOldKeys(const std::filesystem::path& home) {
     LogWarn("keys.json is not needed any more and cannot be renamed", {{"reason", problem.message()}});
 }
 
-std::string CheckKeyFile(const std::filesystem::path& home) {
+Status CheckKeyFile(const std::filesystem::path& home) {
   const std::filesystem::path path = home / KeyFile::kName;
+  const auto wrong = [&](const char* code, std::string_view what) {
+    return Fail(ErrorKind::kCorrupt, code, fmt::format("{} {}", path.string(), what));
+  };
   struct stat info{};
   if (::lstat(path.c_str(), &info) != 0)
-    return fmt::format("{} is missing: restore it from a backup", path.string());
-  if (!S_ISREG(info.st_mode)) return fmt::format("{} is no regular file", path.string());
+    return wrong("key_file_missing", "is missing: restore it from a backup");
+  if (!S_ISREG(info.st_mode)) return wrong("key_file_no_file", "is no regular file");
   if ((info.st_mode & 077) != 0)
-    return fmt::format("{} can be read by others: chmod 600 it and rotate every key", path.string());
-  if (info.st_uid != ::geteuid()) return fmt::format("{} belongs to another user", path.string());
-  if (const auto keys = KeyFile::Open(home); !keys) return keys.error().message;
-  return "";
+    return wrong("key_file_readable", "can be read by others: chmod 600 it and rotate every key");
+  if (info.st_uid != ::geteuid()) return wrong("key_file_owner", "belongs to another user");
+  if (const auto keys = KeyFile::Open(home); !keys)
+    return Fail(ErrorKind::kCorrupt, "key_file_damaged", keys.error().message);
+  return {};
 }
 
 }  // namespace tidepool::platform

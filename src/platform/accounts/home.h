@@ -26,7 +26,8 @@ Result<AccountsHome> OpenAccountsHome(const std::filesystem::path& home, store::
 // After Accounts::Open: keys.json has done its duty and is renamed.
 void RetireOldKeys(const std::filesystem::path& home);
 
-// For the doctor: what is wrong with the key file; "" if nothing is.
-std::string CheckKeyFile(const std::filesystem::path& home);
+// For the doctor: what is wrong with the key file. Codes: key_file_missing, key_file_no_file,
+// key_file_readable (by others), key_file_owner (another user), key_file_damaged.
+Status CheckKeyFile(const std::filesystem::path& home);
 
 }  // namespace tidepool::platform

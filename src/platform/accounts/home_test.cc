@@ -106,7 +106,7 @@ TEST(HomeTest, WithoutItsKeyFileTheStoreIsRefused) {
   const Status missing = world.Open();
   ASSERT_FALSE(missing);
   EXPECT_EQ(missing.error().code, "no_key_file");
-  EXPECT_NE(CheckKeyFile(world.home()), "");
+  EXPECT_EQ(CheckKeyFile(world.home()).error().code, "key_file_missing");
   world.Close();
   ASSERT_TRUE(KeyFile::Create(world.home(), ""));
   const Status another = world.Open();
@@ -117,9 +117,17 @@ TEST(HomeTest, WithoutItsKeyFileTheStoreIsRefused) {
 TEST(HomeTest, TheDoctorSeesAKeyFileThatOthersRead) {
   AccountsWorld world;
   ASSERT_TRUE(world.Open());
-  EXPECT_EQ(CheckKeyFile(world.home()), "");
-  ::chmod((world.home() / "secrets.key").c_str(), 0640);
-  EXPECT_THAT(CheckKeyFile(world.home()), ::testing::HasSubstr("read by others"));
+  EXPECT_TRUE(CheckKeyFile(world.home()));
+  const std::filesystem::path file = world.home() / "secrets.key";
+  ::chmod(file.c_str(), 0640);
+  EXPECT_EQ(CheckKeyFile(world.home()).error().code, "key_file_readable");
+  EXPECT_THAT(CheckKeyFile(world.home()).error().message, ::testing::HasSubstr("read by others"));
+  ::chmod(file.c_str(), 0600);
+  std::filesystem::resize_file(file, 10);
+  EXPECT_EQ(CheckKeyFile(world.home()).error().code, "key_file_damaged");
+  std::filesystem::remove(file);
+  std::filesystem::create_directory(file);
+  EXPECT_EQ(CheckKeyFile(world.home()).error().code, "key_file_no_file");
 }
 
 TEST(KeyFileTest, SealsAndUnseals) {

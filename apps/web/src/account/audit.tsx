@@ -3,7 +3,7 @@ import { CircleAlert, CircleCheck } from "lucide-react";
 import { useTranslation } from "react-i18next";
 import { getJson } from "../api/client";
 import { useMay } from "../shell/session";
-import { Ago, Button, Empty, ErrorNote, Loading, Page, Table } from "../ui/kit";
+import { Ago, Button, Empty, ErrorNote, Loading, More, Page, Table } from "../ui/kit";
 import { CsvButton, listCsv } from "./csv_button";
 import { useCursorList } from "./lists";
 
@@ -26,15 +26,15 @@ export function AuditPage() {
         : list.rows.length === 0 ? <Empty title={t("audit.none")} /> : (
           <Table label={t("nav.audit")} rows={list.rows} keyOf={(row) => String(row.number)} columns={[
             { head: t("audit.when"), cell: (row) => <Ago at={row.time_ms / 1e3} /> },
-            { head: t("audit.action"), cell: (row) => <span className="font-mono text-xs">{row.action}</span> },
-            { head: t("audit.object"), wide: true, cell: (row) => <span className="block min-w-24 truncate font-mono text-xs" title={row.object}>{row.object}</span> },
+            { head: t("audit.action"), cell: (row) => <span className="font-mono text-xs"><span>{row.action}</span>{row.object && <span className="block max-w-52 truncate text-faint sm:hidden" title={row.object}>{row.object}</span>}</span> },
+            { head: t("audit.object"), wide: true, hide: "sm", cell: (row) => <span className="block min-w-24 truncate font-mono text-xs" title={row.object}>{row.object}</span> },
             { head: t("audit.who"), hide: "sm", cell: (row) => <span className="block max-w-40 truncate font-mono text-xs" title={row.member || row.key}>{row.member || row.key || "–"}</span> },
             { head: t("audit.from"), hide: "md", cell: (row) => row.address || t("audit.machine") },
             { head: t("audit.change"), hide: "md", cell: (row) => (row.before === null && row.after === null ? "–" : (
               <details><summary className="text-xs text-soft">{t("audit.show")}</summary><pre tabIndex={0} className="max-w-md overflow-x-auto text-xs">{JSON.stringify({ before: row.before, after: row.after }, null, 1)}</pre></details>)) },
           ]} />
         )}
-      {list.hasNextPage && <div className="mt-3"><Button busy={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>{t("common.more")}</Button></div>}
+      <More list={list} />
     </Page>
   );
 }

@@ -5,7 +5,7 @@ import { useInfiniteQuery, useQueryClient } from "@tanstack/react-query";
 import { at, getJson, send } from "../api/client";
 import { useMay, useSession } from "../shell/session";
 import { formatCount, grouped } from "../ui/format";
-import { Ago, Button, Dialog, Empty, ErrorNote, Field, Input, Loading, Page, Section, Select, Stat, Table, TextArea } from "../ui/kit";
+import { Ago, Button, Dialog, Empty, ErrorNote, Field, Input, Loading, More, Page, Section, Select, Stat, Table, TextArea } from "../ui/kit";
 import { usePrices } from "../api/queries";
 import { CsvButton } from "./csv_button";
 import { useCursorList, useWrite } from "./lists";
@@ -65,7 +65,7 @@ export function BillsPage() {
               { head: t("usage.amount"), right: true, cell: (line) => `${line.amount} ${line.currency}` },
             ]} />
           )}
-          {bill.hasNextPage && <div className="mt-3"><Button busy={bill.isFetchingNextPage} onClick={() => void bill.fetchNextPage()}>{t("common.more")}</Button></div>}
+          <More list={bill} />
           {first.adjustments.length > 0 && (
             <Section title={t("bills.adjustments")}>
               <Table label={t("bills.adjustments")} rows={first.adjustments} keyOf={(one) => one.id} columns={[{ head: t("audit.when"), hide: "sm", cell: (one) => <Ago at={one.created_at} /> }, { head: t("bills.reason"), wide: true, cell: (one) => <span className="block min-w-32 whitespace-pre-wrap">{one.reason}</span> }, { head: t("usage.model"), hide: "md", cell: (one) => one.model ?? "–" }, { head: t("bills.by"), hide: "lg", cell: (one) => <span className="block max-w-40 truncate" title={one.created_by}>{names("member", one.created_by) ?? names("key", one.created_by) ?? one.created_by}</span> }, { head: t("usage.amount"), right: true, cell: (one) => `${one.amount} ${one.currency}` }]} />

@@ -38,7 +38,7 @@ export function ConnectSection() {
             </li>
           ))}
         </ul>
-        <div className="relative min-w-0"><pre tabIndex={0} aria-label={t("connect.snippet", { name: shown.name })} className="max-h-72 overflow-auto rounded-md bg-sunken p-3 pr-10 font-mono text-xs leading-relaxed">{shown.text}</pre><div className="absolute top-1 right-1"><CopyButton text={shown.text} /></div></div>
+        <div className="relative min-w-0"><pre tabIndex={0} aria-label={t("connect.snippet", { name: shown.name })} className="max-h-72 overflow-auto rounded-md bg-sunken p-3 pr-10 font-mono text-xs leading-relaxed">{shown.text}</pre><div className="absolute top-1 right-1 rounded-md bg-sunken"><CopyButton text={shown.text} /></div></div>
       </div>
     </Section>
   );

@@ -15,7 +15,7 @@ export function HealthPage() {
   const report = doctor.data;
   return (
     <Page title={t("nav.health")} actions={<Button busy={doctor.isFetching} onClick={() => void doctor.refetch()}>{t("health.measure")}</Button>}
-      lead={<p className="flex items-center gap-2">{ready.error || ready.data?.ready === false ? <><CircleAlert className="size-5 text-bad" aria-hidden />{ready.data?.reason ?? t("common.unreachable")}</> : ready.data ? <><CircleCheck className="size-5 text-good" aria-hidden />{t("health.ready")}</> : <span className="text-faint">{t("common.loading")}</span>}{status.data && <span className="text-faint">· {t("overview.up", { time: formatSeconds(status.data.uptime_s) })}</span>}</p>}>
+      lead={<p className="flex items-center gap-2">{ready.error || ready.data?.ready === false ? <><CircleAlert className="size-5 shrink-0 text-bad" aria-hidden />{ready.data?.reason ?? t("common.unreachable")}</> : ready.data ? <><CircleCheck className="size-5 shrink-0 text-good" aria-hidden />{t("health.ready")}</> : <span className="text-faint">{t("common.loading")}</span>}{status.data && <span className="text-faint">· {t("overview.up", { time: formatSeconds(status.data.uptime_s) })}</span>}</p>}>
       {doctor.isPending && <><p className="mb-2 text-sm text-faint">{t("health.measuring")}</p><Loading rows={5} /></>}
       {doctor.error && <ErrorNote error={doctor.error} retry={() => void doctor.refetch()} />}
       {report && (

@@ -8,7 +8,7 @@ import { formatTime, grouped, significant } from "../ui/format";
 import { Ago, Badge, Button, cx, ErrorNote, Field, Input, Loading } from "../ui/kit";
 import { limitNumbers, LimitFields, limitsOf } from "./limit_forms";
 import { useCursorList, useWrite } from "./lists";
-import { useNames } from "./names";
+import { useNames, useRoleName } from "./names";
 
 export const listOf = (text: string) => [...new Set(text.split(/[\s,]+/).filter(Boolean))];
 const lists = ["models", "endpoints", "networks"] as const;
@@ -66,18 +66,19 @@ const dateOf = (unixS: number | null) => (unixS === null ? "" : new Date(unixS *
 export function KeyDetails({ shown, admin, active }: { shown: ApiKey; admin: boolean; active: boolean }) {
   const { t } = useTranslation();
   const names = useNames();
+  const roleName = useRoleName();
   const write = useWrite(["/api/v1/keys"]);
   const [key, setKey] = useState(shown);
   const [editing, setEditing] = useState(false);
   const facts: [string, ReactNode][] = [
     [t("keys.prefix"), <span key="p" className="font-mono text-xs">{key.prefix}…</span>], [t("keys.id"), <span key="i" className="font-mono text-xs">{key.id}</span>],
-    [t("keys.kind"), t(key.service ? "keys.service" : "keys.personal")], [t("keys.role"), key.role], [t("usage.workspace"), names("workspace", key.workspace) ?? key.workspace], [t("usage.member"), key.user === null ? "–" : names("member", key.user) ?? key.user],
+    [t("keys.kind"), t(key.service ? "keys.service" : "keys.personal")], [t("keys.role"), roleName(key.role)], [t("usage.workspace"), names("workspace", key.workspace) ?? key.workspace], [t("usage.member"), key.user === null ? "–" : names("member", key.user) ?? key.user],
     [t("policy.weight"), significant(key.weight, 2)], [t("models.added"), formatTime(key.created_at)], [t("keys.expires"), key.expires_at === null ? t("keys.never") : formatTime(key.expires_at)], [t("keys.lastUsed"), key.last_used_at === null ? "–" : <Ago key="u" at={key.last_used_at} />],
   ];
   return (
     <div className="space-y-5 text-sm">
       <dl className="grid grid-cols-1 gap-x-6 sm:grid-cols-2">
-        {facts.map(([label, value]) => <div key={label} className="flex justify-between gap-3 border-b border-line py-1.5"><dt className="text-faint">{label}</dt><dd className="min-w-0 truncate text-right">{value}</dd></div>)}
+        {facts.map(([label, value]) => <div key={label} className="flex justify-between gap-3 border-b border-line py-1.5"><dt className="shrink-0 text-faint">{label}</dt><dd className="min-w-0 truncate text-right">{value}</dd></div>)}
       </dl>
       {editing ? (
         <form className="space-y-4" onSubmit={(event) => {

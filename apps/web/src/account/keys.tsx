@@ -6,11 +6,12 @@ import { useModels } from "../api/queries";
 import type { ApiKey } from "../api/types";
 import { useMay } from "../shell/session";
 import { snippetsOf } from "../playground/snippets";
-import { Ago, Badge, Button, Confirm, CopyButton, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Menu, Page, Select, Table } from "../ui/kit";
+import { Ago, Badge, Button, Confirm, CopyButton, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Menu, More, Page, Select, Table } from "../ui/kit";
 import { ConnectSection } from "./connect";
 import { KeyDetails, ScopeFields, scopeOf } from "./key_scope";
 import { LimitFields, limitsOf } from "./limit_forms";
 import { useCursorList, useWrite } from "./lists";
+import { useRoleName } from "./names";
 
 const path = "/api/v1/keys";
 
@@ -27,6 +28,7 @@ export function KeysPage() {
   const [shown, setShown] = useState<ReplyOf<typeof path, "post"> | null>(null);
   const [looking, setLooking] = useState<ApiKey | null>(null);
   const limit = useWrite(["/api/v1/limits"]);
+  const roleName = useRoleName();
   const [revoking, setRevoking] = useState<ApiKey | null>(null);
   const keys = [...list.rows].sort((a, b) => Number(stateOf(a) !== "active") - Number(stateOf(b) !== "active") || b.created_at - a.created_at);
   return (
@@ -39,7 +41,7 @@ export function KeysPage() {
             { head: t("keys.prefix"), cell: (key) => <span className="font-mono text-xs">{key.prefix}…</span> },
             { head: t("models.state"), cell: (key) => <Badge tone={stateOf(key) === "active" ? "good" : "neutral"}>{t(`keys.${stateOf(key)}`)}</Badge> },
             { head: t("keys.kind"), hide: "sm", cell: (key) => t(key.service ? "keys.service" : "keys.personal") },
-            { head: t("keys.role"), hide: "md", cell: (key) => key.role },
+            { head: t("keys.role"), hide: "md", cell: (key) => roleName(key.role) },
             { head: t("keys.scope"), hide: "lg", cell: (key) => <span className="block max-w-56 truncate text-faint" title={[...key.models, ...key.endpoints, ...key.networks].join(", ")}>{[...key.models, ...key.endpoints, ...key.networks].join(", ") || t("keys.everything")}</span> },
             { head: t("keys.lastUsed"), hide: "md", cell: (key) => (key.last_used_at ? <Ago at={key.last_used_at} /> : "–") },
             { head: t("keys.expires"), hide: "lg", cell: (key) => (key.expires_at ? <Ago at={key.expires_at} /> : t("keys.never")) },
@@ -51,7 +53,7 @@ export function KeysPage() {
               ]} />) },
           ]} />
         )}
-      {list.hasNextPage && <div className="mt-3"><Button busy={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>{t("common.more")}</Button></div>}
+      <More list={list} />
       <div className="mt-6"><ConnectSection /></div>
       <Dialog open={creating} onClose={() => setCreating(false)} title={t("keys.create")}>
         <CreateForm admin={admin} error={write.error} busy={write.isPending} onClose={() => setCreating(false)}
@@ -72,6 +74,7 @@ export function KeysPage() {
 
 function CreateForm({ admin, busy, error, onCreate, onClose }: { admin: boolean; busy: boolean; error: unknown; onCreate: (body: Record<string, unknown>, limits: Record<string, number>) => void; onClose: () => void }) {
   const { t } = useTranslation();
+  const roleName = useRoleName();
   return (
     <form className="space-y-4" onSubmit={(event) => {
       event.preventDefault();
@@ -85,7 +88,7 @@ function CreateForm({ admin, busy, error, onCreate, onClose }: { admin: boolean;
       {admin && (
         <div className="grid grid-cols-2 gap-3">
           <Field label={t("keys.kind")} help={t("keys.kindHelp")}>{(id, note) => <Select id={id} aria-describedby={note} name="kind"><option value="personal">{t("keys.personal")}</option><option value="service">{t("keys.service")}</option></Select>}</Field>
-          <Field label={t("keys.role")} help={t("keys.roleHelp")}>{(id, note) => <Select id={id} aria-describedby={note} name="role" defaultValue="developer"><option>viewer</option><option>developer</option><option>admin</option></Select>}</Field>
+          <Field label={t("keys.role")} help={t("keys.roleHelp")}>{(id, note) => <Select id={id} aria-describedby={note} name="role" defaultValue="developer">{["viewer", "developer", "admin"].map((role) => <option key={role} value={role}>{roleName(role)}</option>)}</Select>}</Field>
         </div>
       )}
       <Field label={t("keys.days")} help={t("keys.daysHelp")}>{(id, note) => <Input id={id} aria-describedby={note} name="days" type="number" min={1} max={3650} />}</Field>
@@ -115,7 +118,7 @@ function ShownKey({ made, problem, onClose }: { made: ReplyOf<typeof path, "post
         <p className="text-sm text-soft">{t("keys.shownText")}</p>
         {problem != null && <div className="space-y-1"><p className="text-sm text-bad">{t("keys.limitsFailed")}</p><ErrorNote error={problem} /></div>}
         <div className="flex items-center gap-2 rounded-md border border-accent bg-accent-soft px-3 py-2"><code data-testid="key" className="min-w-0 grow font-mono text-sm break-all">{made?.key}</code><CopyButton text={made?.key ?? ""} label={t("keys.copy")} /></div>
-        <div className="relative"><pre tabIndex={0} className="overflow-x-auto rounded-md bg-sunken p-3 pr-10 font-mono text-xs">{snippet}</pre><div className="absolute top-1 right-1"><CopyButton text={snippet} /></div></div>
+        <div className="relative"><pre tabIndex={0} className="overflow-x-auto rounded-md bg-sunken p-3 pr-10 font-mono text-xs">{snippet}</pre><div className="absolute top-1 right-1 rounded-md bg-sunken"><CopyButton text={snippet} /></div></div>
         <div className="flex justify-end"><Button kind="primary" onClick={onClose}>{t("keys.kept")}</Button></div>
       </div>
     </Dialog>

@@ -5,18 +5,12 @@ import { useTranslation } from "react-i18next";
 import type { Budget, Limit, PriceBook } from "../api/types";
 import { useMay } from "../shell/session";
 import { formatCount, grouped } from "../ui/format";
-import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, IconButton, Loading, Meter, Page, Section, Table } from "../ui/kit";
+import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, IconButton, Loading, Meter, More, Page, Section, Table } from "../ui/kit";
 import { useCursorList, useWrite, type Write } from "./lists";
 import { BudgetForm, limitNumbers, LimitForm, ScopeName } from "./limit_forms";
 import { useNames } from "./names";
 import { PriceBookForm } from "./price_book";
 import { WebhookSection } from "./webhook";
-
-
-function More({ list }: { list: { hasNextPage: boolean; isFetchingNextPage: boolean; fetchNextPage: () => unknown } }) {
-  const { t } = useTranslation();
-  return list.hasNextPage && <div className="mt-3"><Button busy={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>{t("common.more")}</Button></div>;
-}
 
 export function LimitsPage() {
   const { t } = useTranslation();
@@ -39,10 +33,10 @@ export function LimitsPage() {
     <Page title={t("nav.limits")} lead={t("limits.lead")}>
       {write.error && !adding && !removing && !pricing && <div className="mb-3"><ErrorNote error={write.error} /></div>}
       <Section title={t("limits.limits")} actions={add("limit")}>
-        {limits.isPending ? <Loading /> : limits.error ? <ErrorNote error={limits.error} /> : limits.rows.length === 0 ? <Empty title={t("limits.noLimits")}>{t("limits.noLimitsText")}</Empty> : (
+        {limits.isPending ? <Loading /> : limits.error ? <ErrorNote error={limits.error} retry={() => void limits.refetch()} /> : limits.rows.length === 0 ? <Empty title={t("limits.noLimits")}>{t("limits.noLimitsText")}</Empty> : (
           <Table label={t("limits.limits")} rows={limits.rows} keyOf={(one) => `${one.scope} ${one.model}`} columns={[
             { head: t("limits.scope"), wide: true, cell: (one) => <ScopeName scope={one.scope} names={names} /> },
-            { head: t("usage.model"), cell: (one) => (one.model === "*" ? t("limits.allModels") : one.model) },
+            { head: t("usage.model"), cell: (one) => <span className="block max-w-28 truncate sm:max-w-64" title={one.model}>{one.model === "*" ? t("limits.allModels") : one.model}</span> },
             ...limitNumbers.map((name, index) => ({ head: t(`limits.${name}`), right: true, ...(index > 2 ? { hide: "lg" as const } : index > 0 ? { hide: "md" as const } : {}), cell: (one: Limit) => (one[name] === null ? "–" : formatCount(one[name]!)) })),
             { head: t("limits.burst_s"), right: true, hide: "lg", cell: (one) => `${one.burst_s} s` },
             { head: "", right: true, cell: (one) => admin && <span className="inline-flex"><IconButton label={t("limits.change_limit")} onClick={() => { write.reset(); setAdding({ what: "limit", old: one }); }}><Pencil /></IconButton><IconButton label={t("limits.remove")} onClick={() => setRemoving({ text: `${one.scope} · ${one.model}`, write: { method: "DELETE", path: `/api/v1/limits?${new URLSearchParams({ scope: one.scope, model: one.model })}` } })}><Trash2 /></IconButton></span> },
@@ -51,7 +45,7 @@ export function LimitsPage() {
         <More list={limits} />
       </Section>
       <Section title={t("limits.quotas")} note={t("limits.quotasNote")}>
-        {quotas.isPending ? <Loading /> : quotas.error ? <ErrorNote error={quotas.error} /> : quotas.rows.length === 0 ? <Empty title={t("limits.noQuotas")}>{t("limits.noQuotasText")}</Empty> : (
+        {quotas.isPending ? <Loading /> : quotas.error ? <ErrorNote error={quotas.error} retry={() => void quotas.refetch()} /> : quotas.rows.length === 0 ? <Empty title={t("limits.noQuotas")}>{t("limits.noQuotasText")}</Empty> : (
           <Table label={t("limits.quotas")} rows={quotas.rows} keyOf={(one) => one.model} columns={[
             { head: t("usage.model"), wide: true, cell: (one) => <span className="block min-w-28 truncate">{one.model}</span> },
             { head: t("limits.left"), cell: (one) => one.used === null || one.remaining === null
@@ -65,7 +59,7 @@ export function LimitsPage() {
         <More list={quotas} />
       </Section>
       <Section title={t("limits.budgets")} actions={add("budget")}>
-        {budgets.isPending ? <Loading /> : budgets.error ? <ErrorNote error={budgets.error} /> : budgets.rows.length === 0 ? <Empty title={t("limits.noBudgets")}>{t("limits.noBudgetsText")}</Empty> : (
+        {budgets.isPending ? <Loading /> : budgets.error ? <ErrorNote error={budgets.error} retry={() => void budgets.refetch()} /> : budgets.rows.length === 0 ? <Empty title={t("limits.noBudgets")}>{t("limits.noBudgetsText")}</Empty> : (
           <Table label={t("limits.budgets")} rows={budgets.rows} keyOf={(one) => one.id} columns={[
             { head: t("limits.scope"), wide: true, cell: (one) => <ScopeName scope={one.scope} names={names} /> },
             { head: t("limits.period"), hide: "sm", cell: (one) => t(one.period === "day" ? "limits.day" : "limits.month") },
@@ -78,10 +72,12 @@ export function LimitsPage() {
       </Section>
       {organisationAdmin && <WebhookSection />}
       <Section title={t("limits.prices")} note={t("limits.pricesNote")} actions={operator && prices.isSuccess && <Button onClick={() => { write.reset(); setPricing(true); }}><Plus className="size-4" aria-hidden />{t("prices.new")}</Button>}>
-        {prices.isPending ? <Loading /> : prices.error ? <ErrorNote error={prices.error} /> : prices.rows.length === 0 || prices.rows.every((book) => book.models.length === 0) ? <Empty title={t("limits.noPrices")}>{t("limits.noPricesText")}</Empty> : prices.rows.map((book) => (
+        {prices.isPending ? <Loading /> : prices.error ? <ErrorNote error={prices.error} retry={() => void prices.refetch()} /> : prices.rows.length === 0 || prices.rows.every((book) => book.models.length === 0) ? <Empty title={t("limits.noPrices")}>{t("limits.noPricesText")}</Empty> : prices.rows.map((book) => (
           <div key={book.version} className="mb-5">
             <p className="mb-1 text-sm"><span className="font-medium">{t("limits.book", { version: book.version, currency: book.currency })}</span> <span className="text-faint">{book.valid_from.slice(0, 10)} – {book.valid_to?.slice(0, 10) ?? "…"} {book.note}</span></p>
-            <Table label={t("limits.book", { version: book.version, currency: book.currency })} rows={book.models.flatMap((model) => (model.tiers ?? []).map((tier, index) => ({ ...tier, model: model.model, index })))} keyOf={(row) => `${row.model}${row.index}`} columns={[
+            <Table label={t("limits.book", { version: book.version, currency: book.currency })} rows={book.models.flatMap((model) => [
+              ...(model.tiers ?? []).map((tier, index) => ({ ...tier, model: model.model, index })), ...(model.embedding === undefined ? [] : [{ input: model.embedding, cached_input: "–", output: "–", up_to: undefined, model: `${model.model} · ${t("prices.embedding")}`, index: -1 }]),
+            ])} keyOf={(row) => `${row.model}${row.index}`} columns={[
               { head: t("usage.model"), wide: true, cell: (row) => row.model }, { head: t("limits.upTo"), right: true, hide: "sm", cell: (row) => (row.up_to ? formatCount(row.up_to) : "∞") },
               { head: t("limits.input"), right: true, cell: (row) => row.input }, { head: t("limits.cachedInput"), right: true, hide: "sm", cell: (row) => row.cached_input }, { head: t("limits.output"), right: true, cell: (row) => row.output },
             ]} />

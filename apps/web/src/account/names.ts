@@ -1,9 +1,16 @@
 // Names for the ids that usage is kept by: keys, members (users) and workspaces, as far as the caller may list them.
 import { useMemo } from "react";
+import { useTranslation } from "react-i18next";
 import { useMay } from "../shell/session";
 import { useCursorList } from "./lists";
 
 export type NamedKind = "key" | "member" | "workspace";
+
+const roles = ["none", "viewer", "developer", "workspace_admin", "admin", "owner", "operator"] as const;
+export function useRoleName(): (role: string) => string {
+  const { t } = useTranslation();
+  return (role) => { const known = roles.find((one) => one === role); return known ? t(`role.${known}`) : role; };
+}
 
 export function useNames(): (kind: NamedKind, id: string) => string | undefined {
   const developer = useMay("developer");

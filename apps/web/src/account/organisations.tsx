@@ -4,7 +4,7 @@ import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import type { Organisation } from "../api/types";
 import { significant } from "../ui/format";
-import { Ago, Badge, Button, Confirm, Dialog, ErrorNote, Field, Input, Loading, Section, Table } from "../ui/kit";
+import { Ago, Badge, Button, Confirm, Dialog, ErrorNote, Field, Input, Loading, More, Section, Table } from "../ui/kit";
 import { useCursorList, useWrite } from "./lists";
 
 const path = "/api/v1/organisations";
@@ -32,7 +32,7 @@ export function OrganisationsSection() {
             </span>) },
         ]} />
       )}
-      {list.hasNextPage && <div className="mt-3"><Button busy={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>{t("common.more")}</Button></div>}
+      <More list={list} />
       <Dialog open={editing !== null} onClose={() => setEditing(null)} title={editing === "new" ? t("organisations.create") : t("workspaces.edit")}>
         {editing !== null && (
           <form className="space-y-4" onSubmit={(event) => {

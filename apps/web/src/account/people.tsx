@@ -4,12 +4,14 @@ import { useTranslation } from "react-i18next";
 import type { ReplyOf } from "../api/client";
 import type { Member } from "../api/types";
 import { useMay, useSession } from "../shell/session";
-import { Ago, Badge, Button, Confirm, CopyButton, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Page, Section, Select, Table } from "../ui/kit";
+import { Ago, Badge, Button, Confirm, CopyButton, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, More, Page, Section, Select, Table } from "../ui/kit";
 import { useCursorList, useWrite } from "./lists";
+import { useRoleName } from "./names";
 
 export function PeoplePage() {
   const { t } = useTranslation();
   const session = useSession();
+  const roleName = useRoleName();
   const admin = useMay("admin");
   const members = useCursorList("/api/v1/members");
   const invitations = useCursorList("/api/v1/invitations");
@@ -33,7 +35,7 @@ export function PeoplePage() {
             { head: t("keys.role"), cell: (member) => (
               <Select className="w-32" aria-label={t("people.roleOf", { name: member.name || member.email })} value={member.role} disabled={write.isPending}
                 onChange={(event) => write.mutate({ method: "PATCH", path: `/api/v1/members/${member.id}`, body: { role: event.target.value } })}>
-                {["viewer", "developer", "admin", ...(member.workspace === null ? ["owner"] : [])].map((role) => <option key={role}>{role}</option>)}
+                {["viewer", "developer", "admin", ...(member.workspace === null ? ["owner"] : [])].map((role) => <option key={role} value={role}>{roleName(role)}</option>)}
               </Select>) },
             { head: t("models.added"), hide: "lg", cell: (member) => <Ago at={member.created_at} /> },
             { head: "", right: true, cell: (member) => (
@@ -43,15 +45,17 @@ export function PeoplePage() {
               </span>) },
           ]} />
         )}
-      {open.length > 0 && (
-        <Section title={t("people.invitations")}>
+      <More list={members} />
+      {(open.length > 0 || invitations.hasNextPage) && (
+        <Section className="mt-6" title={t("people.invitations")}>
           <Table label={t("people.invitations")} rows={open} keyOf={(one) => one.id} columns={[
             { head: t("signIn.email"), wide: true, cell: (one) => one.email },
-            { head: t("keys.role"), cell: (one) => one.role },
+            { head: t("keys.role"), cell: (one) => roleName(one.role) },
             { head: t("people.where"), hide: "sm", cell: (one) => nameOf(one.workspace) },
             { head: t("keys.expires"), hide: "sm", cell: (one) => (one.expires_at < Date.now() / 1e3 ? <Badge>{t("keys.expired")}</Badge> : <Ago at={one.expires_at} />) },
             { head: "", right: true, cell: (one) => <IconButton label={t("people.takeBack", { email: one.email })} onClick={() => write.mutate({ method: "DELETE", path: `/api/v1/invitations/${one.id}` })}><Trash2 /></IconButton> },
           ]} />
+          <More list={invitations} />
         </Section>
       )}
       <Dialog open={inviting} onClose={() => setInviting(false)} title={t("people.invite")}>
@@ -67,7 +71,7 @@ export function PeoplePage() {
               {admin && <option value="">{t("people.wholeOrganisation")}</option>}
               {workspaces.rows.filter((one) => one.archived_at === null).map((one) => <option key={one.id} value={one.id}>{one.name}</option>)}
             </Select>)}</Field>
-          <Field label={t("keys.role")} help={t("people.roleHelp")}>{(id, note) => <Select id={id} aria-describedby={note} name="role" defaultValue="developer"><option>viewer</option><option>developer</option><option>admin</option>{admin && <option>owner</option>}</Select>}</Field>
+          <Field label={t("keys.role")} help={t("people.roleHelp")}>{(id, note) => <Select id={id} aria-describedby={note} name="role" defaultValue="developer">{["viewer", "developer", "admin", ...(admin ? ["owner"] : [])].map((role) => <option key={role} value={role}>{roleName(role)}</option>)}</Select>}</Field>
           {write.error && <ErrorNote error={write.error} />}
           <div className="flex justify-end gap-2"><Button onClick={() => setInviting(false)}>{t("common.cancel")}</Button><Button kind="primary" type="submit" busy={write.isPending}>{t("people.makeLink")}</Button></div>
         </form>

@@ -7,15 +7,17 @@ import { postJson } from "../api/client";
 import { useSession } from "../shell/session";
 import { Ago, Badge, Button, Empty, ErrorNote, Field, IconButton, Input, Loading, Page, Section, Table } from "../ui/kit";
 import { useCursorList, useWrite } from "./lists";
+import { useRoleName } from "./names";
 
 const path = "/api/v1/sessions";
 
 export function ProfilePage() {
   const { t } = useTranslation();
   const session = useSession();
+  const roleName = useRoleName();
   if (session.user === null) return <Page title={t("profile.title")}><Empty title={t("profile.noUser")}>{t("profile.noUserText")}</Empty></Page>;
   return (
-    <Page title={t("profile.title")} lead={<p>{session.user.name} · {session.user.email} · {session.role}</p>}>
+    <Page title={t("profile.title")} lead={<p>{session.user.name} · {session.user.email} · {roleName(session.role)}</p>}>
       <Password />
       <Sessions />
     </Page>

@@ -3,6 +3,7 @@ import { useQuery } from "@tanstack/react-query";
 import { useEffect, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Link, useSearchParams } from "react-router";
+import { serverError } from "../i18n/server_texts";
 import { formatAgo, formatCount, formatSeconds, formatTime, grouped } from "../ui/format";
 import { at, getJson } from "../api/client";
 import type { RequestRow } from "../api/types";
@@ -51,7 +52,7 @@ export function RequestsPage() {
   useEffect(() => {
     if (end >= rows.length - 20 && rows.length > 0 && hasNextPage && !isFetchingNextPage) void fetchNextPage();
   }, [end, rows.length, hasNextPage, isFetchingNextPage, fetchNextPage]);
-  const cells = "grid grid-cols-[4.5rem_minmax(0,1fr)_5.5rem_4.5rem] items-center gap-2 sm:gap-3 sm:grid-cols-[7rem_minmax(8rem,1fr)_7rem_6rem_7rem] lg:grid-cols-[7rem_minmax(8rem,1fr)_10rem_7rem_7rem_12rem_7rem]";
+  const cells = "grid grid-cols-[3.5rem_minmax(0,1fr)_4.75rem_4.25rem] items-center gap-2 sm:gap-3 sm:grid-cols-[7rem_minmax(8rem,1fr)_7rem_6rem_7rem] lg:grid-cols-[7rem_minmax(8rem,1fr)_10rem_7rem_7rem_12rem_7rem]";
   return (
     <Page title={t("nav.requests")} lead={t("requests.lead")}>
       <RequestFilters {...choice} />
@@ -111,10 +112,16 @@ export function RecentRequests({ model }: { model: string }) {
 
 const withName = (name: string | undefined, id: string) => (name && name !== id ? `${name} · ${id}` : id);
 
-function StatusName({ status }: { status: string }) {
+const billings = ["paid", "free", "mixed", "unpriced", "waived"] as const;
+function useRequestWords() {
   const { t } = useTranslation();
-  const known = statuses.find((one) => one === status);
-  return <>{known ? t(`requests.${known}`) : status}</>;
+  return {
+    statusName: (status: string) => { const known = statuses.find((one) => one === status); return known ? t(`requests.${known}`) : status; },
+    billingName: (billing: string) => { const known = billings.find((one) => one === billing); return known ? t(`cost.${known}`) : billing; },
+  };
+}
+function StatusName({ status }: { status: string }) {
+  return <>{useRequestWords().statusName(status)}</>;
 }
 
 function Phases({ row, tall = false }: { row: RequestRow; tall?: boolean }) {
@@ -139,6 +146,7 @@ function OneRequest({ id, known }: { id: string; known: RequestRow | undefined }
 
 function Details({ row }: { row: RequestRow }) {
   const { t } = useTranslation();
+  const { statusName, billingName } = useRequestWords();
   const names = useNames();
   return (
     <div className="space-y-4 text-sm">
@@ -150,8 +158,8 @@ function Details({ row }: { row: RequestRow }) {
         {([
           [t("requests.id"), row.request_id], [t("requests.started"), formatTime(row.started_at)], [t("requests.endpoint"), row.endpoint], [t("usage.model"), row.model], [t("usage.key"), withName(names("key", row.key), row.key)], [t("usage.member"), row.member === null ? "–" : withName(names("member", row.member), row.member)], [t("usage.workspace"), withName(names("workspace", row.workspace), row.workspace)],
           [t("model.promptTokens"), `${grouped(row.prompt_tokens)} (${t("overview.cached", { tokens: grouped(row.cached_tokens) })})`], [t("model.outputTokens"), `${grouped(row.output_tokens)} (${t("model.reasoning", { tokens: grouped(row.reasoning_tokens) })})`],
-          [t("usage.device"), formatSeconds(row.device_seconds)], [t("usage.amount"), `${row.amount} · ${row.billing}`], [t("models.state"), row.error_code ? `${row.status}: ${row.error_code}` : row.status],
-        ] as const).map(([label, value]) => <div key={label} className="flex justify-between gap-3 border-b border-line py-1.5"><dt className="text-faint">{label}</dt><dd className="min-w-0 truncate text-right" title={value}>{value}</dd></div>)}
+          [t("usage.device"), formatSeconds(row.device_seconds)], [t("usage.amount"), `${row.amount} · ${billingName(row.billing)}`], [t("models.state"), row.error_code ? `${statusName(row.status)}: ${serverError({ code: row.error_code, message: row.error_code })}` : statusName(row.status)],
+        ] as const).map(([label, value]) => <div key={label} className="flex justify-between gap-3 border-b border-line py-1.5"><dt className="shrink-0 text-faint">{label}</dt><dd className="min-w-0 truncate text-right" title={value}>{value}</dd></div>)}
       </dl>
       <StoredBodySection key={row.id} id={row.id} stored={row.body_stored} />
     </div>

@@ -24,8 +24,8 @@ export function SecretsSection() {
           {names.map((name) => {
             const kept = list.data.find((one) => one.name === name);
             return (
-              <div key={name} data-secret={name} className="grid grid-cols-1 gap-x-6 gap-y-1 py-2 md:grid-cols-[16rem_minmax(0,1fr)_19rem]">
-                <span className="font-mono text-sm">{name}</span>
+              <div key={name} data-secret={name} className="grid grid-cols-1 gap-x-6 gap-y-1 py-2 md:grid-cols-[minmax(0,1fr)_19rem] xl:grid-cols-[16rem_minmax(0,1fr)_19rem]">
+                <span className="font-mono text-sm md:max-xl:col-span-full">{name}</span>
                 <span className="text-sm">{t("secrets.hub_token")}</span>
                 <span className="flex flex-wrap items-center gap-2 text-sm md:justify-end">
                   {kept ? <><Badge tone="good">{t("secrets.kept")}</Badge><span className="text-faint"><Ago at={kept.created_at} /></span></> : <span className="text-faint">{t("secrets.none")}</span>}
@@ -33,7 +33,7 @@ export function SecretsSection() {
                   {kept && <IconButton label={t("secrets.remove", { name })} onClick={() => { write.reset(); setRemoving(name); }}><Trash2 /></IconButton>}
                 </span>
                 {editing === name && (
-                  <form className="mt-1 max-w-xl space-y-3 rounded-md bg-sunken p-3 md:col-span-3" onSubmit={(event) => {
+                  <form className="mt-1 max-w-xl space-y-3 rounded-md bg-sunken p-3 md:col-span-full" onSubmit={(event) => {
                     event.preventDefault();
                     const value = String(new FormData(event.currentTarget).get("value") ?? "").trim();
                     write.mutate({ method: "POST", path, body: { name, value } }, { onSuccess: () => setEditing(null) });

@@ -43,7 +43,7 @@ function SettingForm({ setting, onDone }: { setting: Setting; onDone: () => void
     change.mutate({ [setting.id]: value }, { onSuccess: onDone });
   };
   return (
-    <form className="mt-1 max-w-xl space-y-3 rounded-md bg-sunken p-3 md:col-span-3" onSubmit={(event) => { event.preventDefault(); save(); }} onKeyDown={(event) => { if (event.key === "Escape") onDone(); }}>
+    <form className="mt-1 max-w-xl space-y-3 rounded-md bg-sunken p-3 md:col-span-full" onSubmit={(event) => { event.preventDefault(); save(); }} onKeyDown={(event) => { if (event.key === "Escape") onDone(); }}>
       <Field label={t("settings.newValue", { name: setting.id })} error={error} help={setting.live ? t("settings.atOnce") : t("settings.atNextStart")}>
         {(id, note) => choices.length > 0
           ? <Select id={id} aria-describedby={note} aria-invalid={error !== null} value={text} autoFocus onChange={(event) => { setText(event.target.value); change.reset(); }}>{choices.map((one) => <option key={one}>{one}</option>)}</Select>
@@ -65,8 +65,8 @@ export function SettingRow({ setting: one }: { setting: Setting }) {
   const beaten = one.next_source === "flag" || one.next_source === "environment";
   const kept = one.source === "console" || one.next_source === "console";
   return (
-    <li data-setting={one.id} className="grid grid-cols-1 gap-x-6 gap-y-1 py-2 md:grid-cols-[16rem_minmax(0,1fr)_19rem]">
-      <div className="min-w-0"><span className="font-mono text-sm break-all">{one.id}</span></div>
+    <li data-setting={one.id} className="grid grid-cols-1 gap-x-6 gap-y-1 py-2 md:grid-cols-[minmax(0,1fr)_19rem] xl:grid-cols-[16rem_minmax(0,1fr)_19rem]">
+      <div className="min-w-0 md:max-xl:col-span-full"><span className="font-mono text-sm break-all">{one.id}</span></div>
       <div className="min-w-0 text-sm"><p>{settingHelp(one)}</p><p className="text-xs text-faint">{t("settings.allowed", { allowed: settingAllowed(one) })} · {t("settings.default", { value: one.default || "–" })} · <span className="font-mono">{one.environment}</span></p></div>
       <div className="min-w-0 text-sm">
         <div className="flex min-w-0 items-start gap-1.5 md:justify-end">
@@ -80,7 +80,7 @@ export function SettingRow({ setting: one }: { setting: Setting }) {
         </div>
         {one.next !== null && <p className="text-xs text-warn md:text-right">{t("settings.next", { value: shown(one, one.next) })}</p>}
       </div>
-      {change.error != null && <div className="md:col-span-3"><ErrorNote error={change.error} /></div>}
+      {change.error != null && <div className="md:col-span-full"><ErrorNote error={change.error} /></div>}
       {editing && <SettingForm setting={one} onDone={() => setEditing(false)} />}
     </li>
   );

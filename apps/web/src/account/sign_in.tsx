@@ -4,6 +4,7 @@ import { useTranslation } from "react-i18next";
 import { postJson, setCsrfToken } from "../api/client";
 import { Button, Dialog, ErrorNote, Field, Input, Loading } from "../ui/kit";
 import { Preferences } from "../shell/shell";
+import { useRoleName } from "./names";
 
 function SignInForm({ onSignedIn }: { onSignedIn: () => unknown }) {
   const { t } = useTranslation();
@@ -61,6 +62,7 @@ export function SignInDialog({ open, onSignedIn }: { open: boolean; onSignedIn: 
 // The link's secret stands behind the #: it never reaches a server's log, and leaves the address bar at once.
 export function SetupPage() {
   const { t } = useTranslation();
+  const roleName = useRoleName();
   const [token] = useState(() => location.hash.slice(1));
   const find = useMutation({ mutationFn: () => postJson("/api/v1/links/find", { token }, { quiet: true }) });
   const use = useMutation({
@@ -81,7 +83,7 @@ export function SetupPage() {
   if (!link) return <Frame title={t("setup.title")}><Loading rows={3} /></Frame>;
   return (
     <Frame title={t(`setup.${link.kind}`)}>
-      <p className="mb-4 text-sm text-soft">{link.kind === "setup" ? t("setup.setupText") : link.kind === "invitation" ? t("setup.invitationText", { email: link.email, role: link.role }) : t("setup.resetText", { email: link.email })}</p>
+      <p className="mb-4 text-sm text-soft">{link.kind === "setup" ? t("setup.setupText") : link.kind === "invitation" ? t("setup.invitationText", { email: link.email, role: roleName(link.role ?? "") }) : t("setup.resetText", { email: link.email })}</p>
       <form className="space-y-4" onSubmit={(event) => {
         event.preventDefault();
         const form = new FormData(event.currentTarget);

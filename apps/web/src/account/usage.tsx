@@ -4,8 +4,8 @@ import type { UsageRow } from "../api/types";
 import { useMay } from "../shell/session";
 import { modelColor } from "../ui/colors";
 import { formatCount, formatSeconds, grouped, significant } from "../ui/format";
-import { Button, Empty, ErrorNote, Input, Loading, Page, Section, Select, Stat, Table } from "../ui/kit";
-import { addAmounts, amountsText } from "../ui/money";
+import { Empty, ErrorNote, Input, Loading, More, Page, Section, Select, Stat, Table } from "../ui/kit";
+import { addAmounts, addByCurrency, amountsText } from "../ui/money";
 import { useDark } from "../ui/theme_hook";
 import { CsvButton, listCsv } from "./csv_button";
 import { useCursorList } from "./lists";
@@ -38,6 +38,7 @@ export function UsagePage() {
   const days = useCursorList("/api/v1/usage", { ...range, group_by: "day" }, { pollMs: 10_000, limit: 1000 });
   const by = useCursorList("/api/v1/usage", { ...range, group_by: column }, { pollMs: 10_000, limit: 1000 });
   const sums = sumsOf(days.rows);
+  const totals = addByCurrency(days.rows);
   const order = group === "kind" ? latestFirst : mostFirst;
   const rows = useMemo(() => order(by.rows), [by.rows, order]);
   const names = useNames();
@@ -70,7 +71,7 @@ export function UsagePage() {
             <Stat label={t("model.requests")} value={grouped(sums.requests)} hint={t("usage.errors", { count: sums.errors })} />
             <Stat label={t("model.promptTokens")} value={formatCount(sums.prompt)} hint={t("overview.cached", { tokens: formatCount(sums.cached) })} />
             <Stat label={t("model.outputTokens")} value={formatCount(sums.output)} />
-            <Stat label={t("usage.amount")} value={amountsText(days.rows)} />
+            <Stat label={t("usage.amount")} value={totals.length === 1 ? totals[0]![1] : amountsText(days.rows)} unit={totals.length === 1 ? totals[0]![0] : ""} />
             <Stat label={t("usage.device")} value={formatSeconds(sums.device)} />
             {operator && <Stat label={t("usage.cost")} value={addAmounts(days.rows.map((row) => row.cost ?? "0"))} unit={days.rows[0]?.cost_currency ?? ""} />}
           </dl>
@@ -94,7 +95,7 @@ export function UsagePage() {
                 ...(operator ? [{ head: t("usage.margin"), right: true, hide: "lg" as const, cell: (row: UsageRow) => row.margin ?? <span title={row.no_margin_because ?? undefined}>–</span> }] : []),
               ]} />
             )}
-            {by.hasNextPage && <div className="mt-3"><Button busy={by.isFetchingNextPage} onClick={() => void by.fetchNextPage()}>{t("common.more")}</Button></div>}
+            <More list={by} />
           </Section>
         </>
       )}

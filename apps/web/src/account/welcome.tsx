@@ -10,7 +10,7 @@ import { estimatedBytes, expectedTokensPerS, neededBytes, suggestions } from "..
 import { PullRow } from "../models/page";
 import { useMay } from "../shell/session";
 import { formatBytes, formatCount, significant } from "../ui/format";
-import { Badge, Button, ErrorNote, Loading, Page, Section } from "../ui/kit";
+import { Badge, Button, cx, ErrorNote, Loading, Page, Section } from "../ui/kit";
 
 export function WelcomePage() {
   const { t } = useTranslation();
@@ -33,7 +33,7 @@ export function WelcomePage() {
   return (
     <Page title={t("welcome.title")} lead={models.data && <p>{served ? t("welcome.served", { model: served }) : t("welcome.nothingServed")}</p>}>
       <p className="mb-6">
-        <Link to="/chat" className="inline-flex min-h-10 items-center gap-2 rounded-md bg-accent px-4 font-medium text-on-accent hover:brightness-110"><MessageSquare className="size-4" aria-hidden />{t("welcome.skip")}</Link>
+        <Link to="/chat" className={cx("inline-flex min-h-10 items-center gap-2 rounded-md px-4 font-medium", served ? "bg-accent text-on-accent hover:brightness-110" : "border border-line-strong bg-panel hover:bg-sunken")}><MessageSquare className="size-4" aria-hidden />{t("welcome.skip")}</Link>
       </p>
       {coming.length > 0 && <Section title={t("models.pulls")}><ul className="divide-y divide-line">{coming.map((one) => <PullRow key={one.id} pull={one} />)}</ul></Section>}
       <Section title={t("welcome.fits")} note={poolBytes > 0 && t("welcome.fitsNote", { pool: formatBytes(poolBytes, 2) })} actions={<Link className="text-sm text-accent underline" to="/models">{t("models.toModels")}</Link>}>

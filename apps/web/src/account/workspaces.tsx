@@ -4,7 +4,7 @@ import { useTranslation } from "react-i18next";
 import type { Workspace } from "../api/types";
 import { chooseWorkspace, useMay, useSession } from "../shell/session";
 import { significant } from "../ui/format";
-import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, Page, Table } from "../ui/kit";
+import { Ago, Badge, Button, Confirm, Dialog, Empty, ErrorNote, Field, IconButton, Input, Loading, More, Page, Table } from "../ui/kit";
 import { BodyRuleForm } from "./body_rule";
 import { useCursorList, useWrite } from "./lists";
 import { OrganisationsSection } from "./organisations";
@@ -40,6 +40,7 @@ export function WorkspacesPage() {
               </span>) },
           ]} />
         )}
+      <More list={list} />
       {operator && <div className="mt-6"><OrganisationsSection /></div>}
       <Dialog open={editing !== null} onClose={() => setEditing(null)} title={editing === "new" ? t("workspaces.create") : t("workspaces.edit")}>
         {editing !== null && (

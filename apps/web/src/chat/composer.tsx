@@ -166,7 +166,7 @@ export function Composer({ id, model, running, usedTokens, contextTokens, costs,
         </ul>
       )}
       <textarea ref={area} rows={1} value={draft.text} aria-label={t("chat.message")} placeholder={model ? t("chat.placeholder", { model }) : t("chat.chooseModel")}
-        className="block max-h-[40vh] w-full resize-none bg-transparent px-4 pt-3 pb-1 outline-none placeholder:text-faint"
+        className="block max-h-[40vh] w-full resize-none bg-transparent px-4 pt-3 pb-1 outline-none placeholder:overflow-hidden placeholder:text-ellipsis placeholder:whitespace-nowrap placeholder:text-faint"
         onChange={(event) => change({ ...draft, text: event.target.value })}
         onPaste={(event) => { if (event.clipboardData.files.length > 0) { event.preventDefault(); void addFiles(event.clipboardData.files); } }}
         onKeyDown={(event) => {

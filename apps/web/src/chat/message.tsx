@@ -84,13 +84,16 @@ export function TurnFigures({ turn }: { turn: Turn }) {
   return <span className="text-xs text-faint" title={cost ? `${cost.amount} ${cost.currency}` : undefined}>{parts.join(" · ")}</span>;
 }
 
-function Branches({ index, count, turn, onBranch }: { index: number; count: number; turn: Turn; onBranch: MessageActions["onBranch"] }) {
+// `elsewhere`: another of them is being answered.
+interface BranchPlace { index: number; count: number; elsewhere: boolean }
+function Branches({ index, count, elsewhere, turn, onBranch }: BranchPlace & { turn: Turn; onBranch: MessageActions["onBranch"] }) {
   const { t } = useTranslation();
   if (count < 2) return null;
   return (
     <span className="inline-flex items-center text-xs text-faint">
       <IconButton label={t("chat.previousBranch")} disabled={index === 0} onClick={() => onBranch(turn, -1)}><ChevronLeft /></IconButton>
       <span aria-label={t("chat.branch", { index: index + 1, count })}>{index + 1}/{count}</span>
+      {elsewhere && <span className="ml-1 size-2 animate-pulse rounded-full bg-accent" aria-label={t("chat.answering")} role="img" />}
       <IconButton label={t("chat.nextBranch")} disabled={index === count - 1} onClick={() => onBranch(turn, 1)}><ChevronRight /></IconButton>
     </span>
   );
@@ -130,8 +133,10 @@ function EditBox({ turn, focus, onDone, onEdit }: { turn: Turn; focus: boolean; 
   );
 }
 
-export const Message = memo(function Message({ turn, index, count, last, actions }: { turn: Turn; index: number; count: number; last: boolean; actions: MessageActions }) {
+export const Message = memo(function Message({ turn, last, actions, ...place }: BranchPlace & { turn: Turn; last: boolean; actions: MessageActions }) {
   const { t } = useTranslation();
+  const branches = <Branches {...place} turn={turn} onBranch={actions.onBranch} />;
+  const alone = place.count < 2;
   // "again": a box that was open before, which must not take the focus from where somebody is now.
   const [editing, setEditing] = useState<"no" | "opened" | "again">(() => (turn.role === "user" && recall(editKey(turn)) !== null ? "again" : "no"));
   const edit = () => {
@@ -165,8 +170,8 @@ export const Message = memo(function Message({ turn, index, count, last, actions
           ? <EditBox turn={turn} focus={editing === "opened"} onDone={edited} onEdit={actions.onEdit} />
           : turn.content && <div className="max-w-[min(46rem,88%)] rounded-2xl bg-sunken px-4 py-2 break-words whitespace-pre-wrap">{turn.content}</div>}
         {editing === "no" && (
-          <div className={cx(controls, "mt-0.5", count < 2 && "opacity-0")}>
-            <Branches index={index} count={count} turn={turn} onBranch={actions.onBranch} />
+          <div className={cx(controls, "mt-0.5", alone && "opacity-0")}>
+            {branches}
             <CopyButton text={turn.content} />
             <IconButton data-edit label={t("chat.edit")} onClick={edit}><Pencil /></IconButton>
           </div>
@@ -186,10 +191,10 @@ export const Message = memo(function Message({ turn, index, count, last, actions
         <p role="alert" className="mt-2 rounded-md bg-bad-soft px-3 py-2 text-sm break-words text-bad">{turn.error ? serverError(turn.error) : t("common.failed")}</p>
       )}
       {turn.state === "interrupted" && <p className="mt-2 rounded-md bg-warn-soft px-3 py-2 text-sm text-warn">{t("chat.interrupted")}</p>}
-      {!running && (
-        <div className={cx("mt-1 flex flex-wrap items-center gap-x-2", !last && count < 2 && turn.state === "done" && "opacity-0 transition-opacity group-focus-within:opacity-100 group-hover:opacity-100 [@media(hover:none)]:opacity-100")}>
-          <div className="flex items-center gap-0.5">
-            <Branches index={index} count={count} turn={turn} onBranch={actions.onBranch} />
+      {running ? !alone && <div className="mt-1 -ml-2">{branches}</div> : (
+        <div className={cx("mt-1 flex flex-wrap items-center gap-x-2", !last && alone && turn.state === "done" && "opacity-0 transition-opacity group-focus-within:opacity-100 group-hover:opacity-100 [@media(hover:none)]:opacity-100")}>
+          <div className="-ml-2 flex items-center gap-0.5">
+            {branches}
             <CopyButton text={turn.content} />
             <IconButton label={t("chat.regenerate")} onClick={() => actions.onRegenerate(turn)}>{turn.state === "failed" ? <RotateCcw /> : <RefreshCw />}</IconButton>
             {(turn.state === "interrupted" || turn.state === "stopped" || turn.finish_reason === "length") && turn.content !== "" &&

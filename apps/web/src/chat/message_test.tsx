@@ -13,7 +13,7 @@ afterEach(cleanup);
 const turn = { id: "turn-1", parent: null, role: "user", content: "as it was", reasoning: "", files: [], model: "m", state: "done", finish_reason: "stop", error: null, usage: null, cost: null, timings: {}, dropped_turns: 0, created: 0 } satisfies Turn;
 const nothing: MessageActions = { onBranch: () => {}, onRegenerate: () => {}, onContinue: () => {}, onEdit: async () => {} };
 const show = (onEdit: MessageActions["onEdit"] = async () => {}) => render(
-  <QueryClientProvider client={new QueryClient()}><Tooltip.Provider><Message turn={turn} index={0} count={1} last actions={{ ...nothing, onEdit }} /></Tooltip.Provider></QueryClientProvider>,
+  <QueryClientProvider client={new QueryClient()}><Tooltip.Provider><Message turn={turn} index={0} count={1} elsewhere={false} last actions={{ ...nothing, onEdit }} /></Tooltip.Provider></QueryClientProvider>,
 );
 const box = () => screen.queryByLabelText<HTMLTextAreaElement>("Edit the message");
 function edit(text: string) {
@@ -52,4 +52,18 @@ test("an edit that was cancelled or sent is gone, one that failed stays", async 
   unmount();
   show();
   expect(box()).toBeNull();
+});
+
+test("branches can be left while one is written, and one that is written elsewhere is told", () => {
+  const moves: number[] = [];
+  const answer = { ...turn, id: "turn-2", role: "assistant", state: "running", content: "so far" } satisfies Turn;
+  const shown = (elsewhere: boolean) => (
+    <QueryClientProvider client={new QueryClient()}><Tooltip.Provider><Message turn={answer} index={1} count={2} elsewhere={elsewhere} last actions={{ ...nothing, onBranch: (_, by) => moves.push(by) }} /></Tooltip.Provider></QueryClientProvider>
+  );
+  const { rerender } = render(shown(false));
+  expect(screen.queryByLabelText("answering")).toBeNull();
+  fireEvent.click(screen.getByLabelText("Previous branch"));
+  expect(moves).toEqual([-1]);
+  rerender(shown(true));
+  screen.getByLabelText("answering");
 });

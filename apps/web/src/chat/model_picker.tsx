@@ -58,7 +58,7 @@ export function ModelPicker({ value, onChange, className }: { value: string; onC
         {value && <ModelDot id={value} />}
         <span className="sr-only">{t("chat.model")} </span>
         <span className="truncate">{value || t("chat.noModel")}</span>
-        {chosen && <span className={cx("text-xs font-normal max-sm:hidden", placeTone[placeOf(chosen)])}>{t(`place.${placeOf(chosen)}`)}</span>}
+        {chosen && <span className={cx("shrink-0 text-xs font-normal max-sm:hidden", placeTone[placeOf(chosen)])}>{t(`place.${placeOf(chosen)}`)}</span>}
         <ChevronDown className="size-4 shrink-0 text-faint" aria-hidden />
       </DropdownMenu.Trigger>
       <DropdownMenu.Portal>
@@ -78,8 +78,8 @@ export function ModelPicker({ value, onChange, className }: { value: string; onC
                     <span className="block truncate font-medium">{model.id}</span>
                     <span className="block truncate text-xs text-faint">{[model.base ?? "", model.parameters ? formatCount(model.parameters) : "", model.quantisation, model.bytes ? formatBytes(model.bytes) : ""].filter(Boolean).join(" · ")}</span>
                   </span>
-                  <span className={cx("text-xs", placeTone[place])}>{t(`place.${place}`)}</span>
-                  {model.id === value && <Check className="size-4" aria-hidden />}
+                  <span className={cx("shrink-0 text-xs", placeTone[place])}>{t(`place.${place}`)}</span>
+                  {model.id === value && <Check className="size-4 shrink-0" aria-hidden />}
                 </DropdownMenu.Item>
               );
             })}

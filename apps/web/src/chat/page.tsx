@@ -30,7 +30,7 @@ export function ChatPage() {
   const { id } = useParams();
   const navigate = useNavigate();
   const client = useQueryClient();
-  const { data: conversation, error, isPending, connected } = useConversation(id);
+  const { data: conversation, error, isPending, refetch, connected } = useConversation(id);
   const models = useChatModels();
   const change = useChangeConversation();
   const [listOpen, setListOpen] = useState(false);
@@ -156,8 +156,8 @@ export function ChatPage() {
         <header className="flex h-12 shrink-0 items-center gap-1 border-b border-line px-2">
           <IconButton label={t("chat.conversations")} className="md:hidden" aria-expanded={listOpen} onClick={() => setListOpen(!listOpen)}>{listOpen ? <X /> : <PanelLeft />}</IconButton>
           <h1 className="sr-only">{conversation?.title || t("chat.new")}</h1>
-          <div className="min-w-0"><ModelPicker value={model} onChange={chooseModel} /></div>
-          <span className="min-w-0 grow truncate px-2 text-center text-sm text-soft max-sm:invisible">{conversation?.title}</span>
+          <div className="max-w-[75%] min-w-0"><ModelPicker value={model} onChange={chooseModel} /></div>
+          <span className="min-w-0 grow basis-0 truncate px-2 text-center text-sm text-soft max-sm:invisible">{conversation?.title}</span>
           <IconButton label={t("chat.settings")} className={customised ? "text-accent" : ""} onClick={() => setSettingsOpen(true)}><SlidersHorizontal /></IconButton>
           {id && (
             <IconButton label={t("share.title")} onClick={() => setShareOpen(true)}><Share2 /></IconButton>
@@ -178,7 +178,7 @@ export function ChatPage() {
             {composer}
           </div>
         ) : isPending ? <div className="mx-auto w-full max-w-3xl grow p-6"><Loading rows={5} /></div>
-          : error ? <div className="mx-auto w-full max-w-3xl grow p-6">{error instanceof ApiError && error.status === 404 ? <Empty title={t("chat.gone")} /> : <ErrorNote error={error} />}</div>
+          : error ? <div className="mx-auto w-full max-w-3xl grow p-6">{error instanceof ApiError && error.status === 404 ? <Empty title={t("chat.gone")} /> : <ErrorNote error={error} retry={() => void refetch()} />}</div>
             : <Thread key={id} path={path} tree={tree} actions={actions} footer={composer} />}
       </section>
       {id && <ShareDialog id={id} leaf={path.at(-1)?.id ?? null} open={shareOpen} onClose={() => setShareOpen(false)} />}

@@ -5,7 +5,7 @@ import { useEffect, useLayoutEffect, useRef, useState, type ReactNode } from "re
 import { useTranslation } from "react-i18next";
 import { IconButton } from "../ui/kit";
 import { Message, type MessageActions } from "./message";
-import { branchesAt, type Tree } from "./tree";
+import { branchesAt, isAnswering, type Tree } from "./tree";
 import type { Turn } from "./types";
 
 export function Thread({ path, tree, actions, footer }: { path: Turn[]; tree: Tree; actions: MessageActions; footer: ReactNode }) {
@@ -38,9 +38,10 @@ export function Thread({ path, tree, actions, footer }: { path: Turn[]; tree: Tr
           {virtual.getVirtualItems().map((item) => {
             const turn = path[item.index]!;
             const { siblings, index } = branchesAt(tree, turn);
+            const elsewhere = siblings.some((one) => one.id !== turn.id && isAnswering(tree, one));
             return (
               <div key={item.key} data-index={item.index} ref={virtual.measureElement} className="absolute inset-x-0 top-0" style={{ transform: `translateY(${item.start}px)` }}>
-                <Message turn={turn} index={index} count={siblings.length} last={item.index === path.length - 1} actions={actions} />
+                <Message turn={turn} index={index} count={siblings.length} elsewhere={elsewhere} last={item.index === path.length - 1} actions={actions} />
               </div>
             );
           })}

@@ -48,6 +48,11 @@ export function branchesAt(tree: Tree, turn: Turn): { siblings: Turn[]; index: n
   return { siblings, index: Math.max(0, siblings.findIndex((sibling) => sibling.id === turn.id)) };
 }
 
+// Whether a turn, or an answer to it, is being written.
+export function isAnswering(tree: Tree, turn: Turn): boolean {
+  return turn.state === "running" || (tree.children.get(turn.id)?.some((child) => child.state === "running") ?? false);
+}
+
 type Named<Name extends "turn" | "delta" | "progress" | "conversation"> = { event: Name } & EventOf<"ConversationEvents", Name>;
 export type ConversationEvent = Named<"turn"> | Named<"delta"> | Named<"progress"> | Named<"conversation">;
 

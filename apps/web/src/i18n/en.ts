@@ -12,7 +12,7 @@ export const en = {
   unit: { tokensPerS: "tokens/s", tokens: "tokens" },
   state: { stored: "stored", loading: "loading", ready: "ready", failed: "failed", quarantined: "put aside" },
   place: { resident: "resident", loading: "loading", warm: "warm", cold: "on disk", failed: "failed" },
-  memory: { picture: "Memory of the pool by owner", weights: "weights", kv: "KV", scratch: "work space", reserve: "kept ready for KV", state: "state", free: "free" },
+  memory: { picture: "Memory of the pool by owner", weights: "weights", kv: "KV", scratch: "work space", part_device: "kernels", part_sampling: "sampling", part_workspace: "steps", reserve: "kept ready for KV", state: "state", free: "free" },
   overview: {
     well: "All is well", concerns_one: "{{count}} thing needs attention", concerns_other: "{{count}} things need attention", attention: "Needs attention",
     running: "{{model}} is running", waitingWork: "Work waits for its turn", idle: "Nothing to do right now", up: "up {{time}}",
@@ -22,7 +22,7 @@ export const en = {
     slack: "Slack", slackHint: "until a token is due", load: "Load", loadHint: "to keep the pace", switches: "Switches", switchShare: "{{share}} of the time",
     memory: "Memory", memoryNote: "{{used}} of {{limit}}", warm: "Weights kept warm beside the pool", hostKv: "KV that made way", noLimit: "no limit",
     onTime: "On time", onTimeHint: "nothing promised yet", onTimeSince: "{{share}} overall", late: "{{share}} of the tokens come later than promised.", seeWhy: "See which models",
-    today: "Today", todayUnpriced_one: "{{formatted}} request, unpriced", todayUnpriced_other: "{{formatted}} requests, unpriced", budget: "{{share}} of the budget of {{scope}} is spent.", budgetGone: "The budget of {{scope}} is spent ({{share}}); requests beyond it are refused.",
+    today: "Today", todayUnpriced_one: "{{formatted}} request, unpriced", todayUnpriced_other: "{{formatted}} requests, unpriced", budget: "{{share}} of the budget of {{scope}} is spent.", budgetGone: "The budget of {{scope}} is spent ({{share}}); requests beyond it are refused.", scope_organisation: "the whole organisation", scope_workspace: "workspace {{name}}", scope_key: "key {{name}}",
     modelsAtWork: "Models at work", noModels: "No model has been used yet", getModel: "Get a model", where: "Weights", active: "Active", waiting: "Waiting", loads: "Loads", evictions: "Evictions",
     speed: "Tokens a second", queueTitle: "Requests over time", lastMinutes: "since this page was opened",
   },
@@ -47,7 +47,7 @@ export const en = {
     systemPrompt: "System prompt", systemHelp: "Said to the model before the conversation.",
   },
   cost: {
-    unpriced: "unpriced", free: "free quota", waived: "not charged", spent: "{{amounts}} spent", hint: "Spent on this conversation, all branches: {{exact}}",
+    paid: "paid", mixed: "partly free quota", unpriced: "unpriced", free: "free quota", waived: "not charged", spent: "{{amounts}} spent", hint: "Spent on this conversation, all branches: {{exact}}",
     freeAnswers_one: "{{count}} answer of the free quota", freeAnswers_other: "{{count}} answers of the free quota", unpricedAnswers_one: "{{count}} answer without a price", unpricedAnswers_other: "{{count}} answers without a price",
   },
   sampling: {
@@ -81,6 +81,7 @@ export const en = {
     notHere: "{{model}} is not on this server", toModels: "All models", retryIn: "It is tried again in {{time}}.",
     needed: "Memory needed", needs: "needs {{bytes}}", speed: "Speed here", speedHelp: "At most: one stream reads every weight once a token.", variants: "Quantisations of {{model}}", neverUsed: "Nobody has used it yet.", lastUsedBy: "it was used last, by {{who}} in {{workspace}}.", usedIn: "In the last {{count}} days it was used by:", andMore: "and {{count}} more keys",
   },
+  pullPhase: { resolving: "looking it up", waiting: "waiting for another pull of it", downloading: "downloading", verifying: "verifying", unpacking: "unpacking", storing: "storing", copying: "copying" },
   pullState: { queued: "queued", running: "running", paused: "paused", done: "done", failed: "failed", cancelled: "cancelled" },
   model: {
     requests: "Requests", now: "{{active}} active, {{waiting}} waiting", failed: "Failed", cancelled: "{{count}} cancelled", promptTokens: "Prompt tokens", cachedShare: "{{share}} from the cache", outputTokens: "Output tokens",
@@ -103,8 +104,8 @@ export const en = {
     fits: "It needs about {{needs}}; the pool has {{pool}}.", doesNotFit: "It does not fit: it needs about {{needs}}, the pool has {{pool}}.", beside: "{{bytes}} are kept for other models.", nearest: "The largest that fits is {{model}}.", asModel: "as the model", defaults: "Defaults", defaultsText: "What a request takes where it says nothing.", thinking: "Thinking", on: "on", off: "off", priority: "Priority", interactive: "interactive: goes first", normal: "normal", batch: "batch: when there is time",
     system: "System prompt", systemHelp: "Of conversations that begin without one.", template: "Chat template", templateHelp: "Jinja; empty: the model's own.",
     retireText: "Clients that call it get an error from now on. {{base}} stays on this server.", neverUsed: "Nobody has called it.", usedBy: "Called last by:", times_one: "{{count}} request", times_other: "{{count}} requests",
-    field: { temperature: "Temperature", top_p: "Top-p", top_k: "Top-k", max_tokens: "Tokens of an answer", max_context_tokens: "Most context", max_output_tokens: "Most output", idle_ttl_s: "Goes after idle (s)", weight: "Weight", ttft_s: "First token within (s)", tpot_s: "Between tokens (s)" },
-    help: { temperature: "0 to 2", top_p: "0 to 1", top_k: "0: off", max_tokens: "if a request names none", max_context_tokens: "tokens, prompt and answer", max_output_tokens: "tokens; answers end there", idle_ttl_s: "−1: when room is needed", weight: "against other models", ttft_s: "the promise", tpot_s: "the promise" },
+    field: { temperature: "Temperature", top_p: "Top-p", top_k: "Top-k", min_p: "Min-p", repetition_penalty: "Repetition penalty", presence_penalty: "Presence penalty", frequency_penalty: "Frequency penalty", reasoning_budget: "Thinking budget", min_resident_s: "Stays at least (s)", max_tokens: "Tokens of an answer", max_context_tokens: "Most context", max_output_tokens: "Most output", idle_ttl_s: "Goes after idle (s)", weight: "Weight", ttft_s: "First token within (s)", tpot_s: "Between tokens (s)" },
+    help: { temperature: "0 to 2", top_p: "0 to 1", top_k: "0: off", min_p: "0 to 1", repetition_penalty: "1: none", presence_penalty: "−2 to 2", frequency_penalty: "−2 to 2", reasoning_budget: "tokens; −1: no bound", min_resident_s: "after its weights came", max_tokens: "if a request names none", max_context_tokens: "tokens, prompt and answer", max_output_tokens: "tokens; answers end there", idle_ttl_s: "−1: when room is needed", weight: "against other models", ttft_s: "the promise", tpot_s: "the promise" },
   },
   pool: {
     cordon: "Cordon", cordonText: "No new work begins until the pool is opened again; new requests are refused. What runs ends in peace.", cordoned: "cordoned", open: "open", policy: "Policy: {{policy}}",
@@ -113,12 +114,15 @@ export const en = {
     ganttText: "In the {{span}} shown: {{switches}} changes of model, {{busy}} of computing.", inView: "In the {{span}} shown: {{switches}} changes of model, {{busy}} of computing.", quanta: "Turns in view", quantum: "Mean quantum", longest: "Longest", steps: "Steps", leastSlack: "Least slack", late: "Late tokens",
     editPolicy: "Promise and priority of {{model}}", policySettings: "Policy", policySettingsNote: "of all models, unless a model has its own",
     counters: "Since the start", turns: "Turns", perS: "{{rate}}/s", switchShare: "Waiting for weights", spills: "KV spills", refused: "Refused", decisions: "Decisions",
-    models: "What each may expect", share: "Load", spilled: "Spilled", arrivals: "Asked", pin: "Kept", budgets: "Budgets", budgetsNote: "until the next start; nothing that runs is killed", budgetNow: "Now {{limit}}, {{used}} in use", budgetExample: "8GiB or 60%",
+    models: "What each may expect", share: "Load", spilled: "Spilled", arrivals: "Asked", pin: "Kept", budgets: "Budgets", budgetsNote: "until the next start; nothing that runs is killed", budgetNow: "Now {{limit}}, {{used}} in use", budgetExample: "8GiB or 60%", resized: "The sizes last until the server starts again; settings make them permanent.", draining: "More is in use than the new limit. Nothing is killed; nothing new is taken until it has drained.",
     happenings: "What happened", nothingYet: "Nothing yet.",
+    event_load: "loads", event_loaded: "loaded", event_load_failed: "load failed", event_load_stopped: "load stopped", event_evict: "evicted", event_spill: "KV moved out", event_restore: "KV moved back", event_recompute: "KV computed anew", event_reject: "refused", event_switch: "takes its turn", event_weights_lost: "weights lost",
+    reason_turn: "least slack", reason_continue: "goes on", reason_urgent: "its requests are the most urgent", reason_prewarm: "expected soon", reason_pinned: "to be kept in memory", reason_idle: "nothing wants it", reason_more_slack: "its requests can wait longer", reason_expired: "idle for its time", reason_drain: "the pool is cordoned or shrinks",
+    reason_room: "another is due", reason_move: "goes to another device", reason_overloaded: "the promise cannot be kept", reason_too_large: "it can never fit", reason_quarantined: "its loads failed", reason_no_device: "no device is open",
   },
   planner: {
     lead: "How many devices would these models need, each with its own and pooled? Simulated with the scheduler that runs here.", models: "Models", modelsHelp: "a mix such as 6xqwen2.5-7b,2xllama2-13b, or mix:sosp25",
-    workload: "Requests", workloadHelp: "poisson:RATE[xMODELS], zipf:ALPHA,TOTAL, …", traceInstead: "from {{name}}", devices: "Devices", devicesHelp: "kinds, such as H20,H100", prices: "Prices an hour", pricesHelp: "optional: kind=price",
+    workload: "Requests", workloadHelp: "poisson:RATE[xMODELS], zipf:ALPHA,TOTAL, …", traceInstead: "from {{name}}", seen: "Take the requests seen here", without: "Without {{name}}", devices: "Devices", devicesHelp: "kinds, such as H20,H100", prices: "Prices an hour", pricesHelp: "optional: kind=price",
     share: "Tokens on time (%)", shareHelp: "that must be reached", duration: "Simulated time (s)", durationHelp: "longer is more certain", trace: "Or a trace", traceHelp: "CSV (Aegaeon, Azure) or JSONL: arrival_s, model, prompt_tokens, output_tokens",
     run: "Plan", running: "Simulating; this can take a minute.", empty: "No plan yet", emptyText: "The form is filled in with an example.", result: "Devices needed", resultNote: "{{models}} models, {{rate}} requests/s, {{tokens}} tokens/s, {{share}} on time",
     saves: "pooling saves {{share}}", pooled: "Pooled", dedicated: "Dedicated", kind: "Kind", onTime: "Tokens on time", atRisk: "At higher load", perHour: "An hour", perMillion: "A million tokens", placement: "Who runs where: {{kind}}", busy: "{{share}} busy",
@@ -152,6 +156,7 @@ export const en = {
     shownTitle: "Your new key", shownText: "It is shown this once. Keep it where secrets are kept.", copy: "Copy the key", kept: "I have kept it",
     id: "Id", change: "Change name, scope or expiry", details: "Show and change", until: "Works until (UTC)", weightHelp: "Its share of what the workspace gets.", noLimits: "None of its own; those of its workspace and organisation hold.", limitsFailed: "The key works, but its limits could not be set:",
   },
+  role: { none: "no role", viewer: "viewer", developer: "developer", workspace_admin: "workspace admin", admin: "admin", owner: "owner", operator: "operator" },
   people: {
     lead: "Who belongs to the organisation and its workspaces, and what they may do.", invite: "Invite", none: "Nobody yet", noneText: "Invite the first member: you get a link to pass on.", name: "Name", you: "you", where: "In", wholeOrganisation: "The whole organisation", roleOf: "Role of {{name}}", reset: "Password link", remove: "Remove {{name}}",
     invitations: "Open invitations", takeBack: "Take back the invitation of {{email}}", whereHelp: "Members of the whole organisation are in all its workspaces.", roleHelp: "viewer looks, developer uses models, admin manages.", makeLink: "Make a link", linkTitle: "Pass this link on", linkText: "It works once, for {{email}}, and is shown this once.",
@@ -187,7 +192,7 @@ export const en = {
     title: "Your account", noUser: "Nobody is signed in", noUserText: "This server is open, or a key is used: there is no password and no session.", password: "Password", passwordNote: "your other sessions end with it", old: "Password now", new: "New password", again: "New password again",
     notTheSame: "These two are not the same.", changePassword: "Change the password", sessions: "Where you are signed in", begun: "Signed in", thisOne: "here", end: "Sign out there",
   },
-  webhook: { title: "Webhook", note: "told of budgets and free quotas, signed", url: "Address", another: "Another address", remove: "Remove the webhook", secret: "Signed with this secret, shown this once:", renew: "Replace the secret", renewTitle: "Replace the secret of the webhook?", renewText: "What is sent from now on is signed with a new one, which is shown once. The old one signs nothing any more." },
+  webhook: { try: "Send a notice for trying", arrived: "The notice has arrived.", notArrived: "The notice did not arrive: {{problem}}", title: "Webhook", note: "told of budgets and free quotas, signed", url: "Address", another: "Another address", remove: "Remove the webhook", secret: "Signed with this secret, shown this once:", renew: "Replace the secret", renewTitle: "Replace the secret of the webhook?", renewText: "What is sent from now on is signed with a new one, which is shown once. The old one signs nothing any more." },
   organisations: {
     title: "Organisations", note: "of this server", create: "New organisation", suspended: "suspended", suspend: "Suspend", resume: "Let in again", weightHelp: "Its share of the pool against other organisations.",
     suspendTitle: "Suspend {{name}}?", suspendText: "Its keys and sessions are refused at once, and the answers they are getting are cut off. Nothing is deleted.",
@@ -196,6 +201,8 @@ export const en = {
     new: "New price book", text: "The next version, from now on. Requests that were made keep the prices of their time. Prices are for a million tokens; * means all models without a line.", currency: "Currency", note: "Note", addLine: "Add a model", removeLine: "Remove {{model}}", save: "Put in force",
     try: "What would this month have cost?", wouldBe: "{{requests}} requests of this month: {{amount}} {{currency}} instead of {{was}}.",
     reasoning: "Reasoning", addTier: "Another price for longer prompts of {{model}}", tierHelp: "A model may have several lines: a prompt takes the first whose length reaches it, as a whole. Empty: any longer one. Empty prices are as input and as output.", tierTwice: "Two lines of {{model}} end at the same length.", tierNoEnd: "One line of {{model}} must have no length, so that every prompt has a price.",
+    rest: "From when, embeddings, minimums and discounts", from: "In force from (UTC)", fromHelp: "Empty: at once.", chargeFailed: "Charge requests that failed by our fault", byModel: "More prices of each model", embedding: "Embeddings", batch: "Batch factor", minimum: "Least a request",
+    addDiscount: "Add a discount", discountOf: "Organisation {{index}}", factor: "Factor {{index}}", removeDiscount: "Remove discount {{index}}", discountHelp: "Of all its prices: 0.8 is 20 % less.",
   },
   secrets: {
     title: "Secrets", note: "kept encrypted, never shown again", hub_token: "Token for the hub that models come from. Used from the next start on, unless a setting names one.", kept: "kept", none: "none kept", set: "Set", replace: "Replace", setNamed: "Set {{name}}", replaceNamed: "Replace {{name}}", remove: "Remove {{name}}",

@@ -5,6 +5,8 @@ import type { Finding, Setting } from "../api/types";
 export interface ServerTexts {
   settings: Record<string, string>;
   findings: Record<Finding["id"], string>;
+  // In place of a finding's value "why".
+  reasons: Record<NonNullable<Finding["reason"]>, string>;
   errors: Record<string, string>;
   allowed: (setting: Pick<Setting, "kind" | "minimum" | "maximum" | "choices">) => string;
 }
@@ -17,9 +19,12 @@ const fill = (text: string, values: Record<string, string | number>) => text.rep
 
 export const settingHelp = (setting: Setting) => texts()?.settings[setting.id] ?? setting.help;
 export const settingAllowed = (setting: Setting) => texts()?.allowed(setting) ?? setting.allowed;
-export function findingText(finding: Finding): string {
-  const text = texts()?.findings[finding.id];
-  return text === undefined ? finding.text : fill(text, finding.values);
+export function findingText({ id, text, values, reason }: Finding): string {
+  const known = texts();
+  const own = known?.findings[id];
+  if (!known || own === undefined) return text;
+  const why = reason === null ? undefined : known.reasons[reason];
+  return fill(own, why === undefined ? values : { ...values, why: fill(why, values) });
 }
 export function serverError(error: { code?: string | null; message: string; param?: string | null }): string {
   const text = texts()?.errors[error.code ?? ""];

@@ -13,7 +13,7 @@ export const zhCN: Translation = {
   unit: { tokensPerS: "词元/秒", tokens: "词元" },
   state: { stored: "已存储", loading: "加载中", ready: "就绪", failed: "失败", quarantined: "已隔离" },
   place: { resident: "常驻", loading: "加载中", warm: "温", cold: "在磁盘", failed: "失败" },
-  memory: { picture: "资源池内存（按所有者）", weights: "权重", kv: "KV", scratch: "工作区", reserve: "为 KV 预留", state: "状态", free: "空闲" },
+  memory: { picture: "资源池内存（按所有者）", weights: "权重", kv: "KV", scratch: "工作空间", part_device: "内核", part_sampling: "采样", part_workspace: "计算步骤", reserve: "为 KV 预留", state: "状态", free: "空闲" },
   overview: {
     well: "一切正常", concerns_other: "{{count}} 项需要处理", attention: "需要处理",
     running: "{{model}} 正在运行", waitingWork: "有任务在等待", idle: "当前空闲", up: "已运行 {{time}}",
@@ -23,7 +23,7 @@ export const zhCN: Translation = {
     slack: "余量", slackHint: "距下一个词元的期限", load: "负载", loadHint: "保持节奏所需", switches: "切换", switchShare: "占用时间 {{share}}",
     memory: "内存", memoryNote: "{{used}} / {{limit}}", warm: "池外保温的权重", hostKv: "让出的 KV", noLimit: "无上限",
     onTime: "按时", onTimeHint: "尚无承诺", onTimeSince: "总计 {{share}}", late: "{{share}} 的词元晚于承诺。", seeWhy: "查看是哪些模型",
-    today: "今日", todayUnpriced_other: "{{formatted}} 个请求，未定价", budget: "{{scope}} 的预算已花费 {{share}}。", budgetGone: "{{scope}} 的预算已用尽（{{share}}）；超出的请求会被拒绝。",
+    today: "今日", todayUnpriced_other: "{{formatted}} 个请求，未定价", budget: "{{scope}} 的预算已花费 {{share}}。", budgetGone: "{{scope}} 的预算已用尽（{{share}}）；超出的请求会被拒绝。", scope_organisation: "整个组织", scope_workspace: "工作区 {{name}}", scope_key: "密钥 {{name}}",
     modelsAtWork: "工作中的模型", noModels: "还没有使用过任何模型", getModel: "获取模型", where: "权重", active: "运行", waiting: "等待", loads: "加载次数", evictions: "驱逐次数",
     speed: "每秒词元数", queueTitle: "请求随时间变化", lastMinutes: "自打开本页起",
   },
@@ -48,7 +48,7 @@ export const zhCN: Translation = {
     systemPrompt: "系统提示词", systemHelp: "在对话之前告诉模型。",
   },
   cost: {
-    unpriced: "未定价", free: "免费额度", waived: "不计费", spent: "已花费 {{amounts}}", hint: "本对话（所有分支）的花费：{{exact}}",
+    paid: "已计费", mixed: "部分为免费额度", unpriced: "未定价", free: "免费额度", waived: "不计费", spent: "已花费 {{amounts}}", hint: "本对话（所有分支）的花费：{{exact}}",
     freeAnswers_other: "{{count}} 个回答来自免费额度", unpricedAnswers_other: "{{count}} 个回答没有价格",
   },
   sampling: {
@@ -82,6 +82,7 @@ export const zhCN: Translation = {
     notHere: "本服务器上没有 {{model}}", toModels: "所有模型", retryIn: "{{time}} 后重试。",
     needed: "所需内存", needs: "需要 {{bytes}}", speed: "本机速度", speedHelp: "上限：单个流每个词元读取一遍全部权重。", variants: "{{model}} 的量化版本", neverUsed: "还没有人使用过。", lastUsedBy: "最后一次使用：{{who}}，工作区 {{workspace}}。", usedIn: "最近 {{count}} 天的使用者：", andMore: "以及另外 {{count}} 个密钥",
   },
+  pullPhase: { resolving: "查找来源", waiting: "等待同一来源的另一个下载", downloading: "下载", verifying: "校验", unpacking: "解包", storing: "保存", copying: "复制" },
   pullState: { queued: "排队", running: "下载中", paused: "已暂停", done: "完成", failed: "失败", cancelled: "已取消" },
   model: {
     requests: "请求", now: "{{active}} 个运行，{{waiting}} 个等待", failed: "失败", cancelled: "{{count}} 个已取消", promptTokens: "提示词元", cachedShare: "{{share}} 来自缓存", outputTokens: "输出词元",
@@ -104,8 +105,8 @@ export const zhCN: Translation = {
     fits: "约需 {{needs}}；资源池有 {{pool}}。", doesNotFit: "放不下：约需 {{needs}}，资源池只有 {{pool}}。", beside: "其中 {{bytes}} 为其他模型保留。", nearest: "能放下的最大模型是 {{model}}。", asModel: "与模型相同", defaults: "默认值", defaultsText: "请求未说明时采用的值。", thinking: "思考", on: "开", off: "关", priority: "优先级", interactive: "交互：优先处理", normal: "普通", batch: "批处理：空闲时处理",
     system: "系统提示", systemHelp: "用于开头没有系统提示的对话。", template: "对话模板", templateHelp: "Jinja；留空则用模型自带的模板。",
     retireText: "此后调用它的客户端会得到错误。{{base}} 仍保留在本服务器上。", neverUsed: "还没有人调用过它。", usedBy: "最近的调用者：", times_other: "{{count}} 次请求",
-    field: { temperature: "温度", top_p: "Top-p", top_k: "Top-k", max_tokens: "回答的词元数", max_context_tokens: "最大上下文", max_output_tokens: "最多输出", idle_ttl_s: "空闲多久后离开（秒）", weight: "权重", ttft_s: "首个词元时限（秒）", tpot_s: "词元间隔（秒）" },
-    help: { temperature: "0 到 2", top_p: "0 到 1", top_k: "0：关闭", max_tokens: "请求未指定时", max_context_tokens: "词元，提示加回答", max_output_tokens: "词元；回答到此为止", idle_ttl_s: "−1：需要空间时", weight: "相对于其他模型", ttft_s: "承诺", tpot_s: "承诺" },
+    field: { temperature: "温度", top_p: "Top-p", top_k: "Top-k", min_p: "Min-p", repetition_penalty: "重复惩罚", presence_penalty: "存在惩罚", frequency_penalty: "频率惩罚", reasoning_budget: "思考预算", min_resident_s: "至少停留（秒）", max_tokens: "回答的词元数", max_context_tokens: "最大上下文", max_output_tokens: "最多输出", idle_ttl_s: "空闲多久后离开（秒）", weight: "权重", ttft_s: "首个词元时限（秒）", tpot_s: "词元间隔（秒）" },
+    help: { temperature: "0 到 2", top_p: "0 到 1", top_k: "0：关闭", min_p: "0 到 1", repetition_penalty: "1：无", presence_penalty: "−2 到 2", frequency_penalty: "−2 到 2", reasoning_budget: "词元数；−1：不限", min_resident_s: "权重到达之后", max_tokens: "请求未指定时", max_context_tokens: "词元，提示加回答", max_output_tokens: "词元；回答到此为止", idle_ttl_s: "−1：需要空间时", weight: "相对于其他模型", ttft_s: "承诺", tpot_s: "承诺" },
   },
   pool: {
     cordon: "封锁", cordonText: "在重新开放之前不会开始新任务，新请求会被拒绝。正在运行的会正常结束。", cordoned: "已封锁", open: "开放", policy: "策略：{{policy}}",
@@ -114,12 +115,15 @@ export const zhCN: Translation = {
     ganttText: "所示 {{span}} 内：{{switches}} 次模型更替，计算 {{busy}}。", inView: "所示 {{span}} 内：{{switches}} 次模型更替，计算 {{busy}}。", quanta: "所示轮次", quantum: "平均时长", longest: "最长", steps: "步数", leastSlack: "最小余量", late: "超时词元",
     editPolicy: "{{model}} 的承诺与优先级", policySettings: "策略", policySettingsNote: "适用于所有模型，除非某个模型另有规定",
     counters: "启动以来", turns: "轮次", perS: "{{rate}}/秒", switchShare: "等待权重", spills: "KV 外移", refused: "拒绝", decisions: "决策",
-    models: "各模型的预期", share: "负载", spilled: "外移", arrivals: "请求数", pin: "常驻", budgets: "预算", budgetsNote: "下次启动前有效；不会中断正在运行的任务", budgetNow: "现为 {{limit}}，已用 {{used}}", budgetExample: "8GiB 或 60%",
+    models: "各模型的预期", share: "负载", spilled: "外移", arrivals: "请求数", pin: "常驻", budgets: "预算", budgetsNote: "下次启动前有效；不会中断正在运行的任务", budgetNow: "现为 {{limit}}，已用 {{used}}", budgetExample: "8GiB 或 60%", resized: "大小在服务器重启前有效；在设置中修改才会永久生效。", draining: "已用的多于新的限额。不会中断任何任务；降下来之前不接受新的。",
     happenings: "事件", nothingYet: "还没有事件。",
+    event_load: "开始加载", event_loaded: "已加载", event_load_failed: "加载失败", event_load_stopped: "加载中止", event_evict: "驱逐", event_spill: "KV 外移", event_restore: "KV 移回", event_recompute: "KV 重新计算", event_reject: "拒绝", event_switch: "轮到运行", event_weights_lost: "权重丢失",
+    reason_turn: "余量最小", reason_continue: "继续运行", reason_urgent: "其请求最紧急", reason_prewarm: "预计即将用到", reason_pinned: "须常驻内存", reason_idle: "无人需要", reason_more_slack: "其请求可以再等", reason_expired: "空闲时间已到", reason_drain: "资源池被封锁或缩小",
+    reason_room: "为另一模型让位", reason_move: "移到另一设备", reason_overloaded: "无法兑现承诺", reason_too_large: "永远放不下", reason_quarantined: "多次加载失败", reason_no_device: "没有开放的设备",
   },
   planner: {
     lead: "这些模型需要多少设备？各自独占与共享资源池的对比，使用与此处相同的调度器模拟。", models: "模型", modelsHelp: "如 6xqwen2.5-7b,2xllama2-13b，或 mix:sosp25",
-    workload: "请求", workloadHelp: "poisson:RATE[xMODELS]、zipf:ALPHA,TOTAL 等", traceInstead: "来自 {{name}}", devices: "设备", devicesHelp: "型号，如 H20,H100", prices: "每小时价格", pricesHelp: "可选：型号=价格",
+    workload: "请求", workloadHelp: "poisson:RATE[xMODELS]、zipf:ALPHA,TOTAL 等", traceInstead: "来自 {{name}}", seen: "采用本服务器收到的请求", without: "不用 {{name}}", devices: "设备", devicesHelp: "型号，如 H20,H100", prices: "每小时价格", pricesHelp: "可选：型号=价格",
     share: "按时词元（%）", shareHelp: "必须达到", duration: "模拟时间（秒）", durationHelp: "越长越可靠", trace: "或使用轨迹文件", traceHelp: "CSV（Aegaeon、Azure）或 JSONL：arrival_s, model, prompt_tokens, output_tokens",
     run: "规划", running: "正在模拟，可能需要一分钟。", empty: "还没有规划", emptyText: "表单中已填入示例。", result: "所需设备", resultNote: "{{models}} 个模型，{{rate}} 请求/秒，{{tokens}} 词元/秒，{{share}} 按时",
     saves: "共享可节省 {{share}}", pooled: "共享", dedicated: "独占", kind: "型号", onTime: "按时词元", atRisk: "负载更高时", perHour: "每小时", perMillion: "每百万词元", placement: "运行位置：{{kind}}", busy: "{{share}} 忙",
@@ -153,9 +157,10 @@ export const zhCN: Translation = {
     shownTitle: "您的新密钥", shownText: "只显示这一次。请妥善保存。", copy: "复制密钥", kept: "我已保存",
     id: "标识", change: "更改名称、范围或有效期", details: "查看与更改", until: "有效期至（UTC）", weightHelp: "在工作区所得份额中的占比。", noLimits: "没有自己的限额；工作区和组织的限额仍然有效。", limitsFailed: "密钥可用，但限额未能设置：",
   },
+  role: { none: "无角色", viewer: "查看者", developer: "开发者", workspace_admin: "工作区管理员", admin: "管理员", owner: "所有者", operator: "运维者" },
   people: {
     lead: "组织及其工作区的成员，以及他们的权限。", invite: "邀请", none: "还没有成员", noneText: "邀请第一位成员：您会得到一个可转发的链接。", name: "姓名", you: "您", where: "所在", wholeOrganisation: "整个组织", roleOf: "{{name}} 的角色", reset: "密码链接", remove: "移除 {{name}}",
-    invitations: "未使用的邀请", takeBack: "撤回对 {{email}} 的邀请", whereHelp: "整个组织的成员属于其所有工作区。", roleHelp: "viewer 查看，developer 使用模型，admin 管理。", makeLink: "生成链接", linkTitle: "请转发此链接", linkText: "仅供 {{email}} 使用一次，且只显示这一次。",
+    invitations: "未使用的邀请", takeBack: "撤回对 {{email}} 的邀请", whereHelp: "整个组织的成员属于其所有工作区。", roleHelp: "查看者只能查看，开发者使用模型，管理员负责管理。", makeLink: "生成链接", linkTitle: "请转发此链接", linkText: "仅供 {{email}} 使用一次，且只显示这一次。",
     removeTitle: "移除 {{name}}？", removeText: "其个人密钥与会话立即失效。已产生的用量仍计入账单。", removeAction: "移除",
   },
   workspaces: {
@@ -188,7 +193,7 @@ export const zhCN: Translation = {
     title: "您的账户", noUser: "没有登录用户", noUserText: "此服务器为开放模式或使用密钥：没有密码，也没有会话。", password: "密码", passwordNote: "更改后其他会话会结束", old: "当前密码", new: "新密码", again: "再次输入新密码",
     notTheSame: "两次输入不一致。", changePassword: "更改密码", sessions: "已登录的会话", begun: "登录时间", thisOne: "当前", end: "退出该会话",
   },
-  webhook: { title: "Webhook", note: "预算与免费额度的签名通知", url: "地址", another: "更换地址", remove: "移除 Webhook", secret: "签名密钥（只显示这一次）：", renew: "更换密钥", renewTitle: "更换 Webhook 的密钥？", renewText: "此后发送的内容用新密钥签名，新密钥只显示一次。旧密钥不再使用。" },
+  webhook: { try: "发送一条测试通知", arrived: "通知已送达。", notArrived: "通知未送达：{{problem}}", title: "Webhook", note: "预算与免费额度的签名通知", url: "地址", another: "更换地址", remove: "移除 Webhook", secret: "签名密钥（只显示这一次）：", renew: "更换密钥", renewTitle: "更换 Webhook 的密钥？", renewText: "此后发送的内容用新密钥签名，新密钥只显示一次。旧密钥不再使用。" },
   organisations: {
     title: "组织", note: "本服务器上的", create: "新建组织", suspended: "已停用", suspend: "停用", resume: "重新启用", weightHelp: "相对其他组织的资源份额。",
     suspendTitle: "停用 {{name}}？", suspendText: "其密钥与会话立即被拒绝，正在接收的回答会被切断。不会删除任何内容。",
@@ -197,6 +202,8 @@ export const zhCN: Translation = {
     new: "新价目表", text: "下一个版本，自现在起生效。已完成的请求保持当时的价格。价格按每百万词元计；* 表示没有单独列出的所有模型。", currency: "货币", note: "备注", addLine: "添加模型", removeLine: "移除 {{model}}", save: "生效",
     try: "本月会是多少？", wouldBe: "本月 {{requests}} 个请求：{{amount}} {{currency}}，原为 {{was}}。",
     reasoning: "推理", addTier: "为 {{model}} 的更长提示另设价格", tierHelp: "一个模型可有多行：提示整体按第一个长度够用的行计价。长度留空表示更长的全部。价格留空则与输入、输出相同。", tierTwice: "{{model}} 有两行的长度相同。", tierNoEnd: "{{model}} 须有一行不设长度，使每个提示都有价格。",
+    rest: "生效日期、向量、最低收费与折扣", from: "生效日期（UTC）", fromHelp: "留空：立即生效。", chargeFailed: "因服务器故障而失败的请求也收费", byModel: "各模型的其他价格", embedding: "向量", batch: "批处理系数", minimum: "每个请求至少",
+    addDiscount: "添加折扣", discountOf: "组织 {{index}}", factor: "系数 {{index}}", removeDiscount: "移除折扣 {{index}}", discountHelp: "适用于其全部价格：0.8 即减 20%。",
   },
   secrets: {
     title: "机密", note: "加密保存，不再显示", hub_token: "模型来源站点的令牌。下次启动后使用，除非设置中另有指定。", kept: "已保存", none: "未保存", set: "设置", replace: "更换", setNamed: "设置 {{name}}", replaceNamed: "更换 {{name}}", remove: "移除 {{name}}",

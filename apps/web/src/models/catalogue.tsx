@@ -86,7 +86,11 @@ function Card({ card, stored, pulls, poolBytes, bandwidth, busy, onPull }: { car
           const size = known?.bytes ?? bytes;
           return (
             <li key={model.id} title={(model.sources ?? []).join("\n")} className="grid min-h-9 grid-cols-[5.5rem_minmax(0,1fr)_auto] items-center gap-2 text-xs">
-              <span className="truncate font-mono" title={model.id}>{quantisationOf(model) || model.id}</span>
+              <span className="min-w-0 font-mono" title={model.id}>
+                <span className="block truncate">{quantisationOf(model) || model.id}</span>{" "}
+                {/* Two of one kind are told apart by their names. */}
+                {card.variants.filter((one) => quantisationOf(one) === quantisationOf(model)).length > 1 && <span className="block truncate text-[0.65rem] leading-tight text-faint">{model.id?.split(":").pop()}</span>}
+              </span>
               <span className="min-w-0 leading-tight text-faint">
                 {size > 0 && <><span className="whitespace-nowrap">{known ? "" : "≈ "}{formatBytes(size, 2)}</span> · <span className={cx("whitespace-nowrap", !good && "text-warn")}>{t("models.needs", { bytes: formatBytes(neededBytes(size), 2) })}{good ? "" : ` · ${t("models.doesNotFit")}`}</span></>}
                 {size > 0 && bandwidth > 0 && good && generates && <> · <span className="whitespace-nowrap">{t("models.upTo", { speed: significant(expectedTokensPerS(size, bandwidth), 2) })}</span></>}

@@ -1,10 +1,11 @@
 // Deployments: names that clients call, each of a stored model with defaults, limits and a place in the pool.
 import { MoreHorizontal, Pencil, Pin, PinOff, Rocket, Search, Trash2 } from "lucide-react";
-import { useState } from "react";
+import { Fragment, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useNavigate } from "react-router";
 import { useChangeDeployment, useCreateDeployment, useDeleteDeployment, useDeployments, useFit } from "../api/queries";
 import type { Deployment, StoredModel } from "../api/types";
+import { useNames } from "../account/names";
 import { ModelDot, stateTone } from "../overview/page";
 import { useMay } from "../shell/session";
 import { formatBytes, formatCount, formatTime } from "../ui/format";
@@ -56,6 +57,7 @@ function RetireDeployment({ deployment, onClose }: { deployment: Deployment | nu
   const { t } = useTranslation();
   const remove = useDeleteDeployment();
   const users = deployment?.used_by ?? [];
+  const names = useNames();
   return (
     <Confirm open={deployment !== null} title={t("models.retireTitle", { model: deployment?.name ?? "" })} action={t("models.retire")} busy={remove.isPending} error={remove.error}
       onClose={() => { remove.reset(); onClose(); }} onConfirm={() => deployment && remove.mutate(deployment.name ?? "", { onSuccess: onClose })}
@@ -68,7 +70,7 @@ function RetireDeployment({ deployment, onClose }: { deployment: Deployment | nu
               <ul className="space-y-1">
                 {users.slice(0, 5).map((one) => (
                   <li key={`${one.workspace}/${one.member}/${one.key}`} className="flex flex-wrap justify-between gap-x-3">
-                    <span className="min-w-0 truncate font-mono text-xs">{one.member || one.key} · {one.workspace}</span>
+                    <span className="min-w-0 truncate" title={`${one.member} ${one.key} · ${one.workspace}`}>{(one.member && names("member", one.member)) || (names("key", one.key) ?? (one.member || one.key))} · {names("workspace", one.workspace) ?? one.workspace}</span>
                     <span className="text-xs text-faint" title={formatTime(one.last_used_at ?? 0)}>{t("deployments.times", { count: one.requests ?? 0 })} · <Ago at={one.last_used_at ?? 0} /></span>
                   </li>
                 ))}
@@ -78,6 +80,8 @@ function RetireDeployment({ deployment, onClose }: { deployment: Deployment | nu
         </div>} />
   );
 }
+
+const defaultNumbers = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "max_tokens", "reasoning_budget"] as const;
 
 // A number, or null for an empty field: unset.
 const numberIn = (form: FormData, name: string) => {
@@ -113,6 +117,7 @@ function DeploymentForm({ deployment, base, models, onClose }: { deployment: Dep
       description: String(form.get("description") ?? "").trim(),
       pinned,
       idle_ttl_s: numberIn(form, "idle_ttl_s"),
+      min_resident_s: numberIn(form, "min_resident_s"),
       weight: numberIn(form, "weight"),
       ttft_s: numberIn(form, "ttft_s"),
       tpot_s: numberIn(form, "tpot_s"),
@@ -122,7 +127,7 @@ function DeploymentForm({ deployment, base, models, onClose }: { deployment: Dep
         system_prompt: String(form.get("system_prompt") ?? ""),
         chat_template: String(form.get("chat_template") ?? ""),
         defaults: {
-          temperature: numberIn(form, "temperature"), top_p: numberIn(form, "top_p"), top_k: numberIn(form, "top_k"), max_tokens: numberIn(form, "max_tokens"),
+          ...Object.fromEntries(defaultNumbers.map((name) => [name, numberIn(form, name)])), stop: String(form.get("stop") ?? "").split("\n").filter((line) => line !== ""),
           thinking: thinking === "" ? null : thinking === "on",
           priority: (String(form.get("priority") ?? "") || null) as "interactive" | "normal" | "batch" | null,
         },
@@ -131,7 +136,7 @@ function DeploymentForm({ deployment, base, models, onClose }: { deployment: Dep
     if (deployment) change.mutate({ name: deployment.name ?? "", change: body }, { onSuccess: onClose });
     else create.mutate({ ...body, name: String(form.get("name") ?? "").trim() }, { onSuccess: onClose });
   };
-  const number = (name: "temperature" | "top_p" | "top_k" | "max_tokens" | "max_context_tokens" | "max_output_tokens" | "idle_ttl_s" | "weight" | "ttft_s" | "tpot_s", value: number | null | undefined) => (
+  const number = (name: (typeof defaultNumbers)[number] | "max_context_tokens" | "max_output_tokens" | "idle_ttl_s" | "min_resident_s" | "weight" | "ttft_s" | "tpot_s", value: number | null | undefined) => (
     <Field label={t(`deployments.field.${name}`)} help={t(`deployments.help.${name}`)}>{(id, note) => <Input id={id} aria-describedby={note} name={name} type="number" step="any" defaultValue={textOf(value)} placeholder={t("deployments.asModel")} />}</Field>
   );
   return (
@@ -161,6 +166,7 @@ function DeploymentForm({ deployment, base, models, onClose }: { deployment: Dep
         {number("max_context_tokens", deployment?.max_context_tokens || null)}
         {number("max_output_tokens", deployment?.max_output_tokens || null)}
         {number("idle_ttl_s", deployment?.idle_ttl_s)}
+        {number("min_resident_s", deployment?.min_resident_s)}
         {number("weight", deployment?.weight)}
         {number("ttft_s", deployment?.ttft_s)}
         {number("tpot_s", deployment?.tpot_s)}
@@ -171,10 +177,7 @@ function DeploymentForm({ deployment, base, models, onClose }: { deployment: Dep
           <div className="space-y-3 border-t border-line p-3">
             <p className="text-sm text-faint">{t("deployments.defaultsText")}</p>
             <div className="grid grid-cols-2 gap-3 sm:grid-cols-4">
-              {number("temperature", defaults?.temperature)}
-              {number("top_p", defaults?.top_p)}
-              {number("top_k", defaults?.top_k)}
-              {number("max_tokens", defaults?.max_tokens)}
+              {defaultNumbers.map((name) => <Fragment key={name}>{number(name, defaults?.[name])}</Fragment>)}
               <Field label={t("deployments.thinking")}>{(id) => (
                 <Select id={id} name="thinking" defaultValue={defaults?.thinking === true ? "on" : defaults?.thinking === false ? "off" : ""}>
                   <option value="">{t("deployments.asModel")}</option><option value="on">{t("deployments.on")}</option><option value="off">{t("deployments.off")}</option>
@@ -186,6 +189,7 @@ function DeploymentForm({ deployment, base, models, onClose }: { deployment: Dep
                 </Select>
               )}</Field>
             </div>
+            <Field label={t("sampling.stop")} help={t("samplingHelp.stop")}>{(id, note) => <TextArea id={id} aria-describedby={note} name="stop" rows={2} className="min-h-12 font-mono" defaultValue={(defaults?.stop ?? []).join("\n")} />}</Field>
             <Field label={t("deployments.system")} help={t("deployments.systemHelp")}>{(id, note) => <TextArea id={id} aria-describedby={note} name="system_prompt" rows={3} defaultValue={deployment?.system_prompt ?? ""} />}</Field>
             <Field label={t("deployments.template")} help={t("deployments.templateHelp")}>{(id, note) => <TextArea id={id} aria-describedby={note} name="chat_template" rows={3} className="font-mono" defaultValue={deployment?.chat_template ?? ""} />}</Field>
           </div>

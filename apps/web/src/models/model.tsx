@@ -101,7 +101,7 @@ function Latency({ id, samples, promise }: { id: string; samples: Sample[]; prom
   return (
     <Section title={t("model.latency")} note={share === null ? t("model.latencyNote") : t("model.latencyShare", { share: formatAttainment(share) })}>
       <Table label={t("model.latency")} rows={rows} keyOf={(row) => row.name} columns={[
-        { head: "", wide: true, cell: (row) => t(`model.${row.name}`) },
+        { head: "", wide: true, cell: (row) => <span className="block min-w-20 whitespace-normal">{t(`model.${row.name}`)}</span> },
         ...["p50", "p95", "p99"].map((head, index) => ({ head, right: true, cell: (row: (typeof rows)[number]) => (row.quantiles[index] === null ? "–" : formatSeconds(row.quantiles[index]!)) })),
         { head: t("model.promised"), right: true, cell: (row) => (promise ? formatSeconds(promise[row.name]) : "–") },
       ]} />

@@ -14,6 +14,8 @@ import { DeploymentDialog, Deployments } from "./deployments";
 import { expectedTokensPerS, neededBytes } from "./fit";
 import { RetireDialog } from "./retire";
 
+const phases = ["resolving", "waiting", "downloading", "verifying", "unpacking", "storing", "copying"] as const;
+
 export function PullRow({ pull }: { pull: Pull }) {
   const { t } = useTranslation();
   const change = useChangePull();
@@ -22,10 +24,11 @@ export function PullRow({ pull }: { pull: Pull }) {
   const total = pull.bytes_total ?? 0;
   const rate = pull.bytes_per_s ?? 0;
   const problem = pull.error && serverError(pull.error);
+  const phase = phases.find((one) => pull.phase?.startsWith(one));
   return (
     <li className="flex flex-wrap items-center gap-x-4 gap-y-1 py-2">
       <div className="min-w-0 grow basis-60">
-        <div className="flex items-baseline gap-2"><span className="truncate font-medium">{pull.model}</span><span className="text-xs text-faint">{t(`pullState.${pull.state ?? "queued"}`)}{pull.phase && pull.state === "running" ? ` · ${pull.phase}` : ""}</span></div>
+        <div className="flex items-baseline gap-2"><span className="truncate font-medium">{pull.model}</span><span className="text-xs text-faint">{t(`pullState.${pull.state ?? "queued"}`)}{pull.phase && pull.state === "running" ? ` · ${phase ? t(`pullPhase.${phase}`) : pull.phase}` : ""}</span></div>
         {problem ? <p className="text-sm break-words text-bad">{problem}</p> : <Meter value={done} max={total || 1} label={t("models.progressOf", { model: pull.model ?? "" })} />}
       </div>
       <span className="text-sm whitespace-nowrap text-faint">
@@ -66,7 +69,7 @@ export function ModelsPage() {
       {shownPulls.length > 0 && (
         <Section title={t("models.pulls")}><ul className="divide-y divide-line">{shownPulls.map((pull) => <PullRow key={pull.id} pull={pull} />)}</ul></Section>
       )}
-      <Section title={t("models.stored")} note={models.data && t("models.storedNote", { count: models.data.length, bytes: formatBytes(models.data.reduce((all, model) => all + (model.bytes ?? 0), 0)) })}>
+      <Section title={t("models.stored")} note={models.data && models.data.length > 0 && t("models.storedNote", { count: models.data.length, bytes: formatBytes(models.data.reduce((all, model) => all + (model.bytes ?? 0), 0)) })}>
         {problem != null && <div className="mb-2"><ErrorNote error={problem} /></div>}
         {models.isPending ? <Loading /> : models.error ? <ErrorNote error={models.error} retry={() => void models.refetch()} />
           : models.data.length === 0 ? <Empty title={t("models.none")}>{operator && t("models.noneText")}</Empty> : (

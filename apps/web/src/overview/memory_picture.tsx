@@ -23,12 +23,20 @@ export function piecesOf(owners: Owner[], modelIds: string[], dark: boolean): Pi
     }));
 }
 
-export function kindLabel(kind: Owner["kind"], t: (key: `memory.${Owner["kind"]}`) => string): string {
-  return t(`memory.${kind}`);
+// What it is, and whose, where that says more: the names of the engine's own parts say little.
+function useWords(): (piece: Owner) => { owner: string; kind: string } {
+  const { t } = useTranslation();
+  return ({ owner, kind }) => {
+    const part = kind === "scratch" ? parts.find((one) => one === owner) : undefined;
+    return { owner: kind === "reserve" ? "" : part ? t(`memory.part_${part}`) : owner, kind: t(`memory.${kind}`) };
+  };
 }
+const parts = ["device", "sampling", "workspace"] as const;
 
 export function MemoryPicture({ state, dark }: { state: PoolState; dark: boolean }) {
   const { t } = useTranslation();
+  const words = useWords();
+  const said = (piece: Owner, between: string) => [words(piece).owner, words(piece).kind, formatBytes(piece.bytes)].filter(Boolean).join(between);
   const { limit_bytes: limit, used_bytes: used, owners } = state.memory;
   const pieces = piecesOf(owners, state.models.map((model) => model.id), dark);
   const whole = Math.max(limit, used);
@@ -38,9 +46,9 @@ export function MemoryPicture({ state, dark }: { state: PoolState; dark: boolean
       <div role="list" aria-label={t("memory.picture")} data-testid="memory" data-used={used} data-limit={limit}
         className="flex h-14 w-full overflow-hidden rounded-md border border-line bg-panel">
         {pieces.map((piece) => (
-          <Tip key={`${piece.owner}/${piece.kind}`} text={`${piece.owner} · ${kindLabel(piece.kind, t)} · ${formatBytes(piece.bytes)}`}>
+          <Tip key={`${piece.owner}/${piece.kind}`} text={said(piece, " · ")}>
             <div role="listitem" tabIndex={0} data-owner={piece.owner} data-kind={piece.kind} data-bytes={piece.bytes}
-              aria-label={`${piece.owner}, ${kindLabel(piece.kind, t)}, ${formatBytes(piece.bytes)}`}
+              aria-label={said(piece, ", ")}
               className={cx("h-full min-w-px overflow-hidden border-r border-panel transition-[width] duration-500", piece.pattern && "hatched")}
               style={{ width: `${(piece.bytes / whole) * 100}%`, backgroundColor: piece.color }} />
           </Tip>
@@ -51,7 +59,7 @@ export function MemoryPicture({ state, dark }: { state: PoolState; dark: boolean
         {pieces.filter((piece) => piece.bytes / whole > 0.002).map((piece) => (
           <span key={`${piece.owner}/${piece.kind}`} className="inline-flex items-center gap-1.5">
             <span className={cx("size-2.5 rounded-sm border border-line", piece.pattern && "hatched")} style={{ backgroundColor: piece.color }} aria-hidden />
-            {piece.owner} <span className="text-faint">{kindLabel(piece.kind, t)}</span> {formatBytes(piece.bytes)}
+            {words(piece).owner} <span className="text-faint">{words(piece).kind}</span> {formatBytes(piece.bytes)}
           </span>
         ))}
         <span className="inline-flex items-center gap-1.5">

@@ -4,7 +4,8 @@ import { useTranslation } from "react-i18next";
 import { Link } from "react-router";
 import { useBudgets, useChangePull, useLoadModel, useModels, usePoolCordon, usePoolPolicy, usePrices, usePulls, useSettings, useStatus, useUnloadModel, useUsageSince } from "../api/queries";
 import { usePoolView, type PoolMoment } from "../api/pool_feed";
-import type { PoolModel, PoolState } from "../api/types";
+import { useNames } from "../account/names";
+import type { Budget, PoolModel, PoolState } from "../api/types";
 import { serverError } from "../i18n/server_texts";
 import { modelColor } from "../ui/colors";
 import { formatAttainment, formatBytes, formatCount, formatPercent, formatSeconds, grouped, significant } from "../ui/format";
@@ -42,7 +43,16 @@ export function PlacesBar({ model }: { model: PoolModel }) {
   );
 }
 
-interface Concern { key: string; text: string; action?: ReactNode }
+interface Concern { key: string; text: ReactNode; action?: ReactNode }
+
+// By the name of what it is a budget of, where the caller may know it.
+function BudgetConcern({ budget: { scope, block }, used }: { budget: Budget; used: number }) {
+  const { t } = useTranslation();
+  const names = useNames();
+  const [kind = "", id = ""] = scope.split(/:(.*)/s);
+  const named = kind === "key" || kind === "workspace" ? t(`overview.scope_${kind}`, { name: names(kind, id) ?? id }) : kind === "organisation" ? t("overview.scope_organisation") : scope;
+  return <>{t(block && used >= 1 ? "overview.budgetGone" : "overview.budget", { scope: named, share: formatPercent(used) })}</>;
+}
 
 // Of the tokens that came while this page looked, at most the last five minutes; before any came, since the start.
 function recentShare(moments: PoolMoment[]): number | null {
@@ -76,7 +86,7 @@ function useConcerns(state: PoolState | null, share: number | null): Concern[] {
   if (waiting.length > 0) out.push({ key: "settings", text: t("settings.waiting", { count: waiting.length, names: waiting.map((one) => one.id).join(", ") }), action: <Link className="underline" to="/settings">{t("nav.settings")}</Link> });
   for (const budget of budgets.data ?? []) {
     const used = Number(budget.amount) > 0 ? Number(budget.spent) / Number(budget.amount) : 0;
-    if (used >= 0.8) out.push({ key: `budget ${budget.id}`, text: t(budget.block && used >= 1 ? "overview.budgetGone" : "overview.budget", { scope: budget.scope, share: formatPercent(used) }), action: <Link className="underline" to="/limits">{t("nav.limits")}</Link> });
+    if (used >= 0.8) out.push({ key: `budget ${budget.id}`, text: <BudgetConcern budget={budget} used={used} />, action: <Link className="underline" to="/limits">{t("nav.limits")}</Link> });
   }
   for (const model of state.models) {
     if (model.state !== "failed" && model.state !== "quarantined") continue;
@@ -128,7 +138,7 @@ export function OverviewPage() {
         <span aria-live="off">
           {running ? t("overview.running", { model: running }) : active + waiting > 0 ? t("overview.waitingWork") : t("overview.idle")}
         </span>
-        {status.data && <span className="text-faint">· {status.data.device}, {status.data.instruction_set} · {t("overview.up", { time: formatSeconds(status.data.uptime_s) })} · {status.data.version}</span>}
+        {status.data && <span className="text-faint"><span className="max-sm:hidden">· </span>{status.data.device}, {status.data.instruction_set} · {t("overview.up", { time: formatSeconds(status.data.uptime_s) })} · {status.data.version}</span>}
       </p>
     }>
       {error != null && <div className="mb-4"><ErrorNote error={error} /></div>}

@@ -17,8 +17,9 @@ type Mode = "chat" | "completion" | "embedding" | "rerank";
 const modes: Mode[] = ["chat", "completion", "embedding", "rerank"];
 const paths = { chat: "/v1/chat/completions", completion: "/v1/completions", embedding: "/v1/embeddings", rerank: "/v1/rerank" } as const;
 
-interface Ranking { results: ReplyOf<"/v1/rerank", "post">["results"]; tokens: number; seconds: number }
-interface Embeddings { vectors: number[][]; tokens: number; seconds: number }
+// With the texts they are of: those in the form may be others by then.
+interface Ranking { documents: string[]; results: ReplyOf<"/v1/rerank", "post">["results"]; tokens: number; seconds: number }
+interface Embeddings { texts: string[]; vectors: number[][]; tokens: number; seconds: number }
 
 export function PlaygroundPage() {
   const { t } = useTranslation();
@@ -74,10 +75,10 @@ export function PlaygroundPage() {
     try {
       if (mode === "rerank") {
         const reply = await postJson(paths.rerank, body, { signal: control.signal });
-        return setRanking({ results: reply.results, tokens: reply.usage.total_tokens, seconds: (performance.now() - started) / 1e3 });
+        return setRanking({ documents: lines, results: reply.results, tokens: reply.usage.total_tokens, seconds: (performance.now() - started) / 1e3 });
       }
       const reply = await postJson(paths.embedding, body, { signal: control.signal });
-      setEmbeddings({ vectors: reply.data.flatMap((item) => (Array.isArray(item.embedding) ? [item.embedding] : [])), tokens: reply.usage.prompt_tokens, seconds: (performance.now() - started) / 1e3 });
+      setEmbeddings({ texts: lines, vectors: reply.data.flatMap((item) => (Array.isArray(item.embedding) ? [item.embedding] : [])), tokens: reply.usage.prompt_tokens, seconds: (performance.now() - started) / 1e3 });
     } catch (problem) {
       if (!control.signal.aborted) setError(problem);
     }
@@ -119,8 +120,8 @@ export function PlaygroundPage() {
               {answer.tokens.length > 0 && answer.state === "failed" && <ErrorNote error={answer.error} />}
             </Section>
           )}
-          {embeddings && <EmbeddingView texts={lines} embeddings={embeddings} />}
-          {ranking && <RankingView documents={lines} ranking={ranking} />}
+          {embeddings && <EmbeddingView embeddings={embeddings} />}
+          {ranking && <RankingView ranking={ranking} />}
         </div>
         <div className="min-w-0 space-y-5">
           {(mode === "chat" || mode === "completion") && (
@@ -200,7 +201,7 @@ export function TokenView({ tokens }: { tokens: TokenPiece[] }) {
   );
 }
 
-function RankingView({ documents, ranking }: { documents: string[]; ranking: Ranking }) {
+function RankingView({ ranking }: { ranking: Ranking }) {
   const { t } = useTranslation();
   return (
     <Section title={t("playground.ranking")} note={t("playground.rankingNote", { tokens: ranking.tokens, time: formatSeconds(ranking.seconds) })}>
@@ -209,7 +210,7 @@ function RankingView({ documents, ranking }: { documents: string[]; ranking: Ran
           <li key={result.index} className="flex items-center gap-3 py-1.5">
             <span className="w-16 shrink-0 text-right">{result.relevance_score.toFixed(4)}</span>
             <span aria-hidden className="h-1.5 w-24 shrink-0 overflow-hidden rounded-full bg-sunken"><span className="block h-full bg-accent" style={{ width: `${Math.max(0, Math.min(1, result.relevance_score)) * 100}%` }} /></span>
-            <span className="min-w-0 break-words">{documents[result.index]}</span>
+            <span className="min-w-0 break-words">{ranking.documents[result.index]}</span>
           </li>
         ))}
       </ol>
@@ -217,7 +218,7 @@ function RankingView({ documents, ranking }: { documents: string[]; ranking: Ran
   );
 }
 
-function EmbeddingView({ texts, embeddings }: { texts: string[]; embeddings: Embeddings }) {
+function EmbeddingView({ embeddings }: { embeddings: Embeddings }) {
   const { t } = useTranslation();
   const cosine = (a: number[], b: number[]) => {
     let dot = 0, x = 0, y = 0;
@@ -231,7 +232,7 @@ function EmbeddingView({ texts, embeddings }: { texts: string[]; embeddings: Emb
           <tbody>
             {embeddings.vectors.map((a, row) => (
               <tr key={row}>
-                <th scope="row" className="max-w-60 truncate py-1 pr-3 text-left font-normal" title={texts[row]}>{texts[row]}</th>
+                <th scope="row" className="max-w-60 truncate py-1 pr-3 text-left font-normal" title={embeddings.texts[row]}>{embeddings.texts[row]}</th>
                 {embeddings.vectors.map((b, column) => {
                   const value = cosine(a, b);
                   return <td key={column} className="min-w-14 px-2 py-1 text-center" style={{ backgroundColor: `color-mix(in oklch, var(--accent) ${Math.max(0, value) * 40}%, transparent)` }}>{value.toFixed(2)}</td>;

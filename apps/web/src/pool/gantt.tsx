@@ -6,11 +6,17 @@ import { useTranslation } from "react-i18next";
 import { loadOlder, type Happening, type History, type Turn } from "../api/pool_history";
 import { modelColor } from "../ui/colors";
 import { formatCount, formatSeconds, grouped } from "../ui/format";
-import { IconButton, Table } from "../ui/kit";
+import { cx, IconButton, Table } from "../ui/kit";
 
 export interface GanttModel { id: string; segments: number; resident: number }
 const spans = [5, 15, 30, 60, 120, 300, 900, 1800, 3600, 4 * 3600, 12 * 3600];
 const rowHeight = 30;
+
+// Between two marks of the axis, at most `most` of which there are: a length that people count in.
+const steps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 2 * 3600, 4 * 3600];
+export function stepOf(spanS: number, most: number): number {
+  return steps.find((step) => spanS / step <= most) ?? steps.at(-1)!;
+}
 
 // Resident segments over time: [from, share], oldest first; each holds until the next. Events say how many were resident after
 // them; before the first of them it was what that one began from, as far as it tells.
@@ -101,8 +107,8 @@ export function Gantt({ models, history, dark }: { models: GanttModel[]; history
     const x = (atS: number) => ((atS - beginS) / spanS) * width;
     pen.clearRect(0, 0, width, height);
     pen.font = "11px system-ui, sans-serif";
-    const stepS = spanS / Math.max(2, Math.floor(width / 110));
-    for (let ago = 0; ago <= spanS + 1e-6; ago += stepS) {
+    const stepS = stepOf(spanS, Math.max(2, Math.floor(width / 80)));
+    for (let ago = Math.ceil(offsetS / stepS) * stepS - offsetS; ago <= spanS + 1e-6; ago += stepS) {
       const at = width - (ago / spanS) * width;
       pen.fillStyle = color("--line");
       pen.fillRect(Math.min(width - 1, at), 0, 1, height - 18);
@@ -120,10 +126,10 @@ export function Gantt({ models, history, dark }: { models: GanttModel[]; history
       // A pale band: the resident share of the weights.
       pen.fillStyle = modelColor(id, dark);
       pen.globalAlpha = 0.2;
-      const steps = residentSteps(model, happenings);
-      steps.forEach(([fromS, share], index) => {
+      const shares = residentSteps(model, happenings);
+      shares.forEach(([fromS, share], index) => {
         const from = Math.max(0, x(fromS));
-        const to = Math.min(width, index + 1 < steps.length ? x(steps[index + 1]![0]) : x(nowS));
+        const to = Math.min(width, index + 1 < shares.length ? x(shares[index + 1]![0]) : x(nowS));
         if (to > from && share > 0) pen.fillRect(from, top + rowHeight - 2 - share * (rowHeight - 5), to - from, share * (rowHeight - 5));
       });
       pen.globalAlpha = 1;
@@ -163,7 +169,7 @@ export function Gantt({ models, history, dark }: { models: GanttModel[]; history
   return (
     <div>
       <div className="mb-2 flex items-center gap-1 text-sm text-faint">
-        <span className="mr-auto min-w-0 truncate">{hover || t("pool.ganttHint", { span: formatSeconds(spanS) })}</span>
+        <span className={cx("mr-auto min-w-0", hover && "truncate")}>{hover || t("pool.ganttHint", { span: formatSeconds(spanS) })}</span>
         {offsetS > 0 && <button type="button" className="rounded px-2 py-1 whitespace-nowrap text-accent hover:bg-sunken" onClick={() => setOffsetS(0)}>{t("pool.toNow")}</button>}
         <IconButton label={t("pool.zoomIn")} disabled={spanS === spans[0]} onClick={() => zoom(-1)}><Plus /></IconButton>
         <IconButton label={t("pool.zoomOut")} disabled={spanS === spans.at(-1)} onClick={() => zoom(1)}><Minus /></IconButton>

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { joined, type Happening, type Turn } from "../api/pool_history";
-import { residentSteps, sumsOf } from "./gantt";
+import { residentSteps, stepOf, sumsOf } from "./gantt";
 
 const turn = (number: number, model: string, from: number, to: number, more: Partial<Turn> = {}): Turn => ({ number, model, from, to, steps: 2, tokens: 4, answered: 2, late: 0, least_slack_s: 1, ...more });
 const event = (name: string, time: number, resident_segments: number): Happening => ({ number: time, event: name, time, model: "a", resident_segments });
@@ -22,6 +22,10 @@ test("quanta, switches and slack are of the window", () => {
     { model: "b", turns: 1, busyS: 2, longestS: 2, steps: 2, answered: 2, late: 1, leastSlackS: -0.5 },
   ]);
   expect(sumsOf(turns, 14, 20)).toEqual({ models: [], switches: 0, busyS: 0 });
+});
+
+test("the axis is marked where people count", () => {
+  expect([[60, 8], [60, 3], [5, 8], [900, 8], [4 * 3600, 3], [12 * 3600, 9]].map(([span, most]) => stepOf(span!, most!))).toEqual([10, 30, 1, 120, 2 * 3600, 2 * 3600]);
 });
 
 test("what was resident when follows from the events", () => {

@@ -18,6 +18,9 @@ import { Gantt } from "./gantt";
 
 const policySettings = ["pool.ttft_s", "pool.tpot_s", "pool.admission_load", "pool.age_bound_s", "pool.overcommit", "pool.open_answer_tokens", "models.idle_ttl_s", "models.min_resident_s", "models.pin", "models.schedule"];
 
+const events = ["load", "loaded", "load_failed", "load_stopped", "evict", "spill", "restore", "recompute", "reject", "switch", "weights_lost"] as const;
+const reasons = ["turn", "continue", "urgent", "prewarm", "pinned", "idle", "more_slack", "expired", "drain", "room", "move", "overloaded", "too_large", "quarantined", "no_device"] as const;
+
 export function PoolPage() {
   const { t } = useTranslation();
   const dark = useDark();
@@ -29,6 +32,8 @@ export function PoolPage() {
   if (!state) return <Page title={t("nav.pool")}>{error ? <ErrorNote error={error} /> : <Loading rows={6} />}</Page>;
   const models = state.models.map((model) => ({ id: model.id, resident: model.segments.resident, segments: model.segments.resident + model.segments.loading + model.segments.warm + model.segments.cold }));
   const counters = state.counters;
+  const eventName = (name: string) => { const known = events.find((one) => one === name); return known ? t(`pool.event_${known}`) : name; };
+  const reasonName = (name = "") => { const known = reasons.find((one) => one === name); return known ? t(`pool.reason_${known}`) : name; };
   return (
     <Page title={t("nav.pool")} actions={
       state.device.cordoned
@@ -38,13 +43,17 @@ export function PoolPage() {
       {error != null && <div className="mb-3"><ErrorNote error={error} /></div>}
       <Section title={t("pool.gantt")} note={t("pool.ganttNote")}>
         {models.length === 0 && history.turns.length === 0 ? <Empty title={t("overview.noModels")}><Link className="text-accent underline" to="/models">{t("overview.getModel")}</Link></Empty>
-          : <Gantt models={models} history={history} dark={dark} />}
-        <ul className="mt-2 flex flex-wrap gap-x-4 text-xs text-faint">
-          <li>{t("pool.legendRun")}</li><li>{t("pool.legendResident")}</li>
-          <li className="inline-flex items-center gap-1"><span aria-hidden className="h-3 w-0.5 bg-good" />{t("pool.legendLoad")}</li>
-          <li className="inline-flex items-center gap-1"><span aria-hidden className="h-3 w-0.5 bg-warn" />{t("pool.legendEvict")}</li>
-          <li className="inline-flex items-center gap-1"><span aria-hidden className="size-1.5 bg-bad" />{t("pool.legendLate")}</li>
-        </ul>
+          : (
+            <>
+              <Gantt models={models} history={history} dark={dark} />
+              <ul className="mt-2 flex flex-wrap gap-x-4 text-xs text-faint">
+                <li>{t("pool.legendRun")}</li><li>{t("pool.legendResident")}</li>
+                <li className="inline-flex items-center gap-1"><span aria-hidden className="h-3 w-0.5 bg-good" />{t("pool.legendLoad")}</li>
+                <li className="inline-flex items-center gap-1"><span aria-hidden className="h-3 w-0.5 bg-warn" />{t("pool.legendEvict")}</li>
+                <li className="inline-flex items-center gap-1"><span aria-hidden className="size-1.5 bg-bad" />{t("pool.legendLate")}</li>
+              </ul>
+            </>
+          )}
       </Section>
       <Section title={t("pool.counters")}>
         <dl className="grid grid-cols-2 gap-x-6 gap-y-4 sm:grid-cols-4 lg:grid-cols-8">
@@ -61,7 +70,7 @@ export function PoolPage() {
       <Section title={t("overview.memory")} note={t("overview.memoryNote", { used: formatBytes(state.memory.used_bytes), limit: formatBytes(state.memory.limit_bytes) })}>
         <MemoryPicture state={state} dark={dark} />
       </Section>
-      <Section title={t("pool.models")}>
+      {state.models.length > 0 && <Section title={t("pool.models")}>
         <Table label={t("pool.models")} rows={state.models} keyOf={(model) => model.id} columns={[
           { head: t("models.model"), wide: true, cell: (model) => <span className="flex min-w-32 items-center gap-2"><ModelDot id={model.id} /><Link className="truncate hover:underline" to={`/models/${model.id}`}>{model.id}</Link></span> },
           { head: t("overview.slack"), right: true, cell: (model) => <span className={model.slack_s !== null && model.slack_s < 0 ? "text-bad" : ""}>{model.slack_s === null ? "–" : formatSeconds(model.slack_s)}</span> },
@@ -75,15 +84,15 @@ export function PoolPage() {
           { head: t("pool.pin"), hide: "md", cell: (model) => (model.pinned ? t(`pinned.${model.pinned_by}`) : "–") },
           { head: "", right: true, cell: (model) => model.pooled && <IconButton label={t("pool.editPolicy", { model: model.id })} onClick={() => setEditing(model)}><SlidersHorizontal /></IconButton> },
         ]} />
-      </Section>
+      </Section>}
       <Budgets state={state} />
       <Section title={t("pool.policySettings")} note={t("pool.policySettingsNote")}><SettingList ids={policySettings} /></Section>
       <Section title={t("pool.happenings")}>
         {history.happenings.length === 0 ? <p className="text-sm text-faint">{t("pool.nothingYet")}</p> : (
           <ul className="max-h-72 divide-y divide-line overflow-y-auto text-sm" tabIndex={0} aria-label={t("pool.happenings")}>
             {history.happenings.slice(-200).reverse().map((happening) => (
-              <li key={happening.number} className="flex gap-3 py-1"><span className="w-32 shrink-0 text-faint"><Ago at={happening.time} /></span><span className="w-24 shrink-0 font-medium">{happening.event}</span>
-                <span className="min-w-0 truncate text-soft">{[happening.model, happening.reason, happening.bytes ? formatBytes(happening.bytes) : "", happening.seconds ? formatSeconds(happening.seconds) : ""].filter(Boolean).join(" · ")}</span></li>
+              <li key={happening.number} className="flex gap-3 py-1"><span className="w-32 shrink-0 text-faint"><Ago at={happening.time} /></span><span className="w-32 shrink-0 font-medium">{eventName(happening.event)}</span>
+                <span className="min-w-0 truncate text-soft">{[happening.model, reasonName(happening.reason), happening.bytes ? formatBytes(happening.bytes) : "", happening.seconds ? formatSeconds(happening.seconds) : ""].filter(Boolean).join(" · ")}</span></li>
             ))}
           </ul>
         )}
@@ -110,7 +119,7 @@ function Budgets({ state }: { state: NonNullable<ReturnType<typeof usePoolView>[
           {names.map(([name, budget]) => <Field key={name} label={t(`budget.${name}`)} help={t("pool.budgetNow", { limit: formatBytes(budget.limit_bytes), used: formatBytes(budget.used_bytes) })}>{(id, note) => <Input id={id} aria-describedby={note} name={name} placeholder={t("pool.budgetExample")} />}</Field>)}
         </div>
         {resize.error && <ErrorNote error={resize.error} />}
-        {resize.isSuccess && <p role="status" className="text-sm text-good">{resize.data.note}</p>}
+        {resize.isSuccess && <p role="status" className="text-sm text-good">{t(resize.data.draining ? "pool.draining" : "pool.resized")}</p>}
         <Button type="submit" busy={resize.isPending}>{t("common.apply")}</Button>
       </form>
     </Section>

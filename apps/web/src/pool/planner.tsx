@@ -1,7 +1,7 @@
 import { useMutation } from "@tanstack/react-query";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
-import { postJson, type ReplyOf } from "../api/client";
+import { postJson, type ReplyOf, send } from "../api/client";
 import { formatCount, formatPercent, significant } from "../ui/format";
 import { modelColor } from "../ui/colors";
 import { Button, Empty, ErrorNote, Field, Input, Page, Section, Table } from "../ui/kit";
@@ -12,6 +12,11 @@ type PlanRow = Plan["data"][number];
 export function PlannerPage() {
   const { t } = useTranslation();
   const [trace, setTrace] = useState<{ name: string; text: string } | null>(null);
+  const [chosen, setChosen] = useState(0);  // counts what was given back: a field of a file forgets it only when it is another field
+  const seen = useMutation({
+    mutationFn: async () => (await send("GET", "/api/v1/pool/trace/requests")).text(),
+    onSuccess: (text) => { setChosen((old) => old + 1); setTrace({ name: "requests.jsonl", text }); },
+  });
   const plan = useMutation({ mutationFn: (body: Record<string, unknown>) => postJson("/api/v1/plan", body) });
   return (
     <Page title={t("nav.planner")} lead={t("planner.lead")}>
@@ -40,13 +45,18 @@ export function PlannerPage() {
           <Field label={t("planner.duration")} help={t("planner.durationHelp")}>{(id, note) => <Input id={id} aria-describedby={note} name="duration_s" type="number" step="any" min="1" defaultValue="300" />}</Field>
         </div>
         <Field label={t("planner.trace")} help={t("planner.traceHelp")}>
-          {(id, note) => <Input id={id} aria-describedby={note} type="file" accept=".csv,.jsonl,.json,.txt" onChange={(event) => {
+          {(id, note) => <Input key={chosen} id={id} aria-describedby={note} type="file" className="file:mr-3 file:cursor-pointer file:rounded file:border-0 file:bg-sunken file:px-2 file:py-0.5 file:text-ink" accept=".csv,.jsonl,.json,.txt" onChange={(event) => {
             const file = event.target.files?.[0];
             if (!file) return setTrace(null);
             void file.text().then((text) => setTrace({ name: file.name, text }));
           }} />}
         </Field>
-        <Button kind="primary" type="submit" busy={plan.isPending}>{t("planner.run")}</Button>
+        {seen.error && <ErrorNote error={seen.error} />}
+        <div className="flex flex-wrap gap-2">
+          <Button kind="primary" type="submit" busy={plan.isPending}>{t("planner.run")}</Button>
+          <Button busy={seen.isPending} onClick={() => seen.mutate()}>{t("planner.seen")}</Button>
+          {trace && <Button kind="quiet" onClick={() => { setChosen((old) => old + 1); setTrace(null); }}>{t("planner.without", { name: trace.name })}</Button>}
+        </div>
       </form>
       <div className="mt-6">
         {plan.error && <ErrorNote error={plan.error} />}

@@ -9,6 +9,8 @@ import { NavLink, Outlet, useLocation, useNavigate, useNavigation } from "react-
 import { languages, setLanguage, type Language } from "../i18n";
 import { cx, IconButton, Menu } from "../ui/kit";
 import { at, deleteJson } from "../api/client";
+import { useCursorList } from "../account/lists";
+import { useRoleName } from "../account/names";
 import { recall, remember } from "../ui/store";
 import { atLeast, chooseWorkspace, useSession, type Role } from "./session";
 
@@ -77,12 +79,14 @@ function Account() {
   const session = useSession();
   const client = useQueryClient();
   const navigate = useNavigate();
-  if (session.session === null) return <span className="min-w-0 truncate text-xs text-faint" title={t("shell.openServer")}>{t("shell.openServer")}</span>;
+  const workspaces = useCursorList("/api/v1/workspaces", {}, { enabled: session.workspaces.length > 1, limit: 1000 });
+  const roleName = useRoleName();
+  if (session.session === null) return <span className="min-w-0 text-xs text-balance text-faint">{t("shell.openServer")}</span>;
   const signOut = () => void deleteJson(at("/api/v1/sessions/{id}", { id: "current" })).finally(() => { client.clear(); location.assign("/chat"); });
   return (
     <Menu align="start" trigger={<IconButton label={`${t("shell.account")}: ${session.user?.email ?? ""}`}><CircleUser /></IconButton>} items={[
-      { label: `${session.user?.name || session.user?.email || ""} · ${session.role}`, disabled: true, onSelect: () => {} },
-      ...(session.workspaces.length > 1 ? ["line" as const, ...session.workspaces.map((one) => ({ label: one.id, checked: one.id === session.workspace, onSelect: () => chooseWorkspace(one.id) }))] : []),
+      { label: `${session.user?.name || session.user?.email || ""} · ${roleName(session.role)}`, disabled: true, onSelect: () => {} },
+      ...(session.workspaces.length > 1 ? ["line" as const, ...session.workspaces.map((one) => ({ label: workspaces.rows.find((known) => known.id === one.id)?.name ?? one.id, checked: one.id === session.workspace, onSelect: () => chooseWorkspace(one.id) }))] : []),
       "line", { label: t("profile.title"), icon: <UserCog />, onSelect: () => void navigate("/account") }, { label: t("shell.signOut"), icon: <LogOut />, onSelect: signOut },
     ]} />
   );

@@ -2,13 +2,23 @@
 import "uplot/dist/uPlot.min.css";
 import { useEffect, useRef } from "react";
 import uPlot from "uplot";
+import { useTranslation } from "react-i18next";
+import { formatClock } from "./format";
 import { useDark } from "./theme_hook";
 
 export interface Series { label: string; color: string; values: (number | null)[]; fill?: boolean; bars?: boolean }
 
-// `onPoint`: which of the times is pointed at, null: none.
-export default function Chart({ times, series, format, height = 140, label, timeFormat, onPoint }:
-  { times: number[]; series: Series[]; format: (value: number) => string; height?: number; label: string; timeFormat?: (unixS: number) => string; onPoint?: (index: number | null) => void }) {
+// `timeFormat`: of the axis; not given: the time of day. `onPoint`: which of the times is pointed at, null: none.
+interface ChartProps { times: number[]; series: Series[]; format: (value: number) => string; height?: number; label: string; timeFormat?: (unixS: number) => string; onPoint?: (index: number | null) => void }
+
+// An axis without a moment would begin in 1970.
+export default function Chart(props: ChartProps) {
+  const { t } = useTranslation();
+  if (props.times.length > 0) return <Plot {...props} />;
+  return <p className="flex items-center justify-center text-sm text-faint" style={{ height: props.height ?? 140 }}>{t("pool.nothingYet")}</p>;
+}
+
+function Plot({ times, series, format, height = 140, label, timeFormat = formatClock, onPoint }: ChartProps) {
   const host = useRef<HTMLDivElement>(null);
   const chart = useRef<uPlot | null>(null);
   const dark = useDark();
@@ -22,7 +32,8 @@ export default function Chart({ times, series, format, height = 140, label, time
     const axis: uPlot.Axis = { stroke: style.getPropertyValue("--ink-faint"), grid: { stroke: style.getPropertyValue("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
     const plot = new uPlot({
       width: Math.max(200, element.clientWidth), height, legend: { show: false },
-      padding: [8, 8, 0, 0],
+      // Half of the last mark's text.
+      padding: [8, 28, 0, 0],
       cursor: { y: false, points: { size: 6 } },
       hooks: { setCursor: [(self) => latest.current.onPoint?.(self.cursor.idx ?? null)] },
       scales: {
@@ -35,10 +46,10 @@ export default function Chart({ times, series, format, height = 140, label, time
         } },
         y: { range: (_, __, max) => [0, Math.max(max ?? 0, 1) * 1.08] },
       },
-      axes: [{ ...axis, ...(latest.current.timeFormat ? { values: (_: uPlot, splits: number[]) => splits.map((split) => latest.current.timeFormat!(split)) } : {}) },
+      axes: [{ ...axis, size: 28, space: 64, values: (_: uPlot, splits: number[]) => splits.map((split) => latest.current.timeFormat(split)) },
         { ...axis, size: 64, values: (_, splits) => splits.map((value) => latest.current.format(value)) }],
       series: [{}, ...latest.current.series.map((one): uPlot.Series => ({
-        label: one.label, stroke: one.color, width: 1.5, points: { show: false },
+        label: one.label, stroke: one.color, width: one.bars ? 0 : 1.5, points: { show: false },
         ...(one.fill || one.bars ? { fill: one.bars ? one.color : `color-mix(in oklch, ${one.color} 18%, transparent)` } : {}),
         ...(one.bars ? { paths: uPlot.paths.bars!({ size: [0.7, 40] }) } : {}),
       }))],

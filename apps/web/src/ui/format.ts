@@ -50,9 +50,10 @@ export function formatSeconds(seconds: number): string {
   if (size === 0) return "0 s";
   if (size < 0.9995) return `${significant(seconds * 1e3, size < 0.01 ? 2 : 3)} ms`;
   if (size < 99.5) return `${significant(seconds, 2)} s`;
-  if (size < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
-  if (size < 86400) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
-  return `${Math.floor(seconds / 86400)} d ${Math.floor((seconds % 86400) / 3600)} h`;
+  const whole = Math.round(size);
+  const [large, small, perLarge, perSmall] = size < 3599.5 ? ["min", "s", 60, 1] as const : size < 86_400 ? ["h", "min", 3600, 60] as const : ["d", "h", 86_400, 3600] as const;
+  const rest = Math.floor((whole % perLarge) / perSmall);
+  return `${seconds < 0 ? "-" : ""}${Math.floor(whole / perLarge)} ${large}${rest > 0 ? ` ${rest} ${small}` : ""}`;
 }
 
 // Seconds since 1970 -> "3 minutes ago", in the page's language.
@@ -66,6 +67,11 @@ export function formatAgo(unixS: number, nowS = Date.now() / 1e3): string {
     if (size < next) return format.format(Math.round(delta / seconds), unit);
   }
   return "";
+}
+
+// The time of day, for an axis.
+export function formatClock(unixS: number): string {
+  return new Intl.DateTimeFormat(i18n.language || "en", { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" }).format(new Date(unixS * 1e3));
 }
 
 export function formatTime(unixS: number): string {

@@ -21,6 +21,8 @@ test("durations and shares", () => {
   expect(formatSeconds(0.0412)).toBe("41.2 ms");
   expect(formatSeconds(3.456)).toBe("3.5 s");
   expect(formatSeconds(125)).toBe("2 min 5 s");
+  expect(formatSeconds(-125)).toBe("-2 min 5 s");
+  expect([119.7, 120, 3599.7, 5400].map(formatSeconds)).toEqual(["2 min", "2 min", "1 h", "1 h 30 min"]);
   expect(formatSeconds(90000)).toBe("1 d 1 h");
   expect(formatPercent(0.0004)).toBe("<0.1 %");
   expect(formatPercent(0.456)).toBe("46 %");

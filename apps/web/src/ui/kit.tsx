@@ -84,7 +84,7 @@ export function Field({ label, help, error, children }: { label: string; help?: 
   const id = useId();
   const note = error || help ? `${id}-note` : undefined;
   return (
-    <div className="space-y-1">
+    <div className="space-y-1.5">
       <label htmlFor={id} className="block text-sm font-medium">{label}</label>
       {children(id, note)}
       {note && <p id={note} className={cx("text-xs", error ? "text-bad" : "text-faint")}>{error || help}</p>}
@@ -99,7 +99,7 @@ export function Input({ className, ...rest }: InputHTMLAttributes<HTMLInputEleme
   return <input {...rest} className={inputClass(className)} />;
 }
 export function TextArea({ className, ...rest }: TextareaHTMLAttributes<HTMLTextAreaElement> & { ref?: Ref<HTMLTextAreaElement> }) {
-  return <textarea {...rest} className={inputClass(className, "min-h-20 py-1.5")} />;
+  return <textarea {...rest} className={inputClass(className, "block min-h-20 py-1.5")} />;
 }
 export function Select({ className, ...rest }: SelectHTMLAttributes<HTMLSelectElement>) {
   return <select {...rest} className={inputClass(className, "pr-7")} />;
@@ -297,6 +297,12 @@ export function Meter({ value, max, label, color }: { value: number; max: number
   );
 }
 
+// The next page of a list, where there is one.
+export function More({ list }: { list: { hasNextPage: boolean; isFetchingNextPage: boolean; fetchNextPage: () => unknown } }) {
+  const { t } = useTranslation();
+  return list.hasNextPage && <div className="mt-3"><Button busy={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>{t("common.more")}</Button></div>;
+}
+
 export interface Column<Row> { head: string; cell: (row: Row) => ReactNode; right?: boolean; wide?: boolean; hide?: "sm" | "md" | "lg" }
 const hiding = { sm: "max-sm:hidden", md: "max-md:hidden", lg: "max-lg:hidden" };
 export function Table<Row>({ columns, rows, keyOf, label }: { columns: Column<Row>[]; rows: Row[]; keyOf: (row: Row) => string; label: string }) {
@@ -312,9 +318,9 @@ export function Table<Row>({ columns, rows, keyOf, label }: { columns: Column<Ro
         </thead>
         <tbody>
           {rows.map((row) => (
-            <tr key={keyOf(row)} className="border-b border-line hover:bg-sunken/60">
+            <tr key={keyOf(row)} className="h-9 border-b border-line hover:bg-sunken/60">
               {columns.map((column, index) => (
-                <td key={index} className={cx("px-2 py-1.5 whitespace-nowrap first:pl-0 last:pr-0", column.right && "text-right", column.wide && "w-full max-w-0 truncate", column.hide && hiding[column.hide])}>{column.cell(row)}</td>
+                <td key={index} className={cx("px-2 py-1.5 whitespace-nowrap first:pl-0 last:pr-0", column.right && "text-right", column.wide && "w-full max-w-0 truncate", column.hide && hiding[column.hide])}>{column.head === "" && column.right ? <div className="-my-1.5">{column.cell(row)}</div> : column.cell(row)}</td>
               ))}
             </tr>
           ))}
