@@ -1,5 +1,5 @@
 # A thin front of scripts/: each target is one script, and every script says at its head what it does.
-.PHONY: help up down build test sanitize bench bench-pool bench-simulator soak fuzz format clean
+.PHONY: help up down build test sanitize bench bench-pool bench-simulator soak soak-hour fuzz format clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -28,8 +28,11 @@ bench-pool:      ## many models in memory for three, against llama.cpp's router 
 bench-simulator: ## the goals of the pool in virtual time, against every baseline (10 minutes)
 	@scripts/bench_simulator
 
-soak:            ## usage rows against the device's own count: 200 kills, then 10 minutes of 1,000 streams (SOAK_SECONDS)
+soak:            ## usage rows against the device's own count: 200 kills, then 10 minutes of 1,000 streams
 	@scripts/soak
+
+soak-hour:       ## the same with an hour of streams
+	@SOAK_SECONDS=3600 scripts/soak
 
 fuzz:            ## every fuzz target for FUZZ_SECONDS (600) each
 	@scripts/fuzz
