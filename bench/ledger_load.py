@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Is every token metered once? Streams over many keys with cancels, disconnects and errors against the simulated model, whose
-device keeps a count of its own (simulated.tally); then every usage row is compared with that count, to the token, alone and
-summed by key and model, and the bill with the rows, to the token and the last digit of its amounts.
+"""Is every token metered once? Streams over many keys with cancels, disconnects and errors against simulated models, whose
+device keeps a count of its own (simulated.tally): which model computed how many positions and sampled how many tokens; then
+every usage row is compared with that count, to the token, what was found in the prefix cache too, alone and summed by key and
+model, and the bill with the rows, to the token and the last digit of its amounts.
 
     bench/ledger_load.py --seconds 600 --streams 1000 --keys 50      # the soak
     bench/ledger_load.py --kills 200                                 # kill -9 at random moments under load
@@ -12,6 +13,7 @@ sqlite3, not through the server.
 
 import argparse
 import asyncio
+import collections
 import decimal
 import json
 import pathlib
@@ -28,15 +30,18 @@ sys.path.insert(0, str(ROOT / "tools"))
 from server_process import MODEL, Server  # noqa: E402
 
 INTERVAL_TOKENS = 64  # what a crash may lose of an open request (ledger.journal_tokens)
-MAX_TAG = 1_000_000   # of the device's count
+COMPUTED_TAGS = 500_000  # of the device's count: a tag N has a second entry under this + N
+MAX_TAG = COMPUTED_TAGS - 1
+MODELS = (MODEL, f"{MODEL}-2", f"{MODEL}-3")  # with simulated.models = 3
 PRICES = {"currency": "EUR", "models": [{"model": "*", "tiers": [{"input": "0.9", "cached_input": "0.1", "output": "2.3"}]}]}
 
 
 class Sent:
-    """One request as its client saw it."""
+    """One request as its client saw it. `turn`: it is asked again, word for word, when the turn before it is over."""
 
-    def __init__(self, tag, key):
-        self.tag, self.key = tag, key
+    def __init__(self, tag, key, model=MODEL, turn=0):
+        self.tag, self.key, self.model, self.turn = tag, key, model, turn
+        self.script = ""
         self.sent_at = time.monotonic()
         self.done = False       # [DONE] came
         self.left = False       # the client went away
@@ -47,14 +52,22 @@ class Sent:
 
     @property
     def request_id(self):
-        return f"load-{self.tag}"
+        return f"load-{self.tag}-{self.turn}"
+
+    @property
+    def prompt_bytes(self):
+        return len(self.script.encode())
+
+
+def script_of(tag, tokens, fails, filler=0):
+    """The tag comes first: the device knows the prompt by it."""
+    return f"[[count:{tag}]][[tokens:{tokens}]]" + (f"[[fail_after:{tokens // 2}]]" if fails else "") + "x" * filler
 
 
 async def ask(host, port, secret, sent, tokens, leave_after=None):
     """Streams one answer of `tokens` tokens; goes away after `leave_after` of its chunks."""
-    script = f"[[count:{sent.tag}]][[tokens:{tokens}]]" + (f"[[fail_after:{tokens // 2}]]" if sent.fails else "")
-    body = json.dumps({"model": MODEL, "stream": True, "stream_options": {"include_usage": True}, "max_tokens": tokens + 8,
-                       "messages": [{"role": "user", "content": script}]}).encode()
+    body = json.dumps({"model": sent.model, "stream": True, "stream_options": {"include_usage": True}, "max_tokens": tokens + 8,
+                       "messages": [{"role": "user", "content": sent.script}]}).encode()
     payload = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {secret}\r\n"
                f"X-Request-Id: {sent.request_id}\r\nContent-Type: application/json\r\nConnection: close\r\n"
                f"Content-Length: {len(body)}\r\n\r\n").encode() + body
@@ -85,9 +98,9 @@ async def ask(host, port, secret, sent, tokens, leave_after=None):
             writer.close()
 
 
-async def drive(url, keys, sents, streams, seconds, seed, next_tag, longest=400):
-    """Keeps `streams` requests open for so long; a fifth of the clients leave early, and one answer of fifty fails. Returns
-    the next free tag."""
+async def drive(url, keys, sents, streams, seconds, seed, next_tag, longest=400, models=(MODEL,), again=0.0):
+    """Keeps `streams` requests open for so long; a fifth of the clients leave early, one answer of fifty fails, and a share
+    `again` is asked a second time, so that its prompt is found in the cache. Returns the next free tag."""
     host, port = url.split("//")[1].split(":")
     rng = random.Random(seed)
     end = time.monotonic() + seconds
@@ -97,14 +110,16 @@ async def drive(url, keys, sents, streams, seconds, seed, next_tag, longest=400)
         nonlocal tag
         while time.monotonic() < end and tag < MAX_TAG:
             name, secret = rng.choice(keys)
-            tokens = rng.randint(1, longest)
-            sent = Sent(tag, name)
-            tag += 1
-            sent.fails = rng.random() < 0.02
-            sents.append(sent)
-            await ask(host, int(port), secret, sent, tokens, rng.randint(1, tokens) if rng.random() < 0.2 else None)
-            if sent.status is None:
-                await asyncio.sleep(0.05)  # nobody answers: it was killed
+            model, tokens, fails = rng.choice(models), rng.randint(1, longest), rng.random() < 0.02
+            own, tag = tag, tag + 1
+            script = script_of(own, tokens, fails, rng.choice((0, 0, 100, 200)))
+            for turn in range(2 if rng.random() < again else 1):
+                sent = Sent(own, name, model, turn)
+                sent.script, sent.fails = script, fails
+                sents.append(sent)
+                await ask(host, int(port), secret, sent, tokens, rng.randint(1, tokens) if rng.random() < 0.2 else None)
+                if sent.status is None:
+                    await asyncio.sleep(0.05)  # nobody answers: it was killed
     await asyncio.gather(*(one() for _ in range(streams)))
     return tag
 
@@ -119,67 +134,119 @@ def rows_of(home):
     return rows
 
 
+Counted = collections.namedtuple("Counted", "positions sampled model computed")
+
+
 class Tally:
     def __init__(self, path):
         self.data = pathlib.Path(path).read_bytes()
 
     def __getitem__(self, tag):
-        return struct.unpack_from("<II", self.data, tag * 8)  # positions computed, tokens sampled
+        # chips::TallyEntry: positions reached, tokens sampled; and the scripted model's number, positions computed.
+        return Counted(*struct.unpack_from("<II", self.data, tag * 8), *struct.unpack_from("<II", self.data, (COMPUTED_TAGS + tag) * 8))
 
 
-def compare(home, tally_path, sents):
-    """Every request against the device's own count. Returns (problems, figures)."""
+def reached(row):
+    """The last position that was computed for this row. An answer's last token is not computed on; the step that failed computed
+    on the last one and gave none."""
+    return row["prompt_tokens"] + (row["output_tokens"] if row["status"] == "error" else max(0, row["output_tokens"] - 1))
+
+
+def add(sums, key, values):
+    sums[key] = [a + b for a, b in zip(sums.get(key, [0] * len(values)), values)]
+
+
+def compare(home, tally_path, sents, models=(MODEL,), crashes=False):
+    """Every request against the device's own count. `crashes`: of open requests an interval may be lost. Returns (problems,
+    figures)."""
     rows, tally = rows_of(home), Tally(tally_path)
     problems = []
-    figures = {"requests": len(sents), "finished": 0, "cancelled": 0, "failed": 0, "interrupted": 0, "prompt_tokens": 0, "tokens": 0,
-               "most_lost": 0}
-    by_key = {}
+    figures = {"requests": len(sents), "finished": 0, "cancelled": 0, "failed": 0, "interrupted": 0, "prompt_tokens": 0,
+               "cached_tokens": 0, "tokens": 0, "most_lost": 0}
+    # What the template adds to a prompt of so many bytes, each a token.
+    added = collections.Counter(sent.usage["prompt_tokens"] - sent.prompt_bytes for sent in sents if sent.usage).most_common(1)
+    prompts = {sent.tag: sent.prompt_bytes + added[0][0] for sent in sents} if added else {}
+    metered, counted = {}, {}  # by key and model: requests, prompt, cached and output tokens
+    by_tag = {}
+    answered = collections.Counter(sent.tag for sent in sents if sent.status == 200)
     for sent in sents:
-        positions, sampled = tally[sent.tag]
         found = rows.get(sent.request_id, [])
-        name = f"request {sent.request_id} (key {sent.key})"
+        name = f"request {sent.request_id} (key {sent.key}, {sent.model})"
+        of_tag = by_tag.setdefault(sent.tag, [])
         if len(found) > 1:
             problems.append(f"{name}: {len(found)} rows")
             continue
         if not found:
+            sampled = tally[sent.tag].sampled
             if sent.done:
                 problems.append(f"{name}: finished, and no row")
-            elif sampled > INTERVAL_TOKENS:
+            elif sent.status == 200 and not crashes:
+                problems.append(f"{name}: answered, and no row")
+            elif sampled > INTERVAL_TOKENS and sent.turn == 0:
                 problems.append(f"{name}: no row, but the device sampled {sampled} tokens")
             elif sampled:
                 figures["most_lost"] = max(figures["most_lost"], sampled)
             continue
         row = found[0]
+        of_tag.append((sent, row))
         figures["prompt_tokens"] += row["prompt_tokens"]
+        figures["cached_tokens"] += row["cached_tokens"]
         figures["tokens"] += row["output_tokens"]
-        counts = by_key.setdefault((row["key_id"], row["model"]), [0, 0])
+        figures[{"done": "finished", "error": "failed"}.get(row["status"], row["status"])] += 1
+        if row["model"] != sent.model or sent.key not in ("admin", row["key_id"]):
+            problems.append(f"{name}: its row is of {row['key_id']}, {row['model']}")
+        # The prompt is owed whole once there is a token; before that, as far as it was computed.
+        prompt = prompts.get(sent.tag)
+        whole = row["output_tokens"] > 0 or row["status"] in ("done", "error")
+        if prompt is not None and (row["prompt_tokens"] != prompt if whole else row["prompt_tokens"] > prompt):
+            problems.append(f"{name} ({row['status']}): its prompt has {prompt} tokens, its row {row['prompt_tokens']}")
+        if row["cached_tokens"] > row["prompt_tokens"]:
+            problems.append(f"{name}: {row['cached_tokens']} of {row['prompt_tokens']} prompt tokens are cached")
         if row["status"] == "interrupted":
-            figures["interrupted"] += 1
-            lost = sampled - row["output_tokens"]
-            figures["most_lost"] = max(figures["most_lost"], lost)
             if sent.done:
                 problems.append(f"{name}: its client saw the end, its row says interrupted")
-            if not 0 <= lost <= INTERVAL_TOKENS:
-                problems.append(f"{name}: the device sampled {sampled}, its row has {row['output_tokens']}")
-            continue
-        figures[{"done": "finished", "error": "failed"}.get(row["status"], row["status"])] += 1
-        counts[0] += row["output_tokens"]
-        counts[1] += sampled
-        if row["output_tokens"] != sampled:
-            problems.append(f"{name} ({row['status']}): the device sampled {sampled}, its row has {row['output_tokens']}")
-        # The last token of an answer is not computed on; the step that failed gave none.
-        if sampled and row["status"] != "error" and positions != row["prompt_tokens"] + sampled - 1:
-            problems.append(f"{name}: {positions} positions computed, its row has {row['prompt_tokens']} prompt tokens")
-        if sent.done and sent.usage and (sent.usage["prompt_tokens"], sent.usage["completion_tokens"]) != (
+        elif sent.done and sent.usage and (sent.usage["prompt_tokens"], sent.usage["completion_tokens"]) != (
                 row["prompt_tokens"], row["output_tokens"]):
             problems.append(f"{name}: the answer said {sent.usage}, its row {row['prompt_tokens']}, {row['output_tokens']}")
+    for tag, of_tag in by_tag.items():
+        if not of_tag:
+            continue
+        device, sent = tally[tag], of_tag[0][0]
+        of_rows = [row for _, row in of_tag]
+        name = f"prompt {tag} (key {sent.key}, {sent.model}, {', '.join(row['status'] for row in of_rows)})"
+        if device.model not in (0, models.index(sent.model) + 1):
+            problems.append(f"{name}: computed by the model {device.model}")
+        output = sum(row["output_tokens"] for row in of_rows)
+        computed = sum(reached(row) - row["cached_tokens"] for row in of_rows)
+        if any(row["status"] == "interrupted" for row in of_rows):
+            lost = device.sampled - output
+            figures["most_lost"] = max(figures["most_lost"], lost)
+            if not 0 <= lost <= INTERVAL_TOKENS:
+                problems.append(f"{name}: the device sampled {device.sampled}, its row has {output}")
+            if computed > device.computed or max(map(reached, of_rows)) > device.positions:
+                problems.append(f"{name}: its row says {computed} positions were computed, {device}")
+            continue
+        for what, said, true in (("tokens", output, device.sampled), ("computed positions", computed, device.computed),
+                                 ("positions", max(map(reached, of_rows)), device.positions)):
+            if said != true:
+                problems.append(f"{name}: {said} {what} in the rows, {true} counted by the device")
+        # The same as sums. How far the device got with all turns, had it found nothing, less what it computed: what it found.
+        prompt = sum(prompts.get(tag, 0) if row["output_tokens"] or row["status"] == "error" else
+                     min(prompts.get(tag, 0), device.positions) if len(of_rows) == 1 else row["prompt_tokens"] for row in of_rows)
+        ended = sum(1 for row in of_rows if row["status"] != "error" and row["output_tokens"])
+        model = models[device.model - 1] if device.model else sent.model
+        add(counted, (sent.key, model), (len(of_rows) if crashes else answered[tag], prompt, prompt + device.sampled - ended - device.computed, device.sampled))
+        for row in of_rows:
+            add(metered, (sent.key if sent.key == "admin" else row["key_id"], row["model"]),
+                (1, row["prompt_tokens"], row["cached_tokens"], row["output_tokens"]))
+    for key in sorted(set(metered) | set(counted)):
+        if metered.get(key) != counted.get(key):
+            problems.append(f"key and model {key}: {metered.get(key)} in the rows, {counted.get(key)} counted (requests, prompt, cached, "
+                            "output)")
     extra = set(rows) - {sent.request_id for sent in sents}
     if extra:
         problems.append(f"rows of nobody: {sorted(extra)[:5]}")
-    for (key, model), (metered, counted) in by_key.items():
-        if metered != counted:
-            problems.append(f"key {key}, model {model}: {metered} output tokens in the rows, {counted} counted by the device")
-    figures["keys"] = len(by_key)
+    figures |= {"keys": len({key for key, _ in metered}), "models": len({model for _, model in metered}), "key_models": len(metered)}
     return problems, figures
 
 
@@ -239,15 +306,18 @@ def make_keys(server, count):
 
 def soak(home, seconds, streams, key_count, seed=1):
     sents = []
-    with Server("--simulated", home=home, settings=settings_for(home)) as server:
+    # Few free tokens of each model, so that most are paid.
+    more = {"TIDEPOOL_SIMULATED_MODELS": str(len(MODELS)), "TIDEPOOL_LEDGER_FREE_TOKENS": "20000"}
+    with Server("--simulated", home=home, settings=settings_for(home, more)) as server:
         keys = make_keys(server, key_count)
         server.ask("POST", "/api/v1/prices", PRICES)
         begin = time.monotonic()
         # An hour of short answers would be more than the device has places to count in.
-        asyncio.run(drive(server.url, keys, sents, streams, seconds, seed, 1, longest=400 if seconds <= 900 else 1600))
+        asyncio.run(drive(server.url, keys, sents, streams, seconds, seed, 1, longest=400 if seconds <= 900 else 1600, models=MODELS,
+                          again=0.25))
         took = time.monotonic() - begin
         bill_problems, bill_figures = compare_bill(server, home)
-    problems, figures = compare(home, pathlib.Path(home) / "tally", sents)
+    problems, figures = compare(home, pathlib.Path(home) / "tally", sents, MODELS)
     figures |= {"seconds": round(took), "streams": streams, "rows_per_s": round(figures["requests"] / took, 1), **bill_figures}
     if took < seconds:
         problems.append(f"no places were left to count in after {took:.0f} s")
@@ -277,7 +347,7 @@ def kills(home, rounds, streams=32, seed=1):
             tag = max((sent.tag for sent in sents), default=0) + 1
     with Server("--simulated", home=home, settings=settings) as server:  # closes what the last kill left open
         bill_problems, bill_figures = compare_bill(server, home)
-    problems, figures = compare(home, pathlib.Path(home) / "tally", sents)
+    problems, figures = compare(home, pathlib.Path(home) / "tally", sents, crashes=True)
     return problems + bill_problems, {"kills": rounds, **figures, **bill_figures}
 
 

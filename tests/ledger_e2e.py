@@ -91,7 +91,8 @@ def test_a_thousand_streams_over_fifty_keys_are_metered_exactly(tmp_path):
     seconds = float(os.environ.get("LEDGER_SECONDS", "30"))
     problems, figures = ledger_load.soak(tmp_path, seconds, streams=1000, key_count=50)
     assert not problems, "\n".join(problems[:20])
-    assert figures["keys"] == 50 and figures["cancelled"] > 20 and figures["failed"] > 5, figures
+    assert figures["keys"] == 50 and figures["models"] == 3 and figures["key_models"] >= 140, figures
+    assert figures["cancelled"] > 20 and figures["failed"] > 5 and figures["cached_tokens"] > 1000, figures
     assert figures["bill_lines"] >= 50 and float(figures["billed"]) > 0, figures
     print(figures)
 
@@ -245,6 +246,56 @@ def test_requests_and_history(server):
                  "/api/v1/query_range?metric=passwords", "/api/v1/query_range?from=1&step=1", "/api/v1/requests?sql=1",
                  "/api/v1/bills?month=2026-13"):
         assert call(server, "GET", path)[0] == 400, path
+
+
+def test_files_of_lists_hold_what_the_lists_say_and_are_on_the_record(server):
+    """Oracle: Python's csv reads the cells, the same list as JSON says what they are."""
+    key = new_key(server, "=exported, \"twice\"")
+    for _ in range(2):
+        chat(server, key=key["key"])
+    eventually(lambda: [row for row in usage_of(server, key["id"]) if row["requests"] == 2])
+
+    def cell(value):
+        if value is None:
+            return ""
+        if isinstance(value, (dict, list)):
+            return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps(value) if not isinstance(value, str) else value
+
+    def compare(path, query, rows=None):
+        status, headers, text = call(server, "GET", f"{path}?{query}&format=csv")
+        assert status == 200 and headers["Content-Type"] == "text/csv; charset=utf-8", text
+        logged = call(server, "GET", "/api/v1/audit?limit=1")[2]["data"][0]
+        assert logged["after"]["endpoint"] == path and logged["address"] == "127.0.0.1" and logged["key"], logged
+        read = list(csv.DictReader(io.StringIO(text, newline="")))
+        assert logged["after"]["rows"] == len(read) == int(headers["Tidepool-Rows"])
+        for found, wanted in zip(read, rows if rows is not None else call(server, "GET", f"{path}?{query}")[2]["data"], strict=True):
+            for name, text_of_cell in found.items():
+                plain = cell(wanted[name])
+                guarded = isinstance(wanted[name], str) and plain[:1] in ("=", "+", "-", "@") and not plain[1:].replace(".", "", 1).isdigit()
+                if isinstance(wanted[name], float):
+                    assert float(text_of_cell) == wanted[name], (name, found)
+                elif isinstance(wanted[name], (dict, list)):
+                    assert json.loads(text_of_cell) == wanted[name], (name, found)
+                else:
+                    assert text_of_cell == ("'" if guarded else "") + plain, (name, found)
+        return logged["action"]
+
+    assert compare("/api/v1/usage", f"group_by=model&key={key['id']}") == "usage.exported"
+    assert compare("/api/v1/usage", f"key={key['id']}") == "usage.exported"
+    assert compare("/api/v1/requests", f"key={key['id']}") == "requests.exported"
+    before = call(server, "GET", "/api/v1/audit?limit=50")[2]["data"]
+    assert any(row["action"] == "key.created" for row in before)
+    assert compare("/api/v1/audit", "limit=50", before) == "audit.exported"
+    whole = call(server, "GET", "/api/v1/bills?format=json")
+    assert whole[0] == 200 and 'filename="bill-' in whole[1]["Content-Disposition"] and whole[2]["next_cursor"] is None
+    assert call(server, "GET", "/api/v1/audit?limit=1")[2]["data"][0]["action"] == "bill.exported"
+    done = cli(server, "usage", "--by", "key", "--csv")
+    assert any(row["key"] == key["id"] for row in csv.DictReader(io.StringIO(done.stdout))), done.stderr
+    done = cli(server, "bill", "--json")
+    assert json.loads(done.stdout)["organisation"] == "default", done.stderr
+    logged = call(server, "GET", "/api/v1/audit?limit=1")[2]["data"][0]
+    assert (logged["action"], logged["after"]["format"]) == ("bill.exported", "json"), logged
 
 
 def test_a_foreign_key_sees_nothing(server):

@@ -383,6 +383,7 @@ void AddMoney(CLI::App& root, MoneyOptions& o, std::vector<Entry>& entries) {
                     "model, key, member, workspace, organisation, endpoint, status or day");
   usage->add_option("--from", o.from, "2026-11-01, with a time, or seconds since 1970");
   usage->add_option("--to", o.to, "Exclusive");
+  usage->add_flag("--csv", o.csv, "As CSV, in the audit log as an export");
   usage->add_option("--organisation", o.organisation);
   usage->add_option("--workspace", o.workspace);
   usage->add_option("--of-key", o.key, "One key's id");

@@ -96,6 +96,15 @@ std::string UpperCase(std::string text) {
   return text;
 }
 
+// A file of the server's, as it is.
+Status PrintCsv(Session& session, const std::string& target) {
+  if (session.json()) return Fail(ErrorKind::kInvalid, "usage", "choose one of --csv and --json");
+  TP_ASSIGN(ApiClient * api, session.Api());
+  TP_ASSIGN(const std::string csv, api->GetText(target));
+  fmt::print("{}", csv);
+  return {};
+}
+
 }  // namespace
 
 Status ShowUsage(Session& session, const MoneyOptions& o) {
@@ -106,7 +115,9 @@ Status ShowUsage(Session& session, const MoneyOptions& o) {
                                        {"organisation", o.organisation},
                                        {"workspace", o.workspace},
                                        {"key", o.key},
-                                       {"model", o.model}});
+                                       {"model", o.model},
+                                       {"format", o.csv ? "csv" : ""}});
+  if (o.csv) return PrintCsv(session, "/api/v1/usage" + query);
   TP_ASSIGN(const Json reply, api->GetAll("/api/v1/usage" + query));
   if (session.json()) {
     PrintJson(reply);
@@ -125,18 +136,17 @@ Status ShowUsage(Session& session, const MoneyOptions& o) {
 
 Status ShowBill(Session& session, const MoneyOptions& o) {
   TP_ASSIGN(ApiClient * api, session.Api());
-  const std::string query = QueryText({{"month", o.month}, {"organisation", o.organisation}});
-  if (o.csv) {
-    if (session.json()) return Fail(ErrorKind::kInvalid, "usage", "choose one of --csv and --json");
-    TP_ASSIGN(const std::string csv, api->GetText("/api/v1/bills/csv" + query));
-    fmt::print("{}", csv);
-    return {};
-  }
-  TP_ASSIGN(const Json bill, api->GetAll("/api/v1/bills" + query));
+  // Whole, and in the audit log as an export, where a program or a file takes it.
+  const std::string format = o.csv ? "csv" : session.json() ? "json" : "";
+  const std::string target =
+      "/api/v1/bills" + QueryText({{"month", o.month}, {"organisation", o.organisation}, {"format", format}});
+  if (o.csv) return PrintCsv(session, target);
   if (session.json()) {
-    PrintJson(bill);
+    TP_ASSIGN(const Json whole, api->Get(target, 60));
+    PrintJson(whole);
     return {};
   }
+  TP_ASSIGN(const Json bill, api->GetAll(target));
   fmt::print("{}  {} to {}\n", Whole(bill, "organisation"), Whole(bill, "from").substr(0, 10),
              Whole(bill, "to").substr(0, 10));
   std::vector<std::vector<std::string>> rows;

@@ -34,6 +34,17 @@ bool IsRecorded(const Route& route) {
          route.method != "GET" && route.method != "HEAD";
 }
 
+// A list is read whole for a file: that takes seconds, where a page of it takes milliseconds.
+Lane LaneOf(const HttpRequest& request) {
+  const Route& route = *request.route;
+  if (route.lane != Lane::kWorker || !TakesParameter(route, "format")) return route.lane;
+  const auto query = ParseQuery(request.target, route.query);
+  if (!query) return route.lane;
+  const bool file =
+      std::any_of(query->begin(), query->end(), [](const auto& given) { return given.first == "format"; });
+  return file ? Lane::kSlow : route.lane;
+}
+
 }  // namespace
 
 Result<nlohmann::ordered_json> JsonBody(const Services& services, const HttpRequest& request, bool optional) {
@@ -167,8 +178,9 @@ void Application::Handle(std::shared_ptr<Exchange> exchange) {
         exchange->request(), Error{ErrorKind::kUnauthenticated, "key_revoked",
                                    "The key or session was revoked while the request was sent.", "", 0}));
   }
-  if (route.lane == Lane::kInline) return Run(exchange);
-  Workers& workers = route.lane == Lane::kWorker ? *services_.workers : services_.slow;
+  const Lane lane = LaneOf(exchange->request());
+  if (lane == Lane::kInline) return Run(exchange);
+  Workers& workers = lane == Lane::kWorker ? *services_.workers : services_.slow;
   if (!workers.Submit([this, exchange] { Run(exchange); })) {
     exchange->Send(
         RouteError(exchange->request(), Error{ErrorKind::kOverloaded, "server_busy",

@@ -135,6 +135,14 @@ Json Operation(const Route& route) {
   if (IsOwn(route)) RequireFields(schema);
   if (route.content_type != "application/json") schema = Json{{"type", "string"}};
   success["content"][std::string(route.content_type)]["schema"] = std::move(schema);
+  if (TakesParameter(route, "format")) {
+    // Exports: lists as a file, and conversations also as JSON.
+    const bool list = route.content_type == "application/json";
+    success["content"][list ? "text/csv" : "application/json"]["schema"]["type"] = list ? "string" : "object";
+    for (const char* name : {"Tidepool-Rows", "Tidepool-Next-Cursor"}) {
+      if (list) success["headers"][name]["schema"]["type"] = "string";
+    }
+  }
   if (route.streams && route.tag == "ollama") {
     success["content"]["application/x-ndjson"]["schema"] =
         Json{{"type", "string"}, {"description", "Lines of such objects, unless \"stream\" is false"}};

@@ -63,6 +63,17 @@ bool Fits(const std::vector<std::string_view>& pattern, const std::vector<std::s
   return true;
 }
 
+// "limit:integer after": is `name` one of them?
+bool IsNamed(std::string_view parameters, std::string_view name) {
+  while (!parameters.empty()) {
+    const size_t space = parameters.find(' ');
+    const std::string_view item = parameters.substr(0, space);
+    if (item.substr(0, item.find(':')) == name) return true;
+    parameters = space == std::string_view::npos ? std::string_view() : parameters.substr(space + 1);
+  }
+  return false;
+}
+
 }  // namespace
 
 Result<std::string> PercentDecode(std::string_view text) {
@@ -88,6 +99,8 @@ Result<std::string> PercentDecode(std::string_view text) {
   return out;
 }
 
+bool TakesParameter(const Route& route, std::string_view name) { return IsNamed(route.query, name); }
+
 Result<std::vector<std::pair<std::string, std::string>>> ParseQuery(std::string_view target,
                                                                     std::string_view allowed) {
   std::vector<std::pair<std::string, std::string>> out;
@@ -108,13 +121,7 @@ Result<std::vector<std::pair<std::string, std::string>>> ParseQuery(std::string_
                                                            : std::string_view(pair).substr(equals + 1));
     if (!name || !value)
       return Fail(ErrorKind::kInvalid, "bad_query", "The query holds a bad escape or a control character.");
-    bool known = false;
-    for (std::string_view list = allowed; !list.empty() && !known;) {
-      const size_t space = list.find(' ');
-      const std::string_view item = list.substr(0, space);
-      known = item.substr(0, item.find(':')) == *name;
-      list = space == std::string_view::npos ? std::string_view() : list.substr(space + 1);
-    }
+    const bool known = IsNamed(allowed, *name);
     const bool twice =
         std::any_of(out.begin(), out.end(), [&](const auto& given) { return given.first == *name; });
     if (!known || twice) {

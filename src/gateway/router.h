@@ -66,6 +66,8 @@ struct RouteMatch {
 Result<RouteMatch> MatchRoute(std::span<const Route> routes, std::string_view method,
                               std::string_view target);
 
+// Is it one of its query's parameters?
+bool TakesParameter(const Route& route, std::string_view name);
 // The parameters of the target's query, decoded. kInvalid "unknown_parameter" (also for one given twice) and
 // "bad_query".
 Result<std::vector<std::pair<std::string, std::string>>> ParseQuery(std::string_view target,

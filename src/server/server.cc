@@ -430,8 +430,11 @@ Status BuildPool(const Settings& settings, Pool& pool) {
     simulated_options.step_per_token_s = settings.simulated.token_us / 1e6;
     simulated_options.tally_file = settings.simulated.tally;
     pool.simulated = chips::MakeSimulatedDevice(simulated_options);
-    TP_TRY(pool.inference->AddScripted(*pool.simulated, "scripted",
-                                       static_cast<int32_t>(settings.simulated.context_length)));
+    for (int64_t number = 1; number <= settings.simulated.models; ++number) {
+      const std::string name = number == 1 ? "scripted" : fmt::format("scripted-{}", number);
+      TP_TRY(pool.inference->AddScripted(*pool.simulated, name,
+                                         static_cast<int32_t>(settings.simulated.context_length)));
+    }
   }
   TP_ASSIGN(pool.conversations,
             platform::Conversations::Open(*pool.store.database, *pool.inference, pool.clock, pool.wall_clock,

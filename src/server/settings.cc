@@ -405,6 +405,8 @@ const std::vector<Spec>& Specs() {
        TP_FIELD(simulated.token_us), 0, 1e6},
       {"simulated.context_length", Kind::kInt, "8192", "Context of the scripted model.",
        TP_FIELD(simulated.context_length), 64, 1 << 20},
+      {"simulated.models", Kind::kInt, "1", "So many of it, all alike: scripted, scripted-2, scripted-3.",
+       TP_FIELD(simulated.models), 1, 16},
       {"simulated.tally", Kind::kText, "",
        "File in which the simulated device counts what it computes, by the tags of prompts ([[count:N]]).",
        TP_FIELD(simulated.tally)},

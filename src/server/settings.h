@@ -125,6 +125,7 @@ struct Settings {
     bool enabled = false;
     double step_ms = 0, token_us = 0;
     int64_t context_length = 0;
+    int64_t models = 1;
     std::string tally;
   } simulated;
 

@@ -254,6 +254,11 @@ void IsolationTest::ExpectHidden(const Theirs& theirs, const std::vector<Voice>&
           if (route.query.find(name) != std::string_view::npos)
             targets.push_back(path + "?" + std::string(name) + "=" + value);
         }
+        if (TakesParameter(route, "format") && !has_id) {  // as a file
+          for (size_t i = targets.size(); i-- > 0;)
+            targets.push_back(targets[i] + (targets[i].find('?') == std::string::npos ? "?" : "&") +
+                              "format=csv");
+        }
         for (const std::string& target : targets) {
           const bool writes = route.method == "POST" || route.method == "PATCH" || route.method == "PUT";
           const auto wanted = bodies.find(route.pattern);

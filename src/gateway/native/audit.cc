@@ -3,6 +3,8 @@
 #include "gateway/errors.h"
 #include "gateway/native/accounts_handlers.h"
 #include "gateway/native/call.h"
+#include "gateway/native/export.h"
+#include "gateway/native/ledger_call.h"
 
 namespace tidepool::gateway::native {
 namespace {
@@ -33,21 +35,45 @@ Json AuditRowJson(const platform::AuditRow& row) {
           {"after", Json::parse(row.after, nullptr, false)}};
 }
 
+// Whose log is read; empty: of all.
+Result<std::string> OrganisationOfLog(const Call& call) {
+  const std::string named = call.Query("organisation");
+  return call.caller.principal.is_operator ? named : OrganisationOf(call, named);
+}
+
+Result<ListPage> AuditPage(Call& call, const platform::Page& page) {
+  int64_t before = 0;
+  if (!page.after.empty()) {
+    TP_ASSIGN(before, WholeNumber("after", page.after));
+  }
+  TP_ASSIGN(const std::string organisation, OrganisationOfLog(call));
+  TP_ASSIGN(auto rows, call.audit().List(organisation, before, page.limit + 1));
+  const bool more = std::ssize(rows) > page.limit;
+  if (more) rows.pop_back();
+  ListPage out;
+  for (const platform::AuditRow& row : rows) out.data.push_back(AuditRowJson(row));
+  if (more) out.next = fmt::to_string(rows.back().number);
+  return out;
+}
+
+Result<std::vector<std::string>> AuditColumns(Call&) { return FieldsOf(AuditRowJson({})); }
+
+Result<platform::AuditActor> OwnerOfLog(Call& call) {
+  platform::AuditActor owner = call.caller.actor;
+  TP_ASSIGN(owner.organisation, OrganisationOfLog(call));
+  owner.workspace.clear();
+  return owner;
+}
+
 }  // namespace
 
 void ListAudit(Services& services, std::shared_ptr<Exchange> exchange) {
-  Serve(services, exchange, 200, [](Call& call) -> Result<Json> {
-    TP_ASSIGN(const platform::Page page, call.Page());
-    TP_ASSIGN(const std::optional<int64_t> before, call.QueryInteger("after"));
-    const platform::Principal& who = call.caller.principal;
-    const std::string organisation = who.is_operator ? call.Query("organisation") : who.organisation;
-    TP_ASSIGN(auto rows, call.audit().List(organisation, before.value_or(0), page.limit + 1));
-    const bool more = static_cast<int64_t>(rows.size()) > page.limit;
-    if (more) rows.pop_back();
-    Json data = Json::array();
-    for (const platform::AuditRow& row : rows) data.push_back(AuditRowJson(row));
-    return ListJson(std::move(data), more ? fmt::to_string(rows.back().number) : std::string());
-  });
+  ServeList(services, exchange,
+            {.action = "audit.exported",
+             .name = "audit",
+             .page = AuditPage,
+             .columns = AuditColumns,
+             .owner = OwnerOfLog});
 }
 
 void VerifyAudit(Services& services, std::shared_ptr<Exchange> exchange) {

@@ -107,19 +107,14 @@ std::string Call::Query(std::string_view name) const {
 Result<std::optional<int64_t>> Call::QueryInteger(std::string_view name) const {
   const std::string text = Query(name);
   if (text.empty()) return std::optional<int64_t>();
-  int64_t number = 0;
-  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (problem != std::errc() || end != text.data() + text.size()) {
-    return Fail(openai::BadField(
-        name, fmt::format("{} must be a whole number, not \"{}\".", name, text.substr(0, 40))));
-  }
+  TP_ASSIGN(const int64_t number, WholeNumber(name, text));
   return std::optional<int64_t>(number);
 }
 
-Result<platform::Page> Call::Page(int64_t limit) const {
+Result<platform::Page> Call::Page(int64_t limit, int64_t most) const {
   TP_ASSIGN(const std::optional<int64_t> given, QueryInteger("limit"));
-  if (given && (*given < 1 || *given > 1000))
-    return Fail(openai::BadField("limit", fmt::format("limit must be 1 to 1000, not {}.", *given)));
+  if (given && (*given < 1 || *given > most))
+    return Fail(openai::BadField("limit", fmt::format("limit must be 1 to {}, not {}.", most, *given)));
   return platform::Page{.limit = given.value_or(limit), .after = Query("after")};
 }
 
@@ -174,6 +169,16 @@ void ServeReply(Services& services, const std::shared_ptr<Exchange>& exchange,
       id,
       final ? std::optional(platform::Accounts::KeptReply{response.status, response.body}) : std::nullopt);
   send(std::move(response));
+}
+
+Result<int64_t> WholeNumber(std::string_view name, std::string_view text) {
+  int64_t number = 0;
+  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (problem != std::errc() || end != text.data() + text.size()) {
+    return Fail(openai::BadField(
+        name, fmt::format("{} must be a whole number, not \"{}\".", name, text.substr(0, 40))));
+  }
+  return number;
 }
 
 Json ListJson(Json data, const std::string& next) {

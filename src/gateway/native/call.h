@@ -57,7 +57,9 @@ class Call {
   // "" if it was not given.
   std::string Query(std::string_view name) const;
   Result<std::optional<int64_t>> QueryInteger(std::string_view name) const;
-  Result<platform::Page> Page(int64_t limit = 100) const;  // `limit` if none is given; 1..1000
+  const std::vector<std::pair<std::string, std::string>>& query() const { return query_; }
+  // `limit` if none is given; 1 to `most`.
+  Result<platform::Page> Page(int64_t limit = 100, int64_t most = 1000) const;
   std::string Id(std::string_view name = "id") const { return std::string(request.PathValue(name)); }
 
  private:
@@ -74,6 +76,8 @@ void Serve(Services& services, const std::shared_ptr<Exchange>& exchange, int st
 void ServeReply(Services& services, const std::shared_ptr<Exchange>& exchange,
                 const std::function<Result<HttpResponse>(Call&)>& work);
 
+// A parameter's text as a number.
+Result<int64_t> WholeNumber(std::string_view name, std::string_view text);
 // {"data": [..], "has_more": .., "next_cursor": ..}; an empty `next`: no more.
 Json ListJson(Json data, const std::string& next);
 template <typename T>

@@ -9,6 +9,7 @@
 #include "gateway/errors.h"
 #include "gateway/json_body.h"
 #include "gateway/native/call.h"
+#include "gateway/native/export.h"
 #include "gateway/openai/fields.h"
 #include "gateway/openai/handlers.h"
 #include "gateway/openai/reply.h"
@@ -376,19 +377,19 @@ void ExportConversation(Services& services, std::shared_ptr<Exchange> exchange) 
     }
     TP_ASSIGN(const auto found, services.hooks.conversations->Find(call.caller.principal, call.Id()));
     const bool json = format == "json";
-    HttpResponse response;
+    ExportedFile file{.action = "conversation.exported",
+                      .object = found.conversation.id,
+                      .name = fmt::format("{}.{}", found.conversation.id, json ? "json" : "md"),
+                      .content_type = json ? "application/json" : "text/markdown; charset=utf-8",
+                      .bounds = {{"format", json ? "json" : "markdown"}, {"turns", found.turns.size()}}};
     if (json) {
       Json whole = WholeJson(found);
       whole.erase("sequence");
-      response.body = DumpJson(whole);
+      file.body = DumpJson(whole);
     } else {
-      response.content_type = "text/markdown; charset=utf-8";
-      response.body = platform::ExportMarkdown(found);
+      file.body = platform::ExportMarkdown(found);
     }
-    response.headers.push_back(
-        {"Content-Disposition",
-         fmt::format("attachment; filename=\"{}.{}\"", found.conversation.id, json ? "json" : "md")});
-    return response;
+    return Export(call, call.caller.actor, std::move(file));
   });
 }
 

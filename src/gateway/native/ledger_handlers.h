@@ -43,15 +43,15 @@ void DeleteWebhook(Services& services, std::shared_ptr<Exchange> exchange);
 void TestWebhook(Services& services, std::shared_ptr<Exchange> exchange);
 
 inline constexpr std::string_view kUsageQuery =
-    "group_by from to organisation workspace key member model status endpoint limit:integer after";
+    "group_by from to organisation workspace key member model status endpoint limit:integer after format";
 inline constexpr std::string_view kRequestsQuery =
-    "from to organisation workspace key member model status endpoint limit:integer after";
+    "from to organisation workspace key member model status endpoint limit:integer after format";
 inline constexpr std::string_view kRunningQuery =
     "organisation workspace key member model endpoint limit:integer";
 inline constexpr std::string_view kRangeQuery =
     "metric from to step:integer group_by top:integer organisation workspace key member model status "
     "endpoint";
-inline constexpr std::string_view kBillQuery = "month organisation limit:integer after";
+inline constexpr std::string_view kBillQuery = "month organisation limit:integer after format";
 inline constexpr std::string_view kLimitQuery = "scope model";
 inline constexpr std::string_view kLimitsQuery = "scope model limit:integer after";
 inline constexpr std::string_view kQuotasQuery = "organisation limit:integer after";

@@ -1,10 +1,12 @@
 // The pool: its state, its budgets, what each model may expect.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "gateway/action_note.h"
 #include "gateway/errors.h"
+#include "gateway/native/export.h"
 #include "gateway/native/fields.h"
 #include "gateway/native/handlers.h"
 #include "gateway/native/pool_feed.h"
@@ -139,12 +141,20 @@ void PoolHistory(Services& services, std::shared_ptr<Exchange> exchange) {
 namespace {
 
 void SendTrace(Services& services, const std::shared_ptr<Exchange>& exchange, bool requests) {
-  auto* pool = PoolOf(services, exchange);
+  const auto* pool = PoolOf(services, exchange);
   if (pool == nullptr) return;
-  auto trace = pool->Trace(requests);
-  if (!trace) return exchange->Send(ErrorResponse(trace.error()));
-  exchange->Send(
-      {.status = 200, .content_type = "application/x-ndjson", .body = std::move(*trace), .headers = {}});
+  ServeReply(services, exchange, [&](Call& call) -> Result<HttpResponse> {
+    TP_ASSIGN(std::string lines, pool->Trace(requests));
+    platform::AuditActor owner = call.caller.actor;
+    owner.organisation = owner.workspace = "";  // all of the installation
+    const int64_t rows = std::count(lines.begin(), lines.end(), '\n');
+    return Export(call, owner,
+                  {.action = "trace.exported",
+                   .name = requests ? "requests.jsonl" : "trace.jsonl",
+                   .content_type = "application/x-ndjson",
+                   .body = std::move(lines),
+                   .rows = rows});
+  });
 }
 
 }  // namespace

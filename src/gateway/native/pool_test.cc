@@ -58,9 +58,8 @@ class FakePool final : public platform::PoolControl {
     }
     return list;
   }
-  Result<std::string> Trace(bool requests) const override {
-    if (!traced) return Fail(ErrorKind::kNotFound, "no_trace", "nothing is recorded");
-    return std::string(requests ? "{\"arrival_s\":0}\n" : "{\"t\":0}\n");
+  Result<std::string> Trace(bool /*requests*/) const override {
+    return Fail(ErrorKind::kNotFound, "no_trace", "nothing is recorded");
   }
   void UpdateMetrics() override { ++updates; }
 
@@ -85,7 +84,6 @@ class FakePool final : public platform::PoolControl {
     change(state_);
   }
   std::atomic<int> updates{0};
-  std::atomic<bool> traced{false};
 
  private:
   mutable std::mutex mutex_;
@@ -272,18 +270,6 @@ TEST_F(PoolApiTest, WhatLeftTheLogIsTold) {
   ASSERT_TRUE(client.ReadUntil("\"number\":10")) << client.received();
   EXPECT_THAT(client.received(), HasSubstr("event: missed\ndata: {\"count\":"));
   client.Close();
-}
-
-TEST_F(PoolApiTest, TheTraceIsThereWhereOneIsKept) {
-  Start();
-  const Json none = AskJson(Get("/api/v1/pool/trace"), 404);
-  EXPECT_EQ(none["error"]["code"], "no_trace");
-  pool_.traced = true;
-  const RawReply decisions = Ask(Get("/api/v1/pool/trace"));
-  EXPECT_EQ(decisions.status, 200);
-  EXPECT_EQ(decisions.headers.at("content-type"), "application/x-ndjson");
-  EXPECT_EQ(decisions.body, "{\"t\":0}\n");
-  EXPECT_EQ(Ask(Get("/api/v1/pool/trace/requests")).body, "{\"arrival_s\":0}\n");
 }
 
 TEST_F(PoolApiTest, ADrainEndsTheStream) {

@@ -4,6 +4,8 @@
 #include <algorithm>
 
 #include "gateway/errors.h"
+#include "gateway/json_body.h"
+#include "gateway/native/export.h"
 #include "gateway/native/ledger_call.h"
 #include "gateway/native/ledger_handlers.h"
 #include "gateway/router.h"
@@ -261,49 +263,124 @@ Json BillJson(const platform::Bill& bill) {
   return out;
 }
 
+Result<platform::GroupBy> GroupOf(const Call& call) {
+  const std::string text = call.Query("group_by");
+  return text.empty() ? platform::GroupBy::kNone : platform::ParseGroupBy(text);
+}
+
+Result<ListPage> UsagePageOf(Call& call, const platform::Page& page) {
+  platform::Accounting& accounting = *call.services.hooks.accounting;
+  TP_ASSIGN(const platform::UsageFilter filter, FilterOf(call));
+  TP_ASSIGN(const platform::GroupBy group_by, GroupOf(call));
+  TP_ASSIGN(const auto sums, accounting.reports().Usage(filter, group_by, page.after, page.limit));
+  ListPage out;
+  out.next = sums.next;
+  for (const platform::UsageGroup& group : sums.items) {
+    Json item = Json::object();
+    if (group_by != platform::GroupBy::kNone)
+      item[std::string(platform::GroupByName(group_by))] = group.group;
+    item.update(SumsJson(group.sums));
+    if (call.caller.principal.is_operator) {
+      // The installation's own cost is the operator's to know.
+      const platform::RealCost& cost = accounting.cost();
+      const auto margin = cost.Margin(group.sums.amounts, group.sums.device_us);
+      item["cost"] = cost.Of(group.sums.device_us).ToString();
+      item["cost_currency"] = cost.currency;
+      item["margin"] = margin ? Json(margin->ToString()) : Json(nullptr);
+      item["no_margin_because"] = margin ? Json(nullptr) : Json(margin.error().message);
+    }
+    out.data.push_back(std::move(item));
+  }
+  return out;
+}
+
+Result<std::vector<std::string>> UsageColumnsOf(Call& call) {
+  TP_ASSIGN(const platform::GroupBy group_by, GroupOf(call));
+  std::vector<std::string> columns;
+  if (group_by != platform::GroupBy::kNone) columns.emplace_back(platform::GroupByName(group_by));
+  for (std::string& name : FieldsOf(SumsJson({}))) columns.push_back(std::move(name));
+  if (call.caller.principal.is_operator) {
+    for (const char* name : {"cost", "cost_currency", "margin"}) columns.emplace_back(name);
+  }
+  return columns;
+}
+
+Result<ListPage> RequestsPage(Call& call, const platform::Page& page) {
+  platform::Accounting& accounting = *call.services.hooks.accounting;
+  TP_ASSIGN(const platform::UsageFilter filter, FilterOf(call));
+  TP_ASSIGN(const auto rows, accounting.reports().Requests(filter, page.after, page.limit));
+  TP_ASSIGN(const auto stored, StoredBodiesOf(call, rows.items));
+  ListPage out;
+  out.next = rows.next;
+  for (const platform::UsageRow& row : rows.items)
+    out.data.push_back(RowJson(row, CurrencyOf(row, accounting.books()), stored.contains(row.id)));
+  return out;
+}
+
+Result<std::vector<std::string>> RequestColumns(Call&) { return FieldsOf(RowJson({}, "", false)); }
+
+Result<platform::AuditActor> OwnerOfUsage(Call& call) {
+  TP_ASSIGN(const platform::UsageFilter filter, FilterOf(call));
+  platform::AuditActor owner = call.caller.actor;
+  owner.organisation = filter.organisation;
+  owner.workspace = filter.workspace;
+  return owner;
+}
+
+Result<platform::Bill> BillOf(Call& call, const platform::Page& page) {
+  platform::Accounting& accounting = *call.services.hooks.accounting;
+  TP_ASSIGN(const std::string organisation, OrganisationOf(call, call.Query("organisation")));
+  TP_ASSIGN(const int64_t month, MonthOf(call.Query("month"), accounting.now_ms()));
+  return accounting.reports().MonthlyBill(organisation, month, page.after, page.limit);
+}
+
+// All of it.
+Result<HttpResponse> ExportBill(Call& call, bool csv) {
+  for (const char* name : {"limit", "after"}) {
+    if (!call.Query(name).empty())
+      return Fail(openai::BadField(name, fmt::format("A file holds the whole bill: leave out {}.", name)));
+  }
+  TP_ASSIGN(const platform::Bill bill, BillOf(call, {.limit = kMostExportedRows, .after = {}}));
+  if (!bill.next.empty()) {
+    return Fail(ErrorKind::kTooLarge, "bill_too_long",
+                fmt::format("The bill has more than {} lines; page it as JSON.", kMostExportedRows));
+  }
+  platform::AuditActor owner = call.caller.actor;
+  owner.organisation = bill.organisation;  // the operator may be of another
+  owner.workspace.clear();
+  const std::string month = platform::TimeText(bill.from_ms).substr(0, 7);
+  return Export(call, owner,
+                {.action = "bill.exported",
+                 .object = bill.organisation,
+                 .name = fmt::format("bill-{}.{}", month, csv ? "csv" : "json"),
+                 .content_type = csv ? "text/csv; charset=utf-8" : "application/json",
+                 .body = csv ? platform::BillCsv(bill) : DumpJson(BillJson(bill)),
+                 .bounds = {{"month", month}, {"format", csv ? "csv" : "json"}},
+                 .rows = std::ssize(bill.lines) + std::ssize(bill.adjustments)});
+}
+
 }  // namespace
 
 void Usage(Services& services, std::shared_ptr<Exchange> exchange) {
-  ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
-    TP_ASSIGN(const platform::UsageFilter filter, FilterOf(call));
-    TP_ASSIGN(const platform::Page page, call.Page());
-    platform::GroupBy group_by = platform::GroupBy::kNone;
-    if (const std::string text = call.Query("group_by"); !text.empty()) {
-      TP_ASSIGN(group_by, platform::ParseGroupBy(text));
-    }
-    TP_ASSIGN(const auto sums, accounting.reports().Usage(filter, group_by, page.after, page.limit));
-    Json data = Json::array();
-    for (const platform::UsageGroup& group : sums.items) {
-      Json item = Json::object();
-      if (group_by != platform::GroupBy::kNone)
-        item[std::string(platform::GroupByName(group_by))] = group.group;
-      item.update(SumsJson(group.sums));
-      if (call.caller.principal.is_operator) {
-        // The installation's own cost is the operator's to know.
-        const platform::RealCost& cost = accounting.cost();
-        const auto margin = cost.Margin(group.sums.amounts, group.sums.device_us);
-        item["cost"] = cost.Of(group.sums.device_us).ToString();
-        item["cost_currency"] = cost.currency;
-        item["margin"] = margin ? Json(margin->ToString()) : Json(nullptr);
-        item["no_margin_because"] = margin ? Json(nullptr) : Json(margin.error().message);
-      }
-      data.push_back(std::move(item));
-    }
-    return ListJson(std::move(data), sums.next);
-  });
+  if (services.hooks.accounting == nullptr) return SendNoLedger(exchange);
+  // A page of groups reads all rows: few of them for a file.
+  ServeList(services, exchange,
+            {.action = "usage.exported",
+             .name = "usage",
+             .page = UsagePageOf,
+             .columns = UsageColumnsOf,
+             .owner = OwnerOfUsage,
+             .rows_a_query = 10'000});
 }
 
 void ListRequests(Services& services, std::shared_ptr<Exchange> exchange) {
-  ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
-    TP_ASSIGN(const platform::UsageFilter filter, FilterOf(call));
-    TP_ASSIGN(const platform::Page page, call.Page());
-    TP_ASSIGN(const auto rows, accounting.reports().Requests(filter, page.after, page.limit));
-    Json data = Json::array();
-    TP_ASSIGN(const auto stored, StoredBodiesOf(call, rows.items));
-    for (const platform::UsageRow& row : rows.items)
-      data.push_back(RowJson(row, CurrencyOf(row, accounting.books()), stored.contains(row.id)));
-    return ListJson(std::move(data), rows.next);
-  });
+  if (services.hooks.accounting == nullptr) return SendNoLedger(exchange);
+  ServeList(services, exchange,
+            {.action = "requests.exported",
+             .name = "requests",
+             .page = RequestsPage,
+             .columns = RequestColumns,
+             .owner = OwnerOfUsage});
 }
 
 void GetRequest(Services& services, std::shared_ptr<Exchange> exchange) {
@@ -380,39 +457,24 @@ void QueryRange(Services& services, std::shared_ptr<Exchange> exchange) {
 }
 
 void GetBill(Services& services, std::shared_ptr<Exchange> exchange) {
-  ServeLedger(services, exchange, 200, [](Call& call, platform::Accounting& accounting) -> Result<Json> {
-    TP_ASSIGN(const std::string organisation, OrganisationOf(call, call.Query("organisation")));
-    TP_ASSIGN(const int64_t month, MonthOf(call.Query("month"), accounting.now_ms()));
+  if (services.hooks.accounting == nullptr) return SendNoLedger(exchange);
+  ServeReply(services, exchange, [](Call& call) -> Result<HttpResponse> {
+    const std::string format = call.Query("format");
+    if (format == "csv" || format == "json") return ExportBill(call, format == "csv");
+    if (!format.empty()) {
+      return Fail(openai::BadField(
+          "format", fmt::format("format is \"{}\"; give csv or json for a file, or none for pages of JSON.",
+                                format.substr(0, 40))));
+    }
     TP_ASSIGN(const platform::Page page, call.Page());
-    TP_ASSIGN(const platform::Bill bill,
-              accounting.reports().MonthlyBill(organisation, month, page.after, page.limit));
-    return BillJson(bill);
+    TP_ASSIGN(const platform::Bill bill, BillOf(call, page));
+    return JsonResponse(BillJson(bill));
   });
 }
 
-// The whole bill as text: an export, so it is in the audit log.
 void GetBillCsv(Services& services, std::shared_ptr<Exchange> exchange) {
   if (services.hooks.accounting == nullptr) return SendNoLedger(exchange);
-  ServeReply(services, exchange, [&](Call& call) -> Result<HttpResponse> {
-    platform::Accounting& accounting = *services.hooks.accounting;
-    TP_ASSIGN(const std::string organisation, OrganisationOf(call, call.Query("organisation")));
-    TP_ASSIGN(const int64_t month, MonthOf(call.Query("month"), accounting.now_ms()));
-    constexpr int64_t kMostLines = 100'000;
-    TP_ASSIGN(const platform::Bill bill,
-              accounting.reports().MonthlyBill(organisation, month, "", kMostLines));
-    if (!bill.next.empty())
-      return Fail(ErrorKind::kTooLarge, "bill_too_long",
-                  "The bill has more than 100000 lines; page it as JSON.");
-    platform::AuditActor actor = call.caller.actor;
-    actor.organisation = organisation;  // whose bill it is; the operator may be of another
-    actor.workspace.clear();
-    TP_TRY(call.audit().Record(actor, "bill.exported", organisation, nullptr,
-                               Json{{"month", platform::TimeText(bill.from_ms).substr(0, 7)}}));
-    HttpResponse response;
-    response.content_type = "text/csv; charset=utf-8";
-    response.body = platform::BillCsv(bill);
-    return response;
-  });
+  ServeReply(services, exchange, [](Call& call) -> Result<HttpResponse> { return ExportBill(call, true); });
 }
 
 void AdjustBill(Services& services, std::shared_ptr<Exchange> exchange) {

@@ -7,8 +7,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <thread>
+#include <unordered_map>
 
 #include "base/check.h"
 #include "models/architectures/carve.h"
@@ -25,7 +27,7 @@ constexpr float kUnlikely =
 class Scripted final : public Model {
  public:
   Scripted(chips::SimulatedDevice& device, int32_t context_length, const ScriptedWeights& weights)
-      : device_(device) {
+      : device_(device), number_(made_.fetch_add(1) + 1) {
     for (int32_t layer = 0; layer < weights.layers; ++layer) {
       segments_.push_back({static_cast<uint64_t>(layer) * weights.layer_bytes, weights.layer_bytes});
     }
@@ -78,7 +80,31 @@ class Scripted final : public Model {
     return true;
   }
 
+  // What the device has under kComputedTags + a tag: this model's number, and positions it computed (those
+  // that were found in a cache are none).
+  void CountComputed(const chips::SequenceSlice& slice, const TokenHistory& history) {
+    int32_t computed = slice.token_count;
+    if (const auto before = untagged_.find(slice.blocks); before != untagged_.end()) {
+      if (before->second.end == slice.context) computed += before->second.computed;
+      untagged_.erase(before);
+    }
+    const int32_t tag = TallyTag(history);
+    if (tag >= 0) device_.Tally(tag, history.size(), 0);
+    if (tag >= 0 && tag < kComputedTags) device_.Tally(kComputedTags + tag, number_, computed);
+    if (tag < 0 && untagged_.size() < kMostUntagged) untagged_[slice.blocks] = {history.size(), computed};
+  }
+
+  static constexpr int32_t kComputedTags = chips::kMaxTallyTag / 2;
+  static inline std::atomic<int32_t> made_{0};  // in this process
   chips::SimulatedDevice& device_;
+  const int32_t number_;
+  // What was computed of prompts whose tags had not come yet (a chunk may end before), by the sequence's
+  // block table.
+  struct Untagged {
+    int32_t end = 0, computed = 0;
+  };
+  static constexpr size_t kMostUntagged = 4096;
+  std::unordered_map<std::byte* const*, Untagged> untagged_;
   ModelInfo info_;
   chips::KvLayout kv_;
   std::vector<WeightSegment> segments_;
@@ -129,8 +155,7 @@ StepOutput Scripted::Forward(const Step& step, const StepLimits& limits, std::by
   int32_t stall_ms = 0;
   if (device_.tallies()) {
     for (const chips::SequenceSlice& slice : step.sequences) {
-      const TokenHistory history(kv_, slice.blocks, slice.context + slice.token_count);
-      device_.Tally(TallyTag(history), history.size(), 0);
+      CountComputed(slice, {kv_, slice.blocks, slice.context + slice.token_count});
     }
   }
   for (size_t i = 0; i < step.logit_rows.size(); ++i) {

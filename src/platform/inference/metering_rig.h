@@ -6,6 +6,7 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/check.h"
 #include "base/ids.h"
@@ -26,6 +27,7 @@ class MeteringRig {
     chips::SimulatedDeviceOptions device = {};
     Kind kind = Kind::kWhole;
     bool speculation = false;
+    std::vector<std::string> models = {"scripted"};
     AccountingOptions accounting = {};
   };
   explicit MeteringRig(Options options)
@@ -83,7 +85,8 @@ class MeteringRig {
     engine = compute::Engine::Start(*simulated_, memory_, clock_, metrics, engine_options);
     inference =
         Inference::Create(*catalog_, *engine, *simulated_, memory_, clock_, metrics, inference_options);
-    CHECK(inference->AddScripted(*simulated_, "scripted", 8192).has_value());
+    for (const std::string& model : options.models)
+      CHECK(inference->AddScripted(*simulated_, model, 8192).has_value());
   }
   ~MeteringRig() {
     inference.reset();

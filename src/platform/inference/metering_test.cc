@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
 #include <condition_variable>
 #include <future>
 #include <mutex>
@@ -26,6 +27,7 @@ class MeteredSink final : public ChatSink {
     changed_.notify_all();
   }
   void OnFinish(int32_t, const compute::FinishEvent& event) override {
+    finish = event;
     if (event.reason == compute::FinishReason::kError) failure = event.error;
   }
   void OnBilled(const Billed& came_to) override {
@@ -50,6 +52,7 @@ class MeteredSink final : public ChatSink {
   RateState rates;
   std::optional<Billed> billed;
   std::optional<Error> failure;  // of a choice
+  compute::FinishEvent finish;
   std::optional<Result<compute::Usage>> result;
   std::function<void()> at_done;
 
@@ -542,6 +545,74 @@ TEST_F(MeteringTest, ManyAtOnceWithCancelsAreBilledToTheToken) {
   EXPECT_EQ(billed, computed);
   EXPECT_EQ(billed.size(), 10u);
   EXPECT_EQ(Rows(), kRequests);
+}
+
+// Oracle: what the engine counted of its steps, by model, which knows nothing of requests.
+TEST_F(MeteringTest, DeviceSecondsOfTheRowsAreTheEnginesBusyTime) {
+  const std::vector<std::string> models = {"scripted", "second", "third"};
+  MeteringRig::Options options;
+  options.device.step_base_s = 0.0005;
+  options.device.step_per_token_s = 2e-6;
+  options.models = models;
+  Start(std::move(options));
+  std::mt19937 random(5);
+  struct One {
+    std::shared_ptr<MeteredSink> sink;
+    std::shared_ptr<Generation> generation;
+    bool cancel;
+  };
+  std::vector<One> all;
+  constexpr int32_t kRequests = 150;
+  for (int32_t tag = 0; tag < kRequests; ++tag) {
+    One one{std::make_shared<MeteredSink>(), nullptr, random() % 4 == 0};
+    ChatRequest request =
+        Ask(tag, fmt::format("[[tokens:{}]]{}", 1 + random() % 60,
+                             std::string(random() % 900, static_cast<char>('a' + tag % 26))));
+    request.model = models[random() % models.size()];
+    request.principal.organisation = fmt::format("org-{}", tag % 2);
+    request.principal.workspace = fmt::format("ws-{}", tag % 4);
+    request.principal.key = fmt::format("key-{}", tag % 8);
+    request.principal.account = fmt::format("{}/{}/{}", request.principal.organisation,
+                                            request.principal.workspace, request.principal.key);
+    auto generation = rig_->inference->Chat(std::move(request), one.sink);
+    ASSERT_TRUE(generation) << generation.error().message;
+    one.generation = *generation;
+    all.push_back(std::move(one));
+    if (tag % 10 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    if (tag >= 5 && all[static_cast<size_t>(tag - 5)].cancel)
+      all[static_cast<size_t>(tag - 5)].generation->Cancel();
+  }
+  std::map<std::string, double> charged;
+  std::map<std::string, int64_t> rows;
+  int cancelled = 0;
+  for (int32_t tag = 0; tag < kRequests; ++tag) {
+    const MeteredSink& sink = *all[static_cast<size_t>(tag)].sink;
+    ASSERT_TRUE(all[static_cast<size_t>(tag)].sink->Wait());
+    const UsageRow row = Row(fmt::format("t{}", tag));
+    charged[row.model] += static_cast<double>(row.device_us) * 1e-6;
+    ++rows[row.model];
+    cancelled += row.status == UsageStatus::kCancelled ? 1 : 0;
+    // What the engine said of its times is what the row says, in whole milliseconds.
+    const auto milliseconds = [](double seconds) { return std::llround(seconds * 1000); };
+    EXPECT_EQ(row.queue_ms, milliseconds(sink.finish.queue_s)) << tag;
+    EXPECT_EQ(row.load_ms, milliseconds(sink.finish.load_s)) << tag;
+    EXPECT_EQ(row.prefill_ms, milliseconds(sink.finish.prefill_s)) << tag;
+    EXPECT_EQ(row.decode_ms, milliseconds(sink.finish.decode_s)) << tag;
+    EXPECT_EQ(row.stall_ms, milliseconds(sink.finish.stall_s)) << tag;
+    EXPECT_NEAR(static_cast<double>(row.device_us), sink.finish.device_s * 1e6, 1.0) << tag;
+  }
+  EXPECT_GT(cancelled, 5) << "this shows little";
+  const std::string text = rig_->metrics.Serialize();
+  for (const std::string& model : models) {
+    const std::string name = fmt::format("\ntidepool_step_seconds_sum{{model=\"{}\"}} ", model);
+    const size_t at = text.find(name);
+    ASSERT_NE(at, std::string::npos) << model;
+    const double busy = std::stod(text.substr(at + name.size(), 40));
+    EXPECT_GT(busy, 0.01);
+    EXPECT_GT(rows[model], 20);
+    // A row is cut to whole microseconds.
+    EXPECT_NEAR(charged[model], busy, 1e-6 * static_cast<double>(rows[model] + 1)) << model;
+  }
 }
 
 TEST(ModelVersion, IsTheWeightsAndNotTheName) {

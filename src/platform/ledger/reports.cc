@@ -6,6 +6,8 @@
 #include <charconv>
 #include <tuple>
 
+#include "base/csv.h"
+
 namespace tidepool::platform {
 namespace {
 
@@ -114,20 +116,6 @@ tl::unexpected<Error> BadCursor() {
 tl::unexpected<Error> TooManySeries() {
   return Fail(ErrorKind::kTooLarge, "too_many_series",
               fmt::format("more than {} series; narrow the question", kMaxRangeSeries), "group_by");
-}
-
-std::string CsvCell(std::string_view text) {
-  std::string cell;
-  const bool formula = !text.empty() && std::string_view("=+-@").find(text.front()) != std::string_view::npos;
-  if (formula) cell.push_back('\'');
-  cell += text;
-  if (cell.find_first_of(",\"\r\n") == std::string::npos) return cell;
-  std::string quoted = "\"";
-  for (const char c : cell) {
-    if (c == '"') quoted.push_back('"');
-    quoted.push_back(c);
-  }
-  return quoted + "\"";
 }
 
 }  // namespace
@@ -558,28 +546,31 @@ Result<DryRun> Reports::PriceMonthWith(const PriceBook& book, int64_t month_ms,
 }
 
 std::string BillCsv(const Bill& bill) {
-  std::string csv =
-      "kind,organisation,workspace,model,key,member,price_version,requests,prompt_tokens,cached_tokens,"
-      "output_tokens,reasoning_tokens,free_tokens,amount,currency,reason\r\n";
+  static const std::vector<std::string> kColumns = {
+      "kind",          "organisation", "workspace",     "model",         "key",           "member",
+      "price_version", "requests",     "prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens",
+      "free_tokens",   "amount",       "currency",      "reason"};
+  CsvWriter csv(kColumns);
+  const auto sums = [&](const UsageSums& of) {
+    csv.Integer(of.requests).Integer(of.tokens.prompt).Integer(of.tokens.cached).Integer(of.tokens.output);
+    csv.Integer(of.tokens.reasoning).Integer(of.free_tokens);
+  };
   for (const BillLine& line : bill.lines) {
-    csv += fmt::format("usage,{},{},{},{},{},{},{},{},{},{},{},{},{},{},\r\n", CsvCell(bill.organisation),
-                       CsvCell(line.workspace), CsvCell(line.model), CsvCell(line.key), CsvCell(line.member),
-                       line.price_version, line.sums.requests, line.sums.tokens.prompt,
-                       line.sums.tokens.cached, line.sums.tokens.output, line.sums.tokens.reasoning,
-                       line.sums.free_tokens, line.amount.ToString(), line.currency);
+    csv.Text("usage").Text(bill.organisation).Text(line.workspace).Text(line.model).Text(line.key);
+    csv.Text(line.member).Integer(line.price_version);
+    sums(line.sums);
+    csv.Number(line.amount.ToString()).Text(line.currency).Skip().EndRow();
   }
   for (const Adjustment& a : bill.adjustments) {
-    csv += fmt::format("adjustment,{},{},{},{},,,,,,,,,{},{},{}\r\n", CsvCell(bill.organisation),
-                       CsvCell(a.workspace), CsvCell(a.model), CsvCell(a.key), a.amount.ToString(),
-                       a.currency, CsvCell(a.reason));
+    csv.Text("adjustment").Text(bill.organisation).Text(a.workspace).Text(a.model).Text(a.key).Skip(8);
+    csv.Number(a.amount.ToString()).Text(a.currency).Text(a.reason).EndRow();
   }
   for (const auto& [currency, total] : bill.totals) {
-    csv += fmt::format("total,{},,,,,,{},{},{},{},{},{},{},{},\r\n", CsvCell(bill.organisation),
-                       bill.sums.requests, bill.sums.tokens.prompt, bill.sums.tokens.cached,
-                       bill.sums.tokens.output, bill.sums.tokens.reasoning, bill.sums.free_tokens,
-                       total.ToString(), currency);
+    csv.Text("total").Text(bill.organisation).Skip(5);
+    sums(bill.sums);
+    csv.Number(total.ToString()).Text(currency).Skip().EndRow();
   }
-  return csv;
+  return csv.Take();
 }
 
 }  // namespace tidepool::platform

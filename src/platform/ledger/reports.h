@@ -152,8 +152,7 @@ class Reports {
   const PriceBooks& books_;
 };
 
-// RFC 4180, with a header line; amounts as exact decimals. Cells that a spreadsheet would take for a formula
-// are quoted with a leading apostrophe.
+// As base/csv.h writes it; amounts are exact decimals.
 std::string BillCsv(const Bill& bill);
 
 }  // namespace tidepool::platform

@@ -130,6 +130,7 @@ const settings: Record<string, string> = {
   "simulated.step_ms": "每一步模拟的毫秒数。",
   "simulated.token_us": "一步中每个词元另加的模拟微秒数。",
   "simulated.context_length": "脚本模型的上下文。",
+  "simulated.models": "脚本模型的个数，彼此相同：scripted、scripted-2、scripted-3。",
   "simulated.tally": "模拟设备按提示中的标记（[[count:N]]）记录计算量的文件。",
   "log.level": "写入的最低级别。",
   "log.json": "每行一个 JSON 对象。",
