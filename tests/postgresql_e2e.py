@@ -10,14 +10,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
 
 import pytest
 
-from server_process import MODEL, Server
+from server_process import MODEL, Server, StreamedAnswer
 
 BINARY = os.environ["TIDEPOOL_BINARY"]
 DOCUMENT = pathlib.Path(__file__).resolve().parent.parent / "docs" / "postgresql.md"
@@ -192,29 +191,6 @@ def test_without_its_files_a_restored_database_is_not_what_it_was(postgresql, tm
 # ---- a lost PostgreSQL -------------------------------------------------------------------------------
 
 
-class Answer(threading.Thread):
-    """One streamed answer as its client sees it."""
-
-    def __init__(self, server, tokens):
-        super().__init__(daemon=True)
-        self.events, self.usage, self.done, self.request_id = 0, None, False, None
-        self.request = urllib.request.Request(server.url + "/v1/chat/completions", json.dumps({
-            "model": MODEL, "stream": True, "stream_options": {"include_usage": True}, "max_tokens": tokens + 9,
-            "messages": [{"role": "user", "content": f"[[tokens:{tokens}]]"}]}).encode(), headers={
-                "Authorization": f"Bearer {server.key}", "Content-Type": "application/json"})
-        self.start()
-
-    def run(self):
-        with urllib.request.urlopen(self.request, timeout=60) as reply:
-            self.request_id = reply.headers["X-Request-Id"]
-            for line in reply:
-                if line.startswith(b"data: [DONE]"):
-                    self.done = True
-                elif line.startswith(b"data: "):
-                    self.events += 1
-                    self.usage = json.loads(line[6:]).get("usage") or self.usage
-
-
 def call(server, method, path, body=None, headers=None):
     """(status, JSON or text, headers, seconds)"""
     request = urllib.request.Request(server.url + path, None if body is None else json.dumps(body).encode(), method=method, headers={
@@ -255,7 +231,7 @@ MAX_UNPOSTED = 12
 def test_a_lost_postgresql_is_buffered_on_disk_then_refuses_work(postgresql, tmp_path):
     home, connection = tmp_path / "home", postgresql.database("lost")
     settings = {"TIDEPOOL_STORE_POSTGRESQL": connection, "TIDEPOOL_POOL_CALIBRATE": "false", "TIDEPOOL_SIMULATED_STEP_MS": "15",
-                "TIDEPOOL_LEDGER_MAX_UNPOSTED_ROWS": str(MAX_UNPOSTED), "TIDEPOOL_STORE_QUERY_TIMEOUT_S": "1"}
+                "TIDEPOOL_LEDGER_MAX_UNPOSTED_ROWS": str(MAX_UNPOSTED), "TIDEPOOL_STORE_QUERY_TIMEOUT_S": "2"}
     home.mkdir()
     seen = {}  # request id -> what its client was told
 
@@ -281,13 +257,13 @@ def test_a_lost_postgresql_is_buffered_on_disk_then_refuses_work(postgresql, tmp
         assert eventually(is_stored)
 
         # In the middle of answers: they go on, whole, and their rows wait on the disk.
-        answers = [Answer(server, 120) for _ in range(4)]
+        answers = [StreamedAnswer(server, 240) for _ in range(4)]
         assert eventually(lambda: all(answer.events > 5 for answer in answers))
         postgresql.crash()
         try:
             for answer in answers:
                 answer.join(60)
-                assert answer.done and answer.usage["completion_tokens"] >= 120, answer.usage
+                assert answer.done and answer.usage["completion_tokens"] >= 240, answer.usage
                 note(answer.request_id, answer.usage)
             assert list((home / "ledger").glob("journal-*"))
             # New work is taken as long as the buffer lasts, and then refused with the reason.

@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -90,3 +91,26 @@ class Server:
         if pull["state"] != "done":
             raise RuntimeError(f"Tidepool could not store {path}: {json.dumps(pull.get('error'))}")
         return pull["result"]
+
+
+class StreamedAnswer(threading.Thread):
+    """An answer of so many tokens of the simulated model, as the client sees it that it streams to."""
+
+    def __init__(self, server, tokens):
+        super().__init__(daemon=True)
+        self.events, self.usage, self.done, self.request_id = 0, None, False, None
+        self.request = urllib.request.Request(server.url + "/v1/chat/completions", json.dumps({
+            "model": MODEL, "stream": True, "stream_options": {"include_usage": True}, "max_tokens": tokens + 9,
+            "messages": [{"role": "user", "content": f"[[tokens:{tokens}]]"}]}).encode(), headers={
+                "Authorization": f"Bearer {server.key}", "Content-Type": "application/json"})
+        self.start()
+
+    def run(self):
+        with urllib.request.urlopen(self.request, timeout=60) as reply:
+            self.request_id = reply.headers["X-Request-Id"]
+            for line in reply:
+                if line.startswith(b"data: [DONE]"):
+                    self.done = True
+                elif line.startswith(b"data: "):
+                    self.events += 1
+                    self.usage = json.loads(line[6:]).get("usage") or self.usage

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <functional>
 #include <future>
 #include <random>
 #include <thread>
@@ -34,10 +35,10 @@ store::PostgresqlServer* Postgresql() {
   return server.get();
 }
 
-// Takes one POST after another on a port of this machine and keeps them.
-class WebhookReceiver {
+// A port of this machine; what a connection gets is decided by `serve`, on a thread of its own.
+class Listener {
  public:
-  explicit WebhookReceiver(int failures) : failures_(failures) {
+  explicit Listener(std::function<void(int client)> serve) {
     listener_ = ::socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address{};
     address.sin_family = AF_INET;
@@ -47,89 +48,84 @@ class WebhookReceiver {
     ::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
     port_ = ntohs(address.sin_port);
     EXPECT_EQ(::listen(listener_, 16), 0);
-    thread_ = std::thread([this] { Run(); });
+    thread_ = std::thread([this, serve = std::move(serve)] {
+      for (int client = 0; (client = ::accept(listener_, nullptr, nullptr)) >= 0;) serve(client);
+    });
   }
-  ~WebhookReceiver() {
+  ~Listener() {
     ::shutdown(listener_, SHUT_RDWR);
     thread_.join();
     ::close(listener_);
   }
+  Listener(const Listener&) = delete;
+  Listener& operator=(const Listener&) = delete;
   std::string url() const { return fmt::format("http://127.0.0.1:{}/hook", port_); }
+
+ private:
+  int listener_ = -1, port_ = 0;
+  std::thread thread_;
+};
+
+// Takes one POST after another and keeps them.
+class WebhookReceiver {
+ public:
+  explicit WebhookReceiver(int failures) : failures_(failures) {}
+  std::string url() const { return listener_.url(); }
   std::vector<std::string> requests() {
     std::lock_guard lock(mutex_);
     return requests_;
   }
 
  private:
-  void Run() {
-    for (;;) {
-      const int client = ::accept(listener_, nullptr, nullptr);
-      if (client < 0) return;
-      std::string request;
-      char piece[4096];
-      size_t length = 0, body = std::string::npos;
-      while (body == std::string::npos || request.size() < body + length) {
-        const ssize_t got = ::recv(client, piece, sizeof piece, 0);
-        if (got <= 0) break;
-        request.append(piece, static_cast<size_t>(got));
-        if (body == std::string::npos && request.find("\r\n\r\n") != std::string::npos) {
-          body = request.find("\r\n\r\n") + 4;
-          const size_t at = request.find("Content-Length: ");
-          length = at == std::string::npos ? 0 : std::stoul(request.substr(at + 16));
-        }
+  void Take(int client) {
+    std::string request;
+    char piece[4096];
+    size_t length = 0, body = std::string::npos;
+    while (body == std::string::npos || request.size() < body + length) {
+      const ssize_t got = ::recv(client, piece, sizeof piece, 0);
+      if (got <= 0) break;
+      request.append(piece, static_cast<size_t>(got));
+      if (body == std::string::npos && request.find("\r\n\r\n") != std::string::npos) {
+        body = request.find("\r\n\r\n") + 4;
+        const size_t at = request.find("Content-Length: ");
+        length = at == std::string::npos ? 0 : std::stoul(request.substr(at + 16));
       }
-      const bool fail = failures_-- > 0;
-      const std::string reply = fmt::format("HTTP/1.1 {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-                                            fail ? "500 No" : "204 Fine");
-      (void)::send(client, reply.data(), reply.size(), MSG_NOSIGNAL);
-      ::close(client);
-      std::lock_guard lock(mutex_);
-      requests_.push_back(request);
     }
+    const bool fail = failures_-- > 0;
+    const std::string reply = fmt::format("HTTP/1.1 {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                                          fail ? "500 No" : "204 Fine");
+    (void)::send(client, reply.data(), reply.size(), MSG_NOSIGNAL);
+    ::close(client);
+    std::lock_guard lock(mutex_);
+    requests_.push_back(request);
   }
-  int listener_ = -1, port_ = 0, failures_ = 0;
+  int failures_ = 0;
   std::mutex mutex_;
   std::vector<std::string> requests_;
-  std::thread thread_;
+  Listener listener_{[this](int client) { Take(client); }};
 };
 
 // Takes connections and never answers.
 class HangingReceiver {
  public:
-  HangingReceiver() {
-    listener_ = ::socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(::bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-    socklen_t size = sizeof address;
-    ::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
-    port_ = ntohs(address.sin_port);
-    EXPECT_EQ(::listen(listener_, 16), 0);
-    thread_ = std::thread([this] {
-      for (int client = 0; (client = ::accept(listener_, nullptr, nullptr)) >= 0;) {
-        std::lock_guard lock(mutex_);
-        clients_.push_back(client);
-      }
-    });
-  }
+  HangingReceiver() = default;
   ~HangingReceiver() {
-    ::shutdown(listener_, SHUT_RDWR);
-    thread_.join();
-    ::close(listener_);
+    std::lock_guard lock(mutex_);
     for (const int client : clients_) ::close(client);
   }
-  std::string url() const { return fmt::format("http://127.0.0.1:{}/hook", port_); }
+  std::string url() const { return listener_.url(); }
   size_t connections() {
     std::lock_guard lock(mutex_);
     return clients_.size();
   }
 
  private:
-  int listener_ = -1, port_ = 0;
   std::mutex mutex_;
   std::vector<int> clients_;
-  std::thread thread_;
+  Listener listener_{[this](int client) {
+    std::lock_guard lock(mutex_);
+    clients_.push_back(client);
+  }};
 };
 
 std::vector<Json> BodiesOf(WebhookReceiver& receiver) {

@@ -269,9 +269,11 @@ Result<std::map<std::string, int64_t>> Reports::FreeTokensOf(const std::string& 
   return database_.Get<Sums>([&](Session& session) -> Result<Sums> {
     TP_ASSIGN(
         const auto rows,
-        session.Query("SELECT u.model_version, SUM(u.free_tokens) FROM usage_rows u JOIN free_quotas q ON "
-                      "q.organisation = u.organisation AND q.model_version = u.model_version "
-                      "WHERE u.workspace = $1 AND u.finished_ms >= q.granted_ms GROUP BY u.model_version",
+        // A quota is stored a moment after its first use.
+        session.Query("SELECT u.model_version, SUM(u.free_tokens) FROM usage_rows u LEFT JOIN free_quotas q "
+                      "ON q.organisation = u.organisation AND q.model_version = u.model_version "
+                      "WHERE u.workspace = $1 AND u.free_tokens > 0 AND u.finished_ms >= "
+                      "COALESCE(q.granted_ms, 0) GROUP BY u.model_version",
                       {workspace}));
     Sums sums;
     for (const Row& row : rows) sums[row.Text(0)] = row.Integer(1);
