@@ -292,10 +292,10 @@ test("a webhook is tried: whether its notice arrived is said", async () => {
 
 test("what runs is shown with its state and can be cancelled, and filters live in the address", async () => {
   const { id, key } = await makeKey("runner");
-  const running = ask(key, "[[tokens:6000]]", { max_tokens: 6000 });
+  const running = ask(key, "[[stall_ms:20]][[tokens:6000]]", { max_tokens: 6000 });
   const other = new AbortController();
   const otherKey = await makeKey("another");
-  const beside = ask(otherKey.key, "[[tokens:6000]]", { max_tokens: 6000 }, other.signal).catch(() => null);
+  const beside = ask(otherKey.key, "[[stall_ms:20]][[tokens:6000]]", { max_tokens: 6000 }, other.signal).catch(() => null);
   await visit.go("/requests");
   const now = visit.page.getByRole("table").filter({ has: visit.page.getByRole("columnheader", { name: "For" }) });
   await now.getByRole("row", { name: /runner.*decode/ }).waitFor();

@@ -1,13 +1,11 @@
 import { useQuery } from "@tanstack/react-query";
 import { CircleAlert, CircleCheck } from "lucide-react";
 import { useTranslation } from "react-i18next";
-import { getJson } from "../api/client";
+import { at, getJson } from "../api/client";
 import { useMay } from "../shell/session";
 import { Ago, Button, Empty, ErrorNote, Loading, More, Page, Table } from "../ui/kit";
-import { CsvButton, listCsv } from "./csv_button";
+import { CsvButton } from "./csv_button";
 import { useCursorList } from "./lists";
-
-const columns = ["number", "time_ms", "organisation", "workspace", "member", "key", "address", "request_id", "action", "object", "before", "after"];
 
 export function AuditPage() {
   const { t } = useTranslation();
@@ -18,7 +16,7 @@ export function AuditPage() {
     <Page title={t("nav.audit")} lead={t("audit.lead")} actions={
       <>
         {operator && <Button busy={verdict.isFetching} onClick={() => void verdict.refetch()}>{t("audit.verify")}</Button>}
-        <CsvButton file="audit.csv" disabled={list.rows.length === 0} make={listCsv("/api/v1/audit", {}, columns)} />
+        <CsvButton file="audit.csv" disabled={list.rows.length === 0} from={at("/api/v1/audit", {}, { format: "csv" })} />
       </>}>
       {verdict.data && <p role="status" className={`mb-3 flex items-center gap-2 text-sm ${verdict.data.good ? "text-good" : "text-bad"}`}>{verdict.data.good ? <CircleCheck className="size-4" aria-hidden /> : <CircleAlert className="size-4" aria-hidden />}{verdict.data.good ? t("audit.good", { count: verdict.data.rows }) : t("audit.bad", { row: verdict.data.bad_row ?? 0, problem: verdict.data.problem ?? "" })}</p>}
       {verdict.error && <ErrorNote error={verdict.error} />}

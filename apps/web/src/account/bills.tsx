@@ -2,7 +2,7 @@ import { Plus } from "lucide-react";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useInfiniteQuery, useQueryClient } from "@tanstack/react-query";
-import { at, getJson, send } from "../api/client";
+import { at, getJson } from "../api/client";
 import { useMay, useSession } from "../shell/session";
 import { formatCount, grouped } from "../ui/format";
 import { Ago, Button, Dialog, Empty, ErrorNote, Field, Input, Loading, More, Page, Section, Select, Stat, Table, TextArea } from "../ui/kit";
@@ -33,14 +33,12 @@ export function BillsPage() {
   const all = Object.entries(first?.totals ?? {});
   const totals = all.some(([, total]) => Number(total) !== 0) ? all.filter(([, total]) => Number(total) !== 0) : all.slice(0, 1);
   const lines = bill.data?.pages.flatMap((page) => page.data) ?? [];
-  // The server's own: whole, with adjustments and totals, and in the audit log as an export.
-  const csv = async (_: unknown, signal: AbortSignal) => ({ text: await (await send("GET", `/api/v1/bills/csv?${new URLSearchParams({ month, ...whose })}`, undefined, { signal })).text() });
   return (
     <Page title={t("nav.bills")} lead={t("bills.lead", { organisation: organisations.rows.find((one) => one.id === first?.organisation)?.name ?? first?.organisation ?? session.organisation })} actions={
       <>
         {organisations.rows.length > 1 && <Select className="w-44" aria-label={t("bills.organisation")} value={organisation || session.organisation} onChange={(event) => setOrganisation(event.target.value)}>{organisations.rows.map((one) => <option key={one.id} value={one.id}>{one.name}</option>)}</Select>}
         <Input type="month" className="w-40" aria-label={t("bills.month")} value={month} onChange={(event) => event.target.value && setMonth(event.target.value)} />
-        <CsvButton file={`bill-${month}.csv`} disabled={lines.length === 0 && (first?.adjustments.length ?? 0) === 0} make={csv} />
+        <CsvButton file={`bill-${month}.csv`} disabled={lines.length === 0 && (first?.adjustments.length ?? 0) === 0} from={at("/api/v1/bills", {}, { month, ...whose, format: "csv" })} />
         {operator && <Button onClick={() => { write.reset(); setAdjusting(true); }}><Plus className="size-4" aria-hidden />{t("bills.adjust")}</Button>}
       </>}>
       {bill.isPending ? <Loading rows={5} /> : bill.error ? <ErrorNote error={bill.error} retry={() => void bill.refetch()} /> : first && (

@@ -9,7 +9,8 @@ import { at, getJson } from "../api/client";
 import type { RequestRow } from "../api/types";
 import { Badge, cx, Dialog, Empty, ErrorNote, Loading, Page, Section, Table } from "../ui/kit";
 import { ModelDot } from "../overview/page";
-import { useCursorList, useLiveList } from "./lists";
+import { CsvButton } from "./csv_button";
+import { given, useCursorList, useLiveList } from "./lists";
 import { useNames } from "./names";
 import { queryOf, RequestFilters, statuses, useRequestFilters } from "./request_filters";
 import { RunningRequests } from "./running_requests";
@@ -54,7 +55,8 @@ export function RequestsPage() {
   }, [end, rows.length, hasNextPage, isFetchingNextPage, fetchNextPage]);
   const cells = "grid grid-cols-[3.5rem_minmax(0,1fr)_4.75rem_4.25rem] items-center gap-2 sm:gap-3 sm:grid-cols-[7rem_minmax(8rem,1fr)_7rem_6rem_7rem] lg:grid-cols-[7rem_minmax(8rem,1fr)_10rem_7rem_7rem_12rem_7rem]";
   return (
-    <Page title={t("nav.requests")} lead={t("requests.lead")}>
+    <Page title={t("nav.requests")} lead={t("requests.lead")} actions={
+      <CsvButton file="requests.csv" disabled={onlyRunning || rows.length === 0} from={at("/api/v1/requests", {}, { ...given(query), format: "csv" })} />}>
       <RequestFilters {...choice} />
       {(filters.status === "" || onlyRunning) && (filters.span !== "dates" || onlyRunning) && <RunningRequests query={query} names={names} />}
       {onlyRunning ? null : list.isPending ? <Loading rows={8} /> : list.error ? <ErrorNote error={list.error} retry={() => void list.refetch()} /> : rows.length === 0 ? <Empty title={t("requests.none")}>{t("usage.noneText")}</Empty> : (

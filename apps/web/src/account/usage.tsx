@@ -1,5 +1,6 @@
 import { useCallback, useMemo, useState } from "react";
 import { useTranslation } from "react-i18next";
+import { at } from "../api/client";
 import type { UsageRow } from "../api/types";
 import { useMay } from "../shell/session";
 import { modelColor } from "../ui/colors";
@@ -7,7 +8,7 @@ import { formatCount, formatSeconds, grouped, significant } from "../ui/format";
 import { Empty, ErrorNote, Input, Loading, More, Page, Section, Select, Stat, Table } from "../ui/kit";
 import { addAmounts, addByCurrency, amountsText } from "../ui/money";
 import { useDark } from "../ui/theme_hook";
-import { CsvButton, listCsv } from "./csv_button";
+import { CsvButton } from "./csv_button";
 import { useCursorList } from "./lists";
 import { useNames } from "./names";
 import { measures, UsageChart, useLayers, type Grouping, type Measure } from "./usage_chart";
@@ -46,7 +47,6 @@ export function UsagePage() {
   const shownMeasure = group === "kind" ? "total_tokens" : measure;
   const picture = useLayers({ from, to }, group, shownMeasure, nameOf);
   const error = days.error ?? by.error;
-  const csvNames = [column, "requests", "errors", "cancelled", "prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "free_tokens", "device_seconds", "amount", "amount_by_currency", ...(operator ? ["cost", "cost_currency", "margin"] : [])];
   const nameCell = (row: UsageRow) => {
     const id = group === "kind" ? (row.day ?? "").slice(0, 10) : row[group] ?? "";
     const name = nameOf(id);
@@ -62,7 +62,7 @@ export function UsagePage() {
       <>
         <Input type="date" className="w-36" aria-label={t("usage.from")} value={from} max={to} onChange={(event) => event.target.value && setFrom(event.target.value)} />
         <Input type="date" className="w-36" aria-label={t("usage.to")} value={to} min={from} onChange={(event) => event.target.value && setTo(event.target.value)} />
-        <CsvButton file={`usage-${from}-${to}.csv`} disabled={rows.length === 0} make={listCsv("/api/v1/usage", { ...range, group_by: column }, csvNames, order)} />
+        <CsvButton file={`usage-${from}-${to}.csv`} disabled={rows.length === 0} from={at("/api/v1/usage", {}, { ...range, group_by: column, format: "csv" })} />
       </>}>
       {error && <ErrorNote error={error} retry={() => { void days.refetch(); void by.refetch(); }} />}
       {days.isPending || days.error ? !error && <Loading rows={6} /> : days.rows.length === 0 ? <Empty title={t("usage.none")}>{t("usage.noneText")}</Empty> : (

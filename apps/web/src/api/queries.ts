@@ -59,7 +59,7 @@ export function usePrices() {
   return useQuery({ queryKey: ["prices"], queryFn: ({ signal }) => getJson("/api/v1/prices", { signal }), staleTime: 60_000 });
 }
 export function useBudgets() {
-  return useQuery({ queryKey: ["budgets"], queryFn: ({ signal }) => allRows("/api/v1/budgets", {}, { most: 10_000, onProgress: () => undefined, signal }).then((list) => list.rows), refetchInterval: 30_000 });
+  return useQuery({ queryKey: ["budgets"], queryFn: ({ signal }) => allRows("/api/v1/budgets", 10_000, signal), refetchInterval: 30_000 });
 }
 
 export const modelPath = (id: string) => at("/api/v1/models/{id}", { id });

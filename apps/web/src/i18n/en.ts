@@ -1,7 +1,7 @@
 // Every text of the application, in English. zh-CN.ts has the same keys: the compiler sees to it.
 export const en = {
   common: {
-    close: "Close", cancel: "Cancel", save: "Save", apply: "Apply", delete: "Delete", retry: "Try again", copy: "Copy", copied: "Copied", loading: "Loading", filter: "Filter", more: "Show more", csv: "CSV", csvRows: "CSV: {{formatted}} rows so far", csvCut: "There is more: the file ends after {{formatted}} rows. The API has the rest, page by page.",
+    close: "Close", cancel: "Cancel", save: "Save", apply: "Apply", delete: "Delete", retry: "Try again", copy: "Copy", copied: "Copied", loading: "Loading", filter: "Filter", more: "Show more", csv: "CSV", csvCut: "There is more: the file ends after {{formatted}} rows. The API has the rest, page by page.",
     done: "Done", unreachable: "The server does not answer. What you typed is kept; try again.", failed: "This did not work.",
   },
   nav: { chat: "Chat", compare: "Compare", playground: "Playground", overview: "Overview", models: "Models", pool: "Pool", planner: "Planner", settings: "Settings", health: "Health", keys: "Keys", people: "Members", workspaces: "Workspaces", usage: "Usage", bills: "Bills", limits: "Limits and budgets", requests: "Requests", audit: "Audit" },

@@ -2,7 +2,7 @@ import type { Translation } from "./en";
 
 export const zhCN: Translation = {
   common: {
-    close: "关闭", cancel: "取消", save: "保存", apply: "应用", delete: "删除", retry: "重试", copy: "复制", copied: "已复制", loading: "加载中", filter: "筛选", more: "显示更多", csv: "CSV", csvRows: "CSV：已取 {{formatted}} 行", csvCut: "数据未完：文件只含前 {{formatted}} 行，其余可通过 API 逐页获取。",
+    close: "关闭", cancel: "取消", save: "保存", apply: "应用", delete: "删除", retry: "重试", copy: "复制", copied: "已复制", loading: "加载中", filter: "筛选", more: "显示更多", csv: "CSV", csvCut: "数据未完：文件只含前 {{formatted}} 行，其余可通过 API 逐页获取。",
     done: "完成", unreachable: "服务器没有响应。您输入的内容已保留，请重试。", failed: "操作未成功。",
   },
   nav: { chat: "对话", compare: "对比", playground: "试验场", overview: "概览", models: "模型", pool: "资源池", planner: "规划", settings: "设置", health: "健康", keys: "密钥", people: "成员", workspaces: "工作区", usage: "用量", bills: "账单", limits: "限额与预算", requests: "请求", audit: "审计" },
