@@ -91,7 +91,7 @@ def test_a_thousand_streams_over_fifty_keys_are_metered_exactly(tmp_path):
     seconds = float(os.environ.get("LEDGER_SECONDS", "30"))
     problems, figures = ledger_load.soak(tmp_path, seconds, streams=1000, key_count=50)
     assert not problems, "\n".join(problems[:20])
-    assert figures["keys"] == 50 and figures["models"] == 3 and figures["key_models"] >= 140, figures
+    assert figures["keys"] == 50 and figures["models"] == 3 and figures["key_models"] >= 100, figures
     assert figures["cancelled"] > 20 and figures["failed"] > 5 and figures["cached_tokens"] > 1000, figures
     assert figures["bill_lines"] >= 50 and float(figures["billed"]) > 0, figures
     print(figures)
