@@ -235,7 +235,9 @@ def compare(home, tally_path, sents, models=(MODEL,), crashes=False):
                      min(prompts.get(tag, 0), device.positions) if len(of_rows) == 1 else row["prompt_tokens"] for row in of_rows)
         ended = sum(1 for row in of_rows if row["status"] != "error" and row["output_tokens"])
         model = models[device.model - 1] if device.model else sent.model
-        add(counted, (sent.key, model), (len(of_rows) if crashes else answered[tag], prompt, prompt + device.sampled - ended - device.computed, device.sampled))
+        # Who left before the head of the answer came had sent a request all the same.
+        left = sum(1 for one, row in of_tag if one.status != 200 and not one.done and row["status"] == "cancelled")
+        add(counted, (sent.key, model), (len(of_rows) if crashes else answered[tag] + left, prompt, prompt + device.sampled - ended - device.computed, device.sampled))
         for row in of_rows:
             add(metered, (sent.key if sent.key == "admin" else row["key_id"], row["model"]),
                 (1, row["prompt_tokens"], row["cached_tokens"], row["output_tokens"]))

@@ -90,9 +90,12 @@ def test_resize_below_use_kills_nobody(server, model):
         threads.append(threading.Thread(target=chat, args=(server, model, 100, done, f"{i}: tell me about the sea.")))
         threads[-1].start()
     eventually(lambda: active(server, model) == 3, "requests run")  # with all of their KV
-    used = server.ask("GET", "/api/v1/pool")["memory"]["used_bytes"]
-    reply = server.ask("POST", "/api/v1/pool/resize", {"memory": used // 2})
-    assert reply["memory"]["limit_bytes"] == used // 2 and "until the server starts again" in reply["note"]
+    memory = server.ask("GET", "/api/v1/pool")["memory"]
+    # As much as one of them needs: 9 MiB are a slab of KV.
+    lower = 9 * MIB + sum(owner["bytes"] for owner in memory["owners"] if owner["kind"] in ("weights", "scratch"))
+    assert lower < memory["used_bytes"]
+    reply = server.ask("POST", "/api/v1/pool/resize", {"memory": lower})
+    assert reply["memory"]["limit_bytes"] == lower and "until the server starts again" in reply["note"]
     for thread in threads:
         thread.join(100)
     eventually(lambda: server.ask("GET", "/api/v1/pool")["memory"]["over_bytes"] == 0, "it has drained when they had ended")

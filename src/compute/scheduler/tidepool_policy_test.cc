@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <random>
+#include <string>
 
 #include "compute/scheduler/pool_world.h"
 
@@ -587,6 +589,54 @@ TEST_F(PolicyTest, InteractiveWorkDoesNotStarveOldWork) {
 }
 
 // ---- accounts
+
+// Saturated, with one model whose turn never ends: who sends as much gets device time by weight.
+TEST_F(PolicyTest, OneModelIsSharedByWeights) {
+  Start({8});
+  PoolModel model = Warm(1, 4);
+  model.max_sequences = model.max_logit_rows = 8;
+  model.ttft = kSecond / 100;
+  model.tpot = kMillisecond;
+  world().AddModel(model);
+  std::map<PoolJobId, std::string> senders;
+  std::map<std::string, int64_t> open, tokens;
+  const auto refill = [&] {
+    for (const auto& [account, weight] : {std::pair("light", 1.0), std::pair("heavy", 3.0)}) {
+      while (open[account] < 40) {
+        world().Arrive({.job = ++last_job_,
+                        .model = 1,
+                        .account = account,
+                        .account_weights = {weight},
+                        .prompt_tokens = 40,
+                        .max_output_tokens = 8},
+                       8);
+        senders[last_job_] = account;
+        ++open[account];
+      }
+    }
+  };
+  const Nanoseconds warm = 20 * kSecond, end = 60 * kSecond;
+  size_t seen = 0;
+  while (world().now() < end && !world().failed()) {
+    refill();
+    world().Decide();
+    if (!world().Advance()) break;
+    if (world().ended.size() == seen) continue;
+    seen = world().ended.size();
+    for (auto job = senders.begin(); job != senders.end();) {
+      if (!world().ended.contains(job->first)) {
+        ++job;
+        continue;
+      }
+      --open[job->second];
+      if (world().now() > warm) tokens[job->second] += 8;
+      job = senders.erase(job);
+    }
+  }
+  ASSERT_GT(tokens["light"], 1000);
+  EXPECT_NEAR(static_cast<double>(tokens["heavy"]) / static_cast<double>(tokens["light"]), 3, 0.3);
+  for (const auto& [job, account] : senders) world().Cancel(job);
+}
 
 // The bookkeeping alone, driven by hand.
 class Bookkeeping final : public PoolState {
