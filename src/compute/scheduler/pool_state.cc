@@ -444,6 +444,8 @@ double PoolState::TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nan
   CHECK(device.busy && steps >= 0 && steps <= device.plan.steps);
   const double planned_s = LearnStep(device, steps, busy);
   device.beyond_plan = 0;
+  int64_t tokens = 0;
+  for (const PlannedTokens& planned : device.plan.sequences) tokens += planned.count;
   for (const PlannedTokens& planned : device.plan.sequences) {
     Job* job = FindJob(planned.job);
     if (job == nullptr || job->gone) continue;  // ended by this step, or cancelled while it ran
@@ -459,7 +461,11 @@ double PoolState::TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nan
       }
     }
     if (steps > 0) job->served_at = now;
-    const double took_s = steps * (was_prefill ? planned.count * job->prefill_token_s : job->decode_token_s);
+    double took_s = steps * (was_prefill ? planned.count * job->prefill_token_s : job->decode_token_s);
+    if (job->prefill_token_s <= 0 && job->decode_token_s <= 0 && steps > 0) {
+      // The profile of its model says nothing: its part of what the step took, by tokens.
+      took_s = static_cast<double>(busy) * 1e-9 * planned.count / static_cast<double>(tokens);
+    }
     job->served_s += took_s;
     accounts_.Serve(*job->account, took_s);
     Count(*job, +1);

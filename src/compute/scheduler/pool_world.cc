@@ -441,7 +441,8 @@ void PoolWorld::StartRun(const Effect& effect) {
   const PoolModel& model = ModelAt(plan.model);
   const StepProfile& profile =
       model.profiles[std::min(static_cast<size_t>(device.device.kind), model.profiles.size() - 1)];
-  const double seconds = profile.StepSeconds(plan.tokens - plan.decodes, 0, 0, plan.decodes);
+  const double seconds =
+      (step_times ? *step_times : profile).StepSeconds(plan.tokens - plan.decodes, 0, 0, plan.decodes);
   run.step = std::max<Nanoseconds>(1000, std::llround(seconds * 1e9));
   run.ends = now_ + run.step * run.steps;
   if (plan.landing) {

@@ -75,6 +75,7 @@ class PoolWorld {
   uint64_t events() const { return events_; }
 
   WorldFaults faults;
+  std::optional<StepProfile> step_times;  // what steps really take, where it is not the models' profiles
   bool check_every_event = true;
   std::map<PoolJobId, JobInfo> live, ended;
   std::map<PoolJobId, Rejected> rejected;

@@ -590,13 +590,18 @@ TEST_F(PolicyTest, InteractiveWorkDoesNotStarveOldWork) {
 
 // ---- accounts
 
-// Saturated, with one model whose turn never ends: who sends as much gets device time by weight.
-TEST_F(PolicyTest, OneModelIsSharedByWeights) {
+// Saturated: of who sends as much each gets device time by its weight, also where a model's profile says nothing
+// (a scripted one's) and only the time its steps took is known.
+class SharedModelTest : public PolicyTest, public ::testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(Profile, SharedModelTest, ::testing::Bool());
+TEST_P(SharedModelTest, IsSharedByWeights) {
   Start({8});
   PoolModel model = Warm(1, 4);
   model.max_sequences = model.max_logit_rows = 8;
   model.ttft = kSecond / 100;
   model.tpot = kMillisecond;
+  world().step_times = StepProfile{.prefill_base_s = 0.01, .decode_base_s = 0.01};
+  if (!GetParam()) model.profiles = {{}};
   world().AddModel(model);
   std::map<PoolJobId, std::string> senders;
   std::map<std::string, int64_t> open, tokens;

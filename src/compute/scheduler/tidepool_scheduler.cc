@@ -183,8 +183,6 @@ void TidepoolScheduler::ChooseTurn(Device& device, Nanoseconds now, std::vector<
   Turn& turn = device.turn;
   Reason reason = Reason::kContinue;
   ++attempts_;
-  // At every step: where one model is at work its turn may never end.
-  if (accounts_.shared()) device.late = AnyLate(device, now);
   for (;;) {
     if (turn.replica == nullptr || turn.broken || turn.steps_left <= 0 || !Ready(*turn.replica)) {
       if (!BeginTurn(device, now)) return;
@@ -229,6 +227,7 @@ bool TidepoolScheduler::BeginTurn(Device& device, Nanoseconds now) {
   Replica* best = nullptr;
   double first = kNever, second = kNever;
   bool blocked = false;
+  if (accounts_.shared()) device.late = AnyLate(device, now);
   for (Replica* replica : device.replicas) {
     if (replica->jobs() == 0 || replica->attempt == attempts_) continue;
     if (!Ready(*replica)) {
