@@ -236,7 +236,7 @@ def compare(home, tally_path, sents, models=(MODEL,), crashes=False):
         ended = sum(1 for row in of_rows if row["status"] != "error" and row["output_tokens"])
         model = models[device.model - 1] if device.model else sent.model
         # Who left before the head of the answer came had sent a request all the same.
-        left = sum(1 for one, row in of_tag if one.status != 200 and not one.done and row["status"] == "cancelled")
+        left = sum(1 for one, _ in of_tag if one.status is None)
         add(counted, (sent.key, model), (len(of_rows) if crashes else answered[tag] + left, prompt, prompt + device.sampled - ended - device.computed, device.sampled))
         for row in of_rows:
             add(metered, (sent.key if sent.key == "admin" else row["key_id"], row["model"]),
