@@ -168,7 +168,6 @@ def compare(home, tally_path, sents, models=(MODEL,), crashes=False):
     prompts = {sent.tag: sent.prompt_bytes + added[0][0] for sent in sents} if added else {}
     metered, counted = {}, {}  # by key and model: requests, prompt, cached and output tokens
     by_tag = {}
-    answered = collections.Counter(sent.tag for sent in sents if sent.status == 200)
     for sent in sents:
         found = rows.get(sent.request_id, [])
         name = f"request {sent.request_id} (key {sent.key}, {sent.model})"
@@ -235,9 +234,9 @@ def compare(home, tally_path, sents, models=(MODEL,), crashes=False):
                      min(prompts.get(tag, 0), device.positions) if len(of_rows) == 1 else row["prompt_tokens"] for row in of_rows)
         ended = sum(1 for row in of_rows if row["status"] != "error" and row["output_tokens"])
         model = models[device.model - 1] if device.model else sent.model
-        # Who left before the head of the answer came had sent a request all the same.
-        left = sum(1 for one, _ in of_tag if one.status is None)
-        add(counted, (sent.key, model), (len(of_rows) if crashes else answered[tag] + left, prompt, prompt + device.sampled - ended - device.computed, device.sampled))
+        # That each request has one row, and each row its request, is looked at above and below, one by one: the device does not
+        # know of those that ended before it.
+        add(counted, (sent.key, model), (len(of_rows), prompt, prompt + device.sampled - ended - device.computed, device.sampled))
         for row in of_rows:
             add(metered, (sent.key if sent.key == "admin" else row["key_id"], row["model"]),
                 (1, row["prompt_tokens"], row["cached_tokens"], row["output_tokens"]))
