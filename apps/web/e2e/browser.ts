@@ -96,9 +96,16 @@ export class Visit {
   // What sticks out of the window to the right and is neither cut off nor scrolled by a box of its own; and boxes made to scroll down
   // that also scroll sideways.
   async stickingOut(): Promise<string[]> {
-    return this.page.evaluate(async () => {
-      // A window that has just changed its size is laid out with the next frame.
-      await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+    // A window that has just changed its size is laid out some frames later.
+    for (let tries = 0; ; ++tries) {
+      const found = await this.stickOutNow();
+      if (found.length === 0 || tries === 20) return found;
+      await this.page.waitForTimeout(100);
+    }
+  }
+
+  private stickOutNow(): Promise<string[]> {
+    return this.page.evaluate(() => {
       const width = innerWidth;
       const found = document.documentElement.scrollWidth > width ? [`the page is ${document.documentElement.scrollWidth} pixels wide in a window of ${width}`] : [];
       const look = (element: Element) => {
