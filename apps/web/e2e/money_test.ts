@@ -325,6 +325,7 @@ test("what runs is shown with its state and can be cancelled, and filters live i
   const opened = visit.query("request");
   expect((await server.ask<{ data: { id: string; key: string }[] }>("GET", `/api/v1/requests?status=cancelled&key=${id}`)).data.map((one) => one.id)).toEqual([opened]);
   await visit.page.keyboard.press("Escape");
+  await expect.poll(() => visit.query("request")).toBeNull();
   await visit.page.getByLabel("Endpoint").selectOption("embeddings");
   await visit.page.getByText("No requests").waitFor();
   await visit.page.getByRole("button", { name: "Clear" }).click();
