@@ -590,8 +590,8 @@ TEST_F(PolicyTest, InteractiveWorkDoesNotStarveOldWork) {
 
 // ---- accounts
 
-// Saturated: of who sends as much each gets device time by its weight, also where a model's profile says nothing
-// (a scripted one's) and only the time its steps took is known.
+// Saturated: of who sends as much each gets device time by its weight, also where a model's profile says
+// nothing (a scripted one's) and only the time its steps took is known.
 class SharedModelTest : public PolicyTest, public ::testing::WithParamInterface<bool> {};
 INSTANTIATE_TEST_SUITE_P(Profile, SharedModelTest, ::testing::Bool());
 TEST_P(SharedModelTest, IsSharedByWeights) {
