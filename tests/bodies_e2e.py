@@ -7,13 +7,12 @@ import pathlib
 import shutil
 import sqlite3
 import subprocess
-import time
 import urllib.error
 import urllib.request
 
 import pytest
 
-from server_process import MODEL, Server
+from server_process import MODEL, Server, eventually
 
 POOLED = pathlib.Path(__file__).resolve().parent.parent / "src/platform/inference/testdata/pooled"
 BINARY = os.environ["TIDEPOOL_BINARY"]
@@ -105,15 +104,6 @@ def files_with(folder, words):
             found += [(str(path.relative_to(folder)), word) for word in words
                       for form in (word.encode(), word.encode("utf-16-le")) if form in data]
     return found
-
-
-def eventually(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value or time.monotonic() > end:
-            return value
-        time.sleep(0.05)
 
 
 def rows_of(server, ids):

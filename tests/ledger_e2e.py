@@ -22,7 +22,7 @@ import pytest
 
 import ledger_http
 import ledger_load
-from server_process import MODEL, Server, StreamedAnswer
+from server_process import MODEL, Server, StreamedAnswer, eventually
 
 BINARY = os.environ["TIDEPOOL_BINARY"]
 
@@ -55,15 +55,6 @@ def new_key(server, name, **fields):
     status, _, made = call(server, "POST", "/api/v1/keys", {"name": name, "service": True, **fields})
     assert status == 201, made
     return made
-
-
-def eventually(condition, seconds=10):
-    end = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value or time.monotonic() > end:
-            return value
-        time.sleep(0.05)
 
 
 def usage_of(server, key_id, **more):

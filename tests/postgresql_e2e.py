@@ -16,7 +16,7 @@ import urllib.request
 
 import pytest
 
-from server_process import MODEL, Server, StreamedAnswer
+from server_process import MODEL, Server, StreamedAnswer, eventually
 
 BINARY = os.environ["TIDEPOOL_BINARY"]
 DOCUMENT = pathlib.Path(__file__).resolve().parent.parent / "docs" / "postgresql.md"
@@ -207,15 +207,6 @@ def call(server, method, path, body=None, headers=None):
 def say(server, tokens=3):
     return call(server, "POST", "/v1/chat/completions", {
         "model": MODEL, "max_tokens": tokens + 9, "messages": [{"role": "user", "content": f"[[tokens:{tokens}]]"}]})
-
-
-def eventually(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value or time.monotonic() > end:
-            return value
-        time.sleep(0.05)
 
 
 PASSWORD = "a long enough password"

@@ -93,6 +93,16 @@ class Server:
         return pull["result"]
 
 
+def eventually(condition, seconds=30):
+    """What the condition gave, once it is something, or in the end."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value or time.monotonic() > end:
+            return value
+        time.sleep(0.05)
+
+
 class StreamedAnswer(threading.Thread):
     """An answer of so many tokens of the simulated model, as the client sees it that it streams to."""
 

@@ -121,15 +121,8 @@ std::map<std::string, std::string> WrittenRights() {
 TEST_F(AccountsApiTest, EveryCellOfTheTableOfRights) {
   StartWithAccounts();
   const std::map<std::string, std::string> written = WrittenRights();
-  const std::vector<std::pair<Role, Voice>> voices = {
-      {Role::kNone, {""}},
-      {Role::kViewer, KeyVoice(Key("viewer"))},
-      {Role::kDeveloper, KeyVoice(Key("developer"))},
-      {Role::kWorkspaceAdmin, KeyVoice(Key("admin"))},
-      {Role::kAdmin, SessionVoice(Join("admin@x.y", "admin"))},
-      {Role::kOwner, SessionVoice(Join("owner@x.y", "owner"))},
-      {Role::kOperator, operator_},
-  };
+  std::vector<std::pair<Role, Voice>> voices = VoicesOfRoles();
+  voices.emplace(voices.begin(), Role::kNone, Voice{""});
   std::set<std::string> methods, routes;
   for (const Route& route : Routes()) {
     methods.insert(std::string(route.method));
@@ -177,14 +170,7 @@ TEST_F(AccountsApiTest, WhoRulesWhichScope) {
   StartWithAccounts();
   const std::string key =
       Tell(operator_, "POST", "/api/v1/keys", {{"name", "k"}, {"service", true}}, 201)["id"];
-  const std::vector<std::pair<Role, Voice>> voices = {
-      {Role::kViewer, KeyVoice(Key("viewer"))},
-      {Role::kDeveloper, KeyVoice(Key("developer"))},
-      {Role::kWorkspaceAdmin, KeyVoice(Key("admin"))},
-      {Role::kAdmin, SessionVoice(Join("admin@x.y", "admin"))},
-      {Role::kOwner, SessionVoice(Join("owner@x.y", "owner"))},
-      {Role::kOperator, operator_},
-  };
+  const std::vector<std::pair<Role, Voice>> voices = VoicesOfRoles();
   // Viewer to operator.
   const std::vector<std::tuple<std::string, std::string, std::string>> rules = {
       {"organisation:default", "-----+", "---+++"},

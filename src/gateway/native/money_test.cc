@@ -33,6 +33,23 @@ class MoneyApiTest : public AccountsApiTest {
     ADD_FAILURE() << path << " does not end";
     return rows;
   }
+  // A book of one price for all models, input and output, per million tokens.
+  void AddPrices(const char* currency, const char* price) {
+    Tell(operator_, "POST", "/api/v1/prices",
+         {{"currency", currency},
+          {"models",
+           Json::array(
+               {Json{{"model", "*"}, {"tiers", Json::array({Json{{"input", price}, {"output", price}}})}}})}},
+         201);
+  }
+  // Of the model "m": its tokens are paid.
+  void EndFreeQuota() {
+    ASSERT_TRUE(accounting_->SetQuota({}, {.organisation = "default",
+                                           .model_version = "m",
+                                           .model = "m",
+                                           .total = 0,
+                                           .expires_ms = INT64_MAX / 2}));
+  }
 };
 
 TEST_F(MoneyApiTest, RulesAndPricesComeInPages) {
@@ -229,19 +246,8 @@ TEST_F(MoneyApiTest, RefusalsTellNoMemberWhatTheOrganisationUsed) {
 
 TEST_F(MoneyApiTest, ABudgetIsOfACurrencyAndCountsThatOnly) {
   StartWithAccounts();
-  const auto price = [&](const char* currency) {
-    Tell(operator_, "POST", "/api/v1/prices",
-         {{"currency", currency},
-          {"models",
-           Json::array({Json{{"model", "*"},
-                             {"tiers", Json::array({Json{{"input", "100000"}, {"output", "100000"}}})}}})}},
-         201);
-  };
-  ASSERT_TRUE(accounting_->SetQuota({}, {.organisation = "default",
-                                         .model_version = "m",
-                                         .model = "m",
-                                         .total = 0,
-                                         .expires_ms = INT64_MAX / 2}));
+  EndFreeQuota();
+  const auto price = [&](const char* currency) { AddPrices(currency, "100000"); };
   const Json spec = {{"scope", "organisation:default"}, {"amount", "100"}};
   const auto with = [&](const char* currency) {
     Json body = spec;
@@ -292,19 +298,8 @@ TEST_F(MoneyApiTest, ABudgetIsOfACurrencyAndCountsThatOnly) {
 // Costs are in USD here (no setting says otherwise).
 TEST_F(MoneyApiTest, AMarginIsShownWithinOneCurrencyOnly) {
   StartWithAccounts();
-  const auto price = [&](const char* currency) {
-    Tell(operator_, "POST", "/api/v1/prices",
-         {{"currency", currency},
-          {"models",
-           Json::array({Json{{"model", "*"},
-                             {"tiers", Json::array({Json{{"input", "1000"}, {"output", "1000"}}})}}})}},
-         201);
-  };
-  ASSERT_TRUE(accounting_->SetQuota({}, {.organisation = "default",
-                                         .model_version = "m",
-                                         .model = "m",
-                                         .total = 0,
-                                         .expires_ms = INT64_MAX / 2}));
+  EndFreeQuota();
+  const auto price = [&](const char* currency) { AddPrices(currency, "1000"); };
   const auto usage = [&](const Voice& voice) {
     return Tell(voice, "GET", "/api/v1/usage?group_by=organisation&organisation=default", nullptr,
                 200)["data"][0];

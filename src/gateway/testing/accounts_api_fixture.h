@@ -144,6 +144,17 @@ class AccountsApiTest : public ServerTest {
     return in.value_or(platform::SignedIn{});
   }
 
+  // Viewer to operator, each of whom is somebody.
+  std::vector<std::pair<platform::Role, Voice>> VoicesOfRoles() {
+    using platform::Role;
+    return {{Role::kViewer, KeyVoice(Key("viewer"))},
+            {Role::kDeveloper, KeyVoice(Key("developer"))},
+            {Role::kWorkspaceAdmin, KeyVoice(Key("admin"))},
+            {Role::kAdmin, SessionVoice(Join("admin@x.y", "admin"))},
+            {Role::kOwner, SessionVoice(Join("owner@x.y", "owner"))},
+            {Role::kOperator, operator_}};
+  }
+
   // A whole answer in a conversation, so that it is in the store when the call returns.
   Json Converse(const Voice& voice, const std::string& title) {
     const Json made =

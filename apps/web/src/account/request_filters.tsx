@@ -32,11 +32,14 @@ export function queryOf(filters: Filters, nowMs: number): Record<string, string>
   };
 }
 
+// What the address says now. React Router's own updater is given what was rendered last: a change of the same moment would be lost.
+export const addressNow = () => new URLSearchParams(window.location.search);
+
 export function useRequestFilters() {
   const [search, setSearch] = useSearchParams();
   const filters = useMemo(() => filtersOf(search), [search]);
-  const change = (next: Partial<Filters>) => setSearch((now) => {
-    const changed = new URLSearchParams(now);
+  const change = (next: Partial<Filters>) => setSearch(() => {
+    const changed = addressNow();
     for (const [name, value] of Object.entries(next)) {
       if (value) changed.set(name, value);
       else changed.delete(name);

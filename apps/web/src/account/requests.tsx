@@ -12,7 +12,7 @@ import { ModelDot } from "../overview/page";
 import { CsvButton } from "./csv_button";
 import { given, useCursorList, useLiveList } from "./lists";
 import { useNames } from "./names";
-import { queryOf, RequestFilters, statuses, useRequestFilters } from "./request_filters";
+import { addressNow, queryOf, RequestFilters, statuses, useRequestFilters } from "./request_filters";
 import { RunningRequests } from "./running_requests";
 import { StoredBodySection } from "./stored_body";
 
@@ -34,7 +34,7 @@ export function RequestsPage() {
   const { filters } = choice;
   const [search, setSearch] = useSearchParams();
   const opened = search.get("request") ?? "";
-  const show = (id: string | null) => setSearch((now) => { const next = new URLSearchParams(now); if (id) next.set("request", id); else next.delete("request"); return next; });
+  const show = (id: string | null) => setSearch(() => { const next = addressNow(); if (id) next.set("request", id); else next.delete("request"); return next; });
   // Counted anew each minute, for spans that end now.
   const [minute, setMinute] = useState(() => Math.floor(Date.now() / 60_000));
   useEffect(() => {
