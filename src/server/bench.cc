@@ -125,7 +125,7 @@ class Bench {
   Result<double> Prefill(int32_t tokens) {
     Prompt prompt = NewPrompt(tokens);
     const Nanoseconds start = clock_.now();
-    TP_ASSIGN(const auto sink, Submit(std::move(prompt), 1));
+    TP_ASSIGN(const auto sink, Submit(std::move(prompt), 1, false));
     TP_TRY(sink->Wait());
     return static_cast<double>(tokens) * kSecond / static_cast<double>(sink->times()[0] - start);
   }
@@ -146,7 +146,7 @@ class Bench {
   Result<double> Decode(std::span<const Prompt> prompts, int32_t tokens) {
     std::vector<std::shared_ptr<TimingSink>> sinks;
     for (const Prompt& prompt : prompts) {
-      TP_ASSIGN(auto sink, Submit(prompt, tokens + 1));
+      TP_ASSIGN(auto sink, Submit(prompt, tokens + 1, true));
       sinks.push_back(std::move(sink));
     }
     for (const auto& sink : sinks) TP_TRY(sink->Wait());
@@ -154,7 +154,8 @@ class Bench {
   }
 
  private:
-  Result<std::shared_ptr<TimingSink>> Submit(Prompt prompt, int32_t generate_tokens) {
+  // `again`: the prompt comes again. Others shall not take the place of what users' prompts began with.
+  Result<std::shared_ptr<TimingSink>> Submit(Prompt prompt, int32_t generate_tokens, bool again) {
     compute::GenerateRequest request;
     request.request_id = "bench";
     request.model = model_;
@@ -163,6 +164,7 @@ class Bench {
     request.sampling.temperature = 0;
     request.sampling.max_tokens = generate_tokens;
     request.sampling.ignore_eos = true;
+    request.keep_prefix = again;
     request.speculate = false;  // random tokens repeat themselves as no text does
     auto sink = std::make_shared<TimingSink>(clock_);
     request.sink = sink;

@@ -188,6 +188,72 @@ TP_INLINE void ClearSums(Ints (&sum)[kRows][kVectors]) {
   }
 }
 
+// A row of queries as integers; returns what its scores are multiplied by beside the keys' scales, NaN if there is none.
+static float RoundRow(const float* query, int64_t dims, float scale, int16_t* to) {
+  const float square = SumOfSquares(query, 0.0f, dims);
+  const float length = __builtin_sqrtf(square);
+  const Floats factor = Set1(square > kLeastSquare && square < kInfinity ? kKeyUnit / length : 0.0f);
+  for (int64_t d = 0; d < dims; d += kLanes) {
+    StoreInt16(to + d, ToInts(Mul(LoadFirst(query + d, dims - d), factor)));
+  }
+  return square < kInfinity ? length * (1.0f / kKeyUnit) * (scale * kLog2E) : __builtin_nanf("");
+}
+
+// The weights of some rows as integers, zero outside their ranges, and what products of theirs are
+// multiplied by. Scores are overwritten. Row by row within each phase, so that the sums over lanes of one
+// row and the vectors of the next overlap.
+template <int kRows>
+static void RoundWeights(float* all_scores, int16_t* all_weights, const float* value_scales, const Range* ranges,
+                         const bool* in_float, int first, int last, RowSum* sums, Floats* inverse) {
+  float all[kRows], most[kRows], unit[kRows];
+  for (int m = 0; m < kRows; ++m) {
+    sums[m].maximum = MaximumOf(ranges[m], first, last, all_scores + m * kAttentionSplit);
+  }
+  for (int m = 0; m < kRows; ++m) {
+    const Range range = ranges[m];
+    const Floats origin = Set1(OriginOf(sums[m].maximum));
+    float* const scores = all_scores + m * kAttentionSplit;
+    Floats sum = Zero(), weight_sum = Zero(), largest = Zero();
+    if (in_float[m]) {
+      sums[m] = Exponentials(range, first, last, scores);
+      all[m] = most[m] = 0.0f;
+      continue;
+    }
+    for (int v = first; v < last; ++v) {
+      const int64_t at = v * kLanes;
+      Floats p = Exp2(Sub(Load(scores + at), origin));
+      Floats w = Mul(p, Load(value_scales + at));
+      if (!AllInside(range, at)) {
+        const Mask inside = InsideLanes(range, at);
+        p = Select(inside, p, Zero());
+        w = Select(inside, w, Zero());
+      }
+      sum = Add(sum, p);
+      weight_sum = Add(weight_sum, w);
+      largest = Max(w, largest);
+      Store(scores + at, w);
+    }
+    sums[m].sum = SumLanes(sum);
+    all[m] = SumLanes(weight_sum);
+    most[m] = MaxLanes(largest);
+  }
+  for (int m = 0; m < kRows; ++m) {
+    const float by_most = kLargestWeight / most[m], by_sum = kWeightSum / all[m];
+    const float both = by_most < by_sum ? by_most : by_sum;
+    // Not with a NaN among the scores: all of the row's output is NaN by its sum.
+    unit[m] = most[m] > kLeast && both > 0.0f ? both : 0.0f;
+    inverse[m] = Set1(unit[m] > 0.0f ? 1.0f / unit[m] : 0.0f);
+  }
+  for (int m = 0; m < kRows; ++m) {
+    const float* const scores = all_scores + m * kAttentionSplit;
+    int16_t* const weights = all_weights + m * kAttentionSplit;
+    const Floats by = Set1(unit[m]);
+    for (int64_t at = first * kLanes; at < last * kLanes; at += kLanes) {
+      StoreInt16(weights + at, ToInts(Mul(Load(scores + at), by)));
+    }
+  }
+}
+
 // Rows that share a key or value while memory is the bound.
 constexpr int kFetchRows = 3;
 
@@ -257,7 +323,7 @@ class FixedPath {
     if (odd_values_) {
       for (int m = 0; m < kRows; ++m) in_float[m] = HasOddValue(ranges[m]);
     }
-    Weights<kRows>(ranges, in_float, first, last, sums, inverse);
+    RoundWeights<kRows>(scores_, weights_, value_scales_, ranges, in_float, first, last, sums, inverse);
     const int64_t vectors = (task_.value_dim + kLanes - 1) / kLanes;
     int64_t at = 0;
     if constexpr (kRows * 8 <= kAttentionSums) {
@@ -345,16 +411,8 @@ class FixedPath {
 
   void RoundQuery(int64_t r) {
     const float* const query = QueryOf(task_, task_.row_begin + r);
-    const float square = SumOfSquares(query, 0.0f, task_.key_dim);
-    const float length = __builtin_sqrtf(square);
-    const Floats factor = Set1(square > kLeastSquare && square < kInfinity ? kKeyUnit / length : 0.0f);
-    query_scales_[r] =
-        square < kInfinity ? length * (1.0f / kKeyUnit) * (task_.scale * kLog2E) : __builtin_nanf("");
+    query_scales_[r] = RoundRow(query, task_.key_dim, task_.scale, queries_ + r * query_stride_);
     odd_queries_ |= query_scales_[r] != query_scales_[r];
-    int16_t* const to = queries_ + r * query_stride_;
-    for (int64_t d = 0; d < task_.key_dim; d += kLanes) {
-      StoreInt16(to + d, ToInts(Mul(LoadFirst(query + d, task_.key_dim - d), factor)));
-    }
   }
 
   // `last`: the split's last vector that is seen. Of kI16, while few rows leave memory the bound, what comes next is
@@ -422,61 +480,6 @@ class FixedPath {
       if (value_scales_[t] != value_scales_[t]) return true;
     }
     return false;
-  }
-
-  // The weights of some rows as integers, zero outside their ranges, and what products of theirs are
-  // multiplied by. Scores are overwritten. Row by row within each phase, so that the sums over lanes of one
-  // row and the vectors of the next overlap.
-  template <int kRows>
-  void Weights(const Range* ranges, const bool* in_float, int first, int last, RowSum* sums,
-               Floats* inverse) {
-    float all[kRows], most[kRows], unit[kRows];
-    for (int m = 0; m < kRows; ++m) {
-      sums[m].maximum = MaximumOf(ranges[m], first, last, scores_ + m * kAttentionSplit);
-    }
-    for (int m = 0; m < kRows; ++m) {
-      const Range range = ranges[m];
-      const Floats origin = Set1(OriginOf(sums[m].maximum));
-      float* const scores = scores_ + m * kAttentionSplit;
-      Floats sum = Zero(), weight_sum = Zero(), largest = Zero();
-      if (in_float[m]) {
-        sums[m] = Exponentials(range, first, last, scores);
-        all[m] = most[m] = 0.0f;
-        continue;
-      }
-      for (int v = first; v < last; ++v) {
-        const int64_t at = v * kLanes;
-        Floats p = Exp2(Sub(Load(scores + at), origin));
-        Floats w = Mul(p, Load(value_scales_ + at));
-        if (!AllInside(range, at)) {
-          const Mask inside = InsideLanes(range, at);
-          p = Select(inside, p, Zero());
-          w = Select(inside, w, Zero());
-        }
-        sum = Add(sum, p);
-        weight_sum = Add(weight_sum, w);
-        largest = Max(w, largest);
-        Store(scores + at, w);
-      }
-      sums[m].sum = SumLanes(sum);
-      all[m] = SumLanes(weight_sum);
-      most[m] = MaxLanes(largest);
-    }
-    for (int m = 0; m < kRows; ++m) {
-      const float by_most = kLargestWeight / most[m], by_sum = kWeightSum / all[m];
-      const float both = by_most < by_sum ? by_most : by_sum;
-      // Not with a NaN among the scores: all of the row's output is NaN by its sum.
-      unit[m] = most[m] > kLeast && both > 0.0f ? both : 0.0f;
-      inverse[m] = Set1(unit[m] > 0.0f ? 1.0f / unit[m] : 0.0f);
-    }
-    for (int m = 0; m < kRows; ++m) {
-      const float* const scores = scores_ + m * kAttentionSplit;
-      int16_t* const weights = weights_ + m * kAttentionSplit;
-      const Floats by = Set1(unit[m]);
-      for (int64_t at = first * kLanes; at < last * kLanes; at += kLanes) {
-        StoreInt16(weights + at, ToInts(Mul(Load(scores + at), by)));
-      }
-    }
   }
 
   template <int kRows, int kVectors>

@@ -25,8 +25,9 @@ int64_t MostTileRows(int64_t dim) {
 // with the dimensions.
 int64_t ReservedFloats() {
   return std::max(
-      AttentionScratchFloats(MostTileRows(kReservedDim), kReservedDim, kReservedDim),
-      AttentionScratchFloats(kAttentionRows, kTileElements / kAttentionRows, kTileElements / kAttentionRows));
+      {AttentionScratchFloats(MostTileRows(kReservedDim), kReservedDim, kReservedDim),
+       AttentionScratchFloats(kAttentionRows, kTileElements / kAttentionRows, kTileElements / kAttentionRows),
+       DecodeScratchFloats(kDecodeRows / kDecodeGroup, kDecodeGroup, kReservedDim, kReservedDim)});
 }
 
 KvElement ElementOf(DataType type) {
@@ -52,15 +53,16 @@ size_t AttentionOps::ScratchBytes(int32_t max_tokens) const {
   const auto threads = static_cast<size_t>(pool_.threads());
   return threads * static_cast<size_t>(ReservedFloats()) * sizeof(float) +
          static_cast<size_t>(kPartialFloats) * sizeof(float) +
-         (static_cast<size_t>(max_tokens) + 2 * kItemsPerThread * threads + 2) * sizeof(int64_t);
+         (static_cast<size_t>(max_tokens) + 2 * kDecodeRows * kItemsPerThread * threads + 2) *
+             sizeof(int64_t);
 }
 
 void AttentionOps::Reserve(int32_t max_tokens) {
   EnsureScratch(ReservedFloats());
   partials_.resize(static_cast<size_t>(kPartialFloats));
   first_items_.reserve(static_cast<size_t>(max_tokens));
-  first_chunks_.reserve(static_cast<size_t>(kItemsPerThread * pool_.threads()) + 1);
-  first_partials_.reserve(static_cast<size_t>(kItemsPerThread * pool_.threads()) + 1);
+  first_chunks_.reserve(static_cast<size_t>(kDecodeRows * kItemsPerThread * pool_.threads()) + 1);
+  first_partials_.reserve(static_cast<size_t>(kDecodeRows * kItemsPerThread * pool_.threads()) + 1);
 }
 
 void AttentionOps::EnsureScratch(int64_t floats) {
@@ -274,6 +276,7 @@ void AttentionOps::Attention(const AttentionArgs& args) {
     for (int64_t item = 0; item < plan.items; ++item) body(item, plan.items, 0);
     return;
   }
+  if (Decodes(args)) return AttendDecode(args, plan);
   if (pool_.threads() > 1 && plan.items < kItemsPerThread * pool_.threads() && AttendInSplits(args, plan))
     return;
   // Several items a chunk where there are many: while one is computed the next one's keys are fetched.
@@ -285,28 +288,115 @@ void AttentionOps::Attention(const AttentionArgs& args) {
   });
 }
 
+// Every sequence has one token, and heads of a block can be read side by side.
+bool AttentionOps::Decodes(const AttentionArgs& args) const {
+  const KvLayout& kv = *args.layout;
+  return kv.type == DataType::kI16 && kv.kv_heads > 1 && args.query_heads / kv.kv_heads <= kDecodeGroup &&
+         std::max(kv.key_dim, kv.value_dim) <= kReservedDim &&
+         std::all_of(args.sequences.begin(), args.sequences.end(),
+                     [](const SequenceSlice& s) { return s.token_count <= 1; });
+}
+
+// Where each item's partials begin; how many floats they are in all.
+int64_t AttentionOps::PlacePartials(const AttentionArgs& args, const Plan& plan) {
+  first_partials_.clear();
+  int64_t floats = 0;
+  for (int64_t item = 0; item < plan.items; ++item) {
+    const AttentionTask task = TaskOf(args, plan, item);
+    first_partials_.push_back(floats);
+    floats +=
+        (task.split_end - task.split_begin) * (task.row_end - task.row_begin) * (2 + args.layout->value_dim);
+  }
+  return floats;
+}
+
+// Tasks are sequences, or parts of their heads where they are few, or parts of their splits where those are
+// many.
+void AttentionOps::AttendDecode(const AttentionArgs& args, const Plan& plan) {
+  const KvLayout& kv = *args.layout;
+  const int64_t group = args.query_heads / kv.kv_heads, sequences = plan.items / kv.kv_heads;
+  const int64_t wanted = pool_.threads() == 1 ? 1 : kItemsPerThread * pool_.threads();
+  int64_t splits = 0;
+  for (int64_t i = 0; i < sequences; ++i) {
+    const AttentionTask task = TaskOf(args, plan, i * kv.kv_heads);
+    splits += task.split_end - task.split_begin;
+  }
+  const bool many_splits = sequences < wanted && splits >= 2 * wanted && plan.items <= kDecodeRows * wanted;
+  const bool in_splits = many_splits && PlacePartials(args, plan) <= static_cast<int64_t>(partials_.size());
+  const int64_t units = in_splits ? splits : sequences;
+  int64_t parts = 1;
+  const auto too_few = [&] { return units * parts < wanted || kv.kv_heads / parts * group > kDecodeRows; };
+  while (parts < kv.kv_heads && (kv.kv_heads % parts != 0 || too_few())) ++parts;
+  const int64_t heads = kv.kv_heads / parts;
+  EnsureScratch(DecodeScratchFloats(heads, group, kv.key_dim, kv.value_dim));
+  const auto decode = [&](AttentionTask head, int64_t partial_step, int thread) {
+    head.scratch = scratch_[static_cast<size_t>(thread)].data();
+    kernels_.attend_decode({.head = head,
+                            .heads = heads,
+                            .key_step = kv.key_offset(args.layer, 1) - kv.key_offset(args.layer, 0),
+                            .value_step = kv.value_offset(args.layer, 1) - kv.value_offset(args.layer, 0),
+                            .partial_step = partial_step});
+  };
+  if (!in_splits) {
+    const int64_t tasks = sequences * parts, step = CeilDiv(tasks, ThreadPool::kMaxChunks);
+    pool_.Run(CeilDiv(tasks, step), [&](int64_t chunk, int thread) {
+      const int64_t end = std::min(tasks, (chunk + 1) * step);
+      for (int64_t at = chunk * step; at < end; ++at) {
+        AttentionTask head = TaskOf(args, plan, at * heads);
+        // What is likely computed next by this thread.
+        const int64_t after = at + 1 < end ? at + 1 : at + pool_.threads();
+        if (after < tasks) {
+          const AttentionTask next = TaskOf(args, plan, after * heads);
+          head.next_blocks = next.blocks + next.split_begin * kAttentionSplit / kKvBlockTokens;
+          head.next_key_offset = next.key_offset;
+        }
+        decode(head, 0, thread);
+      }
+    });
+    return;
+  }
+  first_chunks_.clear();
+  int64_t chunks = 0;
+  const int64_t chunk_splits = std::max(CeilDiv(splits, ThreadPool::kMaxChunks / (2 * kv.kv_heads)),
+                                        std::clamp<int64_t>(splits / (8 * pool_.threads()), 1, 4));
+  for (int64_t i = 0; i < sequences * parts; ++i) {
+    const AttentionTask task = TaskOf(args, plan, i * heads);
+    first_chunks_.push_back(chunks);
+    chunks += CeilDiv(task.split_end - task.split_begin, chunk_splits);
+  }
+  pool_.Run(chunks, [&](int64_t chunk, int thread) {
+    const size_t part = SequenceAt(first_chunks_, chunk);
+    const int64_t item = static_cast<int64_t>(part) * heads;
+    AttentionTask head = TaskOf(args, plan, item);
+    const int64_t row_floats = group * (2 + kv.value_dim), all = head.split_end - head.split_begin;
+    const int64_t skipped = (chunk - first_chunks_[part]) * chunk_splits;
+    head.partial = partials_.data() + first_partials_[static_cast<size_t>(item)] + skipped * row_floats;
+    head.split_begin += skipped;
+    head.split_end = std::min(head.split_end, head.split_begin + chunk_splits);
+    decode(head, all * row_floats, thread);
+  });
+  MergePartials(args, plan);
+}
+
 // Few items over long contexts: the splits themselves are spread over the threads and merged afterwards, in
 // the same order as the kernel does. False if it would not pay or the partials do not fit.
 bool AttentionOps::AttendInSplits(const AttentionArgs& args, const Plan& plan) {
   const KvLayout& kv = *args.layout;
-  int64_t splits = 0, floats = 0;
+  int64_t splits = 0;
   for (int64_t item = 0; item < plan.items; ++item) {
     const AttentionTask task = TaskOf(args, plan, item);
     splits += task.split_end - task.split_begin;
-    floats += (task.split_end - task.split_begin) * (task.row_end - task.row_begin) * (2 + kv.value_dim);
   }
-  if (splits < 2 * plan.items || floats > static_cast<int64_t>(partials_.size())) return false;
+  if (splits < 2 * plan.items || PlacePartials(args, plan) > static_cast<int64_t>(partials_.size()))
+    return false;
   // Several splits a chunk where there are many: the kernel then fetches the next one's keys ahead.
   const int64_t chunk_splits = std::clamp<int64_t>(splits / (16 * pool_.threads()), 1, 8);
   first_chunks_.clear();
-  first_partials_.clear();
-  int64_t chunks = 0, partial = 0;
+  int64_t chunks = 0;
   for (int64_t item = 0; item < plan.items; ++item) {
     const AttentionTask task = TaskOf(args, plan, item);
     first_chunks_.push_back(chunks);
-    first_partials_.push_back(partial);
     chunks += CeilDiv(task.split_end - task.split_begin, chunk_splits);
-    partial += (task.split_end - task.split_begin) * (task.row_end - task.row_begin) * (2 + kv.value_dim);
   }
   if (chunks > ThreadPool::kMaxChunks) return false;
   pool_.Run(chunks, [&](int64_t chunk, int thread) {
@@ -320,6 +410,11 @@ bool AttentionOps::AttendInSplits(const AttentionArgs& args, const Plan& plan) {
     task.scratch = scratch_[static_cast<size_t>(thread)].data();
     kernels_.attend(task);
   });
+  MergePartials(args, plan);
+  return true;
+}
+
+void AttentionOps::MergePartials(const AttentionArgs& args, const Plan& plan) {
   pool_.Run(plan.items, [&](int64_t item, int thread) {
     const AttentionTask task = TaskOf(args, plan, item);
     MergeTask merge{};
@@ -334,7 +429,6 @@ bool AttentionOps::AttendInSplits(const AttentionArgs& args, const Plan& plan) {
     merge.scratch = scratch_[static_cast<size_t>(thread)].data();
     kernels_.merge(merge);
   });
-  return true;
 }
 
 }  // namespace tidepool::chips::cpu

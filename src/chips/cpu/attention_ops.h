@@ -47,6 +47,10 @@ class AttentionOps {
   AttentionTask TaskOf(const AttentionArgs& args, const Plan& plan, int64_t item) const;
   void EnsureScratch(int64_t floats);
   bool AttendInSplits(const AttentionArgs& args, const Plan& plan);
+  bool Decodes(const AttentionArgs& args) const;
+  void AttendDecode(const AttentionArgs& args, const Plan& plan);
+  int64_t PlacePartials(const AttentionArgs& args, const Plan& plan);
+  void MergePartials(const AttentionArgs& args, const Plan& plan);
 
   ThreadPool& pool_;
   const KernelTable& kernels_;

@@ -14,7 +14,10 @@
 // largest value is taken from its scale.
 #include <gtest/gtest.h>
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -233,6 +236,76 @@ TEST(Attention, ChunkedPrefillAndDecodeGiveTheBitsOfOnePrefill) {
         for (int i = 0; i < 2; ++i) {
           ASSERT_EQ(0, std::memcmp(pair.data() + i * 5 * columns, expected.data() + (kLength - 5) * columns,
                                    static_cast<size_t>(5 * columns) * sizeof(float)));
+        }
+      }
+    }
+  }
+}
+
+// One token of each of several sequences in a step, whose heads are then read together, gives the bits of the
+// last row of a prefill: few sequences and many, short and long, windows, empty slices between them, elements
+// that are not finite.
+TEST(Attention, DecodingManyGivesTheBitsOfOnePrefill) {
+  std::mt19937 random(9);
+  const std::vector<int32_t> lengths = {5, 300, 17, 257, 600, 256, 2, 33, 64, 16};
+  for (const std::string& set : VectorInstructionSets()) {
+    const std::unique_ptr<Device> three = MakeDevice(set, 3);
+    ASSERT_TRUE(three->ReserveScratch(1024, 4096).has_value());
+    for (const auto& [group, kv_heads, key_dim, value_dim] : {std::array{1, 6, 64, 64},
+                                                              {2, 8, 128, 128},
+                                                              {3, 3, 64, 64},
+                                                              {4, 2, 40, 24},
+                                                              {2, 4, 72, 136},
+                                                              {4, 32, 16, 16}}) {
+      const Shape s = {group * kv_heads, kv_heads, key_dim, value_dim, DataType::kI16};
+      for (const size_t count : {size_t{1}, size_t{4}, lengths.size()}) {
+        for (const int32_t window : {0, 100}) {
+          for (const bool finite : {true, false}) {
+            if (window > 0 && !finite) continue;
+            SCOPED_TRACE(set + NameOf(s) +
+                         fmt::format(" {} sequences, window {}, finite {}", count, window, finite));
+            const Options options{window, true, 0};
+            std::vector<int64_t> of_each(lengths.begin(), lengths.begin() + static_cast<ptrdiff_t>(count));
+            if (count == 1)
+              of_each = {kv_heads == 2 ? 6500
+                                       : 1030};  // alone: its heads, or its splits, are spread over threads
+            PagedKv kv(s, 1, of_each, random);
+            Input last;
+            std::vector<float> expected;
+            std::vector<SequenceSlice> slices;
+            for (size_t i = 0; i < count; ++i) {
+              const auto length = static_cast<int32_t>(of_each[i]);
+              Input input = RandomInput(s, length, random);
+              if (!finite && i % 2 == 0) {
+                input.key[static_cast<size_t>(length / 2 * kv_heads * key_dim)] = std::nanf("");
+                input.value[static_cast<size_t>((length - 1) * kv_heads * value_dim)] =
+                    std::numeric_limits<float>::infinity();
+              }
+              PagedKv whole(s, 1, {length}, random);
+              const std::vector<float> out =
+                  RunStep(*three, s, whole, input, 0, {whole.Slice(0, 0, length, 0)}, options);
+              expected.insert(expected.end(), out.end() - s.query_heads * value_dim, out.end());
+              RunStep(*three, s, kv, input, 0, {kv.Slice(i, 0, length - 1, 0)}, options);
+              const auto append = [](const std::vector<float>& from, int32_t columns,
+                                     std::vector<float>& to) {
+                to.insert(to.end(), from.end() - columns, from.end());
+              };
+              append(input.query, s.query_heads * key_dim, last.query);
+              append(input.key, kv_heads * key_dim, last.key);
+              append(input.value, kv_heads * value_dim, last.value);
+              if (i % 3 == 1) slices.push_back(kv.Slice(i, static_cast<int32_t>(i), 0, length - 1));
+              slices.push_back(kv.Slice(i, static_cast<int32_t>(i), 1, length - 1));
+            }
+            const std::vector<float> out = RunStep(*three, s, kv, last, 0, slices, options);
+            ASSERT_EQ(out.size(), expected.size());
+            for (size_t i = 0; i < out.size(); ++i) {
+              if (std::isnan(expected[i])) {
+                ASSERT_TRUE(std::isnan(out[i])) << i;
+              } else {
+                ASSERT_EQ(out[i], expected[i]) << i;
+              }
+            }
+          }
         }
       }
     }

@@ -213,6 +213,22 @@ constexpr int64_t AttentionScratchFloats(int64_t rows, int64_t key_dim, int64_t 
   return AttentionPadded(1) + block + split + AttentionPadded(rows) + rows * (keys / 2 + values);
 }
 
+// One token of a sequence against splits of several KV heads side by side, KV of kI16.
+inline constexpr int kDecodeGroup = 4;  // query heads of a KV head at most
+inline constexpr int kDecodeRows = 64;  // query heads of a task at most
+struct DecodeTask {
+  AttentionTask head;  // the first of the heads: rows [0, group); scratch: DecodeScratchFloats
+  int64_t heads;
+  size_t key_step, value_step;  // bytes between heads in a block
+  int64_t partial_step;         // floats between the partials of heads
+};
+constexpr int64_t DecodeScratchFloats(int64_t heads, int64_t group, int64_t key_dim, int64_t value_dim) {
+  const int64_t rows = heads * group, keys = AttentionPadded(key_dim), values = AttentionPadded(value_dim);
+  return AttentionPadded(1) + kAttentionSplit + AttentionPadded(rows) +
+         rows * (keys / 2 + kAttentionSplit + kAttentionSplit / 2 + 2 * values) + group * (2 + value_dim) +
+         AttentionScratchFloats(group, key_dim, value_dim);
+}
+
 struct MergeTask {
   const float* partial;  // [splits][rows][2 + value_dim]
   int64_t splits, rows;
@@ -286,6 +302,7 @@ struct KernelTable {
   void (*quantise)(const QuantiseTask&);
   void (*linear[kPanelLayouts])(const LinearTask&);
   void (*attend)(const AttentionTask&);
+  void (*attend_decode)(const DecodeTask&);
   void (*merge)(const MergeTask&);
   void (*rms_norm)(const NormTask&);
   void (*layer_norm)(const NormTask&);

@@ -7,6 +7,7 @@
 #include "chips/cpu/linear_dot.inl"
 #include "chips/cpu/attention.inl"
 #include "chips/cpu/attention_fixed.inl"
+#include "chips/cpu/attention_decode.inl"
 // clang-format on
 
 template <PanelLayout kLayout>
@@ -30,6 +31,7 @@ constexpr KernelTable MakeTable(const char* name) {
        Linear<kPanelQ4_K>, Linear<kPanelQ5_K>, Linear<kPanelQ6_K>, Linear<kPanelIQ4_NL>, Linear<kPanelIQ4_XS>,
        Linear<kPanelMXFP4>},
       Attend,
+      AttendDecode,
       MergePartials,
       RmsNormRows,
       LayerNormRows,

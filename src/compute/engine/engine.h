@@ -146,6 +146,7 @@ struct GenerateRequest {
   JobClass job_class = JobClass::kNormal;
   bool strip_leading_space = false;  // of the answer, where the tokenizer adds one (chat, not continuation)
   bool speculate = true;             // where the engine does; false: one token a step (benches)
+  bool keep_prefix = true;  // its KV, for requests that begin the same way; false: what nobody will ask again
   std::shared_ptr<GenerateSink> sink;
 };
 

@@ -405,6 +405,20 @@ TEST_F(EngineTest, PrefixCacheCanBeTurnedOff) {
   EXPECT_EQ(Entry(model).kv_blocks_cached, 0);
 }
 
+TEST_F(EngineTest, WhatNobodyAsksAgainTakesNoPlaceInThePrefixCache) {
+  StartEngine();
+  const ModelHandle model = AddFake();
+  Generate(Request(model, Prompt(100), 3, nullptr));
+  const int32_t cached = Entry(model).kv_blocks_cached;
+  EXPECT_GT(cached, 0);
+  GenerateRequest once = Request(model, Prompt(400, 7), 40, nullptr);
+  once.sampling.ignore_eos = true;
+  once.keep_prefix = false;
+  EXPECT_EQ(Generate(std::move(once))->finish.usage.completion_tokens, 40);
+  EXPECT_EQ(Entry(model).kv_blocks_cached, cached);
+  EXPECT_EQ(Generate(Request(model, Prompt(100), 3, nullptr))->finish.usage.cached_tokens, 96);
+}
+
 // ---- refusals ----------------------------------------------------------------------------------------
 
 TEST_F(EngineTest, RefusesWhatCanNeverWorkWithTheNumbers) {

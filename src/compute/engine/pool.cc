@@ -145,6 +145,7 @@ bool EngineImpl::TryAdmit(Sequence& sequence, int32_t tokens) {
   LoadedModel& model = *sequence.model;
   const bool echo = sequence.generation != nullptr && sequence.generation->request.sampling.prompt_logprobs;
   const bool pools_rows = sequence.embed != nullptr;  // every token's hidden state is wanted
+  const bool keep = sequence.generation == nullptr || sequence.generation->request.keep_prefix;
   const auto all =
       std::span<const int32_t>(sequence.tokens).first(static_cast<size_t>(sequence.prefill_tokens));
   const auto admit = [&] {
@@ -153,7 +154,7 @@ bool EngineImpl::TryAdmit(Sequence& sequence, int32_t tokens) {
                               .max_tokens = tokens,
                               .workspace = sequence.workspace(),
                               .match_prefix = !echo && !pools_rows,
-                              .share = model.card->info.causal && !pools_rows},
+                              .share = model.card->info.causal && !pools_rows && keep},
                              sequence.kv);
   };
   if (!admit()) {
