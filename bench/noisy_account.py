@@ -63,7 +63,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, default=4)
     parser.add_argument("--budget-models", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=2.0, help="requests/s that the device serves on time")
+    parser.add_argument("--rate", type=float, default=2.5, help="requests/s that the device serves on time")
     parser.add_argument("--noise", type=float, default=8.0, help="times its share")
     parser.add_argument("--minutes", type=float, default=2.0, help="of each run")
     parser.add_argument("--rounds", type=int, default=2)

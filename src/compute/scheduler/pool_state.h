@@ -180,9 +180,10 @@ struct Device {
   // than its profile says.
   double pace = kUnknownPace, long_pace = kUnknownPace, short_pace = 1;
   double late_share = 0;  // of answers of late: whose last token was; not of batch work, or beyond a share
-  Nanoseconds step_ended_at = -1;   // while steps follow each other
-  Nanoseconds land_at = INT64_MAX;  // when a step of the model that is loading may begin
-  bool lands = false;               // it may
+  Nanoseconds step_ended_at = -1;          // while steps follow each other
+  Nanoseconds refused_at = INT64_MIN / 2;  // it last had no time for a request
+  Nanoseconds land_at = INT64_MAX;         // when a step of the model that is loading may begin
+  bool lands = false;                      // it may
   // KV went to the host so that weights can come: until then what is less urgent does not come back.
   Nanoseconds weights_first_until = 0;
   double weights_urgency = 0;

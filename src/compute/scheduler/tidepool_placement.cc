@@ -321,6 +321,7 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
         wake_at_ = std::min(wake_at_, job->place_at);
         continue;
       }
+      fit.device->refused_at = now;
       const double retry = std::clamp(10 * over, 1.0, 60.0);
       EmitReject(*job, Reason::kOverloaded, retry, job->model->waiting, now, effects);
       continue;
@@ -343,9 +344,10 @@ void TidepoolScheduler::OnAssigned(Job& job, Nanoseconds now) {
   job.served_s = 0;
   const double full = std::min(job.model->model.max_sequences, kFullBatch);
   const double output = ExpectedOutput(job);
-  job.prefill_token_s = PrefillSeconds(*job.model, device, job.prompt) / job.prompt;
+  const double charge = now - device.refused_at < kRefuses ? kRefusedCharge : 1;
+  job.prefill_token_s = charge * PrefillSeconds(*job.model, device, job.prompt) / job.prompt;
   job.decode_token_s =
-      ProfileOf(*job.model, device).StepSeconds(0, 0, full * (job.prompt + output / 2), full) / full;
+      charge * ProfileOf(*job.model, device).StepSeconds(0, 0, full * (job.prompt + output / 2), full) / full;
   Count(job, -1);
   job.beyond = Beyond(job, now);
   Count(job, +1);

