@@ -32,6 +32,7 @@ void PoolState::LearnPace(Device& device, double planned_s, Nanoseconds busy, Na
   }
   const Nanoseconds passed = device.step_ended_at >= 0 ? now - device.step_ended_at : busy;
   device.step_ended_at = now;
+  LearnCharge(device, static_cast<double>(passed) * 1e-9, now);
   double ratio = std::clamp(static_cast<double>(passed) * 1e-9 / planned_s, 0.5, 3.0);
   if (std::abs(ratio - 1) < kRounding) ratio = 1;
   // They decay with the time planned: the same whether steps are told one by one or together. A promise
@@ -42,6 +43,18 @@ void PoolState::LearnPace(Device& device, double planned_s, Nanoseconds busy, Na
   learn(device.long_pace, kLongPace_s);
   learn(device.short_pace, kShortPace_s);
   device.pace = std::clamp(std::max(device.long_pace, device.short_pace), kQuickest, kSlowest);
+}
+
+void PoolState::LearnCharge(Device& device, double passed_s, Nanoseconds now) {
+  // More would take their share from accounts whose requests come in bursts: what is refused beyond a share
+  // is refused before the device is full.
+  constexpr double kMost = 1.2;
+  constexpr Nanoseconds kRefuses = 5 * kSecond;  // so long after it last did
+  const bool refuses = now - device.refused_at < kRefuses;
+  const double decay = std::exp(-passed_s / (refuses ? kLongPace_s : 3 * kLongPace_s));
+  device.passed_s = device.passed_s * decay + (refuses ? passed_s : device.step_charged_s);
+  device.charged_s = device.charged_s * decay + device.step_charged_s;
+  if (device.charged_s > 0) device.charge = std::clamp(device.passed_s / device.charged_s, 1.0, kMost);
 }
 
 // A step's time is the sum of its parts, each times its learned factor. Normalised least mean squares (Widrow

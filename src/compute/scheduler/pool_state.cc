@@ -444,6 +444,7 @@ double PoolState::TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nan
   CHECK(device.busy && steps >= 0 && steps <= device.plan.steps);
   const double planned_s = LearnStep(device, steps, busy);
   device.beyond_plan = 0;
+  device.step_charged_s = 0;
   int64_t tokens = 0;
   for (const PlannedTokens& planned : device.plan.sequences) tokens += planned.count;
   for (const PlannedTokens& planned : device.plan.sequences) {
@@ -467,6 +468,7 @@ double PoolState::TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nan
       took_s = static_cast<double>(busy) * 1e-9 * planned.count / static_cast<double>(tokens);
     }
     job->served_s += took_s;
+    device.step_charged_s += took_s / job->charge;
     accounts_.Serve(*job->account, took_s);
     Count(*job, +1);
   }

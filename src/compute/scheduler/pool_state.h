@@ -33,6 +33,7 @@ struct Job {
   Replica* replica = nullptr;
   Place place = Place::kNowhere;
   bool paused = false;
+  double charge = 1;     // Device::charge when it was placed
   bool beyond = false;   // it came beyond its account's share of the pool
   bool relaxed = false;  // its promise has been compared with what the devices can do
   bool placed = false;   // it had a device: it is not refused for load any more, nor for a cordon
@@ -180,7 +181,13 @@ struct Device {
   // than its profile says.
   double pace = kUnknownPace, long_pace = kUnknownPace, short_pace = 1;
   double late_share = 0;  // of answers of late: whose last token was; not of batch work, or beyond a share
-  Nanoseconds step_ended_at = -1;          // while steps follow each other
+  Nanoseconds step_ended_at = -1;  // while steps follow each other
+  // Accounts are charged what tokens cost in full batches. A device that refuses for want of time, but does
+  // not get to such batches, serves less than that: the seconds that passed, of late, over what was charged
+  // for them. 1 after it has refused nobody for a while: an idle device's small batches say nothing of what
+  // it could serve.
+  double charge = 1, passed_s = 0, charged_s = 0;
+  double step_charged_s = 0;               // for the step that ended, in full batches
   Nanoseconds refused_at = INT64_MIN / 2;  // it last had no time for a request
   Nanoseconds land_at = INT64_MAX;         // when a step of the model that is loading may begin
   bool lands = false;                      // it may
@@ -354,6 +361,7 @@ class PoolState : public PoolScheduler {
   void EraseFrom(std::vector<Job*>& list, Job& job);
   double TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nanoseconds now);
   static void LearnPace(Device& device, double planned_s, Nanoseconds busy, Nanoseconds now);
+  static void LearnCharge(Device& device, double passed_s, Nanoseconds now);
   // Returns what was planned for it, in seconds.
   double LearnStep(Device& device, int32_t steps, Nanoseconds busy);
   void ChargeSwitch(const Replica& replica, Nanoseconds stood);

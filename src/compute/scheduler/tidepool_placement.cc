@@ -336,7 +336,7 @@ bool TidepoolScheduler::Beyond(const Job& job, Nanoseconds now) {
 
 // Its account is charged what it costs where it costs least: as one of a full batch. By this measure a device
 // has time for all that it can ever serve; measured time would count an idle device's small batches as if it
-// were full.
+// were full. Device::charge mends that while it refuses.
 void TidepoolScheduler::OnAssigned(Job& job, Nanoseconds now) {
   Device& device = *job.replica->device;
   job.placed = true;
@@ -344,10 +344,11 @@ void TidepoolScheduler::OnAssigned(Job& job, Nanoseconds now) {
   job.served_s = 0;
   const double full = std::min(job.model->model.max_sequences, kFullBatch);
   const double output = ExpectedOutput(job);
-  const double charge = now - device.refused_at < kRefuses ? kRefusedCharge : 1;
-  job.prefill_token_s = charge * PrefillSeconds(*job.model, device, job.prompt) / job.prompt;
+  job.charge = device.charge;
+  job.prefill_token_s = job.charge * PrefillSeconds(*job.model, device, job.prompt) / job.prompt;
   job.decode_token_s =
-      charge * ProfileOf(*job.model, device).StepSeconds(0, 0, full * (job.prompt + output / 2), full) / full;
+      job.charge * ProfileOf(*job.model, device).StepSeconds(0, 0, full * (job.prompt + output / 2), full) /
+      full;
   Count(job, -1);
   job.beyond = Beyond(job, now);
   Count(job, +1);
