@@ -50,6 +50,15 @@ class Bookkeeping final : public PoolState {
     StepDone(0, 1, static_cast<Nanoseconds>(seconds * 1e9), now_);
   }
   double pace() const { return devices_.front()->pace; }
+  // A step that took `passed_s` and cost its accounts `charged_s`.
+  void Charge(double passed_s, double charged_s, bool refuses) {
+    Device& device = *devices_.front();
+    now_ += static_cast<Nanoseconds>(passed_s * 1e9);
+    if (refuses) device.refused_at = now_;
+    device.step_charged_s = charged_s;
+    LearnCharge(device, passed_s, now_);
+  }
+  double charge() const { return devices_.front()->charge; }
   double Predict(int32_t decodes, int32_t context, int32_t prefill) {
     return ProfileOf(ModelOf(1), *devices_.front())
         .StepSeconds(prefill, static_cast<double>(prefill) * prefill, static_cast<double>(decodes) * context,
@@ -133,6 +142,28 @@ TEST_F(UnknownDeviceTest, IsTakenForSlowerUntilItHasRunAndPausesCountAsLongAsThe
 
 // Loads teach what the bus carries: of weights that were in host memory, each a tenth of the way; and what is
 // expected of a load follows.
+TEST(LearnedChargeTest, FollowsWhatADeviceServesWhileItRefuses) {
+  Bookkeeping pool;
+  pool.AddHost({});
+  pool.AddDevice({.host = 0, .arena_bytes = 8 * kTestSegment});
+  const auto pass = [&](double seconds, double charged, bool refuses) {
+    for (double t = 0; t < seconds; t += 0.1) pool.Charge(0.1, 0.1 * charged, refuses);
+  };
+  EXPECT_EQ(pool.charge(), 1);
+  pass(60, 0.1, false);
+  EXPECT_EQ(pool.charge(), 1) << "an idle device's small batches say nothing";
+  pass(300, 0.9, true);
+  EXPECT_NEAR(pool.charge(), 1 / 0.9, 0.01);
+  pass(5, 0.9, false);
+  EXPECT_GT(pool.charge(), 1.05) << "not forgotten at once";
+  pass(100, 1.1, true);
+  EXPECT_EQ(pool.charge(), 1) << "full batches cost what is charged, or less";
+  pass(100, 0.3, true);
+  EXPECT_EQ(pool.charge(), 1.2) << "at most";
+  pass(600, 0.3, false);
+  EXPECT_NEAR(pool.charge(), 1, 0.01);
+}
+
 TEST(LearnedCopyRateTest, FollowsTheLoadsThatWereMeasured) {
   Bookkeeping pool;
   pool.AddHost({.load_bytes_per_s = 1e9});

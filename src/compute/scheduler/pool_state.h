@@ -333,6 +333,8 @@ class PoolState : public PoolScheduler {
   double LoadSeconds(const Model& model, const Device& device) const;
   static double Slack(const Job& job, Nanoseconds now) { return static_cast<double>(job.due() - now) * 1e-9; }
   // Share of the device's time that the jobs on it need to keep their pace.
+  // Of a step that took `passed_s` from the end of the one before; see Device::charge.
+  static void LearnCharge(Device& device, double passed_s, Nanoseconds now);
   double LoadOf(Device& device, View view = View::kAll) const;
   // Where a model alone is slower than the promise, two at once at its own speed is what can be promised.
   double SlowestPace(const Model& model, const Device& device) const;
@@ -361,7 +363,6 @@ class PoolState : public PoolScheduler {
   void EraseFrom(std::vector<Job*>& list, Job& job);
   double TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nanoseconds now);
   static void LearnPace(Device& device, double planned_s, Nanoseconds busy, Nanoseconds now);
-  static void LearnCharge(Device& device, double passed_s, Nanoseconds now);
   // Returns what was planned for it, in seconds.
   double LearnStep(Device& device, int32_t steps, Nanoseconds busy);
   void ChargeSwitch(const Replica& replica, Nanoseconds stood);
