@@ -332,9 +332,9 @@ class PoolState : public PoolScheduler {
   double LoadSeconds(const Replica& replica) const;
   double LoadSeconds(const Model& model, const Device& device) const;
   static double Slack(const Job& job, Nanoseconds now) { return static_cast<double>(job.due() - now) * 1e-9; }
-  // Share of the device's time that the jobs on it need to keep their pace.
   // Of a step that took `passed_s` from the end of the one before; see Device::charge.
   static void LearnCharge(Device& device, double passed_s, Nanoseconds now);
+  // Share of the device's time that the jobs on it need to keep their pace.
   double LoadOf(Device& device, View view = View::kAll) const;
   // Where a model alone is slower than the promise, two at once at its own speed is what can be promised.
   double SlowestPace(const Model& model, const Device& device) const;

@@ -47,6 +47,8 @@ inline constexpr double kOwnRequests = 6;      // of an account that may come at
 inline constexpr double kOwnBurst = 0.25;      // of what is not an account's share, on a device, for a moment
 inline constexpr double kStopLeft_s = 0.05;    // loads that end so soon are not stopped for others
 inline constexpr int32_t kBeyondTokens = 512;  // prompt tokens a step of jobs beyond their account's share
+inline constexpr double kBeyondStep_s = 0.1;   // but about so long, where that takes longer,
+inline constexpr double kLeastBeyond = 0.125;  // and at least this part of it
 inline constexpr int32_t kFullBatch = 64;
 
 }  // namespace tidepool::compute::pool

@@ -179,6 +179,14 @@ bool TidepoolScheduler::Ready(const Replica& replica) const {
   });
 }
 
+// Prompt tokens of jobs beyond their account's share in a step, which whoever comes meanwhile waits for: few
+// where they take long. When promises are not kept the device needs larger steps.
+int32_t TidepoolScheduler::BeyondTokens(const Replica& replica) const {
+  const double all_s = PrefillSeconds(*replica.model, *replica.device, kBeyondTokens);
+  const double share = std::clamp(kBeyondStep_s / all_s, kLeastBeyond, 1.0);
+  return static_cast<int32_t>(share * (replica.device->late ? 2 * kBeyondTokens : kBeyondTokens));
+}
+
 void TidepoolScheduler::ChooseTurn(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
   Turn& turn = device.turn;
   Reason reason = Reason::kContinue;
@@ -194,9 +202,7 @@ void TidepoolScheduler::ChooseTurn(Device& device, Nanoseconds now, std::vector<
     // Between accounts what each has had so far counts at every step.
     const int32_t most_steps = accounts_.shared() ? 1 : options_.max_turn_steps;
     const ComposeRule rule{.most_steps = replica.resident() ? std::min(turn.steps_left, most_steps) : 1,
-                           .most_beyond = !accounts_.shared() ? INT32_MAX
-                                          : device.late       ? 2 * kBeyondTokens
-                                                              : kBeyondTokens};
+                           .most_beyond = !accounts_.shared() ? INT32_MAX : BeyondTokens(replica)};
     if (ComposeStep(replica, rule, now, device.plan)) {
       device.stuck = false;
       EmitRun(device, replica, reason, now, effects);

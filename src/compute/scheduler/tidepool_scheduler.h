@@ -76,6 +76,7 @@ class TidepoolScheduler final : public PoolState {
   static bool Lands(const Replica& replica);
   bool Ready(const Replica& replica) const;
   bool Admissible(const Replica& replica) const;
+  int32_t BeyondTokens(const Replica& replica) const;
   void ChooseTurn(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   static bool AnyLate(const Device& device, Nanoseconds now);
   bool BeginTurn(Device& device, Nanoseconds now);
