@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 
 #include "compute/scheduler/pool_world.h"
@@ -641,6 +642,51 @@ TEST_P(SharedModelTest, IsSharedByWeights) {
   ASSERT_GT(tokens["light"], 1000);
   EXPECT_NEAR(static_cast<double>(tokens["heavy"]) / static_cast<double>(tokens["light"]), 3, 0.3);
   for (const auto& [job, account] : senders) world().Cancel(job);
+}
+
+// Whoever comes meanwhile waits for a step: of prompts that came beyond their account's share it takes about
+// a tenth of a second, however slow the device; of prompts within a share all that it can.
+TEST_F(PolicyTest, StepsOfWhatCameBeyondAShareAreShort) {
+  Start({8});
+  PoolModel model = Warm(1, 4);
+  model.batch_tokens = model.max_step_tokens = 2048;
+  model.profiles = {{.prefill_base_s = 0.004,
+                     .prefill_per_token_s = 0.8e-3,
+                     .decode_base_s = 0.007,
+                     .decode_per_context_token_s = 1e-6,
+                     .decode_per_sequence_s = 0.5e-3}};
+  world().step_times = model.profiles.front();
+  world().AddModel(model);
+  Use(1);
+  std::set<PoolJobId> noisy;
+  const auto send = [&](const char* account) {
+    world().Arrive(
+        {.job = ++last_job_, .model = 1, .account = account, .prompt_tokens = 1000, .max_output_tokens = 10},
+        10);
+    return last_job_;
+  };
+  const PoolJobId quiet = send("quiet");
+  for (int32_t i = 0; i < 30; ++i) noisy.insert(send("noisy"));
+  for (int32_t i = 0; i < 20; ++i) {  // somebody else is there all the time
+    world().RunUntil(world().now() + 3 * kSecond);
+    send("quiet");
+  }
+  world().Finish();
+  int32_t most_beyond = 0, most_within = 0;
+  for (const auto& [at, plan] : world().runs) {
+    int32_t prompts = 0;
+    bool all_late = true;  // of the noisy one's last ten, which are beyond its share for certain
+    for (size_t i = static_cast<size_t>(plan.decodes); i < plan.sequences.size(); ++i) {
+      prompts += plan.sequences[i].count;
+      all_late &= plan.sequences[i].job > *noisy.rbegin() - 10 && noisy.contains(plan.sequences[i].job);
+    }
+    int32_t& most = all_late ? most_beyond : most_within;
+    most = std::max(most, prompts);
+  }
+  EXPECT_GT(FirstToken(quiet), 0);
+  EXPECT_GT(most_beyond, 0);
+  EXPECT_LE(most_beyond, 256) << "twice that while answers are late";
+  EXPECT_GE(most_within, 1000);
 }
 
 }  // namespace
