@@ -44,6 +44,7 @@ struct Account {
   double request_s = 0;   // by how much a request moves the clock, smoothed
   double children_s = 0;  // virtual time of its children's service
   std::map<std::string, std::unique_ptr<Account>, std::less<>> children;
+  Nanoseconds refused_at = INT64_MIN / 2;  // a request of it, for want of time
 };
 
 // What a job was charged ahead: given back, or corrected by what it took in the end.

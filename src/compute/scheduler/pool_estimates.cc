@@ -46,15 +46,15 @@ void PoolState::LearnPace(Device& device, double planned_s, Nanoseconds busy, Na
 }
 
 void PoolState::LearnCharge(Device& device, double passed_s, Nanoseconds now) {
-  // More would take their share from accounts whose requests come in bursts: what is refused beyond a share
-  // is refused before the device is full.
-  constexpr double kMost = 1.2;
-  constexpr Nanoseconds kRefuses = 5 * kSecond;  // so long after it last did
+  // At most: what came beyond a share is refused before the device is full, so that part of what it does not
+  // serve is only idle. At least: a little less than full batches is full.
+  constexpr double kMost = 1.2, kLeast = 1.05;
   const bool refuses = now - device.refused_at < kRefuses;
   const double decay = std::exp(-passed_s / (refuses ? kLongPace_s : 3 * kLongPace_s));
   device.passed_s = device.passed_s * decay + (refuses ? passed_s : device.step_charged_s);
   device.charged_s = device.charged_s * decay + device.step_charged_s;
-  if (device.charged_s > 0) device.charge = std::clamp(device.passed_s / device.charged_s, 1.0, kMost);
+  const double seen = device.charged_s > 0 ? device.passed_s / device.charged_s : 1;
+  device.charge = seen < kLeast ? 1 : std::min(seen, kMost);
 }
 
 // A step's time is the sum of its parts, each times its learned factor. Normalised least mean squares (Widrow

@@ -142,7 +142,8 @@ struct Turn {
   bool broken = false;
 };
 
-inline constexpr double kUnknownPace = 1.15;  // of a device that has not run yet; see Device::pace
+inline constexpr Nanoseconds kRefuses = 5 * kSecond;  // so long after it last did
+inline constexpr double kUnknownPace = 1.15;          // of a device that has not run yet; see Device::pace
 inline constexpr double kLongPace_s = 20, kShortPace_s = 3;
 
 struct Device {

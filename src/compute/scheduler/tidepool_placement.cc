@@ -321,7 +321,7 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
         wake_at_ = std::min(wake_at_, job->place_at);
         continue;
       }
-      fit.device->refused_at = now;
+      fit.device->refused_at = job->account->refused_at = now;
       const double retry = std::clamp(10 * over, 1.0, 60.0);
       EmitReject(*job, Reason::kOverloaded, retry, job->model->waiting, now, effects);
       continue;
@@ -336,7 +336,7 @@ bool TidepoolScheduler::Beyond(const Job& job, Nanoseconds now) {
 
 // Its account is charged what it costs where it costs least: as one of a full batch. By this measure a device
 // has time for all that it can ever serve; measured time would count an idle device's small batches as if it
-// were full. Device::charge mends that while it refuses.
+// were full. Device::charge mends that, for accounts that it refuses.
 void TidepoolScheduler::OnAssigned(Job& job, Nanoseconds now) {
   Device& device = *job.replica->device;
   job.placed = true;
@@ -344,7 +344,7 @@ void TidepoolScheduler::OnAssigned(Job& job, Nanoseconds now) {
   job.served_s = 0;
   const double full = std::min(job.model->model.max_sequences, kFullBatch);
   const double output = ExpectedOutput(job);
-  job.charge = device.charge;
+  job.charge = now - job.account->refused_at < kRefuses ? device.charge : 1;
   job.prefill_token_s = job.charge * PrefillSeconds(*job.model, device, job.prompt) / job.prompt;
   job.decode_token_s =
       job.charge * ProfileOf(*job.model, device).StepSeconds(0, 0, full * (job.prompt + output / 2), full) /

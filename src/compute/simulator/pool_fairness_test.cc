@@ -88,7 +88,7 @@ Seen Watch(const SimConfig& config, const std::vector<Sender>& senders, int32_t 
 
 // The noisy one is the last sender; `share` is what it may send, `noise` times that is what it does send.
 void ExpectUnmoved(const char* name, const SimConfig& config, std::vector<Sender> senders, double noise,
-                   uint64_t runs = 3, double most_refused = 0) {
+                   uint64_t runs = 3) {
   const Seen calm = Watch(config, senders, 1, runs);
   senders.back().per_s *= noise;
   const Seen noisy = Watch(config, senders, 1, runs);
@@ -98,7 +98,7 @@ void ExpectUnmoved(const char* name, const SimConfig& config, std::vector<Sender
       noisy.refused, calm.on_time, noisy.on_time);
   EXPECT_GT(calm.requests, 200u);
   EXPECT_LE(noisy.p99_s, 1.2 * calm.p99_s) << name;
-  EXPECT_LE(noisy.refused, most_refused) << "an account within its share is not refused for what others send";
+  EXPECT_EQ(noisy.refused, 0) << "an account within its share is not refused for what others send";
 }
 
 // One device decodes 64 sequences at 100 ms / token easily; the share of two senders here is half of what
@@ -144,7 +144,7 @@ TEST(PoolFairnessTest, SmallModelsOnAProcessor) {
   config.max_sequences = 64;
   for (const double per_s : {2.0, 2.25, 2.5}) {
     ExpectUnmoved("small models on a processor, x8", config,
-                  {{1, 0.4 * per_s, {0, 1}, 256, 64}, {2, 0.5 * per_s, {2, 3}, 256, 64}}, 8, 20, 0.002);
+                  {{1, 0.4 * per_s, {0, 1}, 256, 64}, {2, 0.5 * per_s, {2, 3}, 256, 64}}, 8, 20);
   }
 }
 
