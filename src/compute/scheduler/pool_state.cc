@@ -444,7 +444,6 @@ double PoolState::TakeSteps(Device& device, int32_t steps, Nanoseconds busy, Nan
   CHECK(device.busy && steps >= 0 && steps <= device.plan.steps);
   const double planned_s = LearnStep(device, steps, busy);
   device.beyond_plan = 0;
-  device.step_charged_s = 0;
   int64_t tokens = 0;
   for (const PlannedTokens& planned : device.plan.sequences) tokens += planned.count;
   for (const PlannedTokens& planned : device.plan.sequences) {
@@ -481,6 +480,7 @@ void PoolState::StepDone(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nanos
   Device& device = *devices_[Index(id)];
   const double planned_s = TakeSteps(device, steps, busy, now);
   LearnPace(device, planned_s, busy, now);
+  device.step_charged_s = 0;
   device.busy = device.yielding = device.landing = false;
   device.running = nullptr;
   device.step_ended = true;
@@ -491,6 +491,7 @@ void PoolState::StepsTaken(PoolDeviceId id, int32_t steps, Nanoseconds busy, Nan
   CHECK(steps >= 1 && steps < device.plan.steps);  // of decodes only, then
   const double planned_s = TakeSteps(device, steps, busy, now);
   LearnPace(device, planned_s, busy, now);
+  device.step_charged_s = 0;
   device.plan.steps -= steps;
   for (PlannedTokens& planned : device.plan.sequences) {
     planned.begin += steps;
@@ -508,6 +509,7 @@ void PoolState::TokensTaken(PoolJobId id, int32_t tokens) {
   job->computed += tokens;
   job->produced += tokens;
   const double took_s = tokens * job->decode_token_s;
+  device.step_charged_s += took_s / job->charge;
   job->served_s += took_s;
   accounts_.Serve(*job->account, took_s);
   Count(*job, +1);
