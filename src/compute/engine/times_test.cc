@@ -261,7 +261,6 @@ TEST_F(EngineTimesTest, TimeInLineIsThatOfTheRequestsBefore) {
   Warm(model);
   // All come while the first is in its first step: the clock stands.
   const auto first = NewSink();
-  Send(model, 20, 5, first);
   std::vector<std::shared_ptr<TimedSink>> others;
   first->on_token = [&](size_t tokens) {
     if (tokens != 1) return;
@@ -270,6 +269,7 @@ TEST_F(EngineTimesTest, TimeInLineIsThatOfTheRequestsBefore) {
       Send(model, 20, 5, others.back());
     }
   };
+  Send(model, 20, 5, first);
   ASSERT_TRUE(Wait(*first));
   // 10 + 20 ms of prefill, four steps of 11 ms.
   EXPECT_EQ(first->finish.queue_s, 0);
