@@ -19,6 +19,7 @@ import shutil
 import sys
 import tempfile
 import types
+import urllib.request
 
 import bench_pool
 import pool_load
@@ -56,6 +57,11 @@ def run(side, options, words, noise, seed):
         clients = [pool_load.Client(side.url, side.models, key, {}, bench_pool.ANSWER_TOKENS) for key in keys]
         quiet, noisy = asyncio.run(drive(clients, arrivals))
         side.after_run()
+        if options.traces:
+            name = "calm" if noise == 1 else "noisy"
+            request = urllib.request.Request(side.url + "/api/v1/pool/trace", headers={"Authorization": f"Bearer {side.key}"})
+            with urllib.request.urlopen(request) as answer, open(options.traces / f"{name}-{seed}.jsonl", "wb") as file:
+                shutil.copyfileobj(answer, file)
     return quiet, noisy
 
 
@@ -69,14 +75,18 @@ def main():
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--check", action="store_true", help=f"fail above {GOAL}")
     parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--traces", type=pathlib.Path, help="a folder for each run's record of decisions, for tidepool sim --replay")
     parser.add_argument("--binary", default=os.environ.get("TIDEPOOL_BINARY", str(ROOT / "build" / "tidepool")))
     options = parser.parse_args()
     if options.models < 1 or options.rounds < 1 or options.rate <= 0 or options.minutes <= 0 or options.noise <= 1:
         parser.error("--models and --rounds are at least 1, --rate and --minutes positive, --noise more than 1")
     data = pathlib.Path(os.environ.get("TIDEPOOL_TEST_DATA", ROOT / "build" / "test-data"))
     pool_arguments = types.SimpleNamespace(
-        binary=options.binary, pool_memory=None, budget_models=min(options.budget_models, options.models), tidepool_flags="",
+        binary=options.binary, pool_memory=None, budget_models=min(options.budget_models, options.models),
+        tidepool_flags="--pool-trace-records 1000000" if options.traces else "",
         models=ROOT / "build/pool-models", vocab=data / "llama.cpp/models/ggml-vocab-qwen2.gguf", data=data, synthetic_only=True)
+    if options.traces:
+        options.traces.mkdir(parents=True, exist_ok=True)
     pool_arguments.models.mkdir(parents=True, exist_ok=True)
     paths = bench_pool.list_models(pool_arguments, options.models)
     words = pool_load.common_words([bench_pool.make_pool_models.tokens_of(path) for path in paths])

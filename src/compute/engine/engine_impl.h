@@ -100,6 +100,7 @@ class EngineImpl final : public Engine {
     Nanoseconds began = 0;
   };
   void EndMove(PoolJobId job, LoadedModel& model, const MoveUnderWay& move, bool done);
+  void LackRoom(PoolJobId job);
   void Reject(const Effect& effect);
   void Note(PoolEventKind kind, const LoadedModel* model, PoolEvent event = {});
   void FailModel(LoadedModel& model, const Error& error);

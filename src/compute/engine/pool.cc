@@ -74,7 +74,7 @@ void EngineImpl::CarryOut(const Effect& effect) {
       if (TryAdmit(sequence, effect.tokens)) {
         scheduler_->Admitted(effect.job, sequence.computed);
       } else {
-        scheduler_->NoRoom(effect.job);
+        LackRoom(effect.job);
       }
       UpdateGauges(*sequence.model);
       break;
@@ -83,7 +83,7 @@ void EngineImpl::CarryOut(const Effect& effect) {
       if (TryGrow(*FindSequence(effect.job), effect.tokens)) {
         scheduler_->Grown(effect.job);
       } else {
-        scheduler_->NoRoom(effect.job);
+        LackRoom(effect.job);
       }
       break;
     case EffectKind::kRun:
@@ -119,6 +119,13 @@ void EngineImpl::CarryOut(const Effect& effect) {
     }
     case EffectKind::kReject: Reject(effect); break;
   }
+}
+
+// The scheduler counts blocks and saw room for these: what slabs hold beside them is measured again, so that
+// it can make the room that is missing.
+void EngineImpl::LackRoom(PoolJobId job) {
+  scheduler_->NoRoom(job);
+  arena_stale_ = true;
 }
 
 void EngineImpl::Reject(const Effect& effect) {

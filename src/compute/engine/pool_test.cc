@@ -247,6 +247,51 @@ TEST_F(EnginePoolTest, ALoadThatLacksRoomForASlabsSakeDoesNotWait) {
   engine.reset();
 }
 
+// The same for an answer: blocks that the scheduler saw free are in another model's slab, so a model that
+// nobody uses gives some of its weights.
+TEST_F(EnginePoolTest, AnAnswerThatLacksRoomForASlabsSakeDoesNotWait) {
+  constexpr uint64_t kSlab = 512 * kBlock;
+  ManualClock still;
+  EngineOptions options;
+  options.max_batch_tokens = 64;
+  options.max_sequences = 8;
+  options.kv_slab_bytes = kSlab;
+  const uint64_t workspace =
+      FakeModel({.context_length = 1024}).WorkspaceBytes({.max_tokens = 64, .max_logit_rows = 8});
+  ledger = std::make_unique<Ledger>(workspace + 4 * kWeights);
+  residency = Residency::Start(*ledger, still, {.warm_bytes = 64 << 20, .chunk_bytes = 16 << 10});
+  arena = std::make_unique<HostKvArena>(HostKvArenaOptions{});
+  engine = Engine::Start(*device, *ledger, still, metrics, options);
+  const ModelHandle a = AddPooled("a"), b = AddPooled("b"), c = AddPooled("c");
+  const auto ask = [&](ModelHandle model, const std::shared_ptr<RecordingSink>& sink) {
+    const auto handle = engine->Submit(Request(model, Prompt(20), 30, sink));
+    EXPECT_TRUE(handle);
+    return handle.value_or(0);
+  };
+  const auto paused = std::make_shared<RecordingSink>();
+  paused->on_token = [](size_t) { std::this_thread::sleep_for(std::chrono::milliseconds(5)); };
+  const RequestHandle stands = ask(a, paused);
+  paused->WaitForTokens(1);
+  engine->SetPaused(stands, true);
+  const auto used = std::make_shared<RecordingSink>();
+  ask(c, used);
+  used->Wait();
+  ASSERT_TRUE(weights_["c"]->complete());
+  // Beside a's slab and c room for b, and not for the blocks of an answer.
+  engine->Trim(1 << 30);
+  ledger->SetLimit(ledger->used() + kWeights + 2 * kBlock);
+  engine->LimitsChanged();
+  const auto late = std::make_shared<RecordingSink>();
+  ask(b, late);
+  for (int i = 0; i < 5000 && !late->finished(); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_TRUE(late->finished());
+  EXPECT_FALSE(paused->finished());
+  EXPECT_EQ(engine->pool()->counters.load_failures, 0u) << "this shows nothing";
+  EXPECT_GT(engine->pool()->counters.evictions, 0u);
+  engine.reset();
+}
+
 TEST_F(EnginePoolTest, TheLeastThatIsNeededIsEnough) {
   StartPool(2 * kWeights, 400, 1 << 20);
   const std::vector<ModelHandle> models = {AddPooled("a"), AddPooled("b")};

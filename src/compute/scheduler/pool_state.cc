@@ -663,9 +663,10 @@ void PoolState::Prefetch(PoolModelId id, Nanoseconds /*now*/) {
 
 void PoolState::SetArena(PoolDeviceId id, uint64_t bytes, Nanoseconds now) {
   Device& device = *devices_[Index(id)];
-  if (bytes > device.arena) NewRoom(device);
   if (bytes != device.arena) {
-    // What was short of room is decided anew by what is known now.
+    // What was short of room is decided anew by what is known now: in a smaller arena too, for what was
+    // thought to be there and was not has to be made.
+    NewRoom(device);
     for (const auto& [model_id, model] : models_) {
       if (model->load_failures == 0) model->quarantined_until = std::min(model->quarantined_until, now);
     }

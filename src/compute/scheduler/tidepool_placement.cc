@@ -330,8 +330,12 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
   }
 }
 
+// Who is refused although he has had more than the others has no burst left: he sends all the time, and would
+// for ever be as far ahead as others are for a moment.
 bool TidepoolScheduler::Beyond(const Job& job, Nanoseconds now) {
-  return AccountTree::ClockAhead(*job.account, now) >= BurstSeconds(job);
+  const Account& account = *job.account;
+  if (now - account.refused_at < kRefuses && AccountTree::ServiceAhead(account) > 0) return true;
+  return AccountTree::ClockAhead(account, now) >= BurstSeconds(job);
 }
 
 // Its account is charged what it costs where it costs least: as one of a full batch. By this measure a device

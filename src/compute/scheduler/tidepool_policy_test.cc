@@ -8,6 +8,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "compute/scheduler/pool_world.h"
 
@@ -687,6 +688,47 @@ TEST_F(PolicyTest, StepsOfWhatCameBeyondAShareAreShort) {
   EXPECT_GT(most_beyond, 0);
   EXPECT_LE(most_beyond, 256) << "twice that while answers are late";
   EXPECT_GE(most_within, 1000);
+}
+
+// A device that is full of one account's answers, all of them still on time, keeps refusing it. By slack
+// alone whoever comes now would wait until his promise is as near as theirs.
+TEST_F(PolicyTest, WhatARefusedAccountSentBeforeWaitsForOthers) {
+  Start({8}, 1);
+  const StepProfile slow{.prefill_base_s = 0.012,
+                         .prefill_per_token_s = 1.7e-3,
+                         .decode_base_s = 0.018,
+                         .decode_per_context_token_s = 4.3e-6,
+                         .decode_per_sequence_s = 2.5e-3};
+  world().step_times = slow;
+  for (PoolModelId model : {1, 2}) {
+    PoolModel spec = Warm(model, 4);
+    spec.batch_tokens = spec.max_step_tokens = 512;
+    spec.profiles = {slow};
+    world().AddModel(spec);
+    Use(model);
+  }
+  const auto send = [&](const char* account, PoolModelId model) {
+    world().Arrive({.job = ++last_job_,
+                    .model = model,
+                    .account = account,
+                    .prompt_tokens = 256,
+                    .max_output_tokens = 64},
+                   64);
+    return last_job_;
+  };
+  std::vector<PoolJobId> quiet;
+  for (int32_t i = 0; i < 240; ++i) {  // a minute
+    if (i % 16 == 0) quiet.push_back(send("quiet", 1));
+    send("noisy", 2);
+    world().RunUntil(world().now() + kSecond / 4);
+  }
+  world().Finish();
+  EXPECT_GT(world().rejected.size(), 100u);
+  for (const PoolJobId job : quiet) {
+    ASSERT_FALSE(world().rejected.contains(job));
+    // Its prompt takes .45 s, a step that it comes upon as long.
+    EXPECT_LT(FirstToken(job), 3 * kSecond / 2) << job;
+  }
 }
 
 }  // namespace

@@ -108,12 +108,18 @@ bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector
       break;
     }
     // A quarter of a batch is left to those that neither came beyond their share nor can wait.
-    if ((AheadSeconds(*next, device) > kBeyond_s || next->job.job_class == JobClass::kBatch) &&
+    const bool beyond = AheadSeconds(*next, device, now) > kBeyond_s;
+    if ((beyond || next->job.job_class == JobClass::kBatch) &&
         slots <= replica.model->model.max_sequences / 4) {
       break;
     }
     const int32_t tokens = FirstReservation(*next);
     const uint64_t bytes = KvBytes(*next->model, tokens);
+    // For what came beyond a share nobody makes room while its model has something to do.
+    if (beyond && replica.runnable > 0 && bytes > device.free()) {
+      Refuse(*next, device, now);
+      continue;
+    }
     if (!Committable(*next) || (bytes > device.free() &&
                                 !MakeRoom(device, bytes - device.free(), least, 0, &replica, now, effects))) {
       Refuse(*next, device, now);

@@ -36,22 +36,27 @@ double TidepoolScheduler::Urgency(const Job& job, Nanoseconds now) const {
     const double ahead = slack - kInteractiveAhead * static_cast<double>(job.ttft) * 1e-9;
     slack = std::max(ahead, std::min(slack, -1.5 * kLateGrace_s));
   }
-  return device == nullptr ? slack : slack + AheadSeconds(job, *device);
+  return device == nullptr ? slack : slack + AheadSeconds(job, *device, now);
 }
 
 // What came beyond its account's share stays behind what came within it; when promises are not kept, what
 // accounts have had decides too.
-double TidepoolScheduler::AheadSeconds(const Job& job, const Device& device) const {
+double TidepoolScheduler::AheadSeconds(const Job& job, const Device& device, Nanoseconds now) const {
   if (!accounts_.shared()) return 0;
   const double ttft_s = static_cast<double>(job.ttft) * 1e-9;
   const double burst_s = BurstSeconds(job);
   if (device.late) {
     return std::clamp(job.ahead_s - burst_s, 0.0, ttft_s) + AccountTree::ServiceAhead(*job.account);
   }
+  if (job.beyond) return ttft_s;
   // What came a little ahead, as everybody's requests do now and then, does not wait; what came a whole burst
   // ahead waits for all that can still begin in time.
   const double ramp_s = 0.5 * kBurst * ttft_s;
-  return ttft_s * std::clamp((job.ahead_s - burst_s) / ramp_s + 1, 0.0, 1.0);
+  const double sent_s = ttft_s * std::clamp((job.ahead_s - burst_s) / ramp_s + 1, 0.0, 1.0);
+  // Of an account that is refused also what it sent before: the device is full of it, and all that came first
+  // would be done first, up to the last moment of the promises of those that come now.
+  if (now - job.account->refused_at >= kRefuses) return sent_s;
+  return std::max(sent_s, std::clamp(AccountTree::ServiceAhead(*job.account), 0.0, ttft_s));
 }
 
 // So far ahead of its share an account may be: a part of the time to the first token, or a few requests.

@@ -1,8 +1,8 @@
 // Tidepool's own policy. Internal to this folder; made by MakeTidepoolScheduler.
 //
 //   Urgency     The slack of a job less the time of its remaining prefill, plus what it waits because it came
-//               beyond its account's share, and, when promises are not kept, because its account has had
-//               more than its share (accounts.h).
+//               beyond its account's share, and, when its account is refused or promises are not kept,
+//               because its account has had more than its share (accounts.h).
 //               One that is late counts as the less urgent the later it is (its next tokens are lost anyway),
 //               until it has gone unserved for the age bound; then it goes first. Interactive work counts as
 //               due earlier by a quarter of its TTFT.
@@ -16,7 +16,8 @@
 //               both loads, as measured: the hysteresis that keeps a slow bus from thrashing). The model that
 //               has the turn gives its weights when no other resident model has work, it has had its turns
 //               for some seconds, and the one that waits would be late; at once when all its jobs came beyond
-//               their share and those that wait did not. A load that only such jobs want stops for others.
+//               their share and those that wait did not. A load that only such jobs want stops for others,
+//               and their KV takes what is free.
 //   Placement   A request joins the device where it adds least: a model's batch that is there (a sequence
 //               more costs little), else the device with least load, dearer as the load nears 1 and as more
 //               bytes want to be resident than fit. Twice a second one model moves from the fullest to the
@@ -66,7 +67,7 @@ class TidepoolScheduler final : public PoolState {
   Demand DemandWith(const Device& device, const Job& job, View view, const Account* below,
                     Nanoseconds now) const;
   double Overload(const Job& job, const Device& device, Nanoseconds now) const;
-  double AheadSeconds(const Job& job, const Device& device) const;
+  double AheadSeconds(const Job& job, const Device& device, Nanoseconds now) const;
 
   void DecideDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void ManageDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);

@@ -130,21 +130,37 @@ TEST(PoolFairnessTest, SharedModelsOnSeveralDevices) {
   ExpectUnmoved("12 shared models on two devices, x10", Pool(2, 12, 70), {{1, 4, all}, {2, 8, all}}, 10);
 }
 
-// Four models of 0.6B in memory for three, on two cores that serve 2.5 requests/s on time: what
-// bench/noisy_account.py does on the real pool, also while the calm ones leave some of the device idle.
-// Batches stay small, so that accounts, who are charged what tokens cost in full ones, would together be
-// promised more than the device serves (Device::charge).
-TEST(PoolFairnessTest, SmallModelsOnAProcessor) {
+// Four models of 0.6B in memory for three, on two cores: what bench/noisy_account.py does on the real pool,
+// also while the calm ones leave some of the device idle. Batches stay small, so that accounts, who are
+// charged what tokens cost in full ones, would together be promised more than the device serves
+// (Device::charge); and the noisy one's answers, all of them on time, would keep a request of the other
+// waiting for as long as that is on time too (TidepoolScheduler::AheadSeconds).
+SimConfig Processor(const StepProfile& profile, double kv_gb) {
   SimConfig config;
-  const StepProfile processor{7e-3, 0.8e-3, 0, 7e-3, 2.9e-6, 0.5e-3};
-  for (int32_t i = 0; i < 4; ++i) config.models.push_back({"m", 341'000'000, 28, 116'480, {processor}});
-  config.kinds = {{"cpu", 3 * 341'000'000ull + 1'000'000'000ull, 25e9}};
+  for (int32_t i = 0; i < 4; ++i) config.models.push_back({"m", 341'000'000, 28, 116'480, {profile}});
+  config.kinds = {{"cpu", 3 * 341'000'000ull + static_cast<uint64_t>(kv_gb * 1e9), 20e9}};
   config.hosts.resize(1);
+  config.hosts[0].memory_bytes = 5'000'000'000;
   config.devices.push_back({0, 0});
   config.max_sequences = 64;
+  config.batch_tokens = 512;
+  config.max_output_tokens = 64;
+  return config;
+}
+void ExpectUnmovedOnAProcessor(const char* name, const SimConfig& config, double per_s) {
+  ExpectUnmoved(name, config, {{1, 0.4 * per_s, {0, 1}, 256, 64}, {2, 0.5 * per_s, {2, 3}, 256, 64}}, 8, 20);
+}
+TEST(PoolFairnessTest, SmallModelsOnAProcessor) {
+  const StepProfile zen5{7e-3, 0.8e-3, 0, 7e-3, 2.9e-6, 0.5e-3};
   for (const double per_s : {2.0, 2.25, 2.5}) {
-    ExpectUnmoved("small models on a processor, x8", config,
-                  {{1, 0.4 * per_s, {0, 1}, 256, 64}, {2, 0.5 * per_s, {2, 3}, 256, 64}}, 8, 20);
+    ExpectUnmovedOnAProcessor("small models on a processor, x8", Processor(zen5, 1), per_s);
+    ExpectUnmovedOnAProcessor("the same, little room for KV, x8", Processor(zen5, 0.64), per_s);
+  }
+}
+TEST(PoolFairnessTest, SmallModelsOnASlowProcessor) {
+  const StepProfile xeon{12e-3, 1.7e-3, 0, 18e-3, 4.3e-6, 2.5e-3};
+  for (const double per_s : {0.5, 0.6, 0.7}) {
+    ExpectUnmovedOnAProcessor("on a slower one, x8", Processor(xeon, 0.64), per_s);
   }
 }
 
