@@ -45,8 +45,10 @@ double TidepoolScheduler::AheadSeconds(const Job& job, const Device& device, Nan
   if (!accounts_.shared()) return 0;
   const double ttft_s = static_cast<double>(job.ttft) * 1e-9;
   const double burst_s = BurstSeconds(job);
+  const bool refused = now - job.account->refused_at < kRefuses;
   if (device.late) {
-    return std::clamp(job.ahead_s - burst_s, 0.0, ttft_s) + AccountTree::ServiceAhead(*job.account);
+    return std::clamp(job.ahead_s - burst_s, 0.0, ttft_s) + AccountTree::ServiceAhead(*job.account) +
+           (refused && job.beyond ? ttft_s : 0);
   }
   if (job.beyond) return ttft_s;
   // What came a little ahead, as everybody's requests do now and then, does not wait; what came a whole burst
@@ -55,7 +57,7 @@ double TidepoolScheduler::AheadSeconds(const Job& job, const Device& device, Nan
   const double sent_s = ttft_s * std::clamp((job.ahead_s - burst_s) / ramp_s + 1, 0.0, 1.0);
   // Of an account that is refused also what it sent before: the device is full of it, and all that came first
   // would be done first, up to the last moment of the promises of those that come now.
-  if (now - job.account->refused_at >= kRefuses) return sent_s;
+  if (!refused) return sent_s;
   return std::max(sent_s, std::clamp(AccountTree::ServiceAhead(*job.account), 0.0, ttft_s));
 }
 
