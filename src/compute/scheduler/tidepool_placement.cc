@@ -24,20 +24,6 @@ bool TidepoolScheduler::MayUse(const Model& model, const Device& device) const {
   return allowed.empty() || std::find(allowed.begin(), allowed.end(), device.id) != allowed.end();
 }
 
-// Adds up weights of models: those of one file once.
-class FilesOnce {
- public:
-  uint64_t BytesOf(const Model& model) {
-    const uint64_t file = model.model.weights_id;
-    if (file != 0 && std::find(counted_.begin(), counted_.end(), file) != counted_.end()) return 0;
-    if (file != 0) counted_.push_back(file);
-    return model.weight_bytes;
-  }
-
- private:
-  std::vector<uint64_t> counted_;
-};
-
 // Share of the copy engine that the bytes beyond what fits would keep busy, round after round.
 double TidepoolScheduler::WeightPressure(const Device& device, const Model* more, View view) const {
   FilesOnce files;
@@ -334,7 +320,7 @@ void TidepoolScheduler::PlaceAll(Nanoseconds now, std::vector<Effect>& effects) 
 // for ever be as far ahead as others are for a moment.
 bool TidepoolScheduler::Beyond(const Job& job, Nanoseconds now) {
   const Account& account = *job.account;
-  if (now - account.refused_at < kRefuses && AccountTree::ServiceAhead(account) > 0) return true;
+  if (Refused(job, now) && AccountTree::ServiceAhead(account) > 0) return true;
   return AccountTree::ClockAhead(account, now) >= BurstSeconds(job);
 }
 
@@ -348,7 +334,7 @@ void TidepoolScheduler::OnAssigned(Job& job, Nanoseconds now) {
   job.served_s = 0;
   const double full = std::min(job.model->model.max_sequences, kFullBatch);
   const double output = ExpectedOutput(job);
-  job.charge = now - job.account->refused_at < kRefuses ? device.charge : 1;
+  job.charge = Refused(job, now) ? device.charge : 1;
   job.prefill_token_s = job.charge * PrefillSeconds(*job.model, device, job.prompt) / job.prompt;
   job.decode_token_s =
       job.charge * ProfileOf(*job.model, device).StepSeconds(0, 0, full * (job.prompt + output / 2), full) /

@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "base/check.h"
@@ -83,9 +84,35 @@ bool TidepoolScheduler::PromiseMore(Job& job, int32_t tokens, std::vector<Effect
   return true;
 }
 
+// What jobs within their accounts' shares wait for: room for their KV and, where all models that have such
+// jobs fit in beside each other, for weights. Where they do not, models take turns in memory, and weights
+// that come push others out whatever is kept for them.
+uint64_t TidepoolScheduler::WantedWithinShare(const Device& device) const {
+  FilesOnce files;
+  uint64_t weights = 0, missing = 0, kv = 0;
+  for (const Replica* replica : device.replicas) {
+    const Model& model = *replica->model;
+    const bool within = replica->jobs(View::kWithinShare) > 0;
+    if (!within && !model.pinned_here()) continue;
+    weights += files.BytesOf(model);
+    if (!within) continue;
+    if (!replica->resident() && !replica->loading) missing += MissingBytes(*replica);
+    for (const Job* job : replica->waiting) {
+      if (!job->beyond && !job->paused && !job->asked) kv += KvBytes(model, FirstReservation(*job));
+    }
+    for (const Job* job : replica->spilled) {
+      if (!job->beyond && !job->paused && job->place == Place::kSpilled)
+        kv += KvBytes(model, std::min(job->reserve_limit(), job->computed + kGrowTokens));
+    }
+  }
+  const double room = (1 - kKvRoom) * static_cast<double>(device.arena);
+  return kv + (static_cast<double>(weights) <= room ? missing : 0);
+}
+
 bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects) {
   Device& device = *replica.device;
   bool asked = false;
+  std::optional<uint64_t> wanted;  // within shares
   int32_t slots = replica.model->model.max_sequences - replica.runnable;
   while (slots > 0 && !replica.waiting.empty()) {
     Job* next = nullptr;
@@ -115,17 +142,26 @@ bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector
     }
     const int32_t tokens = FirstReservation(*next);
     const uint64_t bytes = KvBytes(*next->model, tokens);
-    // For what came beyond a share nobody makes room while its model has something to do.
-    if (beyond && replica.runnable > 0 && bytes > device.free()) {
-      Refuse(*next, device, now);
-      continue;
+    // For what came beyond a share nobody makes room while its model has something to do; of an account that
+    // is refused it takes only room that nobody within his share waits for.
+    if (beyond && replica.runnable > 0) {
+      if (Refused(*next, now) && !wanted) wanted = WantedWithinShare(device);
+      if (bytes + (Refused(*next, now) ? *wanted : 0) > device.free()) {
+        Refuse(*next, device, now);
+        continue;
+      }
     }
-    if (!Committable(*next) || (bytes > device.free() &&
-                                !MakeRoom(device, bytes - device.free(), least, 0, &replica, now, effects))) {
+    if (!Committable(*next) || (bytes > device.free() && !MakeRoom(device,
+                                                                   {.bytes = bytes - device.free(),
+                                                                    .urgency = least,
+                                                                    .keep = &replica,
+                                                                    .within_share = !next->beyond},
+                                                                   now, effects))) {
       Refuse(*next, device, now);
       continue;
     }
     EmitAdmit(*next, tokens, effects);
+    wanted.reset();
     asked = true;
     --slots;
   }
@@ -145,8 +181,10 @@ bool TidepoolScheduler::GrowJob(Job& job, Device& device, bool first, Nanosecond
   if (bytes > device.free()) {
     // When one has grown the device does not stand still any more.
     const Job* const grower = device.stuck && first ? &job : nullptr;
-    const bool made =
-        MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, job.replica, now, effects, grower);
+    const bool made = MakeRoom(
+        device,
+        {.bytes = bytes - device.free(), .urgency = Urgency(job, now), .keep = job.replica, .grower = grower},
+        now, effects);
     if (job.place != Place::kActive) return false;  // it was the youngest itself
     if (!made && bytes > device.free()) {           // room of a job that was dropped is there at once
       Refuse(job, device, now);
@@ -182,8 +220,14 @@ void TidepoolScheduler::RestoreJobs(Device& device, Nanoseconds now, std::vector
       }
       const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
       const uint64_t bytes = KvBytes(*job.model, tokens);
-      if (bytes > device.free() &&
-          !MakeRoom(device, bytes - device.free(), Urgency(job, now), 0, replica, now, effects)) {
+      const bool comes_last = job.beyond && Refused(job, now);
+      if ((comes_last && bytes + WantedWithinShare(device) > device.free()) ||
+          (bytes > device.free() && !MakeRoom(device,
+                                              {.bytes = bytes - device.free(),
+                                               .urgency = Urgency(job, now),
+                                               .keep = replica,
+                                               .within_share = !job.beyond},
+                                              now, effects))) {
         Refuse(job, device, now);
         continue;
       }
@@ -269,11 +313,17 @@ bool TidepoolScheduler::StartLoad(Device& device, Replica& replica, double urgen
   wanted += static_cast<uint64_t>(static_cast<double>(device.arena) * kKvShare);
   wanted =
       std::min(wanted, std::max(device.arena - std::min(device.arena, model.weight_bytes - least), least));
-  if (wanted > device.free() &&
-      !MakeRoom(device, wanted - device.free(), urgency, LoadSeconds(replica), &replica, now, effects)) {
-    // Without the room for growth it may still go in.
-    if (least > device.free() &&
-        !MakeRoom(device, least - device.free(), urgency, LoadSeconds(replica), &replica, now, effects)) {
+  Room room{.urgency = urgency,
+            .load_s = LoadSeconds(replica),
+            .keep = &replica,
+            .within_share = replica.jobs(View::kWithinShare) > 0};
+  const auto made = [&](uint64_t bytes) {
+    if (bytes <= device.free()) return true;
+    room.bytes = bytes - device.free();
+    return MakeRoom(device, room, now, effects);
+  };
+  if (!made(wanted)) {
+    if (!made(least)) {  // without the room for growth it may still go in
       const bool soon = replica.jobs(View::kWithinShare) > 0 && device.running != nullptr &&
                         device.running->beyond > 0 && device.running->jobs(View::kWithinShare) <= 0;
       if (soon) device.turn.broken = true;
@@ -331,11 +381,11 @@ uint64_t TidepoolScheduler::CountFilesOnce(const Device& device, std::vector<Vic
   return all;
 }
 
-bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s,
-                                 const Replica* keep, Nanoseconds now, std::vector<Effect>& effects,
-                                 const Job* grower) {
+bool TidepoolScheduler::MakeRoom(Device& device, Room room, Nanoseconds now, std::vector<Effect>& effects) {
+  const uint64_t bytes = room.bytes;
+  const double urgency = room.urgency, load_s = room.load_s;
+  const Replica* const keep = room.keep;
   std::vector<Victim> victims;
-  const Replica* gives_turn = nullptr;
   uint64_t possible = 0;  // could be freed now
   uint64_t later = 0;     // could be freed when slacks have moved on
   bool in_the_way = false;
@@ -385,7 +435,7 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
           continue;
         }
         if (!gives_way) rank = std::min(rank, -1e8);
-        gives_turn = replica;
+        room.gives = replica;
       }
     }
     victims.push_back({replica, rank});
@@ -402,7 +452,8 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
       const bool stuck = device.stuck;
       const int32_t spilling = device.spilling;
       const uint64_t held = device.kv_bytes;
-      SpillFor(device, bytes - weights, urgency, load_s > 0, gives_turn, grower, now, effects);
+      room.bytes -= weights;
+      SpillFor(device, room, now, effects);
       if (load_s > 0 && (device.spilling > spilling ||
                          device.kv_bytes < held)) {  // what went for weights does not come back before them
         device.weights_first_until = now + kWeightsFirst;
@@ -440,25 +491,26 @@ bool TidepoolScheduler::MakeRoom(Device& device, uint64_t bytes, double urgency,
 }
 
 // Weights are not enough: KV of the jobs that can wait longest goes to the host. Comes true later.
-bool TidepoolScheduler::SpillFor(Device& device, uint64_t bytes, double urgency, bool for_weights,
-                                 const Replica* gives_turn, const Job* grower, Nanoseconds now,
+bool TidepoolScheduler::SpillFor(Device& device, const Room& room, Nanoseconds now,
                                  std::vector<Effect>& effects) {
   Host& host = *hosts_[Index(device.device.host)];
+  const Job* const grower = room.grower;
+  uint64_t bytes = room.bytes;
   uint64_t coming = device.spilling_bytes;
   // Nothing goes on, and sequences move whole: room in pieces may be too small for each of them although
   // there is enough in all. Then the youngest is computed again, an open-ended one first.
-  const bool stands_still = device.stuck && (grower != nullptr || for_weights) && coming == 0;
+  const bool stands_still = device.stuck && (grower != nullptr || room.load_s > 0) && coming == 0;
   while (coming < bytes) {
     Job* victim = nullptr;
-    double most = urgency;
+    double most = room.urgency;
     for (Replica* replica : device.replicas) {
       if (replica == device.running) continue;
-      if (replica == device.turn.replica && replica != gives_turn &&
-          (grower == nullptr || grower->replica != replica)) {
-        continue;
-      }
+      const bool has_turn = replica == device.turn.replica && replica != room.gives &&
+                            (grower == nullptr || grower->replica != replica);
+      if (has_turn && !room.within_share) continue;
       for (Job* job : replica->active) {
         if (job->asked || job->device_bytes == 0) continue;
+        if (has_turn && !(job->beyond && Refused(*job, now) && job->computed > 0)) continue;
         // Not again and again at once.
         if (job->spill_refused_epoch == device.room_epoch && !(stands_still && grower != nullptr)) {
           device.retry_at = std::min(device.retry_at, now + kRetry);
@@ -523,7 +575,7 @@ void TidepoolScheduler::Shrink(Device& device, Nanoseconds now, std::vector<Effe
     }
   }
   if (device.used() > device.arena) {
-    MakeRoom(device, device.used() - device.arena, -kNever, 0, nullptr, now, effects);
+    MakeRoom(device, {.bytes = device.used() - device.arena, .urgency = -kNever}, now, effects);
   }
 }
 

@@ -45,7 +45,7 @@ double TidepoolScheduler::AheadSeconds(const Job& job, const Device& device, Nan
   if (!accounts_.shared()) return 0;
   const double ttft_s = static_cast<double>(job.ttft) * 1e-9;
   const double burst_s = BurstSeconds(job);
-  const bool refused = now - job.account->refused_at < kRefuses;
+  const bool refused = Refused(job, now);
   if (device.late) {
     return std::clamp(job.ahead_s - burst_s, 0.0, ttft_s) + AccountTree::ServiceAhead(*job.account) +
            (refused && job.beyond ? ttft_s : 0);

@@ -33,6 +33,20 @@
 
 namespace tidepool::compute::pool {
 
+// Adds up weights of models: those of one file once.
+class FilesOnce {
+ public:
+  uint64_t BytesOf(const Model& model) {
+    const uint64_t file = model.model.weights_id;
+    if (file != 0 && std::find(counted_.begin(), counted_.end(), file) != counted_.end()) return 0;
+    if (file != 0) counted_.push_back(file);
+    return model.weight_bytes;
+  }
+
+ private:
+  std::vector<uint64_t> counted_;
+};
+
 class TidepoolScheduler final : public PoolState {
  public:
   explicit TidepoolScheduler(const PoolPolicyOptions& options) : PoolState(options) {}
@@ -82,6 +96,8 @@ class TidepoolScheduler final : public PoolState {
   static bool AnyLate(const Device& device, Nanoseconds now);
   bool BeginTurn(Device& device, Nanoseconds now);
   bool AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
+  static bool Refused(const Job& job, Nanoseconds now) { return now - job.account->refused_at < kRefuses; }
+  uint64_t WantedWithinShare(const Device& device) const;
   bool GrowJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
   bool GrowJob(Job& job, Device& device, bool first, Nanoseconds now, std::vector<Effect>& effects);
   int32_t FirstReservation(const Job& job) const;
@@ -101,13 +117,18 @@ class TidepoolScheduler final : public PoolState {
     double rank;  // the larger goes first
   };
   static uint64_t CountFilesOnce(const Device& device, std::vector<Victim>& victims);
-  // Frees `bytes` for a job or model of this urgency; false: not (yet). `grower`: a job that cannot go on
-  // without them, for which also others of its own model make way.
-  bool MakeRoom(Device& device, uint64_t bytes, double urgency, double load_s, const Replica* keep,
-                Nanoseconds now, std::vector<Effect>& effects, const Job* grower = nullptr);
-  // `gives_turn`: the model that has the turn, when it makes way.
-  bool SpillFor(Device& device, uint64_t bytes, double urgency, bool for_weights, const Replica* gives_turn,
-                const Job* grower, Nanoseconds now, std::vector<Effect>& effects);
+  struct Room {
+    uint64_t bytes = 0;
+    double urgency = 0;              // of the job or model that they are for
+    double load_s = 0;               // 0: for KV
+    const Replica* keep = nullptr;   // whose weights stay
+    bool within_share = false;       // also KV makes way that came beyond one, of the model that has the turn
+    const Job* grower = nullptr;     // a job that cannot go on without them: also others of its own model
+    const Replica* gives = nullptr;  // the model that has the turn, when it makes way
+  };
+  // Frees room; false: not (yet).
+  bool MakeRoom(Device& device, Room room, Nanoseconds now, std::vector<Effect>& effects);
+  bool SpillFor(Device& device, const Room& room, Nanoseconds now, std::vector<Effect>& effects);
   bool HasOtherDevice(const Replica& replica) const;
   void Shrink(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void ExpireIdle(Device& device, Nanoseconds now, std::vector<Effect>& effects);
