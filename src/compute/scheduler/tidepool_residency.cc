@@ -121,9 +121,13 @@ bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector
     for (Job* job : replica.waiting) {
       if (job->paused || job->asked) continue;
       const bool refused = job->refused_epoch == device.room_epoch;
-      if (job->passed >= kMaxPassed && refused) barrier = true;  // nobody passes it any more
+      // Nobody passes it any more; what comes last, only when it has gone unserved for the age bound.
+      const double unserved_s = static_cast<double>(now - job->served_at) * 1e-9;
+      const bool passed =
+          job->passed >= kMaxPassed && (!ComesLast(*job, now) || unserved_s > options_.age_bound_s);
+      if (passed && refused) barrier = true;
       if (refused) continue;
-      const double urgency = Urgency(*job, now) - (job->passed >= kMaxPassed ? 1e6 : 0);
+      const double urgency = Urgency(*job, now) - (passed ? 1e6 : 0);
       if (next == nullptr || urgency < least) {
         least = urgency;
         next = job;
@@ -220,8 +224,7 @@ void TidepoolScheduler::RestoreJobs(Device& device, Nanoseconds now, std::vector
       }
       const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
       const uint64_t bytes = KvBytes(*job.model, tokens);
-      const bool comes_last = job.beyond && Refused(job, now);
-      if ((comes_last && bytes + WantedWithinShare(device) > device.free()) ||
+      if ((ComesLast(job, now) && bytes + WantedWithinShare(device) > device.free()) ||
           (bytes > device.free() && !MakeRoom(device,
                                               {.bytes = bytes - device.free(),
                                                .urgency = Urgency(job, now),
@@ -446,8 +449,15 @@ bool TidepoolScheduler::MakeRoom(Device& device, Room room, Nanoseconds now, std
     later = std::max(later, possible);
   }
   if (possible < bytes) {
-    // KV moves only when weights cannot make the room: for weights that have to wait, it is not in the way.
-    const uint64_t weights = load_s > 0 ? later : possible;
+    // KV moves only when weights cannot make the room: for weights that have to wait, it is not in the way,
+    // unless what came beyond the share of an account that is refused is enough of it.
+    uint64_t beyond = 0;
+    for (const Replica* replica : device.replicas) {
+      for (const Job* job : replica->active) {
+        if (room.within_share && ComesLast(*job, now) && !job->asked) beyond += job->device_bytes;
+      }
+    }
+    const uint64_t weights = load_s > 0 && possible + beyond < bytes ? later : possible;
     if (weights < bytes) {
       const bool stuck = device.stuck;
       const int32_t spilling = device.spilling;
@@ -510,7 +520,7 @@ bool TidepoolScheduler::SpillFor(Device& device, const Room& room, Nanoseconds n
       if (has_turn && !room.within_share) continue;
       for (Job* job : replica->active) {
         if (job->asked || job->device_bytes == 0) continue;
-        if (has_turn && !(job->beyond && Refused(*job, now) && job->computed > 0)) continue;
+        if (has_turn && !(ComesLast(*job, now) && job->computed > 0)) continue;
         // Not again and again at once.
         if (job->spill_refused_epoch == device.room_epoch && !(stands_still && grower != nullptr)) {
           device.retry_at = std::min(device.retry_at, now + kRetry);
