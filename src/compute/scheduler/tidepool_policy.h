@@ -31,6 +31,7 @@ inline constexpr double kOverdue = 0.25;          // of a load's time
 inline constexpr double kUnserved = 10;           // likewise, of a model that was not served since it came
 inline constexpr int32_t kGrowTokens = 128;       // KV reserved ahead where spilling is possible
 inline constexpr double kKvShare = 1.0 / 64;  // of the arena, left free for growth when weights are loaded
+inline constexpr double kLastCommit = 0.75;   // of the KV that may be promised, to what comes last
 inline constexpr double kKvRoom = 0.1;        // of the arena, beside weights of models that fit in together
 inline constexpr double kRound_s = 5;    // a round of switches that keeps within usual promises (ttft / 2)
 inline constexpr double kComfort = 0.7;  // load up to which a device is as good as an empty one

@@ -45,11 +45,12 @@ double TidepoolScheduler::CommitLimit(const Host& host) const {
   return static_cast<double>(capacity) * std::max(options_.overcommit, 1.0);
 }
 
-bool TidepoolScheduler::Committable(const Job& job) const {
+bool TidepoolScheduler::Committable(const Job& job, Nanoseconds now) const {
   if (job.committed > 0) return true;
   Host& host = *hosts_[Index(job.replica->device->device.host)];
   const uint64_t more = KvBytes(*job.model, job.first_promise());
-  const bool fits = static_cast<double>(host.committed + more) <= CommitLimit(host) || host.committed == 0;
+  const double limit = CommitLimit(host) * (ComesLast(job, now) ? kLastCommit : 1);
+  const bool fits = static_cast<double>(host.committed + more) <= limit || host.committed == 0;
   if (!fits) host.full = true;
   return fits;
 }
@@ -115,19 +116,20 @@ bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector
   std::optional<uint64_t> wanted;  // within shares
   int32_t slots = replica.model->model.max_sequences - replica.runnable;
   while (slots > 0 && !replica.waiting.empty()) {
+    // Whom many have passed nobody passes any more; whom comes last, nobody else that does.
+    bool barrier = false, last_barrier = false;
+    for (const Job* job : replica.waiting) {
+      if (job->paused || job->asked || job->passed < kMaxPassed || job->refused_epoch != device.room_epoch)
+        continue;
+      (ComesLast(*job, now) ? last_barrier : barrier) = true;
+    }
     Job* next = nullptr;
     double least = kNever;
-    bool barrier = false;
     for (Job* job : replica.waiting) {
-      if (job->paused || job->asked) continue;
-      const bool refused = job->refused_epoch == device.room_epoch;
-      // Nobody passes it any more; what comes last, only when it has gone unserved for the age bound.
-      const double unserved_s = static_cast<double>(now - job->served_at) * 1e-9;
-      const bool passed =
-          job->passed >= kMaxPassed && (!ComesLast(*job, now) || unserved_s > options_.age_bound_s);
-      if (passed && refused) barrier = true;
-      if (refused) continue;
-      const double urgency = Urgency(*job, now) - (passed ? 1e6 : 0);
+      const bool last = ComesLast(*job, now);
+      if (job->paused || job->asked || job->refused_epoch == device.room_epoch || (last && last_barrier))
+        continue;
+      const double urgency = Urgency(*job, now) - (job->passed >= kMaxPassed && !last ? 1e6 : 0);
       if (next == nullptr || urgency < least) {
         least = urgency;
         next = job;
@@ -155,12 +157,12 @@ bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector
         continue;
       }
     }
-    if (!Committable(*next) || (bytes > device.free() && !MakeRoom(device,
-                                                                   {.bytes = bytes - device.free(),
-                                                                    .urgency = least,
-                                                                    .keep = &replica,
-                                                                    .within_share = !next->beyond},
-                                                                   now, effects))) {
+    if (!Committable(*next, now) || (bytes > device.free() && !MakeRoom(device,
+                                                                        {.bytes = bytes - device.free(),
+                                                                         .urgency = least,
+                                                                         .keep = &replica,
+                                                                         .within_share = !next->beyond},
+                                                                        now, effects))) {
       Refuse(*next, device, now);
       continue;
     }

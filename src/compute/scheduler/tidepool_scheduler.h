@@ -17,7 +17,7 @@
 //               has the turn gives its weights when no other resident model has work, it has had its turns
 //               for some seconds, and the one that waits would be late; at once when all its jobs came beyond
 //               their share and those that wait did not. A load that only such jobs want stops for others,
-//               and their KV takes what is free.
+//               and their KV takes what is free and makes way first.
 //   Placement   A request joins the device where it adds least: a model's batch that is there (a sequence
 //               more costs little), else the device with least load, dearer as the load nears 1 and as more
 //               bytes want to be resident than fit. Twice a second one model moves from the fullest to the
@@ -103,7 +103,7 @@ class TidepoolScheduler final : public PoolState {
   bool GrowJob(Job& job, Device& device, bool first, Nanoseconds now, std::vector<Effect>& effects);
   int32_t FirstReservation(const Job& job) const;
   double CommitLimit(const Host& host) const;
-  bool Committable(const Job& job) const;
+  bool Committable(const Job& job, Nanoseconds now) const;
   bool PromiseMore(Job& job, int32_t tokens, std::vector<Effect>& effects);
   void Refuse(Job& job, Device& device,
               Nanoseconds now);  // no room: tried again when some comes or may have come

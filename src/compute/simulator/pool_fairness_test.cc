@@ -6,85 +6,10 @@
 #include <cmath>
 #include <random>
 
-#include "compute/simulator/simulator.h"
+#include "compute/simulator/fairness_fixture.h"
 
 namespace tidepool::compute {
 namespace {
-
-constexpr double kSeconds = 360;
-// Clocks and step times are learned, and models loaded, in the first minute.
-constexpr Nanoseconds kWarmUp = 60 * kSecond;
-
-struct Sender {
-  int32_t account = 0;
-  double per_s = 1;
-  std::vector<int32_t> models;
-  int32_t prompt = 0, output = 0;  // 0: of many lengths
-};
-
-// Poisson arrivals. The arrivals of one sender are the same whatever the others send.
-void Send(const Sender& sender, uint64_t seed, std::vector<SimRequest>& requests) {
-  std::mt19937_64 random(static_cast<uint64_t>(sender.account) * 7919 + seed);
-  const auto uniform = [&] { return (static_cast<double>(random() >> 11) + 0.5) * 0x1p-53; };
-  double at = 0;
-  while ((at += -std::log(uniform()) / sender.per_s) < kSeconds) {
-    SimRequest request;
-    request.arrival = std::llround(at * 1e9);
-    request.model = sender.models[random() % sender.models.size()];
-    request.prompt = 100 + static_cast<int32_t>(random() % 1000);
-    request.output = 50 + static_cast<int32_t>(random() % 400);
-    if (sender.prompt > 0) request.prompt = sender.prompt;
-    if (sender.output > 0) request.output = sender.output;
-    request.account = sender.account;
-    requests.push_back(request);
-  }
-}
-
-SimConfig Pool(int32_t devices, int32_t models, double arena_gb) {
-  SimConfig config;
-  const StepProfile h800{5.7e-3, 22.4e-6, 0, 8.25e-3, 0.08e-6, 103e-6};
-  for (int32_t i = 0; i < models; ++i) config.models.push_back({"m", 15'200'000'000, 28, 57344, {h800}});
-  config.kinds = {{"H800", static_cast<uint64_t>(arena_gb * 1e9), 25e9}};
-  config.hosts.resize(1);
-  for (int32_t i = 0; i < devices; ++i) config.devices.push_back({0, 0});
-  config.max_sequences = 64;
-  return config;
-}
-
-struct Seen {
-  double p99_s = 0, p50_s = 0, refused = 0, on_time = 0;
-  size_t requests = 0;
-};
-// Of some runs together: the 99th percentile of one is the chance of a few requests.
-Seen Watch(const SimConfig& config, const std::vector<Sender>& senders, int32_t account, uint64_t runs) {
-  Seen seen;
-  std::vector<double> ttft;
-  int64_t tokens = 0, on_time = 0, refused = 0;
-  for (uint64_t seed = 1; seed <= runs; ++seed) {
-    std::vector<SimRequest> requests;
-    for (const Sender& sender : senders) Send(sender, seed, requests);
-    std::stable_sort(requests.begin(), requests.end(),
-                     [](const SimRequest& a, const SimRequest& b) { return a.arrival < b.arrival; });
-    const auto result = Simulate(config, requests);
-    for (size_t i = 0; i < requests.size(); ++i) {
-      if (requests[i].account != account || requests[i].arrival < kWarmUp) continue;
-      const SimRequestResult& detail = result->details[i];
-      tokens += requests[i].output;
-      on_time += detail.on_time;
-      refused += detail.rejected;
-      ttft.push_back(detail.first_token < 0
-                         ? 1e9
-                         : static_cast<double>(detail.first_token - requests[i].arrival) * 1e-9);
-    }
-  }
-  std::sort(ttft.begin(), ttft.end());
-  seen.requests = ttft.size();
-  seen.p50_s = ttft[ttft.size() / 2];
-  seen.p99_s = ttft[static_cast<size_t>(0.99 * static_cast<double>(ttft.size()))];
-  seen.refused = static_cast<double>(refused) / static_cast<double>(ttft.size());
-  seen.on_time = static_cast<double>(on_time) / static_cast<double>(tokens);
-  return seen;
-}
 
 // The noisy one is the last sender; `share` is what it may send, `noise` times that is what it does send.
 void ExpectUnmoved(const char* name, const SimConfig& config, std::vector<Sender> senders, double noise,
@@ -135,18 +60,6 @@ TEST(PoolFairnessTest, SharedModelsOnSeveralDevices) {
 // charged what tokens cost in full ones, would together be promised more than the device serves
 // (Device::charge); and the noisy one's answers, all of them on time, would keep a request of the other
 // waiting for as long as that is on time too (TidepoolScheduler::AheadSeconds).
-SimConfig Processor(const StepProfile& profile, double kv_gb) {
-  SimConfig config;
-  for (int32_t i = 0; i < 4; ++i) config.models.push_back({"m", 341'000'000, 28, 116'480, {profile}});
-  config.kinds = {{"cpu", 3 * 341'000'000ull + static_cast<uint64_t>(kv_gb * 1e9), 20e9}};
-  config.hosts.resize(1);
-  config.hosts[0].memory_bytes = 5'000'000'000;
-  config.devices.push_back({0, 0});
-  config.max_sequences = 64;
-  config.batch_tokens = 512;
-  config.max_output_tokens = 64;
-  return config;
-}
 void ExpectUnmovedOnAProcessor(const char* name, const SimConfig& config, double per_s) {
   ExpectUnmoved(name, config, {{1, 0.4 * per_s, {0, 1}, 256, 64}, {2, 0.5 * per_s, {2, 3}, 256, 64}}, 8, 20);
 }
@@ -155,6 +68,18 @@ TEST(PoolFairnessTest, SmallModelsOnAProcessor) {
   for (const double per_s : {2.0, 2.25, 2.5}) {
     ExpectUnmovedOnAProcessor("small models on a processor, x8", Processor(zen5, 1), per_s);
     ExpectUnmovedOnAProcessor("the same, little room for KV, x8", Processor(zen5, 0.64), per_s);
+  }
+}
+// Both accounts use both models, which fit in beside each other and KV of 8, 13 or 27 requests: KV of the
+// noisy one's would take the room of weights that the other waits for (TidepoolScheduler::WantedWithinShare).
+TEST(PoolFairnessTest, SharedSmallModelsOnAProcessor) {
+  const StepProfile zen5{7e-3, 0.8e-3, 0, 7e-3, 2.9e-6, 0.5e-3};
+  for (const auto& [kv_gb, per_s] : {std::pair(0.3, 2.0), {0.3, 2.5}, {0.5, 2.0}, {0.5, 2.5}, {1.0, 2.5}}) {
+    SimConfig config = Processor(zen5, kv_gb);
+    config.models.resize(2);
+    config.kinds[0].arena_bytes -= config.models[0].weight_bytes;
+    ExpectUnmoved("two small models shared, x8", config,
+                  {{1, 0.4 * per_s, {0, 1}, 256, 64}, {2, 0.5 * per_s, {0, 1}, 256, 64}}, 8, 20);
   }
 }
 TEST(PoolFairnessTest, SmallModelsOnASlowProcessor) {

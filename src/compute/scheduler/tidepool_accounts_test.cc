@@ -1,0 +1,260 @@
+// What accounts have of a pool that others use too, one test for each rule of the policy. What the rules are
+// worth together: compute/simulator, pool_fairness_test and pool_shares_test.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "compute/scheduler/policy_fixture.h"
+
+namespace tidepool::compute::pool {
+namespace {
+
+// Saturated: of who sends as much each gets device time by its weight, also where a model's profile says
+// nothing (a scripted one's) and only the time its steps took is known.
+class SharedModelTest : public PolicyTest, public ::testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(Profile, SharedModelTest, ::testing::Bool());
+TEST_P(SharedModelTest, IsSharedByWeights) {
+  Start({8});
+  PoolModel model = Warm(1, 4);
+  model.max_sequences = model.max_logit_rows = 8;
+  model.ttft = kSecond / 100;
+  model.tpot = kMillisecond;
+  world().step_times = StepProfile{.prefill_base_s = 0.01, .decode_base_s = 0.01};
+  if (!GetParam()) model.profiles = {{}};
+  world().AddModel(model);
+  std::map<PoolJobId, std::string> senders;
+  std::map<std::string, int64_t> open, tokens;
+  const auto refill = [&] {
+    for (const auto& [account, weight] : {std::pair("light", 1.0), std::pair("heavy", 3.0)}) {
+      while (open[account] < 40) {
+        world().Arrive({.job = ++last_job_,
+                        .model = 1,
+                        .account = account,
+                        .account_weights = {weight},
+                        .prompt_tokens = 40,
+                        .max_output_tokens = 8},
+                       8);
+        senders[last_job_] = account;
+        ++open[account];
+      }
+    }
+  };
+  const Nanoseconds warm = 20 * kSecond, end = 60 * kSecond;
+  size_t seen = 0;
+  while (world().now() < end && !world().failed()) {
+    refill();
+    world().Decide();
+    if (!world().Advance()) break;
+    if (world().ended.size() == seen) continue;
+    seen = world().ended.size();
+    for (auto job = senders.begin(); job != senders.end();) {
+      if (!world().ended.contains(job->first)) {
+        ++job;
+        continue;
+      }
+      --open[job->second];
+      if (world().now() > warm) tokens[job->second] += 8;
+      job = senders.erase(job);
+    }
+  }
+  ASSERT_GT(tokens["light"], 1000);
+  EXPECT_NEAR(static_cast<double>(tokens["heavy"]) / static_cast<double>(tokens["light"]), 3, 0.3);
+  for (const auto& [job, account] : senders) world().Cancel(job);
+}
+
+// Whoever comes meanwhile waits for a step: of prompts that came beyond their account's share it takes about
+// a tenth of a second, however slow the device; of prompts within a share all that it can.
+TEST_F(PolicyTest, StepsOfWhatCameBeyondAShareAreShort) {
+  Start({8});
+  PoolModel model = Warm(1, 4);
+  model.batch_tokens = model.max_step_tokens = 2048;
+  model.profiles = {{.prefill_base_s = 0.004,
+                     .prefill_per_token_s = 0.8e-3,
+                     .decode_base_s = 0.007,
+                     .decode_per_context_token_s = 1e-6,
+                     .decode_per_sequence_s = 0.5e-3}};
+  world().step_times = model.profiles.front();
+  world().AddModel(model);
+  Use(1);
+  std::set<PoolJobId> noisy;
+  const auto send = [&](const char* account) {
+    world().Arrive(
+        {.job = ++last_job_, .model = 1, .account = account, .prompt_tokens = 1000, .max_output_tokens = 10},
+        10);
+    return last_job_;
+  };
+  const PoolJobId quiet = send("quiet");
+  for (int32_t i = 0; i < 30; ++i) noisy.insert(send("noisy"));
+  for (int32_t i = 0; i < 20; ++i) {  // somebody else is there all the time
+    world().RunUntil(world().now() + 3 * kSecond);
+    send("quiet");
+  }
+  world().Finish();
+  int32_t most_beyond = 0, most_within = 0;
+  for (const auto& [at, plan] : world().runs) {
+    int32_t prompts = 0;
+    bool all_late = true;  // of the noisy one's last ten, which are beyond its share for certain
+    for (size_t i = static_cast<size_t>(plan.decodes); i < plan.sequences.size(); ++i) {
+      prompts += plan.sequences[i].count;
+      all_late &= plan.sequences[i].job > *noisy.rbegin() - 10 && noisy.contains(plan.sequences[i].job);
+    }
+    int32_t& most = all_late ? most_beyond : most_within;
+    most = std::max(most, prompts);
+  }
+  EXPECT_GT(FirstToken(quiet), 0);
+  EXPECT_GT(most_beyond, 0);
+  EXPECT_LE(most_beyond, 256) << "twice that while answers are late";
+  EXPECT_GE(most_within, 1000);
+}
+
+// A device that is full of one account's answers, on time or late, keeps refusing it. By slack alone whoever
+// comes now would wait until his promise is as near as theirs.
+TEST_F(PolicyTest, WhatARefusedAccountSentBeforeWaitsForOthers) {
+  Start({12}, 1);
+  const StepProfile said{.prefill_base_s = 0.012,
+                         .prefill_per_token_s = 1.7e-3,
+                         .decode_base_s = 0.018,
+                         .decode_per_context_token_s = 4.3e-6,
+                         .decode_per_sequence_s = 2.5e-3};
+  StepProfile real = said;  // twice as slow, so that too much is promised
+  for (double* seconds : {&real.prefill_per_token_s, &real.decode_base_s, &real.decode_per_sequence_s})
+    *seconds *= 2;
+  world().step_times = real;
+  for (PoolModelId model : {1, 2, 3}) {
+    PoolModel spec = Warm(model, 4);
+    spec.batch_tokens = spec.max_step_tokens = 512;
+    spec.profiles = {said};
+    world().AddModel(spec);
+    Use(model);
+  }
+  const auto send = [&](const char* account, PoolModelId model) {
+    world().Arrive({.job = ++last_job_,
+                    .model = model,
+                    .account = account,
+                    .prompt_tokens = 256,
+                    .max_output_tokens = 64},
+                   64);
+    return last_job_;
+  };
+  std::vector<PoolJobId> quiet;
+  for (int32_t i = 0; i < 240; ++i) {  // two minutes
+    if (i % 5 == 0) quiet.push_back(send("quiet", 1));
+    send("noisy", 2 + static_cast<PoolModelId>(i % 2));
+    world().RunUntil(world().now() + kSecond / 2);
+  }
+  world().Finish();
+  EXPECT_GT(world().rejected.size(), 100u);
+  for (const PoolJobId job : quiet) {
+    ASSERT_FALSE(world().rejected.contains(job));
+    // Its prompt takes .9 s, as long as a step that it comes upon, and one of its own may be before it.
+    EXPECT_LT(static_cast<double>(FirstToken(job)) * 1e-9, 3.5) << job;
+  }
+}
+
+// Answers of a flood have the memory that is free, and no weights of others are given up for them.
+TEST_F(PolicyTest, KvOfWhatCameBeyondAShareTakesWhatIsFree) {
+  Start({8});
+  const StepProfile slow{.prefill_base_s = 0.004,
+                         .prefill_per_token_s = 0.8e-3,
+                         .decode_base_s = 0.007,
+                         .decode_per_context_token_s = 1e-6,
+                         .decode_per_sequence_s = 0.5e-3};
+  world().step_times = slow;
+  for (PoolModelId model : {1, 2}) {
+    PoolModel spec = Warm(model, 4);
+    spec.max_sequences = spec.max_logit_rows = 64;
+    spec.profiles = {slow};
+    world().AddModel(spec);
+    Use(model);
+  }
+  const auto send = [&](const char* account, PoolModelId model, int32_t prompt) {
+    world().Arrive({.job = ++last_job_,
+                    .model = model,
+                    .account = account,
+                    .prompt_tokens = prompt,
+                    .max_output_tokens = 200},
+                   200);
+    return last_job_;
+  };
+  for (int32_t i = 0; i < 30; ++i) send("noisy", 2, 1000);  // 76 blocks each, of 600
+  std::vector<PoolJobId> quiet;
+  for (int32_t i = 0; i < 10; ++i) {
+    quiet.push_back(send("quiet", 1, 20));
+    world().RunUntil(world().now() + kSecond);
+  }
+  EXPECT_EQ(Count(EffectKind::kEvict, 1), 0);
+  for (const PoolJobId job : quiet) EXPECT_LT(FirstToken(job), kSecond);
+  world().Finish();
+  EXPECT_EQ(world().ended.size(), static_cast<size_t>(last_job_));
+}
+
+// One account asks for more than there is for two minutes and is refused; another one asks now and then.
+class FloodTest : public PolicyTest {
+ protected:
+  static constexpr StepProfile kSlow{.prefill_base_s = 0.004,
+                                     .prefill_per_token_s = 0.4e-3,
+                                     .decode_base_s = 0.007,
+                                     .decode_per_context_token_s = 1e-6,
+                                     .decode_per_sequence_s = 0.5e-3};
+  void Add(PoolModelId model, int32_t segments) {
+    PoolModel spec = Warm(model, segments);
+    spec.max_sequences = spec.max_logit_rows = 64;
+    spec.batch_tokens = spec.max_step_tokens = 512;
+    spec.profiles = {kSlow};
+    world().AddModel(spec);
+    Use(model);
+  }
+  PoolJobId Send(const char* account, PoolModelId model, int32_t prompt, int32_t output) {
+    world().Arrive({.job = ++last_job_,
+                    .model = model,
+                    .account = account,
+                    .prompt_tokens = prompt,
+                    .max_output_tokens = output},
+                   output);
+    return last_job_;
+  }
+  // Seconds to the first token of the quiet one's, the longest.
+  double Flood(PoolModelId flooded, PoolModelId asked, int32_t prompt, int32_t output) {
+    world().step_times = kSlow;
+    std::vector<PoolJobId> quiet;
+    for (int32_t i = 0; i < 960; ++i) {
+      Send("noisy", flooded, prompt, output);
+      if (i % 8 == 7) quiet.push_back(Send("quiet", asked, 100, 40));
+      world().RunUntil(world().now() + kSecond / 8);
+    }
+    world().Finish();
+    EXPECT_GT(world().rejected.size(), 100u);
+    double longest_s = 0;
+    for (const PoolJobId job : quiet) {
+      EXPECT_FALSE(world().rejected.contains(job));
+      if (!world().rejected.contains(job))
+        longest_s = std::max(longest_s, static_cast<double>(FirstToken(job)) * 1e-9);
+    }
+    return longest_s;
+  }
+};
+
+// Room for 600 blocks of KV; an answer of the flood needs 69. Weights of both models fit in beside each
+// other: those of the quiet one's go when it has nothing to do, and come back for it.
+TEST_F(FloodTest, KvThatComesLastMakesWayForWeightsThatOthersWaitFor) {
+  Start({8}, 1, 8ull << 30);
+  for (const PoolModelId model : {1, 2}) Add(model, 4);
+  EXPECT_LT(Flood(2, 1, 800, 300), 3);
+}
+TEST_F(FloodTest, KvThatComesLastMakesWayForOthersOfItsModel) {
+  Start({4}, 1, 8ull << 30);
+  Add(1, 4);
+  EXPECT_LT(Flood(1, 1, 100, 1000), 1);
+}
+// The host has little room, so that many wait, and are passed, until somebody has ended.
+TEST_F(FloodTest, WhatComesLastLetsOthersPass) {
+  Start({4}, 1, kRoomForKv);
+  Add(1, 4);
+  EXPECT_LT(Flood(1, 1, 100, 1000), 0.7);
+}
+
+}  // namespace
+}  // namespace tidepool::compute::pool
