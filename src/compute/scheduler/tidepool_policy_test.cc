@@ -3,11 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <map>
 #include <memory>
-#include <random>
-#include <set>
-#include <string>
 #include <vector>
 
 #include "compute/scheduler/policy_fixture.h"

@@ -1,7 +1,6 @@
 // What is in memory: KV reserved, moved and given up; weights loaded, evicted and kept.
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <map>
 #include <optional>
 #include <utility>
@@ -85,10 +84,10 @@ bool TidepoolScheduler::PromiseMore(Job& job, int32_t tokens, std::vector<Effect
   return true;
 }
 
-// What jobs within their accounts' shares wait for: room for their KV and, where all models that have such
-// jobs fit in beside each other, for weights. Where they do not, models take turns in memory, and weights
-// that come push others out whatever is kept for them.
-uint64_t TidepoolScheduler::WantedWithinShare(const Device& device) const {
+// What is waited for within shares of accounts that are not refused: room for KV and, where all models that
+// have jobs within a share fit in beside each other, for weights. Where they do not, models take turns in
+// memory, and weights that come push others out whatever is kept for them.
+uint64_t TidepoolScheduler::WantedWithinShare(const Device& device, Nanoseconds now) const {
   FilesOnce files;
   uint64_t weights = 0, missing = 0, kv = 0;
   for (const Replica* replica : device.replicas) {
@@ -98,11 +97,12 @@ uint64_t TidepoolScheduler::WantedWithinShare(const Device& device) const {
     weights += files.BytesOf(model);
     if (!within) continue;
     if (!replica->resident() && !replica->loading) missing += MissingBytes(*replica);
+    const auto counts = [&](const Job& job) { return !job.beyond && !job.paused && !Refused(job, now); };
     for (const Job* job : replica->waiting) {
-      if (!job->beyond && !job->paused && !job->asked) kv += KvBytes(model, FirstReservation(*job));
+      if (counts(*job) && !job->asked) kv += KvBytes(model, FirstReservation(*job));
     }
     for (const Job* job : replica->spilled) {
-      if (!job->beyond && !job->paused && job->place == Place::kSpilled)
+      if (counts(*job) && job->place == Place::kSpilled)
         kv += KvBytes(model, std::min(job->reserve_limit(), job->computed + kGrowTokens));
     }
   }
@@ -151,7 +151,7 @@ bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector
     // For what came beyond a share nobody makes room while its model has something to do; of an account that
     // is refused it takes only room that nobody within his share waits for.
     if (beyond && replica.runnable > 0) {
-      if (Refused(*next, now) && !wanted) wanted = WantedWithinShare(device);
+      if (Refused(*next, now) && !wanted) wanted = WantedWithinShare(device, now);
       if (bytes + (Refused(*next, now) ? *wanted : 0) > device.free()) {
         Refuse(*next, device, now);
         continue;
@@ -226,7 +226,7 @@ void TidepoolScheduler::RestoreJobs(Device& device, Nanoseconds now, std::vector
       }
       const int32_t tokens = std::min(job.reserve_limit(), job.computed + kGrowTokens);
       const uint64_t bytes = KvBytes(*job.model, tokens);
-      if ((ComesLast(job, now) && bytes + WantedWithinShare(device) > device.free()) ||
+      if ((ComesLast(job, now) && bytes + WantedWithinShare(device, now) > device.free()) ||
           (bytes > device.free() && !MakeRoom(device,
                                               {.bytes = bytes - device.free(),
                                                .urgency = Urgency(job, now),

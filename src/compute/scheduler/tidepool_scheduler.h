@@ -98,7 +98,7 @@ class TidepoolScheduler final : public PoolState {
   bool AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
   static bool Refused(const Job& job, Nanoseconds now) { return now - job.account->refused_at < kRefuses; }
   static bool ComesLast(const Job& job, Nanoseconds now) { return job.beyond && Refused(job, now); }
-  uint64_t WantedWithinShare(const Device& device) const;
+  uint64_t WantedWithinShare(const Device& device, Nanoseconds now) const;
   bool GrowJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
   bool GrowJob(Job& job, Device& device, bool first, Nanoseconds now, std::vector<Effect>& effects);
   int32_t FirstReservation(const Job& job) const;

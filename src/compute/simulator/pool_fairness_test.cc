@@ -2,10 +2,6 @@
 // exactly its share. A refused request counts as one that never began.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cmath>
-#include <random>
-
 #include "compute/simulator/fairness_fixture.h"
 
 namespace tidepool::compute {
