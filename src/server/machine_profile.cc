@@ -21,7 +21,7 @@ using Json = nlohmann::ordered_json;
 using chips::cpu::KernelTuning;
 
 constexpr size_t kMostBytes = size_t{64} << 10;
-constexpr int kFormat = 2;
+constexpr int kFormat = 3;
 // Nothing that measures itself is beyond these: bytes or operations a second.
 constexpr double kLeastRate = 1e6, kMostRate = 1e18;
 
@@ -109,7 +109,8 @@ Json DescribeTuning(const KernelTuning& tuning) {
   return {{"linear_row_block_bytes", tuning.linear_row_block_bytes},
           {"linear_chunks_per_thread", tuning.linear_chunks_per_thread},
           {"inline_products", tuning.inline_products},
-          {"inline_elements", tuning.inline_elements}};
+          {"inline_elements", tuning.inline_elements},
+          {"fetch_level", tuning.fetch_level}};
 }
 
 Result<MachineProfile> ReadMachineProfile(const std::filesystem::path& file, const MachineKey& expected) {
@@ -127,7 +128,7 @@ Result<MachineProfile> ReadMachineProfile(const std::filesystem::path& file, con
   const Json& tuning = Field(json, "tuning");
   profile.tuning = {Whole(Field(tuning, "linear_row_block_bytes")),
                     Whole(Field(tuning, "linear_chunks_per_thread")), Whole(Field(tuning, "inline_products")),
-                    Whole(Field(tuning, "inline_elements"))};
+                    Whole(Field(tuning, "inline_elements")), Whole(Field(tuning, "fetch_level"))};
   const Json &tried = Field(json, "tried"), &tuned = Field(json, "tuned");
   if (profile.roofline.memory_bytes_per_s == 0 || profile.roofline.int8_ops_per_s == 0 ||
       profile.roofline.f32_flops_per_s == 0 || !IsSane(profile.tuning) || !tried.is_boolean() ||

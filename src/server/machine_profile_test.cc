@@ -91,7 +91,7 @@ TEST_F(MachineProfileTest, DamageIsNotBelieved) {
   };
   expect_unusable("null");
   expect_unusable("[1, 2]");
-  expect_unusable(replaced("\"format\": 2", "\"format\": 3"));
+  expect_unusable(replaced("\"format\": 3", "\"format\": 4"));
   expect_unusable(replaced("65537", "-1"));
   expect_unusable(replaced("65537", "1e300"));
   expect_unusable(replaced("65537", "9223372036854775807"));

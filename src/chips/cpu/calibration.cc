@@ -54,10 +54,11 @@ struct Matrices {
 
 class Calibration {
  public:
-  Calibration(cpu::CpuOps& ops, double budget_s) : ops_(ops), part_s_(budget_s / 4) {}
+  Calibration(cpu::CpuOps& ops, double budget_s) : ops_(ops), part_s_(budget_s / 5) {}
 
   Result<KernelTuning> Run() {
     constexpr size_t kBytes = size_t{16} << 20;
+    TP_TRY(ChooseFetchLevel());
     TP_ASSIGN(DeviceBuffer memory, cpu::AllocateHostMemory(kBytes));
     Matrices matrices{std::move(memory), &ops_};
     TP_TRY(ops_.ReserveScratch(kPrefillRows, kWide));
@@ -95,6 +96,20 @@ class Calibration {
   }
 
  private:
+  // Of weights that no cache holds.
+  Status ChooseFetchLevel() {
+    constexpr int64_t kBytes = int64_t{64} << 20;
+    TP_ASSIGN(DeviceBuffer memory, cpu::AllocateHostMemory(size_t{kBytes} + (1 << 20)));
+    Matrices matrices{std::move(memory), &ops_};
+    const int64_t outputs = kBytes / static_cast<int64_t>(RowBytes(DataType::kQ4_0, kWidth));
+    TP_TRY(ops_.ReserveScratch(1, kWidth));
+    x_.assign(kWidth, 0.5f);
+    y_.assign(static_cast<size_t>(outputs), 0.0f);
+    const PackedWeight weight = matrices.Add(DataType::kQ4_0, outputs, kWidth);
+    Choose(&KernelTuning::fetch_level, {1, 2}, [&] { Multiply(weight, 1); });
+    return {};
+  }
+
   void Multiply(const PackedWeight& weight, int64_t rows) {
     const int64_t columns = weight.spec.columns, outputs = weight.spec.rows;
     const LinearTarget target{&weight, nullptr, Matrix{y_.data(), rows, outputs, outputs}};

@@ -152,8 +152,9 @@ struct LinearTask {
   size_t codes_offset;  // of the codes within a panel
   int64_t panel_begin, panel_end;
   const std::byte*
-      after;        // what this thread will most likely read next, or nullptr: kernels fetch the start of it
-  int64_t outputs;  // rows of the weight: the last panel may be partial
+      after;  // what this thread will most likely read next, or nullptr: kernels fetch the start of it
+  int64_t fetch_level;  // KernelTuning
+  int64_t outputs;      // rows of the weight: the last panel may be partial
   int64_t columns;
   int64_t row_begin, row_end;    // rows of x
   int64_t tile_begin, tile_end;  // the same rows, where they are cut into tiles

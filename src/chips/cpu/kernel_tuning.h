@@ -17,19 +17,23 @@ struct KernelTuning {
   // multiplication or of attention; elements of anything else.
   int64_t inline_products = 128 * 1024;
   int64_t inline_elements = 24 * 1024;
+  // The cache that weights are fetched into ahead of the one pass that few rows make over them; 0: the one
+  // that is known to suit the processor, the first unless ProcessorFeatures::fetches_far.
+  int64_t fetch_level = 0;
 
   bool operator==(const KernelTuning&) const = default;
 };
 
 // The least and most that a number may be; what is read from a file is held to it.
-inline constexpr KernelTuning kLeastTuning = {16 * 1024, 1, 1024, 1024};
-inline constexpr KernelTuning kMostTuning = {16 << 20, 256, int64_t{1} << 30, int64_t{1} << 30};
+inline constexpr KernelTuning kLeastTuning = {16 * 1024, 1, 1024, 1024, 0};
+inline constexpr KernelTuning kMostTuning = {16 << 20, 256, int64_t{1} << 30, int64_t{1} << 30, 2};
 constexpr bool IsSane(const KernelTuning& t) {
   const auto within = [&](int64_t KernelTuning::* field) {
     return t.*field >= kLeastTuning.*field && t.*field <= kMostTuning.*field;
   };
   return within(&KernelTuning::linear_row_block_bytes) && within(&KernelTuning::linear_chunks_per_thread) &&
-         within(&KernelTuning::inline_products) && within(&KernelTuning::inline_elements);
+         within(&KernelTuning::inline_products) && within(&KernelTuning::inline_elements) &&
+         within(&KernelTuning::fetch_level);
 }
 
 }  // namespace tidepool::chips::cpu

@@ -42,6 +42,7 @@ struct Ahead {
   const std::byte* next;
   const std::byte* end;
   int64_t lines;  // to fetch for each group of columns
+  bool far;       // into the second level
 };
 
 // Groups [begin, end) of kPanels panels; `unpacked`: as UnpackGroups writes them, or nullptr.
@@ -90,7 +91,12 @@ static void DotTile(const LinearTask& task, int64_t first_panel, int64_t first_r
   }
   for (int64_t g = range.begin; g < range.end; ++g) {
     if (ahead.next < ahead.end) {
-      for (int64_t i = 0; i < ahead.lines; ++i) _mm_prefetch(reinterpret_cast<const char*>(ahead.next + 64 * i), _MM_HINT_T0);
+      const auto* const lines = reinterpret_cast<const char*>(ahead.next);
+      if (ahead.far) {
+        for (int64_t i = 0; i < ahead.lines; ++i) _mm_prefetch(lines + 64 * i, _MM_HINT_T1);
+      } else {
+        for (int64_t i = 0; i < ahead.lines; ++i) _mm_prefetch(lines + 64 * i, _MM_HINT_T0);
+      }
       ahead.next += 64 * ahead.lines;
     }
     Ints sums[kParts][kPanels][kRows];
@@ -195,6 +201,7 @@ static void DotTiles(const LinearTask& task, int64_t panel) {
     ahead.next = more ? task.weight + static_cast<size_t>(next) * task.panel_bytes : task.after;
     ahead.end = ahead.next + (more && next + kPanels > task.panel_end ? 1 : kPanels) * task.panel_bytes;
     int64_t passes = task.tile_end - task.tile_begin;
+    ahead.far = passes == 1 && task.fetch_level > 1;
     if (passes > kAheadPasses) passes = kAheadPasses;
     const int64_t spread = task.columns / kGroup * passes * 64;
     ahead.lines = (ahead.end - ahead.next + spread - 1) / spread;

@@ -55,6 +55,7 @@ class VectorOps final : public CpuOps {
   KernelChoice DescribeKernel(const WeightSpec& spec) const override;
   void SetTuning(const KernelTuning& tuning) override {
     tuning_ = tuning;
+    if (tuning.fetch_level == 0) tuning_.fetch_level = DetectFeatures().fetches_far ? 2 : 1;
     attention_.SetTuning(tuning);
   }
 
@@ -394,6 +395,7 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
     const WeightSpec& spec = target.weight->spec;
     const auto layout = static_cast<PanelLayout>(target.weight->layout);
     LinearTask task{};
+    task.fetch_level = tuning_.fetch_level;
     task.weight = weights_of(target, node);
     task.panel_bytes = PanelBytes(layout, spec.columns);
     task.codes_offset = CodesOffset(layout, spec.columns);
