@@ -53,6 +53,8 @@ WARM_UP_S = 600.0
 TARGET = 0.95
 OTHERS = 0.1  # processors
 SEARCH_STEP = 1.15  # the search ends when the highest good and the lowest bad rate are within this factor
+TRACE_RECORDS = 20_000
+EFFECT_RUN, EFFECT_LOAD = 2, 4  # EffectKind of src/compute/scheduler/pool_scheduler.h, as in traces
 REAL_MODELS = ("SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-Q4_K_M.gguf")
 SCENARIOS = ("8:poisson:0.02", "8:poisson:0.05", "8:poisson:0.1", "8:skewed:0.05", "12:poisson:0.033", "12:skewed:0.033",
              "8:poisson:0.4")  # then OVERLOAD
@@ -125,7 +127,7 @@ class Tidepool:
         self.home.mkdir()
         self.paths, self.binary, self.models = paths, arguments.binary, None
         memory = arguments.pool_memory or str(pool_bytes(paths, arguments.budget_models))
-        self.flags = ["--pool-memory", memory, *shlex.split(arguments.tidepool_flags)]
+        self.flags = ["--pool-memory", memory, "--pool-trace-records", str(TRACE_RECORDS), *shlex.split(arguments.tidepool_flags)]
         self.folders = [self.home]
 
     def __enter__(self):
@@ -142,6 +144,13 @@ class Tidepool:
         """How many loads there were, and bytes read from disk."""
         pool = self.server.ask("GET", "/api/v1/pool")
         return pool["counters"]["loads"], sum(model.get("bytes_from_disk") or 0 for model in pool["models"])
+
+    def load_times(self):
+        """Of each load on record, the oldest first: seconds from the decision to the first step with all weights there, which
+        is the later of the two (a step may begin before the last layers land); None when no step followed."""
+        request = urllib.request.Request(self.url + "/api/v1/pool/trace", headers={"Authorization": f"Bearer {self.key}"})
+        with urllib.request.urlopen(request) as answer:
+            return times_of_loads(json.loads(line) for line in answer)
 
     def after_run(self):
         """The ledger adds up and everything ended; what the pool says of itself."""
@@ -215,8 +224,34 @@ class Router:
         self.asked = getattr(self, "asked", 0) + 1
         return self.asked, 0  # unknown
 
+    def load_times(self):
+        return []
+
     def after_run(self):
         return {}
+
+
+def times_of_loads(records):
+    """Of the records of a trace (src/compute/scheduler/trace.h): for each load that ended, Tidepool.load_times."""
+    decided, landed, ran, found = {}, {}, {}, []  # by model: when, and for the latter two the index in found
+    for record in records:
+        at, model = record.get("t", 0), record.get("model")
+        if record["e"] == "load_done" and model in decided:
+            landed[model] = len(found)
+            begun = ran.pop(model, None)
+            found.append({"decided": decided.pop(model), "landed": at, "ran": begun})
+        for kind, _, _, of, *_ in record.get("fx", ()):
+            if kind == EFFECT_LOAD:
+                decided[of] = at
+                ran.pop(of, None)
+                landed.pop(of, None)
+            elif kind == EFFECT_RUN and of in decided:
+                ran.setdefault(of, at)  # on landing layers
+            elif kind == EFFECT_RUN and of in landed:
+                load = found[landed.pop(of)]
+                if load["ran"] is None:
+                    load["ran"] = at
+    return [None if load["ran"] is None else (max(load["landed"], load["ran"]) - load["decided"]) * 1e-9 for load in found]
 
 
 def pool_bytes(paths, budget_models):
@@ -282,9 +317,11 @@ def warm_up(side, words, label):
 def measure_switch(side, words):
     """Seconds that a model costs which is not in memory: time to the first token of a short prompt, less that of a second
     one right after it. In turn over all models, twice (Tidepool: four times, for it keeps some of them and only what it
-    loaded counts: the pool says so, and whether bytes came from disk; llama.cpp says neither)."""
+    loaded counts: the pool says so, and whether bytes came from disk; llama.cpp says neither). Tidepool's record of decisions
+    also tells the time from the decision to load to the first step, without the client's part."""
     client = pool_load.Client(side.url, side.models, side.key, side.extra, 2, TIMEOUT_S)
     costs, cold, (loads, read) = [], [], side.loads()
+    counted, loads_before = [], loads
     for number in range(side.switch_rounds * len(side.models)):
         first = []
         for attempt in range(2):
@@ -298,8 +335,14 @@ def measure_switch(side, words):
         loads, read = side.loads()
         if loads == before + 1:
             (costs if read == was_read else cold).append(max(0.0, first[0] - first[1]))
+            if read == was_read:
+                counted.append(loads - loads_before - 1)
     warm = {f"p{share}_s": round(pool_load.percentile(costs, share / 100), 4) for share in (50, 90)} if costs else {}
-    return {**warm, "warm_s": [round(cost, 4) for cost in costs], "cold_s": [round(cost, 4) for cost in cold]}
+    times = side.load_times()
+    times = times[len(times) - (loads - loads_before):]
+    to_step = [times[index] for index in counted if index < len(times) and times[index] is not None]
+    return {**warm, "warm_s": [round(cost, 4) for cost in costs], "cold_s": [round(cost, 4) for cost in cold],
+            "decision_to_step_s": [round(time_s, 4) for time_s in to_step]}
 
 
 def copy_bytes_per_s(size=256 << 20, rounds=5):
@@ -409,9 +452,13 @@ def judge(rows, found):
     for row in ours:
         if row.get("switch", {}).get("p50_s") is not None:
             switch = row["switch"]
-            goals.append((f"a switch costs at most bytes / (0.8 x copy bandwidth) = {switch['goal_s']:.3f} s",
+            told, times = "", switch["decision_to_step_s"] or switch["warm_s"]
+            if switch["decision_to_step_s"]:
+                told = f"p50 {pool_load.percentile(times, 0.5):.3f} s, p90 {pool_load.percentile(times, 0.9):.3f} s, "
+            goals.append((f"from the decision to the first step at most bytes / (0.8 x copy bandwidth) = {switch['goal_s']:.3f} s",
+                          f"{told}at most {max(times):.3f} s in {len(times)} switches; seen by the client "
                           f"p50 {switch['p50_s']:.3f} s, p90 {switch['p90_s']:.3f} s, at most {max(switch['warm_s']):.3f} s",
-                          switch["p90_s"] <= switch["goal_s"]))
+                          max(times) <= switch["goal_s"]))
     if ours:
         killed = sum(row["failed"] for row in ours)
         goals.append(("no request ended by the server", f"{killed} failed", killed == 0))

@@ -167,6 +167,21 @@ def test_the_search_brackets_the_highest_rate(monkeypatch, limit, runs):
     assert [row["server"] for row in rows].count("tidepool") == side.runs
 
 
+def test_the_time_of_a_load_ends_with_a_step_that_has_all_weights():
+    def decide(at_ms, *effects):
+        return {"t": at_ms * 1_000_000, "e": "decide", "fx": [[kind, 0, 0, model, 0, 28, 0] for kind, model in effects]}
+
+    def done(at_ms, model):
+        return {"t": at_ms * 1_000_000, "e": "load_done", "model": model}
+
+    run, load = bench_pool.EFFECT_RUN, bench_pool.EFFECT_LOAD
+    times = bench_pool.times_of_loads([
+        decide(1, (load, 7)), done(9, 7), decide(10, (run, 7)),  # one after the other
+        decide(20, (load, 8), (run, 7)), decide(25, (run, 8)), done(28, 8), decide(40, (run, 8)),  # on landing layers
+        decide(50, (load, 9)), decide(60, (run, 8)), done(61, 9)])  # nobody asked for it any more
+    assert [time_s and round(time_s, 6) for time_s in times] == [0.009, 0.008, None]
+
+
 def test_scenarios_are_checked():
     scenario = bench_pool.Scenario("12:skewed:0.033")
     assert (scenario.models, scenario.arrivals, scenario.rate, str(scenario)) == (12, "skewed", 0.033, "12:skewed:0.033")
