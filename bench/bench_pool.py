@@ -146,8 +146,8 @@ class Tidepool:
         return pool["counters"]["loads"], sum(model.get("bytes_from_disk") or 0 for model in pool["models"])
 
     def load_times(self):
-        """Of each load on record, the oldest first: seconds from the decision to the first step with all weights there, which
-        is the later of the two (a step may begin before the last layers land); None when no step followed."""
+        """Of each load on record, the oldest first: seconds from the decision to load to the model's first step (which may
+        begin before the last layers land, and then shares processors with the load); None when no step followed."""
         request = urllib.request.Request(self.url + "/api/v1/pool/trace", headers={"Authorization": f"Bearer {self.key}"})
         with urllib.request.urlopen(request) as answer:
             return times_of_loads(json.loads(line) for line in answer)
@@ -233,25 +233,25 @@ class Router:
 
 def times_of_loads(records):
     """Of the records of a trace (src/compute/scheduler/trace.h): for each load that ended, Tidepool.load_times."""
-    decided, landed, ran, found = {}, {}, {}, []  # by model: when, and for the latter two the index in found
+    decided, ran, open_loads, found = {}, {}, {}, []  # by model: when it was to be loaded, and when its first step began
     for record in records:
         at, model = record.get("t", 0), record.get("model")
-        if record["e"] == "load_done" and model in decided:
-            landed[model] = len(found)
-            begun = ran.pop(model, None)
-            found.append({"decided": decided.pop(model), "landed": at, "ran": begun})
+        if record.get("e") == "load_done" and model in decided:
+            begin = decided.pop(model)
+            found.append((ran.pop(model) - begin) * 1e-9 if model in ran else None)
+            if found[-1] is None:
+                open_loads[model] = (len(found) - 1, begin)
         for kind, _, _, of, *_ in record.get("fx", ()):
             if kind == EFFECT_LOAD:
                 decided[of] = at
                 ran.pop(of, None)
-                landed.pop(of, None)
+                open_loads.pop(of, None)
             elif kind == EFFECT_RUN and of in decided:
-                ran.setdefault(of, at)  # on landing layers
-            elif kind == EFFECT_RUN and of in landed:
-                load = found[landed.pop(of)]
-                if load["ran"] is None:
-                    load["ran"] = at
-    return [None if load["ran"] is None else (max(load["landed"], load["ran"]) - load["decided"]) * 1e-9 for load in found]
+                ran.setdefault(of, at)  # on layers that are still landing
+            elif kind == EFFECT_RUN and of in open_loads:
+                index, begin = open_loads.pop(of)
+                found[index] = (at - begin) * 1e-9
+    return found
 
 
 def pool_bytes(paths, budget_models):
@@ -318,7 +318,7 @@ def measure_switch(side, words):
     """Seconds that a model costs which is not in memory: time to the first token of a short prompt, less that of a second
     one right after it. In turn over all models, twice (Tidepool: four times, for it keeps some of them and only what it
     loaded counts: the pool says so, and whether bytes came from disk; llama.cpp says neither). Tidepool's record of decisions
-    also tells the time from the decision to load to the first step, without the client's part."""
+    also tells the time from the decision to load to the first step, without what that step takes longer and the client's part."""
     client = pool_load.Client(side.url, side.models, side.key, side.extra, 2, TIMEOUT_S)
     costs, cold, (loads, read) = [], [], side.loads()
     counted, loads_before = [], loads
@@ -455,10 +455,11 @@ def judge(rows, found):
             told, times = "", switch["decision_to_step_s"] or switch["warm_s"]
             if switch["decision_to_step_s"]:
                 told = f"p50 {pool_load.percentile(times, 0.5):.3f} s, p90 {pool_load.percentile(times, 0.9):.3f} s, "
-            goals.append((f"from the decision to the first step at most bytes / (0.8 x copy bandwidth) = {switch['goal_s']:.3f} s",
-                          f"{told}at most {max(times):.3f} s in {len(times)} switches; seen by the client "
+            goals.append((f"a switch takes, from the decision to the first step, at most bytes / (0.8 x copy bandwidth) = "
+                          f"{switch['goal_s']:.3f} s, and costs the client no more nine times in ten",
+                          f"{told}at most {max(times):.3f} s in {len(times)} switches; the client "
                           f"p50 {switch['p50_s']:.3f} s, p90 {switch['p90_s']:.3f} s, at most {max(switch['warm_s']):.3f} s",
-                          max(times) <= switch["goal_s"]))
+                          max(times) <= switch["goal_s"] and switch["p90_s"] <= switch["goal_s"]))
     if ours:
         killed = sum(row["failed"] for row in ours)
         goals.append(("no request ended by the server", f"{killed} failed", killed == 0))
