@@ -50,10 +50,13 @@ static void FloatBlock(const LinearTask& task, const FloatTile& tile, int64_t fi
       for (int v = 0; v < kVectors; ++v) sum[m][v] = Fma(broadcast, w[v], sum[m][v]);
     }
   }
+  // Unrolled, or the sums would go through memory.
+#pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
     const int64_t output = first_panel * kPanelRows + v * kLanes;
     const int64_t left = task.outputs - output;
     if (left <= 0) break;
+#pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
       float* out = task.out + (row + m) * task.out_stride + output;
       if (begin > 0) sum[m][v] = Add(LoadFirst(out, left), sum[m][v]);
