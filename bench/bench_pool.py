@@ -148,9 +148,7 @@ class Tidepool:
     def load_times(self):
         """Of each load on record, the oldest first: seconds from the decision to load to the model's first step (which may
         begin before the last layers land, and then shares processors with the load); None when no step followed."""
-        request = urllib.request.Request(self.url + "/api/v1/pool/trace", headers={"Authorization": f"Bearer {self.key}"})
-        with urllib.request.urlopen(request) as answer:
-            return times_of_loads(json.loads(line) for line in answer)
+        return load_times(self.url, self.key)
 
     def after_run(self):
         """The ledger adds up and everything ended; what the pool says of itself."""
@@ -229,6 +227,12 @@ class Router:
 
     def after_run(self):
         return {}
+
+
+def load_times(url, key):
+    request = urllib.request.Request(url + "/api/v1/pool/trace", headers={"Authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(request) as answer:
+        return times_of_loads(json.loads(line) for line in answer)
 
 
 def times_of_loads(records):
@@ -542,7 +546,7 @@ def quick(binary, models, vocab, seconds=20.0, seed=1):
         owners = server.ask("GET", "/api/v1/status")["pool"]["owners"]
         return {(owner["owner"], owner["kind"]): owner["bytes"] for owner in owners}
 
-    with Server("--pool-memory", QUICK_MEMORY, binary=binary) as server:
+    with Server("--pool-memory", QUICK_MEMORY, "--pool-trace-records", str(TRACE_RECORDS), binary=binary) as server:
         names = [server.store(path) for path in shape]
         client = pool_load.Client(server.url, names, server.key, tokens=ANSWER_TOKENS, timeout_s=60)
         for model, name in enumerate(names):
@@ -570,6 +574,8 @@ def quick(binary, models, vocab, seconds=20.0, seed=1):
         answers, seen = asyncio.run(watched())
         problems += sorted(set(seen))
         kept = wait_idle(server)
+        if not any(time_s is not None for time_s in load_times(server.url, server.key)):
+            problems.append("the record of decisions tells of no load that a step followed")
         weights = sum(entry["engine"]["weight_bytes"] for entry in server.ask("GET", "/api/v1/models")["data"] if entry.get("engine"))
         held = {entry["id"]: entry["engine"]["kv_blocks_used"] for entry in server.ask("GET", "/api/v1/models")["data"]
                 if entry.get("engine") and entry["engine"]["kv_blocks_used"]}
