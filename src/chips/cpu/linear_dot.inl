@@ -80,7 +80,9 @@ static void DotTile(const LinearTask& task, int64_t first_panel, int64_t first_r
   for (int p = 0; p < kPanels; ++p) {
     const int64_t output = (first_panel + p) * kPanelRows;
     for (int m = 0; m < kRows; ++m) {
-      total[p][m] = range.begin == 0 ? Zero() : LoadFirst(task.out + (first_row + m) * task.out_stride + output, task.outputs - output);
+      float* const out = task.out + (first_row + m) * task.out_stride + output;
+      __builtin_prefetch(out, 1);  // many rows of outputs leave the second-level cache: stores would wait for them
+      total[p][m] = range.begin == 0 ? Zero() : LoadFirst(out, task.outputs - output);
     }
   }
   Floats factor[kPanels], minimum_factor[kPanels];

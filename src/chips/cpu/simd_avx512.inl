@@ -14,7 +14,11 @@ TP_INLINE Mask FirstLanes(int64_t n) {
   return n >= 16 ? Mask{0xffff} : n <= 0 ? Mask{0} : static_cast<Mask>((1u << n) - 1);
 }
 TP_INLINE Floats LoadFirst(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(FirstLanes(n), p); }
-TP_INLINE void StoreFirst(float* p, Floats v, int64_t n) { _mm512_mask_storeu_ps(p, FirstLanes(n), v); }
+// A masked store to memory that is not in the cache holds up an AMD processor.
+TP_INLINE void StoreFirst(float* p, Floats v, int64_t n) {
+  if (n >= 16) return _mm512_storeu_ps(p, v);
+  _mm512_mask_storeu_ps(p, FirstLanes(n), v);
+}
 TP_INLINE Floats Add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 TP_INLINE Floats Sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
 TP_INLINE Floats Mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
