@@ -11,6 +11,8 @@
 
 constexpr int kDotTileRows = 6;
 constexpr int64_t kAheadPasses = 4;
+// So many lines a group are more than the first-level cache can wait for (`fetch_level`) while 2 x 4 sums are made.
+constexpr int64_t kFarLines = 6;
 // So many tiles pay for unpacking panels of a K type once, into a part of the second-level cache: 3 to 5 % of prefill
 // with 512 rows. What has one scale a group is read as fast from its nibbles.
 constexpr int64_t kUnpackTiles = 6;
@@ -203,10 +205,11 @@ static void DotTiles(const LinearTask& task, int64_t panel) {
     ahead.next = more ? task.weight + static_cast<size_t>(next) * task.panel_bytes : task.after;
     ahead.end = ahead.next + (more && next + kPanels > task.panel_end ? 1 : kPanels) * task.panel_bytes;
     int64_t passes = task.tile_end - task.tile_begin;
-    ahead.far = passes == 1 && task.fetch_level > 1;
+    const bool once = passes == 1;
     if (passes > kAheadPasses) passes = kAheadPasses;
     const int64_t spread = task.columns / kGroup * passes * 64;
     ahead.lines = (ahead.end - ahead.next + spread - 1) / spread;
+    ahead.far = task.fetch_level > 1 && (once || ahead.lines >= kFarLines);
   }
   using Format = GroupFormat<kLayout>;
   constexpr bool kPays = IsSuper(kPanelFormats[kLayout].scales);
