@@ -13,9 +13,9 @@ constexpr int kDotTileRows = 6;
 constexpr int64_t kAheadPasses = 4;
 // So many lines a group are more than the first-level cache can wait for (`fetch_level`) while 2 x 4 sums are made.
 constexpr int64_t kFarLines = 6;
-// So many tiles pay for unpacking panels of a K type once, into a part of the second-level cache: 3 to 5 % of prefill
-// with 512 rows. What has one scale a group is read as fast from its nibbles.
-constexpr int64_t kUnpackTiles = 6;
+// So many tiles pay for unpacking panels of a K type once, into a part of the second-level cache: 3 to 10 % of prefill
+// with 512 rows. What has one scale a group is read as fast from its nibbles, Q4_K nearly so.
+constexpr int64_t UnpackTiles(PanelFormat format) { return format.storage == kNibble && !format.codebook ? 24 : 6; }
 constexpr int64_t kUnpackedPanelBytes = 192 * 1024;
 
 template <PanelLayout kLayout, bool kUnpacked, int kPanels, int kRows, int kFirst, int kCount>
@@ -214,7 +214,7 @@ static void DotTiles(const LinearTask& task, int64_t panel) {
   using Format = GroupFormat<kLayout>;
   constexpr bool kPays = IsSuper(kPanelFormats[kLayout].scales);
   const int64_t groups = task.columns / kGroup;
-  if (kPays && task.tile_end - task.tile_begin >= kUnpackTiles) {
+  if (kPays && task.tile_end - task.tile_begin >= UnpackTiles(kPanelFormats[kLayout])) {
     alignas(64) std::byte unpacked[kUnpackedPanelBytes];
     constexpr int64_t kStep = kUnpackedPanelBytes / (kPanels * Format::kUnpackedBytes) / kSuperGroups * kSuperGroups;
     for (int64_t begin = 0; begin < groups; begin += kStep) {
