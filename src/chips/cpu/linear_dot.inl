@@ -15,7 +15,7 @@ constexpr int64_t kAheadPasses = 4;
 constexpr int64_t kFarLines = 6;
 // So many tiles pay for unpacking panels of a K type once, into a part of the second-level cache: 3 to 10 % of prefill
 // with 512 rows. What has one scale a group is read as fast from its nibbles, Q4_K nearly so.
-constexpr int64_t UnpackTiles(PanelFormat format) { return format.storage == kNibble && !format.codebook ? 24 : 6; }
+constexpr int64_t UnpackTiles(PanelFormat format) { return format.storage == kNibble && !format.codebook ? 16 : 6; }
 constexpr int64_t kUnpackedPanelBytes = 192 * 1024;
 
 template <PanelLayout kLayout, bool kUnpacked, int kPanels, int kRows, int kFirst, int kCount>
