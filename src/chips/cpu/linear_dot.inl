@@ -11,10 +11,12 @@
 
 constexpr int kDotTileRows = 6;
 constexpr int64_t kAheadPasses = 4;
-// So many lines a group are more than the first-level cache can wait for (`fetch_level`) while 2 x 4 sums are made.
+// From so many lines a group on, several passes fetch into the second level too (`fetch_level`): with 8 and 16 rows of Q8_0,
+// 9 and 6 lines, the first level could not wait for all of them; with 16 rows of Q4_0, 3 lines, it can, and is nearer.
 constexpr int64_t kFarLines = 6;
-// So many tiles pay for unpacking panels of a K type once, into a part of the second-level cache: 3 to 10 % of prefill
-// with 512 rows. What has one scale a group is read as fast from its nibbles, Q4_K nearly so.
+// So many tiles pay for unpacking panels of a K type once, into a part of the second-level cache: with 512 rows 3 to 5 %
+// of prefill (Zen 5), 5 to 10 % of Q6_K's Linear (Zen 4). What has one scale a group is read as fast from its nibbles; Q4_K
+// gains 1 % from some 100 rows on and loses 5 % at 32.
 constexpr int64_t UnpackTiles(PanelFormat format) { return format.storage == kNibble && !format.codebook ? 16 : 6; }
 constexpr int64_t kUnpackedPanelBytes = 192 * 1024;
 
@@ -205,11 +207,10 @@ static void DotTiles(const LinearTask& task, int64_t panel) {
     ahead.next = more ? task.weight + static_cast<size_t>(next) * task.panel_bytes : task.after;
     ahead.end = ahead.next + (more && next + kPanels > task.panel_end ? 1 : kPanels) * task.panel_bytes;
     int64_t passes = task.tile_end - task.tile_begin;
-    const bool once = passes == 1;
     if (passes > kAheadPasses) passes = kAheadPasses;
     const int64_t spread = task.columns / kGroup * passes * 64;
     ahead.lines = (ahead.end - ahead.next + spread - 1) / spread;
-    ahead.far = task.fetch_level > 1 && (once || ahead.lines >= kFarLines);
+    ahead.far = task.fetch_level > 1 && (passes == 1 || ahead.lines >= kFarLines);
   }
   using Format = GroupFormat<kLayout>;
   constexpr bool kPays = IsSuper(kPanelFormats[kLayout].scales);
