@@ -17,9 +17,9 @@ struct KernelTuning {
   // multiplication or of attention; elements of anything else.
   int64_t inline_products = 128 * 1024;
   int64_t inline_elements = 24 * 1024;
-  // The cache that weights are fetched into ahead of the one pass that few rows make over them (and of several
-  // where each has many lines to fetch); 0: the one
-  // that is known to suit the processor, the first unless ProcessorFeatures::fetches_far.
+  // The cache that weights are fetched into ahead of the one pass that few rows make over them, and ahead of
+  // several where each has many lines to fetch; 0: the one that is known to suit the processor, the first
+  // unless ProcessorFeatures::fetches_far.
   int64_t fetch_level = 0;
 
   bool operator==(const KernelTuning&) const = default;
