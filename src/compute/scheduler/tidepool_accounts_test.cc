@@ -212,29 +212,32 @@ class FloodTest : public PolicyTest {
                     .model = model,
                     .account = account,
                     .prompt_tokens = prompt,
-                    .max_output_tokens = output},
+                    .max_output_tokens = open_tokens_ > 0 ? 4000 : output,
+                    .open_output_tokens = open_tokens_},
                    output);
     return last_job_;
   }
   // Seconds to the first token of the quiet one's, the longest.
-  double Flood(PoolModelId flooded, PoolModelId asked, int32_t prompt, int32_t output) {
+  double Flood(PoolModelId flooded, PoolModelId asked, int32_t prompt, int32_t output, int32_t own = 40) {
     world().step_times = kSlow;
-    std::vector<PoolJobId> quiet;
     for (int32_t i = 0; i < 960; ++i) {
       Send("noisy", flooded, prompt, output);
-      if (i % 8 == 7) quiet.push_back(Send("quiet", asked, 100, 40));
+      if (i % 8 == 7) quiet_.push_back(Send("quiet", asked, 100, own));
       world().RunUntil(world().now() + kSecond / 8);
     }
     world().Finish();
     EXPECT_GT(world().rejected.size(), 100u);
     double longest_s = 0;
-    for (const PoolJobId job : quiet) {
+    for (const PoolJobId job : quiet_) {
       EXPECT_FALSE(world().rejected.contains(job));
       if (!world().rejected.contains(job))
         longest_s = std::max(longest_s, static_cast<double>(FirstToken(job)) * 1e-9);
     }
     return longest_s;
   }
+
+  int32_t open_tokens_ = 0;
+  std::vector<PoolJobId> quiet_;
 };
 
 // Room for 600 blocks of KV; an answer of the flood needs 69. Weights of both models fit in beside each
@@ -254,6 +257,83 @@ TEST_F(FloodTest, WhatComesLastLetsOthersPass) {
   Start({4}, 1, kRoomForKv);
   Add(1, 4);
   EXPECT_LT(Flood(1, 1, 100, 1000), 0.7);
+}
+
+// Open-ended answers of a flood fill the promises too. Those of others that need more get it from them, and
+// are not computed again for those that came before.
+TEST_F(FloodTest, OpenAnswersThatComeLastMakeWayForOthers) {
+  Start({4}, 1, kRoomForKv);
+  Add(1, 4);
+  open_tokens_ = 50;
+  EXPECT_LT(Flood(1, 1, 100, 1000, 150), 6) << "a late answer of the flood is not computed again for it";
+  std::set<PoolJobId> dropped;
+  for (const Effect& effect : world().log) {
+    if (effect.kind == EffectKind::kDrop) dropped.insert(effect.job);
+  }
+  for (const PoolJobId job : quiet_) EXPECT_FALSE(dropped.contains(job)) << job;
+  EXPECT_FALSE(dropped.empty()) << "there was room for all";
+}
+
+// Room for 1200 blocks of KV on device and host together. Answers of one account are promised all of it, of
+// which they use less than half: what another one needs within its share is taken from that.
+class PromiseTest : public PolicyTest {
+ protected:
+  static constexpr StepProfile kStep{.prefill_base_s = 0.004,
+                                     .prefill_per_token_s = 0.1e-3,
+                                     .decode_base_s = 0.03,
+                                     .decode_per_context_token_s = 1e-6,
+                                     .decode_per_sequence_s = 0.5e-3};
+  PoolJobId Send(const char* account, int32_t may, int32_t output, int32_t open_tokens = 0) {
+    world().Arrive({.job = ++last_job_,
+                    .model = 1,
+                    .account = account,
+                    .prompt_tokens = 100,
+                    .max_output_tokens = may,
+                    .open_output_tokens = open_tokens},
+                   output);
+    return last_job_;
+  }
+  void Begin() {
+    Start({4}, 0, kRoomForKv);
+    PoolModel spec = Warm(1, 4);
+    spec.max_sequences = spec.max_logit_rows = 64;
+    spec.profiles = {kStep};
+    world().step_times = kStep;
+    world().AddModel(spec);
+    Send("first", 10, 1);
+    world().Finish();
+    world().log.clear();
+    for (int32_t i = 0; i < 12; ++i) Send("first", 1500, 400);  // 100 blocks each
+    world().RunUntil(world().now() + kSecond);
+  }
+  void End() {
+    world().Finish();
+    EXPECT_EQ(world().ended.size(), static_cast<size_t>(last_job_));
+    EXPECT_EQ(Count(EffectKind::kDrop), 0) << "nothing is computed again while there is room";
+  }
+};
+TEST_F(PromiseTest, ThatIsNotUsedIsTakenBackForWhoHoldsLess) {
+  Begin();
+  std::vector<PoolJobId> jobs;
+  for (int32_t i = 0; i < 6; ++i) jobs.push_back(Send("second", 1500, 300));  // half of the promises
+  jobs.push_back(Send("second", 1500, 20));
+  End();
+  for (size_t i = 0; i < 6; ++i) EXPECT_LT(FirstToken(jobs[i]), kSecond) << i;
+  EXPECT_GT(FirstToken(jobs[6]), 3 * kSecond / 2) << "when one of these has ended";
+}
+TEST_F(PromiseTest, IsNotTakenForWhatComesBeyondAShareOfThem) {
+  Begin();
+  const PoolJobId large = Send("second", 10'000, 20);  // 632 blocks
+  End();
+  EXPECT_GT(FirstToken(large), 2 * kSecond) << "when some of the first have ended";
+}
+TEST_F(PromiseTest, AlsoGrowsFromWhatIsNotUsed) {
+  Begin();
+  const PoolJobId open = Send("second", 1500, 300, 40);
+  End();
+  EXPECT_LT(FirstToken(open), kSecond);
+  const PoolWorld::JobInfo& info = world().ended.at(open);
+  EXPECT_LT(info.longest_unserved, kSecond);
 }
 
 }  // namespace

@@ -233,8 +233,10 @@ double TidepoolScheduler::Overload(const Job& job, const Device& device, Nanosec
   // What an account, or what it is part of, needs within its share is not refused for what others sent.
   for (const Account* node = job.account; node->parent != nullptr; node = node->parent) {
     const double share = AccountTree::ShareOf(*node);
-    // Requests do not come evenly.
-    const double part = beyond ? share / kBeyondShare : share + kOwnBurst * (1 - share);
+    // Requests do not come evenly, and who has had hardly more than the others may have more at once.
+    const bool behind = AccountTree::ServiceAhead(*job.account) < kBehind * BurstSeconds(job);
+    const double burst = behind ? kOwnBurstBehind : kOwnBurst;
+    const double part = beyond ? share / kBeyondShare : share + burst * (1 - share);
     if (share < 1 && beyond_limit(DemandWith(device, job, View::kAll, node, now), part) <= 0) return 0;
   }
   return over;

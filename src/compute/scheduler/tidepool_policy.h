@@ -43,14 +43,16 @@ inline constexpr Nanoseconds kWeightsFirst =
 inline constexpr Nanoseconds kMoveRest = 10 * kSecond;  // between two moves of one model
 inline constexpr double kMoveGap = 0.2;
 inline constexpr int32_t kMaxPassed = 64;
-inline constexpr double kBurst = 0.25;         // of the TTFT: so far ahead of its share an account may be
-inline constexpr double kBeyond_s = 0.5;       // jobs so far ahead leave a quarter of a batch to others
-inline constexpr double kOwnRequests = 6;      // of an account that may come at once
-inline constexpr double kOwnBurst = 0.25;      // of what is not an account's share, on a device, for a moment
-inline constexpr double kStopLeft_s = 0.05;    // loads that end so soon are not stopped for others
-inline constexpr int32_t kBeyondTokens = 512;  // prompt tokens a step of jobs beyond their account's share
-inline constexpr double kBeyondStep_s = 0.1;   // but about so long, where that takes longer,
-inline constexpr double kLeastBeyond = 0.125;  // and at least this part of it
+inline constexpr double kBurst = 0.25;     // of the TTFT: so far ahead of its share an account may be
+inline constexpr double kBeyond_s = 0.5;   // jobs so far ahead leave a quarter of a batch to others
+inline constexpr double kOwnRequests = 6;  // of an account that may come at once
+inline constexpr double kOwnBurst = 0.25;  // of what is not an account's share, on a device, for a moment
+inline constexpr double kOwnBurstBehind = 0.75;  // of one that has had less than the others, or so little
+inline constexpr double kBehind = 0.25;          // more: of the bunch that may come at once
+inline constexpr double kStopLeft_s = 0.05;      // loads that end so soon are not stopped for others
+inline constexpr int32_t kBeyondTokens = 512;    // prompt tokens a step of jobs beyond their account's share
+inline constexpr double kBeyondStep_s = 0.1;     // but about so long, where that takes longer,
+inline constexpr double kLeastBeyond = 0.125;    // and at least this part of it
 inline constexpr int32_t kFullBatch = 64;
 
 }  // namespace tidepool::compute::pool

@@ -44,39 +44,107 @@ double TidepoolScheduler::CommitLimit(const Host& host) const {
   return static_cast<double>(capacity) * std::max(options_.overcommit, 1.0);
 }
 
-bool TidepoolScheduler::Committable(const Job& job, Nanoseconds now) const {
+bool TidepoolScheduler::Committable(const Job& job, Nanoseconds now) {
   if (job.committed > 0) return true;
   Host& host = *hosts_[Index(job.replica->device->device.host)];
   const uint64_t more = KvBytes(*job.model, job.first_promise());
   const double limit = CommitLimit(host) * (ComesLast(job, now) ? kLastCommit : 1);
-  const bool fits = static_cast<double>(host.committed + more) <= limit || host.committed == 0;
-  if (!fits) host.full = true;
-  return fits;
+  const auto fits = [&] {
+    return static_cast<double>(host.committed + more) <= limit || host.committed == 0;
+  };
+  if (!fits() && !ComesLast(job, now)) TakeBackPromises(job, host, more, limit);
+  if (!fits()) host.full = true;
+  return fits();
 }
 
-// An open-ended job has used what was promised to it. The oldest always gets more: younger ones make way, one
-// after the other, and alone it has all there is. So of those that wait for each other none waits for ever.
-bool TidepoolScheduler::PromiseMore(Job& job, int32_t tokens, std::vector<Effect>& effects) {
+// What jobs of an account may come to need there, together.
+std::map<const Account*, uint64_t> TidepoolScheduler::HeldPromises(const Host& host) const {
+  std::map<const Account*, uint64_t> held;
+  for (const auto& [id, job] : jobs_) {
+    if (job->committed_to == &host) held[job->account] += job->committed;
+  }
+  return held;
+}
+
+// Answers seldom become as long as they may: promises are full long before memory is. An account that holds
+// more than its share of them gives back what its answers do not need yet, the latest first, to one that
+// holds less: such an answer is promised a piece at a time from then on, as if nobody had said how long it
+// may be.
+void TidepoolScheduler::TakeBackPromises(const Job& job, Host& host, uint64_t more, double limit) {
+  if (!accounts_.shared()) return;
+  std::map<const Account*, uint64_t> held = HeldPromises(host);
+  const auto within = [&](const Account* account, uint64_t with) {
+    return static_cast<double>(held[account] + with) <= AccountTree::ShareOf(*account) * limit;
+  };
+  if (!within(job.account, more)) return;
+  const auto needs = [](const Job& other) {
+    return std::max({other.reserved, other.computed + 1, other.prompt});
+  };
+  std::vector<Job*> give;
+  for (const auto& [id, other] : jobs_) {
+    if (other->committed_to != &host || other->asked || other->gone || within(other->account, 0)) continue;
+    if (other->place != Place::kActive && other->place != Place::kSpilled) continue;
+    if (KvBytes(*other->model, needs(*other)) < other->committed) give.push_back(other.get());
+  }
+  std::sort(give.begin(), give.end(),
+            [](const Job* a, const Job* b) { return a->arrival_order > b->arrival_order; });
+  double missing = static_cast<double>(host.committed + more) - limit;
+  size_t count = 0;
+  for (; count < give.size() && missing > 0; ++count) {
+    Job*& other = give[count];
+    if (within(other->account, 0)) {
+      other = nullptr;
+      continue;
+    }
+    const uint64_t back = other->committed - KvBytes(*other->model, needs(*other));
+    held[other->account] -= back;
+    missing -= static_cast<double>(back);
+  }
+  if (missing > 0) return;
+  for (size_t i = 0; i < count; ++i) {
+    if (give[i] == nullptr) continue;
+    Job& other = *give[i];
+    other.promised = needs(other);
+    other.job.open_output_tokens = std::max(other.job.open_output_tokens, kGrowTokens);
+    const uint64_t least = KvBytes(*other.model, other.promised);
+    host.committed -= other.committed - least;
+    other.committed = least;
+  }
+}
+
+// An open-ended job has used what was promised to it. The oldest always gets more, those of accounts that
+// hold no more than their share of the promises before others: those after it make way, one after the other,
+// and alone it has all there is. So of those that wait for each other none waits for ever.
+bool TidepoolScheduler::PromiseMore(Job& job, int32_t tokens, Nanoseconds now, std::vector<Effect>& effects) {
   Host& host = *job.committed_to;
   const int32_t promise = std::min(job.most_tokens(), tokens + job.job.open_output_tokens);
   const uint64_t more = KvBytes(*job.model, promise) - job.committed;
+  const double all = CommitLimit(host);
+  const double limit = all * (ComesLast(job, now) ? kLastCommit : 1);
+  const auto lacks = [&] { return static_cast<double>(host.committed + more) > limit; };
+  std::map<const Account*, uint64_t> held;
+  const auto order = [&](const Job& other) {
+    const double share = AccountTree::ShareOf(*other.account) * all;
+    return std::pair(static_cast<double>(held[other.account]) > share, other.arrival_order);
+  };
   const auto may_go = [&](const Job& other) {
     return other.open_ended() && other.committed_to == &host && other.committed > 0 && !other.asked &&
-           !other.gone && other.arrival_order > job.arrival_order &&
+           !other.gone && order(other) > order(job) &&
            (other.place == Place::kActive || other.place == Place::kSpilled) &&
            !(other.replica->device->busy && other.replica->device->running == other.replica);
   };
-  while (static_cast<double>(host.committed + more) > CommitLimit(host) && host.committed != job.committed) {
-    Job* youngest = nullptr;
+  if (lacks() && !ComesLast(job, now)) TakeBackPromises(job, host, more, limit);
+  while (lacks() && host.committed != job.committed) {
+    held = HeldPromises(host);
+    Job* last = nullptr;
     for (const auto& [id, other] : jobs_) {
-      if (may_go(*other) && (youngest == nullptr || other->arrival_order > youngest->arrival_order))
-        youngest = other.get();
+      if (may_go(*other) && (last == nullptr || order(*other) > order(*last))) last = other.get();
     }
-    if (youngest == nullptr) {
+    if (last == nullptr) {
       host.full = true;
       return false;
     }
-    EmitDrop(*youngest, Reason::kRoom, effects);
+    EmitDrop(*last, Reason::kRoom, effects);
   }
   host.committed += more;
   job.committed += more;
@@ -110,6 +178,16 @@ uint64_t TidepoolScheduler::WantedWithinShare(const Device& device, Nanoseconds 
   return kv + (static_cast<double>(weights) <= room ? missing : 0);
 }
 
+uint64_t TidepoolScheduler::LastKvBytes(const Device& device, Nanoseconds now) const {
+  uint64_t bytes = 0;
+  for (const Replica* replica : device.replicas) {
+    for (const Job* job : replica->active) {
+      if (ComesLast(*job, now) && !job->asked) bytes += job->device_bytes;
+    }
+  }
+  return bytes;
+}
+
 bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects) {
   Device& device = *replica.device;
   bool asked = false;
@@ -124,14 +202,16 @@ bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector
       (ComesLast(*job, now) ? last_barrier : barrier) = true;
     }
     Job* next = nullptr;
+    bool next_last = false;
     double least = kNever;
     for (Job* job : replica.waiting) {
       const bool last = ComesLast(*job, now);
       if (job->paused || job->asked || job->refused_epoch == device.room_epoch || (last && last_barrier))
         continue;
       const double urgency = Urgency(*job, now) - (job->passed >= kMaxPassed && !last ? 1e6 : 0);
-      if (next == nullptr || urgency < least) {
+      if (next == nullptr || std::pair(last, urgency) < std::pair(next_last, least)) {
         least = urgency;
+        next_last = last;
         next = job;
       }
     }
@@ -148,21 +228,27 @@ bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector
     }
     const int32_t tokens = FirstReservation(*next);
     const uint64_t bytes = KvBytes(*next->model, tokens);
-    // For what came beyond a share nobody makes room while its model has something to do; of an account that
-    // is refused it takes only room that nobody within his share waits for.
+    // For what came beyond a share nobody makes room while its model has something to do but what comes last;
+    // of an account that is refused it takes only room that nobody within his share waits for.
     if (beyond && replica.runnable > 0) {
-      if (Refused(*next, now) && !wanted) wanted = WantedWithinShare(device, now);
-      if (bytes + (Refused(*next, now) ? *wanted : 0) > device.free()) {
+      uint64_t room = device.free(), needed = bytes;
+      if (Refused(*next, now)) {
+        if (!wanted) wanted = WantedWithinShare(device, now);
+        needed += *wanted;
+      } else {
+        room += LastKvBytes(device, now);
+      }
+      if (needed > room) {
         Refuse(*next, device, now);
         continue;
       }
     }
-    if (!Committable(*next, now) || (bytes > device.free() && !MakeRoom(device,
-                                                                        {.bytes = bytes - device.free(),
-                                                                         .urgency = least,
-                                                                         .keep = &replica,
-                                                                         .within_share = !next->beyond},
-                                                                        now, effects))) {
+    if (!Committable(*next, now) ||
+        (bytes > device.free() &&
+         !MakeRoom(
+             device,
+             {.bytes = bytes - device.free(), .urgency = least, .keep = &replica, .takes_last = !next_last},
+             now, effects))) {
       Refuse(*next, device, now);
       continue;
     }
@@ -178,7 +264,7 @@ bool TidepoolScheduler::GrowJob(Job& job, Device& device, bool first, Nanosecond
                                 std::vector<Effect>& effects) {
   if (job.paused || job.computed < job.reserved || job.refused_epoch == device.room_epoch) return false;
   if (job.open_ended() && job.computed >= job.promised && job.promised < job.most_tokens() &&
-      !PromiseMore(job, job.computed + 1, effects)) {
+      !PromiseMore(job, job.computed + 1, now, effects)) {
     Refuse(job, device, now);
     return false;
   }
@@ -231,7 +317,7 @@ void TidepoolScheduler::RestoreJobs(Device& device, Nanoseconds now, std::vector
                                               {.bytes = bytes - device.free(),
                                                .urgency = Urgency(job, now),
                                                .keep = replica,
-                                               .within_share = !job.beyond},
+                                               .takes_last = !ComesLast(job, now)},
                                               now, effects))) {
         Refuse(job, device, now);
         continue;
@@ -321,7 +407,7 @@ bool TidepoolScheduler::StartLoad(Device& device, Replica& replica, double urgen
   Room room{.urgency = urgency,
             .load_s = LoadSeconds(replica),
             .keep = &replica,
-            .within_share = replica.jobs(View::kWithinShare) > 0};
+            .takes_last = replica.jobs(View::kWithinShare) > 0};
   const auto made = [&](uint64_t bytes) {
     if (bytes <= device.free()) return true;
     room.bytes = bytes - device.free();
@@ -452,14 +538,9 @@ bool TidepoolScheduler::MakeRoom(Device& device, Room room, Nanoseconds now, std
   }
   if (possible < bytes) {
     // KV moves only when weights cannot make the room: for weights that have to wait, it is not in the way,
-    // unless what came beyond the share of an account that is refused is enough of it.
-    uint64_t beyond = 0;
-    for (const Replica* replica : device.replicas) {
-      for (const Job* job : replica->active) {
-        if (room.within_share && ComesLast(*job, now) && !job->asked) beyond += job->device_bytes;
-      }
-    }
-    const uint64_t weights = load_s > 0 && possible + beyond < bytes ? later : possible;
+    // unless what comes last is enough of it.
+    const uint64_t last = room.takes_last ? LastKvBytes(device, now) : 0;
+    const uint64_t weights = load_s > 0 && possible + last < bytes ? later : possible;
     if (weights < bytes) {
       const bool stuck = device.stuck;
       const int32_t spilling = device.spilling;
@@ -519,7 +600,7 @@ bool TidepoolScheduler::SpillFor(Device& device, const Room& room, Nanoseconds n
       if (replica == device.running) continue;
       const bool has_turn = replica == device.turn.replica && replica != room.gives &&
                             (grower == nullptr || grower->replica != replica);
-      if (has_turn && !room.within_share) continue;
+      if (has_turn && !room.takes_last) continue;
       for (Job* job : replica->active) {
         if (job->asked || job->device_bytes == 0) continue;
         if (has_turn && !(ComesLast(*job, now) && job->computed > 0)) continue;

@@ -29,6 +29,8 @@
 //               promised; batch work waits instead, and is in nobody's way.
 #pragma once
 
+#include <map>
+
 #include "compute/scheduler/pool_state.h"
 
 namespace tidepool::compute::pool {
@@ -99,12 +101,15 @@ class TidepoolScheduler final : public PoolState {
   static bool Refused(const Job& job, Nanoseconds now) { return now - job.account->refused_at < kRefuses; }
   static bool ComesLast(const Job& job, Nanoseconds now) { return job.beyond && Refused(job, now); }
   uint64_t WantedWithinShare(const Device& device, Nanoseconds now) const;
+  uint64_t LastKvBytes(const Device& device, Nanoseconds now) const;  // that could make way
   bool GrowJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
   bool GrowJob(Job& job, Device& device, bool first, Nanoseconds now, std::vector<Effect>& effects);
   int32_t FirstReservation(const Job& job) const;
   double CommitLimit(const Host& host) const;
-  bool Committable(const Job& job, Nanoseconds now) const;
-  bool PromiseMore(Job& job, int32_t tokens, std::vector<Effect>& effects);
+  bool Committable(const Job& job, Nanoseconds now);  // or made so
+  void TakeBackPromises(const Job& job, Host& host, uint64_t more, double limit);
+  std::map<const Account*, uint64_t> HeldPromises(const Host& host) const;
+  bool PromiseMore(Job& job, int32_t tokens, Nanoseconds now, std::vector<Effect>& effects);
   void Refuse(Job& job, Device& device,
               Nanoseconds now);  // no room: tried again when some comes or may have come
 
@@ -123,7 +128,7 @@ class TidepoolScheduler final : public PoolState {
     double urgency = 0;              // of the job or model that they are for
     double load_s = 0;               // 0: for KV
     const Replica* keep = nullptr;   // whose weights stay
-    bool within_share = false;       // also KV makes way that came beyond one, of the model that has the turn
+    bool takes_last = false;         // KV that comes last makes way, also of the model that has the turn
     const Job* grower = nullptr;     // a job that cannot go on without them: also others of its own model
     const Replica* gives = nullptr;  // the model that has the turn, when it makes way
   };
