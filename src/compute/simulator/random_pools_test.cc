@@ -118,29 +118,37 @@ double Serves(const RandomPool& pool) {
 }
 
 TEST(RandomPoolsTest, MostAreNotMoved) {
-  constexpr uint64_t kPools = 40, kRuns = 2;
+  constexpr uint64_t kPools = 60, kRuns = 2;
   int32_t kept = 0;
-  double log_ratios = 0;
-  for (uint64_t seed = 0; seed < kPools; ++seed) {
+  double log_ratios = 0, log_calm = 0, log_noisy = 0;
+  for (uint64_t i = 0; i < kPools; ++i) {
+    const uint64_t seed = 4 * i;
     const RandomPool pool = DrawPool(seed);
     // Nine tenths may be promised; half of that is each one's share.
     const double share = 0.45 * Serves(pool);
     const Seen calm = Watch(pool.config, Senders(pool, pool.own * share, share), 1, kRuns);
     const Seen noisy = Watch(pool.config, Senders(pool, pool.own * share, pool.noise * share), 1, kRuns);
-    const double ratio = noisy.p99_s / calm.p99_s;
+    // Where one in a hundred is refused the percentile is one of them.
+    const double calm_s = std::min(calm.p99_s, 60.0), noisy_s = std::min(noisy.p99_s, 60.0);
+    const double ratio = noisy_s / calm_s;
     const bool unmoved = ratio <= 1.2 && noisy.refused <= calm.refused + 0.001;
     kept += unmoved;
     log_ratios += std::log(std::clamp(ratio, 0.1, 10.0));
-    std::printf("%2d %s, %zu models on %zu devices, %.2f requests/s, x%.0f: p99 %.3f -> %.3f s (x%.2f)%s\n",
+    log_calm += std::log(calm_s);
+    log_noisy += std::log(noisy_s);
+    std::printf("%3d %s, %zu models on %zu devices, %.2f requests/s, x%.0f: p99 %.3f -> %.3f s (x%.2f)%s\n",
                 static_cast<int>(seed), pool.large ? "H800" : "processor", pool.config.models.size(),
-                pool.config.devices.size(), share / 0.45, pool.noise, calm.p99_s, noisy.p99_s, ratio,
+                pool.config.devices.size(), share / 0.45, pool.noise, calm_s, noisy_s, ratio,
                 unmoved ? "" : ", moved");
   }
-  const double mean = std::exp(log_ratios / kPools);
-  std::printf("not moved: %d of %d pools; geometric mean of the ratios %.2f\n", kept,
-              static_cast<int>(kPools), mean);
-  EXPECT_GE(kept, 33) << "27 before what comes last left room for others, 36 since";
-  EXPECT_LE(mean, 0.9) << "1.18 before, .74 since";
+  const double mean = std::exp(log_ratios / kPools), calm_s = std::exp(log_calm / kPools),
+               noisy_s = std::exp(log_noisy / kPools);
+  std::printf("not moved: %d of %d pools; geometric means: p99 %.3f -> %.3f s, ratio %.2f\n", kept,
+              static_cast<int>(kPools), calm_s, noisy_s, mean);
+  // A better calm run makes more pools look moved: what the quiet one waits beside the noisy one counts too.
+  EXPECT_GE(kept, 45) << "50 now";
+  EXPECT_LE(mean, 0.8) << ".66 now";
+  EXPECT_LE(noisy_s, 0.6) << "0.65 before promises were taken back from who holds more than his share";
 }
 
 }  // namespace
