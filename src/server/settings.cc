@@ -114,7 +114,8 @@ const std::vector<Spec>& Specs() {
        TP_FIELD(pool.admission_load), 0, 1000},
       {"pool.overcommit", Kind::kNumber, "1",
        "How many times over the memory for KV may be promised; above 1 KV is computed again when all are "
-       "used.",
+       "used. At 1 that happens to answers without max_tokens, and to those of an account that holds more "
+       "than its share of what may be promised while another needs it.",
        TP_FIELD(pool.overcommit), 1, 100},
       {"pool.open_answer_tokens", Kind::kInt, "1024",
        "Memory for KV that is promised to a request without max_tokens, in tokens of its answer: when it "

@@ -283,8 +283,9 @@ struct PoolPolicyOptions {
   // its jobs. 0: nothing is rejected for load.
   double admission_load = 1;
   // Reserved tokens (prompt + most output) may exceed what device and host can hold by this factor. More than
-  // 1: when memory runs out after all, KV is dropped and recomputed. At 1 that happens to open-ended jobs,
-  // and where a device stands still because no sequence fits whole into the room that is left.
+  // 1: when memory runs out after all, KV is dropped and recomputed. At 1 that happens to open-ended jobs, to
+  // those of accounts that hold more than their share of what may be reserved while others need it, and where
+  // a device stands still because no sequence fits whole into the room that is left.
   double overcommit = 1;
   int32_t max_turn_steps = 1 << 20;  // 1: every step is a decision of its own (tests)
   double age_bound_s = 30;  // under overload nothing waits unserved much longer while others are served
