@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -639,39 +638,6 @@ TEST_F(EnginePoolTest, AnswersWithoutMaxTokensShareTheMemory) {
     engine.reset();
     residency.reset();
   }
-}
-
-// Three answers of one account are promised all the memory there is, and in the end use it. Another account
-// does not wait for their end; what they lack then is computed again, and changes no answer.
-TEST_F(EnginePoolTest, PromisesBeyondAShareGoToAnotherAccount) {
-  StartPool(kWeights, 120, 0);
-  const ModelHandle model = AddPooled("m");
-  std::vector<Sent> sent(4);
-  std::atomic<bool> submitted{false}, another_first{false};
-  sent[0].sink->on_token = [&](size_t tokens) {
-    if (tokens == 1) submitted.wait(false);  // the engine, until the other account has come
-  };
-  sent[3].sink->on_token = [&](size_t tokens) {
-    if (tokens != 100) return;
-    another_first = std::none_of(sent.begin(), sent.begin() + 3, [](Sent& s) { return s.sink->finished(); });
-  };
-  for (size_t i = 0; i < sent.size(); ++i) {
-    Sent& s = sent[i];
-    s.prompt = Prompt(20, static_cast<int32_t>(i * 17));
-    s.max_tokens = i < 3 ? 600 : 100;  // 39 and 8 blocks
-    GenerateRequest request = Request(model, s.prompt, s.max_tokens, s.sink);
-    request.account = i < 3 ? "first" : "second";
-    request.sampling.ignore_eos = true;
-    ASSERT_TRUE(engine->Submit(std::move(request)));
-  }
-  submitted = true;
-  submitted.notify_all();
-  for (Sent& s : sent) {
-    s.sink->Wait();
-    EXPECT_EQ(s.sink->tokens, FakeModel::GreedyAnswer(s.prompt, s.max_tokens, /*ignore_eos=*/true));
-  }
-  EXPECT_TRUE(another_first);
-  ExpectDrained();
 }
 
 // The engine ends and another begins, as when a server starts again.
