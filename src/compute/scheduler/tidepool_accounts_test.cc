@@ -259,6 +259,23 @@ TEST_F(FloodTest, WhatComesLastLetsOthersPass) {
   EXPECT_LT(Flood(1, 1, 100, 1000), 0.7);
 }
 
+// The quiet one's requests come in bunches beyond its own share: they too have the room of what comes last.
+TEST_F(FloodTest, KvThatComesLastMakesWayForWhatOthersSendBeyondTheirShare) {
+  Start({4}, 1, kRoomForKv);
+  Add(1, 4);
+  world().step_times = kSlow;
+  for (int32_t i = 0; i < 960; ++i) {
+    Send("noisy", 1, 100, 1000);
+    for (int32_t j = 0; i % 160 == 80 && j < 24; ++j) quiet_.push_back(Send("quiet", 1, 100, 100));
+    world().RunUntil(world().now() + kSecond / 8);
+  }
+  world().Finish();
+  for (const PoolJobId job : quiet_) {
+    ASSERT_FALSE(world().rejected.contains(job)) << job;
+    EXPECT_LT(FirstToken(job), 6 * kSecond) << "7.6 s without";
+  }
+}
+
 // Open-ended answers of a flood fill the promises too. Those of others that need more get it from them, and
 // are not computed again for those that came before.
 TEST_F(FloodTest, OpenAnswersThatComeLastMakeWayForOthers) {
