@@ -73,8 +73,7 @@ void PoolState::EmitAdmit(Job& job, int32_t tokens, std::vector<Effect>& effects
   if (job.committed == 0) {
     job.committed_to = hosts_[Index(device.device.host)].get();
     job.promised = job.first_promise();
-    job.committed = KvBytes(*job.model, job.promised);
-    job.committed_to->committed += job.committed;
+    Commit(job, KvBytes(*job.model, job.promised));
   }
   ChargeDevice(job, KvBytes(*job.model, tokens));
   effects.push_back({.kind = EffectKind::kAdmit,
@@ -142,7 +141,7 @@ void PoolState::EmitDrop(Job& job, Reason reason, std::vector<Effect>& effects) 
   if (job.spilled_to != nullptr) ChargeHost(job, 0);
   if (job.committed > 0) {  // what waits holds nothing, and is promised memory anew
     Host& host = *job.committed_to;
-    host.committed -= std::exchange(job.committed, 0);
+    Commit(job, 0);
     if (host.full) ReturnHostRoom(host);
   }
   if (job.computed > 0) ++counters_.drops;

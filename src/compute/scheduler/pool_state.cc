@@ -303,9 +303,18 @@ void PoolState::ReturnHostRoom(Host& host) {
   }
 }
 
+void PoolState::Commit(Job& job, uint64_t bytes) {
+  Host& host = *job.committed_to;
+  host.committed += bytes - job.committed;
+  const auto held = host.committed_to.try_emplace(job.account).first;
+  held->second += bytes - job.committed;
+  if (held->second == 0) host.committed_to.erase(held);
+  job.committed = bytes;
+}
+
 void PoolState::Free(Job& job, Nanoseconds now) {
   if (job.committed > 0) {
-    job.committed_to->committed -= job.committed;
+    Commit(job, 0);
     if (job.committed_to->full) ReturnHostRoom(*job.committed_to);
   }
   accounts_.Settle(*job.account, job.pledge, job.served_s);
@@ -426,7 +435,7 @@ void PoolState::NoRoom(PoolJobId id) {
   if (job.place == Place::kWaiting) {
     job.reserved = 0;
     ChargeDevice(job, 0);
-    job.committed_to->committed -= std::exchange(job.committed, 0);
+    Commit(job, 0);
   } else {
     job.reserved = job.held;
     ChargeDevice(job, KvBytes(*job.model, job.held));

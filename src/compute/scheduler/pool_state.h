@@ -207,7 +207,8 @@ struct Host {
   PoolHost host;
   uint64_t kv_bytes = 0;   // spilled
   uint64_t committed = 0;  // what the admitted jobs of its devices may come to need, wherever it will be
-  bool full = false;       // somebody was refused for that
+  std::map<const Account*, uint64_t> committed_to;  // of these, by account
+  bool full = false;                                // somebody was refused for that
   std::vector<Device*> devices;
   uint64_t free() const { return kv_bytes >= host.kv_bytes ? 0 : host.kv_bytes - kv_bytes; }
 };
@@ -273,6 +274,7 @@ class PoolState : public PoolScheduler {
   void Attach(Job& job, Replica& replica, Place place);
   void ChargeDevice(Job& job, uint64_t bytes);
   void ChargeHost(Job& job, uint64_t bytes);
+  static void Commit(Job& job, uint64_t bytes);  // instead of what was, at job.committed_to
   uint64_t KvBytes(const Model& model, int32_t tokens) const {
     return static_cast<uint64_t>((tokens + kBlockTokens - 1) / kBlockTokens) * model.model.kv_block_bytes;
   }

@@ -74,6 +74,7 @@ std::string PoolState::CheckReplica(const Replica& replica) const {
 std::string PoolState::CheckInvariants() const {
   std::unordered_map<const Device*, Tally> devices;
   std::unordered_map<const Host*, std::pair<uint64_t, uint64_t>> hosts;
+  std::unordered_map<const Host*, std::map<const Account*, uint64_t>> promises;
   std::map<const Account*, int64_t> accounts;
   size_t homeless = 0, gone = 0;
   for (const auto& [id, job] : jobs_) {
@@ -95,11 +96,14 @@ std::string PoolState::CheckInvariants() const {
       tally.restoring += job->place == Place::kRestoring;
     }
     if (job->spilled_to != nullptr) hosts[job->spilled_to].first += job->host_bytes;
-    if (job->committed > 0) hosts[job->committed_to].second += job->committed;
+    if (job->committed > 0) {
+      hosts[job->committed_to].second += job->committed;
+      promises[job->committed_to][job->account] += job->committed;
+    }
   }
   for (const auto& host : hosts_) {
     const auto& [kv, committed] = hosts[host.get()];
-    if (kv != host->kv_bytes || committed != host->committed) {
+    if (kv != host->kv_bytes || committed != host->committed || promises[host.get()] != host->committed_to) {
       return fmt::format("a host holds {} bytes of KV and promises {}; its jobs say {} and {}",
                          host->kv_bytes, host->committed, kv, committed);
     }

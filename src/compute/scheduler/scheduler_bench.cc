@@ -1,12 +1,14 @@
 // How long decisions take: requests over models of one device or several, all waiting, running or switching.
 // Prints the mean and the 99th percentile of Decide and of an event with its decision.
-//   scheduler_bench [requests [models [devices]]]   default: 1000 100 1
+//   scheduler_bench [requests [models [devices [accounts [host GB]]]]]   default: 1000 100 1 1 1000
+// With few GB of KV on the host most requests wait for promises of memory.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "compute/scheduler/pool_scheduler.h"
@@ -19,9 +21,9 @@ double Now() {
       .count();
 }
 
-int Run(int requests, int models, int devices) {
+int Run(int requests, int models, int devices, int accounts, int host_gb) {
   auto scheduler = MakeTidepoolScheduler({.admission_load = 0, .max_turn_steps = 16});
-  scheduler->AddHost({.kv_bytes = uint64_t{1} << 40});
+  scheduler->AddHost({.kv_bytes = static_cast<uint64_t>(host_gb) * 1'000'000'000});
   for (int d = 0; d < devices; ++d) {
     scheduler->AddDevice({.arena_bytes = uint64_t{70'000'000'000}, .copy_bytes_per_s = 25e9});
   }
@@ -62,6 +64,7 @@ int Run(int requests, int models, int devices) {
     PoolJob arriving;
     arriving.job = id;
     arriving.model = job.model;
+    arriving.account = std::to_string(id % static_cast<PoolJobId>(accounts));
     arriving.prompt_tokens = job.prompt;
     arriving.max_output_tokens = 2048;
     scheduler->Arrive(arriving, now);
@@ -149,9 +152,11 @@ int Run(int requests, int models, int devices) {
   double sum = 0;
   for (const double t : took) sum += t;
   std::printf(
-      "%d requests, %d models, %d devices: %zu decisions, mean %.1f us, p50 %.1f, p99 %.1f, most %.1f us\n",
-      requests, models, devices, took.size(), sum / static_cast<double>(took.size()), took[took.size() / 2],
-      took[took.size() * 99 / 100], took.back());
+      "%d requests, %d models, %d devices, %d accounts, %d GB: %zu decisions, mean %.1f us, p50 %.1f, p99 "
+      "%.1f, "
+      "most %.1f us\n",
+      requests, models, devices, accounts, host_gb, took.size(), sum / static_cast<double>(took.size()),
+      took[took.size() / 2], took[took.size() * 99 / 100], took.back());
   return 0;
 }
 
@@ -162,5 +167,5 @@ int main(int argc, char** argv) {
   const auto number = [&](int index, int otherwise) {
     return argc > index ? std::atoi(argv[index]) : otherwise;
   };
-  return tidepool::compute::Run(number(1, 1000), number(2, 100), number(3, 1));
+  return tidepool::compute::Run(number(1, 1000), number(2, 100), number(3, 1), number(4, 1), number(5, 1000));
 }

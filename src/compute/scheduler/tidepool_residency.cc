@@ -57,13 +57,12 @@ bool TidepoolScheduler::Committable(const Job& job, Nanoseconds now) {
   return fits();
 }
 
-// What jobs of an account may come to need there, together.
-std::map<const Account*, uint64_t> TidepoolScheduler::HeldPromises(const Host& host) const {
-  std::map<const Account*, uint64_t> held;
-  for (const auto& [id, job] : jobs_) {
-    if (job->committed_to == &host) held[job->account] += job->committed;
-  }
-  return held;
+// Would it hold no more than its share of what may be promised?
+bool TidepoolScheduler::WithinPromises(const Account& account, const Host& host, uint64_t more,
+                                       double limit) {
+  const auto held = host.committed_to.find(&account);
+  const uint64_t all = (held == host.committed_to.end() ? 0 : held->second) + more;
+  return static_cast<double>(all) <= AccountTree::ShareOf(account) * limit;
 }
 
 // Answers seldom become as long as they may: promises are full long before memory is. An account that holds
@@ -71,44 +70,34 @@ std::map<const Account*, uint64_t> TidepoolScheduler::HeldPromises(const Host& h
 // holds less: such an answer is promised a piece at a time from then on, as if nobody had said how long it
 // may be.
 void TidepoolScheduler::TakeBackPromises(const Job& job, Host& host, uint64_t more, double limit) {
-  if (!accounts_.shared()) return;
-  std::map<const Account*, uint64_t> held = HeldPromises(host);
-  const auto within = [&](const Account* account, uint64_t with) {
-    return static_cast<double>(held[account] + with) <= AccountTree::ShareOf(*account) * limit;
-  };
-  if (!within(job.account, more)) return;
+  if (!accounts_.shared() || !WithinPromises(*job.account, host, more, limit)) return;
+  std::vector<const Account*> above;
+  for (const auto& [account, bytes] : host.committed_to) {
+    if (!WithinPromises(*account, host, 0, limit)) above.push_back(account);
+  }
   const auto needs = [](const Job& other) {
     return std::max({other.reserved, other.computed + 1, other.prompt});
   };
   std::vector<Job*> give;
+  uint64_t back = 0;
   for (const auto& [id, other] : jobs_) {
-    if (other->committed_to != &host || other->asked || other->gone || within(other->account, 0)) continue;
+    if (other->committed_to != &host || other->asked || other->gone) continue;
     if (other->place != Place::kActive && other->place != Place::kSpilled) continue;
-    if (KvBytes(*other->model, needs(*other)) < other->committed) give.push_back(other.get());
+    if (std::find(above.begin(), above.end(), other->account) == above.end()) continue;
+    const uint64_t least = KvBytes(*other->model, needs(*other));
+    if (least >= other->committed) continue;
+    back += other->committed - least;
+    give.push_back(other.get());
   }
+  if (static_cast<double>(host.committed + more) > limit + static_cast<double>(back)) return;
   std::sort(give.begin(), give.end(),
             [](const Job* a, const Job* b) { return a->arrival_order > b->arrival_order; });
-  double missing = static_cast<double>(host.committed + more) - limit;
-  size_t count = 0;
-  for (; count < give.size() && missing > 0; ++count) {
-    Job*& other = give[count];
-    if (within(other->account, 0)) {
-      other = nullptr;
-      continue;
-    }
-    const uint64_t back = other->committed - KvBytes(*other->model, needs(*other));
-    held[other->account] -= back;
-    missing -= static_cast<double>(back);
-  }
-  if (missing > 0) return;
-  for (size_t i = 0; i < count; ++i) {
-    if (give[i] == nullptr) continue;
-    Job& other = *give[i];
-    other.promised = needs(other);
-    other.job.open_output_tokens = std::max(other.job.open_output_tokens, kGrowTokens);
-    const uint64_t least = KvBytes(*other.model, other.promised);
-    host.committed -= other.committed - least;
-    other.committed = least;
+  for (Job* other : give) {
+    if (static_cast<double>(host.committed + more) <= limit) break;
+    if (WithinPromises(*other->account, host, 0, limit)) continue;
+    other->promised = needs(*other);
+    other->job.open_output_tokens = std::max(other->job.open_output_tokens, kGrowTokens);
+    Commit(*other, KvBytes(*other->model, other->promised));
   }
 }
 
@@ -122,10 +111,8 @@ bool TidepoolScheduler::PromiseMore(Job& job, int32_t tokens, Nanoseconds now, s
   const double all = CommitLimit(host);
   const double limit = all * (ComesLast(job, now) ? kLastCommit : 1);
   const auto lacks = [&] { return static_cast<double>(host.committed + more) > limit; };
-  std::map<const Account*, uint64_t> held;
   const auto order = [&](const Job& other) {
-    const double share = AccountTree::ShareOf(*other.account) * all;
-    return std::pair(static_cast<double>(held[other.account]) > share, other.arrival_order);
+    return std::pair(!WithinPromises(*other.account, host, 0, all), other.arrival_order);
   };
   const auto may_go = [&](const Job& other) {
     return other.open_ended() && other.committed_to == &host && other.committed > 0 && !other.asked &&
@@ -135,7 +122,6 @@ bool TidepoolScheduler::PromiseMore(Job& job, int32_t tokens, Nanoseconds now, s
   };
   if (lacks() && !ComesLast(job, now)) TakeBackPromises(job, host, more, limit);
   while (lacks() && host.committed != job.committed) {
-    held = HeldPromises(host);
     Job* last = nullptr;
     for (const auto& [id, other] : jobs_) {
       if (may_go(*other) && (last == nullptr || order(*other) > order(*last))) last = other.get();
@@ -146,8 +132,7 @@ bool TidepoolScheduler::PromiseMore(Job& job, int32_t tokens, Nanoseconds now, s
     }
     EmitDrop(*last, Reason::kRoom, effects);
   }
-  host.committed += more;
-  job.committed += more;
+  Commit(job, job.committed + more);
   job.promised = promise;
   return true;
 }

@@ -29,8 +29,6 @@
 //               promised; batch work waits instead, and is in nobody's way.
 #pragma once
 
-#include <map>
-
 #include "compute/scheduler/pool_state.h"
 
 namespace tidepool::compute::pool {
@@ -108,7 +106,7 @@ class TidepoolScheduler final : public PoolState {
   double CommitLimit(const Host& host) const;
   bool Committable(const Job& job, Nanoseconds now);  // or made so
   void TakeBackPromises(const Job& job, Host& host, uint64_t more, double limit);
-  std::map<const Account*, uint64_t> HeldPromises(const Host& host) const;
+  static bool WithinPromises(const Account& account, const Host& host, uint64_t more, double limit);
   bool PromiseMore(Job& job, int32_t tokens, Nanoseconds now, std::vector<Effect>& effects);
   void Refuse(Job& job, Device& device,
               Nanoseconds now);  // no room: tried again when some comes or may have come
