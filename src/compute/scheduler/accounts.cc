@@ -131,7 +131,10 @@ AccountPledge AccountTree::Pledge(Account& account, double seconds, Nanoseconds 
     const double before = std::max(node->clock_s, now_s);
     node->clock_s = std::min(before + seconds / (ShareOf(*node) * devices_), now_s + kMostAhead_s);
     pledge.clock_s[static_cast<size_t>(node->level)] = node->clock_s - before;
-    if (node == &account) node->request_s += 0.1 * (seconds / (ShareOf(*node) * devices_) - node->request_s);
+    if (node == &account) {  // of an account that nobody knows half of the first is believed
+      const double moved_s = seconds / (ShareOf(*node) * devices_);
+      node->request_s += (node->request_s > 0 ? 0.1 : 0.5) * (moved_s - node->request_s);
+    }
   }
   return pledge;
 }

@@ -245,6 +245,7 @@ bool PoolState::ComposeStep(Replica& replica, const ComposeRule& rule, Nanosecon
       const int32_t remaining = job->prompt - job->computed;
       const int32_t rows_left = limits.max_logit_rows - plan.logit_rows;
       if (job->beyond && beyond_left <= 0) continue;
+      if (!plan.sequences.empty() && !MayLengthen(*job, now)) continue;
       int32_t count = std::min({remaining, limits.batch_tokens - plan.tokens, job->reserved - job->computed});
       if (job->beyond) count = std::min(count, beyond_left);
       if (!limits.causal) {

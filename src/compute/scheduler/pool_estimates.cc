@@ -153,7 +153,13 @@ double PoolState::BatchSeconds(const Model& model, const Device& device, int32_t
 
 double PoolState::PrefillSeconds(const Model& model, const Device& device, int64_t tokens) const {
   const auto n = static_cast<double>(tokens);
-  return n <= 0 ? 0 : ProfileOf(model, device).StepSeconds(n, n * n, 0, 0);
+  if (n <= 0) return 0;
+  // As ProfileOf(...).StepSeconds(n, n * n, 0, 0): every decision asks for it once a job.
+  const StepProfile& given = GivenProfile(model, device);
+  const LearnedPace& pace = model.pace;
+  return given.prefill_base_s * pace.prefill_base +
+         (given.prefill_per_token_s * pace.prefill_token * n +
+          given.prefill_per_token2_s * pace.prefill_token * (n * n));
 }
 
 double PoolState::LoadSeconds(const Model& model, const Device& device) const {

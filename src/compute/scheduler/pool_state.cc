@@ -233,6 +233,7 @@ void PoolState::EraseFrom(std::vector<Job*>& list, Job& job) {
 }
 
 void PoolState::Attach(Job& job, Replica& replica, Place place) {
+  ++changes_;
   CHECK(job.replica == nullptr);
   job.replica = &replica;
   job.place = place;
@@ -252,6 +253,7 @@ void PoolState::Attach(Job& job, Replica& replica, Place place) {
 }
 
 void PoolState::Detach(Job& job) {
+  ++changes_;
   Replica& replica = *job.replica;
   Count(job, -1);
   switch (job.place) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -95,6 +96,8 @@ struct Replica {
   int64_t beyond_context = 0, beyond_backlog = 0;  // of these
   uint64_t served = 0;                             // turns since the weights landed
   uint64_t attempt = 0;                            // of a turn that could not run anything
+  double urgency = 0;                              // of its jobs, the least, at `urgency_of`
+  uint64_t urgency_of = 0;                         // PoolState::changes_, when it was looked for
 
   bool resident() const;
   int32_t jobs() const { return static_cast<int32_t>(waiting.size() + active.size() + spilled.size()); }
@@ -140,6 +143,9 @@ struct Turn {
   Replica* replica = nullptr;
   int32_t steps_left = 0;
   bool broken = false;
+  // When, in seconds of time, the most urgent prompt of another model that is in memory wants to be computed;
+  // those of accounts that are refused do not count.
+  double first_prompt_s = std::numeric_limits<double>::infinity();
 };
 
 inline constexpr Nanoseconds kRefuses = 5 * kSecond;  // so long after it last did
@@ -261,6 +267,8 @@ class PoolState : public PoolScheduler {
   virtual void OnAssigned(Job& /*job*/, Nanoseconds /*now*/) {}  // after it joined job.replica
   // Order within a step and of admissions: the smaller goes first.
   virtual double Urgency(const Job& job, Nanoseconds now) const { return Slack(job, now); }
+  // May its prompt make a step longer that has other things to do?
+  virtual bool MayLengthen(const Job& /*job*/, Nanoseconds /*now*/) const { return true; }
 
   // ---- lists and bytes
   static size_t Index(int32_t id) { return static_cast<size_t>(id); }
@@ -357,6 +365,7 @@ class PoolState : public PoolScheduler {
   Nanoseconds wake_at_ = INT64_MAX;
   uint64_t arrivals_ = 0;
   uint64_t room_epochs_ = 0;
+  uint64_t changes_ = 0;  // of time, of jobs and of where they are
   mutable std::vector<Job*> order_;
 
  private:

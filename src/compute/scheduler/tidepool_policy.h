@@ -46,6 +46,7 @@ inline constexpr int32_t kMaxPassed = 64;
 inline constexpr double kBurst = 0.25;     // of the TTFT: so far ahead of its share an account may be
 inline constexpr double kBeyond_s = 0.5;   // jobs so far ahead leave a quarter of a batch to others
 inline constexpr double kOwnRequests = 6;  // of an account that may come at once
+inline constexpr Nanoseconds kFlood = 20 * kSecond;  // after it was refused an account counts as a flood
 inline constexpr double kOwnBurst = 0.25;  // of what is not an account's share, on a device, for a moment
 inline constexpr double kOwnBurstBehind = 0.75;  // of one that has had less than the others, or so little
 inline constexpr double kBehind = 0.25;          // more: of the bunch that may come at once

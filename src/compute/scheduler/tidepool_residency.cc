@@ -1,6 +1,6 @@
 // What is in memory: KV reserved, moved and given up; weights loaded, evicted and kept.
 #include <algorithm>
-#include <array>
+#include <functional>
 #include <map>
 #include <optional>
 #include <utility>
@@ -173,34 +173,42 @@ uint64_t TidepoolScheduler::LastKvBytes(const Device& device, Nanoseconds now) c
   return bytes;
 }
 
+// Those that wait, in the order in which they get room; whom the device had none for since it last had more
+// are left out.
+TidepoolScheduler::Queue TidepoolScheduler::QueueOf(const Replica& replica, Nanoseconds now) const {
+  Queue queue{.heap = {}, .epoch = replica.device->room_epoch, .waiting = replica.waiting.size()};
+  for (Job* job : replica.waiting) {
+    if (job->paused || job->asked) continue;
+    if (job->refused_epoch == queue.epoch) {
+      if (job->passed >= kMaxPassed) (ComesLast(*job, now) ? queue.last_barrier : queue.barrier) = true;
+      continue;
+    }
+    const bool last = ComesLast(*job, now);
+    const double urgency = Urgency(*job, now) - (job->passed >= kMaxPassed && !last ? 1e6 : 0);
+    queue.heap.push_back({last, urgency, queue.heap.size(), job});
+  }
+  std::make_heap(queue.heap.begin(), queue.heap.end(), std::greater<>());
+  return queue;
+}
+
 bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects) {
   Device& device = *replica.device;
-  bool asked = false;
-  std::optional<uint64_t> wanted;  // within shares
   int32_t slots = replica.model->model.max_sequences - replica.runnable;
-  while (slots > 0 && !replica.waiting.empty()) {
-    // Whom many have passed nobody passes any more; whom comes last, nobody else that does.
-    bool barrier = false, last_barrier = false;
-    for (const Job* job : replica.waiting) {
-      if (job->paused || job->asked || job->passed < kMaxPassed || job->refused_epoch != device.room_epoch)
-        continue;
-      (ComesLast(*job, now) ? last_barrier : barrier) = true;
-    }
-    Job* next = nullptr;
-    bool next_last = false;
-    double least = kNever;
-    for (Job* job : replica.waiting) {
-      const bool last = ComesLast(*job, now);
-      if (job->paused || job->asked || job->refused_epoch == device.room_epoch || (last && last_barrier))
-        continue;
-      const double urgency = Urgency(*job, now) - (job->passed >= kMaxPassed && !last ? 1e6 : 0);
-      if (next == nullptr || std::pair(last, urgency) < std::pair(next_last, least)) {
-        least = urgency;
-        next_last = last;
-        next = job;
-      }
-    }
-    if (next == nullptr || barrier) break;
+  if (slots <= 0 || replica.waiting.empty()) return false;
+  bool asked = false;
+  std::optional<uint64_t> wanted;   // within shares
+  std::optional<uint64_t> last_kv;  // that could make way
+  Queue queue = QueueOf(replica, now);
+  const auto refuse = [&](Job& job, bool last) {
+    Refuse(job, device, now);
+    if (job.passed >= kMaxPassed) (last ? queue.last_barrier : queue.barrier) = true;
+  };
+  while (slots > 0 && !queue.heap.empty() && !queue.barrier) {
+    std::pop_heap(queue.heap.begin(), queue.heap.end(), std::greater<>());
+    const auto [next_last, least, position, next] = queue.heap.back();
+    queue.heap.pop_back();
+    if (next_last && queue.last_barrier) break;
+    if (replica.runnable > 0 && !MayLengthen(*next, now)) continue;
     if (now < device.weights_first_until && least > device.weights_urgency) {
       device.wake_at = std::min(device.wake_at, device.weights_first_until);
       break;
@@ -221,26 +229,33 @@ bool TidepoolScheduler::AdmitJobs(Replica& replica, Nanoseconds now, std::vector
         if (!wanted) wanted = WantedWithinShare(device, now);
         needed += *wanted;
       } else {
-        room += LastKvBytes(device, now);
+        if (!last_kv) last_kv = LastKvBytes(device, now);
+        room += *last_kv;
       }
       if (needed > room) {
-        Refuse(*next, device, now);
+        refuse(*next, next_last);
         continue;
       }
     }
-    if (!Committable(*next, now) ||
-        (bytes > device.free() &&
-         !MakeRoom(
+    const bool fits =
+        Committable(*next, now) &&
+        (bytes <= device.free() ||
+         MakeRoom(
              device,
              {.bytes = bytes - device.free(), .urgency = least, .keep = &replica, .takes_last = !next_last},
-             now, effects))) {
-      Refuse(*next, device, now);
-      continue;
+             now, effects));
+    if (fits) {
+      EmitAdmit(*next, tokens, effects);
+      wanted.reset();
+      asked = true;
+      --slots;
+    } else {
+      refuse(*next, next_last);
     }
-    EmitAdmit(*next, tokens, effects);
-    wanted.reset();
-    asked = true;
-    --slots;
+    if (device.room_epoch != queue.epoch || replica.waiting.size() != queue.waiting) {
+      queue = QueueOf(replica, now);
+      last_kv.reset();
+    }
   }
   return asked;
 }

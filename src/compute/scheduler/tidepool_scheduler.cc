@@ -44,13 +44,13 @@ double TidepoolScheduler::Urgency(const Job& job, Nanoseconds now) const {
 double TidepoolScheduler::AheadSeconds(const Job& job, const Device& device, Nanoseconds now) const {
   if (!accounts_.shared()) return 0;
   const double ttft_s = static_cast<double>(job.ttft) * 1e-9;
+  if (job.beyond && !device.late) return ttft_s;
   const double burst_s = BurstSeconds(job);
   const bool refused = Refused(job, now);
   if (device.late) {
     return std::clamp(job.ahead_s - burst_s, 0.0, ttft_s) + AccountTree::ServiceAhead(*job.account) +
            (refused && job.beyond ? ttft_s : 0);
   }
-  if (job.beyond) return ttft_s;
   // What came a little ahead, as everybody's requests do now and then, does not wait; what came a whole burst
   // ahead waits for all that can still begin in time.
   const double ramp_s = 0.5 * kBurst * ttft_s;
@@ -66,13 +66,16 @@ double TidepoolScheduler::BurstSeconds(const Job& job) {
   return std::max(kBurst * static_cast<double>(job.ttft) * 1e-9, kOwnRequests * job.account->request_s);
 }
 
-double TidepoolScheduler::ReplicaUrgency(const Replica& replica, Nanoseconds now) const {
+double TidepoolScheduler::ReplicaUrgency(Replica& replica, Nanoseconds now) const {
+  if (replica.urgency_of == changes_) return replica.urgency;
   double least = kNever;
   for (const auto* list : {&replica.active, &replica.waiting, &replica.spilled}) {
     for (const Job* job : *list) {
       if (!job->paused) least = std::min(least, Urgency(*job, now));
     }
   }
+  replica.urgency = least;
+  replica.urgency_of = changes_;
   return least;
 }
 
@@ -107,6 +110,7 @@ void TidepoolScheduler::Decide(Nanoseconds now, std::vector<Effect>& effects) {
 
 void TidepoolScheduler::DecideDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
   if (device.asked > 0) return;  // answers come first
+  ++changes_;
   ManageDevice(device, now, effects);
   PlanLanding(device, now);
   if (device.busy) {
@@ -235,12 +239,38 @@ bool TidepoolScheduler::AnyLate(const Device& device, Nanoseconds now) {
   return false;
 }
 
+// A model has its turn for its most urgent job; prompts of its others come with it, and take ten times as
+// long as a step of decodes. Those of an account that is refused do not while a more urgent one of somebody
+// else waits for another model's turn. When answers are late steps must be large.
+bool TidepoolScheduler::MayLengthen(const Job& job, Nanoseconds now) const {
+  const Device& device = *job.replica->device;
+  if (!accounts_.shared() || device.late || !Refused(job, now)) return true;
+  return Urgency(job, now) <= device.turn.first_prompt_s - static_cast<double>(now) * 1e-9;
+}
+
+double TidepoolScheduler::FirstPrompt(const Device& device, const Replica& turn, Nanoseconds now) const {
+  double least = kNever;
+  for (const Replica* replica : device.replicas) {
+    if (replica == &turn || !replica->resident()) continue;
+    for (const auto* list : {&replica->active, &replica->waiting}) {
+      for (const Job* job : *list) {
+        if (job->prefilling() && !job->paused && !Refused(*job, now))
+          least = std::min(least, Urgency(*job, now));
+      }
+    }
+  }
+  return least + static_cast<double>(now) * 1e-9;
+}
+
 bool TidepoolScheduler::BeginTurn(Device& device, Nanoseconds now) {
   Turn& turn = device.turn;
   Replica* best = nullptr;
   double first = kNever, second = kNever;
   bool blocked = false;
-  if (accounts_.shared()) device.late = AnyLate(device, now);
+  if (accounts_.shared()) {
+    const bool was_late = std::exchange(device.late, AnyLate(device, now));
+    if (device.late != was_late) ++changes_;
+  }
   for (Replica* replica : device.replicas) {
     if (replica->jobs() == 0 || replica->attempt == attempts_) continue;
     if (!Ready(*replica)) {
@@ -267,7 +297,10 @@ bool TidepoolScheduler::BeginTurn(Device& device, Nanoseconds now) {
   if (device.blocked_since >= 0) CheckRates(device, now, false, false);
   const double tpot = static_cast<double>(best->model->model.tpot) * 1e-9;
   const double steps = second == kNever ? 1e9 : std::ceil(kTurnTokens + (second - first) / tpot);
-  turn = {.replica = best, .steps_left = static_cast<int32_t>(std::clamp(steps, 1.0, 1e9)), .broken = false};
+  turn = {.replica = best,
+          .steps_left = static_cast<int32_t>(std::clamp(steps, 1.0, 1e9)),
+          .broken = false,
+          .first_prompt_s = accounts_.shared() ? FirstPrompt(device, *best, now) : kNever};
   // Not its turns of before it was idle or away.
   if (std::exchange(device.turns_of, best->model->model.model) != best->model->model.model ||
       best->landed_at > device.turns_since || now - best->last_used > kTurnPause) {

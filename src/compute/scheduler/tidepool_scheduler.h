@@ -30,6 +30,7 @@
 #pragma once
 
 #include "compute/scheduler/pool_state.h"
+#include "compute/scheduler/tidepool_policy.h"
 
 namespace tidepool::compute::pool {
 
@@ -57,6 +58,7 @@ class TidepoolScheduler final : public PoolState {
   void PlaceJob(Job&, Nanoseconds) override {}  // all of it is in Decide
   void OnAssigned(Job& job, Nanoseconds now) override;
   double Urgency(const Job& job, Nanoseconds now) const override;
+  bool MayLengthen(const Job& job, Nanoseconds now) const override;
 
  private:
   struct Fit {
@@ -85,7 +87,7 @@ class TidepoolScheduler final : public PoolState {
 
   void DecideDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void ManageDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
-  double ReplicaUrgency(const Replica& replica, Nanoseconds now) const;
+  double ReplicaUrgency(Replica& replica, Nanoseconds now) const;
   double LoadLeft(const Replica& replica, Nanoseconds now) const;
   void PlanLanding(Device& device, Nanoseconds now);
   static bool Lands(const Replica& replica);
@@ -95,8 +97,25 @@ class TidepoolScheduler final : public PoolState {
   void ChooseTurn(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   static bool AnyLate(const Device& device, Nanoseconds now);
   bool BeginTurn(Device& device, Nanoseconds now);
+  double FirstPrompt(const Device& device, const Replica& turn, Nanoseconds now) const;
+  struct Queue {
+    struct Entry {
+      bool last;
+      double urgency;
+      size_t position;
+      Job* job;
+      auto operator<=>(const Entry&) const = default;
+    };
+    std::vector<Entry> heap;  // the least is in front
+    // Somebody whom many have passed finds no room: nobody passes him any more. If he comes last, nobody else
+    // that does.
+    bool barrier = false, last_barrier = false;
+    uint64_t epoch = 0;  // the device's, and how many waited, when it was made
+    size_t waiting = 0;
+  };
+  Queue QueueOf(const Replica& replica, Nanoseconds now) const;
   bool AdmitJobs(Replica& replica, Nanoseconds now, std::vector<Effect>& effects);
-  static bool Refused(const Job& job, Nanoseconds now) { return now - job.account->refused_at < kRefuses; }
+  static bool Refused(const Job& job, Nanoseconds now) { return now - job.account->refused_at < kFlood; }
   static bool ComesLast(const Job& job, Nanoseconds now) { return job.beyond && Refused(job, now); }
   uint64_t WantedWithinShare(const Device& device, Nanoseconds now) const;
   uint64_t LastKvBytes(const Device& device, Nanoseconds now) const;  // that could make way
