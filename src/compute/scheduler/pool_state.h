@@ -97,7 +97,8 @@ struct Replica {
   uint64_t served = 0;                             // turns since the weights landed
   uint64_t attempt = 0;                            // of a turn that could not run anything
   double urgency = 0;                              // of its jobs, the least, at `urgency_of`
-  uint64_t urgency_of = 0;                         // PoolState::changes_, when it was looked for
+  double first_prompt = 0;  // likewise, of prompts that wait, not of accounts that are refused
+  uint64_t urgency_of = 0;  // PoolState::changes_, when it was looked for
 
   bool resident() const;
   int32_t jobs() const { return static_cast<int32_t>(waiting.size() + active.size() + spilled.size()); }

@@ -68,13 +68,18 @@ double TidepoolScheduler::BurstSeconds(const Job& job) {
 
 double TidepoolScheduler::ReplicaUrgency(Replica& replica, Nanoseconds now) const {
   if (replica.urgency_of == changes_) return replica.urgency;
-  double least = kNever;
+  double least = kNever, first_prompt = kNever;
   for (const auto* list : {&replica.active, &replica.waiting, &replica.spilled}) {
     for (const Job* job : *list) {
-      if (!job->paused) least = std::min(least, Urgency(*job, now));
+      if (job->paused) continue;
+      const double urgency = Urgency(*job, now);
+      least = std::min(least, urgency);
+      if (urgency < first_prompt && job->prefilling() && list != &replica.spilled && !Refused(*job, now))
+        first_prompt = urgency;
     }
   }
   replica.urgency = least;
+  replica.first_prompt = first_prompt;
   replica.urgency_of = changes_;
   return least;
 }
@@ -250,14 +255,10 @@ bool TidepoolScheduler::MayLengthen(const Job& job, Nanoseconds now) const {
 
 double TidepoolScheduler::FirstPrompt(const Device& device, const Replica& turn, Nanoseconds now) const {
   double least = kNever;
-  for (const Replica* replica : device.replicas) {
-    if (replica == &turn || !replica->resident()) continue;
-    for (const auto* list : {&replica->active, &replica->waiting}) {
-      for (const Job* job : *list) {
-        if (job->prefilling() && !job->paused && !Refused(*job, now))
-          least = std::min(least, Urgency(*job, now));
-      }
-    }
+  for (Replica* replica : device.replicas) {
+    if (replica == &turn || !replica->resident() || replica->jobs() == 0) continue;
+    ReplicaUrgency(*replica, now);
+    least = std::min(least, replica->first_prompt);
   }
   return least + static_cast<double>(now) * 1e-9;
 }
