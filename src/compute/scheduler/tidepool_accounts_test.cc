@@ -231,6 +231,19 @@ class FloodTest : public PolicyTest {
     EXPECT_GT(world().rejected.size(), 100u);
     return LongestSeconds();
   }
+  // The quiet one's come in bunches of `bunch`, every `period` eighths of a second, the first after 80 of
+  // them.
+  double FloodBesideBunches(int32_t eighths, int32_t period, int32_t bunch, int32_t output,
+                            int32_t own_prompt, int32_t own) {
+    for (int32_t i = 0; i < eighths; ++i) {
+      Send("noisy", 1, 100, output);
+      for (int32_t j = 0; i % period == 80 && j < bunch; ++j)
+        quiet_.push_back(Send("quiet", 1, own_prompt, own));
+      world().RunUntil(world().now() + kSecond / 8);
+    }
+    world().Finish();
+    return LongestSeconds();
+  }
   double LongestSeconds() {
     double longest_s = 0;
     for (const PoolJobId job : quiet_) {
@@ -268,26 +281,14 @@ TEST_F(FloodTest, WhatComesLastLetsOthersPass) {
 TEST_F(FloodTest, KvThatComesLastMakesWayForWhatOthersSendBeyondTheirShare) {
   Start({4}, 1, kRoomForKv);
   Add(1, 4);
-  for (int32_t i = 0; i < 1440; ++i) {
-    Send("noisy", 1, 100, 1000);
-    for (int32_t j = 0; i % 240 == 80 && j < 20; ++j) quiet_.push_back(Send("quiet", 1, 100, 100));
-    world().RunUntil(world().now() + kSecond / 8);
-  }
-  world().Finish();
-  EXPECT_LT(LongestSeconds(), 5) << "8.2 s without";
+  EXPECT_LT(FloodBesideBunches(1440, 240, 20, 1000, 100, 100), 5) << "8.2 s without";
 }
 
 // Slots are what is scarce: what comes last stands behind that too, though it came before.
 TEST_F(FloodTest, WhatComesLastStandsBehindWhatOthersSendBeyondTheirShare) {
   Start({4}, 1, 8ull << 30);
   Add(1, 4, kSlow, 32);
-  for (int32_t i = 0; i < 960; ++i) {
-    Send("noisy", 1, 100, 1000);
-    for (int32_t j = 0; i % 160 == 80 && j < 24; ++j) quiet_.push_back(Send("quiet", 1, 100, 100));
-    world().RunUntil(world().now() + kSecond / 8);
-  }
-  world().Finish();
-  EXPECT_LT(LongestSeconds(), 4.5) << "6.6 s by age";
+  EXPECT_LT(FloodBesideBunches(960, 160, 24, 1000, 100, 100), 4.5) << "6.6 s by age";
 }
 
 // A few large requests of who asks seldom: they may come at once though each takes more than a second, also
