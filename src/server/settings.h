@@ -1,9 +1,9 @@
 // Settings: one TOML file, what was changed through the API, TIDEPOOL_* variables, flags; each beats those
 // before it.
 //
-// One table (settings.cc) is the only source: parsing, checks, `tidepool settings`, GET /api/v1/settings and
-// the reference page docs/settings.md come from it. A setting `pool.memory` is `[pool] memory = ...` in the
-// file, TIDEPOOL_POOL_MEMORY in the environment and --pool-memory on the command line.
+// One table (settings_table.cc) is the only source: parsing, checks, `tidepool settings`, GET
+// /api/v1/settings and the reference page docs/settings.md come from it. A setting `pool.memory` is `[pool]
+// memory = ...` in the file, TIDEPOOL_POOL_MEMORY in the environment and --pool-memory on the command line.
 //
 // Threads: a Settings is a value; made once at start-up.
 #pragma once

@@ -78,6 +78,13 @@ struct Job {
   }
 };
 
+// The least of a replica's jobs: of all, of those that a turn serves (not of what waits for room), and of
+// prompts that wait, not of accounts that are refused.
+struct Urgencies {
+  static constexpr double kNone = std::numeric_limits<double>::infinity();
+  double any = kNone, turn = kNone, prompt = kNone;
+};
+
 struct Replica {
   Model* model = nullptr;
   Device* device = nullptr;
@@ -96,9 +103,8 @@ struct Replica {
   int64_t beyond_context = 0, beyond_backlog = 0;  // of these
   uint64_t served = 0;                             // turns since the weights landed
   uint64_t attempt = 0;                            // of a turn that could not run anything
-  double urgency = 0;                              // of its jobs, the least, at `urgency_of`
-  double first_prompt = 0;  // likewise, of prompts that wait, not of accounts that are refused
-  uint64_t urgency_of = 0;  // PoolState::changes_, when it was looked for
+  Urgencies urgencies;
+  uint64_t urgencies_of = 0;  // PoolState::changes_, when they were looked for
 
   bool resident() const;
   int32_t jobs() const { return static_cast<int32_t>(waiting.size() + active.size() + spilled.size()); }
@@ -261,6 +267,8 @@ class PoolState : public PoolScheduler {
 
   // For tests, after any event and any Decide: empty, or which account does not add up. O(jobs + replicas).
   std::string CheckInvariants() const;
+  // For tests, right after Decide: empty, or what a policy remembers and is not so.
+  virtual std::string CheckDecision(Nanoseconds /*now*/) const { return {}; }
 
  protected:
   // A job that arrived and has no replica: Assign it, or leave it in unplaced_, which Decide looks through.
@@ -291,7 +299,10 @@ class PoolState : public PoolScheduler {
     device.dirty = true;
     device.load_known = false;
   }
-  void NewRoom(Device& device) { device.room_epoch = ++room_epochs_; }
+  void NewRoom(Device& device) {
+    device.room_epoch = ++room_epochs_;
+    ++changes_;
+  }
   void Break(Device& device) {  // the turn is to be thought over
     device.turn.broken = true;
     Touch(device);
@@ -366,7 +377,7 @@ class PoolState : public PoolScheduler {
   Nanoseconds wake_at_ = INT64_MAX;
   uint64_t arrivals_ = 0;
   uint64_t room_epochs_ = 0;
-  uint64_t changes_ = 0;  // of time, of jobs and of where they are
+  uint64_t changes_ = 1;  // of time, of jobs and of where they are, of room
   mutable std::vector<Job*> order_;
 
  private:

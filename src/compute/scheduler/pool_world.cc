@@ -198,6 +198,10 @@ void PoolWorld::Decide() {
     ASSERT_LT(round, 2000) << "never comes to rest";
     effects_.clear();
     scheduler_->Decide(now_, effects_);
+    if (state_ != nullptr) {
+      const std::string wrong = state_->CheckDecision(now_);
+      ASSERT_TRUE(wrong.empty()) << wrong << ", event " << events_;
+    }
     if (effects_.empty()) break;
     for (const Effect& effect : effects_) {
       if (keep_log) log.push_back(effect);

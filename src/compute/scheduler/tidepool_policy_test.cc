@@ -71,6 +71,27 @@ TEST_F(PolicyTest, PrefillSharesStepsWithTheDecodesOfItsModel) {
   EXPECT_EQ(shared, chunks) << "no decode waited for them";
 }
 
+// A request that waits for memory is no reason to give its model the turn: another's, that can run, would
+// wait for nothing.
+TEST_F(PolicyTest, ATurnIsForWhatCanRun) {
+  Start({8}, 0, /*host_kv=*/0);
+  world().AddModel(Warm(1, 4));
+  PoolModel other = Warm(2, 4);
+  other.pinned = true;  // or it would make room
+  world().AddModel(other);
+  Use(1);
+  Use(2);
+  Ask(1, 7900);  // 500 of 600 blocks, and soon far ahead of its pace
+  world().RunUntil(world().now() + 5 * kSecond);
+  const PoolJobId waits = AskFor(1, kSecond, 100 * kMillisecond, 3000);
+  world().RunUntil(world().now() + 3 * kSecond);
+  const PoolJobId comes = Ask(2);
+  world().RunUntil(world().now() + 5 * kSecond);
+  EXPECT_LT(FirstToken(comes), kSecond / 2);
+  EXPECT_EQ(FirstToken(waits), INT64_MAX) << "its room is not there yet";
+  world().Finish();
+}
+
 TEST_F(PolicyTest, UnderOverloadNothingWaitsMuchLongerThanTheAgeBound) {
   Start({8});
   PoolModel model = Warm(1, 4);

@@ -339,7 +339,7 @@ void TidepoolScheduler::ManageWeights(Device& device, Nanoseconds now, std::vect
       device.wake_at = std::min(device.wake_at, replica->model->quarantined_until);
       continue;
     }
-    const double urgency = ReplicaUrgency(*replica, now) - LoadSeconds(*replica);
+    const double urgency = UrgenciesOf(*replica, now).any - LoadSeconds(*replica);
     if (wanted == nullptr || urgency < least) {
       least = urgency;
       wanted = replica;
@@ -351,7 +351,7 @@ void TidepoolScheduler::ManageWeights(Device& device, Nanoseconds now, std::vect
         device.loading->jobs() == 0 ||
         (device.loading->jobs(View::kWithinShare) <= 0 && wanted != nullptr &&
          wanted->jobs(View::kWithinShare) > 0 && LoadLeft(*device.loading, now) > kStopLeft_s &&
-         ReplicaUrgency(*device.loading, now) - LoadSeconds(*device.loading) > least + 1);
+         UrgenciesOf(*device.loading, now).any - LoadSeconds(*device.loading) > least + 1);
     if (wanted != nullptr && for_none && !device.loading->stopping && device.running != device.loading &&
         !device.loading->model->model.pinned) {
       EmitStopLoad(device, effects);
@@ -508,7 +508,7 @@ bool TidepoolScheduler::MakeRoom(Device& device, Room room, Nanoseconds now, std
       rank = 1e9 + gap_s;
     } else {
       const bool any_price = drain || device.stuck;
-      const double theirs = ReplicaUrgency(*replica, now);
+      const double theirs = UrgenciesOf(*replica, now).any;
       const double back_s = static_cast<double>(std::min(bytes, replica->bytes)) / device.copy_rate;
       // What has not been served since it came, came for a reason.
       const double hysteresis = replica->served == 0 && replica->resident() ? kUnserved : kSwitchHysteresis;

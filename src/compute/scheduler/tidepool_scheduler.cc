@@ -1,5 +1,7 @@
 #include "compute/scheduler/tidepool_scheduler.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -66,28 +68,50 @@ double TidepoolScheduler::BurstSeconds(const Job& job) {
   return std::max(kBurst * static_cast<double>(job.ttft) * 1e-9, kOwnRequests * job.account->request_s);
 }
 
-double TidepoolScheduler::ReplicaUrgency(Replica& replica, Nanoseconds now) const {
-  if (replica.urgency_of == changes_) return replica.urgency;
-  double least = kNever, first_prompt = kNever;
+Urgencies TidepoolScheduler::LookUrgencies(const Replica& replica, Nanoseconds now) const {
+  const uint64_t epoch = replica.device->room_epoch;
+  Urgencies least;
   for (const auto* list : {&replica.active, &replica.waiting, &replica.spilled}) {
     for (const Job* job : *list) {
       if (job->paused) continue;
       const double urgency = Urgency(*job, now);
-      least = std::min(least, urgency);
-      if (urgency < first_prompt && job->prefilling() && list != &replica.spilled && !Refused(*job, now))
-        first_prompt = urgency;
+      least.any = std::min(least.any, urgency);
+      if (list == &replica.spilled) continue;
+      const bool has_room = list == &replica.active && job->computed < job->reserved;
+      if (has_room || job->refused_epoch != epoch) least.turn = std::min(least.turn, urgency);
+      if (urgency < least.prompt && job->prefilling() && !Refused(*job, now)) least.prompt = urgency;
     }
   }
-  replica.urgency = least;
-  replica.first_prompt = first_prompt;
-  replica.urgency_of = changes_;
   return least;
+}
+
+const Urgencies& TidepoolScheduler::UrgenciesOf(Replica& replica, Nanoseconds now) const {
+  if (replica.urgencies_of != changes_) {
+    replica.urgencies = LookUrgencies(replica, now);
+    replica.urgencies_of = changes_;
+  }
+  return replica.urgencies;
+}
+
+std::string TidepoolScheduler::CheckDecision(Nanoseconds now) const {
+  for (const auto& replica : replicas_) {
+    if (replica->urgencies_of != changes_) continue;
+    const Urgencies least = LookUrgencies(*replica, now), &kept = replica->urgencies;
+    // What has been refused room since does not count for a turn any more.
+    if (least.any != kept.any || least.turn < kept.turn || least.prompt != kept.prompt) {
+      return fmt::format("model {}: its urgencies {}, {} and {} are kept as {}, {} and {}",
+                         replica->model->model.model, least.any, least.turn, least.prompt, kept.any,
+                         kept.turn, kept.prompt);
+    }
+  }
+  return {};
 }
 
 // ---- a device ------------------------------------------------------------------------------------------
 
 void TidepoolScheduler::Decide(Nanoseconds now, std::vector<Effect>& effects) {
   ++counters_.decisions;
+  ++changes_;
   wake_at_ = INT64_MAX;
   accounts_.Expire(now);
   PlaceAll(now, effects);
@@ -115,7 +139,6 @@ void TidepoolScheduler::Decide(Nanoseconds now, std::vector<Effect>& effects) {
 
 void TidepoolScheduler::DecideDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects) {
   if (device.asked > 0) return;  // answers come first
-  ++changes_;
   ManageDevice(device, now, effects);
   PlanLanding(device, now);
   if (device.busy) {
@@ -257,8 +280,7 @@ double TidepoolScheduler::FirstPrompt(const Device& device, const Replica& turn,
   double least = kNever;
   for (Replica* replica : device.replicas) {
     if (replica == &turn || !replica->resident() || replica->jobs() == 0) continue;
-    ReplicaUrgency(*replica, now);
-    least = std::min(least, replica->first_prompt);
+    least = std::min(least, UrgenciesOf(*replica, now).prompt);
   }
   return least + static_cast<double>(now) * 1e-9;
 }
@@ -278,7 +300,7 @@ bool TidepoolScheduler::BeginTurn(Device& device, Nanoseconds now) {
       blocked |= !replica->resident();
       continue;
     }
-    const double urgency = ReplicaUrgency(*replica, now);
+    const double urgency = UrgenciesOf(*replica, now).turn;
     if (best == nullptr || urgency < first) {
       second = first;
       first = urgency;

@@ -6,10 +6,11 @@
 //               One that is late counts as the less urgent the later it is (its next tokens are lost anyway),
 //               until it has gone unserved for the age bound; then it goes first. Interactive work counts as
 //               due earlier by a quarter of its TTFT.
-//   Turns       Among the resident models of a device the one with the most urgent job runs, and keeps the
-//               device until its slack exceeds the next one's by a few tokens' time. Between resident models
-//               a turn costs nothing. A step holds all decodes of the model and prefill chunks.
-//               A step begins on weights that are still landing when they land before it needs them.
+//   Turns       Among the resident models of a device the one with the most urgent job that has room, or may
+//               get it, runs, and keeps the device until its slack exceeds the next one's by a few tokens'
+//               time. Between resident models a turn costs nothing. A step holds all decodes of the model and
+//               prefill chunks. A step begins on weights that are still landing when they land before it
+//               needs them.
 //   Residency   The copy engine always works for the most urgent model that is not resident. Room is made by
 //               dropping last layers: of idle models, least wanted first; else of the models with the most
 //               slack, if they can be back in time (the gap between the two slacks is at least the time of
@@ -53,6 +54,7 @@ class TidepoolScheduler final : public PoolState {
   explicit TidepoolScheduler(const PoolPolicyOptions& options) : PoolState(options) {}
   std::string_view name() const override { return "tidepool"; }
   void Decide(Nanoseconds now, std::vector<Effect>& effects) override;
+  std::string CheckDecision(Nanoseconds now) const override;
 
  protected:
   void PlaceJob(Job&, Nanoseconds) override {}  // all of it is in Decide
@@ -87,7 +89,8 @@ class TidepoolScheduler final : public PoolState {
 
   void DecideDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
   void ManageDevice(Device& device, Nanoseconds now, std::vector<Effect>& effects);
-  double ReplicaUrgency(Replica& replica, Nanoseconds now) const;
+  Urgencies LookUrgencies(const Replica& replica, Nanoseconds now) const;
+  const Urgencies& UrgenciesOf(Replica& replica, Nanoseconds now) const;  // kept while nothing changed
   double LoadLeft(const Replica& replica, Nanoseconds now) const;
   void PlanLanding(Device& device, Nanoseconds now);
   static bool Lands(const Replica& replica);

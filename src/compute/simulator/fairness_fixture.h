@@ -21,11 +21,12 @@ struct Sender {
   double per_s = 1;
   std::vector<int32_t> models;
   int32_t prompt = 0, output = 0;  // 0: of many lengths
+  uint64_t draw = 0;               // another one: other arrivals at the same rate
 };
 
 // Poisson arrivals. The arrivals of one sender are the same whatever the others send.
 inline void Send(const Sender& sender, uint64_t seed, std::vector<SimRequest>& requests) {
-  std::mt19937_64 random(static_cast<uint64_t>(sender.account) * 7919 + seed);
+  std::mt19937_64 random(static_cast<uint64_t>(sender.account) * 7919 + seed + 1000 * sender.draw);
   const auto uniform = [&] { return (static_cast<double>(random() >> 11) + 0.5) * 0x1p-53; };
   double at = 0;
   while ((at += -std::log(uniform()) / sender.per_s) < kSeconds) {

@@ -1,7 +1,9 @@
 // The noisy account on pools drawn by chance: one to three devices, one to seven models apart or shared, in
-// memory for some of them, with KV for a few requests or many, short and long prompts and answers. Not each
-// of them keeps the 20 % (where the quiet one hardly ever waits at all, a tenth of a second more is twice as
-// long); this tells whether a change of the policy helps in general or in the cases it was made for.
+// memory for some of them, with KV for a few requests or many, short and long prompts and answers.
+//
+// A 99th percentile of some hundred requests is the chance of a few of them: it differs by more than 20 % too
+// when the other account goes on sending exactly its share, at other moments. So each pool is also run with
+// those arrivals drawn anew, and a flood may move no more pools than that.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -117,36 +119,50 @@ double Serves(const RandomPool& pool) {
   return per_s;
 }
 
-TEST(RandomPoolsTest, MostAreNotMoved) {
+// Of the quiet one, calm and otherwise. Where one in a hundred is refused the percentile is one of them.
+double Ratio(const Seen& calm, const Seen& then) {
+  return std::min(then.p99_s, 60.0) / std::min(calm.p99_s, 60.0);
+}
+bool Moved(const Seen& calm, const Seen& then) {
+  return Ratio(calm, then) > 1.2 || then.refused > calm.refused + 0.001;
+}
+
+TEST(RandomPoolsTest, AFloodMovesNoMoreThanChance) {
   constexpr uint64_t kPools = 60, kRuns = 2;
-  int32_t kept = 0;
+  int32_t flooded = 0, redrawn = 0;
   double log_ratios = 0, log_calm = 0, log_noisy = 0;
   for (uint64_t i = 0; i < kPools; ++i) {
     const uint64_t seed = 4 * i;
     const RandomPool pool = DrawPool(seed);
     // Nine tenths may be promised; half of that is each one's share.
     const double share = 0.45 * Serves(pool);
-    const Seen calm = Watch(pool.config, Senders(pool, pool.own * share, share), 1, kRuns);
-    const Seen noisy = Watch(pool.config, Senders(pool, pool.own * share, pool.noise * share), 1, kRuns);
-    // Where one in a hundred is refused the percentile is one of them.
-    const double calm_s = std::min(calm.p99_s, 60.0), noisy_s = std::min(noisy.p99_s, 60.0);
-    const double ratio = noisy_s / calm_s;
-    const bool unmoved = ratio <= 1.2 && noisy.refused <= calm.refused + 0.001;
-    kept += unmoved;
+    const auto watch = [&](double noise, uint64_t draw) {
+      std::vector<Sender> senders = Senders(pool, pool.own * share, noise * share);
+      senders[1].draw = draw;
+      return Watch(pool.config, senders, 1, kRuns);
+    };
+    const Seen calm = watch(1, 0), other = watch(1, 1), noisy = watch(pool.noise, 0);
+    const double ratio = Ratio(calm, noisy);
+    flooded += Moved(calm, noisy);
+    redrawn += Moved(calm, other);
     log_ratios += std::log(std::clamp(ratio, 0.1, 10.0));
-    log_calm += std::log(calm_s);
-    log_noisy += std::log(noisy_s);
-    std::printf("%3d %s, %zu models on %zu devices, %.2f requests/s, x%.0f: p99 %.3f -> %.3f s (x%.2f)%s\n",
-                static_cast<int>(seed), pool.large ? "H800" : "processor", pool.config.models.size(),
-                pool.config.devices.size(), share / 0.45, pool.noise, calm_s, noisy_s, ratio,
-                unmoved ? "" : ", moved");
+    log_calm += std::log(std::min(calm.p99_s, 60.0));
+    log_noisy += std::log(std::min(noisy.p99_s, 60.0));
+    std::printf(
+        "%3d %s, %zu models on %zu devices, %.2f requests/s, x%.0f: p99 %.3f (drawn anew %.3f) -> %.3f s "
+        "(x%.2f)%s\n",
+        static_cast<int>(seed), pool.large ? "H800" : "processor", pool.config.models.size(),
+        pool.config.devices.size(), share / 0.45, pool.noise, std::min(calm.p99_s, 60.0),
+        std::min(other.p99_s, 60.0), std::min(noisy.p99_s, 60.0), ratio, Moved(calm, noisy) ? ", moved" : "");
   }
   const double mean = std::exp(log_ratios / kPools), calm_s = std::exp(log_calm / kPools),
                noisy_s = std::exp(log_noisy / kPools);
-  std::printf("not moved: %d of %d pools; geometric means: p99 %.3f -> %.3f s, ratio %.2f\n", kept,
-              static_cast<int>(kPools), calm_s, noisy_s, mean);
+  std::printf(
+      "moved: %d of %d pools, %d by other arrivals; geometric means: p99 %.3f -> %.3f s, ratio %.2f\n",
+      flooded, static_cast<int>(kPools), redrawn, calm_s, noisy_s, mean);
+  EXPECT_LE(flooded, redrawn) << "5 and 15 now";
+  EXPECT_LE(flooded, 12) << "5 now";
   // A better calm run makes more pools look moved: what the quiet one waits beside the noisy one counts too.
-  EXPECT_GE(kept, 45) << "50 now";
   EXPECT_LE(mean, 0.8) << ".66 now";
   EXPECT_LE(noisy_s, 0.6) << "0.65 before promises were taken back from who holds more than his share";
 }

@@ -9,6 +9,7 @@
 
 #include "base/ids.h"
 #include "base/log.h"
+#include "platform/conversations/answer_writer.h"
 #include "platform/conversations/channel.h"
 #include "platform/conversations/conversation_rows.h"
 #include "platform/conversations/history.h"
@@ -46,167 +47,11 @@ void Apply(const ConversationChange& change, Conversation& conversation) {
   if (change.sampling) conversation.sampling = *change.sampling;
 }
 
-struct Counts {
-  Gauge running;
-  Counter done, stopped, interrupted, failed;
-};
-
 // Codes of what a limit refuses: labels of the metric.
 constexpr const char* kLimitCodes[] = {
     "too_long",          "too_many_files",         "too_many_conversations",
     "conversation_full", "conversation_too_large", "member_storage_full",
     "too_many_running",  "too_many_listeners"};
-
-// One answer being written: takes the engine's events to the channel, and its text to the store at intervals.
-class Writer final : public ChatSink {
- public:
-  Writer(std::shared_ptr<ConversationChannel> channel, store::Database& database, const Clock& clock,
-         Nanoseconds save_interval, Counts counts, Turn turn)
-      : channel_(std::move(channel)),
-        database_(database),
-        clock_(clock),
-        save_interval_(save_interval),
-        counts_(std::move(counts)),
-        id_(turn.id),
-        started_(clock.now()),
-        last_(std::move(turn)) {
-    counts_.running.Add(1);
-  }
-  ~Writer() override {
-    if (!done_) Finish(TurnState::kInterrupted, Error{});
-    counts_.running.Add(-1);
-  }
-
-  void Stop() { stop_ = true; }
-  void Cut() { cut_ = true; }  // ended, but not by the person
-  bool stopping() const { return stop_ || cut_; }
-  bool finished() const { return done_; }
-
-  void OnProgress(const compute::ProgressEvent& event) override {
-    using Phase = compute::ProgressEvent::Phase;
-    if (event.phase == Phase::kDecode) return;
-    const bool same = progress_ && progress_->phase == event.phase &&
-                      progress_->queue_position == event.queue_position &&
-                      event.share - progress_->share < 0.01f && event.share < 1;
-    if (same) return;
-    progress_ = event;
-    channel_->Progress(id_, event);
-  }
-
-  void OnToken(int32_t /*choice*/, const compute::TokenEvent& event) override {
-    const bool text = !event.content.empty() || !event.reasoning.empty();
-    if (!text) return;
-    const Nanoseconds now = clock_.now();
-    if (first_ == 0) first_ = now;
-    if (!event.content.empty() && reasoned_ && answer_ == 0) answer_ = now;
-    if (!event.reasoning.empty()) reasoned_ = true;
-    channel_->Grow(id_, event.content, event.reasoning);
-    if (now - saved_ < save_interval_) return;
-    saved_ = now;
-    if (auto turn = channel_->Running(id_)) Save(std::move(*turn), nullptr);
-  }
-
-  void OnFinish(int32_t /*choice*/, const compute::FinishEvent& event) override { finish_ = event; }
-
-  void OnBilled(const Billed& billed) override { billed_ = billed; }
-
-  void OnDone(const Result<compute::Usage>& usage) override {
-    if (done_) return;
-    using Reason = compute::FinishReason;
-    if (finish_ && finish_->reason == Reason::kCancelled) {
-      return Finish(stop_ ? TurnState::kStopped : TurnState::kInterrupted, Error{});
-    }
-    if (finish_ && finish_->reason == Reason::kError) return Finish(TurnState::kFailed, finish_->error);
-    if (!usage) {
-      return Finish(stop_  ? TurnState::kStopped
-                    : cut_ ? TurnState::kInterrupted
-                           : TurnState::kFailed,
-                    usage.error());
-    }
-    Finish(TurnState::kDone, Error{});
-  }
-
-  // The request could not be started.
-  void Refuse(const Error& error) { Finish(TurnState::kFailed, error); }
-
- private:
-  void Finish(TurnState state, const Error& error) {
-    done_ = true;
-    Turn turn = channel_->Running(id_).value_or(last_);
-    turn.state = state;
-    if (state == TurnState::kFailed) {
-      turn.error_code = error.code;
-      turn.error_message = error.message.empty() ? "The answer failed." : error.message;
-    }
-    if (finish_) {
-      turn.finish_reason = finish_->reason == compute::FinishReason::kLength ? "length"
-                           : finish_->reason == compute::FinishReason::kStop ? "stop"
-                                                                             : "";
-      turn.usage = finish_->usage;
-      turn.timings.queue_s = finish_->queue_s;
-      turn.timings.decode_s = finish_->decode_s;
-    }
-    if (billed_) {
-      // A continued answer cost what both runs did, where they can be added.
-      const std::optional<Billed>& before = last_.billed;
-      if (before && before->currency == billed_->currency) {
-        billed_->amount_nanos += before->amount_nanos;
-        billed_->free_tokens += before->free_tokens;
-        if (before->billing != billed_->billing) billed_->billing = Billing::kMixed;
-      }
-      turn.billed = billed_;
-    }
-    const auto seconds = [](Nanoseconds from, Nanoseconds to) {
-      return static_cast<double>(to - from) / kSecond;
-    };
-    if (first_ > 0) turn.timings.ttft_s = seconds(started_, first_);
-    if (reasoned_) turn.timings.reasoning_s = seconds(first_, answer_ > 0 ? answer_ : clock_.now());
-    switch (state) {
-      case TurnState::kDone: counts_.done.Increment(); break;
-      case TurnState::kStopped: counts_.stopped.Increment(); break;
-      case TurnState::kInterrupted: counts_.interrupted.Increment(); break;
-      default: counts_.failed.Increment(); break;
-    }
-    // Told once it is kept.
-    Save(turn, [channel = channel_, turn](const Status& saved) {
-      Turn told = turn;
-      if (!saved) {
-        told.state = TurnState::kFailed;
-        told.error_code = saved.error().code;
-        told.error_message = "This answer could not be kept: " + saved.error().message;
-      }
-      channel->End(told);
-    });
-  }
-
-  void Save(Turn turn, store::WriteDone done) {
-    const std::string id = turn.id;
-    database_.WriteLater(
-        [turn = std::move(turn)](store::Session& session) { return UpdateTurn(session, turn); },
-        [id, done = std::move(done)](const Status& saved) {
-          if (!saved) {
-            LogWarn("a conversation's turn is not saved", {{"turn", id}, {"reason", saved.error().message}});
-          }
-          if (done) done(saved);
-        });
-  }
-
-  const std::shared_ptr<ConversationChannel> channel_;
-  store::Database& database_;
-  const Clock& clock_;
-  const Nanoseconds save_interval_;
-  Counts counts_;
-  const std::string id_;
-  const Nanoseconds started_;
-  const Turn last_;
-  std::atomic<bool> stop_{false}, cut_{false}, done_{false};
-  // Sink calls come one at a time.
-  bool reasoned_ = false;
-  Nanoseconds first_ = 0, answer_ = 0, saved_ = 0;
-  std::optional<compute::ProgressEvent> progress_;
-  std::optional<compute::FinishEvent> finish_;
-  std::optional<Billed> billed_;
-};
 
 class StoredConversations final : public Conversations {
  public:
@@ -426,7 +271,7 @@ class StoredConversations final : public Conversations {
   struct Running {
     std::string conversation;
     Principal who;  // that began it, for whose right it runs
-    std::shared_ptr<Writer> writer;
+    std::shared_ptr<AnswerWriter> writer;
     std::shared_ptr<Generation> generation;
   };
 
@@ -486,7 +331,7 @@ class StoredConversations final : public Conversations {
                    const Prepared& prepared);
   Status CheckMemberRoom(const OwnerUse& use, int64_t more) const;
   int32_t FitContext(Prepared& prepared, const Conversation& conversation);
-  // Counts what a limit refused.
+  // AnswerCounts what a limit refused.
   template <typename R>
   R Counted(R result) {
     if (!result) {
@@ -501,7 +346,7 @@ class StoredConversations final : public Conversations {
   const Clock& clock_;
   const WallClock& wall_clock_;
   const ConversationsOptions options_;
-  Counts counts_;
+  AnswerCounts counts_;
   std::map<std::string, Counter, std::less<>> refused_;  // by code; never changes
   std::atomic<bool> ended_{false};
 
@@ -749,7 +594,7 @@ Result<std::vector<Turn>> StoredConversations::StartOne(const Principal& who, co
   events->Begin(answer);
   events->Changed(conversation);
   const auto writer =
-      std::make_shared<Writer>(events, database_, clock_, options_.save_interval, counts_, answer);
+      std::make_shared<AnswerWriter>(events, database_, clock_, options_.save_interval, counts_, answer);
   Sweep();
   {
     const std::lock_guard lock(mutex_);
