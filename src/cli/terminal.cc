@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <histedit.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -111,15 +112,30 @@ namespace {
 std::string current_prompt;
 char* PromptOf(EditLine*) { return current_prompt.data(); }
 
+// Until there is something to read. False: an interrupt, also one that came before, when the prompt was
+// already there: SIGINT is let in only while waiting, so that none falls between the look at it and the wait.
+bool WaitForInput() {
+  sigset_t interrupt, before;
+  sigemptyset(&interrupt);
+  sigaddset(&interrupt, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &interrupt, &before);
+  pollfd input{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
+  while (!Interrupts::Pending() && ppoll(&input, 1, nullptr, &before) < 0 && errno == EINTR) {
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return !Interrupts::Pending();
+}
+
 // libedit's own reader tries again after a signal; this one gives up, so that Ctrl-C ends the line.
 int ReadCharacter(EditLine*, wchar_t* out) {
   std::mbstate_t state{};
   while (true) {
+    if (!WaitForInput()) return -1;
     char byte = 0;
     const ssize_t got = read(STDIN_FILENO, &byte, 1);
     if (got == 0) return 0;
     if (got < 0) {
-      if (errno == EINTR && !Interrupts::Pending()) continue;
+      if (errno == EINTR) continue;
       return -1;
     }
     const size_t used = std::mbrtowc(out, &byte, 1, &state);

@@ -128,11 +128,11 @@ bool Moved(const Seen& calm, const Seen& then) {
 }
 
 TEST(RandomPoolsTest, AFloodMovesNoMoreThanChance) {
-  constexpr uint64_t kPools = 60, kRuns = 2;
+  constexpr uint64_t kPools = 48, kRuns = 2;
   int32_t flooded = 0, redrawn = 0;
   double log_ratios = 0, log_calm = 0, log_noisy = 0;
   for (uint64_t i = 0; i < kPools; ++i) {
-    const uint64_t seed = 4 * i;
+    const uint64_t seed = 5 * i;
     const RandomPool pool = DrawPool(seed);
     // Nine tenths may be promised; half of that is each one's share.
     const double share = 0.45 * Serves(pool);
@@ -143,8 +143,8 @@ TEST(RandomPoolsTest, AFloodMovesNoMoreThanChance) {
     };
     const Seen calm = watch(1, 0), other = watch(1, 1), noisy = watch(pool.noise, 0);
     const double ratio = Ratio(calm, noisy);
-    flooded += Moved(calm, noisy);
-    redrawn += Moved(calm, other);
+    flooded += Moved(calm, noisy) + Moved(other, noisy);
+    redrawn += Moved(calm, other) + Moved(other, calm);
     log_ratios += std::log(std::clamp(ratio, 0.1, 10.0));
     log_calm += std::log(std::min(calm.p99_s, 60.0));
     log_noisy += std::log(std::min(noisy.p99_s, 60.0));
@@ -158,13 +158,13 @@ TEST(RandomPoolsTest, AFloodMovesNoMoreThanChance) {
   const double mean = std::exp(log_ratios / kPools), calm_s = std::exp(log_calm / kPools),
                noisy_s = std::exp(log_noisy / kPools);
   std::printf(
-      "moved: %d of %d pools, %d by other arrivals; geometric means: p99 %.3f -> %.3f s, ratio %.2f\n",
-      flooded, static_cast<int>(kPools), redrawn, calm_s, noisy_s, mean);
-  EXPECT_LE(flooded, redrawn) << "5 and 15 now";
-  EXPECT_LE(flooded, 12) << "5 now";
+      "moved: %d of %d times, %d by other arrivals; geometric means: p99 %.3f -> %.3f s, ratio %.2f\n",
+      flooded, static_cast<int>(2 * kPools), redrawn, calm_s, noisy_s, mean);
+  EXPECT_LE(flooded, redrawn) << "12 and 21 now";
+  EXPECT_LE(flooded, 18) << "12 now";
   // A better calm run makes more pools look moved: what the quiet one waits beside the noisy one counts too.
-  EXPECT_LE(mean, 0.8) << ".66 now";
-  EXPECT_LE(noisy_s, 0.6) << "0.65 before promises were taken back from who holds more than his share";
+  EXPECT_LE(mean, 0.75) << ".62 now";
+  EXPECT_LE(noisy_s, 0.65) << ".56 now";
 }
 
 }  // namespace
