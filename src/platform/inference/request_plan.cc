@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "platform/inference/rerank.h"
 #include "platform/inference/sampling.h"
 
 namespace tidepool::platform {
@@ -122,7 +121,7 @@ Result<std::vector<ChoicePlan>> PlanChat(const ChatRequest& request, const Ready
   TP_ASSIGN(choice.request.sampling,
             MergeSampling(request.sampling, use_off ? assets.thinking_off : assets.sampling, 0,
                           model.info.vocab_size));
-  choice.request.request_id = request.request_id;
+  SetCaller(request, choice.request);
   choice.request.strip_leading_space = assets.tokenizer->strips_leading_space() && !prompt.continues;
   choice.request.prompt = std::move(prompt.tokens);
   const bool may_reason = MayReason(prompt);
@@ -134,9 +133,6 @@ Result<std::vector<ChoicePlan>> PlanChat(const ChatRequest& request, const Ready
     TP_ASSIGN(choice.request.constraint, constraints.OfOutput(assets, request.sampling.output));
   }
   choice.request.constraint.may_reason = may_reason;
-  choice.request.workspace = request.principal.workspace;
-  choice.request.account = request.principal.account;
-  choice.request.account_weights = request.principal.account_weights;
   choice.request.job_class = request.sampling.priority.value_or(compute::JobClass::kNormal);
   std::vector<ChoicePlan> plan;
   AddChoices(std::move(choice), request.sampling, plan);
@@ -167,10 +163,7 @@ Result<std::vector<ChoicePlan>> PlanCompletion(const CompletionRequest& request,
     choice.request.sampling = params;
     choice.request.constraint = constraint;
     choice.request.sampling.prompt_logprobs = request.echo && params.top_logprobs >= 0;
-    choice.request.request_id = request.request_id;
-    choice.request.workspace = request.principal.workspace;
-    choice.request.account = request.principal.account;
-    choice.request.account_weights = request.principal.account_weights;
+    SetCaller(request, choice.request);
     choice.request.job_class = sampling.priority.value_or(compute::JobClass::kNormal);
     choice.discard_output = only_echo;
     AddChoices(std::move(choice), sampling, plan);
@@ -195,10 +188,7 @@ Result<compute::EmbedRequest> PlanEmbedding(const EmbeddingRequest& request, con
         "model");
   }
   compute::EmbedRequest out;
-  out.request_id = request.request_id;
-  out.workspace = request.principal.workspace;
-  out.account = request.principal.account;
-  out.account_weights = request.principal.account_weights;
+  SetCaller(request, out);
   for (size_t i = 0; i < request.inputs.size(); ++i) {
     const std::string param = request.inputs.size() == 1 ? "input" : fmt::format("input[{}]", i);
     if (!request.truncate)

@@ -16,6 +16,15 @@
 
 namespace tidepool::platform {
 
+// Who asks, which every request to the engine names.
+template <typename Request, typename Asked>
+void SetCaller(const Request& request, Asked& asked) {
+  asked.request_id = request.request_id;
+  asked.workspace = request.principal.workspace;
+  asked.account = request.principal.account;
+  asked.account_weights = request.principal.account_weights;
+}
+
 Error CannotGenerate(const std::string& id);
 Error CannotRank(const std::string& id);
 

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "platform/inference/model_assets.h"
+#include "platform/inference/request_plan.h"
 
 namespace tidepool::platform {
 namespace {
@@ -108,19 +109,9 @@ Status AddPrompts(const RerankRequest& request, const text::Tokenizer& tokenizer
 }  // namespace
 
 Result<compute::EmbedRequest> PlanRerank(const RerankRequest& request, const ReadyModel& model) {
-  if (!model.info.ranks) {
-    return Fail(
-        ErrorKind::kInvalid, "rerank_unsupported",
-        fmt::format("model \"{}\" does not rank: it has no classifier that scores a pair; use a reranker, "
-                    "such as bge-reranker or Qwen3-Reranker",
-                    model.id),
-        "model");
-  }
+  if (!model.info.ranks) return Fail(CannotRank(model.id));
   compute::EmbedRequest out;
-  out.request_id = request.request_id;
-  out.workspace = request.principal.workspace;
-  out.account = request.principal.account;
-  out.account_weights = request.principal.account_weights;
+  SetCaller(request, out);
   const auto context = static_cast<size_t>(std::max(model.context_length, 0));
   const text::Tokenizer& tokenizer = *model.assets->tokenizer;
   TP_TRY(model.info.causal ? AddPrompts(request, tokenizer, context, out)
