@@ -44,7 +44,7 @@ struct Roofline {
   double memory_bytes_per_s = 0;  // sequential read
   double int8_ops_per_s = 0;      // multiply and add count as two
   double f32_flops_per_s = 0;
-  double bf16_flops_per_s = 0;  // of the vector kernels; 0: they multiply bf16 weights in float32
+  double bf16_flops_per_s = 0;  // 0: 16-bit float weights are multiplied in float32
 };
 
 // ---- memory ----------------------------------------------------------------------------------------

@@ -169,6 +169,92 @@ TP_INLINE void DecodeCodes(const std::byte* codes, Ints table, const PartScales*
   }
 }
 
+// The same for finite scales that do not overflow, in two thirds of the time: a code u of e bits as the float 2^e + u is its bits
+// put behind an exponent, so that w = scale (2^e + u) - scale (2^e + zero), or + minimum - scale 2^e, is one operation (exact
+// products; the second term has 22 bits at most but for the K types, which lose 2^-24 of it). Rounded to the nearest bf16, away
+// from zero at ties, which is an addition to the bits.
+constexpr int CodeBits(PanelFormat format) {
+  if (format.codebook) return 8;
+  switch (format.storage) {
+    case kNibble: return 4;
+    case kNibblePlusBit: return 5;
+    case kNibblePlusTwoBits: return 6;
+    case kTwoBits: return 2;
+    case kTwoBitsPlusBit: return 3;
+    case kByte: break;
+  }
+  return 8;
+}
+
+struct PartFactors {
+  Floats scale, offset;
+};
+
+// False: slower, please.
+template <PanelLayout kLayout>
+TP_INLINE bool FactorsOf(const PartScales* parts, PartFactors* factors) {
+  constexpr PanelFormat kFormat = kPanelFormats[kLayout];
+  constexpr float kTop = static_cast<float>(1 << CodeBits(kFormat));
+  const auto large = [](Floats v) __attribute__((always_inline)) {  // or no number
+    return _mm512_cmp_ps_mask(_mm512_abs_ps(v), Set1(1e30f), _CMP_NLT_UQ);
+  };
+  __mmask16 odd = 0;
+  for (int part = 0; part < (ScalesBy16(kFormat.scales) ? 2 : 1); ++part) {
+    const Floats scale = parts[part].scale;
+    odd |= large(scale);
+    factors[part].scale = scale;
+    if constexpr (HasMinimum(kFormat.scales)) {
+      odd |= large(parts[part].minimum);
+      factors[part].offset = Fma(scale, Set1(-kTop), parts[part].minimum);
+    } else {
+      factors[part].offset = Mul(scale, Set1(-kTop - static_cast<float>(kFormat.zero)));
+    }
+  }
+  return odd == 0;
+}
+
+// Bits [kAt, kAt + kBits) of each lane as the float 2^kBits + u.
+template <int kBits, int kAt>
+TP_INLINE Floats CodeToFloat(Ints v) {
+  constexpr int kUp = 23 - kBits - kAt;
+  if constexpr (kUp > 0) v = _mm512_slli_epi32(v, kUp > 0 ? kUp : 0);
+  if constexpr (kUp < 0) v = _mm512_srli_epi32(v, kUp < 0 ? -kUp : 0);
+  constexpr int kMask = ((1 << kBits) - 1) << (23 - kBits), kExponent = (127 + kBits) << 23;
+  return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(v, SetInt(kMask), SetInt(kExponent), 0xea));  // (v & mask) | exponent
+}
+
+TP_INLINE Ints RoundedPair(Floats first, Floats second) {
+  const Ints half = SetInt(0x8000);
+  return _mm512_mask_mov_epi16(_mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(first), half), 16), 0xaaaaaaaa,
+                               _mm512_add_epi32(_mm512_castps_si512(second), half));
+}
+
+template <PanelLayout kLayout, int kJ>
+TP_INLINE void DecodeFinite(const std::byte* codes, Ints table, const PartFactors* parts, std::byte* tile) {
+  if constexpr (kJ < 8) {
+    constexpr PanelFormat kFormat = kPanelFormats[kLayout];
+    // Codes without further planes are taken from where they are.
+    constexpr bool kInPlace = !kFormat.codebook && (kFormat.storage == kNibble || kFormat.storage == kTwoBits);
+    constexpr int kBits = CodeBits(kFormat), kPlanes = kBits == 4 ? 4 : 2;
+    constexpr int kAt = kInPlace ? kBits * (kJ / kPlanes) : 0;
+    Ints v;
+    if constexpr (kInPlace) {
+      v = LoadInts(codes + kJ % kPlanes * 64);
+    } else {
+      v = TileCodes<kFormat.storage, kJ>(codes);
+      if constexpr (kFormat.codebook) v = Lookup(table, v);
+    }
+    const PartFactors& part = parts[ScalesBy16(kFormat.scales) ? kJ / 4 : 0];
+    const Floats w0 = Fma(part.scale, CodeToFloat<kBits, kAt>(v), part.offset);
+    const Floats w1 = Fma(part.scale, CodeToFloat<kBits, kAt + 8>(v), part.offset);
+    const Floats w2 = Fma(part.scale, CodeToFloat<kBits, kAt + 16>(v), part.offset);
+    const Floats w3 = Fma(part.scale, CodeToFloat<kBits, kAt + 24>(v), part.offset);
+    StoreInts(tile + 2 * kJ * 64, RoundedPair(w0, w1));
+    StoreInts(tile + (2 * kJ + 1) * 64, RoundedPair(w2, w3));
+    DecodeFinite<kLayout, kJ + 1>(codes, table, parts, tile);
+  }
+}
+
 // Columns [begin, end) of a panel to tiles; `begin` is a multiple of 32.
 template <PanelLayout kLayout>
 static void DecodePanel(const TileLinearTask& task, int64_t panel, int64_t begin, int64_t end,
@@ -176,17 +262,27 @@ static void DecodePanel(const TileLinearTask& task, int64_t panel, int64_t begin
   constexpr PanelFormat kFormat = kPanelFormats[kLayout];
   const std::byte* from = task.weight + static_cast<size_t>(panel) * task.panel_bytes;
   if constexpr (IsQuantised(kLayout)) {
-    Ints table = ZeroInts();
+    Ints unsigned_table = ZeroInts(), table = ZeroInts();
     if constexpr (kFormat.codebook) {
-      table = _mm512_sub_epi8(BroadcastTable(kLayout == kPanelMXFP4 ? kMxfp4Codes : kIq4Codes),
-                              SetByte(kFormat.zero));
+      unsigned_table = BroadcastTable(kLayout == kPanelMXFP4 ? kMxfp4Codes : kIq4Codes);
+      table = _mm512_sub_epi8(unsigned_table, SetByte(kFormat.zero));
     }
     const std::byte* codes =
         from + task.codes_offset + begin / kGroup * static_cast<int64_t>(CodeBytes(kFormat.storage));
     for (int64_t group = begin / kGroup; group < end / kGroup; ++group, high += kTileBytes) {
+      // The panel that is decoded after this one and its neighbour, into the second level, since few rows are done before memory
+      // answers.
+      for (size_t line = 0; line < CodeBytes(kFormat.storage); line += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(codes + 2 * task.panel_bytes + line), _MM_HINT_T1);
+      }
       PartScales parts[2];
+      PartFactors factors[2];
       GroupScales<kFormat.scales>(from, group, parts);
-      DecodeCodes<kLayout, 0>(codes, table, parts, high);
+      if (FactorsOf<kLayout>(parts, factors)) [[likely]] {
+        DecodeFinite<kLayout, 0>(codes, unsigned_table, factors, high);
+      } else {
+        DecodeCodes<kLayout, 0>(codes, table, parts, high);
+      }
       codes += CodeBytes(kFormat.storage);
     }
   } else {
@@ -280,11 +376,11 @@ struct SumPlace {
 struct TilePart {
   int64_t begin, end;  // columns
   bool first, last;
-  const std::byte* weight[2];  // of two panels, decoded
-  const std::byte* weight_low[2];
+  std::byte* weight[2];  // of two panels, decoded
+  std::byte* weight_low[2];
   const float* bias;  // of two panels, or nullptr
   float* edge;        // 16 x 16
-  float* rest;        // [panels of the task][tiles of 16 rows][16][16]
+  float* rest;        // [2 panels][tiles of 16 rows][16][16]
 };
 
 template <int kTile>
@@ -312,104 +408,134 @@ TP_INLINE void EndSum(const TilePart& part, const SumPlace& place) {
   }
 }
 
-// All rows of the task times one or two panels, a part of the width.
-template <TilePlanes kPlanes, int kPanels>
-static void MultiplyPanels(const TileLinearTask& task, int64_t panel, const TilePart& part) {
-  const int64_t tiles_of_row = TilesOf(task.columns), first_tile = part.begin / kTileColumns;
-  const int64_t row_tiles = (task.row_end - task.row_begin + kTileRows - 1) / kTileRows;
+// Sums of 16 rows of the task and the panel that is number p of two.
+TP_INLINE SumPlace PlaceOf(const TileLinearTask& task, const TilePart& part, int64_t row_tiles, int64_t row_tile, int64_t panel, int p) {
+  const int64_t row = task.row_begin + row_tile * kTileRows, output = (panel + p) * kPanelRows;
+  const int64_t rows = task.row_end - row, outputs = task.outputs - output;
+  return {task.out + row * task.out_stride + output, task.out_stride, rows < kTileRows ? rows : kTileRows,
+          outputs < kPanelRows ? outputs : kPanelRows, part.rest + (p * row_tiles + row_tile) * kTileRows * kPanelRows};
+}
+
+// x of kRows times 16 rows of the task, from a column of the block on.
+template <TilePlanes kPlanes, int kRows>
+TP_INLINE void TakeX(const TileLinearTask& task, int64_t row_tile, int64_t column, TileBlock& block) {
+  for (int i = 0; i < kRows; ++i) {
+    const int64_t tile = task.row_begin / kTileRows + row_tile + i;
+    const int64_t at = (tile * TilesOf(task.columns) + column / kTileColumns) * kTileElements;
+    block.high[i] = task.high + at;
+    if constexpr (kPlanes != kOnePlane) block.low[i] = task.low + at;
+  }
+}
+
+template <int kRows, int kPanels>
+TP_INLINE void BeginSums(const TileLinearTask& task, const TilePart& part, int64_t row_tiles, int64_t row_tile, int64_t panel) {
+  const auto place = [&](int r, int p) __attribute__((always_inline)) { return PlaceOf(task, part, row_tiles, row_tile + r, panel, p); };
+  BeginSum<kTilesSum>(part, place(0, 0), 0);
+  if constexpr (kPanels > 1) BeginSum<kTilesSum + 1>(part, place(0, 1), 1);
+  if constexpr (kRows > 1) BeginSum<kTilesSum + 2>(part, place(1, 0), 0);
+  if constexpr (kRows > 1 && kPanels > 1) BeginSum<kTilesSum + 3>(part, place(1, 1), 1);
+}
+template <int kRows, int kPanels>
+TP_INLINE void EndSums(const TileLinearTask& task, const TilePart& part, int64_t row_tiles, int64_t row_tile, int64_t panel) {
+  const auto place = [&](int r, int p) __attribute__((always_inline)) { return PlaceOf(task, part, row_tiles, row_tile + r, panel, p); };
+  EndSum<kTilesSum>(part, place(0, 0));
+  if constexpr (kPanels > 1) EndSum<kTilesSum + 1>(part, place(0, 1));
+  if constexpr (kRows > 1) EndSum<kTilesSum + 2>(part, place(1, 0));
+  if constexpr (kRows > 1 && kPanels > 1) EndSum<kTilesSum + 3>(part, place(1, 1));
+}
+
+template <int kPanels>
+TP_INLINE TileBlock BlockOf(const TilePart& part) {
   TileBlock block{};
-  block.tiles = TilesOf(part.end) - first_tile;
+  block.tiles = TilesOf(part.end) - part.begin / kTileColumns;
   for (int p = 0; p < kPanels; ++p) {
     block.weight[p] = part.weight[p];
     block.weight_low[p] = part.weight_low[p];
   }
-  const auto place = [&](int64_t row_tile, int p) __attribute__((always_inline)) {
-    const int64_t row = task.row_begin + row_tile * kTileRows, output = (panel + p) * kPanelRows;
-    const int64_t rows = task.row_end - row, outputs = task.outputs - output;
-    return SumPlace{
-        task.out + row * task.out_stride + output, task.out_stride, rows < kTileRows ? rows : kTileRows,
-        outputs < kPanelRows ? outputs : kPanelRows,
-        part.rest + ((panel + p - task.panel_begin) * row_tiles + row_tile) * kTileRows * kPanelRows};
-  };
-  const auto take_x = [&](int64_t row_tile, int i) __attribute__((always_inline)) {
-    const int64_t tile = task.row_begin / kTileRows + row_tile;
-    const int64_t at = (tile * tiles_of_row + first_tile) * kTileElements;
-    block.high[i] = task.high + at;
-    if constexpr (kPlanes != kOnePlane) block.low[i] = task.low + at;
-  };
+  return block;
+}
+
+// All rows of the task times one or two panels, a part of the width.
+template <TilePlanes kPlanes, int kPanels>
+static void MultiplyPanels(const TileLinearTask& task, int64_t panel, const TilePart& part) {
+  const int64_t row_tiles = (task.row_end - task.row_begin + kTileRows - 1) / kTileRows;
+  TileBlock block = BlockOf<kPanels>(part);
   int64_t tile = 0;
   for (; tile + 1 < row_tiles; tile += 2) {
-    take_x(tile, 0);
-    take_x(tile + 1, 1);
-    BeginSum<kTilesSum>(part, place(tile, 0), 0);
-    BeginSum<kTilesSum + 2>(part, place(tile + 1, 0), 0);
-    if constexpr (kPanels > 1) {
-      BeginSum<kTilesSum + 1>(part, place(tile, 1), 1);
-      BeginSum<kTilesSum + 3>(part, place(tile + 1, 1), 1);
-    }
+    TakeX<kPlanes, 2>(task, tile, part.begin, block);
+    BeginSums<2, kPanels>(task, part, row_tiles, tile, panel);
     MultiplyBlock<kPlanes, 2, kPanels>(block);
-    EndSum<kTilesSum>(part, place(tile, 0));
-    EndSum<kTilesSum + 2>(part, place(tile + 1, 0));
-    if constexpr (kPanels > 1) {
-      EndSum<kTilesSum + 1>(part, place(tile, 1));
-      EndSum<kTilesSum + 3>(part, place(tile + 1, 1));
-    }
+    EndSums<2, kPanels>(task, part, row_tiles, tile, panel);
   }
   if (tile < row_tiles) {
-    take_x(tile, 0);
-    BeginSum<kTilesSum>(part, place(tile, 0), 0);
-    if constexpr (kPanels > 1) BeginSum<kTilesSum + 1>(part, place(tile, 1), 1);
+    TakeX<kPlanes, 1>(task, tile, part.begin, block);
+    BeginSums<1, kPanels>(task, part, row_tiles, tile, panel);
     MultiplyBlock<kPlanes, 1, kPanels>(block);
-    EndSum<kTilesSum>(part, place(tile, 0));
-    if constexpr (kPanels > 1) EndSum<kTilesSum + 1>(part, place(tile, 1));
+    EndSums<1, kPanels>(task, part, row_tiles, tile, panel);
   }
+}
+
+// At most 32 rows: sums stay in their tiles from the first part of the width to the last.
+template <TilePlanes kPlanes, int kRows, int kPanels>
+TP_INLINE void MultiplyRows(const TileLinearTask& task, int64_t panel, const TilePart& part, TileBlock& block) {
+  TakeX<kPlanes, kRows>(task, 0, part.begin, block);
+  if (part.first) BeginSums<kRows, kPanels>(task, part, kRows, 0, panel);
+  MultiplyBlock<kPlanes, kRows, kPanels>(block);
+  if (part.last) EndSums<kRows, kPanels>(task, part, kRows, 0, panel);
+}
+template <TilePlanes kPlanes, int kPanels>
+static void MultiplyFewRows(const TileLinearTask& task, int64_t panel, const TilePart& part, int64_t row_tiles) {
+  TileBlock block = BlockOf<kPanels>(part);
+  if (row_tiles == 2) return MultiplyRows<kPlanes, 2, kPanels>(task, panel, part, block);
+  MultiplyRows<kPlanes, 1, kPanels>(task, panel, part, block);
 }
 
 template <PanelLayout kLayout>
 static void LinearTiles(const TileLinearTask& task) {
   constexpr TilePlanes kPlanes = PlanesOf(kLayout);
   static_assert(TakesLowPlane(kLayout) == (kPlanes != kOnePlane));
-  // What the innermost loop goes through is two tiles of each plane of x and of the weights for 32 columns.
-  // Up to 44 KiB of it, so that the weights are still there for the next rows: x comes from the second-level
-  // cache, 2 KiB a plane for the 64 (or 128, 192) cycles of their products.
+  // What the innermost loop goes through is two tiles of each plane of x and of the weights for 32 columns: a part of at most 32
+  // KiB, of which the weights stay in the first-level cache from decoding on until the last rows.
   constexpr int kPlanesOfX = kPlanes == kOnePlane ? 1 : 2, kPlanesOfW = kPlanes == kTwoPlanesOfBoth ? 2 : 1;
-  constexpr int64_t kMostTiles = 44 / (2 * kPlanesOfX + 2 * kPlanesOfW);
-  static_assert(2 * kPlanesOfW * kMostTiles <= kTileWeights);
-  const int64_t tiles = TilesOf(task.columns);
-  const int64_t parts = (tiles + kMostTiles - 1) / kMostTiles;
-  const int64_t depth = (tiles + parts - 1) / parts * kTileColumns;  // of equal parts
+  constexpr int64_t kPartTiles = 32 / (2 * kPlanesOfX + 2 * kPlanesOfW);
+  static_assert(2 * kPlanesOfW * kPartTiles <= kTileWeights);
+  const int64_t row_tiles = (task.row_end - task.row_begin + kTileRows - 1) / kTileRows;
   auto* const edge = reinterpret_cast<float*>(task.scratch + kTileWeights * kTileBytes);
   float* const biases = edge + kTileRows * kPanelRows;
+  float* const rest = biases + 2 * kPanelRows;
   TilePart part{};
   part.bias = task.bias == nullptr ? nullptr : biases;
   part.edge = edge;
-  part.rest = biases + 2 * kPanelRows;
+  for (int p = 0; p < 2; ++p) {
+    part.weight[p] = task.scratch + p * kPlanesOfW * kPartTiles * kTileBytes;
+    part.weight_low[p] = part.weight[p] + (kPlanesOfW - 1) * kPartTiles * kTileBytes;
+  }
+  const bool few = row_tiles <= 2;
+  const int64_t chunk = few ? task.columns : kTileChunkColumns;
   const TileConfig config = FullTiles();
   ConfigureTiles(config);
-  // A part of the width for all panels, then the next: that part of x stays in the second-level cache.
-  for (part.begin = 0; part.begin < task.columns; part.begin = part.end) {
-    part.end = part.begin + depth < task.columns ? part.begin + depth : task.columns;
-    part.first = part.begin == 0;
-    part.last = part.end == task.columns;
+  // So many columns of x that all rows of the task keep them in the second-level cache while the panels pass by.
+  for (int64_t begin = 0; begin < task.columns; begin += chunk) {
+    const int64_t end = begin + chunk < task.columns ? begin + chunk : task.columns;
     for (int64_t panel = task.panel_begin; panel < task.panel_end; panel += 2) {
       const int count = panel + 1 < task.panel_end ? 2 : 1;
-      std::byte* next = task.scratch;
-      for (int p = 0; p < count; ++p) {
-        std::byte* const high = next;
-        std::byte* const low = high + (kPlanesOfW - 1) * kMostTiles * kTileBytes;
-        next += kPlanesOfW * kMostTiles * kTileBytes;
-        DecodePanel<kLayout>(task, panel + p, part.begin, part.end, high, low);
-        part.weight[p] = high;
-        part.weight_low[p] = low;
+      for (int p = 0; begin == 0 && task.bias != nullptr && p < count; ++p) {
         const int64_t output = (panel + p) * kPanelRows;
-        if (part.first && task.bias != nullptr) {
-          Store(biases + p * kPanelRows, LoadFirst(task.bias + output, task.outputs - output));
-        }
+        Store(biases + p * kPanelRows, LoadFirst(task.bias + output, task.outputs - output));
       }
-      if (count == 2) {
-        MultiplyPanels<kPlanes, 2>(task, panel, part);
-      } else {
-        MultiplyPanels<kPlanes, 1>(task, panel, part);
+      // Sums of panels that are met again rest apart; otherwise one place for two panels stays in the cache.
+      const bool whole = begin == 0 && end == task.columns;
+      part.rest = rest + (whole ? 0 : (panel - task.panel_begin) * row_tiles * kTileRows * kPanelRows);
+      for (part.begin = begin; part.begin < end; part.begin = part.end) {
+        part.end = part.begin + kPartTiles * kTileColumns < end ? part.begin + kPartTiles * kTileColumns : end;
+        part.first = part.begin == 0;
+        part.last = part.end == task.columns;
+        for (int p = 0; p < count; ++p) DecodePanel<kLayout>(task, panel + p, part.begin, part.end, part.weight[p], part.weight_low[p]);
+        if (few) {
+          count == 2 ? MultiplyFewRows<kPlanes, 2>(task, panel, part, row_tiles) : MultiplyFewRows<kPlanes, 1>(task, panel, part, row_tiles);
+        } else {
+          count == 2 ? MultiplyPanels<kPlanes, 2>(task, panel, part) : MultiplyPanels<kPlanes, 1>(task, panel, part);
+        }
       }
     }
   }

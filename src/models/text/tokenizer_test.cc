@@ -265,7 +265,7 @@ TEST(RoundTrip, DecodingGivesTheTextBack) {
 
 double CpuSeconds(const Tokenizer& tokenizer, const std::string& text) {
   double best = 1e9;
-  for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < 3; ++i) {
     const std::clock_t start = std::clock();
     EXPECT_LE(tokenizer.Encode(text).size(), text.size() + 1);  // none for spaces in BERT's
     best = std::min(best, static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC);
@@ -273,8 +273,8 @@ double CpuSeconds(const Tokenizer& tokenizer, const std::string& text) {
   return best;
 }
 
-// Four times the text may take eight times the time (the heap's logarithm, caches), a quadratic step would
-// take 16.
+// Sixteen times the text may take 64 times the time: the heap's logarithm and caches that the large one leaves
+// make 35 of it on a busy machine, a quadratic step 256.
 TEST(Growth, LongMonotonousTextStaysNearLinear) {
   bool any = false;
   for (const char* name : {"qwen2", "llama-bpe", "llama-spm", "gemma-4", "bert-bge"}) {
@@ -283,10 +283,10 @@ TEST(Growth, LongMonotonousTextStaysNearLinear) {
     any = true;
     for (const std::string unit : {"a", " ", "ab", "的"}) {
       std::string small, large;
-      while (small.size() < 250'000) small += unit;
-      for (int i = 0; i < 4; ++i) large += small;
+      while (small.size() < 62'500) small += unit;
+      for (int i = 0; i < 16; ++i) large += small;
       const double small_s = CpuSeconds(*tokenizer, small), large_s = CpuSeconds(*tokenizer, large);
-      EXPECT_LT(large_s, 8 * small_s + 0.05) << name << " of \"" << unit << '"';
+      EXPECT_LT(large_s, 64 * small_s + 0.05) << name << " of \"" << unit << '"';
     }
   }
   if (!any) GTEST_SKIP() << TestDataFolder() << " is absent";
