@@ -71,8 +71,15 @@ class DecodePath {
   }
   static int64_t CodesBytes(int64_t dims) { return kBlockTokens * (dims + dims % 2) * 2; }
 
-  static void FetchLine(const std::byte*& next) {
-    _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T0);
+  __attribute__((always_inline)) void Fetch(const std::byte* line) const {
+    if (task_.fetch_far) {
+      _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T1);
+    } else {
+      _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T0);
+    }
+  }
+  __attribute__((always_inline)) void FetchLine(const std::byte*& next) const {
+    Fetch(next);
     next += 64;
   }
 
@@ -194,7 +201,7 @@ class DecodePath {
       for (int64_t t = begin; t < end; t += 2, from += head_.value_dim * 4, ahead += head_.value_dim * 4) {
         Ints w[kVectors];
         for (int v = 0; v < kVectors; ++v) w[v] = LoadInts(from + v * kLanes * 4);
-        for (int v = 0; v < kVectors; v += 16 / kLanes) _mm_prefetch(reinterpret_cast<const char*>(ahead + v * kLanes * 4), _MM_HINT_T0);
+        for (int v = 0; v < kVectors; v += 16 / kLanes) Fetch(ahead + v * kLanes * 4);
         for (int m = 0; m < kRows; ++m) {
           const Ints p = BroadcastInt(weights_ + (h * kRows + m) * kAttentionSplit + t);
           for (int v = 0; v < kVectors; ++v) sum[m][v] = DotPairs(sum[m][v], p, w[v]);

@@ -335,7 +335,8 @@ void AttentionOps::AttendDecode(const AttentionArgs& args, const Plan& plan) {
                             .heads = heads,
                             .key_step = kv.key_offset(args.layer, 1) - kv.key_offset(args.layer, 0),
                             .value_step = kv.value_offset(args.layer, 1) - kv.value_offset(args.layer, 0),
-                            .partial_step = partial_step});
+                            .partial_step = partial_step,
+                            .fetch_far = tuning_.fetch_level > 2});
   };
   if (!in_splits) {
     const int64_t tasks = sequences * parts, step = CeilDiv(tasks, ThreadPool::kMaxChunks);

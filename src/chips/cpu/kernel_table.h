@@ -222,6 +222,7 @@ struct DecodeTask {
   int64_t heads;
   size_t key_step, value_step;  // bytes between heads in a block
   int64_t partial_step;         // floats between the partials of heads
+  bool fetch_far;               // KernelTuning::fetch_level 3
 };
 constexpr int64_t DecodeScratchFloats(int64_t heads, int64_t group, int64_t key_dim, int64_t value_dim) {
   const int64_t rows = heads * group, keys = AttentionPadded(key_dim), values = AttentionPadded(value_dim);

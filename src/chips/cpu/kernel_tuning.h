@@ -17,9 +17,9 @@ struct KernelTuning {
   // multiplication or of attention; elements of anything else.
   int64_t inline_products = 128 * 1024;
   int64_t inline_elements = 24 * 1024;
-  // The cache that weights are fetched into ahead of the one pass that few rows make over them, and ahead of
-  // several where each has many lines to fetch; 0: the one that is known to suit the processor, the first
-  // unless ProcessorFeatures::fetches_far.
+  // The cache that weights are fetched into ahead of being multiplied with few rows. 1: the first-level one. 2: the second, for the
+  // one pass that few rows make over them, and for several where each has many lines to fetch. 3: the second, for any number of
+  // passes, and so KV. 0: what is known to suit the processor (ProcessorFeatures::fetch_level).
   int64_t fetch_level = 0;
 
   bool operator==(const KernelTuning&) const = default;
@@ -27,7 +27,7 @@ struct KernelTuning {
 
 // The least and most that a number may be; what is read from a file is held to it.
 inline constexpr KernelTuning kLeastTuning = {16 * 1024, 1, 1024, 1024, 0};
-inline constexpr KernelTuning kMostTuning = {16 << 20, 256, int64_t{1} << 30, int64_t{1} << 30, 2};
+inline constexpr KernelTuning kMostTuning = {16 << 20, 256, int64_t{1} << 30, int64_t{1} << 30, 3};
 constexpr bool IsSane(const KernelTuning& t) {
   const auto within = [&](int64_t KernelTuning::* field) {
     return t.*field >= kLeastTuning.*field && t.*field <= kMostTuning.*field;

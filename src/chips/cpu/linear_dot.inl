@@ -210,7 +210,7 @@ static void DotTiles(const LinearTask& task, int64_t panel) {
     if (passes > kAheadPasses) passes = kAheadPasses;
     const int64_t spread = task.columns / kGroup * passes * 64;
     ahead.lines = (ahead.end - ahead.next + spread - 1) / spread;
-    ahead.far = task.fetch_level > 1 && (passes == 1 || ahead.lines >= kFarLines);
+    ahead.far = task.fetch_level > 2 || (task.fetch_level == 2 && (passes == 1 || ahead.lines >= kFarLines));
   }
   using Format = GroupFormat<kLayout>;
   constexpr bool kPays = IsSuper(kPanelFormats[kLayout].scales);

@@ -56,8 +56,8 @@ ProcessorFeatures Detect() {
   features.avx512_vnni = features.avx512 && __builtin_cpu_supports("avx512vnni");
   features.avx512_bf16 = features.avx512_vnni && bfloat;
   features.fast_bf16 = features.avx512_bf16 && __builtin_cpu_is("amd") != 0;
-  features.fetches_far = features.avx512_bf16 && __builtin_cpu_is("intel") != 0;
-  features.fetches_far |= features.avx512 && __builtin_cpu_is("amdfam19h") != 0;
+  if (features.avx512 && __builtin_cpu_is("amdfam19h") != 0) features.fetch_level = 2;
+  if (features.avx512_bf16 && __builtin_cpu_is("intel") != 0) features.fetch_level = 3;
   features.amx = features.avx512_bf16 && DetectAmx();
 #endif
   return features;

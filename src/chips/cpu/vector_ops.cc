@@ -55,8 +55,8 @@ class VectorOps final : public CpuOps {
   KernelChoice DescribeKernel(const WeightSpec& spec) const override;
   void SetTuning(const KernelTuning& tuning) override {
     tuning_ = tuning;
-    if (tuning.fetch_level == 0) tuning_.fetch_level = DetectFeatures().fetches_far ? 2 : 1;
-    attention_.SetTuning(tuning);
+    if (tuning.fetch_level == 0) tuning_.fetch_level = DetectFeatures().fetch_level;
+    attention_.SetTuning(tuning_);
   }
 
   void SetNodeCopies(const NodeCopies* copies) override { copies_ = copies; }
