@@ -17,9 +17,10 @@
 //     columns a product is in a chain of 16 roundings, one for even and odd, and one for each of at most P T
 //     additions to the sum (P products of planes):
 //       |y - y_2| <= (18 + P T) u (1.01 sum |w_k x_k| + |bias|),  u = 2^-24.
-//     Types with minimums differ from DequantiseRow by three float32 roundings: of w twice, of at most |w| + 2 |m|, and of
-//     minimum - scale 2^e with codes below 2^e. Among 16 random codes one is at least 2^e / 4, so that scale 2^e is at most
-//     four times the largest scale code. Where that may turn the rounding to bf16 over, the distance of the candidates is added.
+//     Types with minimums differ from DequantiseRow by three float32 roundings: of w twice, of at most |w| +
+//     2 |m|, and of minimum - scale 2^e with codes below 2^e. Among 16 random codes one is at least 2^e / 4,
+//     so that scale 2^e is at most four times the largest scale code. Where that may turn the rounding to
+//     bf16 over, the distance of the candidates is added.
 #include <cpuid.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -337,7 +338,8 @@ void CheckLinear(CpuOps& ops, const Case& c, std::mt19937& random) {
       for (size_t i = k; k % 16 == 0 && i < std::min(k + 16, columns); ++i) {
         largest = std::max(i == k ? 0.0 : largest, std::fabs(static_cast<double>(weight[i]) - minimums[i]));
       }
-      const double off = minimums[k] == 0 ? 0 : kU * (2 * std::fabs(w) + 4 * std::fabs(minimums[k]) + 8 * largest);
+      const double off =
+          minimums[k] == 0 ? 0 : kU * (2 * std::fabs(w) + 4 * std::fabs(minimums[k]) + 8 * largest);
       slack_w[k] = half ? 0 : WeightToBfloat(w + off) - WeightToBfloat(w - off);
     }
     for (int64_t m = 0; m < c.batch; ++m) {
@@ -714,8 +716,7 @@ TEST_F(AmxLinear, SaysWhichWeightsAreForTiles) {
       for (const WeightPrecision precision : {WeightPrecision::kNative, WeightPrecision::kFloat32}) {
         const KernelChoice choice = ops->DescribeKernel({type, 16, 256, precision});
         const bool on_tiles = tiles != nullptr && HasTiles(type) && precision == WeightPrecision::kNative;
-        EXPECT_EQ(choice.kernel.find("rows and more: amx") != std::string::npos, on_tiles)
-            << choice.kernel;
+        EXPECT_EQ(choice.kernel.find("rows and more: amx") != std::string::npos, on_tiles) << choice.kernel;
       }
     }
   }

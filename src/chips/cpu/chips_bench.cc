@@ -116,8 +116,9 @@ void BenchLinear(Device& device, const Roofline& roofline, DataType type, Weight
       }
     });
     const double operations = 2 * products * static_cast<double>(rows);
-    const bool bf16 = plain && roofline.bf16_flops_per_s > 0 &&
-                      (type == DataType::kBF16 || (type == DataType::kF16 && device.info().instruction_set == "amx"));
+    const bool bf16 =
+        plain && roofline.bf16_flops_per_s > 0 &&
+        (type == DataType::kBF16 || (type == DataType::kF16 && device.info().instruction_set == "amx"));
     const double rate = bf16    ? roofline.bf16_flops_per_s
                         : plain ? roofline.f32_flops_per_s
                                 : roofline.int8_ops_per_s;

@@ -125,7 +125,8 @@ TEST(CpuDevice, RooflineIsMeasured) {
     EXPECT_GT(roofline.memory_bytes_per_s, 1e7) << set;
     EXPECT_GT(roofline.int8_ops_per_s, 1e7) << set;
     EXPECT_GT(roofline.f32_flops_per_s, 1e7) << set;
-    EXPECT_EQ(roofline.bf16_flops_per_s > 1e7, set == "avx512bf16") << set;  // "amx" has no tiles here: deterministic
+    EXPECT_EQ(roofline.bf16_flops_per_s > 1e7, set == "avx512bf16")
+        << set;  // "amx" has no tiles here: deterministic
   }
 }
 
@@ -213,7 +214,8 @@ TEST(CpuDevice, KernelsAreDescribedAndMeasured) {
     options.instruction_set = set;
     options.threads = 2;
     const bool on_tiles = set == "amx";
-    const auto measured = MeasureCpuKernels(options, {1e10, 1e12, 1e11, set == "avx512bf16" || on_tiles ? 2e11 : 0});
+    const auto measured =
+        MeasureCpuKernels(options, {1e10, 1e12, 1e11, set == "avx512bf16" || on_tiles ? 2e11 : 0});
     ASSERT_TRUE(measured) << measured.error().message;
     std::vector<DataType> types;
     for (const KernelMeasurement& kernel : *measured) {
@@ -222,13 +224,15 @@ TEST(CpuDevice, KernelsAreDescribedAndMeasured) {
       // Few rows are the vector kernels' on "amx" too, and many of F32.
       const std::string first = on_tiles ? "avx512vnni" : set;
       EXPECT_EQ(kernel.choice.kernel.substr(0, first.size()), first);
-      EXPECT_EQ(kernel.choice.kernel.find("amx, bf16 tiles") != std::string::npos, on_tiles && kernel.type != DataType::kF32);
+      EXPECT_EQ(kernel.choice.kernel.find("amx, bf16 tiles") != std::string::npos,
+                on_tiles && kernel.type != DataType::kF32);
       EXPECT_EQ(kernel.choice.fast, set != "reference");
       EXPECT_EQ(kernel.choice.why.empty(), kernel.choice.fast);
       EXPECT_GT(kernel.one_row_bytes_per_s, 0);
       // The shares by the definition: the time that the roofline allows over the time taken.
       const bool rounded = set == "avx512bf16" && kernel.type == DataType::kBF16;
-      const bool bf16 = rounded || (on_tiles && (kernel.type == DataType::kBF16 || kernel.type == DataType::kF16));
+      const bool bf16 =
+          rounded || (on_tiles && (kernel.type == DataType::kBF16 || kernel.type == DataType::kF16));
       const double rate = bf16 ? 2e11 : TraitsOf(kernel.type).block_elements == 1 ? 1e11 : 1e12;
       EXPECT_EQ(kernel.choice.kernel.find("rounded to bf16") != std::string::npos, rounded)
           << kernel.choice.kernel;

@@ -17,9 +17,10 @@ struct KernelTuning {
   // multiplication or of attention; elements of anything else.
   int64_t inline_products = 128 * 1024;
   int64_t inline_elements = 24 * 1024;
-  // The cache that weights are fetched into ahead of being multiplied with few rows. 1: the first-level one. 2: the second, for the
-  // one pass that few rows make over them, and for several where each has many lines to fetch. 3: the second, for any number of
-  // passes, and so KV. 0: what is known to suit the processor (ProcessorFeatures::fetch_level).
+  // The cache that weights are fetched into ahead of being multiplied with few rows. 1: the first-level one.
+  // 2: the second, for the one pass that few rows make over them, and for several where each has many lines
+  // to fetch. 3: the second, for any number of passes, and so KV. 0: what is known to suit the processor
+  // (ProcessorFeatures::fetch_level).
   int64_t fetch_level = 0;
 
   bool operator==(const KernelTuning&) const = default;

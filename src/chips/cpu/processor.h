@@ -16,8 +16,8 @@ struct ProcessorFeatures {
   // about 0.08 TFLOPS a thread of them (while it was busy), 0.14 of float32. Taken from the vendor, not
   // measured at start: the kernels must not change from one start to the next, since their bits differ.
   bool fast_bf16 = false;
-  // KernelTuning's. A first-level cache waits for few lines at a time (24 on a Zen 4, 16 on Xeons of the fourth generation and
-  // later); more are under way to the second level.
+  // KernelTuning's. A first-level cache waits for few lines at a time (24 on a Zen 4, 16 on Xeons of the
+  // fourth generation and later); more are under way to the second level.
   int64_t fetch_level = 1;
   // avx512_vnni, AVX512-BF16, AMX-TILE, AMX-INT8 and AMX-BF16, and the kernel has allowed this process to use
   // tiles.

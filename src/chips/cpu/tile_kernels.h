@@ -18,8 +18,9 @@ inline constexpr int kTileElements = kTileRows * kTileColumns;
 inline constexpr int kTileBytes = 1024;
 static_assert(kTileRows == kPanelRows && kTileColumns == kGroup);
 
-// A task multiplies so many columns of at most so many rows (512 KiB a plane) before the next ones, and of panels that are
-// met more than once for it keeps the sums (512 KiB): all of it stays in a second-level cache of 2 MiB.
+// A task multiplies so many columns of at most so many rows (512 KiB a plane) before the next ones, and of
+// panels that are met more than once for it keeps the sums (512 KiB): all of it stays in a second-level cache
+// of 2 MiB.
 inline constexpr int kTileTaskRows = 256;
 inline constexpr int kTileTaskPanels = 32;
 inline constexpr int kTileChunkColumns = 1024;

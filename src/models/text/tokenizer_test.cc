@@ -273,8 +273,8 @@ double CpuSeconds(const Tokenizer& tokenizer, const std::string& text) {
   return best;
 }
 
-// Sixteen times the text may take 64 times the time: the heap's logarithm and caches that the large one leaves
-// make 35 of it on a busy machine, a quadratic step 256.
+// Sixteen times the text may take 64 times the time: the heap's logarithm and caches that the large one
+// leaves make 35 of it on a busy machine, a quadratic step 256.
 TEST(Growth, LongMonotonousTextStaysNearLinear) {
   bool any = false;
   for (const char* name : {"qwen2", "llama-bpe", "llama-spm", "gemma-4", "bert-bge"}) {
