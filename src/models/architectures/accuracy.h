@@ -40,8 +40,8 @@ inline Accuracy MeasureAccuracy(const std::filesystem::path& model, std::span<co
   Accuracy accuracy;
   for (const std::string& set : sets) {
     ours.push_back(std::make_unique<ModelRunner>(
-        CpuDevice(set), model, LoadOptions{.precision = chips::WeightPrecision::kNative, .kv_type = kv_type},
-        limits));
+        CpuDevice(set, 2, /*deterministic=*/false), model,
+        LoadOptions{.precision = chips::WeightPrecision::kNative, .kv_type = kv_type}, limits));
     accuracy.ours.push_back({ours.back()->device().info().instruction_set, {}});
   }
   const auto vocab = static_cast<size_t>(exact.model().info().vocab_size);
