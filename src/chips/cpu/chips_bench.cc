@@ -22,6 +22,7 @@
 #include <sstream>
 #include <thread>
 
+#include "chips/cpu/cpu_ops.h"
 #include "chips/cpu/random_weights.h"
 
 namespace tidepool::chips::cpu {
@@ -95,7 +96,6 @@ void BenchLinear(Device& device, const Roofline& roofline, DataType type, Weight
       }
     }
   }
-  const bool plain = precision == WeightPrecision::kFloat32 || TraitsOf(type).block_elements == 1;
   for (const int64_t rows : settings.rows) {
     (void)device.ReserveScratch(static_cast<int32_t>(rows), 3072);
     const std::vector<float> x = RandomFloats(static_cast<size_t>(rows * 3072), 1.0f, random);
@@ -116,12 +116,8 @@ void BenchLinear(Device& device, const Roofline& roofline, DataType type, Weight
       }
     });
     const double operations = 2 * products * static_cast<double>(rows);
-    const bool bf16 =
-        plain && roofline.bf16_flops_per_s > 0 &&
-        (type == DataType::kBF16 || (type == DataType::kF16 && device.info().instruction_set == "amx"));
-    const double rate = bf16    ? roofline.bf16_flops_per_s
-                        : plain ? roofline.f32_flops_per_s
-                                : roofline.int8_ops_per_s;
+    const double rate = LimitingRate(roofline, precision == WeightPrecision::kFloat32 ? DataType::kF32 : type,
+                                     device.info().instruction_set);
     const double limit_s = std::max(bytes / roofline.memory_bytes_per_s, operations / rate);
     fmt::print("{:<8} rows {:>4}  {:7.2f} GB/s  {:8.1f} GOPS  {:8.1f} GOPS/core  {:5.1f} % of the limit\n",
                precision == WeightPrecision::kFloat32 ? "float32" : TraitsOf(type).name, rows,

@@ -63,6 +63,14 @@ std::unique_ptr<CpuOps> MakeVectorOps(ThreadPool& pool, std::string_view instruc
 struct TileKernels;
 std::unique_ptr<CpuOps> MakeTileOps(ThreadPool& pool, std::string_view vector_set, const TileKernels* tiles);
 
+// Operations a second that bound Linear of many rows with weights kept as `type`: what `instruction_set`
+// multiplies them in.
+inline double LimitingRate(const Roofline& roofline, DataType type, std::string_view instruction_set) {
+  if (TraitsOf(type).block_elements > 1) return roofline.int8_ops_per_s;
+  const bool in_bf16 = type == DataType::kBF16 || (type == DataType::kF16 && instruction_set == "amx");
+  return in_bf16 && roofline.bf16_flops_per_s > 0 ? roofline.bf16_flops_per_s : roofline.f32_flops_per_s;
+}
+
 // A team and the operations on it, as DeviceOptions say. Errors as MakeCpuDevice.
 struct Backend {
   std::string instruction_set;

@@ -74,13 +74,7 @@ class Survey {
       weights.push_back(first);
       weights.back().data = memory_.data() + at;
     }
-    const bool plain = TraitsOf(type).block_elements == 1;
-    const bool bf16 =
-        roofline_.bf16_flops_per_s > 0 &&
-        (type == DataType::kBF16 || (type == DataType::kF16 && backend_.instruction_set == "amx"));
-    const double rate = bf16    ? roofline_.bf16_flops_per_s
-                        : plain ? roofline_.f32_flops_per_s
-                                : roofline_.int8_ops_per_s;
+    const double rate = cpu::LimitingRate(roofline_, type, backend_.instruction_set);
     const auto limit_s = [&](double bytes, double rows) {
       return std::max(bytes / roofline_.memory_bytes_per_s, 2.0 * kOutputs * kColumns * rows / rate);
     };
