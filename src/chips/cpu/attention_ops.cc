@@ -344,10 +344,8 @@ void AttentionOps::AttendDecode(const AttentionArgs& args, const Plan& plan) {
       const int64_t end = std::min(tasks, (chunk + 1) * step);
       for (int64_t at = chunk * step; at < end; ++at) {
         AttentionTask head = TaskOf(args, plan, at * heads);
-        // What is likely computed next by this thread.
-        const int64_t after = at + 1 < end ? at + 1 : at + pool_.threads();
-        if (after < tasks) {
-          const AttentionTask next = TaskOf(args, plan, after * heads);
+        if (at + 1 < tasks) {  // what is likely computed next by this thread
+          const AttentionTask next = TaskOf(args, plan, (at + 1) * heads);
           head.next_blocks = next.blocks + next.split_begin * kAttentionSplit / kKvBlockTokens;
           head.next_key_offset = next.key_offset;
         }

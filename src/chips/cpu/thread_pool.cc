@@ -16,10 +16,11 @@ constexpr auto kWorkerSpin = std::chrono::microseconds(60);
 constexpr auto kJoinSpin = std::chrono::microseconds(100);
 constexpr auto kSpinAlone = std::chrono::microseconds(12);
 
-uint64_t MakeTicket(uint64_t epoch, uint64_t chunks) { return (epoch << 40) | (chunks << 20); }
+uint64_t MakeTicket(uint64_t job, int64_t next, int64_t end) {
+  return (job << 40) | (static_cast<uint64_t>(end) << 20) | static_cast<uint64_t>(next);
+}
 uint64_t NextChunk(uint64_t ticket) { return ticket & kFieldMask; }
-uint64_t ChunkCount(uint64_t ticket) { return (ticket >> 20) & kFieldMask; }
-bool HasWork(uint64_t ticket) { return NextChunk(ticket) < ChunkCount(ticket); }
+uint64_t EndOfChunks(uint64_t ticket) { return (ticket >> 20) & kFieldMask; }
 
 inline void Pause() {
 #if defined(__x86_64__)
@@ -45,8 +46,9 @@ bool SpinUntil(std::chrono::microseconds limit, Ready&& ready) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads, const std::vector<int>& cpus) {
-  const int workers = std::clamp(threads, 1, kMaxThreads) - 1;
+ThreadPool::ThreadPool(int threads, const std::vector<int>& cpus)
+    : shares_(static_cast<size_t>(std::clamp(threads, 1, kMaxThreads))) {
+  const int workers = static_cast<int>(shares_.size()) - 1;
   workers_.reserve(static_cast<size_t>(workers));
   for (int i = 0; i < workers; ++i) {
     const auto index = static_cast<size_t>(i) + 1;
@@ -77,10 +79,15 @@ void ThreadPool::RunErased(int64_t chunks, Function function, void* context) {
   chunks_done_.store(0, std::memory_order_relaxed);
   function_.store(function, std::memory_order_relaxed);
   context_.store(context, std::memory_order_relaxed);
-  const uint64_t epoch = (ticket_.load(std::memory_order_relaxed) >> 40) + 1;
-  // Sequentially consistent with sleepers_: either a worker that is going to sleep sees the ticket, or we see
-  // it.
-  ticket_.store(MakeTicket(epoch, static_cast<uint64_t>(chunks)));
+  chunks_.store(static_cast<uint32_t>(chunks), std::memory_order_relaxed);
+  const uint32_t job = job_.load(std::memory_order_relaxed) + 1;
+  const int64_t all = threads();
+  for (int64_t t = 0; t < all; ++t) {
+    shares_[static_cast<size_t>(t)].ticket.store(MakeTicket(job, t * chunks / all, (t + 1) * chunks / all),
+                                                 std::memory_order_release);
+  }
+  // Sequentially consistent with sleepers_: either a worker that is going to sleep sees the job, or we see it.
+  job_.store(job);
   if (sleepers_.load() > 0) {
     wake_signal_.fetch_add(1);
     wake_signal_.notify_all();
@@ -95,34 +102,46 @@ void ThreadPool::RunErased(int64_t chunks, Function function, void* context) {
   caller_sleeps_.store(0);
 }
 
-bool ThreadPool::WorkOnCurrentJob(int thread) {
-  bool worked = false;
-  uint64_t ticket = ticket_.load(std::memory_order_acquire);
-  while (HasWork(ticket)) {
-    const Function function = function_.load(std::memory_order_relaxed);
-    void* const context = context_.load(std::memory_order_relaxed);
-    if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
-                                       std::memory_order_acquire)) {
-      continue;
-    }
-    function(context, static_cast<int64_t>(NextChunk(ticket)), thread);
-    worked = true;
-    const uint64_t total = ChunkCount(ticket);
-    // The last access to the job: after this increment the caller may return and publish the next one.
-    if (chunks_done_.fetch_add(1) + 1 == total && caller_sleeps_.load() != 0) chunks_done_.notify_one();
-    ticket = ticket_.load(std::memory_order_acquire);
+bool ThreadPool::Take(int share, bool from_end, Claim* claim) {
+  std::atomic<uint64_t>& place = shares_[static_cast<size_t>(share)].ticket;
+  uint64_t ticket = place.load(std::memory_order_acquire);
+  while (NextChunk(ticket) < EndOfChunks(ticket)) {
+    claim->function = function_.load(std::memory_order_relaxed);
+    claim->context = context_.load(std::memory_order_relaxed);
+    claim->chunks = chunks_.load(std::memory_order_relaxed);
+    claim->chunk = static_cast<int64_t>(from_end ? EndOfChunks(ticket) - 1 : NextChunk(ticket));
+    const uint64_t rest = from_end ? ticket - (uint64_t{1} << 20) : ticket + 1;
+    if (place.compare_exchange_weak(ticket, rest, std::memory_order_acq_rel, std::memory_order_acquire)) return true;
   }
-  return worked;
+  return false;
+}
+
+void ThreadPool::WorkOnCurrentJob(int thread) {
+  for (int i = 0; i < threads(); ++i) {
+    const int share = (thread + i) % threads();
+    Claim claim;
+    while (Take(share, i > 0, &claim)) {
+      claim.function(claim.context, claim.chunk, thread);
+      // The last access to the job: after this increment the caller may return and publish the next one.
+      if (chunks_done_.fetch_add(1) + 1 == claim.chunks && caller_sleeps_.load() != 0) chunks_done_.notify_one();
+    }
+  }
 }
 
 void ThreadPool::WorkerLoop(int thread) {
+  uint32_t done = 0;  // the last job that had no chunk left for us
   while (!stop_.load(std::memory_order_relaxed)) {
-    if (WorkOnCurrentJob(thread)) continue;
-    const auto ready = [&] { return HasWork(ticket_.load(std::memory_order_relaxed)) || stop_.load(); };
+    const uint32_t job = job_.load(std::memory_order_acquire);
+    if (job != done) {
+      WorkOnCurrentJob(thread);
+      done = job;
+      continue;
+    }
+    const auto ready = [&] { return job_.load() != done || stop_.load(); };
     if (SpinUntil(kWorkerSpin, ready)) continue;
     sleepers_.fetch_add(1);
     const uint32_t signal = wake_signal_.load();
-    if (!HasWork(ticket_.load()) && !stop_.load()) wake_signal_.wait(signal);
+    if (!ready()) wake_signal_.wait(signal);
     sleepers_.fetch_sub(1);
   }
 }

@@ -56,6 +56,46 @@ TEST(ThreadPool, ThreadNumbersAreExclusive) {
   EXPECT_EQ(overlaps.load(), 0);
 }
 
+TEST(ThreadPool, EveryThreadBeginsWithItsShare) {
+  for (const int threads : {2, 3, 5}) {
+    ThreadPool pool(threads);
+    for (const int64_t chunks : {int64_t{threads}, int64_t{4 * threads + 1}}) {
+      std::vector<int> executor(static_cast<size_t>(chunks), -1);
+      std::atomic<int> begun{0};
+      const auto first_of = [&](int thread) { return thread * chunks / threads; };
+      pool.Run(chunks, [&](int64_t chunk, int thread) {
+        executor[static_cast<size_t>(chunk)] = thread;
+        for (int t = 0; t < threads; ++t) {
+          if (chunk != first_of(t)) continue;
+          begun.fetch_add(1);  // nobody goes on, and takes from others, before all have begun
+          while (begun.load() < threads) std::this_thread::yield();
+        }
+      });
+      for (int t = 0; t < threads; ++t) EXPECT_EQ(executor[static_cast<size_t>(first_of(t))], t) << chunks << " chunks";
+    }
+  }
+}
+
+// A thread that is held up owes its own chunk only: the others are taken from the end of its share.
+TEST(ThreadPool, ChunksOfAThreadThatIsHeldUpAreTakenByOthers) {
+  ThreadPool pool(2);
+  std::vector<int64_t> order;  // of the caller's chunks
+  std::atomic<bool> held{false};
+  std::atomic<int> done{0};
+  pool.Run(8, [&](int64_t chunk, int thread) {
+    if (chunk == 4 && thread == 1) {
+      held = true;
+      while (done.load() < 7) std::this_thread::yield();
+      return;
+    }
+    while (!held.load()) std::this_thread::yield();
+    EXPECT_EQ(thread, 0);
+    order.push_back(chunk);
+    done.fetch_add(1);
+  });
+  EXPECT_EQ(order, (std::vector<int64_t>{0, 1, 2, 3, 7, 6, 5}));
+}
+
 TEST(ThreadPool, CallersFromSeveralThreadsTakeTurns) {
   ThreadPool pool(3);
   std::vector<std::thread> callers;

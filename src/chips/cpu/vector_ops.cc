@@ -460,8 +460,7 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
     const int node = copies_ == nullptr ? 0 : copies_->NodeOfThisThread();
     const auto [target, block] = place_of(chunk);
     const int64_t first_tile = chunk / panel_blocks * tile_block;
-    // The others take the chunks between.
-    const int64_t next_chunk = chunk + pool_.threads();
+    const int64_t next_chunk = chunk + 1;
     const std::byte* next = nullptr;
     if (next_chunk < chunks) {
       const auto [next_target, next_block] = place_of(next_chunk);
