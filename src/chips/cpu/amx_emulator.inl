@@ -95,9 +95,9 @@ class TileEmulator {
     } else if (opcode == 0x5c && registers && prefix == kF3) {
       ++at;
       ModelDotBfloat(reg, rm, second);
-    } else if (opcode == 0x5e && registers && prefix == kF2) {
+    } else if (opcode == 0x5e && registers) {
       ++at;
-      ModelDotInt8(reg, rm, second);
+      ModelDotBytes(reg, rm, second, prefix == kF2 || prefix == kF3, prefix == kF2 || prefix == k66);
     } else {
       TileModelFailed("a tile instruction that is not emulated");
     }

@@ -554,23 +554,10 @@ static int32_t ProbeTilesInt8(int64_t rounds) {
   LoadTile<7>(sums, 64);
   ZeroTile<0>(), ZeroTile<1>(), ZeroTile<2>(), ZeroTile<3>(), ZeroTile<4>(), ZeroTile<5>();
   for (int64_t round = 0; round < rounds; ++round) {
-    DotTilesInt8<0, 6, 7>(), DotTilesInt8<1, 6, 7>(), DotTilesInt8<2, 6, 7>();
-    DotTilesInt8<3, 6, 7>(), DotTilesInt8<4, 6, 7>(), DotTilesInt8<5, 6, 7>();
+    DotTilesBytes<0, 6, 7, true, true>(), DotTilesBytes<1, 6, 7, true, true>(), DotTilesBytes<2, 6, 7, true, true>();
+    DotTilesBytes<3, 6, 7, true, true>(), DotTilesBytes<4, 6, 7, true, true>(), DotTilesBytes<5, 6, 7, true, true>();
   }
   StoreTile<5>(sums, 64);
   ReleaseTiles();
   return sums[0];
-}
-
-constexpr TileKernels MakeTileKernels() {
-  return TileKernels{
-      ConvertToTiles,
-      {nullptr, LinearTiles<kPanelF16>, LinearTiles<kPanelBF16>, LinearTiles<kPanelQ4_0>,
-       LinearTiles<kPanelQ4_1>, LinearTiles<kPanelQ5_0>, LinearTiles<kPanelQ5_1>, LinearTiles<kPanelQ8_0>,
-       LinearTiles<kPanelQ2_K>, LinearTiles<kPanelQ3_K>, LinearTiles<kPanelQ4_K>, LinearTiles<kPanelQ5_K>,
-       LinearTiles<kPanelQ6_K>, LinearTiles<kPanelIQ4_NL>, LinearTiles<kPanelIQ4_XS>,
-       LinearTiles<kPanelMXFP4>},
-      ProbeTilesInt8,
-      int64_t{kTileProbeChains} * kTileRows * kTileRows * 64 * 2,
-  };
 }

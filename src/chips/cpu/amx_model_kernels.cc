@@ -22,7 +22,7 @@ TP_INLINE Ints ToBfloat(Floats first, Floats second) {
   return LoadInts(halves);
 }
 
-#include "chips/cpu/amx_linear.inl"
+#include "chips/cpu/amx_kernels.inl"
 // clang-format on
 }  // namespace
 

@@ -176,7 +176,7 @@ TEST(TileModel, MultipliesSignedBytesAndWrapsAround) {
   LoadTile<0>(c, 8);
   LoadTile<1>(a, 12);
   LoadTile<2>(b, 8);
-  DotTilesInt8<0, 1, 2>();
+  DotTilesBytes<0, 1, 2, true, true>();
   StoreTile<0>(c, 8);
   for (int m = 0; m < 2; ++m) {
     for (int n = 0; n < 2; ++n) EXPECT_EQ(c[m][n], static_cast<int32_t>(expected[m][n]));
@@ -218,7 +218,7 @@ TEST(TileModelDeathTest, RefusesWhatTheProcessorRefuses) {
   EXPECT_DEATH(product(Shapes({{16, 64}, {15, 64}, {16, 64}})), "a and c have the same rows");
   EXPECT_DEATH(product(Shapes({{16, 64}, {16, 32}, {16, 64}})), "b has a row for each element");
   EXPECT_DEATH(product(Shapes({{16, 64}, {16, 64}, {16, 32}})), "rows of b and c are as long");
-  EXPECT_DEATH((ConfigureTiles(Shapes({{16, 64}, {16, 64}})), DotTilesInt8<0, 1, 1>()), "three tiles");
+  EXPECT_DEATH((ConfigureTiles(Shapes({{16, 64}, {16, 64}})), (DotTilesBytes<0, 1, 1, true, true>())), "three tiles");
 }
 
 // ---- the kernels -------------------------------------------------------------------------------------

@@ -27,10 +27,18 @@ template <int kC, int kA, int kB>
 TP_INLINE void DotTilesBfloat() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kC), "i"(kA), "i"(kB));
 }
-// c += a b: fours of signed int8 into int32.
-template <int kC, int kA, int kB>
-TP_INLINE void DotTilesInt8() {
-  asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kC), "i"(kA), "i"(kB));
+// c += a b: fours of int8, with a sign or without, into int32.
+template <int kC, int kA, int kB, bool kSignedA, bool kSignedB>
+TP_INLINE void DotTilesBytes() {
+  if constexpr (kSignedA && kSignedB) {
+    asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kC), "i"(kA), "i"(kB));
+  } else if constexpr (kSignedA) {
+    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kC), "i"(kA), "i"(kB));
+  } else if constexpr (kSignedB) {
+    asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kC), "i"(kA), "i"(kB));
+  } else {
+    asm volatile("tdpbuud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kC), "i"(kA), "i"(kB));
+  }
 }
 
 // 32 bf16: the nearest of `first` (even at ties), then of `second`. Subnormals become zeros; NaN stays NaN.

@@ -122,7 +122,8 @@ static void ModelDotBfloat(int c, int a, int b) {
   }
 }
 
-static void ModelDotInt8(int c, int a, int b) {
+static void ModelDotBytes(int c, int a, int b, bool signed_a, bool signed_b) {
+  const auto value = [](uint8_t byte, bool with_sign) { return with_sign ? int{static_cast<int8_t>(byte)} : int{byte}; };
   const TileShape shape = ProductShape(c, a, b);
   TileRegisters& t = tile_registers;
   for (int m = 0; m < shape.rows; ++m) {
@@ -131,8 +132,8 @@ static void ModelDotInt8(int c, int a, int b) {
       __builtin_memcpy(&sum, &t.data[c][m][4 * n], sizeof sum);
       for (int k = 0; k < shape.k; ++k) {
         for (int i = 0; i < 4; ++i) {
-          sum += static_cast<uint32_t>(static_cast<int8_t>(t.data[a][m][4 * k + i]) *
-                                       static_cast<int8_t>(t.data[b][k][4 * n + i]));
+          sum += static_cast<uint32_t>(value(t.data[a][m][4 * k + i], signed_a) *
+                                       value(t.data[b][k][4 * n + i], signed_b));
         }
       }
       __builtin_memcpy(&t.data[c][m][4 * n], &sum, sizeof sum);
@@ -164,7 +165,7 @@ template <int kC, int kA, int kB>
 static inline void DotTilesBfloat() {
   ModelDotBfloat(kC, kA, kB);
 }
-template <int kC, int kA, int kB>
-static inline void DotTilesInt8() {
-  ModelDotInt8(kC, kA, kB);
+template <int kC, int kA, int kB, bool kSignedA, bool kSignedB>
+static inline void DotTilesBytes() {
+  ModelDotBytes(kC, kA, kB, kSignedA, kSignedB);
 }

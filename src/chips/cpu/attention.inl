@@ -7,8 +7,8 @@
 constexpr int kSplitVectors = kAttentionSplit / kLanes;
 constexpr int64_t kBlockTokens = 16;
 constexpr float kLog2E = 1.44269504088896341f;
-constexpr int kMostRows = kAttentionSums / 2;  // of query, computed together
-static_assert(kMostRows <= kAttentionBlockRows);
+constexpr int kVectorRows = kAttentionSums / 2;  // of query, computed together on vectors
+static_assert(kVectorRows <= kAttentionBlockRows);
 
 TP_INLINE const float* QueryOf(const AttentionTask& task, int64_t row) {
   return task.query + row / task.group * task.query_stride + row % task.group * task.key_dim;
@@ -178,6 +178,7 @@ static void ValueRows(const AttentionTask& task, int64_t split, int64_t begin, i
 
 class FloatPath {
  public:
+  static constexpr int kMostRows = kVectorRows;
   explicit FloatPath(const AttentionTask& task, float* scratch) : task_(task), scores_(scratch) {}
   void Begin(int64_t) {}
   template <int kRows>
@@ -258,7 +259,7 @@ static void StoreOutput(float* out, const float* values, RowSum total, int64_t v
 }
 
 // Every split of a task over all its rows, by Path::Begin(split) and Path::Rows<kRows>(row, split, sums,
-// values). `values`: [kAttentionBlockRows][value_dim]; `total`: [rows][value_dim].
+// values), at most Path::kMostRows at a time. `values`: [kAttentionBlockRows][value_dim]; `total`: [rows][value_dim].
 template <typename Path>
 __attribute__((noinline)) static void AttendBy(const AttentionTask& task, Path& path, float* values,
                                                float* total) {
@@ -283,7 +284,11 @@ __attribute__((noinline)) static void AttendBy(const AttentionTask& task, Path& 
         __builtin_memcpy(to + 2, values + m * dim, static_cast<size_t>(dim) * sizeof(float));
       }
     };
+    constexpr int kMostRows = Path::kMostRows;
     while (r + kMostRows <= rows) run.template operator()<kMostRows>();
+    if constexpr (kMostRows > 12) {
+      if (r + 12 <= rows) run.template operator()<12>();
+    }
     if (kMostRows > 8 && r + 8 <= rows) run.template operator()<8>();
     if (kMostRows > 4 && r + 4 <= rows) run.template operator()<4>();
     // GQA groups of three are common (SmolLM2), so three rows keep one pass over the keys.
@@ -296,19 +301,5 @@ __attribute__((noinline)) static void AttendBy(const AttentionTask& task, Path& 
     const int64_t row = task.row_begin + r;
     float* out = task.out + row / task.group * task.out_stride + row % task.group * dim;
     StoreOutput(out, total + r * dim, totals[r], dim);
-  }
-}
-
-static void MergePartials(const MergeTask& task) {
-  const int64_t dim = task.value_dim;
-  float* total = task.scratch;
-  for (int64_t r = 0; r < task.rows; ++r) {
-    RowSum sum = kNothing;
-    for (int64_t split = 0; split < task.splits; ++split) {
-      const float* from = task.partial + (split * task.rows + r) * (2 + dim);
-      MergeSplit(sum, total, {from[0], from[1]}, from + 2, dim);
-    }
-    const int64_t row = task.row_begin + r;
-    StoreOutput(task.out + row / task.group * task.out_stride + row % task.group * dim, total, sum, dim);
   }
 }

@@ -12,24 +12,15 @@ namespace {
 static_assert(kKvScaleGroup == kKvGroup);
 
 // Row elements of a tile: with the rounded keys and values of a split it stays in the second-level cache.
-constexpr int64_t kTileElements = 32 * 1024;
+constexpr int64_t kRowElements = 32 * 1024;
 constexpr int64_t kReservedDim = 256;
 constexpr int64_t kChunksPerThread = 16;
 constexpr int64_t kItemsPerThread = 4;                // fewer tiles than this a thread: smaller ones
 constexpr int64_t kPartialFloats = int64_t{1} << 20;  // 4 MiB of split attention
 
 int64_t MostTileRows(int64_t dim) {
-  return std::clamp<int64_t>(kTileElements / std::max<int64_t>(dim, 1) / 16 * 16, 16, kAttentionRows);
+  return std::clamp<int64_t>(kRowElements / std::max<int64_t>(dim, 1) / 16 * 16, 16, kAttentionRows);
 }
-// Of any head of at most kReservedDim dimensions: the rows' part is bounded by kTileElements, the rest grows
-// with the dimensions.
-int64_t ReservedFloats() {
-  return std::max(
-      {AttentionScratchFloats(MostTileRows(kReservedDim), kReservedDim, kReservedDim),
-       AttentionScratchFloats(kAttentionRows, kTileElements / kAttentionRows, kTileElements / kAttentionRows),
-       DecodeScratchFloats(kDecodeRows / kDecodeGroup, kDecodeGroup, kReservedDim, kReservedDim)});
-}
-
 KvElement ElementOf(DataType type) {
   switch (type) {
     case DataType::kF32: return kKvF32;
@@ -48,6 +39,25 @@ size_t SequenceAt(const std::vector<int64_t>& first, int64_t index) {
 }
 
 }  // namespace
+
+int64_t AttentionOps::ScratchFloats(int64_t rows, int64_t key_dim, int64_t value_dim) const {
+  return tiles_ != nullptr ? TileAttentionFloats(rows, key_dim, value_dim)
+                           : AttentionScratchFloats(rows, key_dim, value_dim);
+}
+
+// Of any head of at most kReservedDim dimensions: the rows' part is bounded by kRowElements, the rest grows
+// with the dimensions.
+int64_t AttentionOps::ReservedFloats() const {
+  return std::max(
+      {ScratchFloats(MostTileRows(kReservedDim), kReservedDim, kReservedDim),
+       ScratchFloats(kAttentionRows, kRowElements / kAttentionRows, kRowElements / kAttentionRows),
+       DecodeScratchFloats(kDecodeRows / kDecodeGroup, kDecodeGroup, kReservedDim, kReservedDim)});
+}
+
+void AttentionOps::Attend(const AttentionTask& task) const {
+  const bool on_tiles = tiles_ != nullptr && task.element == kKvI16 && task.row_end - task.row_begin >= kTileRows;
+  on_tiles ? tiles_->attend(task) : kernels_.attend(task);
+}
 
 size_t AttentionOps::ScratchBytes(int32_t max_tokens) const {
   const auto threads = static_cast<size_t>(pool_.threads());
@@ -221,8 +231,8 @@ AttentionTask AttentionOps::TaskOf(const AttentionArgs& args, const Plan& plan, 
   AttentionTask task{};
   task.group = args.query_heads / kv.kv_heads;
   const int64_t rows = int64_t{sequence.token_count} * task.group;
-  // The last tile first: it sees the most.
-  const int64_t tile = CeilDiv(rows, plan.tile_rows) - 1 - within / kv.kv_heads;
+  // In the order of rows, which each thread has its share of, here as in the operations before and after.
+  const int64_t tile = within / kv.kv_heads;
   const int64_t first_head = int64_t{kv_head} * task.group;
   task.query = args.query.data + sequence.token_begin * args.query.stride + first_head * kv.key_dim;
   task.query_stride = args.query.stride;
@@ -256,7 +266,7 @@ void AttentionOps::Attention(const AttentionArgs& args) {
   CHECK(kv.kv_heads > 0 && args.query_heads % kv.kv_heads == 0);
   const Plan plan = MakePlan(args);
   if (plan.items == 0) return;
-  EnsureScratch(AttentionScratchFloats(plan.tile_rows, kv.key_dim, kv.value_dim));
+  EnsureScratch(ScratchFloats(plan.tile_rows, kv.key_dim, kv.value_dim));
   int64_t products = 0;
   for (const SequenceSlice& sequence : args.sequences) {
     products += int64_t{sequence.token_count} * args.query_heads * (sequence.context + sequence.token_count) *
@@ -270,7 +280,7 @@ void AttentionOps::Attention(const AttentionArgs& args) {
       task.next_key_offset = next.key_offset;
     }
     task.scratch = scratch_[static_cast<size_t>(thread)].data();
-    kernels_.attend(task);
+    Attend(task);
   };
   if (products < tuning_.inline_products) {
     for (int64_t item = 0; item < plan.items; ++item) body(item, plan.items, 0);
@@ -407,7 +417,7 @@ bool AttentionOps::AttendInSplits(const AttentionArgs& args, const Plan& plan) {
     task.split_begin += skipped;
     task.split_end = std::min(task.split_end, task.split_begin + chunk_splits);
     task.scratch = scratch_[static_cast<size_t>(thread)].data();
-    kernels_.attend(task);
+    Attend(task);
   });
   MergePartials(args, plan);
   return true;

@@ -11,6 +11,7 @@
 #include "chips/cpu/kernel_table.h"
 #include "chips/cpu/kernel_tuning.h"
 #include "chips/cpu/thread_pool.h"
+#include "chips/cpu/tile_kernels.h"
 #include "chips/device.h"
 
 namespace tidepool::chips::cpu {
@@ -23,7 +24,9 @@ struct TurnTask {
 
 class AttentionOps {
  public:
-  AttentionOps(ThreadPool& pool, const KernelTable& kernels) : pool_(pool), kernels_(kernels) {}
+  // `tiles`: of a processor with AMX, or nullptr.
+  AttentionOps(ThreadPool& pool, const KernelTable& kernels, const TileKernels* tiles)
+      : pool_(pool), kernels_(kernels), tiles_(tiles) {}
 
   void SetTuning(const KernelTuning& tuning) { tuning_ = tuning; }
   size_t ScratchBytes(int32_t max_tokens) const;
@@ -46,6 +49,10 @@ class AttentionOps {
   Plan MakePlan(const AttentionArgs& args);
   AttentionTask TaskOf(const AttentionArgs& args, const Plan& plan, int64_t item) const;
   void EnsureScratch(int64_t floats);
+  // Floats that Attend takes for tasks of `rows`.
+  int64_t ScratchFloats(int64_t rows, int64_t key_dim, int64_t value_dim) const;
+  int64_t ReservedFloats() const;
+  void Attend(const AttentionTask& task) const;
   bool AttendInSplits(const AttentionArgs& args, const Plan& plan);
   bool Decodes(const AttentionArgs& args) const;
   void AttendDecode(const AttentionArgs& args, const Plan& plan);
@@ -54,6 +61,7 @@ class AttentionOps {
 
   ThreadPool& pool_;
   const KernelTable& kernels_;
+  const TileKernels* tiles_;
   KernelTuning tuning_;
   std::vector<std::vector<float>> scratch_;             // one for each thread
   std::vector<int64_t> first_items_;                    // of each sequence

@@ -18,27 +18,6 @@ TP_INLINE Floats Exp(Floats x) {
   return Select(Less(x, Set1(-87.0f)), Zero(), Mul(p, power));
 }
 
-TP_INLINE float FirstLane(Floats v) {
-  float lanes[kLanes];
-  Store(lanes, v);
-  return lanes[0];
-}
-
-TP_INLINE float SumOfSquares(const float* x, float mean, int64_t columns) {
-  Floats sum = Zero();
-  const Floats centre = Set1(mean);
-  int64_t c = 0;
-  for (; c + kLanes <= columns; c += kLanes) {
-    const Floats v = Sub(Load(x + c), centre);
-    sum = Fma(v, v, sum);
-  }
-  if (c < columns) {
-    const Floats v = Select(FirstLanes(columns - c), Sub(LoadFirst(x + c, columns - c), centre), Zero());
-    sum = Fma(v, v, sum);
-  }
-  return SumLanes(sum);
-}
-
 static void RmsNormRows(const NormTask& task) {
   for (int64_t row = task.row_begin; row < task.row_end; ++row) {
     const float* x = task.x + row * task.x_stride;

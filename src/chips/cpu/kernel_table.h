@@ -170,7 +170,7 @@ struct LinearTask {
 };
 
 inline constexpr int kAttentionRows = 256;      // query rows (token x head of the group) of one task at most
-inline constexpr int kAttentionBlockRows = 12;  // of them computed together at most
+inline constexpr int kAttentionBlockRows = 16;  // of them computed together at most
 inline constexpr int kAttentionSplit = 256;  // positions that are reduced together; the borders are absolute
 inline constexpr int kKvScaleGroup = 32;     // elements that share a scale in KV as q8: device.h's kKvGroup
 

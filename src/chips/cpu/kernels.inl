@@ -1,12 +1,14 @@
 // The kernels of one instruction set, after its simd_*.inl. Include once, inside an anonymous namespace.
 // The order matters.
 // clang-format off
+#include "chips/cpu/vector_sums.inl"
 #include "chips/cpu/elementwise.inl"
 #include "chips/cpu/linear_float.inl"
 #include "chips/cpu/linear_quantised.inl"
 #include "chips/cpu/linear_dot.inl"
 #include "chips/cpu/attention.inl"
 #include "chips/cpu/attention_fixed.inl"
+#include "chips/cpu/attention_by_type.inl"
 #include "chips/cpu/attention_decode.inl"
 // clang-format on
 

@@ -8,7 +8,7 @@ namespace {
 // clang-format off
 #include "chips/cpu/simd_avx512.inl"
 #include "chips/cpu/amx_tiles.inl"
-#include "chips/cpu/amx_linear.inl"
+#include "chips/cpu/amx_kernels.inl"
 // clang-format on
 }  // namespace
 

@@ -78,12 +78,27 @@ struct TileLinearTask {
   std::byte* scratch;  // kTileScratchBytes, 64-byte aligned; of this thread
 };
 
+inline constexpr int kTileDepth = 64;  // bytes of a row of a tile: the depth of a product of bytes
+
+// What attend takes in AttentionTask::scratch, in floats. Of each number of 16 bits a tile of its high bytes
+// and one of its low bytes: queries, keys and values of a split, weights of 16 rows. And exact sums, which are four tiles.
+constexpr int64_t TileAttentionFloats(int64_t rows, int64_t key_dim, int64_t value_dim) {
+  const int64_t depth = (key_dim + kTileDepth - 1) / kTileDepth, values = (value_dim + 15) / 16;
+  const int64_t queries = (rows + kTileRows - 1) / kTileRows * depth * 2, keys = kAttentionSplit / 16 * depth * 2;
+  const int64_t split_values = kAttentionSplit / kTileDepth * values * 2, weights = kAttentionSplit / kTileDepth * 2;
+  const int64_t vectors = values > kAttentionSplit / 16 ? values : kAttentionSplit / 16;
+  return AttentionScratchFloats(rows, key_dim, value_dim) +
+         (queries + keys + split_values + weights + 4 * vectors) * (kTileBytes / 4);
+}
+
 struct TileKernels {
   void (*convert)(const TileConvertTask&);
   void (*linear[kPanelLayouts])(const TileLinearTask&);  // nullptr: the layout has no tile kernel (F32)
   // Arithmetic probe: `rounds` times so many operations of int8 tiles from registers.
   int32_t (*probe_int8)(int64_t rounds);
   int64_t probe_int8_operations;
+  // KernelTable::attend for KV of kI16, with the same bits, and faster from 16 rows on. Scratch: TileAttentionFloats.
+  void (*attend)(const AttentionTask&);
 };
 
 // The processor has AMX-TILE, AMX-INT8, AMX-BF16, AVX512-BF16, and the process may use tiles

@@ -40,7 +40,7 @@ ActivationKernel KernelOf(Activation activation) {
 class VectorOps final : public CpuOps {
  public:
   VectorOps(ThreadPool& pool, const KernelTable& kernels, const TileKernels* tiles)
-      : pool_(pool), kernels_(kernels), attention_(pool, kernels) {
+      : pool_(pool), kernels_(kernels), attention_(pool, kernels, tiles) {
     if (tiles != nullptr) tiles_.emplace(pool, *tiles);
   }
 
