@@ -18,12 +18,12 @@ inline constexpr int kTileElements = kTileRows * kTileColumns;
 inline constexpr int kTileBytes = 1024;
 static_assert(kTileRows == kPanelRows && kTileColumns == kGroup);
 
-// A task multiplies so many columns of at most so many rows (512 KiB a plane) before the next ones, and of
+// A task multiplies so many columns of at most so many rows (1 MiB a plane) before the next ones, and of
 // panels that are met more than once for it keeps the sums (512 KiB): all of it stays in a second-level cache
 // of 2 MiB.
 inline constexpr int kTileTaskRows = 256;
 inline constexpr int kTileTaskPanels = 32;
-inline constexpr int kTileChunkColumns = 1024;
+inline constexpr int kTileChunkColumns = 2048;
 
 // The shapes of the eight tile registers, as LDTILECFG reads them; entries beyond the eighth are zero.
 struct alignas(64) TileConfig {
@@ -53,7 +53,7 @@ struct TileConvertTask {
 // Tiles of decoded weights: two panels of the columns that are decoded together. While rows pass by, 16 or 32
 // at a time, these weights and the rows' part of x are to stay in a first-level cache of 48 KiB; a tile is 1
 // KiB.
-inline constexpr int kTileWeights = 16;
+inline constexpr int kTileWeights = 18;
 
 // Bytes of TileLinearTask::scratch: decoded weights, a tile at the edge of the output, biases of two panels,
 // sums.
