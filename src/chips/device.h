@@ -282,6 +282,13 @@ class Ops {
   // afterwards.
   virtual void GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up,
                            Activation activation, Matrix scratch, Matrix out) = 0;
+  // down of what GatedLinear(x, gate, up, activation) gives. scratch and inner: [x.rows, rows of gate], undefined
+  // afterwards, for a device may keep it in another form.
+  virtual void FeedForward(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation,
+                           const LinearTarget& down, Matrix scratch, Matrix inner) {
+    GatedLinear(x, gate, up, activation, scratch, inner);
+    Linear(inner, std::span(&down, 1));
+  }
   virtual void Rope(const RopeArgs& args) = 0;
   virtual void AppendKv(const KvAppendArgs& args) = 0;
   // Rope of both, then AppendKv of the turned keys: a device may do it in one pass. `query` and `key` differ

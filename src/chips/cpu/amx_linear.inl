@@ -60,12 +60,11 @@ TP_INLINE Floats Remainder(Floats v, Floats high) {
 // ---- x ----------------------------------------------------------------------------------------------
 
 static void ConvertToTiles(const TileConvertTask& task) {
-  const int64_t tiles = TilesOf(task.columns);
   for (int64_t tile = task.tile_begin; tile < task.tile_end; ++tile) {
     for (int64_t r = 0; r < kTileRows; ++r) {
       const int64_t row = tile * kTileRows + r;
       const float* x = task.x + row * task.x_stride;
-      int64_t at = tile * tiles * kTileElements + r * kTileColumns;
+      int64_t at = tile * task.tile_step + r * kTileColumns;
       for (int64_t k = 0; k < task.columns; k += kTileColumns, at += kTileElements) {
         Floats first = Zero(), second = Zero();
         if (row < task.rows) {

@@ -40,7 +40,8 @@ constexpr bool TakesLowPlane(PanelLayout layout) { return layout == kPanelF16 ||
 
 constexpr int64_t TilesOf(int64_t columns) { return (columns + kTileColumns - 1) / kTileColumns; }
 
-// Rows of x in the order of tiles: [rows / 16][columns / 32][16 rows][32 columns] bf16; zeros fill up both.
+// Rows of x in the order of tiles: [rows / 16][columns / 32][16 rows][32 columns] bf16; zeros fill up both. Of some columns of
+// rows that are longer, the tiles of `tile_step`.
 struct TileConvertTask {
   const float* x;
   int64_t x_stride;
@@ -48,6 +49,7 @@ struct TileConvertTask {
   int64_t tile_begin, tile_end;  // tiles of 16 rows
   uint16_t* high;                // bf16(x)
   uint16_t* low;                 // bf16(x - high); nullptr: not wanted
+  int64_t tile_step;             // elements from 16 rows to the next
 };
 
 // Tiles of decoded weights: two panels of the columns that are decoded together. While rows pass by, 16 or 32

@@ -24,7 +24,7 @@ int64_t TileLinear::ElementsFor(int64_t rows, int64_t columns) {
 
 size_t TileLinear::ScratchBytes(int32_t max_tokens, int32_t max_columns) const {
   return static_cast<size_t>(ElementsFor(max_tokens, max_columns)) * 2 * sizeof(uint16_t) +
-         static_cast<size_t>(pool_.threads()) * kTileScratchBytes;
+         static_cast<size_t>(pool_.threads()) * kThreadBytes;
 }
 
 Status TileLinear::Reserve(int32_t max_tokens, int32_t max_columns) {
@@ -33,7 +33,7 @@ Status TileLinear::Reserve(int32_t max_tokens, int32_t max_columns) {
 
 Status TileLinear::ReserveElements(int64_t elements) {
   if (scratch_.data() == nullptr) {
-    TP_ASSIGN(scratch_, AllocateHostMemory(static_cast<size_t>(pool_.threads()) * kTileScratchBytes));
+    TP_ASSIGN(scratch_, AllocateHostMemory(static_cast<size_t>(pool_.threads()) * kThreadBytes));
   }
   if (elements > capacity_) {
     TP_ASSIGN(rows_, AllocateHostMemory(static_cast<size_t>(elements) * 2 * sizeof(uint16_t)));
@@ -53,7 +53,7 @@ void TileLinear::Convert(ConstMatrix x, std::span<const LinearTarget> targets) {
     low |= TakesLowPlane(static_cast<PanelLayout>(target.weight->layout));
   }
   auto* const high_rows = reinterpret_cast<uint16_t*>(rows_.data());
-  uint16_t* const low_rows = low ? high_rows + capacity_ : nullptr;
+  uint16_t* const low_rows = low ? second_plane() : nullptr;
   high_ = high_rows;
   low_ = low_rows;
   // Two planes of x: half the rows take the same place in the cache.
@@ -61,7 +61,8 @@ void TileLinear::Convert(ConstMatrix x, std::span<const LinearTarget> targets) {
   const int64_t tiles = CeilDiv(x.rows, kTileRows);
   CHECK(tiles * kTileRows * PaddedColumns(x.columns) <= capacity_);
   const auto convert = [&](int64_t begin, int64_t end) {
-    kernels_.convert({x.data, x.stride, x.rows, x.columns, begin, end, high_rows, low_rows});
+    kernels_.convert({x.data, x.stride, x.rows, x.columns, begin, end, high_rows, low_rows,
+                      TilesOf(x.columns) * kTileElements});
   };
   if (x.rows * x.columns < kTileInlineElements) {
     convert(0, tiles);
@@ -82,7 +83,7 @@ void TileLinear::Multiply(const LinearTask& task, PanelLayout layout, int thread
   part.out = task.out;
   part.out_stride = task.out_stride;
   part.bias = task.bias;
-  part.scratch = scratch_.data() + static_cast<size_t>(thread) * kTileScratchBytes;
+  part.scratch = scratch_of(thread);
   for (int64_t row = task.row_begin; row < task.row_end; row = part.row_end) {
     part.row_begin = row;
     part.row_end = std::min(task.row_end, row + kTileTaskRows);
@@ -92,6 +93,36 @@ void TileLinear::Multiply(const LinearTask& task, PanelLayout layout, int thread
       kernels_.linear[layout](part);
     }
   }
+}
+
+void TileLinear::MultiplyGated(const GatedPart& part, void (*activate)(const ElementwiseTask&), int thread) const {
+  const int64_t first = part.panel_begin * kPanelRows, rows = part.row_end - part.row_begin;
+  const int64_t inner = part.gate->spec.rows;
+  const int64_t outputs = std::min(inner, part.panel_end * kPanelRows) - first;
+  float* const gate = reinterpret_cast<float*>(scratch_of(thread) + kTileScratchBytes);
+  float* const up = gate + kTileTaskRows * kGatedOutputs;
+  const auto multiply = [&](const PackedWeight& weight, const std::byte* panels, float* out) {
+    const auto layout = static_cast<PanelLayout>(weight.layout);
+    TileLinearTask task{};
+    task.panel_bytes = PanelBytes(layout, weight.spec.columns);
+    task.weight = panels + static_cast<size_t>(part.panel_begin) * task.panel_bytes;
+    task.codes_offset = CodesOffset(layout, weight.spec.columns);
+    task.panel_end = part.panel_end - part.panel_begin;
+    task.outputs = outputs;
+    task.columns = weight.spec.columns;
+    task.row_end = rows;
+    task.high = high_ + part.row_begin / kTileRows * TilesOf(task.columns) * kTileElements;
+    task.out = out;
+    task.out_stride = kGatedOutputs;
+    task.scratch = scratch_of(thread);
+    kernels_.linear[layout](task);
+  };
+  multiply(*part.gate, part.gate_panels, gate);
+  multiply(*part.up, part.up_panels, up);
+  activate({gate, kGatedOutputs, up, kGatedOutputs, gate, kGatedOutputs, 0, rows, outputs});
+  const int64_t step = TilesOf(inner) * kTileElements;
+  uint16_t* const to = second_plane() + part.row_begin / kTileRows * step + first / kTileColumns * kTileElements;
+  kernels_.convert({gate, kGatedOutputs, rows, outputs, 0, CeilDiv(rows, kTileRows), to, nullptr, step});
 }
 
 }  // namespace tidepool::chips::cpu

@@ -1,6 +1,7 @@
 // Linear for many rows over tile kernels: x is converted once for all weights, then multiplied part by part.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -36,6 +37,30 @@ class TileLinear {
   void Convert(ConstMatrix x, std::span<const LinearTarget> targets);
   // Rows of the converted x that should be multiplied together; a multiple of 16.
   int64_t row_block() const { return row_block_; }
+  // Panels of a gated pair that are worked on together, and their outputs for the rows of a task: one after the other in memory
+  // that stays in the second-level cache (256 KiB each).
+  static constexpr int64_t kGatedPanels = 16;
+  struct GatedPart {
+    const PackedWeight* gate;
+    const PackedWeight* up;
+    const std::byte* gate_panels;  // of panel 0
+    const std::byte* up_panels;
+    int64_t row_begin, row_end;      // of the converted x; row_begin is a multiple of 16
+    int64_t panel_begin, panel_end;  // at most kGatedPanels; panel_begin is even
+  };
+  // Rows that FeedForward takes at a time.
+  int64_t GatedPassRows(int64_t rows, int64_t columns, int64_t inner) {
+    return std::min(PassRows(rows, columns), PassRows(rows, inner));
+  }
+  // Whether the second plane of x is free for the inner matrix: only where no weight wants it.
+  static bool LeavesSecondPlane(const PackedWeight& weight) {
+    return !TakesLowPlane(static_cast<PanelLayout>(weight.layout));
+  }
+  // activate(gate x) * (up x) of the part, to the second plane. Any thread of the pool.
+  void MultiplyGated(const GatedPart& part, void (*activate)(const ElementwiseTask&), int thread) const;
+  // What MultiplyGated has written is x from now on.
+  void TakeInner() { high_ = second_plane(); }
+
   // out = x W^T + bias for a task whose row 0 is that of the converted x; row_begin is a multiple of 16. Any
   // thread of the pool.
   void Multiply(const LinearTask& task, PanelLayout layout, int thread) const;
@@ -43,6 +68,11 @@ class TileLinear {
   const TileKernels& kernels() const { return kernels_; }
 
  private:
+  static constexpr int64_t kGatedOutputs = kGatedPanels * kPanelRows;
+  static constexpr size_t kThreadBytes = kTileScratchBytes + size_t{2} * kTileTaskRows * kGatedOutputs * sizeof(float);
+
+  uint16_t* second_plane() const { return reinterpret_cast<uint16_t*>(rows_.data()) + capacity_; }
+  std::byte* scratch_of(int thread) const { return scratch_.data() + static_cast<size_t>(thread) * kThreadBytes; }
   // Elements of one plane of converted rows; larger batches go in passes.
   static int64_t ElementsFor(int64_t rows, int64_t columns);
   Status ReserveElements(int64_t elements);
@@ -51,7 +81,7 @@ class TileLinear {
   const TileKernels& kernels_;
   int64_t capacity_ = 0;  // elements of a plane
   DeviceBuffer rows_;     // high plane, low plane
-  DeviceBuffer scratch_;  // kTileScratchBytes a thread
+  DeviceBuffer scratch_;  // kThreadBytes a thread: kTileScratchBytes, then both outputs of a gated part
   const uint16_t* high_ = nullptr;
   const uint16_t* low_ = nullptr;
   int64_t row_block_ = 0;

@@ -67,6 +67,8 @@ class VectorOps final : public CpuOps {
   void Linear(ConstMatrix x, std::span<const LinearTarget> targets) override;
   void GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation,
                    Matrix scratch, Matrix out) override;
+  void FeedForward(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation,
+                   const LinearTarget& down, Matrix scratch, Matrix inner) override;
   void Rope(const RopeArgs& args) override;
   void AppendKv(const KvAppendArgs& args) override { attention_.AppendKv(args, nullptr); }
   void RopeAndAppendKv(const RopeArgs& query, const RopeArgs& key, const KvAppendArgs& args) override;
@@ -263,6 +265,46 @@ void VectorOps::GatedLinear(ConstMatrix x, const PackedWeight& gate, const Packe
   if (OnTiles(x, gate) == OnTiles(x, up)) return LinearAll(x, targets, &activation);
   Linear(x, targets);
   GatedActivation(activation, out, scratch, out);
+}
+
+// On tiles the inner matrix is never written as floats: each part is activated where it is multiplied, and goes into the
+// tiles that down multiplies.
+void VectorOps::FeedForward(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation,
+                            const LinearTarget& down, Matrix scratch, Matrix inner) {
+  const auto fits = [&](const PackedWeight& weight) {
+    return OnTiles(x, weight) && TileLinear::LeavesSecondPlane(weight);
+  };
+  if (x.rows <= 0 || !fits(gate) || !fits(up) || !fits(*down.weight)) {
+    return Ops::FeedForward(x, gate, up, activation, down, scratch, inner);
+  }
+  CHECK(gate.spec.rows == up.spec.rows && down.weight->spec.columns == gate.spec.rows);
+  CHECK(gate.spec.columns == x.columns && up.spec.columns == x.columns);
+  const int64_t panels = PanelCount(gate.spec.rows);
+  const int64_t pass_rows = tiles_->GatedPassRows(x.rows, x.columns, gate.spec.rows);
+  const LinearTarget pair[] = {{.weight = &gate, .out = {}}, {.weight = &up, .out = {}}};
+  const auto panels_of = [&](const PackedWeight& weight, int node) {
+    const std::ptrdiff_t* distances = copies_ == nullptr ? nullptr : copies_->DistancesOf(weight.data);
+    return weight.data + (distances == nullptr ? 0 : distances[node]);
+  };
+  for (int64_t begin = 0; begin < x.rows; begin += pass_rows) {
+    const int64_t end = std::min(x.rows, begin + pass_rows), rows = end - begin;
+    tiles_->Convert(ConstMatrix(x.data + begin * x.stride, rows, x.columns, x.stride), pair);
+    const int64_t row_block = std::min(rows, tiles_->row_block()), row_blocks = CeilDiv(rows, row_block);
+    const int64_t wanted = std::max<int64_t>(1, tuning_.linear_chunks_per_thread / 2 * pool_.threads() / row_blocks);
+    const int64_t block = std::clamp<int64_t>(CeilDiv(CeilDiv(panels, wanted), 2) * 2, 2, TileLinear::kGatedPanels);
+    const int64_t blocks = CeilDiv(panels, block);
+    pool_.Run(blocks * row_blocks, [&](int64_t chunk, int thread) {
+      const int node = copies_ == nullptr ? 0 : copies_->NodeOfThisThread();
+      const int64_t row = chunk / blocks * row_block, panel = chunk % blocks * block;
+      tiles_->MultiplyGated({&gate, &up, panels_of(gate, node), panels_of(up, node), row, std::min(rows, row + row_block), panel,
+                             std::min(panels, panel + block)},
+                            kernels_.activate[KernelOf(activation)], thread);
+    });
+    tiles_->TakeInner();
+    Rounded rounded;
+    rounded.on_tiles = true;
+    LinearRows(inner, std::span(&down, 1), begin, end, rounded, nullptr);
+  }
 }
 
 void VectorOps::LinearAll(ConstMatrix x, std::span<const LinearTarget> targets, const Activation* gated) {

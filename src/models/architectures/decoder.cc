@@ -183,13 +183,11 @@ Status GatedFeedForward::Declare(WeightPlan& plan, int32_t layer, const DecoderC
 }
 
 void GatedFeedForward::RunAndAdd(const DecoderPass& p, chips::Activation activation) const {
-  p.ops.GatedLinear(p.normed, gate, up, activation, p.up, p.gate);
-  p.ProjectAndAdd(p.gate, down, nullptr);
+  p.ops.FeedForward(p.normed, gate, up, activation, {.weight = &down, .out = p.normed, .residual = p.x}, p.up, p.gate);
 }
 
 void GatedFeedForward::Run(const DecoderPass& p, chips::Activation activation) const {
-  p.ops.GatedLinear(p.normed, gate, up, activation, p.up, p.gate);
-  p.Project(p.gate, {{down, nullptr, p.normed}});
+  p.ops.FeedForward(p.normed, gate, up, activation, {.weight = &down, .out = p.normed}, p.up, p.gate);
 }
 
 // ---- around the layers -----------------------------------------------------------------------------
