@@ -90,7 +90,7 @@ class TileEmulator {
       const Operand operand = Address(context, at, extend_index, extend_base);
       auto* const memory = reinterpret_cast<void*>(operand.base);
       const auto stride = static_cast<int64_t>(operand.stride);
-      if (prefix == kF2) ModelLoad(reg, memory, stride);
+      if (prefix == kF2 || prefix == k66) ModelLoad(reg, memory, stride);
       if (prefix == kF3) ModelStore(reg, memory, stride);
     } else if (opcode == 0x5c && registers && prefix == kF3) {
       ++at;

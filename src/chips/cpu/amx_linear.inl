@@ -325,8 +325,8 @@ struct TileBlock {
 
 template <int kRows>
 TP_INLINE void LoadX(const uint16_t* const* x, int64_t tile) {
-  LoadTile<kTilesX>(x[0] + tile * kTileElements, 64);
-  if constexpr (kRows > 1) LoadTile<kTilesX + 1>(x[1] + tile * kTileElements, 64);
+  StreamTile<kTilesX>(x[0] + tile * kTileElements, 64);
+  if constexpr (kRows > 1) StreamTile<kTilesX + 1>(x[1] + tile * kTileElements, 64);
 }
 template <int kPanels>
 TP_INLINE void LoadWeights(const std::byte* const* weight, int64_t tile) {
@@ -385,7 +385,7 @@ struct TilePart {
 template <int kTile>
 TP_INLINE void BeginSum(const TilePart& part, const SumPlace& place, int p) {
   if (!part.first) {
-    LoadTile<kTile>(place.rest, 64);
+    StreamTile<kTile>(place.rest, 64);
   } else if (part.bias != nullptr) {
     LoadTile<kTile>(part.bias + p * kPanelRows, 0);
   } else {
@@ -499,11 +499,10 @@ template <PanelLayout kLayout>
 static void LinearTiles(const TileLinearTask& task) {
   constexpr TilePlanes kPlanes = PlanesOf(kLayout);
   static_assert(TakesLowPlane(kLayout) == (kPlanes != kOnePlane));
-  // What the innermost loop goes through is two tiles of each plane of x and of the weights for 32 columns: a part of about 32
-  // KiB, of which the weights stay in the first-level cache from decoding on until the last rows. One tile more where that
-  // spares a part (576 columns: 9 + 9).
+  // Weights of a part, 32 KiB, stay in the first-level cache from decoding on until the last rows, while x, as much for 32 rows,
+  // comes from the second level and does not stay. Few rows are done before memory has answered, and take smaller steps.
   constexpr int kPlanesOfX = kPlanes == kOnePlane ? 1 : 2, kPlanesOfW = kPlanes == kTwoPlanesOfBoth ? 2 : 1;
-  constexpr int64_t kPartTiles = 32 / (2 * kPlanesOfX + 2 * kPlanesOfW) + (kPlanes == kOnePlane ? 1 : 0);
+  constexpr int64_t kPartTiles = 64 / (2 * kPlanesOfX + 2 * kPlanesOfW);
   static_assert(2 * kPlanesOfW * kPartTiles <= kTileWeights);
   const int64_t row_tiles = (task.row_end - task.row_begin + kTileRows - 1) / kTileRows;
   auto* const edge = reinterpret_cast<float*>(task.scratch + kTileWeights * kTileBytes);
@@ -523,7 +522,7 @@ static void LinearTiles(const TileLinearTask& task) {
   // So many columns of x that all rows of the task keep them in the second-level cache while the panels pass by.
   for (int64_t begin = 0; begin < task.columns; begin += chunk) {
     const int64_t end = begin + chunk < task.columns ? begin + chunk : task.columns;
-    const int64_t columns = EvenPart(end - begin, kPartTiles);
+    const int64_t columns = EvenPart(end - begin, few ? kPartTiles / 2 : kPartTiles);
     for (int64_t panel = task.panel_begin; panel < task.panel_end; panel += 2) {
       const int count = panel + 1 < task.panel_end ? 2 : 1;
       for (int p = 0; begin == 0 && task.bias != nullptr && p < count; ++p) {

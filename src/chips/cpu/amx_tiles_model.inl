@@ -158,6 +158,10 @@ static inline void LoadTile(const void* from, int64_t stride) {
   ModelLoad(kTile, from, stride);
 }
 template <int kTile>
+static inline void StreamTile(const void* from, int64_t stride) {
+  ModelLoad(kTile, from, stride);
+}
+template <int kTile>
 static inline void StoreTile(void* to, int64_t stride) {
   ModelStore(kTile, to, stride);
 }

@@ -52,10 +52,9 @@ struct TileConvertTask {
   int64_t tile_step;             // elements from 16 rows to the next
 };
 
-// Tiles of decoded weights: two panels of the columns that are decoded together. While rows pass by, 16 or 32
-// at a time, these weights and the rows' part of x are to stay in a first-level cache of 48 KiB; a tile is 1
-// KiB.
-inline constexpr int kTileWeights = 18;
+// Tiles of decoded weights: two panels of the columns that are decoded together, which are to stay in a first-level cache of 48
+// KiB; a tile is 1 KiB.
+inline constexpr int kTileWeights = 32;
 
 // Bytes of TileLinearTask::scratch: decoded weights, a tile at the edge of the output, biases of two panels,
 // sums.
