@@ -221,7 +221,7 @@ struct LinearTarget {
   const PackedWeight* weight = nullptr;
   const float* bias = nullptr;  // [rows] or nullptr
   Matrix out;                   // [x.rows, weight rows]
-  Matrix residual = {};         // with data: residual += out, while out is still in the cache
+  Matrix residual = {};         // with data: residual += what out would be, and out is undefined afterwards
   float* peaks = nullptr;       // or [x.rows, PeaksOf(weight rows)]: made from out
 };
 

@@ -95,34 +95,42 @@ void TileLinear::Multiply(const LinearTask& task, PanelLayout layout, int thread
   }
 }
 
-void TileLinear::MultiplyGated(const GatedPart& part, void (*activate)(const ElementwiseTask&), int thread) const {
-  const int64_t first = part.panel_begin * kPanelRows, rows = part.row_end - part.row_begin;
-  const int64_t inner = part.gate->spec.rows;
-  const int64_t outputs = std::min(inner, part.panel_end * kPanelRows) - first;
-  float* const gate = reinterpret_cast<float*>(scratch_of(thread) + kTileScratchBytes);
-  float* const up = gate + kTileTaskRows * kGatedOutputs;
-  const auto multiply = [&](const PackedWeight& weight, const std::byte* panels, float* out) {
-    const auto layout = static_cast<PanelLayout>(weight.layout);
-    TileLinearTask task{};
-    task.panel_bytes = PanelBytes(layout, weight.spec.columns);
-    task.weight = panels + static_cast<size_t>(part.panel_begin) * task.panel_bytes;
-    task.codes_offset = CodesOffset(layout, weight.spec.columns);
-    task.panel_end = part.panel_end - part.panel_begin;
-    task.outputs = outputs;
-    task.columns = weight.spec.columns;
-    task.row_end = rows;
-    task.high = high_ + part.row_begin / kTileRows * TilesOf(task.columns) * kTileElements;
-    task.out = out;
-    task.out_stride = kGatedOutputs;
-    task.scratch = scratch_of(thread);
-    kernels_.linear[layout](task);
-  };
-  multiply(*part.gate, part.gate_panels, gate);
-  multiply(*part.up, part.up_panels, up);
-  activate({gate, kGatedOutputs, up, kGatedOutputs, gate, kGatedOutputs, 0, rows, outputs});
-  const int64_t step = TilesOf(inner) * kTileElements;
-  uint16_t* const to = second_plane() + part.row_begin / kTileRows * step + first / kTileColumns * kTileElements;
-  kernels_.convert({gate, kGatedOutputs, rows, outputs, 0, CeilDiv(rows, kTileRows), to, nullptr, step});
+TileLinear::PartOutput TileLinear::MultiplyTo(float* out, const PackedWeight& weight, const std::byte* panels, const float* bias,
+                                              const Part& part, int thread) const {
+  const auto layout = static_cast<PanelLayout>(weight.layout);
+  const int64_t first = part.panel_begin * kPanelRows;
+  TileLinearTask task{};
+  task.panel_bytes = PanelBytes(layout, weight.spec.columns);
+  task.weight = panels + static_cast<size_t>(part.panel_begin) * task.panel_bytes;
+  task.codes_offset = CodesOffset(layout, weight.spec.columns);
+  task.panel_end = part.panel_end - part.panel_begin;
+  task.outputs = std::min(weight.spec.rows, part.panel_end * kPanelRows) - first;
+  task.columns = weight.spec.columns;
+  task.row_end = part.row_end - part.row_begin;
+  const int64_t skipped = part.row_begin / kTileRows * TilesOf(task.columns) * kTileElements;
+  task.high = high_ + skipped;
+  task.low = low_ == nullptr ? nullptr : low_ + skipped;
+  task.out = out;
+  task.out_stride = kPartOutputs;
+  task.bias = bias == nullptr ? nullptr : bias + first;
+  task.scratch = scratch_of(thread);
+  kernels_.linear[layout](task);
+  return {out, kPartOutputs, task.row_end, task.outputs};
+}
+
+TileLinear::PartOutput TileLinear::MultiplyPart(const PackedWeight& weight, const std::byte* panels, const float* bias,
+                                                const Part& part, int thread) const {
+  return MultiplyTo(part_output_of(thread), weight, panels, bias, part, thread);
+}
+
+void TileLinear::MultiplyGated(const GatedPair& pair, const Part& part, int thread) const {
+  float* const gate = part_output_of(thread);
+  MultiplyTo(gate, *pair.gate, pair.gate_panels, nullptr, part, thread);
+  const PartOutput up = MultiplyTo(gate + kPartFloats, *pair.up, pair.up_panels, nullptr, part, thread);
+  pair.activate({gate, up.stride, up.data, up.stride, gate, up.stride, 0, up.rows, up.outputs});
+  const int64_t step = TilesOf(pair.gate->spec.rows) * kTileElements;
+  uint16_t* const to = second_plane() + part.row_begin / kTileRows * step + part.panel_begin * kPanelRows / kTileColumns * kTileElements;
+  kernels_.convert({gate, up.stride, up.rows, up.outputs, 0, CeilDiv(up.rows, kTileRows), to, nullptr, step});
 }
 
 }  // namespace tidepool::chips::cpu

@@ -37,17 +37,21 @@ class TileLinear {
   void Convert(ConstMatrix x, std::span<const LinearTarget> targets);
   // Rows of the converted x that should be multiplied together; a multiple of 16.
   int64_t row_block() const { return row_block_; }
-  // Panels of a gated pair that are worked on together, and their outputs for the rows of a task: one after the other in memory
-  // that stays in the second-level cache (256 KiB each).
-  static constexpr int64_t kGatedPanels = 16;
-  struct GatedPart {
-    const PackedWeight* gate;
-    const PackedWeight* up;
-    const std::byte* gate_panels;  // of panel 0
-    const std::byte* up_panels;
-    int64_t row_begin, row_end;      // of the converted x; row_begin is a multiple of 16
-    int64_t panel_begin, panel_end;  // at most kGatedPanels; panel_begin is even
+  // Rows of the converted x times panels of a weight.
+  struct Part {
+    int64_t row_begin, row_end;      // at most row_block(); row_begin is a multiple of 16
+    int64_t panel_begin, panel_end;  // at most kPartPanels; panel_begin is even
   };
+  static constexpr int64_t kPartPanels = 16;
+  // What a thread keeps in its second-level cache: the outputs of a part, for what is done with them next.
+  struct PartOutput {
+    const float* data;  // the part's first row and output
+    int64_t stride;
+    int64_t rows, outputs;
+  };
+  // x W^T + bias of a part, where the thread's next call of its kind will write too. `panels`: of panel 0. Any thread of the pool.
+  PartOutput MultiplyPart(const PackedWeight& weight, const std::byte* panels, const float* bias, const Part& part, int thread) const;
+
   // Rows that FeedForward takes at a time.
   int64_t GatedPassRows(int64_t rows, int64_t columns, int64_t inner) {
     return std::min(PassRows(rows, columns), PassRows(rows, inner));
@@ -56,8 +60,15 @@ class TileLinear {
   static bool LeavesSecondPlane(const PackedWeight& weight) {
     return !TakesLowPlane(static_cast<PanelLayout>(weight.layout));
   }
-  // activate(gate x) * (up x) of the part, to the second plane. Any thread of the pool.
-  void MultiplyGated(const GatedPart& part, void (*activate)(const ElementwiseTask&), int thread) const;
+  // activate(gate x) * (up x) of a part, to the second plane. Any thread of the pool.
+  struct GatedPair {
+    const PackedWeight* gate;
+    const PackedWeight* up;
+    const std::byte* gate_panels;  // of panel 0
+    const std::byte* up_panels;
+    void (*activate)(const ElementwiseTask&);
+  };
+  void MultiplyGated(const GatedPair& pair, const Part& part, int thread) const;
   // What MultiplyGated has written is x from now on.
   void TakeInner() { high_ = second_plane(); }
 
@@ -68,10 +79,14 @@ class TileLinear {
   const TileKernels& kernels() const { return kernels_; }
 
  private:
-  static constexpr int64_t kGatedOutputs = kGatedPanels * kPanelRows;
-  static constexpr size_t kThreadBytes = kTileScratchBytes + size_t{2} * kTileTaskRows * kGatedOutputs * sizeof(float);
+  static constexpr int64_t kPartOutputs = kPartPanels * kPanelRows;
+  static constexpr int64_t kPartFloats = kTileTaskRows * kPartOutputs;  // 256 KiB
+  static constexpr size_t kThreadBytes = kTileScratchBytes + size_t{2} * kPartFloats * sizeof(float);
 
   uint16_t* second_plane() const { return reinterpret_cast<uint16_t*>(rows_.data()) + capacity_; }
+  float* part_output_of(int thread) const { return reinterpret_cast<float*>(scratch_of(thread) + kTileScratchBytes); }
+  PartOutput MultiplyTo(float* out, const PackedWeight& weight, const std::byte* panels, const float* bias, const Part& part,
+                        int thread) const;
   std::byte* scratch_of(int thread) const { return scratch_.data() + static_cast<size_t>(thread) * kThreadBytes; }
   // Elements of one plane of converted rows; larger batches go in passes.
   static int64_t ElementsFor(int64_t rows, int64_t columns);
@@ -81,7 +96,7 @@ class TileLinear {
   const TileKernels& kernels_;
   int64_t capacity_ = 0;  // elements of a plane
   DeviceBuffer rows_;     // high plane, low plane
-  DeviceBuffer scratch_;  // kThreadBytes a thread: kTileScratchBytes, then both outputs of a gated part
+  DeviceBuffer scratch_;  // kThreadBytes a thread: kTileScratchBytes, then the outputs of two parts
   const uint16_t* high_ = nullptr;
   const uint16_t* low_ = nullptr;
   int64_t row_block_ = 0;

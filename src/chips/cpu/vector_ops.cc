@@ -291,14 +291,13 @@ void VectorOps::FeedForward(ConstMatrix x, const PackedWeight& gate, const Packe
     tiles_->Convert(ConstMatrix(x.data + begin * x.stride, rows, x.columns, x.stride), pair);
     const int64_t row_block = std::min(rows, tiles_->row_block()), row_blocks = CeilDiv(rows, row_block);
     const int64_t wanted = std::max<int64_t>(1, tuning_.linear_chunks_per_thread / 2 * pool_.threads() / row_blocks);
-    const int64_t block = std::clamp<int64_t>(CeilDiv(CeilDiv(panels, wanted), 2) * 2, 2, TileLinear::kGatedPanels);
+    const int64_t block = std::clamp<int64_t>(CeilDiv(CeilDiv(panels, wanted), 2) * 2, 2, TileLinear::kPartPanels);
     const int64_t blocks = CeilDiv(panels, block);
     pool_.Run(blocks * row_blocks, [&](int64_t chunk, int thread) {
       const int node = copies_ == nullptr ? 0 : copies_->NodeOfThisThread();
       const int64_t row = chunk / blocks * row_block, panel = chunk % blocks * block;
-      tiles_->MultiplyGated({&gate, &up, panels_of(gate, node), panels_of(up, node), row, std::min(rows, row + row_block), panel,
-                             std::min(panels, panel + block)},
-                            kernels_.activate[KernelOf(activation)], thread);
+      tiles_->MultiplyGated({&gate, &up, panels_of(gate, node), panels_of(up, node), kernels_.activate[KernelOf(activation)]},
+                            {row, std::min(rows, row + row_block), panel, std::min(panels, panel + block)}, thread);
     });
     tiles_->TakeInner();
     Rounded rounded;
@@ -498,6 +497,17 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
            static_cast<size_t>(block * panel_block) *
                PanelBytes(static_cast<PanelLayout>(weight.layout), weight.spec.columns);
   };
+  // Where nothing but the residual is wanted of outputs on tiles, they are never written elsewhere.
+  const bool in_parts = on_tiles && gated == nullptr;
+  const auto add_parts = [&](const LinearTarget& target, const LinearTask& task, int node, int thread) {
+    for (int64_t panel = task.panel_begin; panel < task.panel_end; panel += TileLinear::kPartPanels) {
+      const int64_t panel_end = std::min(task.panel_end, panel + TileLinear::kPartPanels);
+      const TileLinear::PartOutput out = tiles_->MultiplyPart(*target.weight, weights_of(target, node), target.bias,
+                                                              {task.row_begin, task.row_end, panel, panel_end}, thread);
+      float* const to = target.residual.data + (row_begin + task.row_begin) * target.residual.stride + panel * kPanelRows;
+      kernels_.add({to, target.residual.stride, out.data, out.stride, to, target.residual.stride, 0, out.rows, out.outputs});
+    }
+  };
   const auto body = [&](int64_t chunk, int thread) {
     const int node = copies_ == nullptr ? 0 : copies_->NodeOfThisThread();
     const auto [target, block] = place_of(chunk);
@@ -509,6 +519,7 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
       next = start_of(*next_target, next_block, node);
     }
     LinearTask task = task_of(*target, block, first_tile, node);
+    if (in_parts && target->residual.data != nullptr && target->peaks == nullptr) return add_parts(*target, task, node, thread);
     task.after = gated != nullptr ? start_of(target[1], block, node) : next;
     multiply(*target, task, thread);
     if (gated != nullptr) {
