@@ -269,19 +269,25 @@ __attribute__((noinline)) static void AttendBy(const AttentionTask& task, Path& 
   for (int64_t split = task.split_begin; split < task.split_end; ++split) {
     path.Begin(split);
     int64_t r = 0;
+    const bool begins = task.partial == nullptr && split == task.split_begin;  // nothing to merge with
     const auto run = [&]<int kRows>() {
       RowSum sums[kRows];
-      path.template Rows<kRows>(task.row_begin + r, split, sums, values);
+      float* const to = begins ? total + r * dim : values;
+      path.template Rows<kRows>(task.row_begin + r, split, sums, to);
       for (int m = 0; m < kRows; ++m, ++r) {
+        if (begins) {
+          totals[r] = sums[m];
+          continue;
+        }
         if (task.partial == nullptr) {
           MergeSplit(totals[r], total + r * dim, sums[m], values + m * dim, dim);
           continue;
         }
-        float* to = task.partial + ((split - task.split_begin) * rows + r) * (2 + dim);
-        to[0] = sums[m].maximum;
-        to[1] = sums[m].sum;
+        float* partial = task.partial + ((split - task.split_begin) * rows + r) * (2 + dim);
+        partial[0] = sums[m].maximum;
+        partial[1] = sums[m].sum;
         if (sums[m].maximum == -__builtin_inff()) continue;
-        __builtin_memcpy(to + 2, values + m * dim, static_cast<size_t>(dim) * sizeof(float));
+        __builtin_memcpy(partial + 2, values + m * dim, static_cast<size_t>(dim) * sizeof(float));
       }
     };
     constexpr int kMostRows = Path::kMostRows;
