@@ -1,8 +1,4 @@
-// The tile kernels (amx_linear.inl) on tiles of three kinds:
-//   model      compiled over tile registers in plain C++ (amx_tiles_model.inl), on any processor with
-//   AVX-512; processor  kernels_amx.cc itself, where the processor has AMX; emulated   kernels_amx.cc itself,
-//   where the processor has AVX512-BF16 and no AMX: its tile instructions are
-//              caught and executed by the model (amx_emulator.inl).
+// Linear on tiles (amx_linear.inl; amx_test_tiles.h: on which).
 //
 // Linear has two oracles, as in linear_test.cc:
 //
@@ -21,36 +17,26 @@
 //     2 |m|, and of minimum - scale 2^e with codes below 2^e. Among 16 random codes one is at least 2^e / 4,
 //     so that scale 2^e is at most four times the largest scale code. Where that may turn the rounding to
 //     bf16 over, the distance of the candidates is added.
-#include <cpuid.h>
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <ucontext.h>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <initializer_list>
 #include <limits>
-#include <optional>
 #include <random>
 #include <type_traits>
 #include <utility>
 
-#include "chips/cpu/cpu_ops.h"
-#include "chips/cpu/processor.h"
+#include "chips/cpu/amx_test_tiles.h"
 #include "chips/cpu/random_weights.h"
 #include "chips/cpu/thread_pool.h"
-#include "chips/cpu/tile_kernels.h"
 #include "chips/cpu/tile_linear.h"
 
 namespace tidepool::chips::cpu {
-
-extern const TileKernels kModelTileKernels;
 
 [[noreturn]] void TileModelFailed(const char* what) {
   std::fprintf(stderr, "tile model: %s\n", what);
@@ -58,11 +44,6 @@ extern const TileKernels kModelTileKernels;
 }
 
 namespace {
-
-// clang-format off
-#include "chips/cpu/amx_tiles_model.inl"
-#include "chips/cpu/amx_emulator.inl"
-// clang-format on
 
 constexpr double kU = 1.0 / (1 << 24);
 
@@ -223,43 +204,7 @@ TEST(TileModelDeathTest, RefusesWhatTheProcessorRefuses) {
 
 // ---- the kernels -------------------------------------------------------------------------------------
 
-struct Tiles {
-  std::string name;
-  const TileKernels* kernels;
-};
-
-// The best vector kernels for few rows here, which tile kernels are tested beside; "" without AVX-512.
-std::string VectorSet() {
-  for (const std::string& set : CpuInstructionSets()) {
-    if (set == "avx512vnni" || set == "avx512") return set;
-  }
-  return "";
-}
-
-class AmxLinear : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (VectorSet().empty()) {
-      GTEST_SKIP() << "this processor has no AVX-512, which the kernels use beside the tiles";
-    }
-    tiles_.push_back({"model", &kModelTileKernels});
-    if (DetectFeatures().amx) {
-      tiles_.push_back({"processor", &kAmxTileKernels});
-    } else if (HasBfloatVectors()) {
-      emulator_.emplace();
-      if (TileEmulator::Works()) tiles_.push_back({"emulated", &kAmxTileKernels});
-    }
-  }
-  std::vector<Tiles> tiles_;
-
- private:
-  // AVX512-BF16, which the kernels use beside the tiles.
-  static bool HasBfloatVectors() {
-    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & 1u << 5) != 0;
-  }
-  std::optional<TileEmulator> emulator_;
-};
+using AmxLinear = OnTiles;
 
 struct Packed {
   DeviceBuffer buffer;
@@ -543,6 +488,12 @@ TEST_F(AmxLinear, FusedOperationsAreTheSameAsTheirParts) {
         ops->Linear(view, std::span(&target, 1));
         EXPECT_EQ(out, product);
         EXPECT_EQ(residual, expected);
+        std::vector<float> alone = RandomFloats(size, 1.0f, random), expected_alone = alone;  // and nothing else is wanted
+        ops->Add(matrix(expected_alone), ConstMatrix(product.data(), rows, kOutputs, kOutputs), matrix(expected_alone));
+        const LinearTarget added{
+            .weight = &weight.weight, .bias = bias.data(), .out = matrix(out), .residual = matrix(alone)};
+        ops->Linear(view, std::span(&added, 1));
+        EXPECT_EQ(alone, expected_alone);
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t b = 0; b < kOutputs; b += kPeakBlock) {
             const auto begin = product.begin() + r * kOutputs + b;
@@ -552,7 +503,7 @@ TEST_F(AmxLinear, FusedOperationsAreTheSameAsTheirParts) {
           }
         }
       }
-      if (rows > TileLinear::kLeastRows + 1) continue;
+      if (rows > 33) continue;
       // Pairs on tiles (one kind of weight or two), and one of which only half is.
       for (const auto& [first, second] : {std::pair{DataType::kQ4_0, DataType::kQ5_1},
                                           {DataType::kBF16, DataType::kQ8_0},
@@ -564,6 +515,52 @@ TEST_F(AmxLinear, FusedOperationsAreTheSameAsTheirParts) {
         ops->GatedLinear(view, gate.weight, up.weight, Activation::kSilu, matrix(scratch), matrix(out));
         EXPECT_EQ(out, g) << TraitsOf(first).name << " " << TraitsOf(second).name;
       }
+    }
+  }
+}
+
+TEST_F(AmxLinear, FeedForwardIsTheSameAsItsParts) {
+  std::mt19937 random(9);
+  struct Shape {
+    DataType gate, up, down;
+    int64_t columns, inner, rows;
+  };
+  // Many panels and few, an odd number of them; several blocks of rows, several passes; few rows and types that go another way.
+  const Shape shapes[] = {{DataType::kQ4_0, DataType::kQ4_0, DataType::kQ8_0, 64, 1056, 40},
+                        {DataType::kQ8_0, DataType::kQ5_1, DataType::kQ4_0, 96, 96, 530},
+                        {DataType::kQ4_K, DataType::kQ4_K, DataType::kQ6_K, 256, 768, 33},
+                        {DataType::kQ4_0, DataType::kQ4_0, DataType::kQ4_0, 32, 544, 8000},
+                        {DataType::kQ4_0, DataType::kQ4_0, DataType::kF16, 32, 40, 40},
+                        {DataType::kF16, DataType::kF16, DataType::kQ4_0, 32, 64, 40},
+                        {DataType::kQ4_0, DataType::kQ4_0, DataType::kQ4_0, 32, 64, 7}};
+  for (const Tiles& tiles : tiles_) {
+    ThreadPool pool(2);
+    const std::unique_ptr<CpuOps> ops = MakeTileOps(pool, VectorSet(), tiles.kernels);
+    for (const Shape& c : shapes) {
+      SCOPED_TRACE(tiles.name + " " + std::to_string(c.inner) + " x " + std::to_string(c.rows));
+      if (tiles.name == "emulated" && c.rows > 1000) continue;  // slow
+      constexpr int64_t kOutputs = 48;
+      const auto pack = [&](DataType type, int64_t outputs, int64_t columns) {
+        return PackOn(*ops, {type, outputs, columns, WeightPrecision::kNative}, RandomWeights(type, outputs, columns, random));
+      };
+      const Packed gate = pack(c.gate, c.inner, c.columns), up = pack(c.up, c.inner, c.columns);
+      const Packed down = pack(c.down, kOutputs, c.inner);
+      const std::vector<float> x = RandomFloats(static_cast<size_t>(c.rows * c.columns), 1.0f, random);
+      const ConstMatrix view(x.data(), c.rows, c.columns, c.columns);
+      const auto matrix = [&](std::vector<float>& v, int64_t columns) { return Matrix{v.data(), c.rows, columns, columns}; };
+      std::vector<float> scratch(static_cast<size_t>(c.rows * c.inner)), inner = scratch;
+      std::vector<float> out(static_cast<size_t>(c.rows * kOutputs)), expected = out;
+      ops->Ops::FeedForward(view, gate.weight, up.weight, Activation::kSilu, {.weight = &down.weight, .out = matrix(expected, kOutputs)},
+                            matrix(scratch, c.inner), matrix(inner, c.inner));
+      ops->FeedForward(view, gate.weight, up.weight, Activation::kSilu, {.weight = &down.weight, .out = matrix(out, kOutputs)},
+                       matrix(scratch, c.inner), matrix(inner, c.inner));
+      EXPECT_EQ(out, expected);
+      std::vector<float> residual = RandomFloats(expected.size(), 1.0f, random), sum = residual;
+      ops->Add(matrix(sum, kOutputs), matrix(expected, kOutputs), matrix(sum, kOutputs));
+      ops->FeedForward(view, gate.weight, up.weight, Activation::kSilu,
+                       {.weight = &down.weight, .out = matrix(out, kOutputs), .residual = matrix(residual, kOutputs)},
+                       matrix(scratch, c.inner), matrix(inner, c.inner));
+      EXPECT_EQ(residual, sum);
     }
   }
 }

@@ -143,7 +143,7 @@ static void ModelDotBytes(int c, int a, int b, bool signed_a, bool signed_b) {
 }
 
 // The bits of the nearest bf16, as VCVTNE2PS2BF16.
-static uint16_t BfloatBits(float value) {
+[[maybe_unused]] static uint16_t BfloatBits(float value) {
   const uint32_t bits = FloatBits(FlushSubnormal(value));
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40);
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
