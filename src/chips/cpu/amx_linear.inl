@@ -1,7 +1,7 @@
 // y = x W^T for many rows over tile registers, after simd_avx512.inl and the tiles (amx_tiles.inl or
 // amx_tiles_model.inl). Include once, inside an anonymous namespace.
 //
-// Weights are decoded to bf16 into a scratch of one thread, 256 columns of two panels at a time, and
+// Weights are decoded to bf16 into a scratch of one thread, 512 columns of two panels at a time, and
 // multiplied with all rows of the task: sums are float32 and stay in tile registers over those columns, so
 // nothing is scaled on the way. Why bf16, when int8 tiles multiply twice as fast:
 //   - Weights have a scale for 32 (or 16) columns, x one for 32. An int8 tile product is 64 columns deep; cut

@@ -199,7 +199,8 @@ TEST(TileModelDeathTest, RefusesWhatTheProcessorRefuses) {
   EXPECT_DEATH(product(Shapes({{16, 64}, {15, 64}, {16, 64}})), "a and c have the same rows");
   EXPECT_DEATH(product(Shapes({{16, 64}, {16, 32}, {16, 64}})), "b has a row for each element");
   EXPECT_DEATH(product(Shapes({{16, 64}, {16, 64}, {16, 32}})), "rows of b and c are as long");
-  EXPECT_DEATH((ConfigureTiles(Shapes({{16, 64}, {16, 64}})), (DotTilesBytes<0, 1, 1, true, true>())), "three tiles");
+  EXPECT_DEATH((ConfigureTiles(Shapes({{16, 64}, {16, 64}})), (DotTilesBytes<0, 1, 1, true, true>())),
+               "three tiles");
 }
 
 // ---- the kernels -------------------------------------------------------------------------------------
@@ -488,8 +489,10 @@ TEST_F(AmxLinear, FusedOperationsAreTheSameAsTheirParts) {
         ops->Linear(view, std::span(&target, 1));
         EXPECT_EQ(out, product);
         EXPECT_EQ(residual, expected);
-        std::vector<float> alone = RandomFloats(size, 1.0f, random), expected_alone = alone;  // and nothing else is wanted
-        ops->Add(matrix(expected_alone), ConstMatrix(product.data(), rows, kOutputs, kOutputs), matrix(expected_alone));
+        std::vector<float> alone = RandomFloats(size, 1.0f, random),
+                           expected_alone = alone;  // and nothing else is wanted
+        ops->Add(matrix(expected_alone), ConstMatrix(product.data(), rows, kOutputs, kOutputs),
+                 matrix(expected_alone));
         const LinearTarget added{
             .weight = &weight.weight, .bias = bias.data(), .out = matrix(out), .residual = matrix(alone)};
         ops->Linear(view, std::span(&added, 1));
@@ -525,14 +528,15 @@ TEST_F(AmxLinear, FeedForwardIsTheSameAsItsParts) {
     DataType gate, up, down;
     int64_t columns, inner, rows;
   };
-  // Many panels and few, an odd number of them; several blocks of rows, several passes; few rows and types that go another way.
+  // Many panels and few, an odd number of them; several blocks of rows, several passes; few rows and types
+  // that go another way.
   const Shape shapes[] = {{DataType::kQ4_0, DataType::kQ4_0, DataType::kQ8_0, 64, 1056, 40},
-                        {DataType::kQ8_0, DataType::kQ5_1, DataType::kQ4_0, 96, 96, 530},
-                        {DataType::kQ4_K, DataType::kQ4_K, DataType::kQ6_K, 256, 768, 33},
-                        {DataType::kQ4_0, DataType::kQ4_0, DataType::kQ4_0, 32, 544, 8000},
-                        {DataType::kQ4_0, DataType::kQ4_0, DataType::kF16, 32, 40, 40},
-                        {DataType::kF16, DataType::kF16, DataType::kQ4_0, 32, 64, 40},
-                        {DataType::kQ4_0, DataType::kQ4_0, DataType::kQ4_0, 32, 64, 7}};
+                          {DataType::kQ8_0, DataType::kQ5_1, DataType::kQ4_0, 96, 96, 530},
+                          {DataType::kQ4_K, DataType::kQ4_K, DataType::kQ6_K, 256, 768, 33},
+                          {DataType::kQ4_0, DataType::kQ4_0, DataType::kQ4_0, 32, 544, 8000},
+                          {DataType::kQ4_0, DataType::kQ4_0, DataType::kF16, 32, 40, 40},
+                          {DataType::kF16, DataType::kF16, DataType::kQ4_0, 32, 64, 40},
+                          {DataType::kQ4_0, DataType::kQ4_0, DataType::kQ4_0, 32, 64, 7}};
   for (const Tiles& tiles : tiles_) {
     ThreadPool pool(2);
     const std::unique_ptr<CpuOps> ops = MakeTileOps(pool, VectorSet(), tiles.kernels);
@@ -541,25 +545,31 @@ TEST_F(AmxLinear, FeedForwardIsTheSameAsItsParts) {
       if (tiles.name == "emulated" && c.rows > 1000) continue;  // slow
       constexpr int64_t kOutputs = 48;
       const auto pack = [&](DataType type, int64_t outputs, int64_t columns) {
-        return PackOn(*ops, {type, outputs, columns, WeightPrecision::kNative}, RandomWeights(type, outputs, columns, random));
+        return PackOn(*ops, {type, outputs, columns, WeightPrecision::kNative},
+                      RandomWeights(type, outputs, columns, random));
       };
       const Packed gate = pack(c.gate, c.inner, c.columns), up = pack(c.up, c.inner, c.columns);
       const Packed down = pack(c.down, kOutputs, c.inner);
       const std::vector<float> x = RandomFloats(static_cast<size_t>(c.rows * c.columns), 1.0f, random);
       const ConstMatrix view(x.data(), c.rows, c.columns, c.columns);
-      const auto matrix = [&](std::vector<float>& v, int64_t columns) { return Matrix{v.data(), c.rows, columns, columns}; };
+      const auto matrix = [&](std::vector<float>& v, int64_t columns) {
+        return Matrix{v.data(), c.rows, columns, columns};
+      };
       std::vector<float> scratch(static_cast<size_t>(c.rows * c.inner)), inner = scratch;
       std::vector<float> out(static_cast<size_t>(c.rows * kOutputs)), expected = out;
-      ops->Ops::FeedForward(view, gate.weight, up.weight, Activation::kSilu, {.weight = &down.weight, .out = matrix(expected, kOutputs)},
+      ops->Ops::FeedForward(view, gate.weight, up.weight, Activation::kSilu,
+                            {.weight = &down.weight, .out = matrix(expected, kOutputs)},
                             matrix(scratch, c.inner), matrix(inner, c.inner));
-      ops->FeedForward(view, gate.weight, up.weight, Activation::kSilu, {.weight = &down.weight, .out = matrix(out, kOutputs)},
-                       matrix(scratch, c.inner), matrix(inner, c.inner));
+      ops->FeedForward(view, gate.weight, up.weight, Activation::kSilu,
+                       {.weight = &down.weight, .out = matrix(out, kOutputs)}, matrix(scratch, c.inner),
+                       matrix(inner, c.inner));
       EXPECT_EQ(out, expected);
       std::vector<float> residual = RandomFloats(expected.size(), 1.0f, random), sum = residual;
       ops->Add(matrix(sum, kOutputs), matrix(expected, kOutputs), matrix(sum, kOutputs));
-      ops->FeedForward(view, gate.weight, up.weight, Activation::kSilu,
-                       {.weight = &down.weight, .out = matrix(out, kOutputs), .residual = matrix(residual, kOutputs)},
-                       matrix(scratch, c.inner), matrix(inner, c.inner));
+      ops->FeedForward(
+          view, gate.weight, up.weight, Activation::kSilu,
+          {.weight = &down.weight, .out = matrix(out, kOutputs), .residual = matrix(residual, kOutputs)},
+          matrix(scratch, c.inner), matrix(inner, c.inner));
       EXPECT_EQ(residual, sum);
     }
   }

@@ -1,7 +1,7 @@
 // What the tests of tile kernels share: the kernels on tiles of three kinds.
-//   model      compiled over tile registers in plain C++ (amx_tiles_model.inl), on any processor with AVX-512;
-//   processor  kernels_amx.cc itself, where the processor has AMX;
-//   emulated   kernels_amx.cc itself, where the processor has AVX512-BF16 and no AMX: its tile instructions are
+//   model      compiled over tile registers in plain C++ (amx_tiles_model.inl), on any processor with
+//   AVX-512; processor  kernels_amx.cc itself, where the processor has AMX; emulated   kernels_amx.cc itself,
+//   where the processor has AVX512-BF16 and no AMX: its tile instructions are
 //              caught and executed by the model (amx_emulator.inl).
 #pragma once
 

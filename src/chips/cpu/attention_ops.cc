@@ -55,7 +55,8 @@ int64_t AttentionOps::ReservedFloats() const {
 }
 
 void AttentionOps::Attend(const AttentionTask& task) const {
-  const bool on_tiles = tiles_ != nullptr && task.element == kKvI16 && task.row_end - task.row_begin >= kTileRows;
+  const bool on_tiles =
+      tiles_ != nullptr && task.element == kKvI16 && task.row_end - task.row_begin >= kTileRows;
   on_tiles ? tiles_->attend(task) : kernels_.attend(task);
 }
 
@@ -231,8 +232,14 @@ AttentionTask AttentionOps::TaskOf(const AttentionArgs& args, const Plan& plan, 
   AttentionTask task{};
   task.group = args.query_heads / kv.kv_heads;
   const int64_t rows = int64_t{sequence.token_count} * task.group;
-  // In the order of rows, which each thread has its share of, here as in the operations before and after.
-  const int64_t tile = within / kv.kv_heads;
+  // Each thread's share is of rows, here as in the operations before and after; of them those that see the
+  // most come first, so that what others take from its end is small.
+  const int64_t tiles = CeilDiv(rows, plan.tile_rows), place = within / kv.kv_heads,
+                threads = pool_.threads();
+  const int64_t share = place * threads / tiles;
+  const int64_t share_begin = CeilDiv(share * tiles, threads),
+                share_end = CeilDiv((share + 1) * tiles, threads);
+  const int64_t tile = share_begin + share_end - 1 - place;
   const int64_t first_head = int64_t{kv_head} * task.group;
   task.query = args.query.data + sequence.token_begin * args.query.stride + first_head * kv.key_dim;
   task.query_stride = args.query.stride;

@@ -59,9 +59,11 @@ std::unique_ptr<CpuOps> MakeReferenceOps(ThreadPool& pool);
 // unknown to this build. The caller has checked that the processor has it. "amx" without `deterministic`:
 // Linear of many rows multiplies in tiles (tile_linear.h), whose bits differ from those of few rows.
 std::unique_ptr<CpuOps> MakeVectorOps(ThreadPool& pool, std::string_view instruction_set, bool deterministic);
-// The vector kernels of `vector_set`, and `tiles` for Linear of many rows (nullptr: none).
+// The vector kernels of `vector_set`, and `tiles` (nullptr: none) for attention, whose bits are the same, and
+// unless `exact_only` for Linear of many rows.
 struct TileKernels;
-std::unique_ptr<CpuOps> MakeTileOps(ThreadPool& pool, std::string_view vector_set, const TileKernels* tiles);
+std::unique_ptr<CpuOps> MakeTileOps(ThreadPool& pool, std::string_view vector_set, const TileKernels* tiles,
+                                    bool exact_only = false);
 
 // Operations a second that bound Linear of many rows with weights kept as `type`: what `instruction_set`
 // multiplies them in.

@@ -86,7 +86,8 @@ void ThreadPool::RunErased(int64_t chunks, Function function, void* context) {
     shares_[static_cast<size_t>(t)].ticket.store(MakeTicket(job, t * chunks / all, (t + 1) * chunks / all),
                                                  std::memory_order_release);
   }
-  // Sequentially consistent with sleepers_: either a worker that is going to sleep sees the job, or we see it.
+  // Sequentially consistent with sleepers_: either a worker that is going to sleep sees the job, or we see
+  // it.
   job_.store(job);
   if (sleepers_.load() > 0) {
     wake_signal_.fetch_add(1);
@@ -111,7 +112,8 @@ bool ThreadPool::Take(int share, bool from_end, Claim* claim) {
     claim->chunks = chunks_.load(std::memory_order_relaxed);
     claim->chunk = static_cast<int64_t>(from_end ? EndOfChunks(ticket) - 1 : NextChunk(ticket));
     const uint64_t rest = from_end ? ticket - (uint64_t{1} << 20) : ticket + 1;
-    if (place.compare_exchange_weak(ticket, rest, std::memory_order_acq_rel, std::memory_order_acquire)) return true;
+    if (place.compare_exchange_weak(ticket, rest, std::memory_order_acq_rel, std::memory_order_acquire))
+      return true;
   }
   return false;
 }
@@ -123,7 +125,8 @@ void ThreadPool::WorkOnCurrentJob(int thread) {
     while (Take(share, i > 0, &claim)) {
       claim.function(claim.context, claim.chunk, thread);
       // The last access to the job: after this increment the caller may return and publish the next one.
-      if (chunks_done_.fetch_add(1) + 1 == claim.chunks && caller_sleeps_.load() != 0) chunks_done_.notify_one();
+      if (chunks_done_.fetch_add(1) + 1 == claim.chunks && caller_sleeps_.load() != 0)
+        chunks_done_.notify_one();
     }
   }
 }

@@ -1,10 +1,11 @@
 // A team of threads for fork-join loops inside one step.
 //
-// Every thread begins with a share of the chunks that is the same from job to job, so that what it wrote in one is in
-// its caches for the next: thread t of n has chunks [t c / n, (t + 1) c / n), and takes them in order. None are owed
-// statically: whoever has done its share takes chunks from the ends of the others', the caller works too, and the
-// join waits only for chunks that somebody has claimed. So a worker that the system has put aside costs its share,
-// not a stall. Between jobs a worker spins for a bounded time, then sleeps on a futex. Run allocates nothing.
+// Every thread begins with a share of the chunks that is the same from job to job, so that what it wrote in
+// one is in its caches for the next: thread t of n has chunks [t c / n, (t + 1) c / n), and takes them in
+// order. None are owed statically: whoever has done its share takes chunks from the ends of the others', the
+// caller works too, and the join waits only for chunks that somebody has claimed. So a worker that the system
+// has put aside costs its share, not a stall. Between jobs a worker spins for a bounded time, then sleeps on
+// a futex. Run allocates nothing.
 //
 // Threads: one Run at a time (the engine thread); a Run from another thread while one is under way waits its
 // turn (packing a model beside a step), and the body must not call Run.

@@ -71,7 +71,8 @@ TEST(ThreadPool, EveryThreadBeginsWithItsShare) {
           while (begun.load() < threads) std::this_thread::yield();
         }
       });
-      for (int t = 0; t < threads; ++t) EXPECT_EQ(executor[static_cast<size_t>(first_of(t))], t) << chunks << " chunks";
+      for (int t = 0; t < threads; ++t)
+        EXPECT_EQ(executor[static_cast<size_t>(first_of(t))], t) << chunks << " chunks";
     }
   }
 }

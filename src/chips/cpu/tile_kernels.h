@@ -40,8 +40,8 @@ constexpr bool TakesLowPlane(PanelLayout layout) { return layout == kPanelF16 ||
 
 constexpr int64_t TilesOf(int64_t columns) { return (columns + kTileColumns - 1) / kTileColumns; }
 
-// Rows of x in the order of tiles: [rows / 16][columns / 32][16 rows][32 columns] bf16; zeros fill up both. Of some columns of
-// rows that are longer, the tiles of `tile_step`.
+// Rows of x in the order of tiles: [rows / 16][columns / 32][16 rows][32 columns] bf16; zeros fill up both.
+// Of some columns of rows that are longer, the tiles of `tile_step`.
 struct TileConvertTask {
   const float* x;
   int64_t x_stride;
@@ -52,8 +52,8 @@ struct TileConvertTask {
   int64_t tile_step;             // elements from 16 rows to the next
 };
 
-// Tiles of decoded weights: two panels of the columns that are decoded together, which are to stay in a first-level cache of 48
-// KiB; a tile is 1 KiB.
+// Tiles of decoded weights: two panels of the columns that are decoded together, which are to stay in a
+// first-level cache of 48 KiB; a tile is 1 KiB.
 inline constexpr int kTileWeights = 32;
 
 // Bytes of TileLinearTask::scratch: decoded weights, a tile at the edge of the output, biases of two panels,
@@ -82,11 +82,14 @@ struct TileLinearTask {
 inline constexpr int kTileDepth = 64;  // bytes of a row of a tile: the depth of a product of bytes
 
 // What attend takes in AttentionTask::scratch, in floats. Of each number of 16 bits a tile of its high bytes
-// and one of its low bytes: queries, keys and values of a split, weights of 16 rows. And exact sums, which are four tiles.
+// and one of its low bytes: queries, keys and values of a split, weights of 16 rows. And exact sums, which
+// are four tiles.
 constexpr int64_t TileAttentionFloats(int64_t rows, int64_t key_dim, int64_t value_dim) {
   const int64_t depth = (key_dim + kTileDepth - 1) / kTileDepth, values = (value_dim + 15) / 16;
-  const int64_t queries = (rows + kTileRows - 1) / kTileRows * depth * 2, keys = kAttentionSplit / 16 * depth * 2;
-  const int64_t split_values = kAttentionSplit / kTileDepth * values * 2, weights = kAttentionSplit / kTileDepth * 2;
+  const int64_t queries = (rows + kTileRows - 1) / kTileRows * depth * 2,
+                keys = kAttentionSplit / 16 * depth * 2;
+  const int64_t split_values = kAttentionSplit / kTileDepth * values * 2,
+                weights = kAttentionSplit / kTileDepth * 2;
   const int64_t vectors = values > kAttentionSplit / 16 ? values : kAttentionSplit / 16;
   return AttentionScratchFloats(rows, key_dim, value_dim) +
          (queries + keys + split_values + weights + 4 * vectors) * (kTileBytes / 4);
@@ -98,7 +101,8 @@ struct TileKernels {
   // Arithmetic probe: `rounds` times so many operations of int8 tiles from registers.
   int32_t (*probe_int8)(int64_t rounds);
   int64_t probe_int8_operations;
-  // KernelTable::attend for KV of kI16, with the same bits, and faster from 16 rows on. Scratch: TileAttentionFloats.
+  // KernelTable::attend for KV of kI16, with the same bits, and faster from 16 rows on. Scratch:
+  // TileAttentionFloats.
   void (*attend)(const AttentionTask&);
 };
 

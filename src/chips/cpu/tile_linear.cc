@@ -95,8 +95,8 @@ void TileLinear::Multiply(const LinearTask& task, PanelLayout layout, int thread
   }
 }
 
-TileLinear::PartOutput TileLinear::MultiplyTo(float* out, const PackedWeight& weight, const std::byte* panels, const float* bias,
-                                              const Part& part, int thread) const {
+TileLinear::PartOutput TileLinear::MultiplyTo(float* out, const PackedWeight& weight, const std::byte* panels,
+                                              const float* bias, const Part& part, int thread) const {
   const auto layout = static_cast<PanelLayout>(weight.layout);
   const int64_t first = part.panel_begin * kPanelRows;
   TileLinearTask task{};
@@ -118,8 +118,8 @@ TileLinear::PartOutput TileLinear::MultiplyTo(float* out, const PackedWeight& we
   return {out, kPartOutputs, task.row_end, task.outputs};
 }
 
-TileLinear::PartOutput TileLinear::MultiplyPart(const PackedWeight& weight, const std::byte* panels, const float* bias,
-                                                const Part& part, int thread) const {
+TileLinear::PartOutput TileLinear::MultiplyPart(const PackedWeight& weight, const std::byte* panels,
+                                                const float* bias, const Part& part, int thread) const {
   return MultiplyTo(part_output_of(thread), weight, panels, bias, part, thread);
 }
 
@@ -129,7 +129,8 @@ void TileLinear::MultiplyGated(const GatedPair& pair, const Part& part, int thre
   const PartOutput up = MultiplyTo(gate + kPartFloats, *pair.up, pair.up_panels, nullptr, part, thread);
   pair.activate({gate, up.stride, up.data, up.stride, gate, up.stride, 0, up.rows, up.outputs});
   const int64_t step = TilesOf(pair.gate->spec.rows) * kTileElements;
-  uint16_t* const to = second_plane() + part.row_begin / kTileRows * step + part.panel_begin * kPanelRows / kTileColumns * kTileElements;
+  uint16_t* const to = second_plane() + part.row_begin / kTileRows * step +
+                       part.panel_begin * kPanelRows / kTileColumns * kTileElements;
   kernels_.convert({gate, up.stride, up.rows, up.outputs, 0, CeilDiv(up.rows, kTileRows), to, nullptr, step});
 }
 

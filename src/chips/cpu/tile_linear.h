@@ -49,8 +49,10 @@ class TileLinear {
     int64_t stride;
     int64_t rows, outputs;
   };
-  // x W^T + bias of a part, where the thread's next call of its kind will write too. `panels`: of panel 0. Any thread of the pool.
-  PartOutput MultiplyPart(const PackedWeight& weight, const std::byte* panels, const float* bias, const Part& part, int thread) const;
+  // x W^T + bias of a part, where the thread's next call of its kind will write too. `panels`: of panel 0.
+  // Any thread of the pool.
+  PartOutput MultiplyPart(const PackedWeight& weight, const std::byte* panels, const float* bias,
+                          const Part& part, int thread) const;
 
   // Rows that FeedForward takes at a time.
   int64_t GatedPassRows(int64_t rows, int64_t columns, int64_t inner) {
@@ -84,10 +86,14 @@ class TileLinear {
   static constexpr size_t kThreadBytes = kTileScratchBytes + size_t{2} * kPartFloats * sizeof(float);
 
   uint16_t* second_plane() const { return reinterpret_cast<uint16_t*>(rows_.data()) + capacity_; }
-  float* part_output_of(int thread) const { return reinterpret_cast<float*>(scratch_of(thread) + kTileScratchBytes); }
-  PartOutput MultiplyTo(float* out, const PackedWeight& weight, const std::byte* panels, const float* bias, const Part& part,
-                        int thread) const;
-  std::byte* scratch_of(int thread) const { return scratch_.data() + static_cast<size_t>(thread) * kThreadBytes; }
+  float* part_output_of(int thread) const {
+    return reinterpret_cast<float*>(scratch_of(thread) + kTileScratchBytes);
+  }
+  PartOutput MultiplyTo(float* out, const PackedWeight& weight, const std::byte* panels, const float* bias,
+                        const Part& part, int thread) const;
+  std::byte* scratch_of(int thread) const {
+    return scratch_.data() + static_cast<size_t>(thread) * kThreadBytes;
+  }
   // Elements of one plane of converted rows; larger batches go in passes.
   static int64_t ElementsFor(int64_t rows, int64_t columns);
   Status ReserveElements(int64_t elements);

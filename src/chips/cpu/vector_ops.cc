@@ -39,9 +39,9 @@ ActivationKernel KernelOf(Activation activation) {
 
 class VectorOps final : public CpuOps {
  public:
-  VectorOps(ThreadPool& pool, const KernelTable& kernels, const TileKernels* tiles)
+  VectorOps(ThreadPool& pool, const KernelTable& kernels, const TileKernels* tiles, bool exact_only)
       : pool_(pool), kernels_(kernels), attention_(pool, kernels, tiles) {
-    if (tiles != nullptr) tiles_.emplace(pool, *tiles);
+    if (tiles != nullptr && !exact_only) tiles_.emplace(pool, *tiles);
   }
 
   size_t PackedBytes(const WeightSpec& spec) const override {
@@ -267,10 +267,10 @@ void VectorOps::GatedLinear(ConstMatrix x, const PackedWeight& gate, const Packe
   GatedActivation(activation, out, scratch, out);
 }
 
-// On tiles the inner matrix is never written as floats: each part is activated where it is multiplied, and goes into the
-// tiles that down multiplies.
-void VectorOps::FeedForward(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up, Activation activation,
-                            const LinearTarget& down, Matrix scratch, Matrix inner) {
+// On tiles the inner matrix is never written as floats: each part is activated where it is multiplied, and
+// goes into the tiles that down multiplies.
+void VectorOps::FeedForward(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up,
+                            Activation activation, const LinearTarget& down, Matrix scratch, Matrix inner) {
   const auto fits = [&](const PackedWeight& weight) {
     return OnTiles(x, weight) && TileLinear::LeavesSecondPlane(weight);
   };
@@ -290,14 +290,17 @@ void VectorOps::FeedForward(ConstMatrix x, const PackedWeight& gate, const Packe
     const int64_t end = std::min(x.rows, begin + pass_rows), rows = end - begin;
     tiles_->Convert(ConstMatrix(x.data + begin * x.stride, rows, x.columns, x.stride), pair);
     const int64_t row_block = std::min(rows, tiles_->row_block()), row_blocks = CeilDiv(rows, row_block);
-    const int64_t wanted = std::max<int64_t>(1, tuning_.linear_chunks_per_thread / 2 * pool_.threads() / row_blocks);
-    const int64_t block = std::clamp<int64_t>(CeilDiv(CeilDiv(panels, wanted), 2) * 2, 2, TileLinear::kPartPanels);
+    const int64_t wanted =
+        std::max<int64_t>(1, tuning_.linear_chunks_per_thread / 2 * pool_.threads() / row_blocks);
+    const int64_t block =
+        std::clamp<int64_t>(CeilDiv(CeilDiv(panels, wanted), 2) * 2, 2, TileLinear::kPartPanels);
     const int64_t blocks = CeilDiv(panels, block);
     pool_.Run(blocks * row_blocks, [&](int64_t chunk, int thread) {
       const int node = copies_ == nullptr ? 0 : copies_->NodeOfThisThread();
       const int64_t row = chunk / blocks * row_block, panel = chunk % blocks * block;
-      tiles_->MultiplyGated({&gate, &up, panels_of(gate, node), panels_of(up, node), kernels_.activate[KernelOf(activation)]},
-                            {row, std::min(rows, row + row_block), panel, std::min(panels, panel + block)}, thread);
+      tiles_->MultiplyGated(
+          {&gate, &up, panels_of(gate, node), panels_of(up, node), kernels_.activate[KernelOf(activation)]},
+          {row, std::min(rows, row + row_block), panel, std::min(panels, panel + block)}, thread);
     });
     tiles_->TakeInner();
     Rounded rounded;
@@ -502,10 +505,13 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
   const auto add_parts = [&](const LinearTarget& target, const LinearTask& task, int node, int thread) {
     for (int64_t panel = task.panel_begin; panel < task.panel_end; panel += TileLinear::kPartPanels) {
       const int64_t panel_end = std::min(task.panel_end, panel + TileLinear::kPartPanels);
-      const TileLinear::PartOutput out = tiles_->MultiplyPart(*target.weight, weights_of(target, node), target.bias,
-                                                              {task.row_begin, task.row_end, panel, panel_end}, thread);
-      float* const to = target.residual.data + (row_begin + task.row_begin) * target.residual.stride + panel * kPanelRows;
-      kernels_.add({to, target.residual.stride, out.data, out.stride, to, target.residual.stride, 0, out.rows, out.outputs});
+      const TileLinear::PartOutput out =
+          tiles_->MultiplyPart(*target.weight, weights_of(target, node), target.bias,
+                               {task.row_begin, task.row_end, panel, panel_end}, thread);
+      float* const to =
+          target.residual.data + (row_begin + task.row_begin) * target.residual.stride + panel * kPanelRows;
+      kernels_.add({to, target.residual.stride, out.data, out.stride, to, target.residual.stride, 0, out.rows,
+                    out.outputs});
     }
   };
   const auto body = [&](int64_t chunk, int thread) {
@@ -519,7 +525,8 @@ void VectorOps::LinearRows(ConstMatrix x, std::span<const LinearTarget> targets,
       next = start_of(*next_target, next_block, node);
     }
     LinearTask task = task_of(*target, block, first_tile, node);
-    if (in_parts && target->residual.data != nullptr && target->peaks == nullptr) return add_parts(*target, task, node, thread);
+    if (in_parts && target->residual.data != nullptr && target->peaks == nullptr)
+      return add_parts(*target, task, node, thread);
     task.after = gated != nullptr ? start_of(target[1], block, node) : next;
     multiply(*target, task, thread);
     if (gated != nullptr) {
@@ -620,15 +627,14 @@ std::unique_ptr<CpuOps> MakeVectorOps(ThreadPool& pool, std::string_view instruc
                                       bool deterministic) {
   // Every kernel keeps one order of additions. But a row that tiles multiply among many has other bits than
   // one that the vector kernels multiply among few.
-  if (instruction_set == "amx") {
-    return MakeTileOps(pool, "avx512vnni", deterministic ? nullptr : &kAmxTileKernels);
-  }
+  if (instruction_set == "amx") return MakeTileOps(pool, "avx512vnni", &kAmxTileKernels, deterministic);
   return MakeTileOps(pool, instruction_set, nullptr);
 }
 
-std::unique_ptr<CpuOps> MakeTileOps(ThreadPool& pool, std::string_view vector_set, const TileKernels* tiles) {
+std::unique_ptr<CpuOps> MakeTileOps(ThreadPool& pool, std::string_view vector_set, const TileKernels* tiles,
+                                    bool exact_only) {
   const KernelTable* kernels = FindKernels(vector_set);
-  return kernels == nullptr ? nullptr : std::make_unique<VectorOps>(pool, *kernels, tiles);
+  return kernels == nullptr ? nullptr : std::make_unique<VectorOps>(pool, *kernels, tiles, exact_only);
 }
 
 }  // namespace tidepool::chips::cpu

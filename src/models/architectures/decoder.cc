@@ -183,7 +183,8 @@ Status GatedFeedForward::Declare(WeightPlan& plan, int32_t layer, const DecoderC
 }
 
 void GatedFeedForward::RunAndAdd(const DecoderPass& p, chips::Activation activation) const {
-  p.ops.FeedForward(p.normed, gate, up, activation, {.weight = &down, .out = p.normed, .residual = p.x}, p.up, p.gate);
+  p.ops.FeedForward(p.normed, gate, up, activation, {.weight = &down, .out = p.normed, .residual = p.x}, p.up,
+                    p.gate);
 }
 
 void GatedFeedForward::Run(const DecoderPass& p, chips::Activation activation) const {
