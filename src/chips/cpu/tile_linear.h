@@ -13,7 +13,8 @@
 
 namespace tidepool::chips::cpu {
 
-// One engine thread, as the operations, but for Multiply.
+// One engine thread, as the operations, but for what multiplies: that is called on any thread of the pool, by
+// its number.
 class TileLinear {
  public:
   // Fewer rows are faster on the vector kernels: with 16 they made 790 GOPS (Q4_0, two threads of a Granite
@@ -37,6 +38,7 @@ class TileLinear {
   void Convert(ConstMatrix x, std::span<const LinearTarget> targets);
   // Rows of the converted x that should be multiplied together; a multiple of 16.
   int64_t row_block() const { return row_block_; }
+
   // Rows of the converted x times panels of a weight.
   struct Part {
     int64_t row_begin, row_end;      // at most row_block(); row_begin is a multiple of 16
@@ -49,8 +51,7 @@ class TileLinear {
     int64_t stride;
     int64_t rows, outputs;
   };
-  // x W^T + bias of a part, where the thread's next call of its kind will write too. `panels`: of panel 0.
-  // Any thread of the pool.
+  // x W^T + bias of a part, until the thread's next part. `panels`: of panel 0.
   PartOutput MultiplyPart(const PackedWeight& weight, const std::byte* panels, const float* bias,
                           const Part& part, int thread) const;
 
@@ -62,7 +63,6 @@ class TileLinear {
   static bool LeavesSecondPlane(const PackedWeight& weight) {
     return !TakesLowPlane(static_cast<PanelLayout>(weight.layout));
   }
-  // activate(gate x) * (up x) of a part, to the second plane. Any thread of the pool.
   struct GatedPair {
     const PackedWeight* gate;
     const PackedWeight* up;
@@ -70,12 +70,12 @@ class TileLinear {
     const std::byte* up_panels;
     void (*activate)(const ElementwiseTask&);
   };
+  // activate(gate x) * (up x) of a part, to the second plane.
   void MultiplyGated(const GatedPair& pair, const Part& part, int thread) const;
   // What MultiplyGated has written is x from now on.
   void TakeInner() { high_ = second_plane(); }
 
-  // out = x W^T + bias for a task whose row 0 is that of the converted x; row_begin is a multiple of 16. Any
-  // thread of the pool.
+  // out = x W^T + bias for a task whose row 0 is that of the converted x; row_begin is a multiple of 16.
   void Multiply(const LinearTask& task, PanelLayout layout, int thread) const;
 
   const TileKernels& kernels() const { return kernels_; }

@@ -279,6 +279,7 @@ void VectorOps::FeedForward(ConstMatrix x, const PackedWeight& gate, const Packe
   }
   CHECK(gate.spec.rows == up.spec.rows && down.weight->spec.columns == gate.spec.rows);
   CHECK(gate.spec.columns == x.columns && up.spec.columns == x.columns);
+  CHECK(down.out.columns == down.weight->spec.rows);
   const int64_t panels = PanelCount(gate.spec.rows);
   const int64_t pass_rows = tiles_->GatedPassRows(x.rows, x.columns, gate.spec.rows);
   const LinearTarget pair[] = {{.weight = &gate, .out = {}}, {.weight = &up, .out = {}}};
