@@ -1,15 +1,15 @@
 // Attention over KV of kI16 on tiles of bytes: FixedPath (attention_fixed.inl) with its products of 16-bit integers made
 // exactly, of their bytes. With a = 256 a_h + a_l, a_h signed and a_l not,
 //   a b = 2^16 a_h b_h + 2^8 (a_h b_l + a_l b_h) + a_l b_l,
-// four sums of products of bytes, each 64 deep in an instruction. They wrap around in int32 where what they add up to does
+// three sums of products of bytes, each 64 deep in an instruction. They wrap around in int32 where what they add up to does
 // not: by FixedPath's bounds that is below 2^31, so the bits of the whole are right, and with it every bit of the result.
 //
 // The time of 16 rows times 16 keys of 128 dimensions: 8 products of 16 cycles, where vectors take 512 (1024 instructions,
-// two a cycle); then 4 x 16 rows of sums go through the first-level cache.
+// two a cycle); then 3 x 16 rows of sums go through the first-level cache.
 
-constexpr int kTilesLeft = 4, kTilesRight = 6;  // each: high bytes, low bytes; 0 .. 3: sums
+constexpr int kTilesLeft = 4, kTilesRight = 6;  // each: high bytes, low bytes; 0 .. 2: sums
 constexpr int kPlanes = 2;                      // high, low
-constexpr int64_t kSumInts = int64_t{3} * kTileRows * 16;  // of a tile of numbers: three sums
+constexpr int64_t kSumInts = int64_t{kTileSums} * kTileRows * 16;  // of a tile of numbers
 
 // The high and the low bytes of pairs of int16 (first: two pairs earlier), fours of them in a lane.
 TP_INLINE void SplitFours(Ints first, Ints second, std::byte* high, std::byte* low) {
@@ -31,7 +31,7 @@ TP_INLINE void SplitRow(Ints first, Ints second, std::byte* high, std::byte* low
   store(low, first, second);
 }
 
-// Four sums of `depth` products, of the tiles of both sides [depth][kPlanes] at their strides, to `sums`.
+// The sums of `depth` products, of the tiles of both sides [depth][kPlanes] at their strides, to `sums`.
 TP_INLINE void MultiplyBytes(const std::byte* left, int64_t left_stride, const std::byte* right, int64_t right_stride, int64_t depth,
                              int32_t* sums) {
   ZeroTile<0>(), ZeroTile<1>(), ZeroTile<2>();
@@ -46,13 +46,13 @@ TP_INLINE void MultiplyBytes(const std::byte* left, int64_t left_stride, const s
     DotTilesBytes<1, kTilesLeft + 1, kTilesRight, false, true>();
   }
   StoreTile<0>(sums, 64);
-  StoreTile<1>(sums + kSumInts / 3, 64);
-  StoreTile<2>(sums + kSumInts / 3 * 2, 64);
+  StoreTile<1>(sums + kSumInts / kTileSums, 64);
+  StoreTile<2>(sums + kSumInts / kTileSums * 2, 64);
 }
 
 // Row m of what MultiplyBytes stored.
 TP_INLINE Ints SumOf(const int32_t* sums, int m) {
-  const auto part = [&](int i) __attribute__((always_inline)) { return LoadInts(sums + i * (kSumInts / 3) + m * 16); };
+  const auto part = [&](int i) __attribute__((always_inline)) { return LoadInts(sums + i * (kSumInts / kTileSums) + m * 16); };
   const Ints middle = AddInt32(_mm512_slli_epi32(part(0), 8), part(1));
   return AddInt32(_mm512_slli_epi32(middle, 8), part(2));
 }
@@ -66,7 +66,7 @@ class TilePath : public FixedPath<kKvI16> {
   // `tiles`: what TileAttentionFloats has beyond AttentionScratchFloats.
   TilePath(const AttentionTask& task, float* scratch, std::byte* tiles) : Vectors(task, scratch) {
     depth_ = (task.key_dim + kTileDepth - 1) / kTileDepth;
-    value_tiles_ = (task.value_dim + kLanes - 1) / kLanes;
+    value_vectors_ = (task.value_dim + kLanes - 1) / kLanes;
     const int64_t row_tiles = (task.row_end - task.row_begin) / kTileRows;  // whole ones
     const auto take = [&](int64_t count) {
       std::byte* const taken = tiles;
@@ -75,7 +75,7 @@ class TilePath : public FixedPath<kKvI16> {
     };
     query_tiles_ = take(row_tiles * depth_ * kPlanes);
     key_tiles_ = take(kSplitVectors * depth_ * kPlanes);
-    value_planes_ = take(kAttentionSplit / kTileDepth * value_tiles_ * kPlanes);
+    value_tiles_ = take(kAttentionSplit / kTileDepth * value_vectors_ * kPlanes);
     weight_tiles_ = take(kAttentionSplit / kTileDepth * kPlanes);
     sums_ = reinterpret_cast<int32_t*>(take(0));
     for (int64_t tile = 0; tile < row_tiles; ++tile) SplitQueries(tile);
@@ -83,10 +83,7 @@ class TilePath : public FixedPath<kKvI16> {
 
   void Begin(int64_t split) {
     Vectors::Begin(split);
-    const int64_t base = split * kAttentionSplit;
-    Range span = {RangeOf(task_, task_.row_begin).begin - base, RangeOf(task_, task_.row_end - 1).end - base};
-    if (span.begin < 0) span.begin = 0;
-    if (span.end > kAttentionSplit) span.end = kAttentionSplit;
+    const Range span = SpanOf(split);
     for (int64_t t = span.begin / kBlockTokens * kBlockTokens; t < span.end; t += kBlockTokens) {
       const std::byte* const block = BlockOf(split, t);
       const std::byte* const next = t + kBlockTokens < span.end ? BlockOf(split, t + kBlockTokens) : block;
@@ -138,8 +135,8 @@ class TilePath : public FixedPath<kKvI16> {
     const int64_t row = int64_t{task_.value_dim} * 4;
     for (int64_t four = 0; four < kBlockTokens / 4; ++four, codes += 2 * row, next += 2 * row) {
       PrefetchLines(next, next + 2 * row);
-      std::byte* to = value_planes_ + block / 4 * value_tiles_ * kPlanes * kTileBytes + (block % 4 * 4 + four) * 64;
-      for (int64_t v = 0; v < value_tiles_; ++v, to += kPlanes * kTileBytes) {
+      std::byte* to = value_tiles_ + block / 4 * value_vectors_ * kPlanes * kTileBytes + (block % 4 * 4 + four) * 64;
+      for (int64_t v = 0; v < value_vectors_; ++v, to += kPlanes * kTileBytes) {
         SplitFours(LoadInts(codes + v * 64), LoadInts(codes + row + v * 64), to, to + kTileBytes);
       }
     }
@@ -168,9 +165,9 @@ class TilePath : public FixedPath<kKvI16> {
     RoundWeights<kTileRows>(scores_, weights_, value_scales_, ranges, kInFloat, first, last, sums, inverse);
     const int64_t begin = first / 4, end = (last + 3) / 4;  // of kTileDepth tokens
     SplitWeights(first, last, begin, end);
-    const int64_t value_stride = value_tiles_ * tile_stride;
-    InTurns(0, value_tiles_, [&](int64_t v, int32_t* to) __attribute__((always_inline)) {
-      MultiplyBytes(weight_tiles_ + begin * tile_stride, tile_stride, value_planes_ + begin * value_stride + v * tile_stride, value_stride,
+    const int64_t value_stride = value_vectors_ * tile_stride;
+    InTurns(0, value_vectors_, [&](int64_t v, int32_t* to) __attribute__((always_inline)) {
+      MultiplyBytes(weight_tiles_ + begin * tile_stride, tile_stride, value_tiles_ + begin * value_stride + v * tile_stride, value_stride,
                     end - begin, to);
     }, [&](int64_t v, const int32_t* from) __attribute__((always_inline)) {
       const int64_t d = v * kLanes;
@@ -210,12 +207,12 @@ class TilePath : public FixedPath<kKvI16> {
     }
   }
 
-  int64_t depth_, value_tiles_;  // tiles of a key, of a value
+  int64_t depth_, value_vectors_;  // tiles of a key; vectors of a value
   std::byte* query_tiles_;       // [16 rows][depth][kPlanes] tiles
   std::byte* key_tiles_;         // SplitKeys
-  std::byte* value_planes_;      // SplitValues
+  std::byte* value_tiles_;      // SplitValues
   std::byte* weight_tiles_;      // [kTileDepth tokens][kPlanes] tiles
-  int32_t* sums_;                // [vectors of keys, or of value dimensions][kSumInts]
+  int32_t* sums_;                // [2][kSumInts]: InTurns
 };
 
 static void AttendOnTiles(const AttentionTask& task) {

@@ -285,11 +285,7 @@ class FixedPath {
 
   // Rounds what the task's rows see of a split.
   void Begin(int64_t split) {
-    const int64_t base = split * kAttentionSplit;
-    // Every row sees its own position, and later rows see later ones: together they leave no gap.
-    Range span = {RangeOf(task_, task_.row_begin).begin - base, RangeOf(task_, task_.row_end - 1).end - base};
-    if (span.begin < 0) span.begin = 0;
-    if (span.end > kAttentionSplit) span.end = kAttentionSplit;
+    const Range span = SpanOf(split);
     if constexpr (kElement == kKvI16) {
       LoadScales(split, span);
     } else {
@@ -347,6 +343,16 @@ class FixedPath {
   }
 
  protected:
+  // What the task's rows see of a split, counted from its begin: every row sees its own position, and later rows see later ones, so
+  // that together they leave no gap.
+  Range SpanOf(int64_t split) const {
+    const int64_t base = split * kAttentionSplit;
+    Range span = {RangeOf(task_, task_.row_begin).begin - base, RangeOf(task_, task_.row_end - 1).end - base};
+    if (span.begin < 0) span.begin = 0;
+    if (span.end > kAttentionSplit) span.end = kAttentionSplit;
+    return span;
+  }
+
   // The place of position t (a multiple of kLanes, counted from the begin of `split`) in its block, and of the block.
   const std::byte* BlockOf(int64_t split, int64_t t) const {
     return task_.blocks[(split * kAttentionSplit + t) / kBlockTokens];

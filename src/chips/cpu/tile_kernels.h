@@ -81,18 +81,18 @@ struct TileLinearTask {
 
 inline constexpr int kTileDepth = 64;  // bytes of a row of a tile: the depth of a product of bytes
 
+inline constexpr int kTileSums = 3;  // of the products of high bytes, of high with low ones, of low ones
+
 // What attend takes in AttentionTask::scratch, in floats. Of each number of 16 bits a tile of its high bytes
-// and one of its low bytes: queries, keys and values of a split, weights of 16 rows. And exact sums, which
-// are four tiles.
+// and one of its low bytes: queries, keys and values of a split, weights of 16 rows. And twice the sums.
 constexpr int64_t TileAttentionFloats(int64_t rows, int64_t key_dim, int64_t value_dim) {
   const int64_t depth = (key_dim + kTileDepth - 1) / kTileDepth, values = (value_dim + 15) / 16;
-  const int64_t queries = (rows + kTileRows - 1) / kTileRows * depth * 2,
-                keys = kAttentionSplit / 16 * depth * 2;
-  const int64_t split_values = kAttentionSplit / kTileDepth * values * 2,
-                weights = kAttentionSplit / kTileDepth * 2;
-  const int64_t vectors = values > kAttentionSplit / 16 ? values : kAttentionSplit / 16;
+  const int64_t queries = (rows + kTileRows - 1) / kTileRows * depth * 2;
+  const int64_t keys = kAttentionSplit / 16 * depth * 2;
+  const int64_t split_values = kAttentionSplit / kTileDepth * values * 2;
+  const int64_t weights = kAttentionSplit / kTileDepth * 2;
   return AttentionScratchFloats(rows, key_dim, value_dim) +
-         (queries + keys + split_values + weights + 4 * vectors) * (kTileBytes / 4);
+         (queries + keys + split_values + weights + 2 * kTileSums) * (kTileBytes / 4);
 }
 
 struct TileKernels {
