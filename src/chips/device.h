@@ -282,8 +282,8 @@ class Ops {
   // afterwards.
   virtual void GatedLinear(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up,
                            Activation activation, Matrix scratch, Matrix out) = 0;
-  // down of what GatedLinear(x, gate, up, activation) gives. scratch and inner: [x.rows, rows of gate],
-  // undefined afterwards, for a device may keep it in another form.
+  // down of what GatedLinear(x, gate, up, activation) gives; down.out may be x. scratch and inner: [x.rows,
+  // rows of gate], undefined afterwards, for a device may keep it in another form.
   virtual void FeedForward(ConstMatrix x, const PackedWeight& gate, const PackedWeight& up,
                            Activation activation, const LinearTarget& down, Matrix scratch, Matrix inner) {
     GatedLinear(x, gate, up, activation, scratch, inner);

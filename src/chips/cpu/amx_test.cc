@@ -564,6 +564,19 @@ TEST_F(AmxLinear, FeedForwardIsTheSameAsItsParts) {
                        {.weight = &down.weight, .out = matrix(out, kOutputs)}, matrix(scratch, c.inner),
                        matrix(inner, c.inner));
       EXPECT_EQ(out, expected);
+      // The output may take the place of x.
+      const int64_t stride = std::max(c.columns, kOutputs);
+      std::vector<float> in_place(static_cast<size_t>(c.rows * stride));
+      for (int64_t r = 0; r < c.rows; ++r) std::copy_n(&x[r * c.columns], c.columns, &in_place[r * stride]);
+      ops->FeedForward(ConstMatrix(in_place.data(), c.rows, c.columns, stride), gate.weight, up.weight,
+                       Activation::kSilu,
+                       {.weight = &down.weight, .out = Matrix{in_place.data(), c.rows, kOutputs, stride}},
+                       matrix(scratch, c.inner), matrix(inner, c.inner));
+      for (int64_t r = 0; r < c.rows; ++r) {
+        ASSERT_TRUE(
+            std::equal(&in_place[r * stride], &in_place[r * stride] + kOutputs, &expected[r * kOutputs]))
+            << r;
+      }
       std::vector<float> residual = RandomFloats(expected.size(), 1.0f, random), sum = residual;
       ops->Add(matrix(sum, kOutputs), matrix(expected, kOutputs), matrix(sum, kOutputs));
       ops->FeedForward(

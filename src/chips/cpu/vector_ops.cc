@@ -283,9 +283,12 @@ void VectorOps::FeedForward(ConstMatrix x, const PackedWeight& gate, const Packe
   const int64_t panels = PanelCount(gate.spec.rows);
   const int64_t pass_rows = tiles_->GatedPassRows(x.rows, x.columns, gate.spec.rows);
   const LinearTarget pair[] = {{.weight = &gate, .out = {}}, {.weight = &up, .out = {}}};
-  const auto panels_of = [&](const PackedWeight& weight, int node) {
-    const std::ptrdiff_t* distances = copies_ == nullptr ? nullptr : copies_->DistancesOf(weight.data);
-    return weight.data + (distances == nullptr ? 0 : distances[node]);
+  const auto copies_of = [&](const PackedWeight& weight) {
+    return copies_ == nullptr ? nullptr : copies_->DistancesOf(weight.data);
+  };
+  const std::ptrdiff_t *const gate_copies = copies_of(gate), *const up_copies = copies_of(up);
+  const auto panels_of = [](const PackedWeight& weight, const std::ptrdiff_t* copies, int node) {
+    return weight.data + (copies == nullptr ? 0 : copies[node]);
   };
   for (int64_t begin = 0; begin < x.rows; begin += pass_rows) {
     const int64_t end = std::min(x.rows, begin + pass_rows), rows = end - begin;
@@ -299,9 +302,10 @@ void VectorOps::FeedForward(ConstMatrix x, const PackedWeight& gate, const Packe
     pool_.Run(blocks * row_blocks, [&](int64_t chunk, int thread) {
       const int node = copies_ == nullptr ? 0 : copies_->NodeOfThisThread();
       const int64_t row = chunk / blocks * row_block, panel = chunk % blocks * block;
-      tiles_->MultiplyGated(
-          {&gate, &up, panels_of(gate, node), panels_of(up, node), kernels_.activate[KernelOf(activation)]},
-          {row, std::min(rows, row + row_block), panel, std::min(panels, panel + block)}, thread);
+      tiles_->MultiplyGated({&gate, &up, panels_of(gate, gate_copies, node), panels_of(up, up_copies, node),
+                             kernels_.activate[KernelOf(activation)]},
+                            {row, std::min(rows, row + row_block), panel, std::min(panels, panel + block)},
+                            thread);
     });
     tiles_->TakeInner();
     Rounded rounded;
